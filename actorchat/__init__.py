@@ -1,0 +1,54 @@
+"""Live customer chat for websites as a Trio actor system.
+
+    async with actorchat.open_server(actorchat.Settings(storage="memory://")) as server: ...
+
+Public besides: `actorchat.actors`, `actorchat.protocol`, `actorchat.client`, `actorchat.testing`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from actorchat.chat.chats import ChatRefused
+    from actorchat.chat.ports import StorageUnavailable
+    from actorchat.server.local import LocalSocket
+    from actorchat.server.preparing import StartFailed
+    from actorchat.server.serving import Server, ServerStatistics, open_server
+    from actorchat.server.settings import ChatSettings, InvalidSettings, LimitSettings, Settings
+
+__all__ = [
+    "ChatRefused",
+    "ChatSettings",
+    "InvalidSettings",
+    "LimitSettings",
+    "LocalSocket",
+    "Server",
+    "ServerStatistics",
+    "Settings",
+    "StartFailed",
+    "StorageUnavailable",
+    "open_server",
+]
+
+_HOMES: Final = {
+    "ChatRefused": "actorchat.chat.chats",
+    "ChatSettings": "actorchat.server.settings",
+    "InvalidSettings": "actorchat.server.settings",
+    "LimitSettings": "actorchat.server.settings",
+    "LocalSocket": "actorchat.server.local",
+    "Server": "actorchat.server.serving",
+    "ServerStatistics": "actorchat.server.serving",
+    "Settings": "actorchat.server.settings",
+    "StartFailed": "actorchat.server.preparing",
+    "StorageUnavailable": "actorchat.chat.ports",
+    "open_server": "actorchat.server.serving",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name when it is first used: the client and the command line do without the server."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'actorchat' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,337 @@
+"""Owns the AsyncAPI 3.0 document of the contract, generated from the classes that are on the wire.
+
+Refuses to know servers: the hosts in it are the defaults.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from actorchat.protocol.broker import WIDGET_SOURCE_HEADER, BrokerChannel
+from actorchat.protocol.codec import encode_command, encode_entity, encode_event
+from actorchat.protocol.entities import Chat, GlobalData, Message, Operator
+from actorchat.protocol.events import EXTENDED_EVENTS
+from actorchat.protocol.examples import BROKER_EXAMPLES, COMMAND_EXAMPLES, EVENT_EXAMPLES, EXAMPLE_SOURCE
+from actorchat.protocol.profiles import Profile
+from actorchat.protocol.schemas import Schema, component_schemas, reference
+
+_MESSAGE_WORDS: Final = {
+    "send_message": "Event emitted when user sends new message to the chat room",
+    "mark_message_delivered": "Event emitted when user receives new message",
+    "mark_message_read": "Event emitted when user reads a message",
+    "update_typing": "Event emitted when user starts/stops typing",
+    "message_added": "Event emitted when server adds new message to the room",
+    "message_not_added": "Event emitted when server could not add new message to the room",
+    "message_updated": "Event emitted when server modifies existing message in the room",
+    "user_connected": "Event emitted by server when user connects to the room",
+    "user_disconnected": "Event emitted by server when user disconnects from the room",
+    "chat_updated": "Event emitted by server on chat updates",
+    "operator_updated": "Event emitted by server on operator updates",
+    "typing_updated": "Event emitted by server when user starts/stops typing",
+    "global_updated": "Event emitted by server on global data updates",
+    "error": "Event emitted by server when a frame had no effect",
+    "receipts": "Event emitted by server when one side received or read more of the chat",
+}
+_BROKER_WORDS: Final = {
+    BrokerChannel.CHAT: "Json encoded chat",
+    BrokerChannel.OPERATORS: "Json encoded operators data",
+    BrokerChannel.MESSAGE: "Json encoded message data",
+    BrokerChannel.GLOBAL: "Json encoded global data",
+}
+_BROKER_PAYLOADS: Final[dict[BrokerChannel, Schema]] = {
+    BrokerChannel.CHAT: reference(Chat),
+    BrokerChannel.OPERATORS: {
+        "type": "array",
+        "description": "List of updated operators data",
+        "items": reference(Operator),
+    },
+    BrokerChannel.MESSAGE: reference(Message),
+    BrokerChannel.GLOBAL: reference(GlobalData),
+}
+_EXTENDED: Final = {"x-profile": "extended"}
+
+_ROOM_MESSAGES: Final = (
+    "send_message",
+    "mark_message_delivered",
+    "mark_message_read",
+    "update_typing",
+    "message_added",
+    "message_not_added",
+    "message_updated",
+    "user_connected",
+    "user_disconnected",
+    "chat_updated_in_room",
+    "typing_updated_in_room",
+    "receipts",
+    "error",
+)
+_FEED_MESSAGES: Final = (
+    "message_added",
+    "chat_updated",
+    "operator_updated",
+    "typing_updated",
+    "global_updated",
+    "error",
+)
+
+
+def asyncapi_document() -> dict[str, object]:
+    """A new copy of the document, ready for JSON.
+
+    Operations list the contract's messages; what only extended sockets get is marked
+    ``x-profile: extended`` and stands on its channel, or as the reply to a command.
+    """
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Chat API",
+            "version": "1.0.0",
+            "description": "This Chat API allows your clients and operators to communicate in real time.",
+        },
+        "defaultContentType": "application/json",
+        "servers": _servers(),
+        "channels": _channels(),
+        "operations": _operations(),
+        "components": {
+            "messages": _messages(),
+            "schemas": component_schemas(),
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+        },
+    }
+
+
+def _servers() -> Schema:
+    return {
+        "chat": {
+            "host": "127.0.0.1:8000",
+            "protocol": "ws",
+            "description": "Default chat server",
+            "security": [{"$ref": "#/components/securitySchemes/token"}],
+        },
+        "broker": {"host": "127.0.0.1:6379", "protocol": "redis", "description": "Message broker"},
+    }
+
+
+def _channels() -> Schema:
+    subprotocols = {
+        "type": "object",
+        "properties": {
+            "Sec-WebSocket-Protocol": {
+                "type": "string",
+                "description": "The profile asked for; strict if absent.",
+                "enum": [profile.value for profile in Profile],
+            }
+        },
+    }
+    channels: Schema = {
+        "chat": {
+            "address": "/ws/chats/{uuid}",
+            "title": "The room of one chat",
+            "servers": [{"$ref": "#/servers/chat"}],
+            "parameters": {"uuid": {"description": "The chat's uuid"}},
+            "messages": _message_references(_ROOM_MESSAGES),
+            "bindings": {
+                "ws": {
+                    "method": "GET",
+                    "headers": subprotocols,
+                    "query": {
+                        "type": "object",
+                        "properties": {
+                            "after": {
+                                "type": "integer",
+                                "minimum": -1,
+                                "description": "Resume behind this message_index; -1 = everything.",
+                                **_EXTENDED,
+                            }
+                        },
+                    },
+                }
+            },
+        },
+        "operators": {
+            "address": "/ws/operators",
+            "title": "The operators' feed",
+            "servers": [{"$ref": "#/servers/chat"}],
+            "messages": _message_references(_FEED_MESSAGES),
+            "bindings": {
+                "ws": {
+                    "method": "GET",
+                    "headers": subprotocols,
+                    "query": {
+                        "type": "object",
+                        "properties": {
+                            "source": {
+                                "type": "array",
+                                "items": {"type": "string"},
+                                "description": "Widget sources; all of the operator's if absent.",
+                            }
+                        },
+                    },
+                }
+            },
+        },
+    }
+    for channel in BrokerChannel:
+        channels[_broker_key(channel)] = {
+            "address": channel.value,
+            "servers": [{"$ref": "#/servers/broker"}],
+            "messages": _message_references([_broker_key(channel)]),
+        }
+    return channels
+
+
+def _operations() -> Schema:
+    return {
+        "sendMessage": {
+            **_operation(
+                "receive",
+                "chat",
+                ["send_message"],
+                "Used to send new messages from clients/operators",
+            ),
+            "reply": _reply("message_not_added"),
+        },
+        "markMessage": {
+            **_operation(
+                "receive",
+                "chat",
+                ["mark_message_delivered", "mark_message_read"],
+                "Used to notify server that user has successfully received/read message",
+            ),
+            "reply": _reply("error"),
+        },
+        "updateTyping": {
+            **_operation(
+                "receive",
+                "chat",
+                ["update_typing"],
+                "Used to notify room about typing updates",
+            ),
+            "reply": _reply("error"),
+        },
+        "messageAdded": _operation(
+            "send",
+            "chat",
+            ["message_added"],
+            "Used to notify users that a new message was added to the room",
+        ),
+        "messageUpdated": _operation(
+            "send",
+            "chat",
+            ["message_updated"],
+            "Used to notify users that some message in the current room was updated",
+        ),
+        "presence": _operation(
+            "send",
+            "chat",
+            ["user_connected", "user_disconnected"],
+            "Used to notify users that somebody just joined/left the room",
+        ),
+        "feed": _operation(
+            "send",
+            "operators",
+            [name for name in _FEED_MESSAGES if name != "error"],
+            "Used to notify operators about new messages in every room and global updates",
+        ),
+        "brokerChat": _operation(
+            "send",
+            "brokerChat",
+            ["brokerChat"],
+            "Used to notify operators about updates in chat",
+        ),
+        "brokerOperators": _operation(
+            "send",
+            "brokerOperators",
+            ["brokerOperators"],
+            "Used to notify broadcast listener about updates related to operators",
+        ),
+        "brokerMessage": {
+            **_operation(
+                "send",
+                "brokerMessage",
+                ["brokerMessage"],
+                "Used to notify users about new messages",
+            ),
+            "description": (
+                "Messages with type=standard are added to both chat and broadcast channels, messages with "
+                "type=system are added only to the chat channel, and only users with role=type_role "
+                "receive notifications."
+            ),
+        },
+        "brokerGlobal": _operation(
+            "send",
+            "brokerGlobal",
+            ["brokerGlobal"],
+            "Used to notify broadcast listener about updates to global data",
+        ),
+    }
+
+
+def _operation(action: str, channel: str, messages: Iterable[str], summary: str) -> Schema:
+    return {
+        "action": action,
+        "channel": {"$ref": f"#/channels/{channel}"},
+        "summary": summary,
+        "messages": [{"$ref": f"#/channels/{channel}/messages/{name}"} for name in messages],
+    }
+
+
+def _reply(message: str) -> Schema:
+    return {
+        "channel": {"$ref": "#/channels/chat"},
+        "messages": [{"$ref": f"#/channels/chat/messages/{message}"}],
+    }
+
+
+def _messages() -> Schema:
+    messages: Schema = {}
+    for command in COMMAND_EXAMPLES:
+        messages[command.type] = _socket_message(type(command), encode_command(command))
+    for event in EVENT_EXAMPLES:
+        messages[event.type] = _socket_message(type(event), encode_event(event, Profile.EXTENDED))
+        if type(event) in EXTENDED_EVENTS:
+            messages[event.type] |= _EXTENDED
+    for name in ("chat_updated", "typing_updated"):
+        messages[f"{name}_in_room"] = messages[name] | _EXTENDED
+    for channel, body in BROKER_EXAMPLES.items():
+        messages[_broker_key(channel)] = _broker_message(channel, encode_entity(body))
+    return messages
+
+
+def _socket_message(cls: type[Any], example: bytes) -> Schema:
+    name = cls.type
+    return {
+        "name": name,
+        "summary": _MESSAGE_WORDS[name],
+        "payload": {
+            "type": "object",
+            "required": ["type", "data"],
+            "properties": {"type": {"type": "string", "const": name}, "data": reference(cls)},
+        },
+        "examples": [{"payload": json.loads(example)}],
+    }
+
+
+def _broker_message(channel: BrokerChannel, example: bytes) -> Schema:
+    message: Schema = {
+        "name": channel.value,
+        "summary": _BROKER_WORDS[channel],
+        "payload": _BROKER_PAYLOADS[channel],
+        "examples": [{"payload": json.loads(example)}],
+    }
+    if channel is not BrokerChannel.CHAT:
+        message["headers"] = {
+            "type": "object",
+            "required": [WIDGET_SOURCE_HEADER],
+            "properties": {WIDGET_SOURCE_HEADER: {"type": "string"}},
+        }
+        message["examples"][0]["headers"] = {WIDGET_SOURCE_HEADER: EXAMPLE_SOURCE}
+    return message
+
+
+def _message_references(names: Sequence[str]) -> Schema:
+    return {name: {"$ref": f"#/components/messages/{name}"} for name in names}
+
+
+def _broker_key(channel: BrokerChannel) -> str:
+    return f"broker{channel.value.capitalize()}"

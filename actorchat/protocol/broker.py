@@ -1,0 +1,45 @@
+"""Owns the bodies of the four broker channels: operations 8 to 11 of the contract.
+
+Refuses to know brokers, delivery, and when a body is sent.
+"""
+
+from enum import StrEnum
+from typing import Any, Final
+
+from actorchat.protocol.codec import decode_entity, encode_entity
+from actorchat.protocol.entities import Chat, GlobalData, Message, Operator
+
+WIDGET_SOURCE_HEADER: Final = "Widget-Source"
+"""The header that names the source of a body; the ``chat`` channel has none."""
+
+
+class BrokerChannel(StrEnum):
+    """The channels, by their names in the contract."""
+
+    CHAT = "chat"
+    OPERATORS = "operators"
+    MESSAGE = "message"
+    GLOBAL = "global"
+
+
+BrokerBody = Chat | list[Operator] | Message | GlobalData
+
+# Any: mypy has no type for "the type of a list of Operator" beside that of a class.
+BODIES: Final[dict[BrokerChannel, Any]] = {
+    BrokerChannel.CHAT: Chat,
+    BrokerChannel.OPERATORS: list[Operator],
+    BrokerChannel.MESSAGE: Message,
+    BrokerChannel.GLOBAL: GlobalData,
+}
+"""What each channel carries."""
+
+
+def encode_broker_body(body: BrokerBody) -> bytes:
+    """Write a body bare, keys in the contract's order."""
+    return encode_entity(body)
+
+
+def decode_broker_body(channel: BrokerChannel, payload: bytes | str) -> BrokerBody:
+    """Read the body of that channel. Raises NotUtf8 and Malformed with every fault."""
+    body: BrokerBody = decode_entity(payload, BODIES[channel])
+    return body

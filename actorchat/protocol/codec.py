@@ -1,0 +1,197 @@
+"""Owns JSON on the sockets: commands in, events out, and entities alone.
+
+Refuses to know frames, and what a server answers to a malformed command.
+
+Hot: msgspec decodes an envelope and then the data by its type. Only what it refuses is read again,
+slowly, and there cattrs names every fault; where the two differ, the slow reading decides.
+"""
+
+from typing import Any, Final, TypeVar, cast
+from uuid import UUID
+
+import attrs
+import msgspec
+
+from actorchat.protocol.commands import COMMANDS, Command, SendMessage
+from actorchat.protocol.events import EVENTS, EXTENDED_EVENTS, Event, MessageAdded
+from actorchat.protocol.faults import Fault, Malformed, parse_json, readable_uuids, structure
+from actorchat.protocol.profiles import Profile
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class UnknownType:
+    """A well-formed envelope of a type the contract does not know."""
+
+    type: str
+
+
+@attrs.frozen(slots=False)
+class _StrictSendMessage:
+    """``send_message`` where ``client_id`` is an unknown field, and so ignored."""
+
+    text: str
+    attachments: tuple[UUID, ...] = ()
+
+
+@attrs.frozen
+class _Kind:
+    type: str
+
+
+class _Envelope(msgspec.Struct):
+    # A Struct, not attrs: decoded for every frame and never seen outside this module.
+    type: str
+    data: msgspec.Raw = msgspec.Raw()
+
+
+_decode_envelope: Final = msgspec.json.Decoder(_Envelope).decode
+_encode: Final = msgspec.json.Encoder().encode
+
+# Any: each decoder returns its own class, which the type of a table cannot say.
+_commands: Final[dict[str, Any]] = {name: msgspec.json.Decoder(cls).decode for name, cls in COMMANDS.items()}
+_events: Final[dict[str, Any]] = {name: msgspec.json.Decoder(cls).decode for name, cls in EVENTS.items()}
+_event_heads: Final[dict[type[Event], bytes]] = {
+    cls: b'{"type":"%s","data":' % name.encode() for name, cls in EVENTS.items()
+}
+
+
+def decode_command(payload: bytes | str, profile: Profile = Profile.EXTENDED) -> Command | UnknownType:
+    """Read what a client sent; in the strict profile ``client_id`` is one of the ignored unknown fields.
+
+    Raises NotUtf8 for bytes that are not text, Malformed with every fault for all else the contract
+    does not allow, and nothing else.
+    """
+    try:
+        if isinstance(payload, bytes):
+            # msgspec skips unknown fields and raw data without looking at their UTF-8.
+            payload.decode()
+            may_hold_nul = b"\\u0000" in payload
+        else:
+            may_hold_nul = "\\u0000" in payload
+        if may_hold_nul:
+            return _explain_command(payload, profile)
+        envelope = _decode_envelope(payload)
+        decode = _commands.get(envelope.type)
+        if decode is None:
+            return UnknownType(envelope.type)
+        command: Command = decode(envelope.data)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return _explain_command(payload, profile)
+    if profile is Profile.STRICT and isinstance(command, SendMessage) and command.client_id is not None:
+        return SendMessage(command.text, command.attachments)
+    return command
+
+
+def decode_event(payload: bytes | str) -> Event | UnknownType:
+    """Read what a server sent. Raises NotUtf8 and Malformed as ``decode_command`` does.
+
+    For clients: what is encoded again keeps the order of keys in which it came.
+    """
+    try:
+        if isinstance(payload, bytes):
+            payload.decode()
+        envelope = _decode_envelope(payload)
+        decode = _events.get(envelope.type)
+        if decode is None:
+            return UnknownType(envelope.type)
+        event: Event = decode(envelope.data)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return _explain_event(payload)
+    return event
+
+
+def decode_entity(payload: bytes | str, cls: type[T]) -> T:
+    """Read a bare entity, or a list of them: ``decode_entity(body, list[Operator])``.
+
+    Raises NotUtf8 and Malformed with every fault.
+    """
+    return structure(parse_json(payload), cls)
+
+
+def encode_command(command: Command) -> bytes:
+    """Write a command as a client sends it; a ``client_id`` of None is left out."""
+    data = {field.name: getattr(command, field.name) for field in attrs.fields(type(command))}
+    if data.get("client_id", "") is None:
+        del data["client_id"]
+    return _encode({"type": command.type, "data": data})
+
+
+def encode_event(event: Event, profile: Profile) -> bytes:
+    """Write an event as sockets of that profile get it, keys in the contract's order.
+
+    Fields of the extended profile are left out in the strict one. Raises ValueError for an event the
+    strict profile does not have.
+    """
+    cls = type(event)
+    if profile is Profile.STRICT and cls in EXTENDED_EVENTS:
+        raise ValueError(f"{event.type} is no event of the strict profile")
+    if isinstance(event, MessageAdded):
+        data = b'{"message":%s' % _encode(event.message)
+        if event.client_id is not None and profile is Profile.EXTENDED:
+            data += b',"client_id":%s' % _encode(event.client_id)
+        return b"%s%s}}" % (_event_heads[cls], data)
+    return b"%s%s}" % (_event_heads[cls], _encode(event))
+
+
+def encode_entity(value: object) -> bytes:
+    """Write an entity, or a sequence of them, bare, keys in the contract's order."""
+    return _encode(value)
+
+
+def _open_envelope(payload: bytes | str) -> tuple[str, object, bool]:
+    """Read an envelope slowly: its type, its data, and whether it has any."""
+    value = parse_json(payload)
+    name = structure(value, _Kind).type
+    # ``structure`` refuses what is not an object.
+    fields = cast("dict[str, object]", value)
+    return name, fields.get("data"), "data" in fields
+
+
+def _explain_event(payload: bytes | str) -> Event | UnknownType:
+    name, data, has_data = _open_envelope(payload)
+    cls = EVENTS.get(name)
+    if cls is None:
+        return UnknownType(name)
+    if not has_data:
+        raise Malformed((Fault("data", "missing"),), type=name)
+    try:
+        return structure(data, cls, path="data")
+    except Malformed as error:
+        raise Malformed(error.faults, type=name) from None
+
+
+def _explain_command(payload: bytes | str, profile: Profile) -> Command | UnknownType:
+    name, data, has_data = _open_envelope(payload)
+    cls = COMMANDS.get(name)
+    if cls is None:
+        return UnknownType(name)
+    if not has_data:
+        raise Malformed((Fault("data", "missing"),), type=name)
+    try:
+        if cls is SendMessage and profile is Profile.STRICT:
+            strict = structure(data, _StrictSendMessage, path="data")
+            return SendMessage(strict.text, strict.attachments)
+        return structure(data, cls, path="data")
+    except Malformed as error:
+        if cls is not SendMessage or not isinstance(data, dict):
+            raise Malformed(error.faults, type=name) from None
+        raise Malformed(
+            error.faults,
+            type=name,
+            text=_writable(data.get("text")),
+            client_id=_writable(data.get("client_id")) if profile is Profile.EXTENDED else None,
+            attachments=readable_uuids(data.get("attachments")),
+        ) from None
+
+
+def _writable(value: object) -> str | None:
+    """The value if it is text that can be given back, NUL and all, else None."""
+    if not isinstance(value, str):
+        return None
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return None
+    return value

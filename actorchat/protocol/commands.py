@@ -1,0 +1,59 @@
+"""Owns what a client may ask of a room.
+
+Refuses to know who may ask it and what comes of it.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar, Final
+from uuid import UUID
+
+import attrs
+
+from actorchat.protocol.entities import ClientId, SafeInt
+
+
+@attrs.frozen(slots=False)
+class SendMessage:
+    """Add a standard message to the room."""
+
+    type: ClassVar[str] = "send_message"
+
+    text: str
+    attachments: tuple[UUID, ...] = ()
+    client_id: ClientId | None = None
+
+
+@attrs.frozen(slots=False)
+class MarkMessageDelivered:
+    """Everything of the counterpart up to this message has arrived."""
+
+    type: ClassVar[str] = "mark_message_delivered"
+
+    message_id: SafeInt
+
+
+@attrs.frozen(slots=False)
+class MarkMessageRead:
+    """Everything of the counterpart up to this message has been read."""
+
+    type: ClassVar[str] = "mark_message_read"
+
+    message_id: SafeInt
+
+
+@attrs.frozen(slots=False)
+class UpdateTyping:
+    """What stands in the input field now; ``stopped`` ends it."""
+
+    type: ClassVar[str] = "update_typing"
+
+    text: str
+    stopped: bool
+
+
+Command = SendMessage | MarkMessageDelivered | MarkMessageRead | UpdateTyping
+
+COMMANDS: Final[Mapping[str, type[Command]]] = {
+    cls.type: cls for cls in (SendMessage, MarkMessageDelivered, MarkMessageRead, UpdateTyping)
+}
+"""Each command's class by its wire type."""

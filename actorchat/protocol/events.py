@@ -1,0 +1,203 @@
+"""Owns what a server tells over a socket, and the codes with which it refuses a message.
+
+Refuses to know who is told what, and when.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import ClassVar, Final
+from uuid import UUID
+
+import attrs
+
+from actorchat.protocol.entities import Chat, ClientId, Message, Role, SafeInt, User
+
+
+class RefusalCode(StrEnum):
+    """Why a message was not added."""
+
+    EMPTY = "empty"
+    TOO_LONG = "too_long"
+    MALFORMED = "malformed"
+    ATTACHMENT_UNKNOWN = "attachment_unknown"
+    ATTACHMENT_REJECTED = "attachment_rejected"
+    TOO_MANY_ATTACHMENTS = "too_many_attachments"
+    CHAT_CLOSED = "chat_closed"
+    NOT_PARTICIPANT = "not_participant"
+    NOT_OWNER = "not_owner"
+    BLOCKED = "blocked"
+    RATE_LIMITED = "rate_limited"
+    CONFLICT = "conflict"
+    OVER_CAPACITY = "over_capacity"
+    OVERLOADED = "overloaded"
+    STORAGE_UNAVAILABLE = "storage_unavailable"
+    DRAINING = "draining"
+
+
+RETRYABLE: Final[frozenset[RefusalCode]] = frozenset(
+    {
+        RefusalCode.RATE_LIMITED,
+        RefusalCode.OVERLOADED,
+        RefusalCode.STORAGE_UNAVAILABLE,
+        RefusalCode.DRAINING,
+    }
+)
+"""The refusals that time alone can lift; the same message may be sent again later."""
+
+
+@attrs.frozen(slots=False)
+class MessageAdded:
+    """A message is stored; ``client_id`` goes to the sending user's extended sockets only."""
+
+    type: ClassVar[str] = "message_added"
+
+    message: Message
+    client_id: ClientId | None = None
+
+
+@attrs.frozen(slots=False)
+class MessageUpdated:
+    """A stored message changed: its status or its text."""
+
+    type: ClassVar[str] = "message_updated"
+
+    message: Message
+
+
+@attrs.frozen(slots=False)
+class UserConnected:
+    """Somebody is in the room."""
+
+    type: ClassVar[str] = "user_connected"
+
+    user: User
+
+
+@attrs.frozen(slots=False)
+class UserDisconnected:
+    """Somebody left the room with their last socket."""
+
+    type: ClassVar[str] = "user_disconnected"
+
+    user: User
+
+
+@attrs.frozen(slots=False)
+class ChatUpdated:
+    """A chat as it is now."""
+
+    type: ClassVar[str] = "chat_updated"
+
+    chat: Chat
+
+
+@attrs.frozen(slots=False)
+class OperatorUpdated:
+    """An operator and their load as they are now."""
+
+    type: ClassVar[str] = "operator_updated"
+
+    user: User
+    is_online: bool
+    new_chats: SafeInt
+    open_chats: SafeInt
+
+
+@attrs.frozen(slots=False)
+class TypingUpdated:
+    """What somebody is writing; ``text`` is ``""`` when they stopped or it is not the reader's to see."""
+
+    type: ClassVar[str] = "typing_updated"
+
+    text: str
+    stopped: bool
+    chat_id: UUID
+    user: User
+
+
+@attrs.frozen(slots=False)
+class GlobalUpdated:
+    """The counts over the reader's sources as they are now."""
+
+    type: ClassVar[str] = "global_updated"
+
+    unread_chats: SafeInt
+
+
+@attrs.frozen(slots=False)
+class MessageNotAdded:
+    """The message is not stored and will not be.
+
+    ``text`` and ``client_id`` are as sent; ``retry_after`` in seconds or None; ``attachments`` are the
+    offending ones.
+    """
+
+    type: ClassVar[str] = "message_not_added"
+
+    code: RefusalCode
+    detail: str
+    retryable: bool
+    retry_after: float | None
+    text: str
+    client_id: str | None
+    chat_id: UUID
+    attachments: tuple[UUID, ...]
+
+
+@attrs.frozen(slots=False)
+class ErrorEvent:
+    """A frame had no effect; ``path`` names the fault in it, ``""`` the whole. *(ext)*"""
+
+    type: ClassVar[str] = "error"
+
+    code: str
+    detail: str
+    path: str
+
+
+@attrs.frozen(slots=False)
+class Receipts:
+    """How far one role has received and read the chat: message indexes, -1 for nothing. *(ext)*"""
+
+    type: ClassVar[str] = "receipts"
+
+    chat_id: UUID
+    role: Role
+    delivered: SafeInt
+    read: SafeInt
+
+
+Event = (
+    MessageAdded
+    | MessageUpdated
+    | UserConnected
+    | UserDisconnected
+    | ChatUpdated
+    | OperatorUpdated
+    | TypingUpdated
+    | GlobalUpdated
+    | MessageNotAdded
+    | ErrorEvent
+    | Receipts
+)
+
+EVENTS: Final[Mapping[str, type[Event]]] = {
+    cls.type: cls
+    for cls in (
+        MessageAdded,
+        MessageUpdated,
+        UserConnected,
+        UserDisconnected,
+        ChatUpdated,
+        OperatorUpdated,
+        TypingUpdated,
+        GlobalUpdated,
+        MessageNotAdded,
+        ErrorEvent,
+        Receipts,
+    )
+}
+"""Each event's class by its wire type."""
+
+EXTENDED_EVENTS: Final[frozenset[type[Event]]] = frozenset({ErrorEvent, Receipts})
+"""Events a strict socket never gets."""

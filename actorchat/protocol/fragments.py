@@ -1,0 +1,104 @@
+"""Owns the fast way to write a message event: bytes joined around the cached JSON of chat and user.
+
+Refuses to know who caches the fragments. Every result equals that of ``encode_event``, byte for byte.
+"""
+
+from itertools import product
+from typing import Final
+
+import msgspec
+
+from actorchat.protocol.entities import Attachment, Chat, MessageStatus, MessageType, Role, User
+
+_encode: Final = msgspec.json.Encoder().encode
+
+_MESSAGE: Final = b'{"id":%d,%b,"text":%b,"send_time":"%b","message_index":%d,"chat":%b,"user":%b,"attachments":%b}'
+_ADDED: Final = b'{"type":"message_added","data":{"message":' + _MESSAGE + b"}}"
+_ADDED_TO_SENDER: Final = b'{"type":"message_added","data":{"message":' + _MESSAGE + b',"client_id":%b}}'
+_UPDATED: Final = b'{"type":"message_updated","data":{"message":' + _MESSAGE + b"}}"
+
+# The three enums of a message have twelve combinations: one look-up instead of three formattings.
+_kinds: Final = {
+    (type, role, status): f'"type":"{type}","type_role":"{role}","status":"{status}"'.encode()
+    for type, role, status in product(MessageType, Role, MessageStatus)
+}
+
+
+def chat_fragment(chat: Chat) -> bytes:
+    """The JSON of a chat, to be kept until it changes."""
+    return _encode(chat)
+
+
+def user_fragment(user: User | None) -> bytes:
+    """The JSON of a user, ``null`` for None, to be kept until it changes."""
+    return _encode(user)
+
+
+def attachments_fragment(attachments: tuple[Attachment, ...]) -> bytes:
+    """The JSON of a message's attachments."""
+    return _encode(attachments)
+
+
+def message_added_payload(
+    *,
+    id: int,
+    type: MessageType,
+    type_role: Role,
+    status: MessageStatus,
+    text: str,
+    send_time: str,
+    message_index: int,
+    chat_fragment: bytes,
+    user_fragment: bytes,
+    attachments_fragment: bytes = b"[]",
+    client_id: str | None = None,
+) -> bytes:
+    """Write ``message_added``; give a ``client_id`` only for extended sockets of the sending user."""
+    if client_id is None:
+        return _ADDED % (
+            id,
+            _kinds[type, type_role, status],
+            _encode(text),
+            send_time.encode(),
+            message_index,
+            chat_fragment,
+            user_fragment,
+            attachments_fragment,
+        )
+    return _ADDED_TO_SENDER % (
+        id,
+        _kinds[type, type_role, status],
+        _encode(text),
+        send_time.encode(),
+        message_index,
+        chat_fragment,
+        user_fragment,
+        attachments_fragment,
+        _encode(client_id),
+    )
+
+
+def message_updated_payload(
+    *,
+    id: int,
+    type: MessageType,
+    type_role: Role,
+    status: MessageStatus,
+    text: str,
+    send_time: str,
+    message_index: int,
+    chat_fragment: bytes,
+    user_fragment: bytes,
+    attachments_fragment: bytes = b"[]",
+) -> bytes:
+    """Write ``message_updated``."""
+    return _UPDATED % (
+        id,
+        _kinds[type, type_role, status],
+        _encode(text),
+        send_time.encode(),
+        message_index,
+        chat_fragment,
+        user_fragment,
+        attachments_fragment,
+    )

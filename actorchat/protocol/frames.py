@@ -1,0 +1,132 @@
+"""Owns the bytes of a server's websocket frames: whole, unmasked, the same for every member of a room.
+
+Refuses to know sockets and the reading side of the protocol.
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from enum import IntEnum
+from itertools import pairwise
+from typing import Final
+
+import attrs
+
+from actorchat.protocol.limits import MAX_CONTROL_BYTES
+
+
+class CloseCode(IntEnum):
+    """Why a socket is closed; the codes are API, the reasons beside them are not."""
+
+    DONE = 1000
+    DRAINING = 1001
+    NOT_UTF8 = 1007
+    MALFORMED = 1008
+    TOO_BIG = 1009
+    SERVER_FAILED = 1011
+    RESTARTING = 1012
+    OVERLOADED = 1013
+    NOT_AUTHENTICATED = 4401
+    NOT_ALLOWED = 4403
+    NO_SUCH_CHAT = 4404
+    SIGNED_OUT = 4410
+
+
+COME_BACK: Final[frozenset[int]] = frozenset({1001, 1006, 1011, 1012, 1013})
+"""A client returns by itself, with jitter, after these; 1006 is a socket lost without a close."""
+
+_TEXT: Final = 0x81
+_CLOSE: Final = 0x88
+_PING: Final = 0x89
+_PONG: Final = 0x8A
+
+
+_pack_medium: Final = struct.Struct("!BBH").pack
+_pack_large: Final = struct.Struct("!BBQ").pack
+
+
+def _header(first: int, length: int) -> bytes:
+    if length < 126:
+        return bytes((first, length))
+    if length < 65_536:
+        return _pack_medium(first, 126, length)
+    return _pack_large(first, 127, length)
+
+
+def _frame(first: int, payload: bytes) -> bytes:
+    return _header(first, len(payload)) + payload
+
+
+def text_frame(payload: bytes) -> bytes:
+    """Frame UTF-8 JSON as one final text frame."""
+    return _frame(_TEXT, payload)
+
+
+def ping_frame(payload: bytes = b"") -> bytes:
+    """Frame a ping; raises ValueError over 125 bytes."""
+    return _control(_PING, payload)
+
+
+def pong_frame(payload: bytes = b"") -> bytes:
+    """Frame the answer to a ping with that payload; raises ValueError over 125 bytes."""
+    return _control(_PONG, payload)
+
+
+def close_frame(code: int, reason: str = "") -> bytes:
+    """Frame a close; a reason too long for a control frame is cut at a whole character."""
+    cut = reason.encode()[: MAX_CONTROL_BYTES - 2].decode(errors="ignore")
+    return _frame(_CLOSE, int(code).to_bytes(2) + cut.encode())
+
+
+def _control(first: int, payload: bytes) -> bytes:
+    if len(payload) > MAX_CONTROL_BYTES:
+        raise ValueError(f"a control frame holds {MAX_CONTROL_BYTES} bytes, got {len(payload)}")
+    return _frame(first, payload)
+
+
+@attrs.frozen(slots=True)
+class Frames:
+    """Whole text frames back to back: ``ends[i]`` is the offset behind frame i in ``data``.
+
+    ``typing`` marks frames that a full outbox drops first.
+    """
+
+    data: bytes
+    ends: tuple[int, ...]
+    typing: bool = False
+
+    @classmethod
+    def of(cls, payloads: Sequence[bytes], typing: bool = False) -> "Frames":
+        """Frame each JSON payload, in order."""
+        parts: list[bytes] = []
+        ends: list[int] = []
+        end = 0
+        for payload in payloads:
+            header = _header(_TEXT, len(payload))
+            parts.append(header)
+            parts.append(payload)
+            end += len(header) + len(payload)
+            ends.append(end)
+        return cls(b"".join(parts), tuple(ends), typing)
+
+    def payloads(self) -> tuple[bytes, ...]:
+        """Cut the JSON payloads back out, in order."""
+        return tuple(self._cut())
+
+    def _cut(self) -> Iterator[bytes]:
+        for start, end in pairwise((0, *self.ends)):
+            length = self.data[start + 1]
+            header = 2 if length < 126 else 4 if length == 126 else 10
+            yield self.data[start + header : end]
+
+
+def join(parts: Sequence[Frames]) -> Frames:
+    """Put frames behind each other; typing only if every part is, and there is one."""
+    if len(parts) == 1:
+        return parts[0]
+    ends: list[int] = []
+    start = 0
+    for part in parts:
+        ends.extend([start + end for end in part.ends])
+        start += len(part.data)
+    typing = bool(parts) and all(part.typing for part in parts)
+    return Frames(b"".join([part.data for part in parts]), tuple(ends), typing)

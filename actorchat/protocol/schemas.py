@@ -1,0 +1,73 @@
+"""Owns the JSON Schemas of everything on the wire, generated from the classes themselves.
+
+Refuses to know the document they stand in.
+"""
+
+from typing import Any, Final
+
+import msgspec
+
+from actorchat.protocol import entities, events
+from actorchat.protocol.commands import COMMANDS, SendMessage
+from actorchat.protocol.events import EVENTS, MessageAdded
+
+# Any: a JSON Schema is JSON of every shape.
+Schema = dict[str, Any]
+
+_REF_TEMPLATE: Final = "#/components/schemas/{name}"
+_ENTITIES: Final = (
+    entities.User,
+    entities.Widget,
+    entities.Chat,
+    entities.Attachment,
+    entities.Message,
+    entities.Operator,
+    entities.GlobalData,
+)
+_ENUMS: Final = (
+    entities.Role,
+    entities.ChatStatus,
+    entities.MessageType,
+    entities.MessageStatus,
+    entities.AttachmentType,
+    events.RefusalCode,
+)
+_CONTRACT_WORDS: Final = {
+    "User": "User related information",
+    "Chat": "Additional chat information",
+    "Message": "Message related information",
+    "Operator": "Operator related information",
+    "GlobalData": "Event specific payload data",
+}
+
+
+def component_schemas() -> dict[str, Schema]:
+    """The schema of every entity, enum, command's and event's data, by its class's name.
+
+    A server always writes every field, ``""`` and null included, so all are required. The exceptions:
+    ``send_message`` may leave out what has a default, and ``client_id`` of ``message_added`` is absent
+    rather than null.
+    """
+    classes = (*_ENTITIES, *COMMANDS.values(), *EVENTS.values())
+    _, schemas = msgspec.json.schema_components(classes, ref_template=_REF_TEMPLATE)
+    for name, schema in schemas.items():
+        words = _CONTRACT_WORDS.get(name, schema["description"])
+        schema["description"] = " ".join(words.replace("``", "`").split())
+        if "properties" in schema and name != SendMessage.__name__:
+            schema["required"] = list(schema["properties"])
+            for field in schema["properties"].values():
+                field.pop("default", None)
+    for enum in _ENUMS:
+        # msgspec sorts the values; the classes have them in the contract's order.
+        schemas[enum.__name__] |= {"type": "string", "enum": [member.value for member in enum]}
+    added = schemas[MessageAdded.__name__]
+    added["required"].remove("client_id")
+    added["properties"]["client_id"] = added["properties"]["client_id"]["anyOf"][0]
+    for cls in (MessageAdded, SendMessage):
+        schemas[cls.__name__]["properties"]["client_id"]["x-profile"] = "extended"
+    return schemas
+
+
+def reference(cls: type[Any]) -> Schema:
+    """A reference to a class's schema."""
+    return {"$ref": _REF_TEMPLATE.format(name=cls.__name__)}

@@ -1,0 +1,27 @@
+"""Owns the one way a point in time is written on the wire.
+
+Refuses to know clocks: callers bring the time.
+"""
+
+import re
+from datetime import UTC, datetime
+from typing import Final
+
+# Python's "$" alone would let a line feed follow; JavaScript knows no "\Z".
+WIRE_TIME_PATTERN: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}[+-][0-9]{2}:[0-9]{2}$(?!\n)"
+_wire_time = re.compile(WIRE_TIME_PATTERN)
+
+
+def wire_time(epoch_seconds: int) -> str:
+    """Write whole seconds since 1970 as ``YYYY-MM-DDTHH:MM:SS+00:00``, always in UTC."""
+    return datetime.fromtimestamp(epoch_seconds, UTC).isoformat()
+
+
+def parse_wire_time(text: str) -> datetime:
+    """Read ``YYYY-MM-DDTHH:MM:SS±HH:MM``; the result knows its offset.
+
+    Raises ValueError for every other shape, ``Z`` included, and for dates that do not exist.
+    """
+    if _wire_time.fullmatch(text) is None:
+        raise ValueError(f"expected YYYY-MM-DDTHH:MM:SS±HH:MM, got {text!r}")
+    return datetime.fromisoformat(text)

@@ -1,0 +1,36 @@
+# One short command per chore; each line also works by hand.
+python := "python"
+
+# Show the recipes.
+default:
+    @just --list
+
+# Install the package, editable, with everything the chores need.
+setup:
+    {{python}} -m pip install -e ".[test]"
+
+# Format and mend what can be mended.
+fmt:
+    {{python}} -m ruff format .
+    {{python}} -m ruff check --fix .
+
+# Style, and that imports point down only.
+lint:
+    {{python}} -m ruff format --check .
+    {{python}} -m ruff check .
+    {{python}} -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
+
+# Types, strictly.
+types:
+    {{python}} -m mypy
+
+# All tests.
+test *args:
+    {{python}} -m pytest {{args}}
+
+# What the speed claims rest on: ratios measured side by side.
+bench *args:
+    {{python}} -m bench {{args}}
+
+# All of it: what CI runs.
+check: lint types test

@@ -1,0 +1,57 @@
+"""What is joined from fragments equals what the codec encodes, byte for byte."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actorchat.protocol import (
+    Message,
+    MessageAdded,
+    MessageUpdated,
+    Profile,
+    attachments_fragment,
+    chat_fragment,
+    encode_event,
+    message_added_payload,
+    message_updated_payload,
+    user_fragment,
+)
+from tests.protocol import strategies
+
+
+@given(strategies.messages, st.none() | strategies.client_ids)
+def test_message_added_from_fragments_equals_the_event(message: Message, client_id: str | None) -> None:
+    joined = message_added_payload(
+        id=message.id,
+        type=message.type,
+        type_role=message.type_role,
+        status=message.status,
+        text=message.text,
+        send_time=message.send_time,
+        message_index=message.message_index,
+        chat_fragment=chat_fragment(message.chat),
+        user_fragment=user_fragment(message.user),
+        attachments_fragment=attachments_fragment(message.attachments),
+        client_id=client_id,
+    )
+    assert joined == encode_event(MessageAdded(message, client_id), Profile.EXTENDED)
+
+
+@given(strategies.messages)
+def test_message_updated_from_fragments_equals_the_event(message: Message) -> None:
+    joined = message_updated_payload(
+        id=message.id,
+        type=message.type,
+        type_role=message.type_role,
+        status=message.status,
+        text=message.text,
+        send_time=message.send_time,
+        message_index=message.message_index,
+        chat_fragment=chat_fragment(message.chat),
+        user_fragment=user_fragment(message.user),
+        attachments_fragment=attachments_fragment(message.attachments),
+    )
+    assert joined == encode_event(MessageUpdated(message), Profile.STRICT)
+
+
+def test_no_attachments_are_an_empty_array() -> None:
+    assert attachments_fragment(()) == b"[]"
