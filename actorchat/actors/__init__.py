@@ -1,0 +1,77 @@
+"""Owns the embeddable actor core: actors, addresses, inboxes, supervision, virtual actors, timers, watch, groups.
+
+Knows no chat, no wire and no socket. `docs/actors.md` explains it.
+"""
+
+from actorchat.actors._actor import Actor
+from actorchat.actors._errors import (
+    ActorCrashed,
+    ActorError,
+    ActorStopped,
+    AskCycle,
+    AskTimeout,
+    MailboxFull,
+    NoReply,
+    SystemClosing,
+    TooManyRestarts,
+)
+from actorchat.actors._events import (
+    ActorInfo,
+    Cause,
+    DeadLetter,
+    DeadLetters,
+    Down,
+    End,
+    Event,
+    Events,
+    Instrument,
+    Loss,
+    What,
+)
+from actorchat.actors._group import Group
+from actorchat.actors._inbox import Coalesce, Inbox, Overflow
+from actorchat.actors._message import Askable, Pending, Request
+from actorchat.actors._ref import Ref
+from actorchat.actors._supervise import Restart
+from actorchat.actors._supervisor import Strategy, Supervisor, open_supervisor
+from actorchat.actors._system import ActorSystem, open_system
+from actorchat.actors._virtual import Virtual
+
+__all__ = [
+    "Actor",
+    "ActorCrashed",
+    "ActorError",
+    "ActorInfo",
+    "ActorStopped",
+    "ActorSystem",
+    "AskCycle",
+    "AskTimeout",
+    "Askable",
+    "Cause",
+    "Coalesce",
+    "DeadLetter",
+    "DeadLetters",
+    "Down",
+    "End",
+    "Event",
+    "Events",
+    "Group",
+    "Inbox",
+    "Instrument",
+    "Loss",
+    "MailboxFull",
+    "NoReply",
+    "Overflow",
+    "Pending",
+    "Ref",
+    "Request",
+    "Restart",
+    "Strategy",
+    "Supervisor",
+    "SystemClosing",
+    "TooManyRestarts",
+    "Virtual",
+    "What",
+    "open_supervisor",
+    "open_system",
+]

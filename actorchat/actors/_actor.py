@@ -1,0 +1,280 @@
+"""Owns what the author of an actor writes and calls. Knows no queue and no task: `_life` calls in."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, Generic, NoReturn, TypeVar
+
+import trio
+
+from actorchat.actors._events import Down, End
+from actorchat.actors._message import Call, Pending, Request
+from actorchat.actors._ref import Ref, State
+
+if TYPE_CHECKING:
+    from actorchat.actors._system import ActorSystem
+
+__all__ = ["Actor", "Fault", "Later", "Timer"]
+
+M = TypeVar("M")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Timer:
+    """A keyed timer, and its tick in the control lane: a cancelled one is dead there too."""
+
+    __slots__ = ("actor", "key", "live", "message", "moment", "period", "queued")
+
+    def __init__(
+        self, actor: Actor[NoReturn], key: Hashable, message: object, moment: float, period: float | None
+    ) -> None:
+        self.actor, self.key, self.message = actor, key, message
+        self.moment, self.period = moment, period
+        self.live, self.queued = True, False
+
+    def fire(self, now: float) -> float | None:
+        if not self.queued:
+            self.queued = True
+            self.actor.ref._inbox.add_control(self)
+        if self.period is None:
+            return None
+        # Moments that a slow handler or a suspended machine missed are not made up for.
+        missed = int((now - self.moment) / self.period)
+        self.moment += self.period * (missed + 1)
+        return self.moment
+
+
+class Later:
+    """A control message made when it is handled, by the incarnation that asked for it and no other."""
+
+    __slots__ = ("actor", "make")
+
+    def __init__(self, actor: Actor[NoReturn], make: Callable[[], object]) -> None:
+        self.actor, self.make = actor, make
+
+
+class Fault:
+    """A pipe's error that nobody handles: it crashes the actor between two messages."""
+
+    __slots__ = ("actor", "error")
+
+    def __init__(self, actor: Actor[NoReturn], error: Exception) -> None:
+        self.actor, self.error = actor, error
+
+
+class Actor(Generic[M]):
+    """An actor that takes messages of type `M`: a task that handles one at a time.
+
+    Subclass it and write `receive`. One object is one incarnation: after a crash the factory makes the next, with empty
+    state; the inbox stays. Everything here is for the actor's own handlers; others use its `Ref`. `__init__` need
+    not call this class, and can't use it: the address is there from `on_start` on.
+    """
+
+    batch_max: ClassVar[int] = 256
+    """Most messages in one `receive_batch`."""
+
+    # Set by `_life`; the rest is made when first used, so that a parked actor stays small.
+    _ref: Ref[M] | None = None
+    _current: object = None
+    _batch: list[object] | None = None
+    _timers: dict[Hashable, Timer] | None = None
+    _pipes: set[trio.CancelScope] | None = None
+    _open: set[Call] | None = None
+    _watched: dict[object, Ref[NoReturn]] | None = None
+
+    async def receive(self, message: M) -> None:
+        """Handle one message. Raising is for bugs: it crashes the actor. For a refusal use `fail`."""
+        raise NotImplementedError(f"{type(self).__name__} has no receive")
+
+    async def receive_batch(self, messages: Sequence[M]) -> None:
+        """Handle all user messages that wait, at most `batch_max`, oldest first.
+
+        Override it to make the batch the unit of begin, crash and cancel: all its messages have begun, and a crash
+        loses all of them. Await nothing in it but a yield. Control messages still come to `receive`, one at a time,
+        between two batches.
+        """
+        for message in messages:
+            await self.receive(message)
+
+    async def on_start(self) -> None:
+        """Runs before the first message of each incarnation. Raising counts as a crash."""
+
+    async def on_stop(self, end: End) -> None:
+        """Runs once for each incarnation whose `on_start` returned, after its timers and pipes are cancelled.
+
+        It is shielded and has the system's `limit` of seconds; killed or cancelled, before it or meanwhile, `grace`.
+        """
+
+    def can_passivate(self) -> bool:
+        """Whether this idle virtual actor may go. Asked with an empty inbox; the decision follows in the same step.
+
+        It is not asked while a deferred answer or a pipe is open. Timers don't hold an actor.
+        """
+        return True
+
+    @property
+    def ref(self) -> Ref[M]:
+        """The actor's own address."""
+        if self._ref is None:
+            raise RuntimeError("the address is there from on_start on, not in __init__")
+        return self._ref
+
+    @property
+    def system(self) -> ActorSystem:
+        return self.ref._system
+
+    @property
+    def expired(self) -> bool:
+        """Whether nobody waits for the current request any more: a long handler may stop early."""
+        current = self._current
+        return current.__class__ is Call and current.done
+
+    def reply(self, request: Request[R], value: R) -> None:
+        """Answer `request`, which is being handled. Only the first answer counts; to a told request it is dropped.
+
+        RuntimeError: it is not the one being handled (`defer` what is answered later).
+        """
+        call = self._call_of(request)
+        if call is not None:
+            call.reply(value)
+
+    def fail(self, request: Request[R], error: Exception) -> None:
+        """Raise `error` in the asker, and nowhere else: a refusal, while this actor lives on."""
+        call = self._call_of(request)
+        if call is not None:
+            call.fail(error)
+
+    def defer(self, request: Request[R]) -> Pending[R]:
+        """Answer `request` later. Fails by itself when this incarnation ends: `ActorCrashed` or `ActorStopped`."""
+        call = self._call_of(request)
+        if self._open is None:
+            self._open = set()
+        if call is not None and not call.done:
+            call.defer()
+            self._open.add(call)
+        return Pending(call, self._open)
+
+    def watch(self, ref: Ref[NoReturn], as_: Callable[[Down], M]) -> None:
+        """Get exactly one control message, made by `as_`, when `ref` ends and does not come back by itself.
+
+        At once if it has stopped already. Not on a restart, nor on passivation. A watch ends with this incarnation.
+        """
+        token = object()
+
+        def down(end: End) -> None:
+            if self._watched is not None:
+                self._watched.pop(token, None)
+            self._later(partial(as_, Down(ref, end.cause, end.error)))
+
+        if self._watched is None:
+            self._watched = {}
+        self._watched[token] = ref
+        ref._system.watch(ref, token, down)
+
+    def after(self, delay: float, message: M, *, key: Hashable) -> None:
+        """Get `message` as a control message in `delay` seconds. Replaces the timer of the same key."""
+        self._set_timer(delay, message, key, None)
+
+    def every(self, period: float, message: M, *, key: Hashable) -> None:
+        """Get `message` each `period` seconds, the first one in `period`. Replaces the timer of the same key.
+
+        At most one tick waits: a handler slower than the period gets one, not all it missed.
+        """
+        if period <= 0:
+            raise ValueError("a period is more than 0 seconds")
+        self._set_timer(period, message, key, period)
+
+    def cancel(self, key: Hashable) -> bool:
+        """Cancel the timer of `key`; its tick does not come, even if it is queued. False: there was none."""
+        timer = self._timers.pop(key, None) if self._timers else None
+        if timer is None:
+            return False
+        timer.live = False
+        self.system.clock.discard()
+        return True
+
+    def pipe(
+        self, work: Callable[[], Awaitable[T]], *, ok: Callable[[T], M], err: Callable[[Exception], M] | None = None
+    ) -> None:
+        """Run `work` beside the inbox; its result comes as a control message made by `ok`, its error by `err`.
+
+        Without `err` an error crashes the actor, between two messages. `ok` and `err` run in the actor, when the
+        message is handled. Cancelled when this incarnation ends. How many run at once is the caller's to bound.
+        """
+        scope = trio.CancelScope()
+        if self._pipes is None:
+            self._pipes = set()
+        self._pipes.add(scope)
+        self.ref._spec.nursery.start_soon(self._run_pipe, scope, work, ok, err, name=f"{self.ref.name} pipe")
+
+    async def _run_pipe(
+        self,
+        scope: trio.CancelScope,
+        work: Callable[[], Awaitable[T]],
+        ok: Callable[[T], M],
+        err: Callable[[Exception], M] | None,
+    ) -> None:
+        try:
+            with scope:
+                try:
+                    result = await work()
+                except Exception as error:
+                    if err is None:
+                        self.ref._inbox.add_control(Fault(self._untyped(), error))
+                    else:
+                        self._later(partial(err, error))
+                else:
+                    self._later(partial(ok, result))
+        finally:
+            if self._pipes is not None:
+                self._pipes.discard(scope)
+            self.system.look_settled()
+
+    def _set_timer(self, delay: float, message: M, key: Hashable, period: float | None) -> None:
+        self.cancel(key)
+        if self._timers is None:
+            self._timers = {}
+        moment = trio.current_time() + delay
+        timer = self._timers[key] = Timer(self._untyped(), key, message, moment, period)
+        self.system.clock.add(timer, moment)
+
+    def _untyped(self) -> Actor[NoReturn]:
+        return self  # type: ignore[return-value] # bookkeeping holds actors of every message type
+
+    def _later(self, make: Callable[[], object]) -> None:
+        ref = self.ref
+        if ref._actor is self and ref._state is not State.STOPPED:
+            ref._inbox.add_control(Later(self._untyped(), make))
+
+    def _call_of(self, request: Request[R]) -> Call | None:
+        current = self._current
+        if current.__class__ is Call and current.message is request:
+            return current
+        if current is request:
+            return None
+        told = False
+        for item in self._batch or ():
+            if item is request:
+                told = True
+            elif isinstance(item, Call) and item.message is request and not (item.done or item.deferred):
+                return item
+        if not told and not any(isinstance(item, Call) and item.message is request for item in self._batch or ()):
+            raise RuntimeError(f"{type(request).__name__} is not being handled: defer what is answered later")
+        return None
+
+    def _release(self, error: Callable[[], Exception]) -> None:
+        """End what belongs to this incarnation."""
+        for timer in (self._timers or {}).values():
+            timer.live = False
+            self.system.clock.discard()
+        self._timers = None
+        for scope in self._pipes or ():
+            scope.cancel()
+        for call in self._open or ():
+            call.fail(error())
+        self._open = None
+        watched, self._watched = self._watched, None
+        for token, ref in (watched or {}).items():
+            ref._system.unwatch(ref, token)

@@ -1,0 +1,79 @@
+"""Owns looking at a running system: who is there, who is busy with what, who is stuck and where. Changes nothing."""
+
+from __future__ import annotations
+
+import logging
+from types import CoroutineType
+from typing import TYPE_CHECKING, NoReturn
+
+import trio
+
+from actorchat.actors._events import ActorInfo, What
+from actorchat.actors._inbox import request_of
+from actorchat.actors._ref import Ref
+
+if TYPE_CHECKING:
+    from actorchat.actors._system import ActorSystem
+
+__all__ = ["inspect", "watch_stuck"]
+
+_log = logging.getLogger("actorchat.actors")
+
+
+def inspect(system: ActorSystem) -> tuple[ActorInfo, ...]:
+    now = trio.current_time()
+    return tuple([_describe(ref, _busy_for(ref, now)) for ref in system.live()])
+
+
+async def watch_stuck(system: ActorSystem, after: float) -> None:
+    """Tell once of each message that an actor is seen to be busy with for `after` seconds. Until cancelled."""
+    told: dict[Ref[NoReturn], int] = {}
+    while True:
+        await trio.sleep(after / 2)
+        now = trio.current_time()
+        live = system.live()
+        for ref in live:
+            if _busy_for(ref, now) >= after and told.get(ref) != ref._busy_mark:
+                told[ref] = ref._busy_mark
+                where = _await_stack(system, ref)
+                _log.warning("%s is stuck in one message\n%s", ref.name, where)
+                system.emit(What.STUCK, ref, None, where)
+        told = {ref: told[ref] for ref in live if ref in told}
+
+
+def _busy_for(ref: Ref[NoReturn], now: float) -> float:
+    inbox, actor = ref._inbox, ref._actor
+    if actor is None or (actor._current is None and not actor._batch):
+        ref._busy_mark = -1
+        return 0.0
+    mark = inbox.begun + inbox.handled
+    if mark != ref._busy_mark:
+        ref._busy_mark, ref._busy_since = mark, now
+    return now - ref._busy_since
+
+
+def _describe(ref: Ref[NoReturn], busy_for: float) -> ActorInfo:
+    inbox, actor = ref._inbox, ref._actor
+    current = None if actor is None else request_of(actor._batch[0] if actor._batch else actor._current)
+    return ActorInfo(
+        name=ref.name,
+        actor=ref._kind.__name__ if ref._kind is not None else "",
+        parent=ref._spec.keeper.parent,
+        state=ref._state.value,
+        queued=inbox.queued,
+        begun=inbox.begun,
+        dropped=inbox.dropped,
+        message=None if current is None else type(current).__name__,
+        busy_for=busy_for,
+        waiting_on=None if ref._waits_for is None else ref._waits_for.name,
+    )
+
+
+def _await_stack(system: ActorSystem, ref: Ref[NoReturn]) -> str:
+    """Where the actor's task waits, outermost first."""
+    step: object = next((task.coro for task, owner in system.tasks.items() if owner is ref), None)
+    lines = []
+    while isinstance(step, CoroutineType) and step.cr_frame is not None:
+        lines.append(f"{step.cr_code.co_filename}:{step.cr_frame.f_lineno} in {step.cr_code.co_qualname}")
+        step = step.cr_await
+    return "\n".join(lines)

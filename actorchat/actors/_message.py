@@ -1,0 +1,118 @@
+"""Owns requests and their replies: what ties an asker to the one answer it gets. Knows no inbox and no system."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, Self, TypeVar
+
+import trio
+from outcome import Error, Value
+from trio.lowlevel import current_task, reschedule
+
+from actorchat.actors._errors import NoReply
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+    from actorchat.actors._ref import Ref
+
+__all__ = ["Askable", "Call", "Pending", "Request"]
+
+R = TypeVar("R")
+M_co = TypeVar("M_co", covariant=True)
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Askable(Protocol[M_co, R_co]):
+    """What `Ref.ask` takes: a message of the actor that names its reply. Subclass `Request` to be one."""
+
+    def __asks__(self) -> tuple[M_co, R_co]: ...
+
+
+class Request(Generic[R]):
+    """Base of messages that are answered with an `R`. Sent with `tell` it is handled, and its reply goes nowhere."""
+
+    __slots__ = ()
+
+    def __asks__(self) -> tuple[Self, R]:
+        raise TypeError("only type checkers ask a request what it asks")
+
+
+class Call:
+    """One ask on its way: in the inbox in place of its request, then with the handler, till it is answered."""
+
+    __slots__ = ("asker", "begun", "bucket", "deadline", "deferred", "done", "message", "target", "task")
+
+    def __init__(self, message: object, target: Ref[NoReturn]) -> None:
+        self.message, self.target = message, target
+        self.asker: Ref[NoReturn] | None = None
+        self.deadline = inf
+        self.task = current_task()
+        self.bucket: MutableMapping[Call, None] | None = None
+        self.begun = self.deferred = self.done = False
+
+    def reply(self, value: object) -> None:
+        if self.done:
+            self.target._system.late_replies += 1
+            return
+        self._end_wait()
+        reschedule(self.task, Value(value))
+
+    def fail(self, error: BaseException) -> None:
+        if self.done:
+            return
+        self._end_wait()
+        reschedule(self.task, Error(error))
+
+    def abort(self, _: object) -> trio.lowlevel.Abort:
+        """The asker is cancelled: it waits no longer, and a request that has not begun never does."""
+        self._end_wait()
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def defer(self) -> None:
+        """Who replies is open now, so nobody can say that the asker waits for this actor."""
+        self.deferred = True
+        if self.asker is not None:
+            self.asker._waits_for = None
+
+    def end_handling(self) -> None:
+        """The handler has returned: whoever has no answer by now, and is promised none, gets none."""
+        if not (self.done or self.deferred):
+            self.fail(NoReply(self.target.name, type(self.message)))
+
+    def _end_wait(self) -> None:
+        self.done = True
+        # The edge goes in the same step as the wait, so a ring of edges is a ring of waits.
+        if self.asker is not None:
+            self.asker._waits_for = None
+        if self.bucket is not None:
+            self.bucket.pop(self, None)
+            self.bucket = None
+
+
+class Pending(Generic[R]):
+    """An answer still owed, made by `Actor.defer`. Give it once, from anywhere in this thread; more are dropped.
+
+    It fails by itself when the incarnation that deferred it ends.
+    """
+
+    __slots__ = ("_call", "_open")
+
+    def __init__(self, call: Call | None, still_open: set[Call]) -> None:
+        self._call, self._open = call, still_open
+
+    @property
+    def expired(self) -> bool:
+        """Nobody waits for it (any more): answered, timed out, cancelled, or told rather than asked."""
+        return self._call is None or self._call.done
+
+    def reply(self, value: R) -> None:
+        if self._call is not None:
+            self._open.discard(self._call)
+            self._call.reply(value)
+
+    def fail(self, error: Exception) -> None:
+        """Raise `error` in the asker, and nowhere else."""
+        if self._call is not None:
+            self._open.discard(self._call)
+            self._call.fail(error)
