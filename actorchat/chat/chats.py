@@ -1,0 +1,342 @@
+"""Owns the chat as a whole: its rooms, feeds, directory and sweeper, and the way in for sockets and requests.
+
+Composition of the package; what each part does stands in its module.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from uuid import UUID, uuid4
+
+import trio
+
+from actorchat.actors import ActorError, ActorSystem, DeadLetter, Ref, Restart, Virtual
+from actorchat.chat.commands import FeedReceiver, FromMember, RoomReceiver
+from actorchat.chat.directory import (
+    ConsoleJoined,
+    ConsoleLeft,
+    Counted,
+    Directory,
+    DirectoryMessage,
+    PersonSeen,
+    operator_event,
+)
+from actorchat.chat.feed import Console, Feed, FeedMessage, FeedRoster, Flush, Flushed
+from actorchat.chat.limits import FEED_SNAPSHOT, ROOM_INBOX, Intake, Limits, RateLimiter
+from actorchat.chat.model import ChatState, PersonRecord, Policy, Stage
+from actorchat.chat.operations import (
+    Changed,
+    ChatOperation,
+    Operation,
+    Outcome,
+    PersonRecorded,
+    RecordPerson,
+    Refused,
+    ReleaseChat,
+    ReserveChat,
+    SetOnline,
+    SweepChat,
+    Unchanged,
+)
+from actorchat.chat.ports import Archive, ChatFilter, FeedSnapshot, Journal, Session, StorageUnavailable
+from actorchat.chat.replay import catch_up
+from actorchat.chat.room import Announce, Departed, Enter, Perform, Room, RoomMessage, RoomPorts
+from actorchat.chat.roster import Member, Position, Roster
+from actorchat.chat.sweeper import Sweeper
+from actorchat.protocol import (
+    ChatUpdated,
+    CloseCode,
+    Event,
+    Frames,
+    GlobalUpdated,
+    Profile,
+    RefusalCode,
+    Role,
+    User,
+    encode_event,
+)
+
+__all__ = ["ChatRefused", "Chats", "open_chats"]
+
+ROOM_IDLE = 60.0
+"""Seconds after which an empty room's actor goes; the chat stays in storage."""
+
+PERFORM_TIMEOUT = 30.0
+"""Seconds after which a request stops waiting; while a commit is in doubt nobody can answer it."""
+
+_KEPT_UP = Restart(max=5, within=60.0, backoff=0.05)
+
+
+class ChatRefused(Exception):  # noqa: N818 - an answer, not a failure
+    """An operation was decided against, or not taken. Nothing of it is stored. `code` is API."""
+
+    def __init__(self, code: str, detail: str, retry_after: float | None = None) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code, self.detail, self.retry_after = code, detail, retry_after
+
+
+class _Reply:
+    """The one outcome of an operation that belongs to no room (`ports.Recipient`)."""
+
+    def __init__(self) -> None:
+        self._outcome: Outcome | None = None
+        self._arrived = trio.Event()
+
+    def decided(self, outcomes: Sequence[Outcome]) -> None:
+        (self._outcome,) = outcomes
+        self._arrived.set()
+
+    async def wait(self) -> Outcome:
+        await self._arrived.wait()
+        assert self._outcome is not None  # noqa: S101 - set together with the event
+        return self._outcome
+
+
+class Chats:
+    """Rooms, feeds and people, for whoever has a socket or a request. Made by `open_chats`."""
+
+    def __init__(
+        self,
+        *,
+        system: ActorSystem,
+        journal: Journal,
+        archive: Archive,
+        limits: Limits,
+        directory: Callable[[], Ref[DirectoryMessage]],
+    ) -> None:
+        self.archive = archive
+        self._journal = journal
+        self._directory = directory
+        self._intake = Intake(limits.operations_in_flight)
+        self._listened: Counter[str] = Counter()
+        self._feeds: Virtual[str, FeedMessage, FeedRoster] = system.virtual(
+            self._make_feed,
+            anchor=self._make_feed_roster,
+            idle=ROOM_IDLE,
+            restart=_KEPT_UP,
+            name="feed",
+        )
+        ports = RoomPorts(journal, archive, self._feeds.anchor, RateLimiter(limits), limits)
+        self._rooms: Virtual[UUID, RoomMessage, Roster] = system.virtual(
+            lambda chat, roster: Room(roster, ports),
+            anchor=lambda chat: Roster(chat, self._wake_room),
+            idle=ROOM_IDLE,
+            inbox=ROOM_INBOX,
+            restart=_KEPT_UP,
+            on_give_up=_close_members,
+            name="room",
+        )
+
+    def _make_feed(self, source: str, roster: FeedRoster) -> Feed:
+        return Feed(roster, lambda counters: self._directory().signal(Counted(counters)))
+
+    def _wake_room(self, chat: UUID) -> None:
+        self._rooms[chat].signal(Announce())
+
+    def _make_feed_roster(self, source: str) -> FeedRoster:
+        # Whoever holds the roster holds the address: what a room puts while no console is there must not be lost.
+        feed = self._feeds[source]
+        return FeedRoster(source, lambda: feed.signal(Flush()))
+
+    # People and chats
+
+    async def record_person(self, operation: RecordPerson) -> PersonRecord:
+        """Store what a token says of its user. Raises `ChatRefused`; consoles hear of a changed operator."""
+        outcome = await self._submit(operation)
+        decision = outcome.decision
+        assert isinstance(decision, PersonRecorded)  # noqa: S101 - what this operation comes to
+        if decision.changed and decision.person.user.role is Role.OPERATOR:
+            self._directory().signal(PersonSeen(decision.person))
+        return decision.person
+
+    async def reserve_chat(self, source: str, owner: User) -> tuple[ChatState, bool]:
+        """The owner's newest chat at `source` that is not closed, else a new one; and whether it is new."""
+        outcome = await self._submit(ReserveChat(uuid4(), source, owner))
+        decision = outcome.decision
+        assert isinstance(decision, Changed | Unchanged)  # noqa: S101 - what this operation comes to
+        return decision.chat, isinstance(decision, Changed)
+
+    async def perform(self, operation: ChatOperation) -> Changed | Unchanged:
+        """Let the chat's room put `operation` through. Raises `ChatRefused` with the code that was decided.
+
+        Cancelled after the room took it, the operation may still be committed.
+        """
+        refused = self._intake.take()
+        if refused is not None:
+            raise _refusal(refused)
+        room = self._rooms[operation.chat]
+        try:
+            decision = await room.ask(Perform(operation), timeout=PERFORM_TIMEOUT)
+        except ActorError as error:
+            raise ChatRefused(RefusalCode.OVERLOADED, "the chat could not take it", 1.0) from error
+        finally:
+            self._intake.done()
+        if isinstance(decision, Changed | Unchanged):
+            return decision
+        assert isinstance(decision, Refused)  # noqa: S101 - rooms perform chat operations only
+        raise _refusal(decision)
+
+    async def _submit(self, operation: Operation) -> Outcome:
+        refused = self._intake.take()
+        if refused is not None:
+            raise _refusal(refused)
+        try:
+            reply = _Reply()
+            if not self._journal.submit(operation, reply):
+                raise ChatRefused(RefusalCode.OVERLOADED, "the server has too much to do", 1.0)
+            outcome = await reply.wait()
+        finally:
+            self._intake.done()
+        if isinstance(outcome.decision, Refused):
+            raise _refusal(outcome.decision)
+        return outcome
+
+    # Sockets
+
+    @asynccontextmanager
+    async def join_room(self, session: Session, chat: UUID, after: int | None) -> AsyncIterator[RoomReceiver]:
+        """Be in the room for as long as the block lasts. Entered once the replay that `after` asks for is sent.
+
+        Raises `ChatRefused` `not_found`, `StorageUnavailable`.
+        """
+        room, roster = self._rooms[chat], self._rooms.anchor(chat)
+        roster.entering += 1
+        try:
+            try:
+                found = await room.ask(Enter())
+            except ActorError as error:
+                raise StorageUnavailable(f"chat {chat} could not be opened") from error
+            announced = roster.announced
+            if not found or announced is None:
+                raise ChatRefused("not_found", "there is no such chat")
+            member = Member(session)
+            replay = after is not None and member.profile is Profile.EXTENDED
+            index = after if after is not None and replay else announced.next_index - 1
+            position = Position(index, None if replay else announced)
+            roster.arrive(member, position)
+        finally:
+            roster.entering -= 1
+        try:
+            if replay:
+                await catch_up(member, position, roster, self.archive)
+            else:
+                roster.go_live(member)
+            yield RoomReceiver(roster, member, self._intake, room.tell)
+        finally:
+            if roster.depart(member):
+                room.signal(Departed(member.identity))
+
+    @asynccontextmanager
+    async def join_feed(self, session: Session, sources: frozenset[str]) -> AsyncIterator[FeedReceiver]:
+        """Be a console of `sources` for as long as the block lasts. Entered once the snapshot is sent.
+
+        Raises `StorageUnavailable`.
+        """
+        console = Console(session, sources)
+        # Holding the refs keeps the feeds' addresses, and with them their rosters.
+        feeds = [(self._feeds[source], self._feeds.anchor(source)) for source in sorted(sources)]
+        directory = self._directory()
+        for _, roster in feeds:
+            roster.consoles[console] = None
+        self._listened.update(sources)
+        try:
+            snapshot = await self.archive.feed_snapshot(sources, FEED_SNAPSHOT)
+            await _show(session, snapshot)
+            console.release({chat.uuid: chat.rev for chat in snapshot.chats})
+            directory.signal(ConsoleJoined(console, snapshot.operators, snapshot.counters))
+            yield FeedReceiver(session)
+        finally:
+            for _, roster in feeds:
+                del roster.consoles[console]
+            self._listened -= Counter(sources)
+            directory.signal(ConsoleLeft(console))
+
+    async def drain(self) -> None:
+        """Refuse new operations with `draining`; return when all that was taken is decided and announced."""
+        await self._intake.drain()
+        # Rooms have announced to their members, and put into the feeds what consoles are to see.
+        for source in tuple(self._listened):
+            await self._feeds[source].ask(Flushed())
+
+    # For the directory and the sweeper
+
+    async def store_presence(self, operator_id: int, online: bool) -> PersonRecord:
+        """Commit that an operator came or went; who went gives its chats back to the queue first."""
+        try:
+            if not online:
+                await self._release_chats(operator_id)
+            outcome = await self._submit(SetOnline(operator_id, online))
+        except ChatRefused as error:
+            raise StorageUnavailable(str(error)) from error
+        assert isinstance(outcome.decision, PersonRecorded)  # noqa: S101 - what this operation comes to
+        return outcome.decision.person
+
+    async def _release_chats(self, operator_id: int) -> None:
+        active = frozenset({Stage.NEW, Stage.OPEN})
+        while True:
+            chats = await self.archive.chats(ChatFilter(stages=active, operator_id=operator_id, limit=200))
+            if not chats:
+                return
+            for chat in chats:
+                await self.perform(ReleaseChat(chat.uuid, operator_id))
+
+    async def sweep(self, chat: UUID) -> None:
+        try:
+            await self.perform(SweepChat(chat))
+        except ChatRefused:
+            # It stays due: the next look tries again.
+            return
+
+
+def _refusal(refused: Refused) -> ChatRefused:
+    return ChatRefused(refused.code, refused.detail, refused.retry_after)
+
+
+async def _show(session: Session, snapshot: FeedSnapshot) -> None:
+    """A fresh console is right without polling: operators, the global value, chats."""
+    unread = sum(counters.unread_chats for counters in snapshot.counters)
+    head: list[Event] = [*map(operator_event, snapshot.operators), GlobalUpdated(unread)]
+    events = head + [ChatUpdated(chat.wire()) for chat in snapshot.chats]
+    for start in range(0, len(events), 100):
+        payloads = [encode_event(event, Profile.STRICT) for event in events[start : start + 100]]
+        session.push(Frames.of(payloads))
+        await session.wait_drained()
+
+
+def _close_members(chat: UUID, roster: Roster, error: BaseException) -> None:
+    """A room that can't be kept up: its sockets come back and resume from storage."""
+    for member in tuple(roster.members()):
+        member.session.close(CloseCode.SERVER_FAILED, "the chat failed")
+
+
+def settle_dead_letter(letter: DeadLetter) -> None:
+    """What a room never began is refused, so that nobody waits for ever (`open_system(on_dead_letter=…)`)."""
+    if isinstance(letter.message, FromMember):
+        letter.message.lost()
+
+
+@asynccontextmanager
+async def open_chats(
+    *,
+    system: ActorSystem,
+    journal: Journal,
+    archive: Archive,
+    policy: Policy,
+    limits: Limits,
+    clock: Callable[[], float] = time.time,
+) -> AsyncIterator[Chats]:
+    """The chat, inside `system`, whose dead letters must go to `settle_dead_letter`. `clock` gives epoch seconds.
+
+    Leaving the block stops nothing that `system` does not stop; drain first.
+    """
+    refs: list[Ref[DirectoryMessage]] = []
+    chats = Chats(system=system, journal=journal, archive=archive, limits=limits, directory=lambda: refs[0])
+    refs.append(
+        await system.start(lambda: Directory(archive, chats.store_presence), name="directory", restart=_KEPT_UP)
+    )
+    if policy.answer_timeout or policy.idle_timeout:
+        system.spawn(lambda: Sweeper(archive, chats.sweep, clock), name="sweeper", restart=_KEPT_UP)
+    yield chats

@@ -1,0 +1,166 @@
+"""Owns what the consoles of one widget source see live: rooms' encoded events, in commit order per chat, then counters.
+
+Knows no rooms: they put items here. Counters and people are the directory's.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import assert_never
+from uuid import UUID
+
+import attrs
+
+from actorchat.actors import Actor, Request
+from actorchat.chat.limits import FEED_TYPING
+from actorchat.chat.model import OperatorCounters, SourceCounters
+from actorchat.chat.ports import Session
+from actorchat.protocol import CloseCode, Frames, join_frames
+
+__all__ = ["Console", "Feed", "FeedItem", "FeedMessage", "FeedRoster", "Flush", "Flushed"]
+
+HELD_ITEMS = 10_000
+"""Items kept for a console while its snapshot is read; over it the console is closed with 1013 and comes back."""
+
+
+@attrs.frozen(eq=False)
+class FeedItem:
+    """What one room announced in one step. `frames` is None where only counters changed."""
+
+    chat: UUID
+    rev: int
+    frames: Frames | None
+    counters: tuple[OperatorCounters | SourceCounters, ...] = ()
+
+
+class Console:
+    """One feed socket. While its snapshot is read, live items are held; then `release` lets through what is newer."""
+
+    __slots__ = ("_floor", "_held", "session", "sources")
+
+    def __init__(self, session: Session, sources: frozenset[str]) -> None:
+        self.session, self.sources = session, sources
+        self._held: list[FeedItem] | None = []
+        self._floor: dict[UUID, int] = {}
+
+    def show(self, items: Sequence[FeedItem], frames: Frames | None) -> None:
+        """Send `items`, whose frames joined are `frames`, but for those that the snapshot already showed."""
+        if self._held is not None:
+            self._held.extend(items)
+            if len(self._held) > HELD_ITEMS:
+                self._held.clear()
+                self.session.close(CloseCode.OVERLOADED, "too much happened while the console was connecting")
+        elif self._floor and not self._floor.keys().isdisjoint([item.chat for item in items]):
+            self._show_newer(items)
+        elif frames is not None:
+            self.session.push(frames)
+
+    def show_typing(self, frames: Frames) -> None:
+        if self._held is None:
+            self.session.push(frames)
+
+    def release(self, shown: dict[UUID, int]) -> None:
+        """The snapshot is sent; it showed these chats at these revisions. Live from now on."""
+        held, self._held = self._held or [], None
+        self._floor = shown
+        self._show_newer(held)
+
+    def _show_newer(self, items: Sequence[FeedItem]) -> None:
+        newer = []
+        for item in items:
+            floor = self._floor.get(item.chat)
+            if floor is None or item.rev > floor:
+                self._floor.pop(item.chat, None)
+                if item.frames is not None:
+                    newer.append(item.frames)
+        if newer:
+            self.session.push(join_frames(newer))
+
+
+class FeedRoster:
+    """Belongs to the feed's address: its consoles, and what rooms have put and the feed has not yet shown."""
+
+    def __init__(self, source: str, wake: Callable[[], object]) -> None:
+        self.source = source
+        self.consoles: dict[Console, None] = {}
+        self.items: deque[FeedItem] = deque()
+        self.typing: deque[Frames] = deque(maxlen=FEED_TYPING)
+        self._wake = wake
+
+    @property
+    def listening(self) -> bool:
+        return bool(self.consoles)
+
+    def put(self, item: FeedItem) -> None:
+        """Never dropped: bounded by the operations in flight of all rooms."""
+        idle = not (self.items or self.typing)
+        self.items.append(item)
+        if idle:
+            self._wake()
+
+    def put_typing(self, frames: Frames) -> None:
+        """Over the bound the oldest is dropped: the user's next update makes good."""
+        if self.consoles:
+            idle = not (self.items or self.typing)
+            self.typing.append(frames)
+            if idle:
+                self._wake()
+
+
+@attrs.frozen
+class Flush:
+    """Something was put."""
+
+
+@attrs.frozen
+class Flushed(Request[None]):
+    """Reply when all that was put is shown."""
+
+
+FeedMessage = Flush | Flushed
+
+
+class Feed(Actor[FeedMessage]):
+    """The actor of one source's operators. `count` takes the counters once their chats' events are shown."""
+
+    def __init__(
+        self,
+        roster: FeedRoster,
+        count: Callable[[tuple[OperatorCounters | SourceCounters, ...]], object],
+    ) -> None:
+        self._roster, self._count = roster, count
+
+    async def on_start(self) -> None:
+        self._flush()
+
+    async def receive(self, message: FeedMessage) -> None:
+        match message:
+            case Flush():
+                self._flush()
+            case Flushed():
+                self._flush()
+                self.reply(message, None)
+            case _:
+                assert_never(message)
+
+    def can_passivate(self) -> bool:
+        return not (self._roster.consoles or self._roster.items or self._roster.typing)
+
+    def _flush(self) -> None:
+        roster = self._roster
+        items, roster.items = roster.items, deque()
+        if items:
+            batch = list(items)
+            shown = [item.frames for item in batch if item.frames is not None]
+            frames = join_frames(shown) if shown else None
+            for console in roster.consoles:
+                console.show(batch, frames)
+            counters = tuple(counter for item in batch for counter in item.counters)
+            if counters:
+                self._count(counters)
+        if roster.typing:
+            frames = join_frames(list(roster.typing))
+            roster.typing.clear()
+            for console in roster.consoles:
+                console.show_typing(frames)

@@ -1,0 +1,138 @@
+"""Owns how much anybody may ask: sizes, rates, operations in flight. Every bound of the chat stands here.
+
+Reads no clock: callers bring the time, once per batch.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from uuid import UUID
+
+import attrs
+import trio
+
+from actorchat.chat.model import Identity
+from actorchat.chat.operations import Refused
+from actorchat.protocol import RefusalCode
+
+__all__ = ["Intake", "Limits", "RateLimiter", "TokenBucket", "check_message"]
+
+ROOM_INBOX = 1_024
+"""Commands that wait in one room; over it they are refused with `overloaded`."""
+
+ROOM_IN_FLIGHT = 1_024
+"""Operations of one room that the journal has not decided; over it they are refused with `overloaded`."""
+
+FEED_TYPING = 256
+"""Typing updates that wait in one feed; over it the newest are dropped, the next update makes good."""
+
+FEED_SNAPSHOT = 500
+"""Chats that a console is told of when it connects."""
+
+_KNOWN_BUCKETS = 10_000
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """What a deployment allows. `messages_per_second` and `burst` are per user; 0 messages a second = no limit."""
+
+    messages_per_second: float = 10
+    burst: float = 30
+    text_length: int = 4_000
+    attachments: int = 10
+    operations_in_flight: int = 20_000
+
+
+def check_message(text: str, attachments: tuple[UUID, ...], limits: Limits) -> Refused | None:
+    """What is wrong with a message that can be told without looking at its chat."""
+    if not text and not attachments:
+        return Refused(RefusalCode.EMPTY, "a message needs text or attachments")
+    if len(text) > limits.text_length:
+        detail = f"the text has {len(text)} characters, at most {limits.text_length} are allowed"
+        return Refused(RefusalCode.TOO_LONG, detail)
+    if len(attachments) > limits.attachments:
+        detail = f"there are {len(attachments)} attachments, at most {limits.attachments} are allowed"
+        return Refused(RefusalCode.TOO_MANY_ATTACHMENTS, detail)
+    return None
+
+
+class TokenBucket:
+    """One user's allowance: `burst` at once, `rate` a second after that."""
+
+    __slots__ = ("_burst", "_filled_at", "_rate", "_tokens")
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self._rate, self._burst = rate, burst
+        self._tokens, self._filled_at = burst, now
+
+    def take(self, now: float) -> float:
+        """Take one token: 0, or the seconds until there is one."""
+        tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
+        self._filled_at = now
+        if tokens < 1.0:
+            self._tokens = tokens
+            return (1.0 - tokens) / self._rate
+        self._tokens = tokens - 1.0
+        return 0.0
+
+
+class RateLimiter:
+    """The buckets of all users. The least recently used are forgotten, long after they are full again."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._buckets: OrderedDict[Identity, TokenBucket] = OrderedDict()
+
+    def bucket(self, identity: Identity, now: float) -> TokenBucket | None:
+        """The user's bucket, shared by all its sockets and requests; None = unlimited."""
+        if not self._limits.messages_per_second:
+            return None
+        bucket = self._buckets.get(identity)
+        if bucket is None:
+            burst = max(1.0, self._limits.burst)
+            bucket = self._buckets[identity] = TokenBucket(self._limits.messages_per_second, burst, now)
+            if len(self._buckets) > _KNOWN_BUCKETS:
+                self._buckets.popitem(last=False)
+        else:
+            self._buckets.move_to_end(identity)
+        return bucket
+
+
+class Intake:
+    """Counts the operations of all rooms between their acceptance and their announcement, and bounds them."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._in_flight = 0
+        self._draining = False
+        self._empty = trio.Event()
+        self._empty.set()
+
+    @property
+    def in_flight(self) -> int:
+        return self._in_flight
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    def take(self) -> Refused | None:
+        """Count one operation in, or say why not. Whoever counts one in calls `done` once."""
+        if self._draining:
+            return Refused(RefusalCode.DRAINING, "the server is restarting", 1.0)
+        if self._in_flight >= self._capacity:
+            return Refused(RefusalCode.OVERLOADED, "the server has too much to do", 1.0)
+        if not self._in_flight:
+            self._empty = trio.Event()
+        self._in_flight += 1
+        return None
+
+    def done(self) -> None:
+        self._in_flight -= 1
+        if not self._in_flight:
+            self._empty.set()
+
+    async def drain(self) -> None:
+        """Refuse from now on; return when everything taken is done."""
+        self._draining = True
+        await self._empty.wait()

@@ -1,0 +1,234 @@
+"""Owns the values of the domain: a chat, a stored message, counters, the policy. Knows no IO and no clock.
+
+A `ChatState` is one chat's row. It never changes: `actorchat.chat.rules` makes the next one.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from uuid import UUID
+
+import attrs
+
+from actorchat.protocol import (
+    Chat,
+    ChatStatus,
+    Message,
+    MessageStatus,
+    MessageType,
+    Role,
+    User,
+    Widget,
+    wire_time,
+)
+
+__all__ = [
+    "ChatState",
+    "Contribution",
+    "Identity",
+    "OnClosed",
+    "OperatorCounters",
+    "PersonRecord",
+    "Policy",
+    "SourceCounters",
+    "Stage",
+    "StoredMessage",
+    "contribution",
+    "identity_of",
+    "message_status",
+    "visible_to",
+    "wire_message",
+]
+
+
+class Stage(StrEnum):
+    """Where a chat stands. `RESERVED` is `new` on the wire, but in no list, feed or counter."""
+
+    RESERVED = "reserved"
+    NEW = "new"
+    OPEN = "open"
+    CLOSED = "closed"
+
+    @property
+    def status(self) -> ChatStatus:
+        return ChatStatus.NEW if self is Stage.RESERVED else ChatStatus(self.value)
+
+
+class OnClosed(StrEnum):
+    """What a closed chat does when its visitor writes or reopens."""
+
+    REOPEN = "reopen"
+    QUEUE = "queue"
+    REFUSE = "refuse"
+
+
+@attrs.frozen
+class Identity:
+    """Who somebody is: ids are unique per role only."""
+
+    role: Role
+    id: int
+
+
+def identity_of(user: User) -> Identity:
+    return Identity(user.role, user.id)
+
+
+@attrs.frozen(kw_only=True)
+class Policy:
+    """The deployment's choices that decisions depend on. Times in seconds, 0 = off; capacity 0 = unlimited."""
+
+    capacity: int = 0
+    answer_timeout: float = 0
+    idle_timeout: float = 0
+    on_closed: OnClosed = OnClosed.REOPEN
+
+
+@attrs.frozen
+class ChatState:
+    """One chat as it stands after revision `rev`.
+
+    `operator` stays set on a closed chat: that is who it reopens with. Watermarks are the highest index that a side has
+    received or read, -1 for none. Times are whole seconds since the epoch.
+    """
+
+    uuid: UUID
+    source: str
+    owner: User
+    stage: Stage = Stage.RESERVED
+    operator: User | None = None
+    rev: int = 0
+    next_index: int = 0
+    visitor_delivered: int = -1
+    visitor_read: int = -1
+    operators_delivered: int = -1
+    operators_read: int = -1
+    last_visitor_index: int = -1
+    last_activity: int = 0
+    awaiting_since: int | None = None
+
+    def wire(self) -> Chat:
+        return Chat(
+            uuid=self.uuid,
+            widget=Widget(self.source),
+            status=self.stage.status,
+            owner_user=self.owner,
+            operator_user=self.operator,
+        )
+
+    @property
+    def listed(self) -> bool:
+        """Whether lists, feeds and counters show it."""
+        return self.stage is not Stage.RESERVED
+
+    @property
+    def active(self) -> bool:
+        return self.stage is Stage.NEW or self.stage is Stage.OPEN
+
+    def due_at(self, policy: Policy) -> float | None:
+        """When the sweeper must look at this chat next, or None."""
+        if not self.active:
+            return None
+        due: list[float] = []
+        if policy.idle_timeout:
+            due.append(self.last_activity + policy.idle_timeout)
+        if policy.answer_timeout and self.operator is not None and self.awaiting_since is not None:
+            due.append(self.awaiting_since + policy.answer_timeout)
+        return min(due, default=None)
+
+
+@attrs.frozen
+class StoredMessage:
+    """One message as committed. `author` is None for the server's own system messages; `time` is epoch seconds."""
+
+    id: int
+    index: int
+    rev: int
+    type: MessageType
+    type_role: Role
+    text: str
+    author: User | None
+    time: int
+    client_id: str | None = None
+
+
+def visible_to(message: StoredMessage, role: Role) -> bool:
+    """System messages reach only those whose role is `type_role`: live, history, resume."""
+    return message.type is MessageType.STANDARD or message.type_role is role
+
+
+def message_status(chat: ChatState, message: StoredMessage) -> MessageStatus:
+    """Computed from the counterpart's watermarks; system messages stay `new`."""
+    if message.type is MessageType.SYSTEM:
+        return MessageStatus.NEW
+    if message.type_role is Role.USER:
+        delivered, read = chat.operators_delivered, chat.operators_read
+    else:
+        delivered, read = chat.visitor_delivered, chat.visitor_read
+    if message.index <= read:
+        return MessageStatus.READ
+    return MessageStatus.DELIVERED if message.index <= delivered else MessageStatus.NEW
+
+
+def wire_message(chat: ChatState, message: StoredMessage) -> Message:
+    """The contract's message, with the chat as `chat` says."""
+    return Message(
+        id=message.id,
+        type=message.type,
+        type_role=message.type_role,
+        status=message_status(chat, message),
+        text=message.text,
+        send_time=wire_time(message.time),
+        message_index=message.index,
+        chat=chat.wire(),
+        user=message.author,
+        attachments=(),
+    )
+
+
+@attrs.frozen
+class OperatorCounters:
+    """An operator's chats, absolute, after the commit that carries revision `rev` of these counters."""
+
+    operator_id: int
+    new_chats: int = 0
+    open_chats: int = 0
+    rev: int = 0
+
+
+@attrs.frozen
+class SourceCounters:
+    """A source's `unread_chats`, absolute, after the commit that carries revision `rev` of this counter."""
+
+    source: str
+    unread_chats: int = 0
+    rev: int = 0
+
+
+@attrs.frozen
+class Contribution:
+    """What one chat adds to the counters."""
+
+    operator_id: int | None
+    new: int
+    open: int
+    unread: int
+
+
+def contribution(chat: ChatState) -> Contribution:
+    """The only definition of the counters: counters are the sum of this over all chats."""
+    active = chat.active
+    unread = int(active and chat.last_visitor_index > chat.operators_read)
+    if not active or chat.operator is None:
+        return Contribution(None, 0, 0, unread)
+    is_open = chat.stage is Stage.OPEN
+    return Contribution(chat.operator.id, int(not is_open), int(is_open), unread)
+
+
+@attrs.frozen
+class PersonRecord:
+    """What is stored of a person. `sources`, `online` matter for operators only; `online` is as last committed."""
+
+    user: User
+    sources: frozenset[str] = frozenset()
+    online: bool = False

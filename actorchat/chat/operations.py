@@ -1,0 +1,195 @@
+"""Owns what can be asked of the journal, and what comes of it. Values only; `actorchat.chat.rules` decides them.
+
+An operation is handed to the journal, decided on the chat's row in the transaction, and answered with one `Outcome`.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import attrs
+
+from actorchat.chat.model import (
+    ChatState,
+    OperatorCounters,
+    PersonRecord,
+    SourceCounters,
+    StoredMessage,
+)
+from actorchat.protocol import MessageType, Role, User
+
+__all__ = [
+    "AcceptChat",
+    "AddMessage",
+    "Changed",
+    "ChatOperation",
+    "CloseChat",
+    "Decision",
+    "MarkMessage",
+    "Operation",
+    "Outcome",
+    "PersonRecorded",
+    "RecordPerson",
+    "Refused",
+    "ReleaseChat",
+    "ReopenChat",
+    "ReserveChat",
+    "ReturnChat",
+    "SetOnline",
+    "SweepChat",
+    "TransferChat",
+    "Unchanged",
+]
+
+
+@attrs.frozen
+class AddMessage:
+    """A standard message of `author`, or a system message for `type_role` (an internal note when it has an author)."""
+
+    chat: UUID
+    author: User
+    text: str
+    attachments: tuple[UUID, ...] = ()
+    client_id: str | None = None
+    type: MessageType = MessageType.STANDARD
+    type_role: Role = Role.USER
+
+
+@attrs.frozen
+class MarkMessage:
+    """`reader` has received (or, with `read`, read) everything of the counterpart up to this message."""
+
+    chat: UUID
+    reader: User
+    message_id: int
+    read: bool
+
+
+@attrs.frozen
+class AcceptChat:
+    chat: UUID
+    by: User
+
+
+@attrs.frozen
+class CloseChat:
+    chat: UUID
+    by: User
+
+
+@attrs.frozen
+class ReopenChat:
+    chat: UUID
+    by: User
+
+
+@attrs.frozen
+class TransferChat:
+    """To the operator with the id `to`, who must be known and have the chat's source."""
+
+    chat: UUID
+    by: User
+    to: int
+
+
+@attrs.frozen
+class ReturnChat:
+    chat: UUID
+    by: User
+
+
+@attrs.frozen
+class ReleaseChat:
+    """The chat's operator went offline past the grace. Nothing happens if it is another's by now."""
+
+    chat: UUID
+    operator_id: int
+
+
+@attrs.frozen
+class SweepChat:
+    """The chat's `due_at` has passed: close it if idle, return it to the queue if unanswered."""
+
+    chat: UUID
+
+
+ChatOperation = (
+    AddMessage | MarkMessage | AcceptChat | CloseChat | ReopenChat | TransferChat | ReturnChat | ReleaseChat | SweepChat
+)
+
+
+@attrs.frozen
+class ReserveChat:
+    """A chat for `owner` at `source`: its newest one that is not closed, else a new reserved one under `chat`."""
+
+    chat: UUID
+    source: str
+    owner: User
+
+
+@attrs.frozen
+class RecordPerson:
+    """Somebody used a token. `user` holds only the claims that the token made; `claimed` names those fields."""
+
+    user: User
+    claimed: frozenset[str]
+    sources: frozenset[str] = frozenset()
+
+
+@attrs.frozen
+class SetOnline:
+    """An operator's first feed socket came, or the last one is gone past the grace."""
+
+    operator_id: int
+    online: bool
+
+
+Operation = ChatOperation | ReserveChat | RecordPerson | SetOnline
+
+
+@attrs.frozen
+class Changed:
+    """The operation was committed as revision `chat.rev`."""
+
+    chat: ChatState
+    messages: tuple[StoredMessage, ...] = ()
+    chat_changed: bool = False
+
+
+@attrs.frozen
+class Unchanged:
+    """Nothing to store: it is so already. `message` is the stored one of a repeated `client_id`."""
+
+    chat: ChatState
+    message: StoredMessage | None = None
+
+
+@attrs.frozen
+class PersonRecorded:
+    person: PersonRecord
+    changed: bool
+
+
+@attrs.frozen
+class Refused:
+    """Not stored, and never will be. `detail` is for people; `retry_after` in seconds."""
+
+    code: str
+    detail: str
+    retry_after: float | None = None
+
+
+Decision = Changed | Unchanged | PersonRecorded | Refused
+
+
+@attrs.frozen
+class Outcome:
+    """What became of one submitted operation.
+
+    `origin` is whatever the submitter attached. `counters`: those that it changed, as they stand after it.
+    """
+
+    operation: Operation
+    origin: object
+    decision: Decision
+    counters: tuple[OperatorCounters | SourceCounters, ...] = ()

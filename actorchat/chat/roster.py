@@ -1,0 +1,166 @@
+"""Owns who is in a room, and what was announced there. It belongs to the room's address and outlives its incarnations.
+
+Joining and leaving are synchronous: between two steps of anybody else. Knows no storage and decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from uuid import UUID
+
+import attrs
+
+from actorchat.chat.encoding import Encoder
+from actorchat.chat.model import (
+    ChatState,
+    Identity,
+    OperatorCounters,
+    SourceCounters,
+    StoredMessage,
+    identity_of,
+)
+from actorchat.chat.operations import Outcome
+from actorchat.chat.ports import Session
+from actorchat.chat.typing_relay import Typist
+from actorchat.protocol import Frames, Profile, Role, User, UserConnected, UserDisconnected, encode_event
+
+__all__ = ["Audience", "Member", "Position", "Roster"]
+
+TAIL = 64
+"""Announced messages that a room keeps: short gaps are filled without reading storage."""
+
+
+class Member:
+    """One socket in a room: live in an audience, or behind and reading up to the present."""
+
+    __slots__ = ("identity", "profile", "session")
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.identity = identity_of(session.user)
+        self.profile = session.profile
+
+
+@attrs.define(eq=False)
+class Audience:
+    """The live members who see the same bytes."""
+
+    role: Role
+    profile: Profile
+    members: dict[Member, None] = attrs.Factory(dict)
+
+    def push(self, frames: Frames) -> None:
+        for member in self.members:
+            member.session.push(frames)
+
+
+@attrs.define(eq=False)
+class Presence:
+    """A user and its sockets in the room; with none left it is still present until its grace ends."""
+
+    user: User
+    sockets: int = 0
+
+
+@attrs.define(eq=False)
+class Position:
+    """How far a member behind has read: every visible message up to `index`, receipts as in `seen`.
+
+    `lagging`: it was live, and the room itself sees to its reading on. `ranges` of the way to `seen` are not sent yet:
+    (author's role, exclusive low index, inclusive high index). Only the latest `reader` reads on.
+    """
+
+    index: int
+    seen: ChatState | None = None
+    lagging: bool = False
+    ranges: tuple[tuple[Role, int, int], ...] = ()
+    reader: object = None
+
+
+class Roster:
+    """`announced` is the chat as last announced, None until the room's first incarnation has read it.
+
+    `outcomes` are decided and not yet announced; `in_flight` operations are with the journal or in `outcomes`.
+    `counters` came with outcomes that are settled, and are not yet with the feed.
+    """
+
+    def __init__(self, chat: UUID, wake: Callable[[UUID], None]) -> None:
+        self.chat = chat
+        self.announced: ChatState | None = None
+        self.tail: deque[StoredMessage] = deque(maxlen=TAIL)
+        self.outcomes: deque[Outcome] = deque()
+        self.counters: list[OperatorCounters | SourceCounters] = []
+        self.in_flight = 0
+        self.entering = 0
+        self.present: dict[Identity, Presence] = {}
+        self.typists: dict[Identity, Typist] = {}
+        self.behind: dict[Member, Position] = {}
+        self.encoder = Encoder()
+        self.audiences = tuple(Audience(role, profile) for role in Role for profile in Profile)
+        self._wake = wake
+
+    def decided(self, outcomes: Sequence[Outcome]) -> None:
+        """The journal's word (`ports.Recipient`): keep it here, where a crash of the room can't lose it."""
+        idle = not self.outcomes
+        self.outcomes.extend(outcomes)
+        if idle:
+            self._wake(self.chat)
+
+    @property
+    def vacant(self) -> bool:
+        """Whether the room may sleep."""
+        return not (self.present or self.entering or self.in_flight or self.outcomes)
+
+    def members(self) -> Iterator[Member]:
+        for audience in self.audiences:
+            yield from audience.members
+        yield from self.behind
+
+    def arrive(self, member: Member, position: Position) -> None:
+        """The member's user is present from now on; the member hears of everybody present, itself included.
+
+        It is behind, at `position`, until `go_live`.
+        """
+        presence = self.present.get(member.identity)
+        if presence is None:
+            presence = self.present[member.identity] = Presence(member.session.user)
+            self._tell(UserConnected(member.session.user))
+        presence.sockets += 1
+        self.behind[member] = position
+        everybody = [encode_event(UserConnected(each.user), Profile.STRICT) for each in self.present.values()]
+        member.session.push(Frames.of(everybody))
+
+    def go_live(self, member: Member) -> None:
+        """All that is announced from now on reaches the member: one step with the last thing it missed."""
+        del self.behind[member]
+        self._audience(member).members[member] = None
+
+    def fall_behind(self, member: Member, position: Position) -> None:
+        """The member reads from storage from now on, at its own pace."""
+        del self._audience(member).members[member]
+        self.behind[member] = position
+
+    def depart(self, member: Member) -> bool:
+        """The socket is gone. True: it was its user's last one, whose grace begins."""
+        self._audience(member).members.pop(member, None)
+        self.behind.pop(member, None)
+        presence = self.present[member.identity]
+        presence.sockets -= 1
+        return presence.sockets == 0
+
+    def lapse(self, identity: Identity) -> None:
+        """The user's grace is over: unless it is back, it has left."""
+        presence = self.present.get(identity)
+        if presence is not None and presence.sockets == 0:
+            del self.present[identity]
+            self._tell(UserDisconnected(presence.user))
+
+    def _tell(self, event: UserConnected | UserDisconnected) -> None:
+        frames = Frames.of([encode_event(event, Profile.STRICT)])
+        for member in self.members():
+            member.session.push(frames)
+
+    def _audience(self, member: Member) -> Audience:
+        role, profile = member.identity.role, member.profile
+        return next(each for each in self.audiences if each.role is role and each.profile is profile)

@@ -1,0 +1,386 @@
+"""Owns what an operation does to a chat: `decide(chat, operation, situation)`. Pure functions, no IO, no clock.
+
+The store calls `decide` inside the transaction, on the chat's row as it stands there, in commit order. So every
+precondition has this one judge.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+import attrs
+
+from actorchat.chat.model import (
+    ChatState,
+    OnClosed,
+    PersonRecord,
+    Policy,
+    Stage,
+    StoredMessage,
+)
+from actorchat.chat.operations import (
+    AcceptChat,
+    AddMessage,
+    Changed,
+    ChatOperation,
+    CloseChat,
+    Decision,
+    MarkMessage,
+    RecordPerson,
+    Refused,
+    ReleaseChat,
+    ReopenChat,
+    ReturnChat,
+    SweepChat,
+    TransferChat,
+    Unchanged,
+)
+from actorchat.protocol import MessageType, RefusalCode, Role, User
+
+__all__ = ["MarkedMessage", "Situation", "decide", "prospective_operator", "record_person"]
+
+
+@attrs.frozen
+class MarkedMessage:
+    """What a mark needs to know of the message it names."""
+
+    index: int
+    type: MessageType
+    type_role: Role
+
+
+@attrs.frozen(kw_only=True)
+class Situation:
+    """What a decision may look at besides the chat, all of it as it stands in the transaction.
+
+    `now` is epoch seconds. `message_id` is the first free message id; a decision uses as many as it stores messages.
+    `load` is the sum of `new` and `open` chats of the operator whom the operation would give the chat to.
+    `prior` is the stored message of the same chat, author and `client_id`. `marked` is the chat's message that a mark
+    names, None where there is none *in this chat*. `target` is the operator a transfer names.
+    """
+
+    policy: Policy
+    now: int
+    message_id: int
+    load: int = 0
+    prior: StoredMessage | None = None
+    marked: MarkedMessage | None = None
+    target: PersonRecord | None = None
+
+
+def decide(chat: ChatState, operation: ChatOperation, situation: Situation) -> Decision:
+    """What `operation` does to `chat`: a `Changed` with the next revision, an `Unchanged`, or a `Refused`."""
+    match operation:
+        case AddMessage():
+            return _add_message(chat, operation, situation)
+        case MarkMessage():
+            return _mark(chat, operation, situation)
+        case AcceptChat(by=by):
+            return _accept(chat, by, situation)
+        case CloseChat(by=by):
+            return _close(chat, by, situation)
+        case ReopenChat(by=by):
+            return _reopen(chat, by, situation)
+        case TransferChat(by=by):
+            return _transfer(chat, by, situation)
+        case ReturnChat(by=by):
+            return _return(chat, by, situation)
+        case ReleaseChat(operator_id=operator_id):
+            if chat.active and chat.operator is not None and chat.operator.id == operator_id:
+                return _hand_over(chat, None, None, _OFFLINE, situation)
+            return Unchanged(chat)
+        case SweepChat():
+            return _sweep(chat, situation)
+        case _:
+            assert_never(operation)
+
+
+# What system messages say. Text is for people: clients go by `chat.status` and `operator_user`.
+_CLOSED = "The chat was closed."
+_REOPENED = "The chat was reopened."
+_TRANSFERRED = "The chat was passed to another operator."
+_RETURNED = "The chat was returned to the queue."
+_UNANSWERED = "The chat was returned to the queue: nobody answered in time."
+_OFFLINE = "The chat was returned to the queue: its operator went offline."
+_IDLE = "The chat was closed: nobody wrote for a while."
+
+
+def _add_message(chat: ChatState, operation: AddMessage, situation: Situation) -> Decision:
+    type_role = operation.type_role if operation.type is MessageType.SYSTEM else operation.author.role
+    prior = situation.prior
+    if prior is not None:
+        same = (prior.text, prior.type, prior.type_role) == (operation.text, operation.type, type_role)
+        if same and not operation.attachments:
+            return Unchanged(chat, prior)
+        return Refused(RefusalCode.CONFLICT, "this client_id was used for another message")
+    if operation.attachments:
+        # A message can only name uploads, and no upload is stored yet.
+        return Refused(RefusalCode.ATTACHMENT_UNKNOWN, "there is no such attachment")
+    author, now, index = operation.author, situation.now, chat.next_index
+    stage, operator, awaiting = chat.stage, chat.operator, chat.awaiting_since
+    last_visitor_index = chat.last_visitor_index
+    if operation.type is MessageType.SYSTEM:
+        if stage is Stage.RESERVED:
+            return Refused(RefusalCode.CONFLICT, "the chat has no message yet")
+    elif author.role is Role.USER:
+        if stage is Stage.RESERVED:
+            stage = Stage.NEW
+        elif stage is Stage.CLOSED:
+            reopened = _reopened_for_visitor(chat, situation)
+            if isinstance(reopened, Refused):
+                return reopened
+            stage, operator = reopened
+        last_visitor_index = index
+        awaiting = now if awaiting is None else awaiting
+    else:
+        taken = _taken_by(chat, author, situation)
+        if isinstance(taken, Refused):
+            return taken
+        stage, operator, awaiting = Stage.OPEN, taken, None
+    # Spelled out, not evolved: this is the one decision made for every message.
+    after = ChatState(
+        chat.uuid,
+        chat.source,
+        chat.owner,
+        stage,
+        operator,
+        chat.rev + 1,
+        index + 1,
+        chat.visitor_delivered,
+        chat.visitor_read,
+        chat.operators_delivered,
+        chat.operators_read,
+        last_visitor_index,
+        now,
+        awaiting,
+    )
+    message = StoredMessage(
+        situation.message_id,
+        index,
+        after.rev,
+        operation.type,
+        type_role,
+        operation.text,
+        author,
+        now,
+        operation.client_id,
+    )
+    return Changed(after, (message,), _changed(chat, after))
+
+
+def _taken_by(chat: ChatState, operator: User, situation: Situation) -> User | Refused:
+    """The chat's operator after `operator` accepted it or wrote a standard message."""
+    current = chat.operator
+    if chat.stage is Stage.OPEN:
+        if current is not None and current.id == operator.id:
+            return current
+        return Refused(RefusalCode.NOT_OWNER, "the chat is open with another operator")
+    counted = chat.active and current is not None and current.id == operator.id
+    if not counted and _full(situation):
+        return Refused(RefusalCode.OVER_CAPACITY, f"you have {situation.load} chats already")
+    return operator
+
+
+def _full(situation: Situation) -> bool:
+    return 0 < situation.policy.capacity <= situation.load
+
+
+def _reopened_for_visitor(chat: ChatState, situation: Situation) -> tuple[Stage, User | None] | Refused:
+    match situation.policy.on_closed:
+        case OnClosed.REFUSE:
+            return Refused(RefusalCode.CHAT_CLOSED, "the chat is closed")
+        case OnClosed.QUEUE:
+            return Stage.NEW, None
+        case OnClosed.REOPEN:
+            # A full operator can't take it back: capacity is never passed, so it waits in the queue.
+            if chat.operator is None or _full(situation):
+                return Stage.NEW, None
+            return Stage.OPEN, chat.operator
+        case _:
+            assert_never(situation.policy.on_closed)
+
+
+def _mark(chat: ChatState, operation: MarkMessage, situation: Situation) -> Decision:
+    side, marked = operation.reader.role, situation.marked
+    if marked is None or (marked.type is MessageType.SYSTEM and marked.type_role is not side):
+        return Refused("message_not_found", "there is no such message in this chat")
+    if marked.type is MessageType.SYSTEM or marked.type_role is side:
+        return Refused("not_markable", "only messages of the other side are marked")
+    if side is Role.USER:
+        delivered, read = chat.visitor_delivered, chat.visitor_read
+    else:
+        delivered, read = chat.operators_delivered, chat.operators_read
+    to_delivered = max(delivered, marked.index)
+    to_read = max(read, marked.index) if operation.read else read
+    if (to_delivered, to_read) == (delivered, read):
+        return Unchanged(chat)
+    if side is Role.USER:
+        after = attrs.evolve(chat, rev=chat.rev + 1, visitor_delivered=to_delivered, visitor_read=to_read)
+    else:
+        after = attrs.evolve(chat, rev=chat.rev + 1, operators_delivered=to_delivered, operators_read=to_read)
+    return Changed(after)
+
+
+def _accept(chat: ChatState, by: User, situation: Situation) -> Decision:
+    if chat.stage is Stage.CLOSED:
+        return Refused(RefusalCode.CHAT_CLOSED, "the chat is closed")
+    taken = _taken_by(chat, by, situation)
+    if isinstance(taken, Refused):
+        return taken
+    if chat.stage is Stage.OPEN:
+        return Unchanged(chat)
+    return _transition(chat, situation, stage=Stage.OPEN, operator=taken)
+
+
+def _close(chat: ChatState, by: User, situation: Situation) -> Decision:
+    refused = _not_active(chat)
+    if refused is not None:
+        return refused
+    if by.role is Role.OPERATOR and chat.operator is not None and chat.operator.id != by.id:
+        return Refused(RefusalCode.NOT_OWNER, "the chat is another operator's")
+    return _closed(chat, by, _CLOSED, situation)
+
+
+def _closed(chat: ChatState, by: User | None, text: str, situation: Situation) -> Changed:
+    return _transition(chat, situation, stage=Stage.CLOSED, awaiting_since=None, say=((Role.USER, text),), by=by)
+
+
+def _reopen(chat: ChatState, by: User, situation: Situation) -> Decision:
+    if chat.stage is not Stage.CLOSED:
+        return Refused(RefusalCode.CONFLICT, "the chat is not closed")
+    if by.role is Role.USER:
+        reopened = _reopened_for_visitor(chat, situation)
+        if isinstance(reopened, Refused):
+            return reopened
+        stage, operator = reopened
+    else:
+        taken = _taken_by(chat, by, situation)
+        if isinstance(taken, Refused):
+            return taken
+        stage, operator = Stage.OPEN, taken
+    say = ((Role.USER, _REOPENED),)
+    return _transition(chat, situation, stage=stage, operator=operator, say=say, by=by)
+
+
+def _transfer(chat: ChatState, by: User, situation: Situation) -> Decision:
+    refused = _not_active(chat)
+    if refused is not None:
+        return refused
+    target = situation.target
+    if target is None or chat.source not in target.sources:
+        return Refused("not_found", "there is no such operator at this chat's source")
+    if chat.operator is not None and chat.operator.id == target.user.id:
+        return Unchanged(chat)
+    if _full(situation):
+        return Refused(RefusalCode.OVER_CAPACITY, f"that operator has {situation.load} chats already")
+    return _hand_over(chat, target.user, by, _TRANSFERRED, situation)
+
+
+def _return(chat: ChatState, by: User, situation: Situation) -> Decision:
+    refused = _not_active(chat)
+    if refused is not None:
+        return refused
+    if chat.operator is None or chat.operator.id != by.id:
+        return Refused(RefusalCode.NOT_OWNER, "the chat is not yours")
+    return _hand_over(chat, None, by, _RETURNED, situation)
+
+
+def _hand_over(chat: ChatState, to: User | None, by: User | None, text: str, situation: Situation) -> Changed:
+    # Whoever gets the chat gets the whole answer time.
+    awaiting = None if chat.awaiting_since is None else situation.now
+    say = ((Role.USER, text), (Role.OPERATOR, text))
+    return _transition(chat, situation, stage=Stage.NEW, operator=to, awaiting_since=awaiting, say=say, by=by)
+
+
+def _sweep(chat: ChatState, situation: Situation) -> Decision:
+    policy, now = situation.policy, situation.now
+    if not chat.active:
+        return Unchanged(chat)
+    if policy.idle_timeout and now >= chat.last_activity + policy.idle_timeout:
+        return _closed(chat, None, _IDLE, situation)
+    waiting = chat.operator is not None and chat.awaiting_since is not None
+    if policy.answer_timeout and waiting and now >= (chat.awaiting_since or 0) + policy.answer_timeout:
+        return _hand_over(chat, None, None, _UNANSWERED, situation)
+    return Unchanged(chat)
+
+
+def _not_active(chat: ChatState) -> Refused | None:
+    if chat.stage is Stage.CLOSED:
+        return Refused(RefusalCode.CHAT_CLOSED, "the chat is closed")
+    if chat.stage is Stage.RESERVED:
+        return Refused(RefusalCode.CONFLICT, "the chat has no message yet")
+    return None
+
+
+class _Same:
+    """Marks what a transition leaves as it is."""
+
+
+_SAME = _Same()
+
+
+def _transition(
+    chat: ChatState,
+    situation: Situation,
+    *,
+    stage: Stage,
+    operator: User | _Same | None = _SAME,
+    awaiting_since: int | _Same | None = _SAME,
+    say: tuple[tuple[Role, str], ...] = (),
+    by: User | None = None,
+) -> Changed:
+    """The next revision, with a system message for each (role, text) of `say`."""
+    rev, now = chat.rev + 1, situation.now
+    messages = tuple(
+        StoredMessage(
+            id=situation.message_id + offset,
+            index=chat.next_index + offset,
+            rev=rev,
+            type=MessageType.SYSTEM,
+            type_role=role,
+            text=text,
+            author=by,
+            time=now,
+        )
+        for offset, (role, text) in enumerate(say)
+    )
+    after = attrs.evolve(
+        chat,
+        stage=stage,
+        operator=chat.operator if isinstance(operator, _Same) else operator,
+        awaiting_since=chat.awaiting_since if isinstance(awaiting_since, _Same) else awaiting_since,
+        rev=rev,
+        next_index=chat.next_index + len(messages),
+        last_activity=now,
+    )
+    return Changed(after, messages, _changed(chat, after))
+
+
+def _changed(before: ChatState, after: ChatState) -> bool:
+    """Whether `chat_updated` is due."""
+    return before.stage is not after.stage or _operator_id(before) != _operator_id(after)
+
+
+def _operator_id(chat: ChatState) -> int | None:
+    return None if chat.operator is None else chat.operator.id
+
+
+def prospective_operator(chat: ChatState, operation: ChatOperation) -> int | None:
+    """Whose load `Situation.load` must be: the operator that `operation` may give the chat to."""
+    match operation:
+        case AddMessage(author=user) | AcceptChat(by=user) | ReopenChat(by=user):
+            return user.id if user.role is Role.OPERATOR else _operator_id(chat)
+        case TransferChat(to=operator_id):
+            return operator_id
+        case _:
+            return None
+
+
+def record_person(stored: PersonRecord | None, operation: RecordPerson) -> PersonRecord:
+    """The stored profile after a token's use: claims win, what a token omits keeps what is stored."""
+    if stored is None:
+        return PersonRecord(operation.user, operation.sources)
+    claims = {name: getattr(operation.user, name) for name in operation.claimed}
+    user = attrs.evolve(stored.user, **claims) if claims else stored.user
+    sources = operation.sources if operation.user.role is Role.OPERATOR else stored.sources
+    return PersonRecord(user, sources, stored.online)

@@ -1,0 +1,62 @@
+"""What a user may ask, and how much."""
+
+from uuid import uuid4
+
+import pytest
+import trio
+import trio.testing
+
+from actorchat.chat.limits import Intake, Limits, RateLimiter, check_message
+from actorchat.chat.model import Identity
+from actorchat.chat.operations import Refused
+from actorchat.protocol import Role
+
+ANNA = Identity(Role.USER, 7)
+
+
+def test_a_burst_passes_and_then_the_rate_holds() -> None:
+    bucket = RateLimiter(Limits(messages_per_second=10, burst=3)).bucket(ANNA, 0.0)
+    assert bucket is not None
+    assert [bucket.take(0.0) for _ in range(3)] == [0.0, 0.0, 0.0]
+    assert bucket.take(0.0) == pytest.approx(0.1)
+    assert bucket.take(0.1) == 0.0
+
+
+def test_all_sockets_of_a_user_share_one_bucket() -> None:
+    limiter = RateLimiter(Limits())
+    assert limiter.bucket(ANNA, 0.0) is limiter.bucket(Identity(Role.USER, 7), 1.0)
+    assert limiter.bucket(ANNA, 0.0) is not limiter.bucket(Identity(Role.OPERATOR, 7), 0.0)
+
+
+def test_no_rate_means_no_bucket() -> None:
+    assert RateLimiter(Limits(messages_per_second=0)).bucket(ANNA, 0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "attachments", "code"),
+    [("", 0, "empty"), ("x" * 4_001, 0, "too_long"), ("x", 11, "too_many_attachments")],
+)
+def test_a_message_out_of_bounds_is_refused(text: str, attachments: int, code: str) -> None:
+    refused = check_message(text, tuple(uuid4() for _ in range(attachments)), Limits())
+    assert refused is not None
+    assert refused.code == code
+
+
+@pytest.mark.parametrize(("text", "attachments"), [("x" * 4_000, 10), ("", 1)])
+def test_a_message_at_the_bounds_passes(text: str, attachments: int) -> None:
+    assert check_message(text, tuple(uuid4() for _ in range(attachments)), Limits()) is None
+
+
+async def test_an_intake_refuses_over_its_capacity_and_while_draining() -> None:
+    intake = Intake(1)
+    assert intake.take() is None
+    overloaded = intake.take()
+    assert isinstance(overloaded, Refused)
+    assert overloaded.code == "overloaded"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(intake.drain)
+        await trio.testing.wait_all_tasks_blocked()
+        draining = intake.take()
+        assert isinstance(draining, Refused)
+        assert draining.code == "draining"
+        intake.done()

@@ -1,0 +1,353 @@
+"""What operations do to chats: the transition table of the contract's semantics, line by line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actorchat.chat.model import (
+    ChatState,
+    OnClosed,
+    PersonRecord,
+    Policy,
+    Stage,
+    StoredMessage,
+    contribution,
+    message_status,
+)
+from actorchat.chat.operations import (
+    AcceptChat,
+    AddMessage,
+    Changed,
+    ChatOperation,
+    CloseChat,
+    Decision,
+    MarkMessage,
+    RecordPerson,
+    Refused,
+    ReleaseChat,
+    ReopenChat,
+    ReturnChat,
+    SweepChat,
+    TransferChat,
+    Unchanged,
+)
+from actorchat.chat.rules import MarkedMessage, Situation, decide, prospective_operator, record_person
+from actorchat.protocol import MessageStatus, MessageType, Role, User
+from tests.chat.people import ANNA, CHAT, OLGA, PETR, chat
+
+NOW = 1_000
+
+
+def situation(**changes: Any) -> Situation:
+    return attrs.evolve(Situation(policy=Policy(), now=NOW, message_id=50), **changes)
+
+
+def put(state: ChatState, operation: ChatOperation, **changes: Any) -> Changed:
+    decision = decide(state, operation, situation(**changes))
+    assert isinstance(decision, Changed), decision
+    return decision
+
+
+def code(decision: Decision) -> str:
+    assert isinstance(decision, Refused), decision
+    return decision.code
+
+
+def says(author: User, text: str = "hi") -> AddMessage:
+    return AddMessage(CHAT, author, text)
+
+
+NOTE = AddMessage(CHAT, OLGA, "careful", type=MessageType.SYSTEM, type_role=Role.OPERATOR)
+
+
+def test_the_first_message_of_the_visitor_makes_a_reserved_chat_new() -> None:
+    changed = put(chat(), says(ANNA))
+    assert (changed.chat.stage, changed.chat.operator, changed.chat_changed) == (Stage.NEW, None, True)
+    (message,) = changed.messages
+    assert (message.id, message.index, message.rev, message.time) == (50, 0, 1, NOW)
+
+
+@pytest.mark.parametrize("stage", [Stage.RESERVED, Stage.NEW])
+@pytest.mark.parametrize("operation", [says(OLGA), AcceptChat(CHAT, OLGA)])
+def test_an_operator_who_accepts_or_answers_a_waiting_chat_opens_it(stage: Stage, operation: ChatOperation) -> None:
+    changed = put(chat(stage), operation)
+    assert (changed.chat.stage, changed.chat.operator, changed.chat_changed) == (Stage.OPEN, OLGA, True)
+
+
+@pytest.mark.parametrize(
+    "operation", [says(PETR), AcceptChat(CHAT, PETR), CloseChat(CHAT, PETR), ReturnChat(CHAT, PETR)]
+)
+def test_a_chat_open_with_another_operator_is_not_ones_own(operation: ChatOperation) -> None:
+    assert code(decide(chat(Stage.OPEN, OLGA), operation, situation())) == "not_owner"
+
+
+def test_accepting_ones_own_open_chat_changes_nothing() -> None:
+    state = chat(Stage.OPEN, OLGA)
+    assert decide(state, AcceptChat(CHAT, OLGA), situation()) == Unchanged(state)
+
+
+def test_any_operator_may_answer_a_chat_that_waits_for_another() -> None:
+    assert put(chat(Stage.NEW, OLGA), says(PETR)).chat.operator == PETR
+
+
+def test_a_message_into_ones_own_open_chat_is_no_chat_update() -> None:
+    assert not put(chat(Stage.OPEN, OLGA), says(OLGA)).chat_changed
+
+
+@pytest.mark.parametrize("operation", [says(OLGA), AcceptChat(CHAT, OLGA)])
+def test_a_full_operator_gets_no_further_chat(operation: ChatOperation) -> None:
+    full = situation(policy=Policy(capacity=3), load=3)
+    assert code(decide(chat(Stage.NEW), operation, full)) == "over_capacity"
+
+
+def test_a_full_operator_may_open_a_chat_that_was_counted_for_it_already() -> None:
+    changed = put(chat(Stage.NEW, OLGA), AcceptChat(CHAT, OLGA), policy=Policy(capacity=3), load=3)
+    assert changed.chat.stage is Stage.OPEN
+
+
+def test_transfer_gives_the_chat_and_tells_each_role() -> None:
+    target = PersonRecord(PETR, frozenset({"lk"}))
+    changed = put(chat(Stage.OPEN, OLGA), TransferChat(CHAT, OLGA, PETR.id), target=target)
+    assert (changed.chat.stage, changed.chat.operator) == (Stage.NEW, PETR)
+    assert [message.type_role for message in changed.messages] == [Role.USER, Role.OPERATOR]
+    assert [message.index for message in changed.messages] == [0, 1]
+    assert all(message.author == OLGA and message.type is MessageType.SYSTEM for message in changed.messages)
+
+
+@pytest.mark.parametrize("target", [None, PersonRecord(PETR, frozenset({"shop"}))])
+def test_a_transfer_goes_only_to_operators_of_the_source(target: PersonRecord | None) -> None:
+    decision = decide(chat(Stage.OPEN, OLGA), TransferChat(CHAT, OLGA, PETR.id), situation(target=target))
+    assert code(decision) == "not_found"
+
+
+def test_a_transfer_to_a_full_operator_is_refused() -> None:
+    full = situation(target=PersonRecord(PETR, frozenset({"lk"})), policy=Policy(capacity=1), load=1)
+    assert code(decide(chat(Stage.OPEN, OLGA), TransferChat(CHAT, OLGA, PETR.id), full)) == "over_capacity"
+
+
+def test_return_puts_the_chat_back_into_the_queue() -> None:
+    changed = put(chat(Stage.OPEN, OLGA), ReturnChat(CHAT, OLGA))
+    assert (changed.chat.stage, changed.chat.operator, len(changed.messages)) == (Stage.NEW, None, 2)
+
+
+@pytest.mark.parametrize("by", [ANNA, OLGA])
+def test_either_side_closes_and_the_visitor_is_told_by_a_system_message(by: User) -> None:
+    changed = put(chat(Stage.OPEN, OLGA), CloseChat(CHAT, by))
+    assert (changed.chat.stage, changed.chat.operator) == (Stage.CLOSED, OLGA)
+    assert [(each.type, each.type_role) for each in changed.messages] == [(MessageType.SYSTEM, Role.USER)]
+
+
+@pytest.mark.parametrize(
+    ("operation", "expected"),
+    [
+        (AcceptChat(CHAT, OLGA), "chat_closed"),
+        (CloseChat(CHAT, OLGA), "chat_closed"),
+        (TransferChat(CHAT, OLGA, 2), "chat_closed"),
+        (ReturnChat(CHAT, OLGA), "chat_closed"),
+    ],
+)
+def test_a_closed_chat_refuses_transitions(operation: ChatOperation, expected: str) -> None:
+    assert code(decide(chat(Stage.CLOSED, OLGA), operation, situation())) == expected
+
+
+@pytest.mark.parametrize(
+    "operation", [NOTE, CloseChat(CHAT, ANNA), TransferChat(CHAT, OLGA, 2), ReturnChat(CHAT, OLGA)]
+)
+def test_a_chat_without_a_message_refuses_what_needs_one(operation: ChatOperation) -> None:
+    assert code(decide(chat(), operation, situation())) == "conflict"
+
+
+def test_reopening_a_chat_that_is_not_closed_is_a_conflict() -> None:
+    assert code(decide(chat(Stage.OPEN, OLGA), ReopenChat(CHAT, ANNA), situation())) == "conflict"
+
+
+@pytest.mark.parametrize("operation", [says(ANNA), ReopenChat(CHAT, ANNA)])
+@pytest.mark.parametrize(
+    ("on_closed", "had", "stage", "operator"),
+    [
+        (OnClosed.REOPEN, OLGA, Stage.OPEN, OLGA),
+        (OnClosed.REOPEN, None, Stage.NEW, None),
+        (OnClosed.QUEUE, OLGA, Stage.NEW, None),
+    ],
+)
+def test_the_visitor_comes_back_to_a_closed_chat_as_the_source_says(
+    operation: ChatOperation, on_closed: OnClosed, had: User | None, stage: Stage, operator: User | None
+) -> None:
+    changed = put(chat(Stage.CLOSED, had), operation, policy=Policy(on_closed=on_closed))
+    assert (changed.chat.stage, changed.chat.operator, changed.chat_changed) == (stage, operator, True)
+
+
+@pytest.mark.parametrize("operation", [says(ANNA), ReopenChat(CHAT, ANNA)])
+def test_a_source_may_refuse_writing_into_a_closed_chat(operation: ChatOperation) -> None:
+    refusing = situation(policy=Policy(on_closed=OnClosed.REFUSE))
+    assert code(decide(chat(Stage.CLOSED, OLGA), operation, refusing)) == "chat_closed"
+
+
+def test_a_chat_does_not_reopen_with_a_full_operator() -> None:
+    changed = put(chat(Stage.CLOSED, OLGA), says(ANNA), policy=Policy(capacity=1), load=1)
+    assert (changed.chat.stage, changed.chat.operator) == (Stage.NEW, None)
+
+
+@pytest.mark.parametrize("operation", [says(PETR), ReopenChat(CHAT, PETR)])
+def test_an_operator_reopens_a_closed_chat_for_itself(operation: ChatOperation) -> None:
+    changed = put(chat(Stage.CLOSED, OLGA), operation)
+    assert (changed.chat.stage, changed.chat.operator) == (Stage.OPEN, PETR)
+
+
+def test_an_operator_gone_offline_loses_its_chat_but_not_anothers() -> None:
+    assert put(chat(Stage.OPEN, OLGA), ReleaseChat(CHAT, OLGA.id)).chat.stage is Stage.NEW
+    assert isinstance(decide(chat(Stage.OPEN, PETR), ReleaseChat(CHAT, OLGA.id), situation()), Unchanged)
+
+
+def test_an_idle_chat_is_closed_when_swept_and_not_before() -> None:
+    policy = Policy(idle_timeout=60)
+    state = attrs.evolve(chat(Stage.OPEN, OLGA), last_activity=NOW - 60)
+    assert state.due_at(policy) == NOW
+    assert put(state, SweepChat(CHAT), policy=policy).chat.stage is Stage.CLOSED
+    early = decide(state, SweepChat(CHAT), situation(policy=policy, now=NOW - 1))
+    assert early == Unchanged(state)
+
+
+def test_an_unanswered_chat_goes_back_to_the_queue() -> None:
+    policy = Policy(answer_timeout=30)
+    asked = put(chat(Stage.OPEN, OLGA), says(ANNA), policy=policy).chat
+    assert asked.due_at(policy) == NOW + 30
+    swept = put(asked, SweepChat(CHAT), policy=policy, now=NOW + 30)
+    assert (swept.chat.stage, swept.chat.operator) == (Stage.NEW, None)
+
+
+def test_an_answer_stops_the_answer_timer() -> None:
+    asked = put(chat(Stage.OPEN, OLGA), says(ANNA)).chat
+    assert put(asked, says(OLGA)).chat.due_at(Policy(answer_timeout=30)) is None
+
+
+def test_a_note_neither_opens_nor_answers() -> None:
+    changed = put(chat(Stage.NEW), NOTE)
+    assert (changed.chat.stage, changed.chat.operator, changed.chat_changed) == (Stage.NEW, None, False)
+    assert changed.messages[0].type_role is Role.OPERATOR
+
+
+STORED = StoredMessage(9, 0, 1, MessageType.STANDARD, Role.USER, "hi", ANNA, NOW, "k1")
+
+
+def test_a_repeated_client_id_gets_the_stored_message() -> None:
+    state = chat(Stage.NEW)
+    repeat = AddMessage(CHAT, ANNA, "hi", client_id="k1")
+    assert decide(state, repeat, situation(prior=STORED)) == Unchanged(state, STORED)
+
+
+def test_a_client_id_used_for_another_body_is_a_conflict() -> None:
+    other = AddMessage(CHAT, ANNA, "something else", client_id="k1")
+    assert code(decide(chat(Stage.NEW), other, situation(prior=STORED))) == "conflict"
+
+
+def test_a_repeated_client_id_is_answered_even_when_the_chat_refuses_messages() -> None:
+    refusing = situation(prior=STORED, policy=Policy(on_closed=OnClosed.REFUSE))
+    repeat = AddMessage(CHAT, ANNA, "hi", client_id="k1")
+    assert isinstance(decide(chat(Stage.CLOSED), repeat, refusing), Unchanged)
+
+
+def test_an_unknown_attachment_is_refused() -> None:
+    operation = AddMessage(CHAT, ANNA, "", attachments=(CHAT,))
+    assert code(decide(chat(), operation, situation())) == "attachment_unknown"
+
+
+VISITORS = MarkedMessage(4, MessageType.STANDARD, Role.USER)
+
+
+def test_read_implies_delivered_and_a_repeat_changes_nothing() -> None:
+    read = MarkMessage(CHAT, OLGA, 9, read=True)
+    changed = put(chat(Stage.OPEN, OLGA), read, marked=VISITORS)
+    assert (changed.chat.operators_delivered, changed.chat.operators_read, changed.chat.rev) == (4, 4, 1)
+    assert isinstance(decide(changed.chat, read, situation(marked=VISITORS)), Unchanged)
+    delivered = MarkMessage(CHAT, OLGA, 9, read=False)
+    assert isinstance(decide(changed.chat, delivered, situation(marked=VISITORS)), Unchanged)
+
+
+@pytest.mark.parametrize(
+    ("marked", "expected"),
+    [
+        (None, "message_not_found"),
+        (MarkedMessage(4, MessageType.SYSTEM, Role.USER), "message_not_found"),
+        (MarkedMessage(4, MessageType.SYSTEM, Role.OPERATOR), "not_markable"),
+        (MarkedMessage(4, MessageType.STANDARD, Role.OPERATOR), "not_markable"),
+    ],
+)
+def test_only_the_other_sides_standard_messages_are_marked(marked: MarkedMessage | None, expected: str) -> None:
+    mark = MarkMessage(CHAT, OLGA, 9, read=True)
+    assert code(decide(chat(Stage.OPEN, OLGA), mark, situation(marked=marked))) == expected
+
+
+@given(marks=st.lists(st.tuples(st.sampled_from([ANNA, OLGA]), st.integers(0, 20), st.booleans()), max_size=30))
+def test_watermarks_never_go_back_and_read_never_passes_delivered(
+    marks: list[tuple[User, int, bool]],
+) -> None:
+    state = chat(Stage.OPEN, OLGA)
+    for reader, index, read in marks:
+        other = Role.OPERATOR if reader.role is Role.USER else Role.USER
+        marked = MarkedMessage(index, MessageType.STANDARD, other)
+        decision = decide(state, MarkMessage(CHAT, reader, 1, read), situation(marked=marked))
+        if isinstance(decision, Changed):
+            after = decision.chat
+            assert after.rev == state.rev + 1
+            assert after.operators_read >= state.operators_read
+            assert after.visitor_delivered >= state.visitor_delivered
+            assert after.operators_read <= after.operators_delivered
+            assert after.visitor_read <= after.visitor_delivered
+            state = after
+
+
+@pytest.mark.parametrize(
+    ("delivered", "read", "expected"),
+    [(-1, -1, MessageStatus.NEW), (0, -1, MessageStatus.DELIVERED), (0, 0, MessageStatus.READ)],
+)
+def test_a_messages_status_follows_the_counterparts_watermarks(
+    delivered: int, read: int, expected: MessageStatus
+) -> None:
+    state = attrs.evolve(chat(Stage.OPEN), operators_delivered=delivered, operators_read=read)
+    assert message_status(state, STORED) is expected
+
+
+@pytest.mark.parametrize(
+    ("stage", "operator", "new", "opened", "unread"),
+    [
+        (Stage.RESERVED, None, 0, 0, 0),
+        (Stage.NEW, None, 0, 0, 1),
+        (Stage.NEW, OLGA, 1, 0, 1),
+        (Stage.OPEN, OLGA, 0, 1, 1),
+        (Stage.CLOSED, OLGA, 0, 0, 0),
+    ],
+)
+def test_what_a_chat_with_an_unread_message_adds_to_the_counters(
+    stage: Stage, operator: User | None, new: int, opened: int, unread: int
+) -> None:
+    share = contribution(attrs.evolve(chat(stage, operator), last_visitor_index=0))
+    assert (share.new, share.open, share.unread) == (new, opened, unread)
+    assert share.operator_id == (OLGA.id if new or opened else None)
+
+
+@pytest.mark.parametrize(
+    ("operation", "expected"),
+    [
+        (says(PETR), PETR.id),
+        (says(ANNA), OLGA.id),
+        (ReopenChat(CHAT, ANNA), OLGA.id),
+        (TransferChat(CHAT, OLGA, 2), 2),
+        (CloseChat(CHAT, OLGA), None),
+    ],
+)
+def test_whose_load_a_decision_looks_at(operation: ChatOperation, expected: int | None) -> None:
+    assert prospective_operator(chat(Stage.CLOSED, OLGA), operation) == expected
+
+
+def test_claims_win_and_what_a_token_omits_keeps_what_is_stored() -> None:
+    stored = PersonRecord(attrs.evolve(OLGA, avatar="/o.png"), frozenset({"lk"}), online=True)
+    claims = User(OLGA.id, Role.OPERATOR, firstname="Olya")
+    person = record_person(stored, RecordPerson(claims, frozenset({"firstname"}), frozenset({"shop"})))
+    assert (person.user.firstname, person.user.avatar) == ("Olya", "/o.png")
+    assert (person.sources, person.online) == (frozenset({"shop"}), True)
