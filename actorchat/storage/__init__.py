@@ -1,0 +1,25 @@
+"""Owns where chats live: the journal that commits them, the stores, the way to read.
+
+Knows neither sockets nor actors. `open_store` opens what a URL names, `open_journal` commits to it; `Store`
+is what a new kind of storage provides.
+"""
+
+from actorchat.storage.journal import Journal, JournalStatistics, open_journal
+from actorchat.storage.opening import Storage, open_store
+from actorchat.storage.store import Batch, CommitInDoubt, Decided, Store, StoreUrlError
+from actorchat.storage.threads import InPlace, Runner
+
+__all__ = [
+    "Batch",
+    "CommitInDoubt",
+    "Decided",
+    "InPlace",
+    "Journal",
+    "JournalStatistics",
+    "Runner",
+    "Storage",
+    "Store",
+    "StoreUrlError",
+    "open_journal",
+    "open_store",
+]

@@ -1,0 +1,66 @@
+"""Owns the chat's way to read: `actorchat.chat.ports.Archive` over any store and `Runner`.
+
+Knows no particular store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import TypeVar
+from uuid import UUID
+
+import trio
+
+from actorchat.chat.model import ChatState, Identity, PersonRecord
+from actorchat.chat.ports import ChatFilter, FeedSnapshot, OperatorRecord, Page
+from actorchat.protocol import Role
+from actorchat.storage.store import Reads
+from actorchat.storage.threads import Runner
+
+__all__ = ["StoreArchive"]
+
+T = TypeVar("T")
+
+
+class StoreArchive:
+    """Runs each read of `store` in `runner`."""
+
+    def __init__(self, store: Reads, runner: Runner) -> None:
+        self._store = store
+        self._runner = runner
+
+    async def _run(self, read: Callable[[], T]) -> T:
+        # What runs a read is never cancelled, and a caller that pages must be.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        return await self._runner.run(read)
+
+    async def chat(self, chat: UUID) -> ChatState | None:
+        return await self._run(partial(self._store.chat, chat))
+
+    async def newest(self, chat: UUID, role: Role, *, before: int | None, limit: int) -> Page | None:
+        return await self._run(partial(self._store.newest, chat, role, before=before, limit=limit))
+
+    async def after(self, chat: UUID, role: Role, *, after: int, limit: int) -> Page | None:
+        return await self._run(partial(self._store.after, chat, role, after=after, limit=limit))
+
+    async def since(self, chat: UUID, *, rev: int, limit: int) -> Page | None:
+        return await self._run(partial(self._store.since, chat, rev=rev, limit=limit))
+
+    async def authored(self, chat: UUID, author_role: Role, *, after: int, upto: int, limit: int) -> Page | None:
+        return await self._run(partial(self._store.authored, chat, author_role, after=after, upto=upto, limit=limit))
+
+    async def chats(self, which: ChatFilter) -> tuple[ChatState, ...]:
+        return await self._run(partial(self._store.chats, which))
+
+    async def person(self, identity: Identity) -> PersonRecord | None:
+        return await self._run(partial(self._store.person, identity))
+
+    async def operators(self, sources: Collection[str] | None) -> tuple[OperatorRecord, ...]:
+        return await self._run(partial(self._store.operators, sources))
+
+    async def feed_snapshot(self, sources: Collection[str], limit: int) -> FeedSnapshot:
+        return await self._run(partial(self._store.feed_snapshot, sources, limit))
+
+    async def due(self, now: float, limit: int) -> tuple[UUID, ...]:
+        return await self._run(partial(self._store.due, now, limit))

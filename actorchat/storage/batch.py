@@ -1,0 +1,401 @@
+"""Owns how a batch is decided: each operation in order on what the ones before it left.
+
+Pure; knows no SQL and no clock. `actorchat.chat.rules` judges one operation; here is what surrounds it:
+idempotency, counters, reservation, people.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+from uuid import UUID
+
+import attrs
+
+from actorchat.chat.model import (
+    ChatState,
+    Contribution,
+    OperatorCounters,
+    PersonRecord,
+    Policy,
+    SourceCounters,
+    Stage,
+    StoredMessage,
+    contribution,
+)
+from actorchat.chat.operations import (
+    AcceptChat,
+    AddMessage,
+    Changed,
+    ChatOperation,
+    CloseChat,
+    MarkMessage,
+    Operation,
+    PersonRecorded,
+    RecordPerson,
+    Refused,
+    ReopenChat,
+    ReserveChat,
+    ReturnChat,
+    SetOnline,
+    TransferChat,
+    Unchanged,
+)
+from actorchat.chat.ports import StorageUnavailable
+from actorchat.chat.rules import MarkedMessage, Situation, decide, prospective_operator, record_person
+from actorchat.protocol import RefusalCode, User
+from actorchat.storage.rows import (
+    KEY_HORIZON,
+    ChatRow,
+    Messages,
+    PersonKey,
+    RecentKeys,
+    Rows,
+    person_key,
+    with_known_people,
+)
+from actorchat.storage.store import Counters, Decided
+
+__all__ = ["Changes", "Draft", "NewKeys", "apply_changes", "decide_batch", "decide_each"]
+
+_log = logging.getLogger("actorchat.storage")
+
+_NO_COUNTERS: Final[Counters] = ()
+_NO_CHAT: Final[Decided] = (Refused("not_found", "there is no such chat"), _NO_COUNTERS)
+_NO_OPERATOR: Final[Decided] = (Refused("not_found", "there is no such operator"), _NO_COUNTERS)
+
+
+class NewKeys:
+    """The idempotency keys that one author added to one chat in this batch, over those that are committed."""
+
+    __slots__ = ("added", "committed", "count")
+
+    def __init__(self, committed: RecentKeys | None) -> None:
+        self.committed = committed
+        self.count = 0 if committed is None else committed.count
+        self.added: dict[str, tuple[int, int]] = {}
+
+    def find(self, client_id: str) -> int | None:
+        """The index of the message with that key, if it is among the last `KEY_HORIZON`."""
+        entry = self.added.get(client_id)
+        if entry is None and self.committed is not None:
+            entry = self.committed.get(client_id)
+        if entry is None or entry[0] < self.count - KEY_HORIZON:
+            return None
+        return entry[1]
+
+    def add(self, client_id: str, index: int) -> None:
+        self.added.pop(client_id, None)
+        self.added[client_id] = (self.count, index)
+        self.count += 1
+
+
+class Draft:
+    """One chat during a batch. `before` is what the batch found.
+
+    A chat that the batch creates has no `row`, and gets its `number` from the store before it is stored.
+    """
+
+    __slots__ = ("before", "keys", "messages", "number", "row", "share", "state")
+
+    def __init__(self, row: ChatRow | None, state: ChatState) -> None:
+        self.row = row
+        self.number = -1 if row is None else row.number
+        self.before = state
+        self.state = state
+        self.share: Contribution | None = None
+        self.messages: list[StoredMessage] = []
+        self.keys: dict[PersonKey, NewKeys] = {}
+
+
+@attrs.define(eq=False)
+class Changes:
+    """What a batch leaves to be stored. `messages` have consecutive ids, in commit order."""
+
+    drafts: dict[UUID, Draft] = attrs.Factory(dict)
+    created: list[Draft] = attrs.Factory(list)
+    messages: list[tuple[Draft, StoredMessage]] = attrs.Factory(list)
+    people: dict[PersonKey, PersonRecord] = attrs.Factory(dict)
+    operators: dict[int, OperatorCounters] = attrs.Factory(dict)
+    sources: dict[str, SourceCounters] = attrs.Factory(dict)
+    next_message_id: int = 1
+
+
+def decide_batch(
+    operations: Iterable[Operation], rows: Rows, messages: Messages, policy: Policy, now: int
+) -> tuple[list[Decided], Changes]:
+    """Decide `operations` in order. `rows` holds what `actorchat.storage.needs` asked for, and is not
+    changed.
+    """
+    decider = _Decider(rows, messages, policy, now)
+    return [decider.decide(operation) for operation in operations], decider.changes
+
+
+def decide_each(operations: Sequence[Operation], alone: Callable[[Operation], Decided]) -> list[Decided]:
+    """Decide each by `alone`, which stores all of an operation or nothing, and refuse those for which it
+    fails.
+    """
+    decided: list[Decided] = []
+    for operation in operations:
+        try:
+            decided.append(alone(operation))
+        except StorageUnavailable:
+            raise
+        except Exception:
+            _log.exception("an operation can't be stored: %s", type(operation).__name__)
+            refused = Refused(RefusalCode.MALFORMED, "this can't be stored")
+            decided.append((refused, _NO_COUNTERS))
+    return decided
+
+
+def apply_changes(rows: Rows, changes: Changes) -> None:
+    """Make `rows` what was committed."""
+    for draft in changes.created:
+        state = draft.state
+        draft.row = rows.chats[state.uuid] = ChatRow(draft.number, state)
+        rows.owned.setdefault((state.owner.id, state.source), []).append(state.uuid)
+    for draft in changes.drafts.values():
+        row = draft.row
+        if row is None:
+            raise AssertionError(f"chat {draft.state.uuid} is neither loaded nor created")
+        row.state = draft.state
+        for person, new in draft.keys.items():
+            if new.added:
+                known = row.keys.get(person)
+                if known is None:
+                    known = row.keys[person] = RecentKeys()
+                rows.key_count -= len(known)
+                known.add(new.added, new.count)
+                rows.key_count += len(known)
+    rows.people.update(changes.people)
+    rows.operators.update(changes.operators)
+    rows.sources.update(changes.sources)
+    rows.next_message_id = changes.next_message_id
+
+
+class _Decider:
+    """One batch in the making: `changes` over `rows`."""
+
+    def __init__(self, rows: Rows, messages: Messages, policy: Policy, now: int) -> None:
+        self._rows = rows
+        self._messages = messages
+        self._policy = policy
+        self._now = now
+        self._first_message_id = rows.next_message_id
+        self._unclosed: dict[tuple[int, str], list[UUID]] = {}
+        self.changes = Changes(next_message_id=rows.next_message_id)
+
+    def decide(self, operation: Operation) -> Decided:
+        match operation:
+            case ReserveChat():
+                return self._reserve(operation)
+            case RecordPerson():
+                return self._record(operation)
+            case SetOnline():
+                return self._set_online(operation)
+            case _:
+                return self._decide_on_chat(operation)
+
+    def _decide_on_chat(self, operation: ChatOperation) -> Decided:
+        draft = self._draft(operation.chat)
+        if draft is None:
+            return _NO_CHAT
+        known = self._by_known_person(operation)
+        new_keys, prior, marked, target = None, None, None, None
+        if isinstance(known, AddMessage):
+            if known.client_id is not None:
+                new_keys = self._keys(draft, person_key(known.author))
+                index = new_keys.find(known.client_id)
+                prior = None if index is None else self._message_at(draft, index)
+        elif isinstance(known, MarkMessage):
+            marked = self._marked(draft, known.message_id)
+        elif isinstance(known, TransferChat):
+            target = self._person((True, known.to))
+        situation = Situation(
+            policy=self._policy,
+            now=self._now,
+            message_id=self.changes.next_message_id,
+            load=self._load(draft.state, known) if self._policy.capacity else 0,
+            prior=prior,
+            marked=marked,
+            target=target,
+        )
+        decision = decide(draft.state, known, situation)
+        if not isinstance(decision, Changed):
+            return decision, _NO_COUNTERS
+        return decision, self._take(draft, decision, new_keys)
+
+    def _take(self, draft: Draft, decision: Changed, new_keys: NewKeys | None) -> Counters:
+        before, after = draft.state, decision.chat
+        draft.state = after
+        if decision.messages:
+            draft.messages.extend(decision.messages)
+            self.changes.messages.extend([(draft, message) for message in decision.messages])
+            self.changes.next_message_id += len(decision.messages)
+            if new_keys is not None:
+                message = decision.messages[0]
+                if message.client_id is not None:
+                    new_keys.add(message.client_id, message.index)
+        if before.stage is Stage.CLOSED and after.stage is not Stage.CLOSED:
+            self._unclosed.setdefault((after.owner.id, after.source), []).append(after.uuid)
+        # Spares most messages the count: neither who has the chat nor whether it is unread has changed.
+        if (
+            before.stage is after.stage
+            and before.operator is after.operator
+            and (before.last_visitor_index > before.operators_read) is (after.last_visitor_index > after.operators_read)
+        ):
+            return _NO_COUNTERS
+        return self._count(draft, before, after)
+
+    def _count(self, draft: Draft, before: ChatState, after: ChatState) -> Counters:
+        was = draft.share if draft.share is not None else contribution(before)
+        now = draft.share = contribution(after)
+        counters: list[OperatorCounters | SourceCounters] = []
+        if was.operator_id == now.operator_id:
+            if now.operator_id is not None:
+                self._adjust(counters, now.operator_id, now.new - was.new, now.open - was.open)
+        else:
+            if was.operator_id is not None:
+                self._adjust(counters, was.operator_id, -was.new, -was.open)
+            if now.operator_id is not None:
+                self._adjust(counters, now.operator_id, now.new, now.open)
+        if was.unread != now.unread:
+            source = self.changes.sources.get(after.source) or self._rows.sources.get(after.source)
+            source = source or SourceCounters(after.source)
+            unread = source.unread_chats + now.unread - was.unread
+            source = self.changes.sources[after.source] = SourceCounters(after.source, unread, source.rev + 1)
+            counters.append(source)
+        return tuple(counters)
+
+    def _adjust(
+        self, counters: list[OperatorCounters | SourceCounters], operator_id: int, new: int, open_: int
+    ) -> None:
+        if not new and not open_:
+            return
+        current = self._operator(operator_id)
+        adjusted = OperatorCounters(operator_id, current.new_chats + new, current.open_chats + open_, current.rev + 1)
+        self.changes.operators[operator_id] = adjusted
+        counters.append(adjusted)
+
+    def _operator(self, operator_id: int) -> OperatorCounters:
+        current = self.changes.operators.get(operator_id) or self._rows.operators.get(operator_id)
+        return current or OperatorCounters(operator_id)
+
+    def _load(self, chat: ChatState, operation: ChatOperation) -> int:
+        operator_id = prospective_operator(chat, operation)
+        if operator_id is None:
+            return 0
+        counters = self._operator(operator_id)
+        return counters.new_chats + counters.open_chats
+
+    def _draft(self, uuid: UUID) -> Draft | None:
+        draft = self.changes.drafts.get(uuid)
+        if draft is None:
+            row = self._rows.chats.get(uuid)
+            if row is None:
+                return None
+            state = row.state
+            owner = self._person(person_key(state.owner))
+            operator = None if state.operator is None else self._person((True, state.operator.id))
+            draft = self.changes.drafts[uuid] = Draft(row, with_known_people(state, owner, operator))
+        return draft
+
+    def _keys(self, draft: Draft, person: PersonKey) -> NewKeys:
+        keys = draft.keys.get(person)
+        if keys is None:
+            committed = None if draft.row is None else draft.row.keys.get(person)
+            keys = draft.keys[person] = NewKeys(committed)
+        return keys
+
+    def _message_at(self, draft: Draft, index: int) -> StoredMessage:
+        offset = index - draft.before.next_index
+        if offset >= 0 or draft.row is None:
+            return draft.messages[offset]
+        return self._messages.at(draft.row, index)
+
+    def _marked(self, draft: Draft, message_id: int) -> MarkedMessage | None:
+        offset = message_id - self._first_message_id
+        if offset < 0:
+            return None if draft.row is None else self._messages.find(draft.row, message_id)
+        if offset >= len(self.changes.messages):
+            return None
+        holder, message = self.changes.messages[offset]
+        return MarkedMessage(message.index, message.type, message.type_role) if holder is draft else None
+
+    def _person(self, key: PersonKey) -> PersonRecord | None:
+        return self.changes.people.get(key) or self._rows.people.get(key)
+
+    def _known(self, user: User) -> User:
+        """`user` as stored. Somebody whose token was never recorded is stored as the operation shows them."""
+        key = person_key(user)
+        record = self._person(key)
+        if record is None:
+            self.changes.people[key] = PersonRecord(user)
+            return user
+        return record.user
+
+    def _by_known_person(self, operation: ChatOperation) -> ChatOperation:
+        match operation:
+            case AddMessage(author=user):
+                known = self._known(user)
+                return operation if known is user else attrs.evolve(operation, author=known)
+            case AcceptChat(by=user) | CloseChat(by=user) | ReopenChat(by=user) | ReturnChat(by=user):
+                known = self._known(user)
+                return operation if known is user else attrs.evolve(operation, by=known)
+            case TransferChat(by=user):
+                known = self._known(user)
+                return operation if known is user else attrs.evolve(operation, by=known)
+            case _:
+                return operation
+
+    def _reserve(self, operation: ReserveChat) -> Decided:
+        owner = self._known(operation.owner)
+        pair = (owner.id, operation.source)
+        candidates = [*self._rows.owned.get(pair, ()), *self._unclosed.get(pair, ())]
+        newest: ChatState | None = None
+        for uuid in candidates:
+            draft = self._draft(uuid)
+            if draft is None or draft.state.stage is Stage.CLOSED:
+                continue
+            chat = draft.state
+            if newest is None or (chat.last_activity, chat.uuid) > (newest.last_activity, newest.uuid):
+                newest = chat
+        if newest is not None:
+            return Unchanged(newest), _NO_COUNTERS
+        if self._draft(operation.chat) is not None:
+            return Refused(RefusalCode.CONFLICT, "there is another chat with this uuid"), _NO_COUNTERS
+        chat = ChatState(operation.chat, operation.source, owner, last_activity=self._now)
+        draft = self.changes.drafts[chat.uuid] = Draft(None, chat)
+        self.changes.created.append(draft)
+        self._unclosed.setdefault(pair, []).append(chat.uuid)
+        return Changed(chat), _NO_COUNTERS
+
+    def _record(self, operation: RecordPerson) -> Decided:
+        key = person_key(operation.user)
+        stored = self._person(key)
+        record = record_person(stored, operation)
+        if record == stored:
+            return PersonRecorded(stored, False), _NO_COUNTERS
+        self.changes.people[key] = record
+        if stored is not None and stored.user != record.user:
+            self._show_new_profile(key, record)
+        return PersonRecorded(record, True), _NO_COUNTERS
+
+    def _show_new_profile(self, key: PersonKey, record: PersonRecord) -> None:
+        for draft in self.changes.drafts.values():
+            state = draft.state
+            if person_key(state.owner) == key:
+                draft.state = attrs.evolve(state, owner=record.user)
+            elif state.operator is not None and person_key(state.operator) == key:
+                draft.state = attrs.evolve(state, operator=record.user)
+
+    def _set_online(self, operation: SetOnline) -> Decided:
+        key = (True, operation.operator_id)
+        stored = self._person(key)
+        if stored is None:
+            return _NO_OPERATOR
+        if stored.online is operation.online:
+            return PersonRecorded(stored, False), _NO_COUNTERS
+        record = self.changes.people[key] = attrs.evolve(stored, online=operation.online)
+        return PersonRecorded(record, True), _NO_COUNTERS

@@ -1,0 +1,221 @@
+"""Owns the group commit: takes all that waits, has it committed as one batch, tells everyone what came of it.
+
+Knows neither rooms nor SQL: recipients and a store. One task commits; a second one lives only while storage
+is away.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Final
+from uuid import uuid4
+
+import attrs
+import trio
+
+from actorchat.chat.operations import Operation, Outcome, Refused
+from actorchat.chat.ports import Recipient, StorageUnavailable
+from actorchat.protocol import RefusalCode
+from actorchat.storage.store import Batch, CommitInDoubt, Decided, Store
+from actorchat.storage.threads import Runner
+
+__all__ = ["Journal", "JournalStatistics", "open_journal"]
+
+_log = logging.getLogger("actorchat.storage")
+
+MAX_BATCH: Final = 1_000
+_FIRST_PROBE, _LAST_PROBE = 0.05, 1.0
+
+_AWAY: Final[Decided] = (
+    Refused(RefusalCode.STORAGE_UNAVAILABLE, "messages can't be stored now; try again", _LAST_PROBE),
+    (),
+)
+
+_Entry = tuple[Operation, Recipient, object]
+
+
+@attrs.frozen(kw_only=True)
+class JournalStatistics:
+    """Since the journal was opened; `waiting` and `away` (storage can't be written) as of now."""
+
+    batches: int
+    operations: int
+    largest_batch: int
+    waiting: int
+    away: bool
+    outages: int
+    in_doubt: int
+
+
+class Journal:
+    """`actorchat.chat.ports.Journal`, made by `open_journal`."""
+
+    def __init__(
+        self, store: Store, runner: Runner, nursery: trio.Nursery, capacity: int, clock: Callable[[], float]
+    ) -> None:
+        self._store = store
+        self._runner = runner
+        self._nursery = nursery
+        self._capacity = capacity
+        self._clock = clock
+        self._writer = uuid4().hex
+        self._waiting: list[_Entry] = []
+        self._wake = trio.Event()
+        self._closed = False
+        self._away = False
+        self._probe_delay = _FIRST_PROBE
+        self._taken = 0
+        self._current_from: int | None = None
+        self._doubt_from: int | None = None
+        self._progress = trio.lowlevel.ParkingLot()
+        self._batches = self._operations = self._largest = self._outages = self._in_doubt = 0
+
+    def submit(self, operation: Operation, recipient: Recipient, origin: object = None) -> bool:
+        """Take `operation`; exactly one `Outcome` with `origin` reaches `recipient` later. False: not taken.
+
+        Not taken are operations beyond `capacity` waiting ones, and all after the journal began to drain.
+        """
+        waiting = self._waiting
+        if self._closed or len(waiting) >= self._capacity:
+            return False
+        waiting.append((operation, recipient, origin))
+        if len(waiting) == 1:
+            self._wake.set()
+        return True
+
+    async def barrier(self) -> None:
+        """Return when everything submitted before this call is decided and its recipients were told."""
+        end = self._taken + len(self._waiting)
+        await trio.lowlevel.checkpoint()
+        while self._decided_upto() < end:
+            await self._progress.park()
+
+    async def drain(self) -> None:
+        """Take nothing more; return when everything taken is decided. While a commit is in doubt that waits
+        for storage.
+        """
+        self._closed = True
+        await self.barrier()
+
+    def statistics(self) -> JournalStatistics:
+        return JournalStatistics(
+            batches=self._batches,
+            operations=self._operations,
+            largest_batch=self._largest,
+            waiting=len(self._waiting),
+            away=self._away,
+            outages=self._outages,
+            in_doubt=self._in_doubt,
+        )
+
+    async def run(self) -> None:
+        """Commit what is submitted, until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake = trio.Event()
+            while self._waiting:
+                entries = self._take()
+                if self._away:
+                    self._tell(entries, [_AWAY] * len(entries))
+                    # Else whoever answers a refusal with another try would keep this task going for ever.
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await self._commit(entries)
+                self._current_from = None
+                self._progress.unpark_all()
+
+    def _take(self) -> list[_Entry]:
+        if len(self._waiting) <= MAX_BATCH:
+            entries, self._waiting = self._waiting, []
+        else:
+            entries = self._waiting[:MAX_BATCH]
+            del self._waiting[:MAX_BATCH]
+        self._current_from = self._taken
+        self._taken += len(entries)
+        return entries
+
+    async def _commit(self, entries: list[_Entry]) -> None:
+        self._batches += 1
+        self._operations += len(entries)
+        self._largest = max(self._largest, len(entries))
+        batch = Batch(self._writer, self._batches, int(self._clock()))
+        operations = [operation for operation, _, _ in entries]
+        try:
+            decided = await self._runner.run(partial(self._store.commit, operations, batch))
+        except StorageUnavailable as error:
+            _log.error("storage is away, nothing of the batch was stored: %s", error)
+            self._go_away(batch, None)
+            self._tell(entries, [_AWAY] * len(entries))
+        except CommitInDoubt as doubt:
+            _log.error("storage is away, a commit of %d operations is in doubt", len(entries))
+            self._in_doubt += 1
+            self._doubt_from = self._current_from
+            self._go_away(batch, (entries, doubt.decided))
+        else:
+            self._probe_delay = _FIRST_PROBE
+            self._tell(entries, decided)
+
+    def _go_away(self, batch: Batch, doubt: tuple[list[_Entry], list[Decided]] | None) -> None:
+        self._away = True
+        self._outages += 1
+        self._nursery.start_soon(self._recover, batch, doubt)
+
+    async def _recover(self, batch: Batch, doubt: tuple[list[_Entry], list[Decided]] | None) -> None:
+        while True:
+            # Grows until a batch is committed, not until a probe succeeds: a nearly full disk takes a probe.
+            await trio.sleep(self._probe_delay)
+            self._probe_delay = min(self._probe_delay * 2, _LAST_PROBE)
+            try:
+                stored = await self._runner.run(partial(self._store.recover, batch))
+            except StorageUnavailable:
+                continue
+            break
+        _log.warning("storage is back")
+        if doubt is not None:
+            entries, decided = doubt
+            self._tell(entries, decided if stored else [_AWAY] * len(entries))
+        self._away = False
+        self._doubt_from = None
+        self._progress.unpark_all()
+
+    def _tell(self, entries: list[_Entry], decided: Iterable[Decided]) -> None:
+        groups: dict[int, tuple[Recipient, list[Outcome]]] = {}
+        for (operation, recipient, origin), (decision, counters) in zip(entries, decided, strict=True):
+            group = groups.get(id(recipient))
+            if group is None:
+                group = groups[id(recipient)] = (recipient, [])
+            group[1].append(Outcome(operation, origin, decision, counters))
+        for recipient, outcomes in groups.values():
+            try:
+                recipient.decided(outcomes)
+            except Exception:
+                _log.exception("%r failed to take %d outcomes", recipient, len(outcomes))
+
+    def _decided_upto(self) -> int:
+        if self._doubt_from is not None:
+            return self._doubt_from
+        return self._taken if self._current_from is None else self._current_from
+
+
+@asynccontextmanager
+async def open_journal(
+    store: Store, runner: Runner, *, capacity: int = 10_000, clock: Callable[[], float] = time.time
+) -> AsyncIterator[Journal]:
+    """A journal that commits to `store`, whose `commit` and `recover` run in `runner`.
+
+    At most `capacity` operations wait; more are not taken. `clock` tells epoch seconds. Leaving the block
+    takes no more and decides everything that was taken, unless the caller's scope is cancelled: then what is
+    undecided gets no answer.
+    """
+    async with trio.open_nursery() as nursery:
+        journal = Journal(store, runner, nursery, capacity, clock)
+        nursery.start_soon(journal.run)
+        try:
+            yield journal
+        finally:
+            await journal.drain()
+        nursery.cancel_scope.cancel()

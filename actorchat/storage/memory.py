@@ -1,0 +1,207 @@
+"""Owns the store that keeps plain values in memory and commits in place. Knows no SQL, no files, no threads.
+
+What is proven with it holds on disk: the decisions are the same code, and both pass
+`actorchat.testing.check_store`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
+from operator import attrgetter
+from uuid import UUID
+
+import attrs
+
+from actorchat.chat.model import (
+    ChatState,
+    Identity,
+    OperatorCounters,
+    PersonRecord,
+    Policy,
+    SourceCounters,
+    StoredMessage,
+    visible_to,
+)
+from actorchat.chat.operations import Operation
+from actorchat.chat.ports import ChatFilter, FeedSnapshot, OperatorRecord, Page
+from actorchat.chat.rules import MarkedMessage
+from actorchat.protocol import MessageType, Role
+from actorchat.storage.batch import Changes, apply_changes, decide_batch, decide_each
+from actorchat.storage.rows import ChatRow, Rows, person_key, with_known_people
+from actorchat.storage.store import Batch, Decided
+
+__all__ = ["MemoryStore"]
+
+
+class MemoryStore:
+    """A `Store` that ends with the process. Everything is called from one thread."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.corrected_counters = 0
+        self._policy = policy
+        self._rows = Rows()
+        self._logs: list[list[StoredMessage]] = []
+        self._places: dict[int, tuple[int, int]] = {}
+        self._active: dict[str, dict[UUID, ChatRow]] = {}
+        self._batches: dict[str, int] = {}
+
+    def commit(self, operations: Sequence[Operation], batch: Batch) -> list[Decided]:
+        try:
+            decided, changes = decide_batch(operations, self._rows, self, self._policy, batch.now)
+        except Exception:
+            # decide_each logs each culprit with its own traceback.
+            decided = decide_each(operations, lambda operation: self._alone(operation, batch.now))
+        else:
+            self._apply(changes)
+        self._batches[batch.writer] = batch.number
+        return decided
+
+    def recover(self, batch: Batch) -> bool:
+        return self._batches.get(batch.writer) == batch.number
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _alone(self, operation: Operation, now: int) -> Decided:
+        [decided], changes = decide_batch([operation], self._rows, self, self._policy, now)
+        self._apply(changes)
+        return decided
+
+    def _apply(self, changes: Changes) -> None:
+        for draft in changes.created:
+            draft.number = len(self._logs)
+            self._logs.append([])
+        apply_changes(self._rows, changes)
+        for draft, message in changes.messages:
+            self._logs[draft.number].append(message)
+            self._places[message.id] = (draft.number, message.index)
+        for uuid, draft in changes.drafts.items():
+            if draft.before.active is not draft.state.active:
+                active = self._active.setdefault(draft.state.source, {})
+                if draft.state.active:
+                    active[uuid] = self._rows.chats[uuid]
+                else:
+                    del active[uuid]
+
+    def at(self, row: ChatRow, index: int) -> StoredMessage:
+        return self._now(self._logs[row.number][index])
+
+    def find(self, row: ChatRow, message_id: int) -> MarkedMessage | None:
+        number, index = self._places.get(message_id, (-1, -1))
+        if number != row.number:
+            return None
+        message = self._logs[row.number][index]
+        return MarkedMessage(message.index, message.type, message.type_role)
+
+    def chat(self, chat: UUID) -> ChatState | None:
+        row = self._rows.chats.get(chat)
+        return None if row is None else self._state(row)
+
+    def newest(self, chat: UUID, role: Role, *, before: int | None, limit: int) -> Page | None:
+        log = self._log(chat)
+        end = len(log) if before is None else max(0, min(before, len(log)))
+        older = (log[index] for index in range(end - 1, -1, -1))
+        page = self._page(chat, (message for message in older if visible_to(message, role)), limit)
+        return None if page is None else attrs.evolve(page, messages=page.messages[::-1])
+
+    def after(self, chat: UUID, role: Role, *, after: int, limit: int) -> Page | None:
+        newer = self._from(chat, after + 1)
+        return self._page(chat, (message for message in newer if visible_to(message, role)), limit)
+
+    def since(self, chat: UUID, *, rev: int, limit: int) -> Page | None:
+        start = bisect_right(self._log(chat), rev, key=attrgetter("rev"))
+        return self._page(chat, self._from(chat, start), limit)
+
+    def authored(self, chat: UUID, author_role: Role, *, after: int, upto: int, limit: int) -> Page | None:
+        theirs = (
+            message
+            for message in islice(self._from(chat, after + 1), max(0, upto - max(after, -1)))
+            if message.type is MessageType.STANDARD and message.type_role is author_role
+        )
+        return self._page(chat, theirs, limit)
+
+    def chats(self, which: ChatFilter) -> tuple[ChatState, ...]:
+        chats = [state for row in self._rows.chats.values() if _matches(state := row.state, which)]
+        chats.sort(key=_activity, reverse=True)
+        if which.before is not None:
+            last = self._rows.chats.get(which.before)
+            if last is None:
+                return ()
+            place = _activity(last.state)
+            chats = [state for state in chats if _activity(state) < place]
+        return tuple(self._state(self._rows.chats[state.uuid]) for state in chats[: which.limit])
+
+    def person(self, identity: Identity) -> PersonRecord | None:
+        return self._rows.people.get((identity.role is Role.OPERATOR, identity.id))
+
+    def operators(self, sources: Collection[str] | None) -> tuple[OperatorRecord, ...]:
+        wanted = None if sources is None else frozenset(sources)
+        people = sorted((key[1], record) for key, record in self._rows.people.items() if key[0])
+        return tuple(
+            OperatorRecord(record, self._rows.operators.get(id_) or OperatorCounters(id_))
+            for id_, record in people
+            if wanted is None or wanted & record.sources
+        )
+
+    def feed_snapshot(self, sources: Collection[str], limit: int) -> FeedSnapshot:
+        wanted = sorted(frozenset(sources))
+        rows = [row for source in wanted for row in self._active.get(source, {}).values()]
+        rows.sort(key=lambda row: _activity(row.state))
+        return FeedSnapshot(
+            self.operators(wanted),
+            tuple(self._rows.sources.get(source) or SourceCounters(source) for source in wanted),
+            tuple(self._state(row) for row in rows[max(0, len(rows) - limit) :]),
+        )
+
+    def due(self, now: float, limit: int) -> tuple[UUID, ...]:
+        if not self._policy.idle_timeout and not self._policy.answer_timeout:
+            return ()
+        times = (
+            (row.state.due_at(self._policy), uuid) for active in self._active.values() for uuid, row in active.items()
+        )
+        return tuple(
+            uuid for _, uuid in sorted((at, uuid) for at, uuid in times if at is not None and at <= now)[:limit]
+        )
+
+    def _state(self, row: ChatRow) -> ChatState:
+        people, state = self._rows.people, row.state
+        operator = None if state.operator is None else people.get(person_key(state.operator))
+        return with_known_people(state, people.get(person_key(state.owner)), operator)
+
+    def _now(self, message: StoredMessage) -> StoredMessage:
+        author = message.author
+        record = None if author is None else self._rows.people.get(person_key(author))
+        if record is None or record.user is author:
+            return message
+        return attrs.evolve(message, author=record.user)
+
+    def _log(self, chat: UUID) -> Sequence[StoredMessage]:
+        row = self._rows.chats.get(chat)
+        return () if row is None else self._logs[row.number]
+
+    def _from(self, chat: UUID, start: int) -> Iterator[StoredMessage]:
+        log = self._log(chat)
+        return (log[index] for index in range(max(0, start), len(log)))
+
+    def _page(self, chat: UUID, messages: Iterable[StoredMessage], limit: int) -> Page | None:
+        row = self._rows.chats.get(chat)
+        if row is None:
+            return None
+        taken = list(islice(messages, limit + 1))
+        return Page(self._state(row), tuple(map(self._now, taken[:limit])), len(taken) > limit)
+
+
+def _activity(chat: ChatState) -> tuple[int, UUID]:
+    return chat.last_activity, chat.uuid
+
+
+def _matches(chat: ChatState, which: ChatFilter) -> bool:
+    return (
+        chat.listed
+        and (which.sources is None or chat.source in which.sources)
+        and (which.stages is None or chat.stage in which.stages)
+        and (which.operator_id is None or (chat.operator is not None and chat.operator.id == which.operator_id))
+        and (which.owner_id is None or chat.owner.id == which.owner_id)
+    )

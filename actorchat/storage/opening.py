@@ -1,0 +1,68 @@
+"""Owns what a storage URL means. Knows no store from inside."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from actorchat.chat.model import Policy
+from actorchat.chat.ports import Archive
+from actorchat.storage.archive import StoreArchive
+from actorchat.storage.memory import MemoryStore
+from actorchat.storage.store import Store, StoreUrlError
+from actorchat.storage.threads import InPlace, Runner, open_workers
+
+__all__ = ["Storage", "open_store"]
+
+READERS: Final = 2
+"""Threads that read: one long reading must not hold up every other."""
+
+
+@attrs.frozen
+class Storage:
+    """An open store: `archive` to read, and for `open_journal` the `store` with the `runner` its commits run
+    in.
+    """
+
+    store: Store
+    runner: Runner
+    archive: Archive
+
+
+@asynccontextmanager
+async def open_store(url: str, policy: Policy) -> AsyncIterator[Storage]:
+    """Open `memory://` or `sqlite:///path/to/file` (four slashes for an absolute path). Leaving the block
+    closes it.
+
+    Raises `StoreUrlError` if the URL names nothing that can be opened, `StorageUnavailable` if it can't be
+    now.
+    """
+    scheme, _, rest = url.partition("://")
+    if url == "memory://":
+        in_place = InPlace()
+        memory = MemoryStore(policy)
+        yield Storage(memory, in_place, StoreArchive(memory, in_place))
+    elif scheme == "sqlite" and len(rest) > 1 and rest[0] == "/":
+        async with _open_sqlite(Path(rest[1:]), policy) as storage:
+            yield storage
+    else:
+        raise StoreUrlError(f"{url!r} is no storage URL: use sqlite:///path/to/file or memory://")
+
+
+@asynccontextmanager
+async def _open_sqlite(path: Path, policy: Policy) -> AsyncIterator[Storage]:
+    # SQLAlchemy takes a fifth of a second to import, and memory:// never needs it.
+    from actorchat.storage.sqlite import SqliteStore
+
+    async with open_workers("storage-reader", READERS) as readers, open_workers("storage-writer") as writer:
+        store = await writer.run(partial(SqliteStore, path, policy))
+        try:
+            yield Storage(store, writer, StoreArchive(store, readers))
+        finally:
+            # A checkpoint of the log, which is bounded: a second at most.
+            await writer.run(store.close)

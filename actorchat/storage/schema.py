@@ -1,0 +1,137 @@
+"""Owns the tables, made for SQLite and PostgreSQL alike. Knows no statement that uses them.
+
+Every index on `messages` and on columns that each message changes costs microseconds a message: there is one,
+(chat, message_index), and the idempotency keys are read through it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+
+__all__ = [
+    "HEAD",
+    "chats",
+    "messages",
+    "metadata",
+    "operator_counters",
+    "people",
+    "settings",
+    "source_counters",
+    "writers",
+]
+
+HEAD: Final = "0001"
+"""The newest migration: a database that says so is opened without Alembic."""
+
+metadata = MetaData()
+
+# SQLite makes only a column of the type INTEGER the row's own key.
+_Big = BigInteger().with_variant(Integer(), "sqlite")
+
+chats = Table(
+    "chats",
+    metadata,
+    Column("number", _Big, primary_key=True, autoincrement=False),
+    Column("uuid", Uuid, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("owner_id", _Big, nullable=False),
+    Column("stage", String(8), nullable=False),
+    Column("operator_id", _Big),
+    Column("rev", _Big, nullable=False),
+    Column("next_index", _Big, nullable=False),
+    Column("visitor_delivered", _Big, nullable=False),
+    Column("visitor_read", _Big, nullable=False),
+    Column("operators_delivered", _Big, nullable=False),
+    Column("operators_read", _Big, nullable=False),
+    Column("last_visitor_index", _Big, nullable=False),
+    Column("last_activity", _Big, nullable=False),
+    Column("awaiting_since", _Big),
+    Column("due_at", Double),
+)
+_ACTIVE = text("stage IN ('new', 'open')")
+_HAS_DUE = text("due_at IS NOT NULL")
+Index("chats_uuid", chats.c.uuid, unique=True)
+Index("chats_owner", chats.c.owner_id)
+Index("chats_active", chats.c.source, sqlite_where=_ACTIVE, postgresql_where=_ACTIVE)
+Index("chats_due", chats.c.due_at, sqlite_where=_HAS_DUE, postgresql_where=_HAS_DUE)
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("id", _Big, primary_key=True, autoincrement=False),
+    Column("chat", _Big, nullable=False),
+    Column("message_index", _Big, nullable=False),
+    Column("rev", _Big, nullable=False),
+    Column("type", String(8), nullable=False),
+    Column("type_role", String(8), nullable=False),
+    Column("author_role", String(8)),
+    Column("author_id", _Big),
+    Column("text", Text, nullable=False),
+    Column("time", _Big, nullable=False),
+    Column("client_id", Text),
+)
+Index("messages_chat_index", messages.c.chat, messages.c.message_index, unique=True)
+
+people = Table(
+    "people",
+    metadata,
+    Column("role", String(8), primary_key=True),
+    Column("id", _Big, primary_key=True, autoincrement=False),
+    Column("avatar", Text, nullable=False),
+    Column("lastname", Text, nullable=False),
+    Column("firstname", Text, nullable=False),
+    Column("patronymic", Text, nullable=False),
+    Column("sources", Text, nullable=False),
+    Column("online", Boolean, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+operator_counters = Table(
+    "operator_counters",
+    metadata,
+    Column("operator_id", _Big, primary_key=True, autoincrement=False),
+    Column("new_chats", _Big, nullable=False),
+    Column("open_chats", _Big, nullable=False),
+    Column("rev", _Big, nullable=False),
+)
+
+source_counters = Table(
+    "source_counters",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("unread_chats", _Big, nullable=False),
+    Column("rev", _Big, nullable=False),
+)
+
+# One row a journal, updated by each of its batches: what tells whether a commit in doubt is stored.
+writers = Table(
+    "writers",
+    metadata,
+    Column("writer", Text, primary_key=True),
+    Column("batch", _Big, nullable=False),
+    Column("last_message_id", _Big, nullable=False),
+    Column("time", _Big, nullable=False),
+    Column("fences", _Big, nullable=False),
+)
+
+settings = Table(
+    "settings",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)

@@ -1,0 +1,132 @@
+"""Owns the archive's reads over one SQL connection.
+
+Knows no transaction: the caller makes each reading consistent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final, Protocol
+from uuid import UUID
+
+from actorchat.chat.model import (
+    ChatState,
+    Identity,
+    OperatorCounters,
+    PersonRecord,
+    SourceCounters,
+    StoredMessage,
+)
+from actorchat.chat.ports import ChatFilter, FeedSnapshot, OperatorRecord, Page
+from actorchat.protocol import MAX_SAFE_INTEGER, Role
+from actorchat.storage.sql_rows import Row, chat_of, keys, message_of, person_of, role_text
+from actorchat.storage.statements import Statements
+
+__all__ = ["Cursor", "SqlReads", "read_message"]
+
+_BEYOND: Final = MAX_SAFE_INTEGER + 1
+
+
+class Cursor(Protocol):
+    """What is used of a driver's cursor."""
+
+    def execute(self, statement: str, parameters: Row = (), /) -> object: ...
+
+    def fetchall(self) -> list[Row]: ...
+
+
+class SqlReads:
+    """`actorchat.storage.store.Reads` on `cursor`."""
+
+    def __init__(self, cursor: Cursor, statements: Statements) -> None:
+        self._cursor = cursor
+        self._statements = statements
+
+    def chat(self, chat: UUID) -> ChatState | None:
+        row = self._chat(chat)
+        return None if row is None else chat_of(row)
+
+    def newest(self, chat: UUID, role: Role, *, before: int | None, limit: int) -> Page | None:
+        end = _BEYOND if before is None else before
+        return self._page(chat, self._statements.newest, (end, role_text(role)), limit, backwards=True)
+
+    def after(self, chat: UUID, role: Role, *, after: int, limit: int) -> Page | None:
+        return self._page(chat, self._statements.after, (after, role_text(role)), limit)
+
+    def since(self, chat: UUID, *, rev: int, limit: int) -> Page | None:
+        found = self._chat(chat)
+        if found is None:
+            return None
+        known = self._all(self._statements.index_at_rev, (found[0], rev))
+        return self._page(chat, self._statements.all_after, (known[0][0] if known else -1,), limit)
+
+    def authored(self, chat: UUID, author_role: Role, *, after: int, upto: int, limit: int) -> Page | None:
+        return self._page(chat, self._statements.authored, (after, upto, role_text(author_role)), limit)
+
+    def chats(self, which: ChatFilter) -> tuple[ChatState, ...]:
+        parameters: list[object] = []
+        if which.sources is not None:
+            parameters.append(keys(which.sources))
+        if which.stages is not None:
+            parameters.append(keys(stage.value for stage in which.stages))
+        parameters.extend(id_ for id_ in (which.operator_id, which.owner_id) if id_ is not None)
+        if which.before is not None:
+            last = self.chat(which.before)
+            if last is None:
+                return ()
+            parameters.extend((last.last_activity, last.uuid.hex))
+        rows = self._all(self._statements.filtered_chats(which), (*parameters, which.limit))
+        return tuple(map(chat_of, rows))
+
+    def person(self, identity: Identity) -> PersonRecord | None:
+        rows = self._all(self._statements.person, (role_text(identity.role), identity.id))
+        return person_of(rows[0]) if rows else None
+
+    def operators(self, sources: Collection[str] | None) -> tuple[OperatorRecord, ...]:
+        wanted = None if sources is None else frozenset(sources)
+        records = (
+            OperatorRecord(person_of(row), OperatorCounters(row[1], row[8] or 0, row[9] or 0, row[10] or 0))
+            for row in self._all(self._statements.operators, ())
+        )
+        return tuple(record for record in records if wanted is None or wanted & record.person.sources)
+
+    def feed_snapshot(self, sources: Collection[str], limit: int) -> FeedSnapshot:
+        wanted = sorted(frozenset(sources))
+        chats = self._all(self._statements.feed_chats, (keys(wanted), limit))
+        counters = {
+            row[0]: SourceCounters(*row) for row in self._all(self._statements.source_counters, (keys(wanted),))
+        }
+        return FeedSnapshot(
+            self.operators(wanted),
+            tuple(counters.get(source) or SourceCounters(source) for source in wanted),
+            tuple(map(chat_of, reversed(chats))),
+        )
+
+    def due(self, now: float, limit: int) -> tuple[UUID, ...]:
+        return tuple(UUID(hex=row[0]) for row in self._all(self._statements.due, (now, limit)))
+
+    def _chat(self, chat: UUID) -> Row | None:
+        rows = self._all(self._statements.chat, (chat.hex,))
+        return rows[0] if rows else None
+
+    def _page(self, chat: UUID, statement: str, parameters: Row, limit: int, *, backwards: bool = False) -> Page | None:
+        found = self._chat(chat)
+        if found is None:
+            return None
+        rows = self._all(statement, (found[0], *parameters, limit + 1))
+        has_more = len(rows) > limit
+        del rows[limit:]
+        if backwards:
+            rows.reverse()
+        return Page(chat_of(found), tuple(map(message_of, rows)), has_more)
+
+    def _all(self, statement: str, parameters: Row) -> list[Row]:
+        self._cursor.execute(statement, parameters)
+        return self._cursor.fetchall()
+
+
+def read_message(cursor: Cursor, statements: Statements, chat_number: int, index: int) -> StoredMessage:
+    """The chat's message with that index, which exists."""
+    cursor.execute(statements.one, (chat_number, index))
+    [row] = cursor.fetchall()
+    return message_of(row)

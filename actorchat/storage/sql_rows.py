@@ -1,0 +1,153 @@
+"""Owns how values of the domain stand in table rows, both ways. Knows no statement and no connection.
+
+Whatever runs once a message is a plain tuple in the order of the table's columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+
+from actorchat.chat.model import ChatState, OperatorCounters, PersonRecord, Policy, Stage, StoredMessage
+from actorchat.protocol import MessageType, Role, User
+
+__all__ = [
+    "chat_of",
+    "chat_row",
+    "counters_row",
+    "keys",
+    "message_of",
+    "message_row",
+    "person_of",
+    "person_row",
+    "progress_row",
+    "role_text",
+    "transition_row",
+]
+
+Row = tuple[Any, ...]  # what a driver gives and takes
+
+# Enum members are looked up and spelled out once: both cost more than the rest of a row.
+ROLES: Final = {role.value: role for role in Role}
+TYPES: Final = {type_.value: type_ for type_ in MessageType}
+STAGES: Final = {stage.value: stage for stage in Stage}
+_USER, _OPERATOR = Role.USER.value, Role.OPERATOR.value
+_STANDARD, _SYSTEM = MessageType.STANDARD.value, MessageType.SYSTEM.value
+
+
+def role_text(role: Role) -> str:
+    return _OPERATOR if role is Role.OPERATOR else _USER
+
+
+def keys(values: Iterable[object]) -> str:
+    """The parameter of statements that read many rows."""
+    return orjson.dumps(list(values)).decode()
+
+
+def chat_row(number: int, chat: ChatState, policy: Policy) -> Row:
+    """A row of `chats`."""
+    return (
+        number,
+        chat.uuid.hex,
+        chat.source,
+        chat.owner.id,
+        chat.stage.value,
+        None if chat.operator is None else chat.operator.id,
+        *_progress(chat),
+        chat.due_at(policy),
+    )
+
+
+def transition_row(number: int, chat: ChatState, policy: Policy) -> Row:
+    """What may change in a chat, then its number."""
+    operator_id = None if chat.operator is None else chat.operator.id
+    return (chat.stage.value, operator_id, *_progress(chat), chat.due_at(policy), number)
+
+
+def progress_row(number: int, chat: ChatState) -> Row:
+    """What messages and receipts change in a chat, then its number."""
+    return (*_progress(chat), number)
+
+
+def _progress(chat: ChatState) -> Row:
+    return (
+        chat.rev,
+        chat.next_index,
+        chat.visitor_delivered,
+        chat.visitor_read,
+        chat.operators_delivered,
+        chat.operators_read,
+        chat.last_visitor_index,
+        chat.last_activity,
+        chat.awaiting_since,
+    )
+
+
+def chat_of(row: Row) -> ChatState:
+    """From `chats` without `due_at`; the profiles of owner and operator follow where people were joined."""
+    operator_id = row[5]
+    owner, operator = (row[15:19], row[19:23]) if len(row) > 15 else ((), ())
+    return ChatState(
+        UUID(hex=row[1]),
+        row[2],
+        _user(row[3], Role.USER, owner),
+        STAGES[row[4]],
+        None if operator_id is None else _user(operator_id, Role.OPERATOR, operator),
+        *row[6:15],
+    )
+
+
+def message_row(chat_number: int, message: StoredMessage) -> Row:
+    """A row of `messages`."""
+    author = message.author
+    return (
+        message.id,
+        chat_number,
+        message.index,
+        message.rev,
+        _STANDARD if message.type is MessageType.STANDARD else _SYSTEM,
+        role_text(message.type_role),
+        None if author is None else role_text(author.role),
+        None if author is None else author.id,
+        message.text,
+        message.time,
+        message.client_id,
+    )
+
+
+def message_of(row: Row) -> StoredMessage:
+    """From `messages` without `chat`; the author's profile follows."""
+    id_, index, rev, type_, type_role, author_role, author_id, text, time, client_id = row[:10]
+    author = None if author_id is None else _user(author_id, ROLES[author_role], row[10:])
+    return StoredMessage(id_, index, rev, TYPES[type_], ROLES[type_role], text, author, time, client_id)
+
+
+def person_row(person: PersonRecord) -> Row:
+    """A row of `people`."""
+    user = person.user
+    return (
+        role_text(user.role),
+        user.id,
+        user.avatar,
+        user.lastname,
+        user.firstname,
+        user.patronymic,
+        keys(sorted(person.sources)),
+        person.online,
+    )
+
+
+def person_of(row: Row) -> PersonRecord:
+    user = _user(row[1], ROLES[row[0]], row[2:6])
+    return PersonRecord(user, frozenset(orjson.loads(row[6])), bool(row[7]))
+
+
+def counters_row(counters: OperatorCounters) -> Row:
+    return (counters.operator_id, counters.new_chats, counters.open_chats, counters.rev)
+
+
+def _user(id_: int, role: Role, profile: Row) -> User:
+    return User(id_, role, *(part or "" for part in profile))

@@ -1,0 +1,329 @@
+"""Owns the text of every statement, built with SQLAlchemy Core and run by the driver itself.
+
+Knows no connection. SQLAlchemy's own execution costs more than most of these statements do, so it only writes
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import (
+    ColumnElement,
+    Table,
+    and_,
+    bindparam,
+    func,
+    literal_column,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.sql import ClauseElement
+from sqlalchemy.sql.compiler import SQLCompiler
+
+from actorchat.chat.ports import ChatFilter
+from actorchat.storage.rows import KEY_HORIZON
+from actorchat.storage.schema import (
+    chats,
+    messages,
+    operator_counters,
+    people,
+    settings,
+    source_counters,
+    writers,
+)
+
+__all__ = ["Statements"]
+
+_PROFILE: Final = ("avatar", "lastname", "firstname", "patronymic")
+_HOT: Final = (
+    "rev",
+    "next_index",
+    "visitor_delivered",
+    "visitor_read",
+    "operators_delivered",
+    "operators_read",
+    "last_visitor_index",
+    "last_activity",
+    "awaiting_since",
+)
+
+# Without an offset the SQLite dialect adds one as a parameter of its own.
+_start: ColumnElement[int] = literal_column("0")
+_active = literal_column("stage").in_([literal_column("'new'"), literal_column("'open'")])
+_listed = chats.c.stage != literal_column("'reserved'")
+_state = tuple(column for column in chats.c if column.name != "due_at")
+_owner, _operator = people.alias("owner"), people.alias("operator")
+
+
+class Statements:
+    """Statement texts for SQLite. Parameters are positional, in the order that each comment or name tells.
+
+    `keys` parameters are JSON arrays: one statement reads any number of rows, and its text never changes.
+    """
+
+    def __init__(self) -> None:
+        self._dialect = sqlite.dialect(paramstyle="qmark")
+        self._filtered: dict[frozenset[str], str] = {}
+        text_ = self._text
+
+        # Rows that a batch needs, and that it writes.
+        self.chats_by_uuid = text_(select(*_state).where(_among(chats.c.uuid)), "keys")
+        pairs = _each("keys")
+        self.unclosed_chats = text_(
+            select(*_state)
+            .select_from(pairs.join(chats, chats.c.owner_id == _item(pairs, 0)))
+            .where(chats.c.source == _item(pairs, 1), chats.c.stage != literal_column("'closed'")),
+            "keys",
+        )
+        self.active_chats = text_(select(*_state).where(_active))
+        self.people_by_id = text_(
+            select(*people.c).where(people.c.role == bindparam("role"), _among(people.c.id)), "role", "keys"
+        )
+        self.operator_counters = text_(
+            select(*operator_counters.c).where(_among(operator_counters.c.operator_id)), "keys"
+        )
+        self.source_counters = text_(select(*source_counters.c).where(_among(source_counters.c.source)), "keys")
+        self.all_operator_counters = text_(select(*operator_counters.c))
+        self.all_source_counters = text_(select(*source_counters.c))
+        self.marked_messages = text_(
+            select(
+                messages.c.id,
+                messages.c.chat,
+                messages.c.message_index,
+                messages.c.type,
+                messages.c.type_role,
+            ).where(_among(messages.c.id)),
+            "keys",
+        )
+        self.recent_keys = self._recent_keys()
+        self.last_message_id = text_(select(func.max(writers.c.last_message_id)))
+        self.last_chat_number = text_(select(func.max(chats.c.number)))
+        self.insert_chat = self._insert(chats)
+        self.insert_message = self._insert(messages)
+        self.update_chat = self._update_chat(("stage", "operator_id", *_HOT, "due_at"))
+        self.update_chat_progress = self._update_chat(_HOT)
+        self.update_due = self._update_chat(("due_at",))
+        self.put_person = self._put(people)
+        self.put_operator_counters = self._put(operator_counters)
+        self.put_source_counters = self._put(source_counters)
+        self.put_setting = self._put(settings)
+        self.setting = text_(select(settings.c.value).where(settings.c.name == bindparam("name")), "name")
+        self.put_batch = self._put(writers, keep=("fences",))
+        self.batch = text_(select(writers.c.batch).where(writers.c.writer == bindparam("writer")), "writer")
+        fence = sqlite.insert(writers).values({column.name: bindparam(column.name) for column in writers.c})
+        self.fence = text_(
+            fence.on_conflict_do_update(
+                index_elements=["writer"], set_={"fences": writers.c.fences + literal_column("1")}
+            ),
+            *(column.name for column in writers.c),
+        )
+        newest_id = select(func.max(writers.c.last_message_id)).scalar_subquery()
+        self.forget_writers = text_(
+            writers.delete().where(writers.c.time < bindparam("before"), writers.c.last_message_id < newest_id),
+            "before",
+        )
+
+        # Reads, with the people as they are stored now.
+        with_people = self._chats_with_people()
+        self.chat = text_(with_people.where(chats.c.uuid == bindparam("uuid")), "uuid")
+        page = self._messages_with_authors()
+        visible = or_(messages.c.type == literal_column("'standard'"), messages.c.type_role == bindparam("role"))
+        index = messages.c.message_index
+        limit: ColumnElement[int] = bindparam("limit")
+        self.newest = text_(
+            page.where(index < bindparam("before"), visible).order_by(index.desc()).limit(limit).offset(_start),
+            "chat",
+            "before",
+            "role",
+            "limit",
+        )
+        self.after = text_(
+            page.where(index > bindparam("after"), visible).order_by(index).limit(limit).offset(_start),
+            "chat",
+            "after",
+            "role",
+            "limit",
+        )
+        self.all_after = text_(
+            page.where(index > bindparam("after")).order_by(index).limit(limit).offset(_start), "chat", "after", "limit"
+        )
+        self.one = text_(page.where(index == bindparam("at")), "chat", "at")
+        self.authored = text_(
+            page.where(
+                index > bindparam("after"),
+                index <= bindparam("upto"),
+                messages.c.type == literal_column("'standard'"),
+                messages.c.type_role == bindparam("role"),
+            )
+            .order_by(index)
+            .limit(limit)
+            .offset(_start),
+            "chat",
+            "after",
+            "upto",
+            "role",
+            "limit",
+        )
+        # Walks back from the newest message: what is asked for is usually near the end.
+        self.index_at_rev = text_(
+            select(index)
+            .where(messages.c.chat == bindparam("chat"), messages.c.rev <= bindparam("rev"))
+            .order_by(index.desc())
+            .limit(literal_column("1"))
+            .offset(_start),
+            "chat",
+            "rev",
+        )
+        self.person = text_(
+            select(*people.c).where(people.c.role == bindparam("role"), people.c.id == bindparam("id")),
+            "role",
+            "id",
+        )
+        self.operators = text_(
+            select(
+                *people.c,
+                operator_counters.c.new_chats,
+                operator_counters.c.open_chats,
+                operator_counters.c.rev,
+            )
+            .select_from(people.outerjoin(operator_counters, operator_counters.c.operator_id == people.c.id))
+            .where(people.c.role == literal_column("'operator'"))
+            .order_by(people.c.id)
+        )
+        newest_first = (chats.c.last_activity.desc(), chats.c.uuid.desc())
+        self.feed_chats = text_(
+            with_people.where(_active, _among(chats.c.source)).order_by(*newest_first).limit(limit).offset(_start),
+            "keys",
+            "limit",
+        )
+        self.due = text_(
+            select(chats.c.uuid)
+            .where(chats.c.due_at <= bindparam("now"))
+            .order_by(chats.c.due_at, chats.c.uuid)
+            .limit(limit)
+            .offset(_start),
+            "now",
+            "limit",
+        )
+
+    def filtered_chats(self, which: ChatFilter) -> str:
+        """Takes what `which` sets of sources (keys), stages (keys), operator, owner, (activity, uuid);
+        limit.
+        """
+        names = ("sources", "stages", "operator_id", "owner_id", "before")
+        present = frozenset(name for name in names if getattr(which, name) is not None)
+        found = self._filtered.get(present)
+        if found is not None:
+            return found
+        conditions: dict[str, ColumnElement[bool]] = {
+            "sources": _among(chats.c.source, "sources"),
+            "stages": _among(chats.c.stage, "stages"),
+            "operator_id": chats.c.operator_id == bindparam("operator_id"),
+            "owner_id": chats.c.owner_id == bindparam("owner_id"),
+            "before": tuple_(chats.c.last_activity, chats.c.uuid) < tuple_(bindparam("activity"), bindparam("uuid")),
+        }
+        chosen = [name for name in names if name in present]
+        query = self._chats_with_people().where(_listed, *(conditions[name] for name in chosen))
+        query = query.order_by(chats.c.last_activity.desc(), chats.c.uuid.desc())
+        parameters = [name for name in chosen if name != "before"]
+        if "before" in present:
+            parameters += ["activity", "uuid"]
+        query = query.limit(bindparam("limit")).offset(_start)
+        found = self._filtered[present] = self._text(query, *parameters, "limit")
+        return found
+
+    def _text(self, statement: ClauseElement, *parameters: str) -> str:
+        compiled = statement.compile(dialect=self._dialect)
+        # Values are given by position: a statement that was changed must not take them in another order.
+        taken = tuple(compiled.positiontup or ()) if isinstance(compiled, SQLCompiler) else ()
+        if taken != parameters:
+            raise AssertionError(f"{compiled} takes {taken}, not {parameters}")
+        return str(compiled)
+
+    def _insert(self, table: Table) -> str:
+        names = [column.name for column in table.c]
+        return self._text(table.insert().values({name: bindparam(name) for name in names}), *names)
+
+    def _put(self, table: Table, keep: Sequence[str] = ()) -> str:
+        """Takes the table's columns; a row with the same key gets all of them but `keep`."""
+        names = [column.name for column in table.c]
+        insert = sqlite.insert(table).values({name: bindparam(name) for name in names})
+        keys = [column.name for column in table.primary_key]
+        changed = {name: insert.excluded[name] for name in names if name not in keys and name not in keep}
+        return self._text(insert.on_conflict_do_update(index_elements=keys, set_=changed), *names)
+
+    def _update_chat(self, names: Sequence[str]) -> str:
+        values: dict[str, ColumnElement[Any]] = {name: bindparam(f"new_{name}") for name in names}
+        statement = update(chats).where(chats.c.number == bindparam("of")).values(values)
+        return self._text(statement, *(f"new_{name}" for name in names), "of")
+
+    def _recent_keys(self) -> str:
+        """Takes [[chat, author role, author id], …]; gives keys with their indexes,
+        ascending.
+        """
+        asked = _each("keys")
+        newest = messages.alias("newest")
+
+        def theirs(table: Any) -> ColumnElement[bool]:
+            return and_(
+                table.c.chat == _item(asked, 0),
+                table.c.author_role == _item(asked, 1),
+                table.c.author_id == _item(asked, 2),
+                table.c.client_id.is_not(None),
+            )
+
+        oldest = (
+            select(newest.c.message_index)
+            .where(theirs(newest))
+            .order_by(newest.c.message_index.desc())
+            .limit(literal_column("1"))
+            .offset(literal_column(str(KEY_HORIZON - 1)))
+            .correlate(asked)
+            .scalar_subquery()
+        )
+        return self._text(
+            select(
+                messages.c.chat,
+                messages.c.author_role,
+                messages.c.author_id,
+                messages.c.client_id,
+                messages.c.message_index,
+            )
+            .select_from(asked.join(messages, theirs(messages)))
+            .where(messages.c.message_index >= func.coalesce(oldest, literal_column("0")))
+            .order_by(messages.c.chat, messages.c.message_index),
+            "keys",
+        )
+
+    def _chats_with_people(self) -> Any:
+        owner_is = and_(_owner.c.role == literal_column("'user'"), _owner.c.id == chats.c.owner_id)
+        operator_is = and_(_operator.c.role == literal_column("'operator'"), _operator.c.id == chats.c.operator_id)
+        return select(
+            *_state, *(_owner.c[name] for name in _PROFILE), *(_operator.c[name] for name in _PROFILE)
+        ).select_from(chats.outerjoin(_owner, owner_is).outerjoin(_operator, operator_is))
+
+    def _messages_with_authors(self) -> Any:
+        author_is = and_(people.c.role == messages.c.author_role, people.c.id == messages.c.author_id)
+        columns = [column for column in messages.c if column.name != "chat"]
+        return (
+            select(*columns, *(people.c[name] for name in _PROFILE))
+            .select_from(messages.outerjoin(people, author_is))
+            .where(messages.c.chat == bindparam("chat"))
+        )
+
+
+def _each(name: str) -> Any:
+    return func.json_each(bindparam(name)).table_valued("value", name="asked")
+
+
+def _item(asked: Any, place: int) -> ColumnElement[Any]:
+    return func.json_extract(asked.c.value, literal_column(f"'$[{place}]'"))
+
+
+def _among(column: ColumnElement[Any], name: str = "keys") -> ColumnElement[bool]:
+    return column.in_(select(func.json_each(bindparam(name)).table_valued("value").c.value))

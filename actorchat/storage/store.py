@@ -1,0 +1,106 @@
+"""Owns the port of every store: one transaction a batch, a way back after failures, and the reads.
+
+Has no SQL, no trio. `actorchat.testing.check_store` is what every implementation passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Protocol
+from uuid import UUID
+
+import attrs
+
+from actorchat.chat.model import ChatState, Identity, OperatorCounters, PersonRecord, SourceCounters
+from actorchat.chat.operations import Decision, Operation
+from actorchat.chat.ports import ChatFilter, FeedSnapshot, OperatorRecord, Page
+from actorchat.protocol import Role
+
+__all__ = ["Batch", "CommitInDoubt", "Counters", "Decided", "Reads", "Store", "StoreUrlError"]
+
+Counters = tuple[OperatorCounters | SourceCounters, ...]
+
+Decided = tuple[Decision, Counters]
+"""What became of one operation, and the counters it changed as they stand after it."""
+
+
+@attrs.frozen
+class Batch:
+    """Names one transaction for good: no other batch of any writer has this (writer, number). `now` is epoch
+    seconds.
+    """
+
+    writer: str
+    number: int
+    now: int
+
+
+class CommitInDoubt(Exception):  # noqa: N818 - named as the state it is
+    """COMMIT failed: the batch is stored as a whole or not at all, and only `Store.recover` can tell.
+
+    `decided` is what to announce if it is stored.
+    """
+
+    def __init__(self, decided: list[Decided]) -> None:
+        super().__init__("COMMIT failed and may have been durable")
+        self.decided = decided
+
+
+class StoreUrlError(ValueError):
+    """The storage URL names nothing that can be opened. The text says what to do about it."""
+
+
+class Reads(Protocol):
+    """`actorchat.chat.ports.Archive`, synchronous. Any thread may call; each call is one consistent
+    reading.
+    """
+
+    def chat(self, chat: UUID) -> ChatState | None: ...
+
+    def newest(self, chat: UUID, role: Role, *, before: int | None, limit: int) -> Page | None: ...
+
+    def after(self, chat: UUID, role: Role, *, after: int, limit: int) -> Page | None: ...
+
+    def since(self, chat: UUID, *, rev: int, limit: int) -> Page | None: ...
+
+    def authored(self, chat: UUID, author_role: Role, *, after: int, upto: int, limit: int) -> Page | None: ...
+
+    def chats(self, which: ChatFilter) -> tuple[ChatState, ...]: ...
+
+    def person(self, identity: Identity) -> PersonRecord | None: ...
+
+    def operators(self, sources: Collection[str] | None) -> tuple[OperatorRecord, ...]: ...
+
+    def feed_snapshot(self, sources: Collection[str], limit: int) -> FeedSnapshot: ...
+
+    def due(self, now: float, limit: int) -> tuple[UUID, ...]: ...
+
+
+class Store(Reads, Protocol):
+    """Where chats live. `commit`, `recover` and `close` are called by one thread at a time.
+
+    Every method may raise `actorchat.chat.ports.StorageUnavailable`: nothing was changed, and it may work
+    later.
+    """
+
+    corrected_counters: int
+    """How many stored counters differed from the chats when they were recounted at the start: traces of
+    bugs.
+    """
+
+    def commit(self, operations: Sequence[Operation], batch: Batch) -> list[Decided]:
+        """Decide `operations` in order, each on what the ones before it left, and store it all in one
+        transaction.
+
+        An operation that can't be stored is refused with `malformed` and spoils no other. Raises
+        `CommitInDoubt`.
+        """
+
+    def recover(self, batch: Batch) -> bool:
+        """Reconnect after a failure, prove that storage can be written, and tell whether `batch` is stored.
+
+        False is final: a batch that was not stored can't become so later.
+        """
+
+    def close(self) -> None:
+        """Let go of every file and connection. Nothing else is called afterwards."""

@@ -1,0 +1,45 @@
+"""The test kit: conformance checks that every implementation passes, and peers that misbehave.
+
+Refuses to know pytest: every check is a plain async function that raises AssertionError.
+"""
+
+from actorchat.testing._faults import InjectedCrash, crash
+from actorchat.testing._peers import RawPeer
+from actorchat.testing._probe import Probe
+from actorchat.testing._settle import settle
+from actorchat.testing._store_faults import CommitFault, DelayedRunner, FaultyStore
+from actorchat.testing._stores import OpenStore, check_store, random_operations
+from actorchat.testing._transport_checks import (
+    TIMED_TRANSPORT_CHECKS,
+    TRANSPORT_CHECKS,
+    check_transport,
+)
+from actorchat.testing._transports import (
+    Dialer,
+    OpenTransport,
+    Peer,
+    RecordingApplication,
+    admission_of,
+)
+
+__all__ = [
+    "TIMED_TRANSPORT_CHECKS",
+    "TRANSPORT_CHECKS",
+    "CommitFault",
+    "DelayedRunner",
+    "Dialer",
+    "FaultyStore",
+    "InjectedCrash",
+    "OpenStore",
+    "OpenTransport",
+    "Peer",
+    "Probe",
+    "RawPeer",
+    "RecordingApplication",
+    "admission_of",
+    "check_store",
+    "check_transport",
+    "crash",
+    "random_operations",
+    "settle",
+]

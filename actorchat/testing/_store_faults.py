@@ -1,0 +1,127 @@
+"""Owns a store that fails as disks do, and calls that take as long as they do there.
+
+Knows no implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from enum import Enum, auto
+from itertools import chain, repeat
+from typing import TypeVar
+from uuid import UUID
+
+import trio
+
+from actorchat.chat.model import ChatState, Identity, PersonRecord
+from actorchat.chat.operations import Operation
+from actorchat.chat.ports import ChatFilter, FeedSnapshot, OperatorRecord, Page, StorageUnavailable
+from actorchat.protocol import Role
+from actorchat.storage.store import Batch, CommitInDoubt, Decided, Store
+from actorchat.storage.threads import Runner
+
+__all__ = ["CommitFault", "DelayedRunner", "FaultyStore"]
+
+T = TypeVar("T")
+
+
+class CommitFault(Enum):
+    """How a commit fails."""
+
+    AWAY = auto()
+    """Before anything is done."""
+    STORED = auto()
+    """At COMMIT, having stored the batch."""
+    FORGOTTEN = auto()
+    """At COMMIT, having stored nothing."""
+
+
+class FaultyStore:
+    """`store` with failures: each commit takes the next of `faults`, none when they run out.
+
+    `away_for`: so many `recover` calls fail after each fault. While `unreadable` is true every read fails.
+    """
+
+    def __init__(self, store: Store, faults: Iterable[CommitFault | None] = (), *, away_for: int = 0) -> None:
+        self.corrected_counters = store.corrected_counters
+        self.unreadable = False
+        self.commits = 0
+        self._store = store
+        self._faults = chain(faults, repeat(None))
+        self._away_for = away_for
+        self._still_away = 0
+
+    def commit(self, operations: Sequence[Operation], batch: Batch) -> list[Decided]:
+        self.commits += 1
+        fault = next(self._faults)
+        if fault is None:
+            return self._store.commit(operations, batch)
+        self._still_away = self._away_for
+        if fault is CommitFault.AWAY:
+            raise StorageUnavailable("as scripted")
+        raise CommitInDoubt(self._store.commit(operations, batch) if fault is CommitFault.STORED else [])
+
+    def recover(self, batch: Batch) -> bool:
+        if self._still_away:
+            self._still_away -= 1
+            raise StorageUnavailable("as scripted")
+        return self._store.recover(batch)
+
+    def close(self) -> None:
+        self._store.close()
+
+    def chat(self, chat: UUID) -> ChatState | None:
+        return self._readable.chat(chat)
+
+    def newest(self, chat: UUID, role: Role, *, before: int | None, limit: int) -> Page | None:
+        return self._readable.newest(chat, role, before=before, limit=limit)
+
+    def after(self, chat: UUID, role: Role, *, after: int, limit: int) -> Page | None:
+        return self._readable.after(chat, role, after=after, limit=limit)
+
+    def since(self, chat: UUID, *, rev: int, limit: int) -> Page | None:
+        return self._readable.since(chat, rev=rev, limit=limit)
+
+    def authored(self, chat: UUID, author_role: Role, *, after: int, upto: int, limit: int) -> Page | None:
+        return self._readable.authored(chat, author_role, after=after, upto=upto, limit=limit)
+
+    def chats(self, which: ChatFilter) -> tuple[ChatState, ...]:
+        return self._readable.chats(which)
+
+    def person(self, identity: Identity) -> PersonRecord | None:
+        return self._readable.person(identity)
+
+    def operators(self, sources: Collection[str] | None) -> tuple[OperatorRecord, ...]:
+        return self._readable.operators(sources)
+
+    def feed_snapshot(self, sources: Collection[str], limit: int) -> FeedSnapshot:
+        return self._readable.feed_snapshot(sources, limit)
+
+    def due(self, now: float, limit: int) -> tuple[UUID, ...]:
+        return self._readable.due(now, limit)
+
+    @property
+    def _readable(self) -> Store:
+        if self.unreadable:
+            raise StorageUnavailable("as scripted")
+        return self._store
+
+
+class DelayedRunner:
+    """`runner`, each call taking as long as `seconds()` says: half of it before the call, half after.
+
+    Calls that are made at once overtake each other, as reads in several threads do.
+    """
+
+    def __init__(self, runner: Runner, seconds: Callable[[], float]) -> None:
+        self._runner = runner
+        self._seconds = seconds
+
+    async def run(self, call: Callable[[], T]) -> T:
+        half = self._seconds() / 2
+        # As a thread's work: not cancelled once begun, so that it is as long as `seconds` says.
+        with trio.CancelScope(shield=True):
+            await trio.sleep(half)
+            result = await self._runner.run(call)
+            await trio.sleep(half)
+        return result

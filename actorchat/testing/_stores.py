@@ -1,0 +1,477 @@
+"""Owns what proves a store: `check_store`, which every implementation passes. Knows no implementation."""
+
+# ruff: noqa: S101 - assertions are what a conformance suite is made of
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from itertools import count
+from typing import Final
+from uuid import UUID
+
+import attrs
+
+from actorchat.chat.model import (
+    Identity,
+    OperatorCounters,
+    PersonRecord,
+    Policy,
+    SourceCounters,
+    Stage,
+    contribution,
+)
+from actorchat.chat.operations import (
+    AcceptChat,
+    AddMessage,
+    Changed,
+    CloseChat,
+    MarkMessage,
+    Operation,
+    PersonRecorded,
+    RecordPerson,
+    Refused,
+    ReleaseChat,
+    ReopenChat,
+    ReserveChat,
+    ReturnChat,
+    SetOnline,
+    SweepChat,
+    TransferChat,
+    Unchanged,
+)
+from actorchat.chat.ports import ChatFilter, Page
+from actorchat.protocol import MessageType, Role, User
+from actorchat.storage.store import Batch, Decided, Store
+
+__all__ = ["OpenStore", "check_store", "random_operations"]
+
+OpenStore = Callable[[Policy], AbstractContextManager[Store]]
+"""Opens one place. A durable store that is opened there again finds what it stored."""
+
+ANN: Final = User(1, Role.USER, firstname="Ann")
+BOB: Final = User(2, Role.USER, firstname="Bob")
+# The same ids on purpose: only with the role is an id an identity.
+EVE: Final = User(1, Role.OPERATOR, firstname="Eve")
+FAY: Final = User(2, Role.OPERATOR, firstname="Fay")
+SHOP: Final = "shop"
+CHAT: Final = UUID(int=1)
+NOW: Final = 1_700_000_000
+_RECORDS: Final = tuple(
+    RecordPerson(user, frozenset(), frozenset({SHOP} if user.role is Role.OPERATOR else ()))
+    for user in (ANN, BOB, EVE, FAY)
+)
+
+
+class _Bench:
+    """A store with a batch counter: what the checks write with."""
+
+    def __init__(self, store: Store, writer: str = "check") -> None:
+        self.store = store
+        self._writer = writer
+        self._numbers = count(1)
+
+    def batch(self, *operations: Operation, now: int = NOW) -> list[Decided]:
+        return self.store.commit(operations, Batch(self._writer, next(self._numbers), now))
+
+    def one(self, operation: Operation, now: int = NOW) -> Decided:
+        [decided] = self.batch(operation, now=now)
+        return decided
+
+    def changed(self, operation: Operation, now: int = NOW) -> Changed:
+        decision, _ = self.one(operation, now)
+        assert isinstance(decision, Changed), decision
+        return decision
+
+    def talk(self, *texts: str, chat: UUID = CHAT, author: User = ANN) -> list[int]:
+        """Ids of messages that `author` adds, one batch each."""
+        return [self.changed(AddMessage(chat, author, text)).messages[0].id for text in texts]
+
+
+def check_store(fresh: Callable[[], OpenStore], *, durable: bool = True) -> None:
+    """Prove that a store does what `actorchat.storage.Store` and `actorchat.chat.ports.Archive` promise.
+
+    `fresh()` names a new, empty place each time. `durable=False` leaves out what needs opening it twice.
+    Raises `AssertionError`.
+    """
+    for check in _CHECKS:
+        with fresh()(Policy()) as store:
+            bench = _Bench(store)
+            bench.batch(*_RECORDS, ReserveChat(CHAT, SHOP, ANN))
+            check(bench)
+    _check_capacity_and_due(fresh())
+    for seed in range(5):
+        _check_random_sessions(fresh(), seed)
+    if durable:
+        _check_reopening(fresh())
+
+
+def _check_order(bench: _Bench) -> None:
+    """Revisions and indexes are dense, ids are unique, across batches and inside one; decisions come in
+    order.
+    """
+    decided = bench.batch(*(AddMessage(CHAT, ANN, str(n)) for n in range(5)))
+    decided += bench.batch(AddMessage(CHAT, EVE, "5"), TransferChat(CHAT, EVE, FAY.id))
+    changes = [decision for decision, _ in decided if isinstance(decision, Changed)]
+    assert [change.chat.rev for change in changes] == list(range(1, 8))
+    messages = [message for change in changes for message in change.messages]
+    assert [message.index for message in messages] == list(range(8))
+    assert len({message.id for message in messages}) == 8
+    page = bench.store.after(CHAT, Role.OPERATOR, after=-1, limit=100)
+    assert page is not None
+    assert [message.index for message in page.messages] == [0, 1, 2, 3, 4, 5, 7]
+    assert page.chat == changes[-1].chat == bench.store.chat(CHAT)
+    assert page.messages == tuple(message for message in messages if message.index != 6)
+
+
+def _check_refusals(bench: _Bench) -> None:
+    """What names nothing that exists is refused, and spoils nothing beside it."""
+    nowhere = UUID(int=99)
+    decided = bench.batch(
+        AddMessage(nowhere, ANN, "?"),
+        AddMessage(CHAT, ANN, "here"),
+        MarkMessage(nowhere, ANN, 1, True),
+        SetOnline(77, True),
+        AcceptChat(CHAT, EVE),
+        AcceptChat(CHAT, FAY),
+    )
+    codes = [decision.code if isinstance(decision, Refused) else None for decision, _ in decided]
+    assert codes == ["not_found", None, "not_found", "not_found", None, "not_owner"]
+    assert bench.store.chat(nowhere) is None
+    assert bench.store.newest(nowhere, Role.USER, before=None, limit=1) is None
+
+
+def _check_idempotency(bench: _Bench) -> None:
+    """The same key and body give the stored message, another body a conflict: across batches and within
+    one.
+    """
+    send = AddMessage(CHAT, ANN, "once", client_id="k")
+    [(first, _), (again, _), (other, _)] = bench.batch(send, send, attrs.evolve(send, text="twice"))
+    assert isinstance(first, Changed)
+    assert again == Unchanged(first.chat, first.messages[0])
+    assert isinstance(other, Refused)
+    assert other.code == "conflict"
+    assert bench.one(send)[0] == Unchanged(first.chat, first.messages[0])
+    # A key belongs to its author and its chat.
+    bench.batch(ReserveChat(UUID(int=2), SHOP, BOB))
+    bench.changed(attrs.evolve(send, author=EVE, text="mine"))
+    bench.changed(attrs.evolve(send, chat=UUID(int=2), author=BOB))
+
+
+def _check_key_horizon(bench: _Bench) -> None:
+    """A key is known among its author's newest 256 in the chat, and forgotten after them."""
+
+    def key(n: int) -> AddMessage:
+        return AddMessage(CHAT, ANN, "x", client_id=f"k{n}")
+
+    bench.batch(*map(key, range(200)))
+    bench.batch(*map(key, range(200, 256)))
+    assert isinstance(bench.one(key(0))[0], Unchanged)
+    bench.changed(AddMessage(CHAT, ANN, "no key"))
+    bench.changed(attrs.evolve(key(0), author=EVE))
+    assert isinstance(bench.one(key(0))[0], Unchanged)
+    # Inside one batch the horizon moves too: the first of these pushes k0 out, the last puts it in anew.
+    decisions = [decision for decision, _ in bench.batch(key(256), key(1), key(0), key(1))]
+    assert [type(decision) for decision in decisions] == [Changed, Unchanged, Changed, Changed]
+    assert isinstance(bench.one(key(0))[0], Unchanged)
+
+
+def _check_reserve(bench: _Bench) -> None:
+    """One chat for an owner at a source until it is closed; reserved ones are in no list."""
+    first = bench.store.chat(CHAT)
+    assert first is not None
+    assert (first.stage, first.rev, first.owner) == (Stage.RESERVED, 0, ANN)
+    assert bench.store.chats(ChatFilter()) == ()
+    assert bench.one(ReserveChat(UUID(int=2), SHOP, ANN))[0] == Unchanged(first)
+    [(bobs, _), (same, _), (elsewhere, _)] = bench.batch(
+        ReserveChat(UUID(int=3), SHOP, BOB),
+        ReserveChat(UUID(int=4), SHOP, BOB),
+        ReserveChat(UUID(int=5), "mall", BOB),
+    )
+    assert isinstance(bobs, Changed)
+    assert same == Unchanged(bobs.chat)
+    assert isinstance(elsewhere, Changed)
+    bench.talk("hello")
+    decided = bench.batch(CloseChat(CHAT, ANN), ReserveChat(UUID(int=6), SHOP, ANN), ReopenChat(CHAT, ANN))
+    assert [type(decision) for decision, _ in decided] == [Changed, Changed, Changed]
+    bench.changed(AddMessage(CHAT, ANN, "later"), now=NOW + 9)
+    unchanged, _ = bench.one(ReserveChat(UUID(int=7), SHOP, ANN))
+    assert isinstance(unchanged, Unchanged)
+    assert unchanged.chat.uuid == CHAT
+    # A chat that is reserved and used in one batch counts like any other.
+    _, (_, counters) = bench.batch(ReserveChat(UUID(int=8), "mall", ANN), AddMessage(UUID(int=8), ANN, "hi"), now=NOW)
+    assert counters == (SourceCounters("mall", 1, 1),)
+
+
+def _check_marks(bench: _Bench) -> None:
+    """A mark names a message of its own chat; of another's nothing is told."""
+    ids = bench.talk("one", "two")
+    bench.batch(ReserveChat(UUID(int=2), SHOP, BOB))
+    [foreign] = bench.talk("theirs", chat=UUID(int=2), author=BOB)
+    change = bench.changed(MarkMessage(CHAT, EVE, ids[1], True))
+    assert (change.chat.operators_delivered, change.chat.operators_read) == (1, 1)
+    assert isinstance(bench.one(MarkMessage(CHAT, EVE, ids[0], True))[0], Unchanged)
+    for unknown in (foreign, 10**9, -1, 0):
+        refused, _ = bench.one(MarkMessage(CHAT, EVE, unknown, True))
+        assert isinstance(refused, Refused)
+        assert refused.code == "message_not_found"
+    # One that the same batch adds can be marked, if its id is guessed.
+    guess = max(*ids, foreign) + 1
+    decided = bench.batch(AddMessage(CHAT, ANN, "three"), MarkMessage(CHAT, EVE, guess, True))
+    assert isinstance(decided[1][0], Changed)
+    decided = bench.batch(AddMessage(CHAT, ANN, "4"), MarkMessage(UUID(int=2), EVE, guess + 1, True))
+    assert isinstance(decided[1][0], Refused)
+
+
+def _check_pages(bench: _Bench) -> None:
+    """Every page: order, bounds, role filter, whether there is more, people as they are now."""
+    bench.talk("0", "1")
+    bench.talk("2", author=EVE)
+    bench.batch(TransferChat(CHAT, EVE, FAY.id), AddMessage(CHAT, ANN, "5"))
+    bench.one(AddMessage(CHAT, EVE, "note", type=MessageType.SYSTEM, type_role=Role.OPERATOR))
+    bench.one(RecordPerson(attrs.evolve(EVE, firstname="Eva"), frozenset({"firstname"}), frozenset({SHOP})))
+    store = bench.store
+
+    def page(found: Page | None) -> tuple[list[int], bool]:
+        assert found is not None
+        return [message.index for message in found.messages], found.has_more
+
+    user, operator = Role.USER, Role.OPERATOR
+    assert page(store.newest(CHAT, user, before=None, limit=9)) == ([0, 1, 2, 3, 5], False)
+    assert page(store.newest(CHAT, operator, before=None, limit=9)) == ([0, 1, 2, 4, 5, 6], False)
+    assert page(store.newest(CHAT, user, before=None, limit=2)) == ([3, 5], True)
+    assert page(store.newest(CHAT, user, before=3, limit=3)) == ([0, 1, 2], False)
+    assert page(store.newest(CHAT, user, before=0, limit=3)) == ([], False)
+    assert page(store.after(CHAT, user, after=-1, limit=2)) == ([0, 1], True)
+    assert page(store.after(CHAT, operator, after=2, limit=3)) == ([4, 5, 6], False)
+    assert page(store.after(CHAT, user, after=99, limit=3)) == ([], False)
+    assert page(store.since(CHAT, rev=0, limit=9)) == ([0, 1, 2, 3, 4, 5, 6], False)
+    assert page(store.since(CHAT, rev=3, limit=2)) == ([3, 4], True)
+    assert page(store.since(CHAT, rev=6, limit=2)) == ([], False)
+    assert page(store.authored(CHAT, user, after=0, upto=5, limit=9)) == ([1, 5], False)
+    assert page(store.authored(CHAT, user, after=-1, upto=5, limit=1)) == ([0], True)
+    assert page(store.authored(CHAT, operator, after=-1, upto=9, limit=9)) == ([2], False)
+    found = store.newest(CHAT, operator, before=None, limit=9)
+    assert found is not None
+    author = found.messages[2].author
+    assert author is not None
+    assert author.firstname == "Eva"
+    assert found.chat.operator == FAY
+
+
+def _check_lists(bench: _Bench) -> None:
+    """Newest activity first, every filter, continued after a chat; the snapshot is the other way round."""
+    for n, (owner, source) in enumerate([(ANN, "a"), (BOB, "a"), (ANN, "b"), (BOB, "b")]):
+        bench.batch(ReserveChat(UUID(int=10 + n), source, owner), now=NOW + n)
+        bench.changed(AddMessage(UUID(int=10 + n), owner, "hi"), now=NOW + n)
+    bench.batch(CloseChat(UUID(int=10), ANN), AcceptChat(UUID(int=13), EVE), now=NOW + 3)
+    store = bench.store
+
+    def listed(**which: object) -> list[int]:
+        return [chat.uuid.int for chat in store.chats(ChatFilter(**which))]  # type: ignore[arg-type]  # by name
+
+    assert listed() == [13, 10, 12, 11]
+    assert listed(limit=2) == [13, 10]
+    assert listed(before=UUID(int=10), limit=1) == [12]
+    assert listed(before=UUID(int=11)) == []
+    assert listed(before=UUID(int=99)) == []
+    assert listed(sources=frozenset({"b"})) == [13, 12]
+    assert listed(stages=frozenset({Stage.OPEN, Stage.CLOSED})) == [13, 10]
+    assert listed(stages=frozenset({Stage.RESERVED})) == []
+    assert listed(operator_id=EVE.id) == [13]
+    assert listed(owner_id=ANN.id, stages=frozenset({Stage.NEW})) == [12]
+    assert listed(sources=frozenset({"a"}), owner_id=BOB.id, before=UUID(int=10)) == [11]
+    snapshot = store.feed_snapshot(["b", "a", "c"], 2)
+    assert [chat.uuid.int for chat in snapshot.chats] == [12, 13]
+    assert [(one.source, one.unread_chats) for one in snapshot.counters] == [("a", 1), ("b", 2), ("c", 0)]
+    assert snapshot.operators == ()
+    snapshot = store.feed_snapshot([SHOP], 2)
+    assert [record.person.user for record in snapshot.operators] == [EVE, FAY]
+    assert snapshot.operators[0].counters == OperatorCounters(EVE.id, 0, 1, 1)
+    assert snapshot.chats == ()
+
+
+def _check_people(bench: _Bench) -> None:
+    """Profiles merge by claims, are told when they change, and show in every chat from then on."""
+    bench.talk("hi")
+    [(same, _)] = bench.batch(RecordPerson(ANN, frozenset({"firstname"})))
+    assert same == PersonRecorded(PersonRecord(ANN), False)
+    renamed = User(ANN.id, Role.USER, lastname="Lee")
+    decided = bench.batch(RecordPerson(renamed, frozenset({"lastname"})), AddMessage(CHAT, ANN, "me"))
+    ann = attrs.evolve(ANN, lastname="Lee")
+    assert decided[0][0] == PersonRecorded(PersonRecord(ann), True)
+    assert isinstance(decided[1][0], Changed)
+    assert decided[1][0].chat.owner == decided[1][0].messages[0].author == ann
+    assert bench.store.person(Identity(Role.USER, ANN.id)) == PersonRecord(ann)
+    assert bench.store.person(Identity(Role.USER, 99)) is None
+    [chat] = bench.store.chats(ChatFilter())
+    assert chat.owner == ann
+    online = bench.one(SetOnline(EVE.id, True))[0]
+    assert online == PersonRecorded(PersonRecord(EVE, frozenset({SHOP}), True), True)
+    assert bench.one(SetOnline(EVE.id, True))[0] == PersonRecorded(online.person, False)
+    assert [record.person.online for record in bench.store.operators([SHOP])] == [True, False]
+    stranger = User(7, Role.OPERATOR, firstname="Gus")
+    bench.changed(AcceptChat(CHAT, stranger))
+    assert [record.person.user.id for record in bench.store.operators(None)] == [1, 2, 7]
+    assert bench.store.chats(ChatFilter())[0].operator == stranger
+
+
+def _check_bad_value(bench: _Bench) -> None:
+    """What can't be stored, or not even decided, is refused alone; the batch around it is stored in order."""
+    no_text: object = object()
+    decided = bench.batch(
+        AddMessage(CHAT, ANN, "before", client_id="b"),
+        AddMessage(CHAT, no_text, "bad"),  # type: ignore[arg-type]  # the point
+        AddMessage(CHAT, ANN, "after", client_id="a"),
+        AddMessage(CHAT, ANN, "after", client_id="a"),
+    )
+    codes = [decision.code if isinstance(decision, Refused) else None for decision, _ in decided]
+    assert codes == [None, "malformed", None, None]
+    page = bench.store.after(CHAT, Role.USER, after=-1, limit=9)
+    assert page is not None
+    assert [(message.index, message.text) for message in page.messages] == [(0, "before"), (1, "after")]
+
+
+def _check_recover(bench: _Bench) -> None:
+    """Only the batch that was committed last by that writer is known; asking changes nothing."""
+    batch = Batch("somebody", 7, NOW)
+    assert not bench.store.recover(batch)
+    bench.store.commit([AddMessage(CHAT, ANN, "x")], batch)
+    assert bench.store.recover(batch)
+    assert not bench.store.recover(attrs.evolve(batch, number=8))
+    assert bench.store.recover(batch)
+    chat = bench.store.chat(CHAT)
+    assert chat is not None
+    assert chat.rev == 1
+    bench.talk("y")
+
+
+_CHECKS: Final = (
+    _check_order,
+    _check_refusals,
+    _check_idempotency,
+    _check_key_horizon,
+    _check_reserve,
+    _check_marks,
+    _check_pages,
+    _check_lists,
+    _check_people,
+    _check_bad_value,
+    _check_recover,
+)
+
+
+def _check_capacity_and_due(open_store: OpenStore) -> None:
+    """Capacity is judged on the counters in the transaction; overdue chats are found, the longest overdue
+    first.
+    """
+    policy = Policy(capacity=1, idle_timeout=100, answer_timeout=10)
+    with open_store(policy) as store:
+        bench = _Bench(store)
+        bench.batch(*_RECORDS)
+        chats = [UUID(int=n) for n in (1, 2, 3)]
+        for n, (chat, owner) in enumerate(zip(chats, (ANN, BOB, User(3, Role.USER)), strict=True)):
+            bench.batch(ReserveChat(chat, SHOP, owner), AddMessage(chat, owner, "hi"), now=NOW + n)
+        decided = bench.batch(AcceptChat(chats[0], EVE), AcceptChat(chats[1], EVE), now=NOW + 3)
+        assert isinstance(decided[0][0], Changed)
+        assert isinstance(decided[1][0], Refused)
+        assert decided[1][0].code == "over_capacity"
+        assert store.due(NOW + 9, 9) == ()
+        assert store.due(NOW + 10, 9) == (chats[0],)
+        assert store.due(NOW + 200, 2) == (chats[0], chats[1])
+        bench.batch(*map(SweepChat, chats), now=NOW + 102)
+        assert store.due(NOW + 1_000, 9) == (chats[0],)
+
+
+def _check_random_sessions(open_store: OpenStore, seed: int) -> None:
+    """After any operations the counters are the sum of the chats' contributions, and counted by their
+    revisions.
+    """
+    chance = random.Random(seed)  # noqa: S311 - chooses which operations to try
+    with open_store(Policy(capacity=2)) as store:
+        bench = _Bench(store)
+        bench.batch(*_RECORDS)
+        latest: dict[object, OperatorCounters | SourceCounters] = {}
+        operations = iter(random_operations(seed, 300))
+        while batch := [operation for _, operation in zip(range(chance.randrange(1, 40)), operations, strict=False)]:
+            for _, counters in bench.batch(*batch):
+                for one in counters:
+                    key = one.operator_id if isinstance(one, OperatorCounters) else one.source
+                    known = latest.get(key)
+                    assert one.rev == (1 if known is None else known.rev + 1)
+                    latest[key] = one
+        shares = [contribution(chat) for chat in store.chats(ChatFilter(limit=1_000))]
+        for record in store.operators(None):
+            theirs = [share for share in shares if share.operator_id == record.person.user.id]
+            expected = (sum(share.new for share in theirs), sum(share.open for share in theirs))
+            assert (record.counters.new_chats, record.counters.open_chats) == expected
+            assert record.counters == latest.get(record.person.user.id, record.counters)
+        [counter] = store.feed_snapshot([SHOP], 1).counters
+        assert counter.unread_chats == sum(share.unread for share in shares)
+        assert counter == latest.get(SHOP, counter)
+
+
+def _check_reopening(open_store: OpenStore) -> None:
+    """What was committed is found again, with every id, key, counter and batch; nothing is given twice."""
+    send = AddMessage(CHAT, ANN, "kept", client_id="k")
+    batch = Batch("first", 1, NOW)
+    with open_store(Policy()) as store:
+        bench = _Bench(store)
+        bench.batch(*_RECORDS, ReserveChat(CHAT, SHOP, ANN))
+        bench.talk("a", "b")
+        bench.batch(*(AddMessage(CHAT, EVE, "x", client_id=str(n)) for n in range(300)))
+        [(first, _)] = store.commit([send], batch)
+        assert isinstance(first, Changed)
+        before = (store.chat(CHAT), store.feed_snapshot([SHOP], 9), store.operators(None))
+    with open_store(Policy(idle_timeout=5)) as store:
+        assert store.corrected_counters == 0
+        assert before == (store.chat(CHAT), store.feed_snapshot([SHOP], 9), store.operators(None))
+        assert store.due(NOW + 5, 9) == (CHAT,)
+        bench = _Bench(store, "second")
+        assert bench.one(send)[0] == Unchanged(first.chat, first.messages[0])
+        for n, known in ((43, False), (45, True), (299, True)):
+            again, _ = bench.one(AddMessage(CHAT, EVE, "x", client_id=str(n)))
+            assert isinstance(again, Unchanged if known else Changed)
+        assert bench.changed(AddMessage(CHAT, ANN, "new")).messages[0].id > first.messages[0].id
+        assert store.recover(batch)
+    with open_store(Policy()) as store:
+        # The first batch after opening: what was stored is counted on, and people are known by name.
+        bench = _Bench(store, "third")
+        decided = bench.batch(ReserveChat(UUID(int=2), SHOP, BOB), AddMessage(UUID(int=2), BOB, "hi"))
+        assert decided[1][1] == (SourceCounters(SHOP, 2, 2),)
+    with open_store(Policy()) as store:
+        unchanged, _ = _Bench(store, "fourth").one(ReserveChat(UUID(int=3), SHOP, ANN))
+        assert isinstance(unchanged, Unchanged)
+        assert (unchanged.chat.owner, unchanged.chat.operator) == (ANN, EVE)
+
+
+def random_operations(seed: int, number: int) -> Iterator[Operation]:
+    """Operations of two visitors and two operators on a few chats at the source "shop", most of them
+    sensible.
+    """
+    chance = random.Random(seed)  # noqa: S311 - chooses which operations to try
+    chats = [UUID(int=n) for n in range(1, 6)]
+    visitors, operators = (ANN, BOB), (EVE, FAY)
+    for _ in range(number):
+        chat, visitor, operator = chance.choice(chats), chance.choice(visitors), chance.choice(operators)
+        either = chance.choice((visitor, operator))
+        key = f"k{chance.randrange(20)}"
+        text = chance.choice(("hello", "there"))
+        yield chance.choice(
+            (
+                ReserveChat(chat, SHOP, visitor),
+                AddMessage(chat, either, text, client_id=key),
+                AddMessage(chat, either, text),
+                AddMessage(chat, operator, text, type=MessageType.SYSTEM, type_role=Role.OPERATOR),
+                MarkMessage(chat, either, chance.randrange(80), chance.random() < 0.5),
+                AcceptChat(chat, operator),
+                CloseChat(chat, either),
+                ReopenChat(chat, either),
+                TransferChat(chat, operator, chance.choice((EVE.id, FAY.id, 99))),
+                ReturnChat(chat, operator),
+                ReleaseChat(chat, operator.id),
+                RecordPerson(attrs.evolve(either, lastname=text), frozenset({"lastname"}), frozenset({SHOP})),
+                SetOnline(operator.id, chance.random() < 0.5),
+            )
+        )

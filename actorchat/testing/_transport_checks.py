@@ -1,0 +1,386 @@
+"""Owns what every transport promises, as checks that each implementation passes.
+
+Refuses to know any one transport, and pytest: a check raises AssertionError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+import trio
+
+from actorchat.protocol import CloseCode, Frames, UnknownType, UpdateTyping
+from actorchat.testing._transports import (
+    OpenTransport,
+    RecordingApplication,
+    admission_of,
+    close_follows,
+    expect,
+    fill,
+    joined,
+    opened,
+    padded,
+    send_commands,
+    settled,
+    until,
+)
+from actorchat.transports.ports import Limits
+
+__all__ = ["TIMED_TRANSPORT_CHECKS", "TRANSPORT_CHECKS", "Check", "check_transport"]
+
+_EVENT: Final = b'{"type":"event","data":%d}'
+
+
+async def check_transport(open_transport: OpenTransport, *, timed: bool) -> None:
+    """Run every check; `timed` adds those that wait for minutes, and needs a virtual clock.
+
+    Raises AssertionError that names what was promised. The caller bounds the time.
+    """
+    for check in (*TRANSPORT_CHECKS, *(TIMED_TRANSPORT_CHECKS if timed else ())):
+        await check(open_transport)
+
+
+async def commands_arrive_decoded_and_in_order(open_transport: OpenTransport) -> None:
+    application = RecordingApplication()
+    async with opened(open_transport, application) as dialer, dialer.dial(admission_of(1)) as peer:
+        await send_commands(peer, 20)
+        await peer.send_text('{"type":"update_typing","data":{"text":"a","stopped":false}}')
+        await peer.send_text('{"type":"from_the_future","data":{}}')
+        await until(lambda: len(application.commands) == 22, "22 commands arrive")
+        expect(application.texts == [str(number) for number in range(20)], "commands keep their order")
+        expect(application.commands[20] == UpdateTyping("a", False), "a command is decoded")
+        expect(application.commands[21] == UnknownType("from_the_future"), "an unknown type is told")
+
+
+async def frames_reach_every_member_once_in_order(open_transport: OpenTransport) -> None:
+    application = RecordingApplication()
+    async with (
+        opened(open_transport, application) as dialer,
+        dialer.dial(admission_of(1)) as first,
+        dialer.dial(admission_of(2)) as second,
+    ):
+        await joined(application, 2)
+        for number in range(0, 100, 2):
+            frames = Frames.of([_EVENT % number, _EVENT % (number + 1)])
+            for session in application.sessions:
+                session.push(frames)
+        for peer in (first, second):
+            got = [await peer.receive() for _ in range(100)]
+            expect(got == [_EVENT % number for number in range(100)], "every frame once, in order")
+
+
+async def a_slow_reader_loses_typing_first(open_transport: OpenTransport) -> None:
+    application = RecordingApplication()
+    limits = Limits(outbox_bytes=40_000, outbox_low=10)
+    async with opened(open_transport, application, limits) as dialer, dialer.dial(admission_of(1)) as peer:
+        session = (await joined(application, 1))[0]
+        filler = await fill(session)
+        for _ in range(10):
+            session.push(Frames.of([b'{"typing":"%s"}' % (b"t" * 2_000)], typing=True))
+        for number in range(15):
+            session.push(Frames.of([b'{"kept":%d,"x":"%s"}' % (number, b"x" * 2_000)]))
+        for _ in range(filler):
+            await peer.receive()
+        got = [await peer.receive() for _ in range(15)]
+        expect(not any(b"typing" in payload for payload in got), "typing is dropped")
+        expect(all(b'"kept":%d,' % place in payload for place, payload in enumerate(got)), "events stay")
+        expect(not application.left, "the session lives on")
+
+
+async def a_slower_reader_is_closed_with_1013(open_transport: OpenTransport) -> None:
+    application = RecordingApplication()
+    limits = Limits(outbox_bytes=20_000)
+    async with opened(open_transport, application, limits) as dialer, dialer.dial(admission_of(1)) as peer:
+        session = (await joined(application, 1))[0]
+        pushed = await fill(session)
+        for number in range(pushed, pushed + 100):
+            session.push(Frames.of([padded(number)]))
+            expect(session.backlog <= 20_000 + 127, "the bound is kept")
+        everything = [padded(number) for number in range(pushed + 100)]
+        await close_follows(peer, CloseCode.OVERLOADED, everything, whole=False)
+        await until(lambda: application.left == [session], "the room is left")
+
+
+async def nothing_follows_a_close(open_transport: OpenTransport) -> None:
+    application = RecordingApplication()
+    async with opened(open_transport, application) as dialer, dialer.dial(admission_of(1)) as peer:
+        session = (await joined(application, 1))[0]
+        session.push(Frames.of([_EVENT % 0]))
+        session.close(CloseCode.SIGNED_OUT, "bye")
+        session.close(CloseCode.DONE)
+        session.push(Frames.of([_EVENT % 1]))
+        await close_follows(peer, CloseCode.SIGNED_OUT, [_EVENT % 0])
+
+
+async def input_behind_a_close_is_ignored(open_transport: OpenTransport) -> None:
+    application = RecordingApplication()
+    async with opened(open_transport, application) as dialer, dialer.dial(admission_of(1)) as peer:
+        session = (await joined(application, 1))[0]
+        session.close(CloseCode.DONE)
+        with suppress(trio.BrokenResourceError):
+            await send_commands(peer, 3)
+        await close_follows(peer, CloseCode.DONE, [])
+        expect(not application.commands, "a closed session takes no commands")
+
+
+async def the_third_malformed_frame_in_a_row_closes_with_1008(open_transport: OpenTransport) -> None:
+    application = RecordingApplication()
+    async with opened(open_transport, application) as dialer, dialer.dial(admission_of(1)) as peer:
+        await peer.send_text("not JSON")
+        await peer.send_binary(b'{"type":"from_the_future","data":{}}')
+        await peer.send_text('{"type":"from_the_future","data":{}}')
+        await peer.send_text("[" * 3_000)
+        await peer.send_text('{"type":"send_message","data":{"text":7}}')
+        await until(lambda: len(application.faults) == 4, "each malformed frame is told")
+        await peer.send_binary(b"\0")
+        await close_follows(peer, CloseCode.MALFORMED, [])
+        expect(len(application.faults) == 5, "the last one is told too")
+
+
+async def what_is_not_utf8_closes_with_1007(open_transport: OpenTransport) -> None:
+    application = RecordingApplication()
+    async with opened(open_transport, application) as dialer, dialer.dial(admission_of(1)) as peer:
+        await peer.send_text(b'{"type":"send_message","data":{"text":"\xff"}}')
+        await close_follows(peer, CloseCode.NOT_UTF8, [])
+
+
+async def over_64_kib_closes_with_1009(open_transport: OpenTransport) -> None:
+    application = RecordingApplication()
+    async with opened(open_transport, application) as dialer, dialer.dial(admission_of(1)) as peer:
+        await peer.send_text('{"type":"from_the_future","data":"%s"}' % ("x" * 65_000))
+        # 65,536 characters would be allowed; these are twice as many bytes.
+        await peer.send_text('{"type":"from_the_future","data":"%s"}' % ("\N{CYRILLIC SMALL LETTER IO}" * 40_000))
+        await close_follows(peer, CloseCode.TOO_BIG, [])
+        expect(application.commands == [UnknownType("from_the_future")], "what is not too big arrives")
+
+
+async def reading_pauses_at_eight_operations_in_flight(open_transport: OpenTransport) -> None:
+    application = RecordingApplication()
+    application.takes = True
+    async with opened(open_transport, application) as dialer, dialer.dial(admission_of(1)) as peer:
+        await send_commands(peer, 9)
+        session = (await joined(application, 1))[0]
+        await until(lambda: len(application.commands) >= 8, "eight operations are taken")
+        await settled()
+        expect(len(application.commands) == 8, "the ninth waits")
+        session.operation_done()
+        await until(lambda: len(application.commands) == 9, "an answer lets one more in")
+        for _ in range(8):
+            session.operation_done()
+
+
+async def a_paused_session_can_be_closed(open_transport: OpenTransport) -> None:
+    application = RecordingApplication()
+    application.takes = True
+    async with opened(open_transport, application) as dialer, dialer.dial(admission_of(1)) as peer:
+        await send_commands(peer, 9)
+        await until(lambda: len(application.commands) == 8, "eight operations are taken")
+        start = trio.current_time()
+        application.sessions[0].close(CloseCode.DONE)
+        await close_follows(peer, CloseCode.DONE, [])
+        await until(lambda: dialer.open_sockets == 0, "the socket ends")
+        expect(trio.current_time() - start < Limits().close_linger, "without waiting for the linger")
+
+
+async def an_exception_closes_that_socket_only_with_1011(open_transport: OpenTransport) -> None:
+    application = RecordingApplication()
+    async with (
+        opened(open_transport, application) as dialer,
+        dialer.dial(admission_of(1)) as first,
+        dialer.dial(admission_of(2)) as second,
+    ):
+        application.fails = True
+        await send_commands(first, 1)
+        await close_follows(first, CloseCode.SERVER_FAILED, [])
+        application.fails = False
+        await send_commands(second, 1)
+        await until(lambda: len(application.commands) == 2, "the other socket lives on")
+
+
+async def a_failing_join_closes_with_1011(open_transport: OpenTransport) -> None:
+    application = RecordingApplication()
+    application.refuses = True
+    async with opened(open_transport, application) as dialer, dialer.dial(admission_of(1)) as peer:
+        await close_follows(peer, CloseCode.SERVER_FAILED, [])
+
+
+async def a_peers_close_ends_the_session(open_transport: OpenTransport) -> None:
+    application = RecordingApplication()
+    async with opened(open_transport, application) as dialer, dialer.dial(admission_of(1)) as peer:
+        session = (await joined(application, 1))[0]
+        await send_commands(peer, 1)
+        await peer.close(CloseCode.DONE)
+        await until(lambda: application.left == [session], "the room is left")
+        expect(application.texts == ["0"], "what came before the Close is taken")
+        await until(lambda: dialer.open_sockets == 0, "the socket ends")
+
+
+async def a_vanished_peer_ends_the_session(open_transport: OpenTransport) -> None:
+    application = RecordingApplication()
+    async with opened(open_transport, application) as dialer, dialer.dial(admission_of(1)) as peer:
+        session = (await joined(application, 1))[0]
+        await fill(session)
+        await peer.vanish()
+        await until(lambda: application.left == [session], "the room is left")
+        session.push(Frames.of([_EVENT % 1]))
+        session.close(CloseCode.DONE)
+        await session.wait_drained()
+        await until(lambda: dialer.open_sockets == 0, "the socket ends")
+
+
+async def both_sides_may_close_at_once(open_transport: OpenTransport) -> None:
+    application = RecordingApplication()
+    async with opened(open_transport, application) as dialer, dialer.dial(admission_of(1)) as peer:
+        session = (await joined(application, 1))[0]
+        session.close(CloseCode.RESTARTING)
+        await peer.close(CloseCode.DONE)
+        with suppress(trio.EndOfChannel):
+            await peer.receive()
+        await until(lambda: dialer.open_sockets == 0, "the socket ends")
+        expect(application.left == [session], "the room is left once")
+
+
+async def replay_is_paced_by_the_reader(open_transport: OpenTransport) -> None:
+    application = RecordingApplication()
+    limits = Limits(outbox_low=100)
+    async with opened(open_transport, application, limits) as dialer, dialer.dial(admission_of(1)) as peer:
+        session = (await joined(application, 1))[0]
+        pushed = await fill(session)
+        async with trio.open_nursery() as nursery:
+            drained = trio.Event()
+
+            async def wait() -> None:
+                await session.wait_drained()
+                drained.set()
+
+            nursery.start_soon(wait)
+            await settled()
+            expect(not drained.is_set(), "a reader that does not read is waited for")
+            for _ in range(pushed):
+                await peer.receive()
+        expect(session.backlog <= 100, "the backlog is small")
+
+
+async def draining_closes_every_socket_with_1001(open_transport: OpenTransport) -> None:
+    application = RecordingApplication()
+    async with (
+        opened(open_transport, application) as dialer,
+        dialer.dial(admission_of(1)) as first,
+        dialer.dial(admission_of(2)) as second,
+        trio.open_nursery() as nursery,
+    ):
+        await joined(application, 2)
+        nursery.start_soon(close_follows, first, CloseCode.DRAINING, [])
+        nursery.start_soon(close_follows, second, CloseCode.DRAINING, [])
+        await dialer.drain()
+        expect(dialer.open_sockets == 0, "no socket is left")
+        expect(len(application.left) == 2, "the room is left by all")
+        async with dialer.dial(admission_of(3)) as late:
+            await close_follows(late, CloseCode.DRAINING, [])
+
+
+async def a_peer_that_answers_pings_stays(open_transport: OpenTransport) -> None:
+    application = RecordingApplication()
+    async with opened(open_transport, application) as dialer, dialer.dial(admission_of(1)) as peer:
+        await joined(application, 1)
+        with trio.move_on_after(600):
+            await peer.receive()
+        expect(not application.left, "a live peer is not closed")
+
+
+async def a_silent_peer_is_closed_after_60_seconds(open_transport: OpenTransport) -> None:
+    application = RecordingApplication()
+    async with opened(open_transport, application) as dialer, dialer.dial(admission_of(1)) as peer:
+        peer.answers_pings = peer.answers_close = False
+        await joined(application, 1)
+        start = trio.current_time()
+        with suppress(trio.EndOfChannel):
+            await peer.receive()
+        expect(59 <= trio.current_time() - start <= 62, "a silent peer is closed after 60 s")
+        expect(peer.close_code == CloseCode.SERVER_FAILED, "with 1011")
+        await until(lambda: dialer.open_sockets == 0, "the socket ends")
+
+
+async def a_paused_peer_is_not_silent(open_transport: OpenTransport) -> None:
+    application = RecordingApplication()
+    application.takes = True
+    async with opened(open_transport, application) as dialer, dialer.dial(admission_of(1)) as peer:
+        peer.answers_pings = False
+        await send_commands(peer, 8)
+        with trio.move_on_after(300):
+            await peer.receive()
+        expect(not application.left, "it is this side that does not read")
+
+
+async def an_expired_token_closes_with_4401(open_transport: OpenTransport) -> None:
+    application = RecordingApplication()
+    admission = admission_of(1, expires_at=trio.current_time() + 90)
+    async with (
+        opened(open_transport, application, wall=trio.current_time) as dialer,
+        dialer.dial(admission) as peer,
+    ):
+        start = trio.current_time()
+        await close_follows(peer, CloseCode.NOT_AUTHENTICATED, [])
+        expect(89 <= trio.current_time() - start <= 92, "at its time, within a second")
+
+
+async def an_unanswered_close_ends_after_the_linger(open_transport: OpenTransport) -> None:
+    application = RecordingApplication()
+    async with opened(open_transport, application) as dialer, dialer.dial(admission_of(1)) as peer:
+        peer.answers_close = False
+        session = (await joined(application, 1))[0]
+        await fill(session)
+        session.close(CloseCode.DONE)
+        start = trio.current_time()
+        await until(lambda: dialer.open_sockets == 0, "the socket ends")
+        expect(trio.current_time() - start <= Limits().close_linger + 0.1, "after the linger")
+
+
+async def an_overflowing_peer_is_reset_after_two_seconds(open_transport: OpenTransport) -> None:
+    application = RecordingApplication()
+    limits = Limits(outbox_bytes=20_000)
+    async with opened(open_transport, application, limits) as dialer, dialer.dial(admission_of(1)):
+        session = (await joined(application, 1))[0]
+        await fill(session)
+        start = trio.current_time()
+        for number in range(100):
+            session.push(Frames.of([padded(number)]))
+        await until(lambda: dialer.open_sockets == 0, "the socket ends")
+        expect(1.9 <= trio.current_time() - start <= 2.1, "after two seconds")
+
+
+Check = Callable[[OpenTransport], Awaitable[None]]
+
+TRANSPORT_CHECKS: Final[Sequence[Check]] = (
+    commands_arrive_decoded_and_in_order,
+    frames_reach_every_member_once_in_order,
+    a_slow_reader_loses_typing_first,
+    a_slower_reader_is_closed_with_1013,
+    nothing_follows_a_close,
+    input_behind_a_close_is_ignored,
+    the_third_malformed_frame_in_a_row_closes_with_1008,
+    what_is_not_utf8_closes_with_1007,
+    over_64_kib_closes_with_1009,
+    reading_pauses_at_eight_operations_in_flight,
+    a_paused_session_can_be_closed,
+    an_exception_closes_that_socket_only_with_1011,
+    a_failing_join_closes_with_1011,
+    a_peers_close_ends_the_session,
+    a_vanished_peer_ends_the_session,
+    both_sides_may_close_at_once,
+    replay_is_paced_by_the_reader,
+    draining_closes_every_socket_with_1001,
+)
+"""What holds at any speed."""
+
+TIMED_TRANSPORT_CHECKS: Final[Sequence[Check]] = (
+    a_peer_that_answers_pings_stays,
+    a_silent_peer_is_closed_after_60_seconds,
+    a_paused_peer_is_not_silent,
+    an_expired_token_closes_with_4401,
+    an_unanswered_close_ends_after_the_linger,
+    an_overflowing_peer_is_reset_after_two_seconds,
+)
+"""What takes minutes: run them under a virtual clock."""

@@ -1,0 +1,274 @@
+"""Owns the port: accepts connections, reads each one's first head, and hands it to websockets or to HTTP.
+
+Refuses to know routes and tokens: the door decides on upgrades, the HTTP side on all else.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
+from typing import Final, Protocol
+
+import attrs
+import orjson
+import trio
+
+from actorchat.protocol import select_subprotocol
+from actorchat.transports.head import BadHead, RequestHead, Upgrade, read_head
+from actorchat.transports.http_stream import HttpStream, TlsHttpStream
+from actorchat.transports.lines import Line, SocketLine, StreamLine
+from actorchat.transports.ports import Admission
+
+__all__ = ["Door", "HttpSide", "Listener", "Rejection", "UpgradeSide", "bind"]
+
+_logger: Final = logging.getLogger(__name__)
+_BACKLOG: Final = 1_024
+_ACCEPTED_A_TURN: Final = 64
+_PAUSE: Final = 0.1
+# What the kernel may hold of one slow peer beyond what is in flight, instead of megabytes.
+_UNSENT_BYTES: Final = 131_072
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_CLOSED: Final = frozenset({errno.EBADF, errno.ENOTSOCK, errno.EINVAL})
+_HANDSHAKE_SECONDS: Final = 10.0
+_REPLY_SECONDS: Final = 2.0
+
+
+@attrs.frozen(kw_only=True)
+class Rejection:
+    """Why a socket is not opened: an HTTP answer, or with `close_code` an upgrade and that close at once."""
+
+    status: int
+    body: bytes = b""
+    close_code: int | None = None
+    reason: str = ""
+
+
+Door = Callable[[RequestHead, str], Awaitable[Admission | Rejection]]
+"""Judges an upgrade by its head and the peer's address; bounded in time by itself."""
+
+HttpSide = Callable[[HttpStream | TlsHttpStream, RequestHead], Awaitable[None]]
+"""Serves a connection whose head is replayed; the connection is closed when it returns."""
+
+
+class UpgradeSide(Protocol):
+    """The transport that websockets are handed to."""
+
+    nursery: trio.Nursery
+
+    async def serve(self, line: Line, upgrade: Upgrade, subprotocol: str | None, admission: Admission) -> None: ...
+
+    async def refuse(self, line: Line, upgrade: Upgrade, subprotocol: str | None, code: int, reason: str) -> None: ...
+
+
+async def bind(host: str, port: int) -> tuple[socket.socket, ...]:
+    """Listen on every address of `host`, all on one port; port 0 = any free one. Raises OSError."""
+    found = await trio.socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG
+    )
+    bound: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            sock = socket.socket(family, kind, protocol)
+            bound.append(sock)
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if port == 0 and len(bound) > 1:
+                port = bound[0].getsockname()[1]
+            sock.bind((address[0], port, *address[2:]))
+            sock.listen(_BACKLOG)
+    except BaseException:
+        for sock in bound:
+            sock.close()
+        raise
+    return tuple(bound)
+
+
+@attrs.define(slots=True)
+class _Opening:
+    """One accepted connection until it is known what it is for."""
+
+    line: Line
+    http: Callable[[bytes], HttpStream | TlsHttpStream]
+    handshake: Callable[[], Awaitable[None]] | None
+
+
+class Listener:
+    """Takes connections from `sockets` (stdlib, non-blocking, listening; closed by it) until it is closed."""
+
+    def __init__(
+        self,
+        sockets: Sequence[socket.socket],
+        *,
+        transport: UpgradeSide,
+        door: Door,
+        http: HttpSide,
+        tls: ssl.SSLContext | None = None,
+        max_opening: int = 1_024,
+    ) -> None:
+        """`max_opening` connections at most are between accept and a whole head; more wait in the kernel."""
+        self._sockets = tuple(sockets)
+        self._transport = transport
+        self._door = door
+        self._http = http
+        self._tls = tls
+        self._max_opening = max_opening
+        self._opening = trio.Semaphore(max_opening)
+
+    @property
+    def port(self) -> int:
+        """The port of the first socket; raises OSError after `close`."""
+        return int(self._sockets[0].getsockname()[1])
+
+    @property
+    def opening(self) -> int:
+        """Connections between accept and a whole head."""
+        return self._max_opening - self._opening.value
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Accept until `close`, then return when every connection has ended.
+
+        The failure of one never ends another.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                for sock in self._sockets:
+                    nursery.start_soon(self._accept, sock, nursery)
+                task_status.started()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Stop taking connections; those taken go on."""
+        for sock in self._sockets:
+            if sock.fileno() != -1:
+                trio.lowlevel.notify_closing(sock)
+                sock.close()
+
+    async def _accept(self, listening: socket.socket, nursery: trio.Nursery) -> None:
+        while True:
+            try:
+                await trio.lowlevel.wait_readable(listening)
+                for _ in range(_ACCEPTED_A_TURN):
+                    await self._opening.acquire()
+                    try:
+                        sock, address = listening.accept()
+                    except BaseException:
+                        self._opening.release()
+                        raise
+                    nursery.start_soon(self._connection, sock, _peer(address))
+            except BlockingIOError:
+                continue
+            except (trio.ClosedResourceError, ValueError):
+                return
+            except OSError as error:
+                if listening.fileno() == -1 or error.errno in _CLOSED:
+                    return
+                if error.errno in _EXHAUSTED:
+                    _logger.warning("no connection can be accepted now: %s", error)
+                    await trio.sleep(_PAUSE)
+
+    async def _connection(self, sock: socket.socket, peer: str) -> None:
+        try:
+            opening = self._open(sock)
+        except Exception:  # it was reset between accept and now
+            _logger.debug("connection of %s ended before it was open", peer, exc_info=True)
+            self._opening.release()
+            sock.close()
+            return
+        try:
+            try:
+                serving = await self._route(opening, peer)
+            finally:
+                self._opening.release()
+            if serving is not None:
+                await serving
+        except (trio.BrokenResourceError, OSError) as error:
+            _logger.debug("connection of %s broke: %s", peer, error)
+        except Exception:
+            _logger.exception("connection of %s failed", peer)
+        finally:
+            await opening.line.reset()
+
+    def _open(self, sock: socket.socket) -> _Opening:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+        nursery = self._transport.nursery
+        if self._tls is None:
+            return _Opening(SocketLine(sock, nursery), lambda replay: HttpStream(_stream(sock), replay), None)
+        stream = trio.SSLStream(_stream(sock), self._tls, server_side=True, https_compatible=True)
+        return _Opening(
+            StreamLine(stream, nursery, sock),
+            lambda replay: TlsHttpStream(stream, replay),
+            stream.do_handshake,
+        )
+
+    async def _route(self, opening: _Opening, peer: str) -> Awaitable[None] | None:
+        """Read the head and decide; what is returned serves the connection and holds only what it needs."""
+        line = opening.line
+        try:
+            if opening.handshake is not None:
+                with trio.fail_after(_HANDSHAKE_SECONDS):
+                    await opening.handshake()
+            head = await read_head(line.receive)
+            if head is None:
+                return None
+            if not head.is_websocket_upgrade:
+                stream = opening.http(head.raw)
+                return self._serve_http(stream, head)
+            subprotocol = select_subprotocol(head.subprotocols)[0]
+            upgrade = head.upgrade(subprotocol)
+        except BadHead as bad:
+            await _reply(line, bad.status, _error_body("bad_request", bad.detail))
+            return None
+        except trio.TooSlowError:
+            return None
+        try:
+            verdict = await self._door(head, peer)
+        except Exception:
+            await _reply(line, 500, _error_body("server_failed", "the server failed"))
+            raise
+        if isinstance(verdict, Admission):
+            return self._transport.serve(line, upgrade, subprotocol, verdict)
+        code = verdict.close_code
+        if code is not None:
+            return self._transport.refuse(line, upgrade, subprotocol, code, verdict.reason)
+        await _reply(line, verdict.status, verdict.body)
+        return None
+
+    async def _serve_http(self, stream: HttpStream | TlsHttpStream, head: RequestHead) -> None:
+        try:
+            await self._http(stream, head)
+        finally:
+            await trio.aclose_forcefully(stream)
+
+
+def _stream(sock: socket.socket) -> trio.SocketStream:
+    return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+
+
+def _peer(address: object) -> str:
+    return str(address[0]) if isinstance(address, tuple) else str(address)
+
+
+def _error_body(code: str, detail: str) -> bytes:
+    return orjson.dumps({"error": {"code": code, "detail": detail, "path": ""}})
+
+
+async def _reply(line: Line, status: int, body: bytes) -> None:
+    """Answer and close. The answer is small and the first thing sent: it fits whatever buffer there is."""
+    extra = b"Sec-WebSocket-Version: 13\r\n" if status == HTTPStatus.UPGRADE_REQUIRED else b""
+    head = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n"
+    ).encode("ascii")
+    with trio.move_on_after(_REPLY_SECONDS):
+        line.send(head + extra + b"\r\n" + body)
+        await line.finish(peer_knows=False)

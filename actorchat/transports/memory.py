@@ -1,0 +1,314 @@
+"""Owns sockets that are none: a server's session and its client in one process, for tests and for embedding.
+
+Refuses to know the kernel: no descriptors, and no time but Trio's, so that it runs under a virtual clock.
+Bounds, pauses, malformed input and closes are those of every transport.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+import attrs
+import trio
+
+from actorchat.protocol import CloseCode, Command, Event, UnknownType, decode_event, encode_command
+from actorchat.transports.heartbeat import beat
+from actorchat.transports.ports import Admission, Application, Limits
+from actorchat.transports.session import Sessions, SocketSession
+
+__all__ = ["MemoryConnection", "MemoryTransport", "open_memory_transport"]
+
+_BUFFER_BYTES: Final = 65_536
+_ABNORMAL: Final = 1006
+_OPCODE: Final = 0x0F
+_TEXT: Final = 0x01
+_CLOSE: Final = 0x08
+_PING: Final = 0x09
+
+
+@attrs.frozen
+class _Text:
+    payload: bytes | str
+
+
+@attrs.frozen
+class _Binary:
+    payload: bytes
+
+
+@attrs.frozen
+class _Closing:
+    code: int
+    reason: str
+
+
+class _MemoryLine:
+    """What the kernel and the network are for a real socket: a bounded buffer each way. The `Wire` of an outbox."""
+
+    def __init__(self, admission: Admission, limits: Limits, buffer_bytes: int) -> None:
+        self.session = SocketSession(admission, self, limits)
+        self.session.on_resume = self.pump
+        self.scope = trio.CancelScope()
+        self.ended = trio.Event()
+        self.answers_pings = True
+        self.close_code: int | None = None
+        self.close_reason = ""
+        # To the client: whole payloads, and the first bytes of a frame whose rest has not come.
+        self.payloads: deque[bytes] = deque()
+        self._unread = 0
+        self._partial = bytearray()
+        self._arrived = trio.Event()
+        self._flush: Callable[[], None] | None = None
+        # To the server.
+        self._inbound: deque[_Text | _Binary | _Closing] = deque()
+        self._inbound_bytes = 0
+        self._room = trio.Event()
+        self._pumping = False
+        self._buffer_bytes = buffer_bytes
+
+    # The outbox's side.
+
+    def send(self, data: bytes | memoryview, /) -> int:
+        if self.ended.is_set():
+            raise BrokenPipeError("the peer is gone")
+        # With nothing to read, a frame larger than the buffer has to pass, or nothing ever would.
+        free = self._buffer_bytes - (self._unread + len(self._partial) if self.payloads else 0)
+        if free <= 0:
+            raise BlockingIOError
+        self._partial += data[:free]
+        self._parse()
+        return min(free, len(data))
+
+    def want_write(self, flush: Callable[[], None]) -> None:
+        self._flush = flush
+
+    def closing(self, linger: float) -> None:
+        self.scope.deadline = min(self.scope.deadline, trio.current_time() + linger)
+
+    # The session's side.
+
+    def pump(self) -> None:
+        """Deliver what came in, as far as the session reads."""
+        if self._pumping:
+            return
+        self._pumping = True
+        session = self.session
+        while self._inbound and session.attached and not session.paused:
+            item = self._inbound.popleft()
+            match item:
+                case _Text(payload):
+                    self._inbound_bytes -= len(payload)
+                    session.received(payload)
+                case _Binary(payload):
+                    self._inbound_bytes -= len(payload)
+                    session.received_binary()
+                case _Closing(code, reason):
+                    session.close(code, reason)
+                    if self.close_code is None:
+                        self.close_code, self.close_reason = code, reason
+                    self.end()
+        self._pumping = False
+        self._room.set()
+        self._room = trio.Event()
+
+    def end(self) -> None:
+        """Both directions are over; the client still reads what it has."""
+        if self.close_code is None:
+            self.close_code = _ABNORMAL
+        self.ended.set()
+        self._arrive()
+
+    # The client's side.
+
+    async def deliver(self, item: _Text | _Binary | _Closing) -> None:
+        """Put `item` behind all others; waits while the server does not read. BrokenResourceError after the end."""
+        await trio.lowlevel.checkpoint()
+        while self._inbound_bytes >= self._buffer_bytes and not self.ended.is_set():
+            await self._room.wait()
+        if self.ended.is_set():
+            raise trio.BrokenResourceError(f"the connection was closed with {self.close_code}")
+        if not isinstance(item, _Closing):
+            self._inbound_bytes += len(item.payload)
+            self.session.heard = True
+        self._inbound.append(item)
+        self.pump()
+
+    async def next_payload(self) -> bytes:
+        """The next text message; EndOfChannel after the last."""
+        await trio.lowlevel.checkpoint()
+        while not self.payloads:
+            if self._flush is not None:
+                self._make_room()
+            elif self.close_code is not None:
+                raise trio.EndOfChannel
+            else:
+                await self._arrived.wait()
+        payload = self.payloads.popleft()
+        self._unread -= len(payload)
+        self._make_room()
+        return payload
+
+    def _make_room(self) -> None:
+        flush, self._flush = self._flush, None
+        if flush is not None:
+            flush()
+
+    def _parse(self) -> None:
+        while (frame := _cut(self._partial)) is not None:
+            opcode, payload = frame
+            if opcode == _TEXT:
+                self.payloads.append(payload)
+                self._unread += len(payload)
+            elif opcode == _PING:
+                self.session.heard = self.answers_pings or self.session.heard
+            elif opcode == _CLOSE and self.close_code is None:
+                self.close_code = int.from_bytes(payload[:2]) if payload else CloseCode.DONE
+                self.close_reason = payload[2:].decode()
+                self.end()
+        self._arrive()
+
+    def _arrive(self) -> None:
+        self._arrived.set()
+        self._arrived = trio.Event()
+
+
+class MemoryConnection(trio.abc.AsyncResource):
+    """The client's end. Iterating gives decoded events until the socket ends; then `close_code` says why.
+
+    Pings are answered as they arrive. A client that does not iterate is a slow reader.
+    """
+
+    def __init__(self, line: _MemoryLine, linger: float) -> None:
+        self._line = line
+        self._linger = linger
+
+    @property
+    def close_code(self) -> int | None:
+        """None while open; 1006 if it ended without a Close."""
+        return self._line.close_code
+
+    @property
+    def close_reason(self) -> str:
+        return self._line.close_reason
+
+    async def send(self, command: Command) -> None:
+        """Send `command`; waits while the server does not read. BrokenResourceError after the end."""
+        await self._line.deliver(_Text(encode_command(command)))
+
+    async def send_text(self, raw: bytes | str) -> None:
+        """Send any bytes as one text message, right or wrong."""
+        await self._line.deliver(_Text(raw))
+
+    async def send_binary(self, raw: bytes) -> None:
+        """Send a binary message, which no server of the contract understands."""
+        await self._line.deliver(_Binary(raw))
+
+    async def receive_payload(self) -> bytes:
+        """The next event's JSON; EndOfChannel after the last."""
+        return await self._line.next_payload()
+
+    def __aiter__(self) -> AsyncIterator[Event | UnknownType]:
+        return self
+
+    async def __anext__(self) -> Event | UnknownType:
+        try:
+            return decode_event(await self._line.next_payload())
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
+
+    def answer_pings(self, yes: bool) -> None:
+        """False: play dead from now on."""
+        self._line.answers_pings = yes
+
+    def abort(self) -> None:
+        """Vanish without a Close."""
+        self._line.session.lost()
+        self._line.end()
+
+    async def wait_ended(self) -> None:
+        """Return when the socket has ended for both sides."""
+        await self._line.ended.wait()
+
+    async def aclose(self, code: int = CloseCode.DONE, reason: str = "") -> None:
+        """Close after all that was sent was taken, at the latest when the linger is over."""
+        with trio.move_on_after(self._linger):
+            try:
+                await self._line.deliver(_Closing(code, reason))
+                await self._line.ended.wait()
+            except trio.BrokenResourceError:
+                return
+        self.abort()
+
+
+class MemoryTransport:
+    """Opens connections to `application` without a network."""
+
+    def __init__(self, application: Application, limits: Limits, nursery: trio.Nursery) -> None:
+        self.sessions = Sessions()
+        self._application = application
+        self._limits = limits
+        self._nursery = nursery
+
+    def connect(self, admission: Admission, *, buffer_bytes: int = _BUFFER_BYTES) -> MemoryConnection:
+        """Open a socket; `buffer_bytes` is what lies between the two sides, each way."""
+        line = _MemoryLine(admission, self._limits, buffer_bytes)
+        self.sessions.add(line.session)
+        self._nursery.start_soon(self._serve, line, admission)
+        return MemoryConnection(line, self._limits.close_linger)
+
+    async def drain(self, code: int = CloseCode.DRAINING, reason: str = "draining") -> None:
+        """Close every socket with `code`, also those opened later, and return when the last has ended."""
+        await self.sessions.drain(code, reason)
+
+    async def _serve(self, line: _MemoryLine, admission: Admission) -> None:
+        session = line.session
+        try:
+            with line.scope:
+                try:
+                    async with self._application.join(session, admission) as receiver:
+                        session.attach(receiver)
+                        line.pump()
+                        await line.ended.wait()
+                except Exception as error:
+                    session.fail(error)
+                    await line.ended.wait()
+        finally:
+            self.sessions.discard(session)
+            session.lost()
+            line.end()
+
+
+@asynccontextmanager
+async def open_memory_transport(
+    application: Application, *, limits: Limits | None = None, wall: Callable[[], float] = time.time
+) -> AsyncIterator[MemoryTransport]:
+    """A transport with its heartbeat. Leaving ends what is still open, without a Close: drain first."""
+    limits = limits or Limits()
+    async with trio.open_nursery() as nursery:
+        transport = MemoryTransport(application, limits, nursery)
+        nursery.start_soon(beat, transport.sessions, limits, wall)
+        try:
+            yield transport
+        finally:
+            nursery.cancel_scope.cancel()
+
+
+def _cut(buffer: bytearray) -> tuple[int, bytes] | None:
+    """Take the first whole frame off `buffer`: its opcode and payload."""
+    if len(buffer) < 2:
+        return None
+    length, start = buffer[1], 2
+    if length == 126:
+        length, start = int.from_bytes(buffer[2:4]), 4
+    elif length == 127:
+        length, start = int.from_bytes(buffer[2:10]), 10
+    if len(buffer) < start + length:
+        return None
+    opcode = buffer[0] & _OPCODE
+    payload = bytes(buffer[start : start + length])
+    del buffer[: start + length]
+    return opcode, payload

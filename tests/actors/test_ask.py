@@ -1,0 +1,215 @@
+"""Proves what asks promise: one end each, the right one, in time, and no ring of waits ever hangs."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from actorchat.actors import AskCycle, AskTimeout, Pending, Ref, open_system
+from actorchat.testing import settle
+from tests.actors.messages import Add, Boom, Call, Counter, Hold, Message, Total
+
+
+def asking(ref: Ref[Message], then: Callable[[], object] = lambda: "end") -> Call:
+    """A call whose handler asks `ref`."""
+    return Call(lambda _: ref.ask(Call(lambda _: then())))
+
+
+async def test_one_handler_at_a_time_under_100_callers(autojump_clock: MockClock) -> None:
+    inside = 0
+
+    async def work() -> int:
+        nonlocal inside
+        inside += 1
+        await trio.sleep(0.1)
+        inside -= 1
+        return inside
+
+    answers: list[object] = []
+    async with open_system() as system, trio.open_nursery() as nursery:
+        ref = system.spawn(Counter)
+
+        async def call() -> None:
+            answers.append(await ref.ask(Call(lambda _: work())))
+
+        for _ in range(100):
+            nursery.start_soon(call)
+    assert answers == [0] * 100
+
+
+async def test_a_timed_out_ask_that_had_not_begun_never_does(autojump_clock: MockClock) -> None:
+    ran: list[int] = []
+    async with open_system() as system:
+        ref, gate = system.spawn(Counter), trio.Event()
+        ref.tell(Hold(gate))
+        await settle_blocked()
+        with pytest.raises(AskTimeout) as caught:
+            await ref.ask(Call(lambda _: ran.append(1)), timeout=2.03)
+        assert 2.03 <= trio.current_time() <= 2.08
+        assert (caught.value.begun, caught.value.queued) == (False, 1)
+        gate.set()
+        await settle(system)
+        assert (ran, system.abandoned, ref.queued) == ([], 1, 0)
+
+
+async def test_an_asker_cancelled_after_begin_leaves_the_state_complete(autojump_clock: MockClock) -> None:
+    async def work(actor: Counter) -> None:
+        await trio.sleep(5)
+        assert actor.expired
+        actor.seen.append(1)
+
+    async with open_system() as system:
+        ref = system.spawn(Counter)
+        with trio.move_on_after(1):
+            await ref.ask(Call(work))
+        assert await ref.ask(Total()) == (1,)
+        assert system.late_replies == 1
+        assert not system.dead_letters.counts
+
+
+async def test_a_nested_ask_inherits_the_time_that_is_left(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        inner, outer = system.spawn(Counter), system.spawn(Counter)
+        inner.tell(Hold(trio.Event()))
+        trace: list[tuple[str, float]] = []
+
+        async def nested(_: Counter) -> None:
+            await trio.sleep(1)
+            try:
+                await inner.ask(Total(), timeout=60)
+            except AskTimeout as error:
+                trace.append((error.name, trio.current_time()))
+
+        with pytest.raises(AskTimeout):
+            await outer.ask(Call(nested), timeout=3)
+        await settle_blocked()
+        ((name, when),) = trace
+        assert name == inner.name
+        assert when == pytest.approx(3, abs=0.05)
+        inner.kill()
+
+
+async def test_asking_oneself_raises_at_once() -> None:
+    async with open_system() as system:
+        ref = system.spawn(Counter, "me")
+        answer = await ref.ask(Call(lambda actor: caught(actor.ref.ask(Total()))))
+        assert answer == ("me", "me")
+
+
+@pytest.mark.parametrize("length", [2, 5])
+async def test_a_ring_of_asks_raises_in_the_one_who_closes_it(length: int) -> None:
+    async with open_system() as system:
+        refs = [system.spawn(Counter, f"a{n}") for n in range(length)]
+
+        def step(n: int) -> object:
+            if n == length:
+                return caught(refs[0].ask(Total()))
+            return refs[n].ask(Call(lambda _: step(n + 1)))
+
+        path = await refs[0].ask(Call(lambda _: step(1)))
+        assert path == (f"a{length - 1}", *[f"a{n}" for n in range(length)])
+
+
+async def test_crossed_asks_of_unrelated_requests_do_not_hang() -> None:
+    async with open_system() as system, trio.open_nursery() as nursery:
+        a, b = system.spawn(Counter, "a"), system.spawn(Counter, "b")
+        gate, results = trio.Event(), list[object]()
+
+        async def cross(other: Ref[Message]) -> object:
+            await gate.wait()
+            return await caught(other.ask(Total()))
+
+        async def call(ref: Ref[Message], other: Ref[Message]) -> None:
+            results.append(await ref.ask(Call(lambda _: cross(other))))
+
+        nursery.start_soon(call, a, b)
+        nursery.start_soon(call, b, a)
+        await settle_blocked()
+        gate.set()
+        await settle_blocked()
+        assert sorted([result for result in results if result in (("a", "b", "a"), ("b", "a", "b"))]) != []
+        assert len(results) == 2
+
+
+async def test_a_ring_through_a_blocked_send_raises() -> None:
+    async with open_system() as system:
+        a, b = system.spawn(Counter, "a"), system.spawn(Counter, "b", inbox=1)
+
+        async def fill_and_send(_: Counter) -> object:
+            b.tell(asking(a))
+            await settle_blocked()
+            b.tell(Add(1))
+            return await caught(b.send(Add(2)))
+
+        assert await a.ask(Call(fill_and_send)) == ("a", "b", "a")
+
+
+async def test_a_diamond_is_no_ring() -> None:
+    async with open_system() as system:
+        a, b, c = (system.spawn(Counter, name) for name in "abc")
+
+        async def both(_: Counter) -> object:
+            return await b.ask(Call(lambda _: 1)), await c.ask(asking(b, lambda: 2))
+
+        assert await a.ask(Call(both)) == (1, 2)
+
+
+async def test_a_deferred_answer_is_no_edge(autojump_clock: MockClock) -> None:
+    kept: list[Pending[object]] = []
+
+    class Deferring(Counter):
+        async def receive(self, message: Message) -> None:
+            if isinstance(message, Call):
+                kept.append(self.defer(message))
+            else:
+                # `a` waits for an answer that anyone may give, so this wait may end.
+                self.seen.extend(await a.ask(Total()))
+
+    async with open_system() as system, trio.open_nursery() as nursery:
+        deferring = Deferring()
+        a, b = system.spawn(Counter, "a"), system.spawn(lambda: deferring, "b")
+        a.tell(Add(1))
+        nursery.start_soon(a.ask, asking(b))
+        await trio.sleep(1)
+        b.tell(Boom())
+        await trio.sleep(1)
+        kept[0].reply("now")
+        await settle(system)
+        assert deferring.seen == [1]
+
+
+async def test_senders_wait_in_order_and_a_cancelled_one_sends_nothing(autojump_clock: MockClock) -> None:
+    async with open_system() as system, trio.open_nursery() as nursery:
+        ref, gate = system.spawn(Counter, inbox=1), trio.Event()
+        ref.tell(Hold(gate))
+        await settle_blocked()
+        ref.tell(Add(0))
+        for n in range(1, 6):
+            nursery.start_soon(ref.send, Add(n))
+            await settle_blocked()
+        with trio.move_on_after(1):
+            await ref.send(Add(99))
+        gate.set()
+        assert await ask_when_free(ref) == (0, 1, 2, 3, 4, 5)
+
+
+async def ask_when_free(ref: Ref[Message]) -> tuple[int, ...]:
+    await settle_blocked()
+    return await ref.ask(Total())
+
+
+async def caught(wait: Awaitable[object]) -> object:
+    try:
+        return await wait
+    except AskCycle as error:
+        return error.path
+    except AskTimeout:
+        return None
+
+
+async def settle_blocked() -> None:
+    await trio.testing.wait_all_tasks_blocked()

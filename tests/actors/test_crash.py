@@ -1,0 +1,216 @@
+"""Proves what a crash costs and what it leaves alone."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from actorchat.actors import (
+    ActorCrashed,
+    DeadLetter,
+    Loss,
+    MailboxFull,
+    NoReply,
+    Overflow,
+    Pending,
+    Restart,
+    TooManyRestarts,
+    open_system,
+)
+from actorchat.testing import settle
+from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Total
+
+RESTART = Restart(max=3, within=60, backoff=0.5, jitter=0)
+
+
+async def test_a_crash_loses_one_message_and_keeps_the_queue_in_order(autojump_clock: MockClock) -> None:
+    trace: list[str] = []
+    lost: list[DeadLetter] = []
+    async with open_system(on_dead_letter=lost.append) as system:
+        ref = system.spawn(lambda: Counter(trace), restart=RESTART)
+        for message in (Add(1), Boom(), Add(2), Add(3)):
+            assert ref.tell(message)
+        assert await ref.ask(Total()) == (2, 3)
+        assert trace == ["start", "stop crashed", "start"]
+    assert [(letter.message, letter.reason) for letter in lost] == [(Boom(), Loss.CRASHED)]
+    assert isinstance(lost[0].error, Broken)
+
+
+async def test_signals_survive_a_crash_and_overtake_messages(autojump_clock: MockClock) -> None:
+    seen: list[int] = []
+    async with open_system() as system:
+        ref = system.spawn(lambda: Counter(seen=seen), restart=RESTART)
+        ref.tell(Add(1))
+        for message in (Boom(), Add(10), Add(11)):
+            assert ref.signal(message)
+        await settle(system)
+        assert seen == [10, 11, 1]
+
+
+async def test_the_asker_of_a_crashing_handler_gets_the_cause_at_once(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        ref = system.spawn(Counter, restart=RESTART)
+        with pytest.raises(ActorCrashed) as caught:
+            await ref.ask(Call(lambda _: 1 / 0))
+        assert isinstance(caught.value.__cause__, ZeroDivisionError)
+        assert trio.current_time() == pytest.approx(0)
+
+
+async def test_without_restart_a_crash_leaves_the_system() -> None:
+    with pytest.RaisesGroup(pytest.RaisesExc(ActorCrashed)):
+        async with open_system() as system:
+            system.spawn(Counter).tell(Boom())
+            await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("fatal", [KeyboardInterrupt, SystemExit])
+async def test_what_ends_the_program_is_never_restarted(fatal: type[BaseException]) -> None:
+    trace: list[str] = []
+
+    def end(_: Counter) -> None:
+        raise fatal
+
+    with pytest.RaisesGroup(fatal):
+        async with open_system() as system:
+            ref = system.spawn(lambda: Counter(trace), restart=RESTART)
+            ref.tell(Call(end))
+            await trio.sleep_forever()
+    assert trace == ["start", "stop crashed"]
+
+
+async def test_the_backoff_doubles_and_the_window_slides(autojump_clock: MockClock) -> None:
+    starts: list[float] = []
+
+    class Noted(Counter):
+        async def on_start(self) -> None:
+            starts.append(trio.current_time())
+
+    async with open_system() as system:
+        ref = system.spawn(Noted, restart=RESTART)
+        for _ in range(3):
+            ref.tell(Boom())
+        await settle(system)
+        assert starts == pytest.approx([0, 0.5, 1.5, 3.5])
+        for _ in range(5):
+            await trio.sleep(61)
+            ref.tell(Boom())
+            crashed = trio.current_time()
+            await settle(system)
+            assert starts[-1] - crashed == pytest.approx(0.5)
+        assert await ref.ask(Total()) == ()
+
+
+async def test_a_spent_budget_propagates_and_fails_what_waits(autojump_clock: MockClock) -> None:
+    answers: list[object] = []
+
+    async def ask(system_ref: object) -> None:
+        with pytest.raises(ActorCrashed) as caught:
+            await ref.ask(Total())
+        answers.append(caught.value)
+
+    async with trio.open_nursery() as nursery:
+        with pytest.RaisesGroup(pytest.RaisesExc(TooManyRestarts)):
+            async with open_system() as system:
+                ref = system.spawn(Counter, restart=RESTART)
+                for _ in range(4):
+                    ref.tell(Boom())
+                nursery.start_soon(ask, ref)
+                await trio.sleep_forever()
+    assert len(answers) == 1
+
+
+async def test_a_crash_in_on_start_counts_and_start_raises_it_to_the_spawner(autojump_clock: MockClock) -> None:
+    class Stillborn(Counter):
+        async def on_start(self) -> None:
+            raise Broken
+
+    async with open_system() as system:
+        with pytest.raises(Broken):
+            await system.start(Stillborn, restart=RESTART)
+        assert system.tree() == ()
+    with pytest.RaisesGroup(pytest.RaisesExc(TooManyRestarts)):
+        async with open_system() as system:
+            system.spawn(Stillborn, restart=RESTART)
+            await trio.sleep_forever()
+
+
+async def test_no_reply_is_told_at_once_and_a_deferred_one_waits(autojump_clock: MockClock) -> None:
+    kept: list[Pending[object]] = []
+
+    class Lazy(Counter):
+        async def receive(self, message: object) -> None:
+            match message:
+                case Call():
+                    kept.append(self.defer(message))
+                case Boom():
+                    raise Broken
+
+    async with open_system() as system, trio.open_nursery() as nursery:
+        ref = system.spawn(Lazy, restart=RESTART)
+        with pytest.raises(NoReply):
+            await ref.ask(Total())
+        nursery.start_soon(ref.ask, Call(lambda _: None))
+        await settle(system)
+        kept[0].reply("late is fine")
+
+        async def ask_and_crash() -> None:
+            with pytest.raises(ActorCrashed):
+                await ref.ask(Call(lambda _: None))
+
+        nursery.start_soon(ask_and_crash)
+        await settle(system)
+        ref.tell(Boom())
+        await settle(system)
+        assert kept[1].expired
+        kept[1].reply("nobody waits")
+        assert system.late_replies == 1
+
+
+async def test_a_full_inbox_keeps_its_bound_during_backoff(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        ref = system.spawn(Counter, inbox=2, overflow=Overflow.REJECT, restart=RESTART)
+        ref.tell(Boom())
+        await trio.sleep(0.1)
+        assert [ref.tell(Add(n)) for n in range(3)] == [True, True, False]
+        with pytest.raises(MailboxFull):
+            await ref.ask(Total())
+        await settle(system)
+        assert await ref.ask(Total()) == (0, 1)
+        assert system.dead_letters.counts[Loss.REJECTED] == 1
+
+
+async def test_a_cancelled_group_is_a_cancellation_and_no_crash(autojump_clock: MockClock) -> None:
+    async def raise_when_cancelled() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise Broken
+
+    async def work() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(raise_when_cancelled)
+            nursery.start_soon(trio.sleep_forever)
+
+    trace: list[str] = []
+    async with open_system() as system:
+        ref = system.spawn(lambda: Counter(trace))
+        ref.tell(Call(lambda _: work()))
+        await trio.sleep(1)
+        ref.kill()
+        await ref.join()
+    assert trace == ["start", "stop killed"]
+
+
+async def test_hold_is_cut_by_kill_and_its_asker_hears(autojump_clock: MockClock) -> None:
+    lost: list[DeadLetter] = []
+    async with open_system(on_dead_letter=lost.append) as system:
+        ref = system.spawn(Counter)
+        ref.tell(Hold(trio.Event()))
+        ref.tell(Add(1))
+        await trio.sleep(1)
+        ref.kill()
+        await ref.join()
+        assert [letter.reason for letter in lost] == [Loss.CRASHED, Loss.STOPPED]
+        assert not ref.tell(Add(2))
+        assert not ref.signal(Add(3))

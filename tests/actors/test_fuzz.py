@@ -1,0 +1,282 @@
+"""Proves on random programs: every ask ends once and rightly, nothing is lost unsaid, order holds, all ends."""
+
+from __future__ import annotations
+
+from collections import Counter as Count
+from collections.abc import Sequence
+
+import attrs
+import trio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actorchat.actors import (
+    Actor,
+    ActorCrashed,
+    ActorStopped,
+    AskTimeout,
+    Coalesce,
+    DeadLetter,
+    End,
+    Loss,
+    MailboxFull,
+    NoReply,
+    Overflow,
+    Pending,
+    Ref,
+    Request,
+    Restart,
+    open_system,
+)
+from actorchat.testing import settle
+
+NEVER_BEGUN = frozenset(Loss) - {Loss.CRASHED}
+
+
+@attrs.frozen
+class Work(Request[int]):
+    id: int
+    kind: str
+
+
+class Worker(Actor[Work]):
+    """Does with a message what its kind says, and writes down that it began."""
+
+    def __init__(self, begun: list[int], alive: list[int]) -> None:
+        self.begun, self.alive = begun, alive
+        self.kept: list[Pending[int]] = []
+
+    async def on_start(self) -> None:
+        self.alive.append(1)
+        assert sum(self.alive) == 1, "two incarnations of one address"
+
+    async def on_stop(self, end: End) -> None:
+        await trio.lowlevel.checkpoint()
+        self.alive.append(-1)
+
+    async def receive(self, message: Work) -> None:
+        self.begun.append(message.id)
+        await self.handle(message)
+
+    async def handle(self, message: Work) -> None:
+        match message.kind:
+            case "fail":
+                self.fail(message, ValueError(message.id))
+            case "crash":
+                raise ZeroDivisionError
+            case "late crash":
+                self.reply(message, message.id)
+                raise ZeroDivisionError
+            case "slow":
+                await trio.sleep(1)
+                self.reply(message, message.id)
+            case "defer":
+                self.kept.append(self.defer(message))
+            case "silent":
+                pass
+            case _:
+                for pending in self.kept:
+                    pending.reply(-1)
+                self.kept.clear()
+                self.reply(message, message.id)
+
+
+class Batcher(Worker):
+    async def receive_batch(self, messages: Sequence[Work]) -> None:
+        self.begun.extend([message.id for message in messages])
+        for message in messages:
+            await self.handle(message)
+
+
+KINDS = ["ok", "ok", "ok", "fail", "crash", "late crash", "slow", "defer", "silent"]
+STEPS = st.tuples(
+    st.sampled_from(
+        ["tell", "tell", "ask", "ask", "send", "signal", "sleep", "yield", "cancelled ask", "stop", "kill"]
+    ),
+    st.sampled_from(KINDS),
+    st.sampled_from([0.2, 1.5, 60.0]),
+)
+POLICIES = st.sampled_from([*Overflow, Coalesce[Work](lambda work: work.id % 5 if work.id % 2 else None)])
+
+
+@attrs.define
+class Run:
+    """What happened."""
+
+    begun: list[int] = attrs.Factory(list)
+    alive: list[int] = attrs.Factory(list)
+    lost: list[DeadLetter] = attrs.Factory(list)
+    told: dict[int, bool] = attrs.Factory(dict)
+    sent: dict[int, object] = attrs.Factory(dict)
+    signalled: dict[int, bool] = attrs.Factory(dict)
+    asked: dict[int, object] = attrs.Factory(dict)
+    kinds: dict[int, str] = attrs.Factory(dict)
+    batched: bool = False
+    coalesced: bool = False
+
+    async def program(
+        self,
+        steps: list[tuple[str, str, float]],
+        worker: type[Worker],
+        policy: Overflow | Coalesce[Work],
+        bound: int,
+        *,
+        virtual: bool,
+    ) -> None:
+        restart = Restart(max=4, within=5, backoff=0.3)
+        async with open_system(on_dead_letter=self.lost.append, drain=1000, seed=1) as system:
+
+            def make(_: str = "") -> Worker:
+                return worker(self.begun, self.alive)
+
+            ref: Ref[Work]
+            if virtual:
+                ref = system.virtual(make, idle=2, inbox=bound, overflow=policy, restart=restart)["x"]
+            else:
+                generous = Restart(max=1000, backoff=0.3)
+                ref = system.spawn(make, inbox=bound, overflow=policy, restart=generous)
+            async with trio.open_nursery() as nursery:
+                for number, (what, kind, seconds) in enumerate(steps):
+                    await self.step(nursery, ref, what, Work(number, kind), seconds)
+                await trio.sleep(200)
+                ref.kill()
+            await settle(system)
+            assert ref.queued == 0
+            assert ref._inbox.check()
+            assert system.live() == []
+        assert sum(self.alive) == 0
+
+    async def step(self, nursery: trio.Nursery, ref: Ref[Work], what: str, work: Work, seconds: float) -> None:
+        self.kinds[work.id] = work.kind
+        match what:
+            case "tell":
+                self.told[work.id] = ref.tell(work)
+            case "signal":
+                self.signalled[work.id] = ref.signal(work)
+            case "ask":
+                nursery.start_soon(self.ask, ref, work, seconds)
+            case "cancelled ask":
+                nursery.start_soon(self.cancelled_ask, ref, work, seconds)
+            case "send":
+                nursery.start_soon(self.send, ref, work, seconds)
+            case "sleep":
+                await trio.sleep(seconds)
+            case "yield":
+                await trio.lowlevel.checkpoint()
+            case "stop":
+                if work.id % 7 == 0:
+                    ref.stop(drain=seconds > 1)
+            case "kill":
+                if work.id % 7 == 0:
+                    ref.kill()
+
+    async def ask(self, ref: Ref[Work], work: Work, seconds: float) -> None:
+        assert work.id not in self.asked
+        try:
+            self.asked[work.id] = await ref.ask(work, timeout=seconds)
+        except Exception as error:
+            self.asked[work.id] = error
+
+    async def cancelled_ask(self, ref: Ref[Work], work: Work, seconds: float) -> None:
+        self.asked[work.id] = trio.Cancelled
+        with trio.move_on_after(seconds):
+            try:
+                self.asked[work.id] = await ref.ask(work)
+            except Exception as error:
+                self.asked[work.id] = error
+
+    async def send(self, ref: Ref[Work], work: Work, seconds: float) -> None:
+        self.sent[work.id] = False
+        with trio.move_on_after(seconds * 10):
+            try:
+                await ref.send(work)
+                self.sent[work.id] = True
+            except ActorStopped as error:
+                self.sent[work.id] = error
+
+    def check(self) -> None:
+        begun = Count(self.begun)
+        assert set(begun.values()) <= {1}, "a message began twice"
+        losses: dict[int, Loss] = {}
+        for letter in self.lost:
+            assert isinstance(letter.message, Work)
+            assert letter.message.id not in losses, "a message was lost twice"
+            losses[letter.message.id] = letter.reason
+        for number in losses:
+            assert (losses[number] is Loss.CRASHED) <= (number in begun)
+            assert (losses[number] in NEVER_BEGUN) <= (number not in begun)
+        for number, taken in {**self.told, **self.signalled}.items():
+            # Conservation: begun or dead-lettered, never neither.
+            assert number in begun or number in losses
+            if not taken:
+                assert losses[number] in NEVER_BEGUN
+        for number, outcome in self.sent.items():
+            if outcome is True:
+                assert number in begun or number in losses
+            else:
+                assert number not in begun
+        for number, outcome in self.asked.items():
+            self.check_ask(number, outcome, begun=number in begun, loss=losses.get(number))
+        for number, kind in self.kinds.items():
+            if number in begun and kind in ("crash", "late crash"):
+                assert losses[number] is Loss.CRASHED
+        in_order = [number for number in self.begun if number in self.told]
+        # Coalesced, a newer message has an older one's place.
+        assert self.coalesced or in_order == sorted(in_order)
+        in_order = [number for number in self.begun if number in self.signalled]
+        assert in_order == sorted(in_order)
+
+    def check_ask(self, number: int, outcome: object, *, begun: bool, loss: Loss | None) -> None:
+        kind = self.kinds[number]
+        match outcome:
+            case int():
+                assert begun
+                assert outcome == (-1 if kind == "defer" else number)
+                assert kind in ("ok", "slow", "late crash", "defer")
+            case ValueError():
+                assert begun
+                assert kind == "fail"
+            case NoReply():
+                assert begun
+                assert kind == "silent"
+            case MailboxFull():
+                assert not begun
+                assert loss in (None, Loss.DROPPED_OLD)
+            case AskTimeout():
+                assert begun <= outcome.begun, "it began after its asker had gone"
+                # Whoever is answered in the same step as begun can't time out: a lost answer would show here.
+                assert not begun or kind in ("slow", "defer") or self.batched
+            case ActorCrashed():
+                assert kind in ("crash", "defer") or not begun or loss is Loss.CRASHED
+                assert isinstance(outcome.__cause__, ZeroDivisionError)
+            case ActorStopped():
+                assert not begun or loss is Loss.CRASHED or kind == "defer"
+            case _:
+                assert outcome is trio.Cancelled
+                assert not begun or kind in ("slow", "defer") or self.batched
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    steps=st.lists(STEPS, max_size=60),
+    worker=st.sampled_from([Worker, Batcher]),
+    policy=POLICIES,
+    bound=st.integers(1, 6),
+    virtual=st.booleans(),
+)
+def test_a_random_program_keeps_every_promise(
+    steps: list[tuple[str, str, float]],
+    worker: type[Worker],
+    policy: Overflow | Coalesce[Work],
+    bound: int,
+    virtual: bool,
+) -> None:
+    run = Run(batched=worker is Batcher, coalesced=isinstance(policy, Coalesce))
+
+    async def main() -> None:
+        with trio.fail_after(100_000):
+            await run.program(steps, worker, policy, bound, virtual=virtual)
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    run.check()

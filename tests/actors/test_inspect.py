@@ -1,0 +1,112 @@
+"""Proves what can be seen from outside: the tree, events, stuck actors, instruments, separate systems."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import trio
+from trio.testing import MockClock
+
+from actorchat.actors import Event, Restart, What, open_supervisor, open_system
+from actorchat.testing import settle
+from tests.actors.messages import Add, Boom, Call, Counter, Hold, Total
+
+
+async def test_the_tree_tells_who_is_busy_with_what_and_waits_for_whom(autojump_clock: MockClock) -> None:
+    async with open_system() as system, open_supervisor(system, name="keeper") as supervisor:
+        a, b = system.spawn(Counter, "a"), supervisor.spawn(Counter, "b")
+        gate = trio.Event()
+        b.tell(Hold(gate))
+        a.tell(Call(lambda _: b.ask(Total())))
+        a.tell(Add(1))
+        await trio.sleep(1)
+        system.tree()
+        await trio.sleep(2)
+        tree = {info.name: info for info in system.tree()}
+        assert (tree["a"].message, tree["a"].waiting_on, tree["a"].queued) == ("Call", "b", 1)
+        assert (tree["b"].message, tree["b"].parent, tree["b"].busy_for) == ("Hold", "keeper", 2)
+        gate.set()
+        await settle(system)
+        assert {(info.message, info.busy_for, info.waiting_on) for info in system.tree()} == {(None, 0, None)}
+
+
+async def test_events_tell_of_starts_restarts_and_ends(autojump_clock: MockClock) -> None:
+    seen: list[Event] = []
+    async with open_system() as system, trio.open_nursery() as nursery:
+        take = seen.append
+        with system.events() as events:
+
+            async def watch() -> None:
+                async for event in events:
+                    take(event)
+
+            nursery.start_soon(watch)
+            ref = await system.start(Counter, "a", restart=Restart())
+            ref.tell(Boom())
+            await settle(system)
+            ref.stop()
+            await ref.join()
+            await settle(system)
+        nursery.cancel_scope.cancel()
+    assert [event.what for event in seen] == [What.STARTED, What.RESTARTING, What.STARTED, What.ENDED]
+
+
+async def test_a_stuck_actor_is_told_of_once_with_where_it_waits(autojump_clock: MockClock) -> None:
+    async with open_system(stuck_after=10) as system:
+        with system.events() as events:
+            ref = system.spawn(Counter, "a")
+            ref.tell(Hold(trio.Event()))
+            await trio.sleep(60)
+            ref.kill()
+            stuck: list[Event] = []
+            async for event in events:
+                if event.what is What.ENDED:
+                    break
+                if event.what is What.STUCK:
+                    stuck.append(event)
+    assert len(stuck) == 1
+    assert "Counter.receive" in stuck[0].detail
+
+
+async def nap(_: Counter) -> None:
+    await trio.sleep(5)
+
+
+class Book:
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str]] = []
+
+    def enqueue(self, name: str, message: object) -> None:
+        self.lines.append(("enqueue", type(message).__name__))
+
+    def begin(self, name: str, message: object) -> None:
+        self.lines.append(("begin", type(message).__name__))
+
+    def end(self, name: str, message: object, error: BaseException | None) -> None:
+        self.lines.append(("end", type(error or message).__name__))
+
+
+async def test_an_instrument_sees_every_message_and_changes_nothing(autojump_clock: MockClock) -> None:
+    book = Book()
+    async with open_system(instrument=book) as system:
+        ref = await system.start(Counter, restart=Restart(), inbox=3)
+        ref.tell(Add(1))
+        ref.tell(Boom())
+        await settle(system)
+        assert await ref.ask(Total()) == ()
+    names = ["Add", "Boom", "Total"]
+    assert [name for step, name in book.lines if step == "enqueue"] == names
+    assert [name for step, name in book.lines if step == "begin"] == names
+    assert [name for step, name in book.lines if step == "end"] == ["Add", "Broken", "Total"]
+
+
+async def test_settling_waits_for_handlers_that_sleep_and_for_pipes(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        ref = system.spawn(Counter)
+        ref.tell(Call(nap))
+        await settle(system)
+        assert trio.current_time() == 5
+        ref.tell(Call(lambda actor: actor.pipe(partial(trio.sleep, 5), ok=lambda _: Add(1))))
+        await settle(system)
+        assert trio.current_time() == 10
+        assert await ref.ask(Total()) == (1,)

@@ -1,0 +1,317 @@
+"""Proves how actors and systems end: in order, in bounded time, with nobody left waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from actorchat.actors import (
+    ActorError,
+    ActorSystem,
+    Cause,
+    Down,
+    End,
+    Group,
+    Ref,
+    Restart,
+    SystemClosing,
+    open_system,
+)
+from actorchat.testing import Probe, settle
+from tests.actors.messages import Add, Boom, Call, Counter, Hold, Message, Total
+
+
+async def test_leaving_the_body_drains_in_reverse_order(autojump_clock: MockClock) -> None:
+    trace: list[str] = []
+
+    class Named(Counter):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        async def on_stop(self, end: End) -> None:
+            trace.append(f"{self.name} {len(self.seen)}")
+
+    async with open_system() as system:
+        for name in "abc":
+            ref = system.spawn(partial(Named, name))
+            for n in range(100):
+                ref.tell(Add(n))
+    assert trace == ["c 100", "b 100", "a 100"]
+
+
+async def test_a_drain_that_takes_too_long_is_cut(autojump_clock: MockClock) -> None:
+    trace: list[str] = []
+    async with open_system(drain=5) as system:
+        system.spawn(lambda: Counter(trace)).tell(Hold(trio.Event()))
+        system.spawn(lambda: Counter(trace)).tell(Hold(trio.Event()))
+        await trio.sleep(1)
+    assert trio.current_time() == pytest.approx(6)
+    assert sorted(trace) == ["start", "start", "stop killed", "stop killed"]
+
+
+async def test_a_body_that_raises_cancels_at_once_and_on_stop_still_runs(autojump_clock: MockClock) -> None:
+    trace: list[str] = []
+    with pytest.RaisesGroup(ZeroDivisionError):
+        async with open_system() as system:
+            system.spawn(lambda: Counter(trace)).tell(Hold(trio.Event()))
+            await trio.sleep(1)
+            raise ZeroDivisionError
+    assert trio.current_time() == pytest.approx(1)
+    assert trace == ["start", "stop cancelled"]
+
+
+@pytest.mark.parametrize("way", ["stop", "kill", "cancel", "shutdown"])
+@pytest.mark.parametrize("raises", [True, False])
+async def test_an_on_stop_that_hangs_or_raises_is_bounded(autojump_clock: MockClock, way: str, raises: bool) -> None:
+    class Bad(Counter):
+        async def on_stop(self, end: End) -> None:
+            if raises:
+                raise ZeroDivisionError
+            await trio.sleep_forever()
+
+    with trio.move_on_after(100) as scope:
+        async with open_system(limit=10, grace=1, drain=5) as system:
+            ref = await system.start(Bad)
+            if way == "stop":
+                ref.stop()
+                await ref.join()
+            elif way == "kill":
+                ref.kill()
+                await ref.join()
+            elif way == "cancel":
+                scope.cancel()
+    limit = {"stop": 10, "kill": 1, "cancel": 1, "shutdown": 6}[way]
+    assert trio.current_time() <= (0 if raises else limit) + 0.01
+
+
+async def test_an_actor_stops_itself_and_stopping_twice_is_once(autojump_clock: MockClock) -> None:
+    trace: list[str] = []
+    async with open_system() as system:
+        ref = system.spawn(lambda: Counter(trace))
+        ref.tell(Call(lambda actor: actor.ref.stop()))
+        ref.tell(Add(1))
+        await ref.join()
+        ref.stop()
+        ref.kill()
+        assert trace == ["start", "stop stopped"]
+
+
+async def test_a_milder_order_does_not_soften_a_harder_one() -> None:
+    async with open_system() as system:
+        counter = Counter()
+        ref = await system.start(lambda: counter)
+        ref.tell(Add(1))
+        ref.stop(drain=False)
+        ref.stop()
+        await ref.join()
+        assert counter.seen == []
+
+
+async def test_waiting_for_oneself_is_refused() -> None:
+    async def join(actor: Counter) -> str:
+        with pytest.raises(RuntimeError, match="itself"):
+            await actor.ref.join()
+        return "refused"
+
+    async with open_system() as system:
+        assert await system.spawn(Counter).ask(Call(join)) == "refused"
+
+
+@pytest.mark.parametrize("order", ["stop", "stop now", "kill"])
+async def test_an_order_before_the_start_is_obeyed(order: str) -> None:
+    trace: list[str] = []
+    async with open_system() as system:
+        ref = system.spawn(lambda: Counter(trace))
+        ref.tell(Add(1))
+        if order == "kill":
+            ref.kill()
+        else:
+            ref.stop(drain=order == "stop")
+        await ref.join()
+        assert trace == (["start", "stop stopped"] if order == "stop" else [])
+        assert ref.stopped
+
+
+async def test_nothing_new_starts_while_the_system_drains(autojump_clock: MockClock) -> None:
+    refused: list[bool] = []
+
+    class Late(Counter):
+        async def on_stop(self, end: End) -> None:
+            for start in (lambda: self.system.spawn(Counter), lambda: self.system.virtual(Counter)):
+                with pytest.raises(SystemClosing):
+                    start()
+            refused.append(True)
+
+    async with open_system() as system:
+        system.spawn(Late)
+    assert refused == [True]
+
+
+async def test_a_name_is_free_again_right_after_the_stop() -> None:
+    async with open_system() as system, open_system() as other:
+        ref = system.spawn(Counter, "log")
+        other.spawn(Counter, "log")
+        with pytest.raises(ValueError, match="log"):
+            system.spawn(Counter, "log")
+        assert system.find("log", Counter) is ref
+        ref.stop()
+        await ref.join()
+        assert system.find("log", Counter) is None
+        again = await system.start(Counter, "log")
+        with pytest.raises(TypeError):
+            system.find("log", Probe[Message])
+        assert again is not ref
+
+
+async def test_watch_fires_once_dead_or_alive_and_not_on_restart(autojump_clock: MockClock) -> None:
+    probe = Probe[Down]()
+    async with open_system() as system:
+        await system.start(lambda: probe)
+        dead, restarting = await system.start(Counter), await system.start(Counter, restart=Restart())
+        dead.kill()
+        await dead.join()
+        probe.watch(dead, as_=lambda down: down)
+        probe.watch(restarting, as_=lambda down: down)
+        restarting.tell(Boom())
+        await settle(system)
+        assert [down.ref for down in probe.drain()] == [dead]
+        restarting.stop()
+        await settle(system)
+        assert [(down.ref, down.cause) for down in probe.drain()] == [(restarting, Cause.STOPPED)]
+
+
+async def test_watchers_that_die_first_and_mutual_watches_are_no_trouble() -> None:
+    a, b = Probe[Down](), Probe[Down]()
+    async with open_system() as system:
+        ref_a, ref_b = await system.start(lambda: a), await system.start(lambda: b)
+        a.watch(ref_b, as_=lambda down: down)
+        b.watch(ref_a, as_=lambda down: down)
+        ref_a.kill()
+        await settle(system)
+        assert [down.ref for down in b.drain()] == [ref_a]
+        ref_b.stop()
+        await ref_b.join()
+        assert a.drain() == []
+
+
+async def test_a_group_loses_members_that_stop_and_keeps_those_that_restart() -> None:
+    group = Group[Message]()
+    async with open_system() as system:
+        refs = [await system.start(Counter, restart=Restart()) for _ in range(3)]
+        for ref in refs:
+            group.add(ref)
+        refs[0].kill()
+        refs[1].tell(Boom())
+        await settle(system)
+        assert list(group) == refs[1:]
+        assert group.publish(Add(1)) == 2
+        assert not group.add(refs[0])
+
+        async def leave(actor: Counter) -> int:
+            group.discard(actor.ref)
+            return group.publish(Add(2))
+
+        assert await refs[1].ask(Call(leave)) == 1
+        assert await refs[2].ask(Total()) == (1, 2)
+
+
+async def test_a_cancel_scope_around_the_spawner_bounds_nothing(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        with trio.move_on_after(1):
+            ref = system.spawn(Counter)
+            await trio.sleep_forever()
+        assert await ref.ask(Total()) == ()
+
+
+async def script(system: ActorSystem, trace: list[str], ends: list[str]) -> None:
+    """A bit of everything, with deterministic scheduling points."""
+
+    async def ask(ref: Ref[Message], request: Call) -> None:
+        ends.append("asked")
+        try:
+            await ref.ask(request)
+            ends.append("answered")
+        except ActorError:
+            ends.append("failed")
+        except trio.Cancelled:
+            ends.append("cancelled")
+            raise
+
+    def works(count: int) -> Callable[[Counter], object]:
+        async def work(_: Counter) -> None:
+            for _step in range(count):
+                await trio.lowlevel.checkpoint()
+
+        return work
+
+    rooms = system.virtual(lambda key: Counter(trace), idle=0.001)  # type: ignore[var-annotated] # any key
+    refs: list[Ref[Message]] = [system.spawn(lambda: Counter(trace), restart=Restart(backoff=0.001)), rooms["x"]]
+    async with trio.open_nursery() as nursery:
+        for ref in refs:
+            nursery.start_soon(ask, ref, Call(works(3)))
+            ref.tell(Boom())
+            nursery.start_soon(ask, ref, Call(works(1)))
+            await ref.send(Add(1))
+            ref.signal(Add(2))
+    refs[0].stop()
+    await refs[0].join()
+    refs[1].kill()
+
+
+@pytest.mark.parametrize("outer", [True, False])
+async def test_a_cancel_at_every_checkpoint_ends_with_nobody_waiting(outer: bool) -> None:
+    for step in range(60):
+        trace: list[str] = []
+        ends: list[str] = []
+        with trio.fail_after(30), trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(cancel_after, scope, step)
+                if outer:
+                    async with open_system() as system:
+                        await script(system, trace, ends)
+                else:
+                    async with open_system() as system:
+                        with trio.CancelScope() as inner:
+                            nursery.start_soon(cancel_after, inner, step)
+                            await script(system, trace, ends)
+        assert trace.count("start") == len(trace) - trace.count("start"), trace
+        assert ends.count("asked") * 2 == len(ends), ends
+
+
+async def cancel_after(scope: trio.CancelScope, step: int) -> None:
+    for _ in range(step):
+        await trio.lowlevel.checkpoint()
+    scope.cancel()
+
+
+@pytest.mark.parametrize("way", ["kill", "cancel"])
+async def test_an_on_stop_that_runs_when_all_is_cancelled_still_gets_its_grace(
+    autojump_clock: MockClock, way: str
+) -> None:
+    trace: list[str] = []
+
+    class Slow(Counter):
+        async def on_stop(self, end: End) -> None:
+            await trio.sleep(0.5)
+            trace.append("saved")
+            await trio.sleep(10)
+            trace.append("never")
+
+    with trio.CancelScope() as scope:
+        async with open_system(grace=1) as system:
+            ref = await system.start(Slow)
+            ref.stop()
+            await trio.sleep(0.1)
+            if way == "kill":
+                ref.kill()
+            else:
+                scope.cancel()
+            await ref.join()
+    assert trace == ["saved"]
+    assert trio.current_time() == pytest.approx(1.1)

@@ -1,0 +1,148 @@
+"""Proves who stops and starts with whom, in which order, and when a supervisor gives up."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from actorchat.actors import (
+    End,
+    Ref,
+    Restart,
+    Strategy,
+    Supervisor,
+    TooManyRestarts,
+    open_supervisor,
+    open_system,
+)
+from actorchat.testing import settle
+from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Message, Total
+
+RESTART = Restart(max=3, within=60, backoff=1, jitter=0)
+
+
+class Named(Counter):
+    def __init__(self, name: str, trace: list[str]) -> None:
+        super().__init__()
+        self.name, self.life = name, trace
+
+    async def on_start(self) -> None:
+        await trio.sleep(0.1)
+        self.life.append(f"+{self.name}")
+
+    async def on_stop(self, end: End) -> None:
+        self.life.append(f"-{self.name}")
+
+
+def family(supervisor: Supervisor, trace: list[str]) -> list[Ref[Message]]:
+    return [
+        supervisor.spawn(lambda: Named("a", trace), "a"),
+        supervisor.spawn(lambda: Named("b", trace), "b"),
+        supervisor.spawn(lambda: Named("c", trace), "c"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "life"),
+    [
+        (Strategy.ONE_FOR_ONE, "-b +b"),
+        (Strategy.ONE_FOR_ALL, "-b -c -a +a +b +c"),
+        (Strategy.REST_FOR_ONE, "-b -c +b +c"),
+    ],
+)
+async def test_a_crash_restarts_whom_the_strategy_names_in_order(
+    autojump_clock: MockClock, strategy: Strategy, life: str
+) -> None:
+    trace: list[str] = []
+    async with open_system() as system:
+        async with open_supervisor(system, strategy, RESTART) as supervisor:
+            refs = family(supervisor, trace)
+            await trio.sleep(1)
+            assert sorted(trace) == ["+a", "+b", "+c"]
+            trace.clear()
+            refs[1].tell(Boom())
+            for ref in refs:
+                ref.tell(Add(1))
+            await trio.sleep(3)
+            assert " ".join(trace) == life
+            trace.clear()
+        assert trace == ["-c", "-b", "-a"]
+
+
+async def test_two_crashes_at_once_are_one_round(autojump_clock: MockClock) -> None:
+    trace: list[str] = []
+    async with open_system() as system, open_supervisor(system, Strategy.ONE_FOR_ALL, RESTART) as supervisor:
+        refs = family(supervisor, trace)
+        await trio.sleep(1)
+        for ref in refs:
+            ref.tell(Boom())
+            ref.tell(Add(7))
+        await trio.sleep(3)
+        assert trace[-3:] == ["+a", "+b", "+c"]
+        assert len(trace) == 9
+        assert [await ref.ask(Total()) for ref in refs] == [(7,)] * 3
+
+
+async def test_a_crash_in_on_start_during_recovery_starts_another_round(autojump_clock: MockClock) -> None:
+    trace: list[str] = []
+    fails = 0
+
+    class Fragile(Named):
+        async def on_start(self) -> None:
+            nonlocal fails
+            if fails:
+                fails -= 1
+                raise Broken
+            await super().on_start()
+
+    async with open_system() as system, open_supervisor(system, Strategy.REST_FOR_ONE, RESTART) as supervisor:
+        a = supervisor.spawn(lambda: Named("a", trace))
+        b = supervisor.spawn(lambda: Fragile("b", trace))
+        c = supervisor.spawn(lambda: Named("c", trace))
+        await trio.sleep(1)
+        trace.clear()
+        fails = 1
+        a.tell(Boom())
+        await trio.sleep(5)
+        assert trace == ["-a", "-c", "-b", "+a", "+b", "+c"]
+        assert [await ref.ask(Total()) for ref in (a, b, c)] == [()] * 3
+
+
+async def test_a_sibling_that_waits_for_the_crashed_one_is_cut(autojump_clock: MockClock) -> None:
+    trace: list[str] = []
+    async with open_system() as system, open_supervisor(system, Strategy.REST_FOR_ONE, RESTART) as supervisor:
+        a, b, _ = family(supervisor, trace)
+        await trio.sleep(1)
+        gate = trio.Event()
+        a.tell(Hold(gate))
+        a.tell(Boom())
+        b.tell(Call(lambda _: a.ask(Total())))
+        await trio.sleep(0.5)
+        gate.set()
+        await trio.sleep(5)
+        assert await b.ask(Total()) == ()
+        assert await a.ask(Total()) == ()
+
+
+async def test_a_spent_budget_cancels_the_body_and_leaves(autojump_clock: MockClock) -> None:
+    trace: list[str] = []
+    async with open_system() as system:
+        with pytest.RaisesGroup(pytest.RaisesExc(TooManyRestarts)):
+            async with open_supervisor(system, Strategy.ONE_FOR_ALL, Restart(max=1, jitter=0)) as supervisor:
+                refs = family(supervisor, trace)
+                for _ in range(2):
+                    await trio.sleep(1)
+                    refs[0].tell(Boom())
+                await trio.sleep_forever()
+        assert system.tree() == ()
+        assert trace.count("+a") == trace.count("-a") == 2
+
+
+async def test_siblings_have_budgets_of_their_own(autojump_clock: MockClock) -> None:
+    async with open_system() as system, open_supervisor(system, restart=Restart(max=1)) as supervisor:
+        refs = [supervisor.spawn(Counter) for _ in range(5)]
+        for ref in refs:
+            ref.tell(Boom())
+        await settle(system)
+        assert [await ref.ask(Total()) for ref in refs] == [()] * 5

@@ -1,0 +1,155 @@
+"""Proves timers and pipes: on time, one tick at a time, cancelled for good, gone with their incarnation."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import trio
+from trio.testing import MockClock
+
+from actorchat.actors import Ref, Restart, open_system
+from actorchat.testing import crash, settle
+from tests.actors.messages import Add, Boom, Broken, Call, Counter, Message, Total
+
+
+async def seen(ref: Ref[Message]) -> tuple[int, ...]:
+    return await ref.ask(Total())
+
+
+async def do(ref: Ref[Message], *works: object) -> None:
+    for work in works:
+        await ref.ask(Call(work))  # type: ignore[arg-type] # lambdas over a Counter
+
+
+async def test_after_and_every_tick_on_time_and_a_key_is_replaced(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        ref = system.spawn(Counter)
+        await do(
+            ref,
+            lambda actor: actor.after(5, Add(1), key="a"),
+            lambda actor: actor.after(2, Add(2), key="a"),
+            lambda actor: actor.every(1, Add(3), key="b"),
+        )
+        await trio.sleep(3.5)
+        assert sorted(await seen(ref)) == [2, 3, 3, 3]
+        await do(ref, lambda actor: actor.cancel("b"))
+        await trio.sleep(100)
+        assert len(await seen(ref)) == 4
+
+
+async def test_a_cancelled_tick_does_not_come_even_if_queued(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        ref = system.spawn(Counter)
+
+        async def cancel_late(actor: Counter) -> bool:
+            actor.after(1, Add(1), key="a")
+            await trio.sleep(2)
+            return actor.cancel("a")
+
+        assert await ref.ask(Call(cancel_late)) is True
+        await trio.sleep(2)
+        assert await seen(ref) == ()
+
+
+async def test_a_slow_handler_gets_one_tick_not_all_it_missed(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        ref = system.spawn(Counter)
+
+        async def slow(actor: Counter) -> None:
+            actor.every(1, Add(1), key="a")
+            await trio.sleep(10.5)
+
+        await do(ref, slow)
+        await settle(system)
+        assert await seen(ref) == (1,)
+        await trio.sleep(0.6)
+        assert await seen(ref) == (1, 1)
+
+
+async def test_timers_pipes_and_watches_end_with_their_incarnation(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        ref = system.spawn(Counter, restart=Restart())
+        other = system.spawn(Counter)
+        await do(
+            ref,
+            lambda actor: actor.every(1, Add(1), key="a"),
+            lambda actor: actor.pipe(partial(trio.sleep, 1), ok=lambda _: Add(2)),
+            lambda actor: actor.watch(other, as_=lambda _: Add(3)),
+        )
+        ref.tell(Boom())
+        await trio.sleep(5)
+        other.stop()
+        await trio.sleep(5)
+        assert await seen(ref) == ()
+
+
+async def test_the_inbox_moves_on_while_a_pipe_works(autojump_clock: MockClock) -> None:
+    async def fail() -> int:
+        await trio.sleep(1)
+        raise Broken
+
+    async with open_system() as system:
+        ref = system.spawn(Counter)
+        await do(ref, lambda actor: actor.pipe(lambda: give(5), ok=Add))
+        await do(ref, lambda actor: actor.pipe(fail, ok=Add, err=lambda _: Add(-1)))
+        ref.tell(Add(1))
+        await settle(system)
+        assert await seen(ref) == (1, -1, 5)
+
+
+async def give(n: int) -> int:
+    await trio.sleep(n)
+    return n
+
+
+async def test_a_pipe_error_nobody_handles_crashes_between_messages(autojump_clock: MockClock) -> None:
+    async def fail() -> int:
+        raise Broken
+
+    trace: list[str] = []
+    async with open_system() as system:
+        ref = system.spawn(lambda: Counter(trace), restart=Restart())
+        await do(ref, lambda actor: actor.pipe(fail, ok=Add))
+        await settle(system)
+        assert trace == ["start", "stop crashed", "start"]
+        assert not system.dead_letters.counts
+
+
+async def test_an_idle_clock_lets_virtual_time_jump_straight(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        ref = system.spawn(Counter)
+        for n in range(2000):
+            await do(ref, lambda actor, n=n: actor.after(10 + n % 7, Add(n), key="typing"))
+        # Replaced timers don't pile up until they would have been due.
+        assert len(system.clock._heap) < 1000
+        await trio.sleep(3600)
+        assert await seen(ref) == (1999,)
+
+
+async def test_a_planted_crash_hits_the_nth_message_and_leaves_no_trace() -> None:
+    async with open_system() as system:
+        with crash(Counter, on=Add, nth=2, after=True):
+            ref = await system.start(Counter, restart=Restart())
+            for n in range(4):
+                ref.tell(Add(n))
+            await settle(system)
+        assert await seen(ref) == (2, 3)
+        assert [letter.detail for letter in system.dead_letters.last] == ["InjectedCrash('Add(n=1)')"]
+        fresh = await system.start(Counter)
+        fresh.tell(Add(1))
+        fresh.tell(Add(2))
+        assert await seen(fresh) == (1, 2)
+
+
+async def test_a_result_for_a_crashed_incarnation_does_not_reach_the_next(autojump_clock: MockClock) -> None:
+    async def crash_later(actor: Counter) -> None:
+        actor.pipe(lambda: give(0), ok=Add)
+        actor.after(0, Add(2), key="a")
+        await trio.sleep(1)
+        raise Broken
+
+    async with open_system() as system:
+        ref = system.spawn(Counter, restart=Restart())
+        ref.tell(Call(crash_later))
+        await settle(system)
+        assert await seen(ref) == ()

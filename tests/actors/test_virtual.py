@@ -1,0 +1,397 @@
+"""Proves what virtual actors promise: active on a message, gone when idle, nothing lost, never two of a key."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import weakref
+from functools import partial
+from random import Random
+
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from actorchat.actors import (
+    ActorStopped,
+    ActorSystem,
+    Cause,
+    DeadLetter,
+    Down,
+    End,
+    Group,
+    Loss,
+    Restart,
+    Virtual,
+    open_system,
+)
+from actorchat.testing import Probe, crash, settle
+from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Message, Total
+
+
+class Anchor:
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.seen: list[int] = []
+        self.trace: list[str] = []
+
+
+class Room(Counter):
+    """Counts how many of one key live at once."""
+
+    def __init__(self, key: str, anchor: Anchor) -> None:
+        super().__init__(anchor.trace, anchor.seen)
+        self.held = False
+
+    def can_passivate(self) -> bool:
+        return not self.held
+
+
+def rooms_of(system: ActorSystem, restart: Restart | None = None) -> Virtual[str, Message, Anchor]:
+    return system.virtual(Room, anchor=Anchor, idle=10, restart=restart)
+
+
+async def test_nothing_runs_until_the_first_message(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        rooms = rooms_of(system)
+        ref = rooms["a"]
+        await trio.sleep(1)
+        assert rooms.active == 0
+        assert system.tree() == ()
+        assert ref.tell(Add(1))
+        assert rooms.active == 1
+        await settle(system)
+        assert rooms.anchor("a").seen == [1]
+        assert rooms["a"] is ref
+
+
+async def test_two_first_messages_in_one_pass_activate_once(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        rooms = rooms_of(system)
+        ref = rooms["a"]
+        assert ref.signal(Add(1))
+        assert rooms["a"].tell(Add(2))
+        assert await ref.ask(Total()) == (1, 2)
+        assert rooms.anchor("a").trace == ["start"]
+
+
+async def test_an_idle_actor_goes_between_once_and_twice_idle(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        rooms = rooms_of(system)
+        ref = rooms["a"]
+        for _ in range(5):
+            ref.tell(Add(1))
+            await trio.sleep(9)
+            assert rooms.active == 1
+        await trio.sleep(12)
+        assert rooms.active == 0
+        assert rooms.anchor("a").trace == ["start", "stop passivated"]
+
+
+async def test_an_actor_that_refuses_stays_and_is_asked_again(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        rooms = rooms_of(system)
+        ref = rooms["a"]
+        await ref.ask(Call(lambda room: setattr(room, "held", True)))
+        await trio.sleep(100)
+        assert rooms.active == 1
+        await ref.ask(Call(lambda room: setattr(room, "held", False)))
+        await trio.sleep(21)
+        assert rooms.active == 0
+
+
+async def test_an_open_pipe_or_deferred_answer_holds_the_actor(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        rooms = rooms_of(system)
+        ref = rooms["a"]
+        await ref.ask(Call(lambda room: room.pipe(partial(trio.sleep, 50), ok=lambda _: Add(7))))
+        await trio.sleep(49)
+        assert rooms.active == 1
+        await trio.sleep(40)
+        assert rooms.active == 0
+        assert rooms.anchor("a").seen == [7]
+
+
+async def test_a_message_during_on_stop_waits_and_activates_the_next(autojump_clock: MockClock) -> None:
+    class Slow(Room):
+        async def on_stop(self, end: End) -> None:
+            await trio.sleep(1)
+            await super().on_stop(end)
+
+    async with open_system() as system:
+        rooms = system.virtual(Slow, anchor=Anchor, idle=10)
+        ref = rooms["a"]
+        ref.tell(Add(1))
+        await trio.sleep(20.5)
+        assert ref.tell(Add(2))
+        assert ref.signal(Add(3))
+        assert await ref.ask(Total()) == (1, 3, 2)
+        assert rooms.anchor("a").trace == ["start", "stop passivated", "start"]
+
+
+@pytest.mark.parametrize("step", range(12))
+async def test_a_message_at_any_step_of_passivation_is_handled_once(step: int) -> None:
+    class Stepping(Room):
+        async def on_stop(self, end: End) -> None:
+            for _ in range(4):
+                await trio.lowlevel.checkpoint()
+
+    async with open_system() as system:
+        rooms = system.virtual(Stepping, anchor=Anchor, idle=0.001)
+        ref = rooms["a"]
+        for n in range(20):
+            ref.tell(Add(n))
+            while rooms.active and rooms.anchor("a").trace.count("start") == n + 1 and ref.queued:
+                await trio.lowlevel.checkpoint()
+            ref.stop()
+            for _ in range(step):
+                await trio.lowlevel.checkpoint()
+        await settle(system)
+        assert rooms.anchor("a").seen == list(range(20))
+
+
+async def test_a_held_ref_works_across_incarnations_and_keeps_its_anchor(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        rooms = rooms_of(system)
+        ref, anchor = rooms["a"], rooms.anchor("a")
+        for n in range(3):
+            assert ref.tell(Add(n))
+            await trio.sleep(30)
+            assert rooms.active == 0
+        assert rooms.anchor("a") is anchor
+        assert anchor.seen == [0, 1, 2]
+
+
+async def test_an_address_nobody_holds_is_gone_with_its_anchor(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        rooms = rooms_of(system)
+        refs = [rooms[str(n)] for n in range(200)]
+        anchors = weakref.WeakSet([rooms.anchor(str(n)) for n in range(200)])
+        for ref in refs:
+            ref.tell(Add(1))
+        del ref, refs
+        await settle(system)
+        assert len(anchors) == rooms.active == 200
+        await trio.sleep(21)
+        gc.collect()
+        assert len(anchors) == rooms.active == 0
+
+
+async def test_a_given_up_room_harms_nobody_and_activates_anew(autojump_clock: MockClock) -> None:
+    lost: list[DeadLetter] = []
+    given_up: list[tuple[str, Anchor, BaseException]] = []
+    async with open_system(on_dead_letter=lost.append) as system:
+        rooms = system.virtual(
+            Room,
+            anchor=Anchor,
+            restart=Restart(max=1, backoff=1, jitter=0),
+            on_give_up=lambda key, anchor, error: given_up.append((key, anchor, error)),
+        )
+        ref, other = rooms["a"], rooms["b"]
+        for message in (Boom(), Boom(), Add(1)):
+            ref.tell(message)
+        other.tell(Add(5))
+        await trio.sleep(5)
+        assert [(key, type(error)) for key, _, error in given_up] == [("a", Broken)]
+        assert given_up[0][1] is rooms.anchor("a")
+        assert [letter.reason for letter in lost] == [Loss.CRASHED, Loss.CRASHED, Loss.STOPPED]
+        assert ref.tell(Add(2))
+        assert await ref.ask(Total()) == (2,)
+        assert await other.ask(Total()) == (5,)
+
+
+async def test_without_restart_a_crash_ends_the_incarnation_only(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        rooms = rooms_of(system)
+        ref = rooms["a"]
+        ref.tell(Boom())
+        await settle(system)
+        assert rooms.active == 0
+        assert await ref.ask(Total()) == ()
+
+
+async def test_a_failing_activation_fails_its_asks_and_later_ones_try_again(autojump_clock: MockClock) -> None:
+    broken = True
+
+    class Failing(Room):
+        async def on_start(self) -> None:
+            if broken:
+                raise Broken
+
+    async with open_system() as system:
+        rooms = system.virtual(Failing, anchor=Anchor, restart=Restart(max=2, backoff=1, jitter=0))
+        ref = rooms["a"]
+        with pytest.raises(Exception, match="crashed"):
+            await ref.ask(Total())
+        given_up = trio.current_time()
+        broken = False
+        assert await ref.ask(Total()) == ()
+        # Not at once: a room that can't start must not be tried as fast as messages come.
+        assert trio.current_time() - given_up == pytest.approx(4)
+
+
+async def test_a_batch_crash_keeps_signals_and_the_next_incarnation_gets_them(autojump_clock: MockClock) -> None:
+    with crash(Room, on=Add, nth=2):
+        async with open_system() as system:
+            rooms = rooms_of(system, Restart(backoff=1, jitter=0))
+            ref = rooms["a"]
+            for n in range(4):
+                ref.signal(Add(n))
+            await settle(system)
+            assert rooms.anchor("a").seen == [0, 2, 3]
+
+
+async def test_a_stopped_incarnation_drains_and_the_address_lives_on(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        rooms = rooms_of(system)
+        ref = rooms["a"]
+        ref.tell(Add(1))
+        ref.stop()
+        assert ref.tell(Add(2))
+        await ref.join()
+        assert rooms.anchor("a").seen == [1, 2]
+        assert await ref.ask(Total()) == (1, 2)
+
+
+async def test_a_killed_incarnation_loses_what_waits_and_the_address_lives_on(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        rooms = rooms_of(system)
+        ref = rooms["a"]
+        ref.tell(Hold(trio.Event()))
+        ref.tell(Add(1))
+        await trio.sleep(1)
+        ref.kill()
+        assert not ref.tell(Add(2))
+        await ref.join()
+        assert rooms.anchor("a").trace == ["start", "stop killed"]
+        assert await ref.ask(Total()) == ()
+
+
+async def test_a_watch_tells_of_the_end_but_not_of_passivation(autojump_clock: MockClock) -> None:
+    probe = Probe[object]()
+    async with open_system() as system:
+        watcher = await system.start(lambda: probe)
+        rooms = rooms_of(system)
+        ref = rooms["a"]
+        probe.watch(ref, as_=lambda down: down)
+        ref.tell(Add(1))
+        await trio.sleep(30)
+        assert rooms.active == 0
+        assert probe.drain() == []
+        ref.tell(Boom())
+        assert (await probe.expect(Down)).cause is Cause.CRASHED
+        assert not watcher.stopped
+
+
+async def test_a_closing_system_drains_rooms_and_takes_no_more(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        rooms = rooms_of(system)
+        ref, dormant, anchor = rooms["a"], rooms["b"], rooms.anchor("a")
+        for n in range(3):
+            ref.tell(Add(n))
+    assert anchor.seen == [0, 1, 2]
+    assert anchor.trace == ["start", "stop stopped"]
+    assert not ref.tell(Add(4))
+    assert not dormant.signal(Add(4))
+    with pytest.raises(ActorStopped):
+        await dormant.ask(Total())
+
+
+async def test_a_given_up_room_fails_those_who_wait_for_room(autojump_clock: MockClock) -> None:
+    async with open_system() as system, trio.open_nursery() as nursery:
+        ref = system.virtual(Room, anchor=Anchor, inbox=1)["a"]
+        gate = trio.Event()
+        ref.tell(Hold(gate))
+        await trio.testing.wait_all_tasks_blocked()
+        ref.tell(Boom())
+
+        async def send() -> None:
+            with pytest.raises(ActorStopped):
+                await ref.send(Add(1))
+
+        nursery.start_soon(send)
+        await trio.sleep(1)
+        gate.set()
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+async def test_what_waits_while_a_room_leaves_is_drained_by_a_closing_system(
+    autojump_clock: MockClock, crashes: bool
+) -> None:
+    class Slow(Room):
+        async def on_stop(self, end: End) -> None:
+            await trio.sleep(1)
+
+    async with open_system() as system:
+        rooms = system.virtual(Slow, anchor=Anchor, idle=10, restart=Restart(jitter=0))
+        ref, anchor = rooms["a"], rooms.anchor("a")
+        ref.tell(Add(1))
+        await trio.sleep(20.5)
+        if crashes:
+            ref.tell(Boom())
+        assert ref.tell(Add(2))
+        assert ref.signal(Add(3))
+    assert anchor.seen == [1, 3, 2]
+    assert rooms.active == 0
+
+
+async def test_a_room_stopped_while_it_leaves_loses_what_waits_aloud(autojump_clock: MockClock) -> None:
+    class Slow(Room):
+        async def on_stop(self, end: End) -> None:
+            await trio.sleep(1)
+
+    lost: list[DeadLetter] = []
+    async with open_system(on_dead_letter=lost.append) as system:
+        ref = system.virtual(Slow, anchor=Anchor, idle=10)["a"]
+        ref.tell(Add(1))
+        await trio.sleep(20.5)
+        ref.tell(Add(2))
+        ref.stop(drain=False)
+        await ref.join()
+        assert [(letter.message, letter.reason) for letter in lost] == [(Add(2), Loss.STOPPED)]
+
+
+async def test_ten_thousand_rooms_leave_nothing_behind(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        rooms = rooms_of(system)
+        for start in range(0, 10_000, 1000):
+            for n in range(start, start + 1000):
+                rooms[str(n)].tell(Add(n))
+            await trio.sleep(3)
+        assert rooms.active > 1000
+        await trio.sleep(25)
+        gc.collect()
+        assert rooms.active == len(rooms._refs) == len(system.tasks) == 0
+
+
+@pytest.mark.parametrize("hours", [pytest.param(1, id="short"), pytest.param(10, marks=pytest.mark.soak)])
+async def test_hours_of_churn_leave_nothing_behind(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, hours: int
+) -> None:
+    # What is captured holds tracebacks, and they hold actors.
+    caplog.set_level(logging.CRITICAL + 1, "actorchat.actors")
+    async with open_system(seed=7) as system:
+        rooms = rooms_of(system, Restart(max=2, backoff=0.5))
+        group = Group[Message]()
+        await churn(rooms, group, hours)
+        await trio.sleep(600)
+        gc.collect()
+        assert rooms.active == len(rooms._refs) == len(system.tasks) == len(group) == 0
+        assert len(system.clock._heap) == 0
+
+
+async def churn(rooms: Virtual[str, Message, Anchor], group: Group[Message], hours: int) -> None:
+    random = Random(7)
+    for _ in range(hours * 60):
+        for _ in range(10):
+            ref = rooms[str(random.randrange(200))]
+            group.add(ref)
+            ref.tell(Boom() if random.random() < 0.1 else Add(1))
+            if random.random() < 0.1:
+                ref.kill()
+        if random.random() < 0.01:
+            group.publish(Add(2))
+        await trio.sleep(60 * random.random())
+    for member in group:
+        group.discard(member)

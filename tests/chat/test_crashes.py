@@ -1,0 +1,160 @@
+"""A room that crashes anywhere between taking a command and announcing it: nobody notices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from actorchat.chat import ChatRefused, Limits
+from actorchat.chat.encoding import Encoder
+from actorchat.chat.operations import AcceptChat
+from actorchat.chat.room import Room
+from actorchat.protocol import MessageAdded, MessageNotAdded, Profile, Role, UserDisconnected
+from tests.chat.people import ANNA, BORIS, OLGA, PETR
+from tests.chat.world import World, open_world
+
+
+class PlantedError(Exception):
+    """A crash that the test asked for."""
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, nth: int, *, times: int = 1) -> list[int]:
+    """Let `owner.name` raise at its nth call and the `times - 1` after it; the list counts the calls."""
+    whole: Callable[..., Any] = getattr(owner, name)
+    calls: list[int] = []
+
+    def planted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if nth <= len(calls) < nth + times:
+            raise PlantedError
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, planted)
+    return calls
+
+
+PLACES = [
+    (Room, "_announce"),
+    (Room, "_settle"),
+    (Room, "_publish"),
+    (Room, "_encode"),
+    (Encoder, "added"),
+    (Room, "receive_batch"),
+]
+
+
+@pytest.mark.parametrize("nth", [1, 2, 5])
+@pytest.mark.parametrize(("owner", "name"), PLACES)
+async def test_every_member_gets_everything_once_and_in_order_whatever_crashes(
+    owner: type, name: str, nth: int, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
+        console = await world.console(PETR)
+        await world.settle()
+        calls = plant(monkeypatch, owner, name, nth)
+        for number in range(12):
+            (anna if number % 2 else olga).say(str(number), f"k{number}")
+            await trio.sleep(0.3)
+        assert len(calls) >= nth
+        stored = [message.text for message in await history(world, chat)]
+        refused = [event.text for socket in (anna, olga) for event in socket.recorder.got(MessageNotAdded)]
+        assert sorted(stored + refused, key=int) == [str(number) for number in range(12)]
+        for socket in (anna, olga, console):
+            assert socket.recorder.texts() == stored
+        assert anna.recorder.done == olga.recorder.done == 6
+
+
+async def history(world: World, chat: UUID) -> Any:
+    page = await world.chats.archive.newest(chat, Role.OPERATOR, before=None, limit=200)
+    assert page is not None
+    return page.messages
+
+
+async def test_sessions_stay_joined_and_other_rooms_undisturbed(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async with open_world() as world:
+        chat, other = await world.reserve(), await world.reserve(BORIS)
+        anna, boris = await world.join(chat, ANNA), await world.join(other, BORIS)
+        plant(monkeypatch, Room, "_publish", 1)
+        anna.say("one")
+        await trio.sleep(1)
+        assert anna.recorder.texts() == ["one"]
+        boris.say("undisturbed")
+        anna.say("two")
+        await trio.sleep(1)
+        assert anna.recorder.texts() == ["one", "two"]
+        assert boris.recorder.texts() == ["undisturbed"]
+        assert anna.recorder.closed is None
+
+
+async def test_a_room_that_cannot_be_kept_up_closes_its_sockets_and_works_again_for_the_next(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        anna = await world.join(chat, ANNA)
+        plant(monkeypatch, Room, "_publish", 1, times=30)
+        anna.say("one")
+        await trio.sleep(120)
+        assert anna.recorder.closed == 1011
+        monkeypatch.undo()
+        await world.leave(anna)
+        back = await world.join(chat, ANNA, after=-1)
+        back.say("two")
+        await trio.sleep(1)
+        assert back.recorder.texts() == ["one", "two"]
+
+
+async def test_a_command_that_fails_closes_its_own_socket_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_world(limits=Limits()) as world:
+        chat = await world.reserve()
+        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA, Profile.STRICT)
+        plant(monkeypatch, Room, "_check", 1)
+        anna.say("one")
+        olga.say("two")
+        await world.settle()
+        assert (anna.recorder.closed, olga.recorder.closed) == (1011, None)
+        assert [event.message.text for event in olga.recorder.got(MessageAdded)] == ["two"]
+        assert anna.recorder.done == 1
+
+
+async def test_who_left_before_the_crash_is_still_told_to_have_left(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
+        await world.leave(olga)
+        plant(monkeypatch, Room, "_publish", 1)
+        anna.say("crash")
+        await trio.sleep(10)
+        assert [event.user.id for event in anna.recorder.got(UserDisconnected)] == [OLGA.id]
+
+
+async def test_a_message_taken_before_the_crash_of_its_batch_is_not_refused(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        anna = await world.join(chat, ANNA)
+        plant(monkeypatch, Room, "_perform", 1)
+
+        async def perform() -> None:
+            with pytest.raises(ChatRefused):
+                await world.chats.perform(AcceptChat(chat, OLGA))
+
+        async with trio.open_nursery() as nursery:
+            anna.say("taken")
+            nursery.start_soon(perform)
+        await trio.sleep(1)
+        assert anna.recorder.texts() == ["taken"]
+        assert anna.recorder.got(MessageNotAdded) == []
+        assert anna.recorder.done == 1

@@ -1,0 +1,37 @@
+"""What the directory tells consoles of counters, whatever order they arrive in."""
+
+from __future__ import annotations
+
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from actorchat.actors import open_system
+from actorchat.chat.directory import ConsoleJoined, Counted, Directory, PersonSeen
+from actorchat.chat.feed import Console
+from actorchat.chat.model import OperatorCounters, PersonRecord, Policy, SourceCounters
+from actorchat.chat.ports import OperatorRecord, StorageUnavailable
+from actorchat.protocol import GlobalUpdated, OperatorUpdated
+from actorchat.storage import open_store
+from tests.chat.people import OLGA
+from tests.chat.world import LK, Recorder
+
+
+async def refuse(operator_id: int, online: bool) -> PersonRecord:
+    raise StorageUnavailable
+
+
+async def test_an_older_revision_of_a_counter_never_wins(autojump_clock: MockClock) -> None:
+    async with open_store("memory://", Policy()) as storage, open_system() as system:
+        directory = await system.start(lambda: Directory(storage.archive, refuse))
+        person = PersonRecord(OLGA, LK)
+        recorder = Recorder(OLGA)
+        record = OperatorRecord(person, OperatorCounters(OLGA.id))
+        directory.signal(PersonSeen(person))
+        directory.signal(ConsoleJoined(Console(recorder, LK), (record,), (SourceCounters("lk"),)))
+        for rev, unread in ((5, 2), (3, 9)):
+            counters = (SourceCounters("lk", unread, rev), OperatorCounters(OLGA.id, unread, 0, rev))
+            directory.signal(Counted(counters))
+            await trio.sleep(1)
+        await wait_all_tasks_blocked()
+        assert [event.unread_chats for event in recorder.got(GlobalUpdated)] == [2]
+        assert [event.new_chats for event in recorder.got(OperatorUpdated)] == [2]

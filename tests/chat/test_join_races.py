@@ -1,0 +1,465 @@
+"""Joining, resuming, falling behind and sleeping while the chat goes on: no gap, no duplicate, whatever the moment.
+
+Something happens at the nth reading of storage, and the reading then takes k more turns of the scheduler.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from uuid import UUID
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock
+
+from actorchat.chat import ChatRefused, replay, room
+from actorchat.chat.chats import ROOM_IDLE
+from actorchat.chat.model import ChatState, message_status
+from actorchat.chat.operations import (
+    AcceptChat,
+    AddMessage,
+    ChatOperation,
+    CloseChat,
+    MarkMessage,
+    ReopenChat,
+    TransferChat,
+)
+from actorchat.chat.ports import Page
+from actorchat.chat.room import Room
+from actorchat.chat.roster import TAIL
+from actorchat.protocol import (
+    ChatUpdated,
+    ErrorEvent,
+    GlobalUpdated,
+    MarkMessageRead,
+    MessageAdded,
+    MessageType,
+    MessageUpdated,
+    OperatorUpdated,
+    Profile,
+    Receipts,
+    Role,
+    UserDisconnected,
+)
+from actorchat.storage.archive import StoreArchive
+from actorchat.storage.threads import InPlace
+from tests.chat.people import ANNA, BORIS, OLGA, PETR
+from tests.chat.test_crashes import plant
+from tests.chat.world import Socket, World, open_world
+
+SLOW = -1
+TURNS = (0, 1, 2, 3, 5, 8, 13, SLOW)
+READS = range(1, 5)
+
+
+@contextmanager
+def interference(nth: int, after: bool, turns: int, act: Callable[[], object]) -> Iterator[list[int]]:
+    """At the nth reading, before or after it, `act`; then the reading takes `turns` more turns. Gives the readings."""
+    whole: Callable[..., Awaitable[object]] = StoreArchive._run
+    readings: list[int] = []
+
+    async def interfere(mine: bool) -> None:
+        if mine:
+            act()
+            if turns == SLOW:
+                # As a reading in a thread: nothing cuts it short, and a room that crashed is back before it ends.
+                with trio.CancelScope(shield=True):
+                    await trio.sleep(0.5)
+            for _ in range(turns):
+                await trio.lowlevel.checkpoint()
+
+    async def run(archive: StoreArchive, read: Callable[[], object]) -> object:
+        readings.append(1)
+        mine = len(readings) == nth
+        await interfere(mine and not after)
+        result = await whole(archive, read)
+        await interfere(mine and after)
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StoreArchive, "_run", run)
+        yield readings
+
+
+@contextmanager
+def suppress_refusals(*codes: str) -> Iterator[None]:
+    try:
+        yield
+    except ChatRefused as refused:
+        if refused.code not in codes:
+            raise
+
+
+@attrs.define(eq=False)
+class Scene:
+    """One chat of Anna with Olga in it, and what may happen there. `patch` is undone with the scene."""
+
+    world: World
+    chat: UUID
+    olga: Socket
+    patch: pytest.MonkeyPatch
+
+    def message(self) -> None:
+        self.olga.say("meanwhile")
+
+    def messages(self) -> None:
+        for number in range(TAIL + 10):
+            self.olga.say(f"meanwhile {number}")
+
+    def note(self) -> None:
+        self.perform(AddMessage(self.chat, OLGA, "note", type=MessageType.SYSTEM, type_role=Role.OPERATOR))
+
+    def read_by_olga(self) -> None:
+        annas = [each.message for each in self.olga.recorder.got(MessageAdded) if each.message.type_role is Role.USER]
+        self.olga.receiver.receive(MarkMessageRead(annas[-1].id))
+        self.message()
+
+    def read_by_anna(self) -> None:
+        self.perform(MarkMessage(self.chat, ANNA, self.olga.recorder.got(MessageAdded)[51].message.id, read=True))
+
+    def transfer(self) -> None:
+        self.perform(TransferChat(self.chat, OLGA, PETR.id))
+
+    def close(self) -> None:
+        self.perform(CloseChat(self.chat, OLGA))
+        self.perform(ReopenChat(self.chat, OLGA))
+
+    def crash(self) -> None:
+        plant(self.patch, Room, "_publish", 1)
+        self.messages()
+
+    def crash_with_mark(self) -> None:
+        plant(self.patch, Room, "_publish", 1)
+        self.read_by_olga()
+
+    def crash_between_reads(self) -> None:
+        plant(self.patch, Room, "_settle", 2)
+        self.read_by_olga()
+        self.message()
+
+    def kill(self) -> None:
+        for ref in self.world.system.live():
+            if str(self.chat) in ref.name:
+                ref.kill()
+        self.message()
+
+    def perform(self, operation: ChatOperation) -> None:
+        self.world.nursery.start_soon(self._perform, operation)
+
+    async def _perform(self, operation: ChatOperation) -> None:
+        # The room may be killed with the request, and a chat reopened before it is closed.
+        with suppress_refusals("overloaded", "conflict"):
+            await self.world.chats.perform(operation)
+
+
+ACTS = [
+    Scene.message, Scene.messages, Scene.note, Scene.read_by_olga, Scene.read_by_anna, Scene.transfer, Scene.close,
+    Scene.crash, Scene.crash_with_mark, Scene.crash_between_reads, Scene.kill,
+]  # fmt: skip
+
+
+async def in_every_race(
+    act: Callable[[Scene], None], count: int, play: Callable[[Scene], Awaitable[list[Socket]]]
+) -> None:
+    """`play` a fresh chat with `count` messages for every moment at which `act` may come; then everybody is right."""
+    happened = 0
+    for nth in READS:
+        for after in (False, True):
+            for turns in TURNS:
+                # Trio runs tasks in random order: let it be the same one each time.
+                trio._core._run._r.seed(f"{nth} {after} {turns}")
+                async with open_world() as world:
+                    with pytest.MonkeyPatch.context() as patch:
+                        patch.setattr(replay, "PAGE", 20)
+                        scene = await fill(world, count, patch)
+                        with interference(nth, after, turns, partial(act, scene)) as readings:
+                            sockets = await play(scene)
+                            await trio.sleep(5)
+                        happened += len(readings) >= nth
+                        for socket in sockets:
+                            await right(world, scene.chat, socket)
+    assert happened > 2 * len(TURNS)
+
+
+async def fill(world: World, count: int, patch: pytest.MonkeyPatch) -> Scene:
+    chat = await world.reserve()
+    anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
+    for number in range(count):
+        (olga if number % 2 else anna).say(f"before {number}")
+    await world.settle()
+    await world.leave(anna)
+    return Scene(world, chat, olga, patch)
+
+
+async def whole_history(world: World, chat: UUID, role: Role) -> Page:
+    page = await world.chats.archive.after(chat, role, after=-1, limit=10_000)
+    assert page is not None
+    return page
+
+
+async def right(world: World, chat: UUID, socket: Socket) -> None:
+    """It got every message that it may see once, in order, and knows how each stands now."""
+    recorder = socket.recorder
+    page = await whole_history(world, chat, recorder.user.role)
+    seen: dict[int, str] = {}
+    for event in recorder.events:
+        if isinstance(event, MessageAdded):
+            seen[event.message.message_index] = event.message.status.value
+        elif isinstance(event, MessageUpdated):
+            assert event.message.message_index in seen or recorder.profile is Profile.STRICT
+            seen[event.message.message_index] = event.message.status.value
+    indexes = recorder.indexes()
+    assert recorder.closed is None
+    assert indexes == [message.index for message in page.messages if message.index >= indexes[0]]
+    statuses = {message.index: message_status(page.chat, message).value for message in page.messages}
+    if recorder.profile is Profile.STRICT:
+        assert {index: statuses[index] for index in seen} == seen
+    else:
+        assert_receipts(socket, page.chat)
+        assert recorder.got(ChatUpdated)[-1].chat == page.chat.wire()
+
+
+def assert_receipts(socket: Socket, chat: ChatState) -> None:
+    last = {each.role: (each.delivered, each.read) for each in socket.recorder.got(Receipts)}
+    marks = {
+        Role.USER: (chat.visitor_delivered, chat.visitor_read),
+        Role.OPERATOR: (chat.operators_delivered, chat.operators_read),
+    }
+    assert last == marks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("act", ACTS)
+async def test_who_resumes_has_everything_once_whatever_happens_at_whatever_moment(
+    act: Callable[[Scene], None], autojump_clock: MockClock
+) -> None:
+    async def play(scene: Scene) -> list[Socket]:
+        resumed = await scene.world.join(scene.chat, ANNA, after=-1)
+        assert resumed.recorder.indexes()[0] == 0
+        return [resumed]
+
+    await in_every_race(act, TAIL + 50, play)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("act", ACTS)
+async def test_who_falls_behind_over_a_long_range_of_receipts_ends_right(
+    act: Callable[[Scene], None], autojump_clock: MockClock
+) -> None:
+    count = TAIL + 50
+
+    async def play(scene: Scene) -> list[Socket]:
+        strict = await scene.world.join(scene.chat, ANNA, Profile.STRICT)
+        extended = await scene.world.join(scene.chat, ANNA, after=0)
+        scene.read_by_olga()
+        await trio.sleep(5)
+        if scene.olga.recorder.got(ErrorEvent):
+            # The room was killed with the mark.
+            scene.read_by_olga()
+        # A killed room comes back with the next thing that happens there.
+        scene.message()
+        await trio.sleep(5)
+        updated = [index for index, _ in strict.recorder.statuses() if index < count and index % 2 == 0]
+        assert sorted(set(updated)) == list(range(0, count, 2))
+        assert len(updated) == count // 2, "a message was updated twice for one mark"
+        return [strict, extended]
+
+    await in_every_race(act, count, play)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("act", ACTS)
+async def test_who_leaves_while_it_is_replayed_to_disturbs_nobody(
+    act: Callable[[Scene], None], autojump_clock: MockClock
+) -> None:
+    async def play(scene: Scene) -> list[Socket]:
+        stays = await scene.world.join(scene.chat, ANNA, after=-1)
+        for turns in (0, 2, 5):
+            with trio.CancelScope() as scope:
+                scene.world.nursery.start_soon(cancel_after, turns, scope)
+                await scene.world.join(scene.chat, BORIS, after=-1)
+        await trio.sleep(10)
+        assert [each.user for each in stays.recorder.got(UserDisconnected)] in ([], [BORIS])
+        return [stays]
+
+    await in_every_race(act, TAIL + 50, play)
+
+
+async def cancel_after(turns: int, scope: trio.CancelScope) -> None:
+    for _ in range(turns):
+        await trio.lowlevel.checkpoint()
+    scope.cancel()
+
+
+@pytest.mark.parametrize("turns", range(12))
+@pytest.mark.parametrize("entrance", ["join", "resume", "perform"])
+async def test_a_room_that_is_about_to_sleep_loses_nothing(entrance: str, turns: int, mock_clock: MockClock) -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        anna = await world.join(chat, ANNA)
+        anna.say("one")
+        await world.settle()
+        await world.leave(anna)
+        mock_clock.jump(6)
+        await world.settle()
+        for _ in range(3):
+            # Twice the time to be idle is the most it takes; each moment of going to sleep is met by some `turns`.
+            mock_clock.jump(ROOM_IDLE)
+            for _ in range(turns):
+                await trio.lowlevel.checkpoint()
+            if entrance == "perform":
+                await world.chats.perform(AddMessage(chat, OLGA, "operator"))
+            else:
+                again = await world.join(chat, ANNA, after=-1 if entrance == "resume" else None)
+                again.say("more")
+                await world.settle()
+                assert again.recorder.texts()[-1] == "more"
+                await world.leave(again)
+            mock_clock.jump(6)
+            await world.settle()
+        page = await whole_history(world, chat, Role.USER)
+        texts = ["operator"] * 3 if entrance == "perform" else ["more"] * 3
+        assert [message.text for message in page.messages] == ["one", *texts]
+
+
+@attrs.define
+class Picture:
+    """What a console shows."""
+
+    operators: dict[int, OperatorUpdated] = attrs.Factory(dict)
+    chats: dict[UUID, ChatUpdated] = attrs.Factory(dict)
+    unread: int | None = None
+
+
+def picture(console: Socket) -> Picture:
+    shown = Picture()
+    for event in console.recorder.events:
+        if isinstance(event, OperatorUpdated):
+            shown.operators[event.user.id] = event
+        elif isinstance(event, GlobalUpdated):
+            shown.unread = event.unread_chats
+        elif isinstance(event, ChatUpdated):
+            shown.chats[event.chat.uuid] = event
+    shown.chats = {uuid: event for uuid, event in shown.chats.items() if event.chat.status != "closed"}
+    return shown
+
+
+def new_chat(scene: Scene) -> None:
+    async def first_message() -> None:
+        state, _ = await scene.world.chats.reserve_chat("lk", BORIS)
+        await scene.world.chats.perform(AddMessage(state.uuid, BORIS, "hello"))
+        await scene.world.chats.perform(AcceptChat(state.uuid, PETR))
+
+    scene.world.nursery.start_soon(first_message)
+
+
+def close_for_good(scene: Scene) -> None:
+    scene.perform(CloseChat(scene.chat, OLGA))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("act", [*ACTS, new_chat, close_for_good])
+@pytest.mark.parametrize("alone", [True, False])
+async def test_a_console_that_connects_meanwhile_shows_what_one_that_connects_afterwards_shows(
+    act: Callable[[Scene], None], alone: bool, autojump_clock: MockClock
+) -> None:
+    for after in (False, True):
+        for turns in (*range(14), 20, 40):
+            trio._core._run._r.seed(f"{after} {turns}")
+            async with open_world() as world:
+                with pytest.MonkeyPatch.context() as patch:
+                    scene = await fill(world, 4 if act is not Scene.read_by_anna else 110, patch)
+                    watching = None if alone else await world.console(OLGA)
+                    await trio.sleep(1)
+                    with interference(1, after, turns, partial(act, scene)):
+                        meanwhile = await world.console(PETR)
+                        await trio.sleep(5)
+                    if act is Scene.kill:
+                        # A killed room comes back with the next thing that happens there.
+                        scene.message()
+                        await trio.sleep(5)
+                    afterwards = await world.console(PETR)
+                    await trio.sleep(1)
+                    assert picture(meanwhile) == picture(afterwards)
+                    if watching is not None:
+                        assert picture(watching) == picture(afterwards)
+                    indexes = [
+                        each.message.message_index
+                        for each in meanwhile.recorder.got(MessageAdded)
+                        if each.message.chat.uuid == scene.chat
+                    ]
+                    assert indexes == sorted(set(indexes))
+
+
+async def test_counters_of_a_source_without_consoles_reach_those_of_others(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        await world.person(PETR, frozenset({"lk", "shop"}))
+        elsewhere = await world.console(PETR, frozenset({"shop"}))
+        await world.chats.perform(AcceptChat(await world.reserve(), PETR))
+        await trio.sleep(1)
+        assert picture(elsewhere).operators[PETR.id].open_chats == 1
+
+
+def take_time(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Let every commit and reading take that long."""
+    whole = InPlace.run
+
+    async def slowly(runner: InPlace, call: Callable[[], object]) -> object:
+        await trio.sleep(seconds)
+        return await whole(runner, call)
+
+    monkeypatch.setattr(InPlace, "run", slowly)
+
+
+async def test_a_room_sleeps_only_after_what_it_took_is_decided_and_told(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world() as world:
+        console = await world.console(OLGA)
+        anna = await world.join(await world.reserve(), ANNA)
+        await trio.sleep(1)
+        take_time(monkeypatch, 300)
+        anna.say("late")
+        anna.scope.cancel()
+        del anna
+        await trio.sleep(400)
+        gc.collect()
+        monkeypatch.undo()
+        with trio.fail_after(60):
+            await world.chats.drain()
+        await trio.sleep(1)
+        assert (console.recorder.texts(), picture(console).unread) == (["late"], 1)
+
+
+async def test_a_counter_outlives_a_crash_between_the_answer_and_the_announcement(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world() as world:
+        console = await world.console(PETR)
+        anna = await world.join(await world.reserve(), ANNA)
+        plant(monkeypatch, Room, "_publish", 1)
+        anna.say("hi")
+        await trio.sleep(5)
+        assert picture(console).unread == 1
+
+
+async def test_what_a_crashed_room_announces_from_storage_is_whole_however_its_pages_fall(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "RECOVERY_PAGE", 3)
+    trio._core._run._r.seed("an order in which most transfers change something")
+    async with open_world() as world:
+        scene = await fill(world, 2, monkeypatch)
+        # One commit takes them all.
+        take_time(monkeypatch, 0.1)
+        calls = plant(monkeypatch, Room, "_publish", 1)
+        for number in range(16):
+            scene.perform(TransferChat(scene.chat, OLGA, (PETR if number % 2 else OLGA).id))
+        await trio.sleep(5)
+        assert len(calls) > 3, "one for each page"
+        page = await whole_history(world, scene.chat, Role.OPERATOR)
+        assert scene.olga.recorder.indexes() == [message.index for message in page.messages]

@@ -1,0 +1,357 @@
+"""What sockets in a room see: order, receipts, presence, typing, resume, refusals."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from actorchat.chat import ChatRefused, Limits
+from actorchat.chat.model import Policy
+from actorchat.chat.operations import AcceptChat, AddMessage, CloseChat, TransferChat
+from actorchat.chat.roster import TAIL
+from actorchat.protocol import (
+    ChatStatus,
+    ChatUpdated,
+    ErrorEvent,
+    MarkMessageDelivered,
+    MarkMessageRead,
+    MessageAdded,
+    MessageNotAdded,
+    MessageType,
+    Profile,
+    Receipts,
+    Role,
+    TypingUpdated,
+    UpdateTyping,
+    UserConnected,
+    UserDisconnected,
+)
+from tests.chat.people import ANNA, BORIS, OLGA, PETR
+from tests.chat.world import Socket, World, open_world
+
+
+async def test_everybody_in_the_room_gets_each_message_once_in_index_order() -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
+        for number in range(20):
+            (anna if number % 3 else olga).say(str(number))
+        await world.settle()
+        assert anna.recorder.indexes() == olga.recorder.indexes() == list(range(20))
+        assert anna.recorder.texts() == olga.recorder.texts()
+
+
+async def test_only_the_sending_users_sockets_see_the_client_id() -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        anna, tab, olga = [await world.join(chat, user) for user in (ANNA, ANNA, OLGA)]
+        strict = await world.join(chat, ANNA, Profile.STRICT)
+        anna.say("hi", "k1")
+        await world.settle()
+        seen = [socket.recorder.got(MessageAdded)[0].client_id for socket in (anna, tab, olga, strict)]
+        assert seen == ["k1", "k1", None, None]
+
+
+async def test_a_repeated_client_id_is_answered_to_that_socket_alone() -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        anna, tab = await world.join(chat, ANNA), await world.join(chat, ANNA)
+        anna.say("hi", "k1")
+        await world.settle()
+        anna.say("hi", "k1")
+        anna.say("other", "k1")
+        await world.settle()
+        assert anna.recorder.indexes() == [0, 0]
+        assert tab.recorder.indexes() == [0]
+        assert [each.code for each in anna.recorder.got(MessageNotAdded)] == ["conflict"]
+        assert anna.recorder.done == 3
+
+
+async def test_a_refused_message_says_why_to_its_sender_alone() -> None:
+    async with open_world(limits=Limits(messages_per_second=0, text_length=5)) as world:
+        chat = await world.reserve()
+        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
+        anna.say("", "k0")
+        anna.say("too long", "k1")
+        await world.settle()
+        refusals = anna.recorder.got(MessageNotAdded)
+        assert [(each.code, each.text, each.client_id) for each in refusals] == [
+            ("empty", "", "k0"),
+            ("too_long", "too long", "k1"),
+        ]
+        assert all(each.chat_id == chat and not each.retryable for each in refusals)
+        assert olga.recorder.got(MessageNotAdded) == []
+
+
+async def test_over_the_rate_messages_are_refused_with_a_time_to_wait() -> None:
+    async with open_world(limits=Limits(messages_per_second=1, burst=2)) as world:
+        anna = await world.join(await world.reserve(), ANNA)
+        for number in range(3):
+            anna.say(str(number))
+        await world.settle()
+        (refusal,) = anna.recorder.got(MessageNotAdded)
+        assert (refusal.code, refusal.retryable) == ("rate_limited", True)
+        assert refusal.retry_after is not None
+        assert 0 < refusal.retry_after <= 1
+
+
+async def test_another_operator_cannot_write_into_an_open_chat() -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        olga, petr = await world.join(chat, OLGA), await world.join(chat, PETR)
+        olga.say("mine")
+        await world.settle()
+        petr.say("no, mine")
+        await world.settle()
+        assert [each.code for each in petr.recorder.got(MessageNotAdded)] == ["not_owner"]
+        assert olga.recorder.texts() == ["mine"]
+
+
+async def test_system_messages_reach_only_the_role_they_are_for_live_in_history_and_on_resume() -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
+        anna.say("hi")
+        await world.settle()
+        note = AddMessage(chat, OLGA, "a note", type=MessageType.SYSTEM, type_role=Role.OPERATOR)
+        await world.chats.perform(note)
+        await world.settle()
+        assert (anna.recorder.texts(), olga.recorder.texts()) == (["hi"], ["hi", "a note"])
+        resumed = await world.join(chat, ANNA, after=-1)
+        assert resumed.recorder.texts() == ["hi"]
+        page = await world.chats.archive.newest(chat, Role.USER, before=None, limit=50)
+        assert page is not None
+        assert [message.text for message in page.messages] == ["hi"]
+
+
+async def messages_of(world: World, socket: Socket) -> list[int]:
+    await world.settle()
+    return [event.message.id for event in socket.recorder.got(MessageAdded)]
+
+
+async def test_a_mark_covers_all_earlier_messages_of_the_other_side_and_a_repeat_is_silent() -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
+        strict = await world.join(chat, ANNA, Profile.STRICT)
+        for text in ("one", "two"):
+            anna.say(text)
+        olga.say("three")
+        ids = await messages_of(world, olga)
+        for mark in (MarkMessageDelivered(ids[0]), MarkMessageRead(ids[1]), MarkMessageRead(ids[0])):
+            olga.receiver.receive(mark)
+            await world.settle()
+        assert strict.recorder.statuses() == [(0, "delivered"), (0, "read"), (1, "read")]
+        receipts = [(each.role, each.delivered, each.read) for each in anna.recorder.got(Receipts)]
+        assert receipts == [(Role.OPERATOR, 0, -1), (Role.OPERATOR, 1, 1)]
+
+
+@pytest.mark.parametrize("which", ["own", "unknown", "foreign"])
+async def test_a_mark_of_what_cannot_be_marked_is_ignored_and_told_to_extended_sockets(which: str) -> None:
+    async with open_world() as world:
+        chat, other = await world.reserve(), await world.reserve(BORIS)
+        anna, strict = await world.join(chat, ANNA), await world.join(chat, ANNA, Profile.STRICT)
+        boris = await world.join(other, BORIS)
+        anna.say("hi")
+        boris.say("elsewhere")
+        ids = {
+            "own": (await messages_of(world, anna))[0],
+            "unknown": 999,
+            "foreign": (await messages_of(world, boris))[0],
+        }
+        strict.recorder.take()
+        for socket in (anna, strict):
+            socket.receiver.receive(MarkMessageRead(ids[which]))
+        await world.settle()
+        code = "not_markable" if which == "own" else "message_not_found"
+        assert [each.code for each in anna.recorder.got(ErrorEvent)] == [code]
+        assert strict.recorder.take() == []
+
+
+async def test_receipts_over_more_than_the_room_remembers_come_in_index_order_and_before_what_follows() -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
+        strict = await world.join(chat, ANNA, Profile.STRICT)
+        count = TAIL * 3
+        for number in range(count):
+            anna.say(str(number))
+        ids = await messages_of(world, olga)
+        strict.recorder.take()
+        olga.receiver.receive(MarkMessageRead(ids[-1]))
+        olga.say("answer")
+        await world.settle()
+        assert strict.recorder.statuses() == [(index, "read") for index in range(count)]
+        assert strict.recorder.types()[-1] == "message_added"
+        anna.say("live again")
+        await world.settle()
+        assert strict.recorder.texts() == ["answer", "live again"]
+
+
+async def test_presence_is_told_for_first_and_last_sockets_with_grace(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        anna = await world.join(chat, ANNA)
+        assert [each.user.id for each in anna.recorder.got(UserConnected)] == [ANNA.id]
+        olga = await world.join(chat, OLGA)
+        second = await world.join(chat, OLGA)
+        assert [each.user.id for each in second.recorder.got(UserConnected)] == [ANNA.id, OLGA.id]
+        assert [each.user.id for each in anna.recorder.got(UserConnected)] == [ANNA.id, OLGA.id]
+        await world.leave(olga)
+        await trio.sleep(6)
+        assert anna.recorder.got(UserDisconnected) == []
+        await world.leave(second)
+        await trio.sleep(4)
+        back = await world.join(chat, OLGA)
+        await trio.sleep(10)
+        assert anna.recorder.got(UserDisconnected) == []
+        await world.leave(back)
+        await trio.sleep(6)
+        assert [each.user.id for each in anna.recorder.got(UserDisconnected)] == [OLGA.id]
+
+
+async def test_typing_reaches_the_feed_with_its_text_and_the_other_role_without(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        anna, olga, petr = await world.join(chat, ANNA), await world.join(chat, OLGA), await world.console(PETR)
+        anna.say("hi")
+        await world.settle()
+        anna.receiver.receive(UpdateTyping("secr", stopped=False))
+        anna.receiver.receive(UpdateTyping("secret", stopped=False))
+        await trio.sleep(1)
+        shown = [(each.text, each.stopped) for each in petr.recorder.got(TypingUpdated)]
+        assert shown == [("secr", False), ("secret", False)]
+        assert [each.text for each in olga.recorder.got(TypingUpdated)] == ["", ""]
+        assert anna.recorder.got(TypingUpdated) == []
+        await trio.sleep(7)
+        assert [each.stopped for each in petr.recorder.got(TypingUpdated)] == [False, False, True]
+
+
+@pytest.mark.parametrize("how", ["send", "leave", "close"])
+async def test_a_stop_is_made_up_when_the_typist_does_something_else(how: str, autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        anna, petr = await world.join(chat, ANNA), await world.console(PETR)
+        anna.say("hi")
+        await world.settle()
+        anna.receiver.receive(UpdateTyping("h", stopped=False))
+        await trio.sleep(0.5)
+        if how == "send":
+            anna.say("hello")
+        elif how == "leave":
+            anna.scope.cancel()
+        else:
+            await world.chats.perform(CloseChat(chat, OLGA))
+        await trio.sleep(0.5)
+        assert [each.stopped for each in petr.recorder.got(TypingUpdated)] == [False, True]
+
+
+async def test_closing_is_told_to_strict_rooms_by_a_system_message_and_to_extended_ones_by_the_chat_too() -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        anna, strict = await world.join(chat, ANNA), await world.join(chat, ANNA, Profile.STRICT)
+        anna.say("hi")
+        await world.settle()
+        await world.chats.perform(CloseChat(chat, OLGA))
+        await world.settle()
+        assert strict.recorder.got(MessageAdded)[-1].message.chat.status is ChatStatus.CLOSED
+        assert strict.recorder.got(ChatUpdated) == []
+        assert anna.recorder.got(ChatUpdated)[-1].chat.status is ChatStatus.CLOSED
+
+
+@pytest.mark.parametrize("missed", [0, 5, TAIL + 50, 350])
+async def test_resume_gives_what_was_missed_once_then_receipts_and_the_chat_then_live(missed: int) -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
+        for number in range(missed + 1):
+            olga.say(str(number))
+        await world.settle()
+        resumed = await world.join(chat, ANNA, after=0)
+        olga.say("live")
+        await world.settle()
+        assert resumed.recorder.indexes() == list(range(1, missed + 2))
+        kinds = [kind for kind in resumed.recorder.types() if kind != "message_added"]
+        assert kinds == ["user_connected", "user_connected", "receipts", "receipts", "chat_updated"]
+        assert resumed.recorder.types()[-1] == "message_added"
+        assert anna.recorder.indexes() == list(range(missed + 2))
+
+
+async def test_resume_in_a_talking_room_has_no_gap_and_no_duplicate(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        olga = await world.join(chat, OLGA)
+        for number in range(400):
+            olga.say(f"before {number}")
+        await world.settle()
+
+        async def talk() -> None:
+            for number in range(200):
+                olga.say(f"meanwhile {number}")
+                await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(talk)
+            resumed = await world.join(chat, ANNA, after=-1)
+        await world.settle()
+        assert resumed.recorder.indexes() == list(range(600))
+
+
+async def test_an_idle_room_sleeps_and_wakes_without_losing_anything(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        anna = await world.join(chat, ANNA)
+        anna.say("one")
+        await world.leave(anna)
+        await trio.sleep(300)
+        assert not any(str(chat) in str(info.name) for info in world.system.tree())
+        await world.chats.perform(AcceptChat(chat, OLGA))
+        again = await world.join(chat, ANNA, after=-1)
+        again.say("two")
+        await world.settle()
+        assert again.recorder.texts() == ["one", "two"]
+
+
+async def test_an_operation_on_a_chat_that_does_not_exist_is_refused() -> None:
+    async with open_world() as world:
+        with pytest.raises(ChatRefused) as refused:
+            await world.chats.perform(AcceptChat(uuid4(), OLGA))
+        assert refused.value.code == "not_found"
+
+
+async def test_a_draining_server_finishes_what_it_took_and_refuses_the_rest() -> None:
+    async with open_world() as world:
+        anna = await world.join(await world.reserve(), ANNA)
+        for number in range(50):
+            anna.say(str(number))
+        await world.chats.drain()
+        anna.say("too late")
+        assert anna.recorder.indexes() == list(range(50))
+        assert [each.code for each in anna.recorder.got(MessageNotAdded)] == ["draining"]
+
+
+async def test_transfer_tells_each_role_in_its_own_system_message() -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
+        olga.say("hi")
+        await world.settle()
+        await world.chats.perform(TransferChat(chat, OLGA, PETR.id))
+        await world.settle()
+        for socket, role in ((anna, Role.USER), (olga, Role.OPERATOR)):
+            message = socket.recorder.got(MessageAdded)[-1].message
+            assert (message.type, message.type_role) == (MessageType.SYSTEM, role)
+            assert message.chat.operator_user is not None
+            assert message.chat.operator_user.id == PETR.id
+
+
+async def test_a_full_operator_is_refused_a_further_chat() -> None:
+    async with open_world(policy=Policy(capacity=1)) as world:
+        first, second = await world.reserve(), await world.reserve(BORIS)
+        await world.chats.perform(AcceptChat(first, OLGA))
+        with pytest.raises(ChatRefused) as refused:
+            await world.chats.perform(AcceptChat(second, OLGA))
+        assert refused.value.code == "over_capacity"

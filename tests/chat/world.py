@@ -1,0 +1,173 @@
+"""A chat without transports: the real rooms, feeds, journal and memory store, and sessions that keep what they get."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, TypeVar
+from uuid import UUID
+
+import attrs
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from actorchat.actors import ActorSystem, open_system
+from actorchat.chat import Chats, Limits, open_chats, settle_dead_letter
+from actorchat.chat.commands import FeedReceiver, RoomReceiver
+from actorchat.chat.model import ChatState, Policy
+from actorchat.chat.operations import RecordPerson
+from actorchat.protocol import (
+    Event,
+    Frames,
+    MessageAdded,
+    MessageUpdated,
+    Profile,
+    SendMessage,
+    UnknownType,
+    User,
+    decode_event,
+)
+from actorchat.storage import open_journal, open_store
+from tests.chat.people import ANNA, OLGA, PETR
+
+E = TypeVar("E")
+LK = frozenset({"lk"})
+
+
+class Recorder:
+    """A session that takes everything at once and keeps it."""
+
+    def __init__(self, user: User, profile: Profile = Profile.EXTENDED) -> None:
+        self.user, self.profile = user, profile
+        self.backlog = 0
+        self.closed: int | None = None
+        self.payloads: list[bytes] = []
+        self.done = 0
+
+    def push(self, frames: Frames) -> None:
+        if self.closed is None:
+            self.payloads.extend(frames.payloads())
+
+    def close(self, code: int, reason: str = "") -> None:
+        if self.closed is None:
+            self.closed = code
+
+    async def wait_drained(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def operation_done(self) -> None:
+        self.done += 1
+
+    @property
+    def events(self) -> list[Event]:
+        events = [decode_event(payload) for payload in self.payloads]
+        assert not any(isinstance(event, UnknownType) for event in events)
+        return [event for event in events if not isinstance(event, UnknownType)]
+
+    def take(self) -> list[Event]:
+        """What came since the last call."""
+        events = self.events
+        self.payloads.clear()
+        return events
+
+    def got(self, kind: type[E]) -> list[E]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def texts(self) -> list[str]:
+        return [event.message.text for event in self.got(MessageAdded)]
+
+    def indexes(self) -> list[int]:
+        return [event.message.message_index for event in self.got(MessageAdded)]
+
+    def statuses(self) -> list[tuple[int, str]]:
+        return [(each.message.message_index, each.message.status.value) for each in self.got(MessageUpdated)]
+
+    def types(self) -> list[Any]:
+        return [json.loads(payload)["type"] for payload in self.payloads]
+
+
+@attrs.define
+class Socket:
+    """A recorder in a room or on a feed, and its way in."""
+
+    recorder: Recorder
+    receiver: RoomReceiver | FeedReceiver
+    scope: trio.CancelScope
+
+    def say(self, text: str, client_id: str | None = None) -> None:
+        self.receiver.receive(SendMessage(text, (), client_id))
+
+
+@attrs.define
+class World:
+    system: ActorSystem
+    chats: Chats
+    nursery: trio.Nursery
+
+    async def person(self, user: User, sources: frozenset[str] = LK) -> User:
+        claims = frozenset({"firstname"})
+        return (await self.chats.record_person(RecordPerson(user, claims, sources))).user
+
+    async def reserve(self, owner: User = ANNA) -> UUID:
+        chat, _ = await self.chats.reserve_chat("lk", owner)
+        return chat.uuid
+
+    async def state(self, chat: UUID) -> ChatState:
+        state = await self.chats.archive.chat(chat)
+        assert state is not None
+        return state
+
+    async def join(
+        self, chat: UUID, user: User, profile: Profile = Profile.EXTENDED, after: int | None = None
+    ) -> Socket:
+        recorder = Recorder(user, profile)
+        joining = self.chats.join_room(recorder, chat, after)
+        socket: Socket = await self.nursery.start(self._hold, recorder, joining)
+        return socket
+
+    async def console(self, user: User, sources: frozenset[str] = LK) -> Socket:
+        recorder = Recorder(user)
+        socket: Socket = await self.nursery.start(self._hold, recorder, self.chats.join_feed(recorder, sources))
+        return socket
+
+    async def _hold(self, recorder: Recorder, joining: Any, task_status: trio.TaskStatus[Socket]) -> None:
+        with trio.CancelScope() as scope:
+            async with joining as receiver:
+                task_status.started(Socket(recorder, receiver, scope))
+                await trio.sleep_forever()
+
+    async def leave(self, socket: Socket) -> None:
+        socket.scope.cancel()
+        await self.settle()
+
+    async def settle(self) -> None:
+        await wait_all_tasks_blocked()
+
+
+@asynccontextmanager
+async def open_world(
+    policy: Policy | None = None, limits: Limits | None = None, store: str = "memory://"
+) -> AsyncIterator[World]:
+    policy = policy or Policy()
+    async with AsyncExitStack() as stack:
+        storage = await stack.enter_async_context(open_store(store, policy))
+        journal = await stack.enter_async_context(open_journal(storage.store, storage.runner, clock=trio.current_time))
+        system = await stack.enter_async_context(open_system(on_dead_letter=settle_dead_letter))
+        chats = await stack.enter_async_context(
+            open_chats(
+                system=system,
+                journal=journal,
+                archive=storage.archive,
+                policy=policy,
+                limits=limits or Limits(messages_per_second=0),
+                clock=trio.current_time,
+            )
+        )
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        world = World(system, chats, nursery)
+        for operator in (OLGA, PETR):
+            await world.person(operator)
+        await world.person(ANNA, frozenset())
+        yield world
+        nursery.cancel_scope.cancel()

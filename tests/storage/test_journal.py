@@ -1,0 +1,236 @@
+"""The journal: many operations in one transaction, exactly one outcome each, whatever the store does."""
+
+import logging
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from actorchat.chat.model import Policy
+from actorchat.chat.operations import Changed, Operation, Outcome, Refused
+from actorchat.storage.journal import Journal, open_journal
+from actorchat.storage.memory import MemoryStore
+from actorchat.storage.threads import InPlace
+from actorchat.testing import CommitFault, DelayedRunner, FaultyStore
+from tests.storage.world import ANN, CHAT, NOW, RESERVE, Listener, say, stored
+
+AWAY, STORED, FORGOTTEN = CommitFault.AWAY, CommitFault.STORED, CommitFault.FORGOTTEN
+
+
+@asynccontextmanager
+async def journal_on(
+    *faults: CommitFault | None, away_for: int = 0, capacity: int = 10_000, took: float = 0
+) -> AsyncIterator[tuple[Journal, FaultyStore]]:
+    """A journal whose chat is reserved; `faults` begin with the batch after that."""
+    store = FaultyStore(MemoryStore(Policy()), (None, *faults), away_for=away_for)
+    runner = DelayedRunner(InPlace(), lambda: took) if took else InPlace()
+    async with open_journal(store, runner, capacity=capacity, clock=lambda: NOW) as journal:
+        assert journal.submit(RESERVE, Listener())
+        await journal.barrier()
+        yield journal, store
+
+
+async def test_all_that_waits_is_one_batch_told_in_order_and_once() -> None:
+    async with journal_on() as (journal, store):
+        one, two = Listener(), Listener()
+        for n in range(10):
+            assert journal.submit(say(str(n)), (one, two)[n % 2], n)
+        assert not one.outcomes
+        await journal.barrier()
+        assert [outcome.origin for outcome in one.outcomes] == [0, 2, 4, 6, 8]
+        assert [message.text for message in two.announced] == ["1", "3", "5", "7", "9"]
+        assert (one.calls, two.calls, store.commits) == (1, 1, 2)
+        assert [message.index for message in stored(store)] == list(range(10))
+
+
+async def test_a_batch_holds_a_thousand_operations_at_most() -> None:
+    async with journal_on() as (journal, _):
+        listener = Listener()
+        for n in range(2_500):
+            assert journal.submit(say(str(n)), listener)
+        await journal.barrier()
+        assert listener.calls == 3
+        assert [message.index for message in listener.announced] == list(range(2_500))
+        figures = journal.statistics()
+        assert (figures.batches, figures.operations, figures.largest_batch) == (4, 2_501, 1_000)
+
+
+async def test_what_is_over_the_capacity_is_not_taken() -> None:
+    async with journal_on(capacity=2) as (journal, _):
+        listener = Listener()
+        assert [journal.submit(say(text), listener) for text in "abc"] == [True, True, False]
+        await journal.barrier()
+        assert [message.text for message in listener.announced] == ["a", "b"]
+        assert journal.submit(say("d"), listener)
+
+
+async def test_operations_that_come_during_a_commit_are_the_next_batch(autojump_clock: object) -> None:
+    async with journal_on(took=1.0) as (journal, store):
+        listener = Listener()
+        journal.submit(say("a"), listener)
+        await trio.sleep(0.5)
+        for text in "bcd":
+            journal.submit(say(text), listener)
+        assert not listener.outcomes
+        await journal.barrier()
+        assert store.commits == 3
+        assert [message.text for message in listener.announced] == list("abcd")
+
+
+async def test_while_storage_is_away_operations_are_refused_at_once(autojump_clock: object) -> None:
+    async with journal_on(AWAY, away_for=3) as (journal, store):
+        listener = Listener()
+        for text in "abc":
+            journal.submit(say(text), listener)
+            await trio.testing.wait_all_tasks_blocked()
+        assert listener.codes == ["storage_unavailable"] * 3
+        assert isinstance(listener.decisions[0], Refused)
+        assert listener.decisions[0].retry_after is not None
+        assert journal.statistics().away
+        await trio.sleep(2)
+        assert not journal.statistics().away
+        journal.submit(say("d"), listener)
+        await journal.barrier()
+        assert [message.text for message in stored(store)] == ["d"]
+
+
+async def test_probes_back_off_until_a_batch_is_committed(autojump_clock: object) -> None:
+    async with journal_on(AWAY, AWAY, AWAY, None, AWAY, away_for=1) as (journal, _):
+        began, back = trio.current_time(), []
+        for _ in range(5):
+            journal.submit(say("x"), Listener())
+            await journal.barrier()
+            while journal.statistics().away:  # noqa: ASYNC110 - when it is back is what is measured
+                await trio.sleep(0.01)
+            back.append(round(trio.current_time() - began, 1))
+        assert back[:4] == [0.2, 0.8, 2.6, 2.6]
+        assert back[4] < 3
+        assert journal.statistics().outages == 4
+
+
+@pytest.mark.parametrize(("fault", "codes"), [(STORED, [None]), (FORGOTTEN, ["storage_unavailable"])])
+async def test_a_commit_in_doubt_is_answered_when_it_is_known(
+    autojump_clock: object, fault: CommitFault, codes: list[str | None]
+) -> None:
+    async with journal_on(fault, away_for=2) as (journal, store):
+        doubted, later = Listener(), Listener()
+        journal.submit(say("doubt"), doubted)
+        await trio.testing.wait_all_tasks_blocked()
+        journal.submit(say("later"), later)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (doubted.codes, later.codes) == ([], ["storage_unavailable"])
+        await trio.sleep(5)
+        assert doubted.codes == codes
+        assert doubted.announced == stored(store)
+        assert journal.statistics().in_doubt == 1
+
+
+async def test_a_barrier_waits_for_the_doubt_before_it(autojump_clock: object) -> None:
+    async with journal_on(STORED, away_for=2) as (journal, _):
+        doubted = Listener()
+        journal.submit(say("doubt"), doubted)
+        await trio.testing.wait_all_tasks_blocked()
+        journal.submit(say("later"), Listener())
+        await journal.barrier()
+        assert doubted.codes == [None]
+
+
+async def test_a_barrier_of_an_idle_journal_is_one_checkpoint() -> None:
+    async with journal_on() as (journal, _):
+        with trio.testing.assert_checkpoints(), trio.fail_after(1):
+            await journal.barrier()
+
+
+async def test_leaving_decides_what_was_taken_and_takes_no_more(autojump_clock: object) -> None:
+    listener = Listener()
+    taken: list[bool] = []
+    async with journal_on(took=1.0) as (journal, _):
+        again = Listener(lambda outcome: taken.append(journal.submit(say("more"), listener)))
+        journal.submit(say("last"), again)
+    assert again.codes == [None]
+    assert taken == [False]
+    assert not listener.outcomes
+
+
+async def test_a_drain_that_waits_for_storage_ends_with_its_scope(autojump_clock: object) -> None:
+    doubted = Listener()
+    with trio.move_on_after(3) as scope:
+        async with journal_on(STORED, away_for=10**6) as (journal, _):
+            journal.submit(say("doubt"), doubted)
+    assert scope.cancelled_caught
+    assert not doubted.outcomes
+
+
+async def test_a_batch_that_was_begun_is_told_even_when_cancelled(autojump_clock: object) -> None:
+    listener = Listener()
+    with trio.move_on_after(1.5):
+        async with journal_on(took=1.0) as (journal, _):
+            journal.submit(say("begun"), listener)
+            await trio.sleep_forever()
+    assert listener.codes == [None]
+
+
+async def test_a_recipient_that_crashes_harms_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
+    def crash(outcome: Outcome) -> None:
+        raise RuntimeError("boom")
+
+    async with journal_on() as (journal, _):
+        good = Listener()
+        with caplog.at_level(logging.ERROR, logger="actorchat.storage"):
+            journal.submit(say("a"), Listener(crash))
+            journal.submit(say("b"), good)
+            await journal.barrier()
+        assert good.codes == [None]
+        assert "boom" in caplog.text
+
+
+def scripted(seed: int) -> Callable[[], CommitFault | None]:
+    chance = random.Random(seed)
+    return lambda: chance.choice((None, None, None, AWAY, STORED, FORGOTTEN))
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_whatever_fails_each_message_is_announced_once_and_what_is_announced_is_stored(
+    autojump_clock: object, seed: int
+) -> None:
+    fault, chance = scripted(seed), random.Random(seed)
+    store = FaultyStore(MemoryStore(Policy()), (fault() for _ in range(200)), away_for=seed % 4)
+    runner = DelayedRunner(InPlace(), lambda: chance.random())
+    answers: dict[Operation, int] = {}
+    async with trio.open_nursery() as nursery, open_journal(store, runner, clock=lambda: NOW) as journal:
+
+        def again(outcome: Outcome) -> None:
+            answers[outcome.operation] -= 1
+            if isinstance(outcome.decision, Refused):
+                nursery.start_soon(send, outcome.operation, 0.3)
+
+        async def send(operation: Operation, delay: float) -> None:
+            await trio.sleep(delay)
+            answers[operation] = answers.get(operation, 0) + 1
+            assert journal.submit(operation, listener)
+
+        listener = Listener(again)
+        nursery.start_soon(send, RESERVE, 0)
+        for n in range(40):
+            nursery.start_soon(send, say(str(n)), 5 + n / 7)
+        await trio.sleep(600)
+    assert set(answers.values()) == {0}
+    assert len({message.id for message in listener.announced}) == 40
+    assert [message.index for message in listener.announced] == list(range(40))
+    assert listener.announced == stored(store)
+
+
+async def test_outcomes_of_a_chat_come_in_revision_order(autojump_clock: object) -> None:
+    async with journal_on(None, STORED, None) as (journal, store):
+        listener = Listener()
+        for n in range(30):
+            journal.submit(say(str(n)), listener)
+            await trio.sleep(0.01)
+        await journal.barrier()
+        revs = [one.chat.rev for one in listener.decisions if isinstance(one, Changed)]
+        assert revs == list(range(1, len(revs) + 1))
+        assert store.chat(CHAT) is not None
+        assert {message.author for message in stored(store)} == {ANN}

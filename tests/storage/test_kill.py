@@ -1,0 +1,63 @@
+"""A process that is killed while it commits has stored everything that it announced."""
+
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from actorchat.chat.model import Policy
+from actorchat.storage.sqlite import SqliteStore
+from tests.storage.world import stored
+
+ANNOUNCE = """
+import sys
+from uuid import UUID
+import trio
+from actorchat.chat.model import Policy
+from actorchat.storage import open_journal, open_store
+from tests.storage.world import RESERVE, Listener, say
+
+async def main():
+    async with open_store(f"sqlite:///{sys.argv[1]}", Policy()) as storage:
+        async with open_journal(storage.store, storage.runner) as journal:
+            def announce(outcome):
+                for message in outcome.decision.messages:
+                    print(message.id, message.index, message.text, flush=True)
+                number[0] += 1
+                journal.submit(say(f"{run} {number[0]}"), listener)
+            number, run = [0], sys.argv[2]
+            listener = Listener(announce)
+            for _ in range(30):
+                announce_first = say(f"{run} first {_}")
+                journal.submit(RESERVE if _ == 0 and run == "0" else announce_first, listener)
+            await trio.sleep_forever()
+
+trio.run(main)
+"""
+
+
+@pytest.mark.slow
+def test_after_kill_every_announced_message_is_stored_and_indexes_are_dense(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    announced: list[tuple[str, ...]] = []
+    for run in range(5):
+        command = [sys.executable, "-c", ANNOUNCE, str(path), str(run)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            announced.append(tuple(process.stdout.readline().split(maxsplit=2)))
+            time.sleep(0.05 * run)  # a moment of its own for each kill
+            process.kill()
+            # The last line may be cut off: what is not wholly printed was not announced.
+            lines = process.stdout.read().split("\n")[:-1]
+            announced += [tuple(line.split(maxsplit=2)) for line in lines]
+    with closing(SqliteStore(path, Policy())) as store:
+        messages = stored(store)
+        assert store.corrected_counters == 0
+    kept = {(str(message.id), str(message.index), message.text) for message in messages}
+    assert {(id_, index, text.rstrip("\n")) for id_, index, text in announced} <= kept
+    assert [message.index for message in messages] == list(range(len(messages)))
+    assert len({message.id for message in messages}) == len(messages)
+    assert len(announced) > 100

@@ -1,0 +1,134 @@
+"""Opening by URL: what it accepts, that nothing is left behind, that reads run beside writes."""
+
+import os
+import threading
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from actorchat.chat.model import Policy
+from actorchat.chat.ports import ChatFilter, StorageUnavailable
+from actorchat.protocol import Role
+from actorchat.storage import StoreUrlError, open_journal, open_store
+from actorchat.storage.archive import StoreArchive
+from actorchat.storage.memory import MemoryStore
+from actorchat.storage.threads import InPlace, open_workers
+from actorchat.testing import FaultyStore
+from tests.storage.world import CHAT, RESERVE, Listener, say
+
+
+@pytest.mark.parametrize(
+    "url", ["", "memory", "memory://x", "sqlite://", "sqlite:///", "sqlite:path", "postgres://x/y", "x.db"]
+)
+async def test_an_url_that_names_no_storage_is_refused_with_what_to_use(url: str) -> None:
+    with pytest.raises(StoreUrlError, match="use sqlite:///"):
+        async with open_store(url, Policy()):
+            raise AssertionError("was opened")
+
+
+@pytest.mark.parametrize("scheme", ["memory", "sqlite"])
+async def test_what_is_committed_is_read_and_leaving_leaves_no_thread_and_no_log(scheme: str, tmp_path: Path) -> None:
+    before = threading.active_count()
+    url = "memory://" if scheme == "memory" else f"sqlite:///{tmp_path}/chat.db"
+    async with open_store(url, Policy()) as storage:
+        async with open_journal(storage.store, storage.runner) as journal:
+            listener = Listener()
+            for operation in (RESERVE, say("a"), say("b")):
+                journal.submit(operation, listener)
+            await journal.barrier()
+            assert listener.codes == [None] * 3
+        page = await storage.archive.newest(CHAT, Role.USER, before=None, limit=9)
+        assert page is not None
+        assert page.messages == tuple(listener.announced)
+    assert threading.active_count() == before
+    assert os.listdir(tmp_path) == ([] if scheme == "memory" else ["chat.db"])
+
+
+async def test_a_relative_path_is_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with open_store("sqlite:///chat.db", Policy()):
+        assert (tmp_path / "chat.db").exists()
+
+
+async def test_a_store_that_fails_to_open_leaves_no_thread(tmp_path: Path) -> None:
+    before = threading.active_count()
+    with pytest.raises(StoreUrlError):
+        async with open_store(f"sqlite:///{tmp_path}/no/folder.db", Policy()):
+            raise AssertionError("was opened")
+    assert threading.active_count() == before
+
+
+async def test_reads_go_on_beside_a_write_and_see_only_whole_batches(tmp_path: Path) -> None:
+    async with open_store(f"sqlite:///{tmp_path}/chat.db", Policy()) as storage:
+        async with open_journal(storage.store, storage.runner) as journal, trio.open_nursery() as nursery:
+            journal.submit(RESERVE, Listener())
+            await journal.barrier()
+            seen: list[int] = []
+
+            async def read() -> None:
+                while not seen or seen[-1] < 1_000:
+                    page = await storage.archive.after(CHAT, Role.USER, after=-1, limit=5_000)
+                    assert page is not None
+                    assert page.chat.next_index == len(page.messages)
+                    seen.append(len(page.messages))
+
+            for _ in range(3):
+                nursery.start_soon(read)
+            for n in range(20):
+                for k in range(50):
+                    journal.submit(say(f"{n} {k}"), Listener())
+                await journal.barrier()
+        assert set(seen) <= set(range(0, 1_001, 50))
+
+
+async def test_a_read_that_fails_says_that_storage_is_away() -> None:
+    store = FaultyStore(MemoryStore(Policy()))
+    archive = StoreArchive(store, InPlace())
+    store.unreadable = True
+    for read in (
+        partial(archive.chat, CHAT),
+        partial(archive.chats, ChatFilter()),
+        partial(archive.feed_snapshot, {"shop"}, 1),
+    ):
+        with pytest.raises(StorageUnavailable):
+            await read()
+
+
+@pytest.mark.parametrize("scheme", ["memory", "sqlite"])
+async def test_whoever_only_reads_can_be_cancelled(scheme: str, tmp_path: Path) -> None:
+    url = "memory://" if scheme == "memory" else f"sqlite:///{tmp_path}/chat.db"
+    async with open_store(url, Policy()) as storage:
+        with trio.move_on_after(0.01) as scope:
+            while True:
+                await storage.archive.chat(CHAT)
+        assert scope.cancelled_caught
+
+
+async def test_workers_finish_what_they_began_before_their_block_is_left() -> None:
+    done: list[str] = []
+    gate = threading.Event()
+
+    def work() -> None:
+        gate.wait()
+        done.append(threading.current_thread().name)
+
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope() as scope:
+            async with open_workers("worker", 2) as workers:
+                nursery.start_soon(workers.run, work)
+                nursery.start_soon(workers.run, work)
+                await trio.testing.wait_all_tasks_blocked()
+                scope.cancel()
+                gate.set()
+        assert len(done) == 2
+    assert set(done) <= {"worker-0", "worker-1"}
+
+
+async def test_an_error_in_a_worker_is_raised_where_it_was_asked_for() -> None:
+    async with open_workers("worker") as workers:
+        with pytest.raises(ZeroDivisionError):
+            await workers.run(lambda: 1 / 0)
+        assert await workers.run(lambda: threading.current_thread().name) == "worker"

@@ -1,0 +1,30 @@
+"""Every transport keeps what transports promise."""
+
+import pytest
+import trio
+import trio.testing
+
+from actorchat.testing._transport_checks import TIMED_TRANSPORT_CHECKS, TRANSPORT_CHECKS, Check
+from tests.transports.harness import open_memory, open_sockets, open_streams
+
+
+def _name(check: Check) -> str:
+    return getattr(check, "__name__", "check")
+
+
+@pytest.mark.parametrize("check", [*TRANSPORT_CHECKS, *TIMED_TRANSPORT_CHECKS], ids=_name)
+async def test_memory(check: Check, autojump_clock: trio.testing.MockClock) -> None:
+    with trio.fail_after(1_000):
+        await check(open_memory)
+
+
+@pytest.mark.parametrize("check", [*TRANSPORT_CHECKS, *TIMED_TRANSPORT_CHECKS], ids=_name)
+async def test_websockets_over_any_stream(check: Check, autojump_clock: trio.testing.MockClock) -> None:
+    with trio.fail_after(1_000):
+        await check(open_streams)
+
+
+@pytest.mark.parametrize("check", TRANSPORT_CHECKS, ids=_name)
+async def test_websockets_over_sockets(check: Check) -> None:
+    with trio.fail_after(20):
+        await check(open_sockets)

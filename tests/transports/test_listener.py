@@ -1,0 +1,189 @@
+"""The listener: what goes where, what is refused how, and what it survives."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import logging
+import socket
+import warnings
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from actorchat.protocol import CloseCode
+from actorchat.testing import RawPeer, RecordingApplication, admission_of
+from actorchat.transports.listener import Listener, Rejection, bind
+from actorchat.transports.ports import Limits
+from tests.transports.harness import SocketDialer, echo_http, open_sockets, read_all
+
+
+@asynccontextmanager
+async def opened() -> AsyncIterator[SocketDialer]:
+    with trio.fail_after(20):
+        async with open_sockets(RecordingApplication(), Limits(), trio.current_time) as dialer:
+            yield dialer
+
+
+async def answer_to(dialer: SocketDialer, sent: bytes) -> bytes:
+    async with await dialer.connect() as stream:
+        await stream.send_all(sent)
+        return await read_all(stream)
+
+
+async def test_what_is_no_upgrade_goes_to_http_with_its_head() -> None:
+    request = b"POST /api HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody"
+    async with opened() as dialer:
+        assert (await answer_to(dialer, request)).endswith(request)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"nonsense\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 17_000, b"431"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n", b"400"),
+    ],
+)
+async def test_a_bad_head_is_answered_and_closed(sent: bytes, status: bytes) -> None:
+    async with opened() as dialer:
+        answer = await answer_to(dialer, sent)
+    assert answer.startswith(b"HTTP/1.1 " + status)
+    assert b'{"error":{"code":"bad_request"' in answer
+
+
+async def test_an_old_websocket_is_told_the_version_to_speak() -> None:
+    sent = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n"
+    async with opened() as dialer:
+        answer = await answer_to(dialer, sent)
+    assert answer.startswith(b"HTTP/1.1 426")
+    assert b"Sec-WebSocket-Version: 13\r\n" in answer
+
+
+async def test_the_door_refuses_before_the_upgrade() -> None:
+    async with opened() as dialer, await dialer.connect() as stream:
+        dialer.verdicts.append(Rejection(status=403, body=b'{"error":{}}'))
+        head = await RawPeer(stream).handshake()
+        assert head.startswith(b"HTTP/1.1 403 Forbidden\r\n")
+        assert b"Content-Type: application/json" in head
+
+
+async def test_the_door_refuses_browsers_by_a_close_after_the_upgrade() -> None:
+    async with opened() as dialer, await dialer.connect() as stream:
+        dialer.verdicts.append(Rejection(status=404, close_code=CloseCode.NO_SUCH_CHAT, reason="none"))
+        peer = RawPeer(stream)
+        head = await peer.handshake(subprotocols=("actorchat.v1", "bearer.x"))
+        await peer.read_to_end()
+        assert head.startswith(b"HTTP/1.1 101 ")
+        assert (peer.close_code, peer.close_reason, peer.was_reset) == (4404, "none", False)
+
+
+async def test_a_failing_door_costs_one_connection(caplog: pytest.LogCaptureFixture) -> None:
+    async with opened() as dialer:
+        async with await dialer.connect() as stream:
+            assert (await RawPeer(stream).handshake()).startswith(b"HTTP/1.1 500 ")
+        dialer.verdicts.append(admission_of(1))
+        async with await dialer.connect() as stream:
+            assert (await RawPeer(stream).handshake()).startswith(b"HTTP/1.1 101 ")
+    assert len([record for record in caplog.records if record.name.startswith("actorchat")]) == 1
+
+
+async def test_a_slow_head_gets_408(mock_clock: trio.testing.MockClock) -> None:
+    async with (
+        open_sockets(RecordingApplication(), Limits(), trio.current_time) as dialer,
+        await dialer.connect() as stream,
+    ):
+        await stream.send_all(b"GET / HTTP/1.1\r\nHo")
+        while not dialer.listener.opening:
+            await trio.lowlevel.checkpoint()
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(10.1)
+        assert (await read_all(stream)).startswith(b"HTTP/1.1 408")
+
+
+async def test_connections_over_the_cap_wait_their_turn() -> None:
+    async with opened() as dialer:
+        dialer.listener.close()
+        sockets = await bind("127.0.0.1", 0)
+        listener = Listener(sockets, transport=dialer.transport, door=dialer.door, http=echo_http, max_opening=1)
+        dialer.listener = listener
+        async with trio.open_nursery() as nursery:
+            await nursery.start(listener.serve)
+            slow = await dialer.connect()
+            quick = await dialer.connect()
+            await quick.send_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            with trio.move_on_after(0.05) as waited:
+                await quick.receive_some()
+            assert waited.cancelled_caught
+            await slow.aclose()
+            assert (await read_all(quick)).startswith(b"HTTP/1.1 200")
+            await quick.aclose()
+            listener.close()
+
+
+class Exhausted:
+    """A listening socket whose first accepts fail."""
+
+    def __init__(self, real: socket.socket, *numbers: int) -> None:
+        self.real = real
+        self.numbers = list(numbers)
+        self.fileno = real.fileno
+        self.close = real.close
+        self.getsockname = real.getsockname
+
+    def accept(self) -> tuple[socket.socket, object]:
+        if self.numbers:
+            raise OSError(self.numbers.pop(0), "planted")
+        return self.real.accept()
+
+
+async def test_running_out_of_descriptors_is_survived(caplog: pytest.LogCaptureFixture) -> None:
+    async with opened() as dialer:
+        (sock,) = await bind("127.0.0.1", 0)
+        flaky = Exhausted(sock, errno.ECONNABORTED, errno.EMFILE)
+        listener = Listener(
+            [flaky],  # type: ignore[list-item]  # as much of a socket as it uses
+            transport=dialer.transport,
+            door=dialer.door,
+            http=echo_http,
+        )
+        dialer.listener = listener
+        async with trio.open_nursery() as nursery:
+            await nursery.start(listener.serve)
+            with caplog.at_level(logging.WARNING):
+                answer = await answer_to(dialer, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            listener.close()
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+async def test_a_closed_listener_takes_nobody_but_keeps_who_is_there() -> None:
+    async with opened() as dialer:
+        port = dialer.listener.port
+        async with dialer.dial(admission_of(1)) as peer:
+            dialer.listener.close()
+            with pytest.raises(OSError, match="failed"):
+                await trio.open_tcp_stream("127.0.0.1", port)
+            await peer.send_text('{"type":"x","data":{}}')
+            assert dialer.open_sockets == 1
+
+
+async def test_nothing_is_left_open() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        async with opened() as dialer:
+            await answer_to(dialer, b"nonsense\r\n\r\n")
+            await answer_to(dialer, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        gc.collect()
+
+
+async def test_bind_uses_one_port_for_all_addresses() -> None:
+    sockets = await bind("localhost", 0)
+    try:
+        assert len({sock.getsockname()[1] for sock in sockets}) == 1
+    finally:
+        for sock in sockets:
+            sock.close()
