@@ -1,0 +1,54 @@
+"""Owns the Trio client: rooms, the operators' feed and the HTTP side of any actorchat server.
+
+Refuses to know the server's inside.
+
+::
+
+    async with actorchat.client.open_room("http://127.0.0.1:8000", chat, token=token, after=-1) as room:
+        delivery = await room.send("Hello")
+        async for event in room:
+            ...
+"""
+
+from actorchat.client.api import Api, HistoryPage, Visit, open_api
+from actorchat.client.delivery import Delivery
+from actorchat.client.errors import (
+    ApiError,
+    ApiUnreachable,
+    ClientError,
+    ConnectionEnded,
+    NoSuchChat,
+    NotAdded,
+    NotAllowed,
+    NotAuthenticated,
+    SignedOut,
+    Undelivered,
+)
+from actorchat.client.feed import FeedConnection, FeedItem, SnapshotBegins, open_feed
+from actorchat.client.lifeline import ConnectionState
+from actorchat.client.room import RoomConnection, open_room
+
+__all__ = [
+    "Api",
+    "ApiError",
+    "ApiUnreachable",
+    "ClientError",
+    "ConnectionEnded",
+    "ConnectionState",
+    "Delivery",
+    "FeedConnection",
+    "FeedItem",
+    "HistoryPage",
+    "NoSuchChat",
+    "NotAdded",
+    "NotAllowed",
+    "NotAuthenticated",
+    "RoomConnection",
+    "SignedOut",
+    "SnapshotBegins",
+    "Undelivered",
+    "Visit",
+    "open_api",
+    "open_feed",
+    "open_room",
+]

@@ -1,0 +1,205 @@
+"""Owns the HTTP side of a server: the calls a chat client needs beside its sockets.
+
+Refuses to know sockets, and what the answers are used for.
+"""
+
+import ssl
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final, TypeVar
+from uuid import UUID, uuid4
+
+import attrs
+import msgspec
+
+from actorchat.client.address import ServerAddress
+from actorchat.client.errors import ApiError, ApiUnreachable
+from actorchat.client.websocket import tls_context
+from actorchat.protocol.entities import Chat, ChatStatus, Message, MessageType, Operator, Role, User
+
+if TYPE_CHECKING:
+    import httpx
+
+T = TypeVar("T")
+
+ANSWER_SECONDS: Final = 15.0
+"""A call without an answer for this long is given up."""
+
+
+@attrs.frozen
+class Visit:
+    """Who a visitor is, the token that says so, and the chat that is theirs."""
+
+    token: str
+    user: User
+    chat: Chat
+
+
+@attrs.frozen
+class HistoryPage:
+    """Messages in ascending order; the indexes are those of the first and last, None if there are none.
+
+    ``has_more`` says whether there are others further on in the direction that was asked for.
+    """
+
+    messages: tuple[Message, ...]
+    from_index: int | None
+    to_index: int | None
+    has_more: bool
+
+
+@attrs.frozen
+class _Error:
+    code: str = ""
+    detail: str = ""
+    path: str = ""
+
+
+@attrs.frozen
+class _ErrorBody:
+    error: _Error
+
+
+@asynccontextmanager
+async def open_api(url: str, *, token: str | None = None, tls: ssl.SSLContext | None = None) -> AsyncIterator["Api"]:
+    """Open the HTTP side of the server at ``url``, as whom ``token`` says; leaving closes its connections.
+
+    Raises ValueError for an address that is none.
+    """
+    # Imported here: it takes a tenth of a second, and who only opens rooms does without.
+    import httpx
+
+    server = ServerAddress.parse(url)
+    context = tls_context(server, tls)
+    async with httpx.AsyncClient(
+        base_url=server.origin,
+        headers={} if token is None else {"Authorization": f"Bearer {token}"},
+        timeout=ANSWER_SECONDS,
+        verify=context or False,
+        trust_env=False,
+    ) as http:
+        yield Api(http)
+
+
+class Api:
+    """Calls to one server as one identity; made by `open_api`, usable from any task.
+
+    Every call raises ApiError when the server refuses it and ApiUnreachable when no usable answer came;
+    in the latter case it may have been carried out. Nothing is tried again by itself.
+    """
+
+    def __init__(self, http: "httpx.AsyncClient") -> None:
+        self._http = http
+
+    async def visit(self, source: str) -> Visit:
+        """Become an anonymous visitor of a source with a chat; with a visitor's token renew it, same chat."""
+        return await self._call(Visit, "POST", "/api/visitors", body={"source": source})
+
+    async def chats(
+        self, *, status: ChatStatus | None = None, source: str | None = None, limit: int = 50
+    ) -> tuple[Chat, ...]:
+        """Chats this identity may see, newest activity first."""
+        query = {"limit": str(limit)}
+        if status is not None:
+            query["status"] = status.value
+        if source is not None:
+            query["source"] = source
+        return await self._call(tuple[Chat, ...], "GET", "/api/chats", query=query)
+
+    async def chat(self, chat: UUID) -> Chat:
+        """One chat as it is now."""
+        return await self._call(Chat, "GET", f"/api/chats/{chat}")
+
+    async def history(
+        self, chat: UUID, *, before: int | None = None, after: int | None = None, limit: int = 50
+    ) -> HistoryPage:
+        """A page of messages before or after an index (exclusive, one at most); neither: the newest."""
+        query = {"limit": str(limit)}
+        if before is not None:
+            query["before"] = str(before)
+        if after is not None:
+            query["after"] = str(after)
+        return await self._call(HistoryPage, "GET", f"/api/chats/{chat}/messages", query=query)
+
+    async def add_message(
+        self,
+        chat: UUID,
+        text: str,
+        attachments: Sequence[UUID] = (),
+        *,
+        type: MessageType = MessageType.STANDARD,
+        type_role: Role | None = None,
+        client_id: str | None = None,
+    ) -> Message:
+        """Store a message; a call repeated with the same ``client_id`` stores it once."""
+        body: dict[str, object] = {
+            "text": text,
+            "attachments": [str(attachment) for attachment in attachments],
+            "type": type.value,
+            "client_id": client_id or uuid4().hex,
+        }
+        if type_role is not None:
+            body["type_role"] = type_role.value
+        return await self._call(Message, "POST", f"/api/chats/{chat}/messages", body=body)
+
+    async def add_note(self, chat: UUID, text: str) -> Message:
+        """Store an internal note: a system message that only operators see."""
+        return await self.add_message(chat, text, type=MessageType.SYSTEM, type_role=Role.OPERATOR)
+
+    async def accept(self, chat: UUID) -> Chat:
+        """Take a new chat; of two who accept at once one gets ApiError ``not_owner``."""
+        return await self._transition(chat, "accept")
+
+    async def close(self, chat: UUID) -> Chat:
+        """End the conversation."""
+        return await self._transition(chat, "close")
+
+    async def reopen(self, chat: UUID) -> Chat:
+        """Go on with a closed conversation."""
+        return await self._transition(chat, "reopen")
+
+    async def transfer(self, chat: UUID, operator_id: int) -> Chat:
+        """Give the chat to an operator, oneself included."""
+        return await self._transition(chat, "transfer", {"operator_id": operator_id})
+
+    async def return_to_queue(self, chat: UUID) -> Chat:
+        """Give the chat back: new, and nobody's."""
+        return await self._transition(chat, "return")
+
+    async def operators(self) -> tuple[Operator, ...]:
+        """The operators this identity may see."""
+        return await self._call(tuple[Operator, ...], "GET", "/api/operators")
+
+    async def _transition(self, chat: UUID, verb: str, body: Mapping[str, object] | None = None) -> Chat:
+        return await self._call(Chat, "POST", f"/api/chats/{chat}/{verb}", body=body or {})
+
+    async def _call(
+        self,
+        cls: type[T],
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, object] | None = None,
+    ) -> T:
+        import httpx
+
+        try:
+            answer = await self._http.request(method, path, params=query, json=body)
+        except httpx.HTTPError as error:
+            cause = str(error) or type(error).__name__
+            raise ApiUnreachable(f"cannot reach {self._http.base_url}: {cause}") from error
+        if not answer.is_success:
+            raise _refusal(answer.status_code, answer.content)
+        try:
+            return msgspec.json.decode(answer.content, type=cls)
+        except msgspec.MsgspecError as error:
+            raise ApiUnreachable(f"{method} {path}: not the answer of this API: {error}") from error
+
+
+def _refusal(status: int, content: bytes) -> ApiError:
+    try:
+        fault = msgspec.json.decode(content, type=_ErrorBody).error
+    except msgspec.MsgspecError:
+        fault = _Error()
+    return ApiError(status, fault.code or f"http_{status}", fault.detail, fault.path)

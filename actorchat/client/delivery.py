@@ -1,0 +1,50 @@
+"""Owns one message on its way: what it says, and the outcome its sender waits for.
+
+Refuses to know sockets and the order of messages.
+"""
+
+from uuid import UUID
+
+import attrs
+import outcome
+import trio
+
+from actorchat.protocol.entities import Message
+
+
+@attrs.define(eq=False)
+class Delivery:
+    """A message handed to a room connection.
+
+    ``client_id`` names it for ever: sending the same text again with it stores it once.
+    """
+
+    client_id: str
+    text: str
+    attachments: tuple[UUID, ...]
+    _result: outcome.Maybe[Message] | None = attrs.field(default=None, init=False, repr=False)
+    _settled: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
+
+    @property
+    def settled(self) -> bool:
+        """Whether `wait` would return or raise at once."""
+        return self._result is not None
+
+    async def wait(self) -> Message:
+        """Wait for the outcome: the stored message.
+
+        Raises NotAdded when the server refused it, and Undelivered when the connection ended before its
+        outcome was known. Any number of tasks may wait; a cancelled wait changes nothing.
+        """
+        await self._settled.wait()
+        if self._result is None:
+            raise AssertionError("a settled delivery has a result")
+        if isinstance(self._result, outcome.Error):
+            raise self._result.error
+        return self._result.value
+
+    def settle(self, result: outcome.Maybe[Message]) -> None:
+        """Record the outcome; the first one counts. For the connection only."""
+        if self._result is None:
+            self._result = result
+            self._settled.set()

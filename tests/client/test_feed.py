@@ -1,0 +1,58 @@
+import pytest
+import trio
+from trio.testing import MockClock
+
+from actorchat.client import ConnectionEnded, FeedConnection, FeedItem, NotAllowed, SnapshotBegins, open_feed
+from actorchat.protocol.events import ChatUpdated, GlobalUpdated
+from tests.client.peers import CHAT, NoJitter, Peer, Peers
+
+
+async def read(feed: FeedConnection, count: int) -> list[FeedItem]:
+    return [await anext(feed) for _ in range(count)]
+
+
+async def test_every_socket_begins_with_a_snapshot(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    async def first(peer: Peer) -> None:
+        await peer.tell(GlobalUpdated(1), ChatUpdated(CHAT))
+        await peer.close(1012)
+
+    async def second(peer: Peer) -> None:
+        await peer.tell(GlobalUpdated(2))
+        await trio.sleep(60)
+
+    peers = Peers(nursery, first, 503, second)
+    feed = open_feed("ws://test/", token="t", sources=["lk", "shop"], random=NoJitter(), dial=peers.dial)
+    async with feed as connection:
+        assert await read(connection, 5) == [
+            SnapshotBegins(),
+            GlobalUpdated(1),
+            ChatUpdated(CHAT),
+            SnapshotBegins(),
+            GlobalUpdated(2),
+        ]
+    assert peers.resources == ["/ws/operators?source=lk&source=shop"] * 3
+
+
+async def test_a_feed_that_is_not_ones_own_is_a_typed_error(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    async with open_feed("ws://test", token="t", dial=Peers(nursery, 403).dial) as feed:
+        with pytest.raises(NotAllowed):
+            await anext(feed)
+
+
+async def test_what_came_before_the_end_is_read_before_its_error(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.tell(GlobalUpdated(1))
+        await peer.close(1000)
+
+    async with open_feed("ws://test", token="t", dial=Peers(nursery, script).dial) as feed:
+        assert await read(feed, 2) == [SnapshotBegins(), GlobalUpdated(1)]
+        with pytest.raises(ConnectionEnded):
+            await anext(feed)
+
+
+async def test_closing_stops_the_iteration(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    async with open_feed("ws://test", token="t", dial=Peers(nursery, None).dial) as feed:
+        await feed.aclose()
+        assert [item async for item in feed] == []
