@@ -1,0 +1,39 @@
+"""Owns `actorchat check-config`: whether a server would take these settings.
+
+Refuses to know what is legal.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from actorchat.cli.failing import BAD_SETTINGS, fail
+from actorchat.cli.options import settings_options
+from actorchat.server.loading import load_settings
+from actorchat.server.preparing import check_files
+from actorchat.server.settings import InvalidSettings
+
+__all__ = ["check_config"]
+
+
+@click.command("check-config", short_help="Check the settings.")
+@settings_options
+def check_config(config: Path | None, **options: object) -> None:
+    """Check the settings, all faults at once, without starting anything.
+
+    Takes the options of `actorchat serve`, reads the same environment, and exits with 2 if anything is wrong.
+
+    \b
+    Example:
+      actorchat check-config --config actorchat.toml
+    """
+    try:
+        settings = load_settings(config, options)
+    except InvalidSettings as error:
+        fail(error.faults, BAD_SETTINGS)
+    faults = check_files(settings)
+    if faults:
+        fail(faults, BAD_SETTINGS)
+    click.echo("The settings are good.")

@@ -1,0 +1,67 @@
+"""Owns the options that several commands share, and the values that options are written in.
+
+Refuses to know the commands.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+__all__ = ["Duration", "config_option", "data_option", "settings_options"]
+
+F = TypeVar("F", bound=Callable[..., object])
+
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_DURATION: Final = re.compile(r"([0-9]{1,9})([smhd]?)")
+
+
+class Duration(click.ParamType[float]):
+    """Seconds, written like 90, 90s, 15m, 1h or 30d."""
+
+    name = "duration"
+
+    # Any: click's own signature
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, int | float):
+            return float(value)
+        match = _DURATION.fullmatch(value)
+        if match is None or not int(match[1]):
+            self.fail(f"{value!r} is no duration: write it like 90s, 15m, 1h or 30d", param, ctx)
+        return float(int(match[1]) * _UNITS[match[2] or "s"])
+
+
+data_option = click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The folder of the database and the secret. [default: ./actorchat-data]",
+)
+config_option = click.option(
+    "--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings in TOML; options win over them."
+)
+
+
+def settings_options(command: F) -> F:
+    """The options of whoever runs or checks a server; their names are those of the settings."""
+    options = (
+        click.option("--host", metavar="ADDRESS", help="Where to listen. [default: 127.0.0.1]"),
+        click.option("--port", metavar="N", help="The port; 0 takes a free one. [default: 8000]"),
+        data_option,
+        click.option("--storage", metavar="URL", help="sqlite:///path or memory://. [default: a file in --data]"),
+        click.option("--transport", metavar="NAME", help="auto or trio-websocket. [default: auto]"),
+        click.option("--tls-cert", metavar="FILE", help="Serve https and wss with this certificate chain (PEM)."),
+        click.option("--tls-key", metavar="FILE", help="The certificate's key (PEM)."),
+        # Taken, so that a deployment that asks for more is told; of no use in the help while one value is legal.
+        click.option("--bus", hidden=True),
+        click.option("--workers", hidden=True),
+        config_option,
+        click.option("--log-format", metavar="FORMAT", help="text for people, json for machines. [default: text]"),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command

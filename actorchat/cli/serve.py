@@ -1,0 +1,123 @@
+"""Owns `actorchat serve`: a server as a process, its first words, its signals and its exit status.
+
+Refuses to know what a server is composed of.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Final
+
+import attrs
+import click
+import trio
+
+from actorchat.cli.failing import BAD_SETTINGS, FAILED, fail
+from actorchat.cli.options import settings_options
+from actorchat.server.loading import load_settings
+from actorchat.server.preparing import StartFailed
+from actorchat.server.settings import DEFAULT_DATA, InvalidSettings, Settings
+
+__all__ = ["serve"]
+
+SWITCH_INTERVAL: Final = 0.001
+"""Seconds: the journal's thread gets its turn soon, at a cost that only a whole process of ours should pay."""
+
+LAST_RESORT_SECONDS: Final = 3.0
+"""What is left after the drain's own deadline, before the process ends itself with a failure."""
+
+
+@click.command()
+@settings_options
+def serve(config: Path | None, **options: object) -> None:
+    """Run the server until Ctrl-C.
+
+    Everything that was accepted is stored before it exits; a second Ctrl-C stops at once. The first run makes the
+    folder, the database and the signing secret.
+
+    \b
+    Examples:
+      actorchat serve
+      actorchat serve --port 9000 --data /var/lib/actorchat
+      actorchat serve --config actorchat.toml --log-format json
+      ACTORCHAT_LIMITS_MESSAGES_PER_SECOND=0 actorchat serve --storage memory://
+
+    \b
+    A settings file has the options' names, and more:
+      origins = ["https://shop.example"]   # pages that may use the chat
+      public_key = "site.pem"              # who else may sign tokens: RS256 or EdDSA
+      [limits]
+      messages_per_second = 10             # per user; 0 = off
+      visitors_per_minute = 60             # new ones per address; 0 = off, as behind a proxy
+      [chat]
+      capacity = 5                         # chats an operator may have; 0 = unlimited
+      on_closed = "reopen"                 # or queue, refuse
+      [sources.shop]                       # with any named, only those exist
+    """
+    try:
+        settings = load_settings(config, options)
+        if settings.data is None:
+            # Also with memory://, so that the other commands find the secret.
+            settings = attrs.evolve(settings, data=DEFAULT_DATA)
+    except InvalidSettings as error:
+        fail(error.faults, BAD_SETTINGS)
+    from actorchat.server.logs import configure_logging
+
+    configure_logging(settings.log_format)
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    try:
+        drained = trio.run(_serve, settings)
+    except InvalidSettings as error:
+        fail(error.faults, BAD_SETTINGS)
+    except StartFailed as error:
+        fail((error,), FAILED)
+    sys.exit(0 if drained else FAILED)
+
+
+async def _serve(settings: Settings) -> bool:
+    # Imported here: bad settings are told before the server's libraries are loaded.
+    from actorchat.server.serving import DRAIN_SECONDS, open_server
+
+    last_resort = threading.Timer(DRAIN_SECONDS + LAST_RESORT_SECONDS, os._exit, (FAILED,))
+    last_resort.daemon = True
+    async with open_server(settings) as server:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            click.echo(_welcome(server.url, server.settings))
+            async for _ in signals:
+                break
+        # From here on the second one ends the process in the way that can't fail.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        click.echo("Stopping: what was accepted is stored first. Ctrl-C stops at once.")
+        last_resort.start()
+    last_resort.cancel()
+    return server.drained
+
+
+def _welcome(url: str, settings: Settings) -> str:
+    source = f" --source {settings.sources[0]}" if settings.sources else ""
+    visit = f"actorchat chat {url}{source}"
+    return "\n".join(
+        (
+            f"actorchat serves {url}",
+            "",
+            "Talk over it from two more terminals:",
+            f"  as a visitor:   {visit}",
+            f"  as an operator: {visit} --operator {_identity(settings)}",
+            "",
+            "Ctrl-C stops it.",
+        )
+    )
+
+
+def _identity(settings: Settings) -> str:
+    """What lets an operator on this machine in."""
+    if settings.secret is not None:
+        source = settings.sources[0] if settings.sources else "lk"
+        return f'--token "$(actorchat token --role operator --user-id 1 --source {source})"'
+    return f"--data {shlex.quote(str((settings.folder or DEFAULT_DATA).absolute()))}"

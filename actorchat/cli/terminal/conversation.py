@@ -1,0 +1,205 @@
+"""Owns one chat on the terminal: between what is typed, what is shown, and the room.
+
+Refuses to know the terminal's kind and how the room stays connected.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+from uuid import UUID
+
+import trio
+
+from actorchat.cli.terminal.chat_view import ChatView
+from actorchat.cli.terminal.front import Edited, Entered, Front, Left
+from actorchat.cli.terminal.inputs import Do, Say, Unclear, help_lines, parse_line
+from actorchat.cli.terminal.telling import tell_connection, tell_event
+from actorchat.client import (
+    Api,
+    ApiError,
+    ApiUnreachable,
+    ConnectionEnded,
+    Delivery,
+    NotAdded,
+    RoomConnection,
+    Undelivered,
+)
+from actorchat.protocol.entities import Chat
+from actorchat.protocol.events import Event, MessageAdded, TypingUpdated
+
+SHOWN_AT_FIRST: Final = 200
+"""Messages of the past that an opened chat shows."""
+
+LAST_WORDS_SECONDS: Final = 2.0
+"""Who leaves waits this long for what was just said to be stored."""
+
+
+async def first_index(api: Api, chat: UUID) -> int:
+    """After which message an opened chat begins; raises as `Api.history` does."""
+    newest = (await api.history(chat, limit=1)).to_index
+    return -1 if newest is None else max(newest - SHOWN_AT_FIRST, -1)
+
+
+class Conversation:
+    """One open chat; `run` is called once."""
+
+    def __init__(self, front: Front, api: Api, room: RoomConnection, view: ChatView) -> None:
+        self._front = front
+        self._api = api
+        self._room = room
+        self._view = view
+        self._arrived = trio.Event()
+        self._changed = trio.Event()
+        self._error: ConnectionEnded | None = None
+        self._typing = False
+
+    @property
+    def unsent(self) -> list[str]:
+        """What was said and is, as far as is known, not stored."""
+        return self._view.unsent()
+
+    async def run(self) -> bool:
+        """Talk until the user leaves: true to leave the program, false to go back.
+
+        Raises ConnectionEnded when the server ended the room for good.
+        """
+        leave = False
+        self._show(self._view)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._listen, nursery.cancel_scope)
+            nursery.start_soon(self._watch_connection)
+            nursery.start_soon(self._mark_read)
+            leave = await self._obey(nursery)
+            with trio.move_on_after(LAST_WORDS_SECONDS):
+                await self._wait_sent()
+            nursery.cancel_scope.cancel()
+        if self._error is not None:
+            raise self._error
+        return leave
+
+    def hear_typing(self, typing: TypingUpdated) -> None:
+        """Take what the feed knows of the visitor's typing: there it comes with its text."""
+        if typing.chat_id == self._view.chat.uuid:
+            self._happened(typing)
+
+    async def _listen(self, scope: trio.CancelScope) -> None:
+        try:
+            async for event in self._room:
+                self._happened(event)
+                if isinstance(event, MessageAdded) and event.message == self._view.newest_from_other():
+                    self._room.mark_delivered(event.message.id)
+                    self._arrived.set()
+        except ConnectionEnded as error:
+            self._error = error
+            scope.cancel()
+
+    async def _watch_connection(self) -> None:
+        state = self._room.state
+        while True:
+            self._show(self._view.connected(state, self._room.reason))
+            self._front.tell(tell_connection(state, self._room.reason))
+            state = await self._room.wait_state_change(state)
+
+    async def _mark_read(self) -> None:
+        while True:
+            await self._arrived.wait()
+            self._arrived = trio.Event()
+            await trio.sleep(self._front.reading_seconds)
+            newest = self._view.newest_from_other()
+            if newest is not None:
+                self._room.mark_read(newest.id)
+
+    async def _obey(self, nursery: trio.Nursery) -> bool:
+        while True:
+            match await self._front.next_action():
+                case Edited(text):
+                    self._edited(text)
+                case Left(in_a_hurry):
+                    if not in_a_hurry:
+                        await self._wait_sent()
+                    return True
+                case Entered(line):
+                    match parse_line(line, self._view.me.role, in_chat=True):
+                        case Say(text) if text:
+                            nursery.start_soon(self._follow, await self._send(text))
+                        case Do("quit"):
+                            return True
+                        case Do("back"):
+                            return False
+                        case Do() as deed:
+                            await self._do(deed)
+                        case Unclear(why):
+                            self._notice(why)
+
+    async def _send(self, text: str) -> Delivery:
+        delivery = await self._room.send(text)
+        self._typing = False
+        self._show(self._view.sent(delivery))
+        return delivery
+
+    async def _follow(self, delivery: Delivery) -> None:
+        try:
+            message = await delivery.wait()
+            self._show(self._view.stored(delivery.client_id, message))
+        except NotAdded as error:
+            self._show(self._view.failed(error))
+            self._front.tell(f"# not sent: {error}: {delivery.text!r}")
+        except Undelivered:
+            self._front.tell(f"# perhaps not sent: {delivery.text!r}")
+
+    async def _wait_sent(self) -> None:
+        while self._view.unsent():
+            await self._changed.wait()
+
+    async def _do(self, deed: Do) -> None:
+        if deed.word == "help":
+            for line in help_lines(self._view.me.role, in_chat=True):
+                self._notice(line)
+            return
+        await trying(self._call(deed), self._notice)
+
+    async def _call(self, deed: Do) -> None:
+        chat = self._view.chat.uuid
+        verbs: dict[str, Callable[[UUID], Awaitable[Chat]]] = {
+            "accept": self._api.accept,
+            "close": self._api.close,
+            "reopen": self._api.reopen,
+            "return": self._api.return_to_queue,
+        }
+        if deed.word == "note":
+            await self._api.add_note(chat, deed.text)
+        elif deed.word == "transfer":
+            await self._api.transfer(chat, deed.number)
+        else:
+            await verbs[deed.word](chat)
+
+    def _edited(self, text: str) -> None:
+        # A command is nobody else's business.
+        if text and not text.startswith("/"):
+            self._room.update_typing(text)
+            self._typing = True
+        elif self._typing:
+            self._room.stop_typing()
+            self._typing = False
+
+    def _happened(self, event: Event) -> None:
+        for line in tell_event(self._view, event):
+            self._front.tell(line)
+        self._show(self._view.after(event))
+
+    def _notice(self, text: str) -> None:
+        self._show(self._view.noticed(text))
+        self._front.tell(f"# {text}")
+
+    def _show(self, view: ChatView) -> None:
+        self._view = view
+        self._front.show(view)
+        self._changed.set()
+        self._changed = trio.Event()
+
+
+async def trying(call: Awaitable[None], complain: Callable[[str], None]) -> None:
+    """Make a call; a refusal or a missing answer becomes one line."""
+    try:
+        await call
+    except (ApiError, ApiUnreachable) as error:
+        complain(str(error))

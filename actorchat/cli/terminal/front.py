@@ -1,0 +1,62 @@
+"""Owns what a conversation needs from a terminal: to show, to tell, and to hear what was typed.
+
+Refuses to know how a terminal does it.
+"""
+
+from typing import Protocol
+
+import attrs
+
+from actorchat.cli.terminal.chat_view import ChatView
+from actorchat.cli.terminal.desk_view import DeskView
+
+Scene = ChatView | DeskView
+
+
+@attrs.frozen
+class Entered:
+    """A line was typed and finished."""
+
+    line: str
+
+
+@attrs.frozen
+class Edited:
+    """This is what stands in the input field now."""
+
+    text: str
+
+
+@attrs.frozen
+class Left:
+    """The user wants to leave; ``in_a_hurry`` is false at the end of a script's input."""
+
+    in_a_hurry: bool
+
+
+Action = Entered | Edited | Left
+
+
+class FrontGone(Exception):  # noqa: N818 - says what happened, as the terminal did nothing wrong
+    """Nobody sees what is shown any more."""
+
+
+class Front(Protocol):
+    """A terminal. One task asks for actions; any may show and tell."""
+
+    @property
+    def reading_seconds(self) -> float:
+        """How long something has to be shown before it counts as read."""
+        ...
+
+    def show(self, scene: Scene) -> None:
+        """Show this in place of what was shown; never waits."""
+        ...
+
+    def tell(self, line: str) -> None:
+        """Say this once, where there is no screen to show it. Raises FrontGone."""
+        ...
+
+    async def next_action(self) -> Action:
+        """Wait for what the user does next, in order; after `Left` it is `Left` for ever."""
+        ...

@@ -1,0 +1,135 @@
+"""Owns a whole session at the terminal: who sits there, which terminal it is, and when it ends.
+
+Refuses to know the command line.
+"""
+
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import attrs
+import trio
+
+from actorchat.cli.terminal.chat_view import ChatView
+from actorchat.cli.terminal.conversation import Conversation, first_index
+from actorchat.cli.terminal.desk import Desk
+from actorchat.cli.terminal.front import Front
+from actorchat.cli.terminal.identity import VisitorMemory, make_operator_token, user_of
+from actorchat.cli.terminal.people import one_line
+from actorchat.cli.terminal.plain import PlainFront
+from actorchat.client import ApiError, Visit, open_api, open_feed, open_room
+from actorchat.client.address import ServerAddress
+
+DEFAULT_SOURCE = "lk"
+
+
+@attrs.frozen
+class Wishes:
+    """What was asked for; ``source`` None is the default one, or all of a given token's."""
+
+    server: ServerAddress
+    source: str | None
+    token: str | None
+    data: Path | None
+    memory: VisitorMemory
+    user_id: int
+    name: str
+
+    @property
+    def url(self) -> str:
+        """The server's address."""
+        return self.server.origin
+
+
+class Unsent(Exception):  # noqa: N818 - says what happened, not that it was a fault
+    """The user left while these texts were on their way."""
+
+    def __init__(self, texts: list[str]) -> None:
+        super().__init__("perhaps not sent: " + "; ".join(one_line(text) for text in texts))
+
+
+async def sit(wishes: Wishes, *, operator: bool) -> None:
+    """Chat until the user leaves, or a signal says so.
+
+    Raises ClientError, IdentityError and Unsent, alone or in groups.
+    """
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_leave_on_signal, nursery.cancel_scope)
+        await (_answer(wishes) if operator else _visit(wishes))
+        nursery.cancel_scope.cancel()
+
+
+async def _leave_on_signal(scope: trio.CancelScope) -> None:
+    hang_up = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *hang_up) as signals:
+        async for _ in signals:
+            scope.cancel()
+
+
+async def _visit(wishes: Wishes) -> None:
+    visit = await _identify(wishes)
+    async with open_api(wishes.url, token=visit.token) as api:
+        after = await first_index(api, visit.chat.uuid)
+        async with (
+            _open_front() as front,
+            open_room(wishes.url, visit.chat.uuid, token=visit.token, after=after) as room,
+        ):
+            conversation = Conversation(front, api, room, ChatView(visit.user, visit.chat))
+            await conversation.run()
+        if conversation.unsent:
+            raise Unsent(conversation.unsent)
+
+
+async def _identify(wishes: Wishes) -> Visit:
+    source = wishes.source or DEFAULT_SOURCE
+    if wishes.token is not None:
+        async with open_api(wishes.url, token=wishes.token) as api:
+            return await api.visit(source)
+    remembered = wishes.memory.recall(wishes.url, source)
+    visit = None if remembered is None else await _return(wishes, source, remembered)
+    if visit is None:
+        async with open_api(wishes.url) as api:
+            visit = await api.visit(source)
+    wishes.memory.keep(wishes.url, source, visit.token)
+    return visit
+
+
+async def _return(wishes: Wishes, source: str, token: str) -> Visit | None:
+    async with open_api(wishes.url, token=token) as api:
+        try:
+            return await api.visit(source)
+        except ApiError as error:
+            if error.status != 401:
+                raise
+            # The remembered visitor is expired, or the server is another one by now.
+            return None
+
+
+async def _answer(wishes: Wishes) -> None:
+    if wishes.token is not None:
+        token, sources = wishes.token, () if wishes.source is None else (wishes.source,)
+    else:
+        source = wishes.source or DEFAULT_SOURCE
+        token = make_operator_token(wishes.data or Path(), wishes.user_id, wishes.name, source)
+        sources = (source,)
+    me = user_of(token)
+    async with (
+        open_api(wishes.url, token=token) as api,
+        _open_front() as front,
+        open_feed(wishes.url, token=token, sources=sources) as feed,
+    ):
+        await Desk(front, api, feed, me, wishes.url, token).run()
+
+
+@asynccontextmanager
+async def _open_front() -> AsyncIterator[Front]:
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        yield PlainFront()
+        return
+    # Imported here: scripts do without a screen, and it takes a while.
+    from actorchat.cli.terminal.screen import open_screen
+
+    async with open_screen() as screen:
+        yield screen

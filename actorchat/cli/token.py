@@ -1,0 +1,79 @@
+"""Owns `actorchat token`: a signed token, for scripts, tests and backends.
+
+Refuses to know how tokens are signed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from actorchat.cli.failing import BAD_SETTINGS, FAILED, fail
+from actorchat.cli.options import Duration, config_option, data_option
+from actorchat.http.names import is_source_name
+from actorchat.protocol import Role
+from actorchat.server.auth import local_token
+from actorchat.server.loading import load_settings
+from actorchat.server.settings import DEFAULT_DATA, InvalidSettings
+
+__all__ = ["token"]
+
+_LARGEST_ID = 2**53 - 1
+
+
+@click.command()
+@click.option("--role", type=click.Choice([role.value for role in Role]), required=True, help="Whose token.")
+@click.option("--user-id", type=click.IntRange(0, _LARGEST_ID), required=True, metavar="N", help="Their id.")
+@click.option("--source", "sources", multiple=True, metavar="S", help="A widget source of theirs; may repeat.")
+@click.option("--firstname", default="", metavar="NAME")
+@click.option("--lastname", default="", metavar="NAME")
+@click.option("--ttl", type=Duration(), default="1h", show_default=True, help="How long it is good: 90s, 15m, 30d.")
+@data_option
+@config_option
+def token(
+    role: str,
+    user_id: int,
+    sources: tuple[str, ...],
+    firstname: str,
+    lastname: str,
+    ttl: float,
+    data: Path | None,
+    config: Path | None,
+) -> None:
+    """Print a token signed with a local server's secret.
+
+    An operator sees the chats of the token's sources, and none without any.
+
+    \b
+    Examples:
+      actorchat token --role operator --user-id 7 --source lk --firstname Olga
+      curl -H "Authorization: Bearer $(actorchat token --role operator --user-id 7 --source lk)" \\
+          http://127.0.0.1:8000/api/chats
+    """
+    for source in sources:
+        if not is_source_name(source):
+            raise click.BadParameter(f"{source!r}: a source is 1 to 64 of a-z, 0-9, _ and -", param_hint="--source")
+    try:
+        settings = load_settings(config, {"data": data})
+    except InvalidSettings as error:
+        fail(error.faults, BAD_SETTINGS)
+    folder = settings.data or DEFAULT_DATA
+    try:
+        signed = local_token(
+            folder,
+            role=Role(role),
+            user_id=user_id,
+            sources=sources,
+            firstname=firstname,
+            lastname=lastname,
+            ttl=ttl,
+            secret=settings.secret,
+        )
+    except InvalidSettings as error:
+        fail(error.faults, BAD_SETTINGS)
+    except FileNotFoundError:
+        fail((f"{folder} has no secret: a server makes it at its first start. Is --data its folder?",), FAILED)
+    except OSError as error:
+        fail((f"the secret in {folder} can't be read: {error.strerror}",), FAILED)
+    click.echo(signed)

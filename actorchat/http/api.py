@@ -1,0 +1,257 @@
+"""Owns the routes of the API: what is asked of the chat for each, and how its answer reads.
+
+Refuses to know tokens, sockets, and what a chat decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+from uuid import UUID
+
+import attrs
+import trio
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from actorchat.chat.chats import Chats
+from actorchat.chat.model import ChatState, Identity, Stage, wire_message
+from actorchat.chat.operations import (
+    AcceptChat,
+    AddMessage,
+    Changed,
+    ChatOperation,
+    CloseChat,
+    ReopenChat,
+    ReturnChat,
+    TransferChat,
+)
+from actorchat.chat.ports import ChatFilter, OperatorRecord, Page
+from actorchat.http.ports import Caller, Door
+from actorchat.http.problems import Problem, json_response
+from actorchat.http.requests import (
+    ChatBody,
+    MessageBody,
+    Query,
+    TransferBody,
+    VisitorBody,
+    read_body,
+    read_json,
+)
+from actorchat.protocol import Message, MessageType, Operator, Role
+
+__all__ = ["Api"]
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class _Call:
+    """One request whose caller is known and whose body is read."""
+
+    request: Request
+    caller: Caller
+    body: bytes
+
+    @property
+    def query(self) -> Query:
+        return Query(self.request)
+
+    def read(self, cls: type[T]) -> T:
+        return read_json(self.body, cls)
+
+    def only_operators(self, what: str) -> None:
+        if not self.caller.is_operator:
+            raise Problem("not_allowed", f"only operators {what}")
+
+
+_Endpoint = Callable[[_Call], Awaitable[Response]]
+_ChatEndpoint = Callable[[_Call, ChatState], Awaitable[Response]]
+
+
+REQUEST_SECONDS: Final = 45.0
+"""An answer that takes longer is given up. Longer than the body may take, and than the chat may wait."""
+
+
+def _in_time(handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    async def bounded(request: Request) -> Response:
+        try:
+            with trio.fail_after(REQUEST_SECONDS):
+                return await handle(request)
+        except trio.TooSlowError:
+            raise Problem("overloaded", "no answer in time; it may be done all the same") from None
+
+    return bounded
+
+
+class Api:
+    """The endpoints under `/api`, over one server's chats and door."""
+
+    def __init__(self, chats: Chats, door: Door) -> None:
+        self._chats = chats
+        self._door = door
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/api/visitors", _in_time(self._visit), methods=["POST"]),
+            self._route("/api/operators", GET=self._operators),
+            self._route("/api/chats", GET=self._list_chats, POST=self._reserve),
+            self._chat_route("", GET=self._chat),
+            self._chat_route("/messages", GET=self._history, POST=self._add_message),
+            self._chat_route("/accept", POST=self._accept),
+            self._chat_route("/close", POST=self._close),
+            self._chat_route("/reopen", POST=self._reopen),
+            self._chat_route("/transfer", POST=self._transfer),
+            self._chat_route("/return", POST=self._return),
+        ]
+
+    def _route(self, path: str, **endpoints: _Endpoint) -> Route:
+        """One path, an endpoint for each method."""
+
+        async def handle(request: Request) -> Response:
+            body = await read_body(request)
+            caller = await self._door.caller(request.headers.get("authorization"))
+            method = "GET" if request.method == "HEAD" else request.method
+            return await endpoints[method](_Call(request, caller, body))
+
+        return Route(path, _in_time(handle), methods=list(endpoints))
+
+    def _chat_route(self, path: str, **endpoints: _ChatEndpoint) -> Route:
+        """As `_route`, below one chat that the caller may see."""
+
+        def with_chat(endpoint: _ChatEndpoint) -> _Endpoint:
+            async def handle(call: _Call) -> Response:
+                uuid: UUID = call.request.path_params["chat"]
+                return await endpoint(call, await self._door.chat(call.caller, uuid))
+
+            return handle
+
+        inner = {method: with_chat(endpoint) for method, endpoint in endpoints.items()}
+        return self._route("/api/chats/{chat:uuid}" + path, **inner)
+
+    async def _visit(self, request: Request) -> Response:
+        body = read_json(await read_body(request), VisitorBody)
+        address = request.client.host if request.client else ""
+        visit = await self._door.visit(request.headers.get("authorization"), body.source, address)
+        answer = {"token": visit.token, "user": visit.user, "chat": visit.chat.wire()}
+        return json_response(answer, 201 if visit.anonymous else 200)
+
+    async def _operators(self, call: _Call) -> Response:
+        call.only_operators("see operators")
+        sources = self._door.sources(call.caller, call.query.every("source"))
+        records = await self._chats.archive.operators(sources)
+        return json_response([_wire_operator(record) for record in records])
+
+    async def _list_chats(self, call: _Call) -> Response:
+        query, caller = call.query, call.caller
+        asked = query.every("source")
+        if caller.is_operator:
+            sources: frozenset[str] | None = self._door.sources(caller, asked)
+        else:
+            for source in asked:
+                self._door.check_source(source)
+            sources = frozenset(asked) or None
+        status = query.status()
+        which = ChatFilter(
+            sources=sources,
+            stages=None if status is None else frozenset({Stage(status.value)}),
+            operator_id=query.number("operator"),
+            owner_id=None if caller.is_operator else caller.user.id,
+            before=query.uuid("before"),
+            limit=query.limit(),
+        )
+        chats = await self._chats.archive.chats(which)
+        return json_response([chat.wire() for chat in chats])
+
+    async def _reserve(self, call: _Call) -> Response:
+        call.only_operators("make chats for others")
+        body = call.read(ChatBody)
+        self._door.sources(call.caller, (body.source,))
+        owner = await self._chats.archive.person(Identity(Role.USER, body.owner))
+        if owner is None:
+            raise Problem("not_found", "there is no such user", path="owner")
+        chat, new = await self._chats.reserve_chat(body.source, owner.user)
+        return json_response(chat.wire(), 201 if new else 200)
+
+    async def _chat(self, call: _Call, chat: ChatState) -> Response:
+        return json_response(chat.wire())
+
+    async def _history(self, call: _Call, chat: ChatState) -> Response:
+        query, role = call.query, call.caller.user.role
+        before, after, limit = query.number("before"), query.number("after"), query.limit()
+        if before is not None and after is not None:
+            detail = "before and after exclude each other"
+            raise Problem("malformed", detail, path="after", status=400)
+        if after is None:
+            page = await self._chats.archive.newest(chat.uuid, role, before=before, limit=limit)
+        else:
+            page = await self._chats.archive.after(chat.uuid, role, after=after, limit=limit)
+        if page is None:
+            raise Problem("not_found", "there is no such chat")
+        return json_response(_wire_page(page))
+
+    async def _add_message(self, call: _Call, chat: ChatState) -> Response:
+        body = call.read(MessageBody)
+        if body.type is MessageType.SYSTEM:
+            call.only_operators("send system messages")
+            if body.type_role is None:
+                raise Problem("malformed", "type_role: a system message needs its recipients", path="type_role")
+        operation = AddMessage(
+            chat=chat.uuid,
+            author=call.caller.user,
+            text=body.text,
+            attachments=body.attachments,
+            client_id=body.client_id,
+            type=body.type,
+            type_role=body.type_role or call.caller.user.role,
+        )
+        decision = await self._chats.perform(operation)
+        if isinstance(decision, Changed):
+            (message,) = decision.messages
+            return json_response(wire_message(decision.chat, message), 201)
+        if decision.message is None:
+            raise AssertionError("a message was neither stored nor stored before")
+        return json_response(wire_message(decision.chat, decision.message), 200)
+
+    async def _accept(self, call: _Call, chat: ChatState) -> Response:
+        call.only_operators("accept chats")
+        return await self._transition(AcceptChat(chat.uuid, call.caller.user))
+
+    async def _close(self, call: _Call, chat: ChatState) -> Response:
+        return await self._transition(CloseChat(chat.uuid, call.caller.user))
+
+    async def _reopen(self, call: _Call, chat: ChatState) -> Response:
+        return await self._transition(ReopenChat(chat.uuid, call.caller.user))
+
+    async def _transfer(self, call: _Call, chat: ChatState) -> Response:
+        call.only_operators("transfer chats")
+        to = call.read(TransferBody).operator_id
+        return await self._transition(TransferChat(chat.uuid, call.caller.user, to))
+
+    async def _return(self, call: _Call, chat: ChatState) -> Response:
+        call.only_operators("return chats")
+        return await self._transition(ReturnChat(chat.uuid, call.caller.user))
+
+    async def _transition(self, operation: ChatOperation) -> Response:
+        decision = await self._chats.perform(operation)
+        return json_response(decision.chat.wire())
+
+
+def _wire_operator(record: OperatorRecord) -> Operator:
+    return Operator(
+        user=record.person.user,
+        is_online=record.person.online,
+        new_chats=record.counters.new_chats,
+        open_chats=record.counters.open_chats,
+    )
+
+
+def _wire_page(page: Page) -> dict[str, object]:
+    messages: list[Message] = [wire_message(page.chat, message) for message in page.messages]
+    return {
+        "messages": messages,
+        "from_index": messages[0].message_index if messages else None,
+        "to_index": messages[-1].message_index if messages else None,
+        "has_more": page.has_more,
+    }

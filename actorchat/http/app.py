@@ -1,0 +1,87 @@
+"""Owns the ASGI application: which routes there are, and how everything that goes wrong is answered.
+
+Refuses to know connections and what the routes do.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from actorchat.chat.chats import ChatRefused, Chats
+from actorchat.chat.ports import StorageUnavailable
+from actorchat.http.api import Api
+from actorchat.http.origins import Origins
+from actorchat.http.ports import Door
+from actorchat.http.problems import Problem, json_response, problem_of_refusal
+from actorchat.protocol import asyncapi_document
+
+__all__ = ["make_app"]
+
+_log: Final = logging.getLogger("actorchat.http")
+
+
+def make_app(chats: Chats, door: Door, *, origins: Collection[str], unready: Callable[[], Problem | None]) -> ASGIApp:
+    """The whole HTTP side. `unready` says why this server should get no new work now, None if it may."""
+
+    async def live(request: Request) -> Response:
+        return json_response({"status": "ok"})
+
+    async def ready(request: Request) -> Response:
+        problem = unready()
+        return json_response({"status": "ok"}) if problem is None else problem.response()
+
+    async def asyncapi(request: Request) -> Response:
+        return json_response(asyncapi_document())
+
+    app = Starlette(
+        routes=[
+            *Api(chats, door).routes(),
+            Route("/health/live", live),
+            Route("/health/ready", ready),
+            Route("/asyncapi.json", asyncapi),
+        ],
+        exception_handlers={
+            Problem: _answer,
+            ChatRefused: _answer,
+            StorageUnavailable: _answer,
+            HTTPException: _answer,
+            ClientDisconnect: _answer,
+            Exception: _failed,
+        },
+    )
+    app.router.redirect_slashes = False
+    return Origins(app, origins)
+
+
+async def _answer(request: Request, error: Exception) -> Response:
+    match error:
+        case Problem():
+            return error.response()
+        case ChatRefused():
+            return problem_of_refusal(error).response()
+        case StorageUnavailable():
+            return Problem("storage_unavailable", "storage is away; try again later").response()
+        case HTTPException(status_code=405):
+            problem = Problem("method_not_allowed", f"{request.method} is not for this path").response()
+            problem.headers.update(error.headers or {})
+            return problem
+        case ClientDisconnect():
+            # Nobody is left to read it.
+            return Problem("timeout", "the request ended before its body").response()
+        case _:
+            return Problem("not_found", "there is nothing at this path").response()
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """A defect of ours: the client learns nothing of why."""
+    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return Problem("internal", "the server failed").response()

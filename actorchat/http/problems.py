@@ -1,0 +1,92 @@
+"""Owns how a request is refused: status, code, detail, path, and their JSON.
+
+Refuses to know routes. Codes are API, details are for people.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Final
+
+from starlette.responses import Response
+
+from actorchat.chat.chats import ChatRefused
+from actorchat.protocol import encode_entity
+
+__all__ = ["Problem", "json_response", "problem_of_refusal"]
+
+STATUSES: Final = {
+    "malformed": 422,
+    "empty": 422,
+    "too_long": 422,
+    "attachment_unknown": 422,
+    "attachment_rejected": 422,
+    "too_many_attachments": 422,
+    "not_authenticated": 401,
+    "not_participant": 403,
+    "not_allowed": 403,
+    "blocked": 403,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "timeout": 408,
+    "conflict": 409,
+    "not_owner": 409,
+    "chat_closed": 409,
+    "over_capacity": 409,
+    "too_large": 413,
+    "rate_limited": 429,
+    "internal": 500,
+    "overloaded": 503,
+    "storage_unavailable": 503,
+    "draining": 503,
+}
+"""The HTTP status of each code."""
+
+_COME_BACK_AFTER: Final = 1.0
+"""Seconds, for a 429 or 503 that names no time of its own."""
+
+
+class Problem(Exception):  # noqa: N818 - not an error of this program
+    """This request is answered with `status` and an error body; `path` names the faulty field."""
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        path: str = "",
+        status: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
+        self.path = path
+        self.status = STATUSES[code] if status is None else status
+        self.retry_after = retry_after
+
+    def body(self) -> bytes:
+        return encode_entity({"error": {"code": self.code, "detail": self.detail, "path": self.path}})
+
+    def headers(self) -> dict[str, str]:
+        if self.status == 401:
+            return {"WWW-Authenticate": "Bearer"}
+        if self.status in (408, 413):
+            # What is left of the body is not worth reading.
+            return {"Connection": "close"}
+        if self.status in (429, 503):
+            return {"Retry-After": str(ceil(self.retry_after or _COME_BACK_AFTER))}
+        return {}
+
+    def response(self) -> Response:
+        return Response(self.body(), self.status, self.headers(), media_type="application/json")
+
+
+def problem_of_refusal(refused: ChatRefused) -> Problem:
+    """What the chat refused, as HTTP says it."""
+    return Problem(refused.code, refused.detail, retry_after=refused.retry_after)
+
+
+def json_response(value: object, status: int = 200) -> Response:
+    """A value of the contract, or a dict of such, as a JSON answer."""
+    return Response(encode_entity(value), status, media_type="application/json")

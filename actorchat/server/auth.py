@@ -1,0 +1,252 @@
+"""Owns tokens: who signs them, who may be believed, and what they claim.
+
+Refuses to know sockets, HTTP, and what a role may do.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+import jwt
+
+from actorchat.chat.operations import RecordPerson
+from actorchat.http.names import is_source_name
+from actorchat.protocol import Role, User
+from actorchat.server.settings import SHORTEST_SECRET, InvalidSettings, SettingFault
+
+__all__ = [
+    "VISITOR_TTL",
+    "BadToken",
+    "Claims",
+    "Tokens",
+    "anonymous_id",
+    "ensure_secret",
+    "load_public_key",
+    "local_token",
+    "new_secret",
+    "read_secret",
+]
+
+VISITOR_TTL: Final = 30 * 24 * 3600
+"""Seconds that the token of a visitor lasts."""
+
+AUDIENCE: Final = "actorchat"
+SECRET_FILE: Final = "secret"  # noqa: S105 - the name of the file
+PROFILE: Final = ("firstname", "lastname", "patronymic", "avatar")
+
+_FOREIGN_IDS: Final = 2**52
+"""Ids from here on are anonymous visitors': no token from elsewhere may claim one."""
+
+_SUBJECT: Final = re.compile(r"0|[1-9][0-9]{0,15}")
+_MAX_ID: Final = 2**53 - 1
+_LONGEST_CLAIM: Final = 2048
+_MOST_SOURCES: Final = 1000
+
+
+class BadToken(Exception):  # noqa: N818 - it is the token that is bad
+    """Absent, not ours, expired or malformed; the text says which, and never quotes the token."""
+
+
+@attrs.frozen
+class Claims:
+    """What a token says that was believed. `user` has the claimed profile fields only, `claimed` names them.
+
+    `expires` is in seconds since the epoch.
+    """
+
+    user: User
+    claimed: frozenset[str]
+    sources: frozenset[str]
+    expires: float
+
+    def as_operation(self) -> RecordPerson:
+        return RecordPerson(self.user, self.claimed, self.sources)
+
+
+@attrs.frozen
+class PublicKey:
+    """The key of whoever else may sign tokens, with the one algorithm it is for."""
+
+    algorithm: str
+    pem: str
+
+
+class Tokens:
+    """Signs with the server's secret; believes that, and the configured public key. `now` is for tests."""
+
+    def __init__(
+        self, secret: str, public_key: PublicKey | None = None, *, now: Callable[[], float] = time.time
+    ) -> None:
+        self._now = now
+        self._secret = secret
+        self._public_key = public_key
+
+    def issue(self, user: User, sources: Collection[str], ttl: float) -> str:
+        """A token for `user`, good for `ttl` seconds; profile fields that are empty are not claimed."""
+        payload: dict[str, Any] = {  # Any: a JWT's payload is JSON
+            "sub": str(user.id),
+            "role": user.role.value,
+            "aud": AUDIENCE,
+            "exp": int(self._now() + ttl),
+            "src": sorted(sources),
+        }
+        payload |= {name: value for name in PROFILE if (value := getattr(user, name))}
+        return jwt.encode(payload, self._secret, algorithm="HS256")
+
+    def verify(self, token: str) -> Claims:
+        """What the token claims. Raises BadToken, and nothing else, for whatever is wrong with it."""
+        try:
+            algorithm = jwt.get_unverified_header(token).get("alg")
+            foreign = self._public_key is not None and algorithm == self._public_key.algorithm
+            if self._public_key is not None and foreign:
+                key, allowed = self._public_key.pem, self._public_key.algorithm
+            else:
+                key, allowed = self._secret, "HS256"
+            # Expiry is checked below, by our own clock.
+            payload = jwt.decode(
+                token,
+                key,
+                algorithms=[allowed],
+                audience=AUDIENCE,
+                options={"require": ["exp", "sub", "aud"], "verify_exp": False},
+            )
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise BadToken(f"the token is not good: {error}") from None
+        claims = _read(payload)
+        if foreign and claims.user.id >= _FOREIGN_IDS:
+            raise BadToken("ids in tokens from elsewhere are below 2^52")
+        if claims.expires <= self._now():
+            raise BadToken("the token has expired")
+        return claims
+
+
+def _read(payload: Mapping[str, Any]) -> Claims:  # Any: JSON that somebody signed, not yet looked at
+    subject, role, expires, sources = (payload.get(name) for name in ("sub", "role", "exp", "src"))
+    if not isinstance(subject, str) or not _SUBJECT.fullmatch(subject) or int(subject) > _MAX_ID:
+        raise BadToken("sub is a decimal number from 0 to 2^53-1, as a string")
+    if role not in tuple(Role):
+        raise BadToken(f"role is {' or '.join(Role)}")
+    if isinstance(expires, bool) or not isinstance(expires, int | float) or not 0 < expires < 2**53:
+        raise BadToken("exp is a number of seconds since 1970")
+    sources = [] if sources is None else sources
+    if not isinstance(sources, list) or len(sources) > _MOST_SOURCES or not all(map(is_source_name, sources)):
+        raise BadToken("src is a list of source names")
+    profile: dict[str, str] = {}
+    for name in PROFILE:
+        value = payload.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, str) or len(value) > _LONGEST_CLAIM or not _is_storable(value):
+            raise BadToken(f"{name} is a string of at most {_LONGEST_CLAIM} characters")
+        profile[name] = value
+    user = User(int(subject), Role(role), **profile)
+    return Claims(user, frozenset(profile), frozenset(sources), float(expires))
+
+
+def _is_storable(text: str) -> bool:
+    """Whether a database and a socket can take it: no NUL, no half of a surrogate pair."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def anonymous_id() -> int:
+    """A random id in 2^52 to 2^53-1, where no token from elsewhere reaches."""
+    return _FOREIGN_IDS + secrets.randbelow(_FOREIGN_IDS)
+
+
+def load_public_key(path: Path) -> PublicKey:
+    """Read an RSA (RS256) or Ed25519 (EdDSA) public key in PEM. Raises InvalidSettings if it is none."""
+    # Imported here: only who configures a key pays for loading the library.
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        pem = path.read_bytes()
+        key = load_pem_public_key(pem)
+    except OSError as error:
+        raise _key_fault(f"{path} can't be read: {error.strerror}") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise _key_fault(f"{path} holds no public key in PEM") from None
+    if isinstance(key, Ed25519PublicKey):
+        return PublicKey("EdDSA", pem.decode("ascii"))
+    if isinstance(key, RSAPublicKey) and key.key_size >= 2048:
+        return PublicKey("RS256", pem.decode("ascii"))
+    raise _key_fault(f"{path}: expected an Ed25519 key, or an RSA key of at least 2048 bits")
+
+
+def _key_fault(detail: str) -> InvalidSettings:
+    return InvalidSettings((SettingFault("public_key", detail),))
+
+
+def read_secret(folder: Path) -> str:
+    """The secret of the server that keeps its files in `folder`.
+
+    Raises FileNotFoundError if none was ever made there, other OSErrors, InvalidSettings if it is too short.
+    """
+    secret = (folder / SECRET_FILE).read_text(encoding="ascii", errors="replace").strip()
+    if len(secret) < SHORTEST_SECRET:
+        detail = f"{folder / SECRET_FILE} is too short: delete it, and the server makes a new one"
+        raise InvalidSettings((SettingFault("secret", detail),))
+    return secret
+
+
+def new_secret() -> str:
+    return secrets.token_urlsafe(48)
+
+
+def ensure_secret(folder: Path) -> str:
+    """`read_secret`, making one first where there is none; two servers that do so at once get the same.
+
+    Only the user who runs the server may read the file. Raises OSError if it can't be written.
+    """
+    path = folder / SECRET_FILE
+    if not path.exists():
+        draft = folder / f".{SECRET_FILE}-{secrets.token_hex(8)}"
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                file.write(new_secret() + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            _publish(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+    return read_secret(folder)
+
+
+def _publish(draft: Path, path: Path) -> None:
+    """Give the draft its name, unless something has that name: the first writer wins."""
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        return
+    except OSError:
+        # A file system without hard links; there a race of two first starts leaves the later one's secret.
+        draft.replace(path)
+
+
+def local_token(
+    folder: Path,
+    *,
+    role: Role,
+    user_id: int,
+    sources: Collection[str] = (),
+    firstname: str = "",
+    lastname: str = "",
+    ttl: float = 3600.0,
+    secret: str | None = None,
+) -> str:
+    """A token that the server with its files in `folder` believes. `secret` is the configured one, if any.
+
+    Raises what `read_secret` raises.
+    """
+    user = User(user_id, role, firstname=firstname, lastname=lastname)
+    return Tokens(secret or read_secret(folder)).issue(user, sources, ttl)

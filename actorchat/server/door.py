@@ -1,0 +1,111 @@
+"""Owns who may come in and see what: callers by their tokens, chats and sources by their rights.
+
+Refuses to know HTTP and sockets: both sides of the port ask here and are refused with a `Problem`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from uuid import UUID
+
+import trio
+
+from actorchat.chat.chats import Chats
+from actorchat.chat.model import ChatState
+from actorchat.http.names import is_source_name
+from actorchat.http.ports import Caller, Visit
+from actorchat.http.problems import Problem
+from actorchat.protocol import Role, User
+from actorchat.server.addresses import AddressLimiter
+from actorchat.server.auth import VISITOR_TTL, BadToken, Tokens
+from actorchat.server.people import People
+
+__all__ = ["Door"]
+
+
+class Door:
+    """One server's door, also for HTTP. Beside Problem it raises ChatRefused and StorageUnavailable.
+
+    `sources` are the deployment's; empty means that every name is one.
+    """
+
+    def __init__(
+        self,
+        chats: Chats,
+        tokens: Tokens,
+        people: People,
+        *,
+        sources: Collection[str],
+        visitors_per_minute: float,
+    ) -> None:
+        self._chats = chats
+        self._tokens = tokens
+        self._people = people
+        self._sources = frozenset(sources)
+        self._addresses = AddressLimiter(visitors_per_minute)
+
+    async def caller(self, authorization: str | None) -> Caller:
+        if authorization is None:
+            raise Problem("not_authenticated", "a token is needed: Authorization: Bearer …")
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer":
+            raise Problem("not_authenticated", "expected Authorization: Bearer …")
+        return await self.bearer(token.strip())
+
+    async def bearer(self, token: str) -> Caller:
+        """Who a bare token speaks for: 401 if nobody. What it claims of them is stored if it is news."""
+        try:
+            claims = self._tokens.verify(token)
+        except BadToken as error:
+            raise Problem("not_authenticated", str(error)) from None
+        record = await self._people.record(claims)
+        return Caller(record.user, claims.sources, claims.expires)
+
+    async def visit(self, authorization: str | None, source: str, address: str) -> Visit:
+        anonymous = authorization is None
+        if authorization is None:
+            wait = self._addresses.take(address, trio.current_time())
+            if wait:
+                raise Problem("rate_limited", "too many visitors from your address", retry_after=wait)
+            self.check_source(source)
+            user, sources = await self._people.new_visitor(), frozenset[str]()
+        else:
+            caller = await self.caller(authorization)
+            if caller.is_operator:
+                raise Problem("not_allowed", "operators are no visitors")
+            self.check_source(source)
+            user, sources = caller.user, caller.sources
+        return await self._visit(user, sources | {source}, source, anonymous)
+
+    async def _visit(self, user: User, sources: frozenset[str], source: str, anonymous: bool) -> Visit:
+        chat, _ = await self._chats.reserve_chat(source, user)
+        # Without the profile: a claim would undo what newer tokens said of it.
+        token = self._tokens.issue(User(user.id, user.role), sources, VISITOR_TTL)
+        return Visit(token, user, chat, anonymous)
+
+    async def chat(self, caller: Caller, chat: UUID) -> ChatState:
+        state = await self._chats.archive.chat(chat)
+        if state is None:
+            raise Problem("not_found", "there is no such chat")
+        if caller.is_operator:
+            if state.source not in caller.sources:
+                raise Problem("not_allowed", "the chat is of a source that is not yours")
+        elif state.owner.id != caller.user.id:
+            raise Problem("not_participant", "the chat is somebody else's")
+        return state
+
+    def sources(self, caller: Caller, asked: Collection[str]) -> frozenset[str]:
+        if caller.user.role is not Role.OPERATOR:
+            raise Problem("not_allowed", "only operators have sources")
+        if not asked:
+            return caller.sources & self._sources if self._sources else caller.sources
+        for source in asked:
+            self.check_source(source)
+            if source not in caller.sources:
+                raise Problem("not_allowed", f"the source {source} is not yours", path="source")
+        return frozenset(asked)
+
+    def check_source(self, source: str) -> None:
+        known = source in self._sources if self._sources else is_source_name(source)
+        if not known:
+            raise Problem("not_found", "there is no such source", path="source")

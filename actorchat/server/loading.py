@@ -1,0 +1,118 @@
+"""Owns where settings come from: a TOML file, then the environment, then options; the later wins.
+
+Refuses to know what is legal: `actorchat.server.settings` judges every value.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+from typed_settings.cls_utils import deep_options
+from typed_settings.dict_utils import merge_settings, set_path
+from typed_settings.loaders import EnvLoader
+from typed_settings.types import LoadedSettings, LoaderMeta, OptionInfo
+
+from actorchat.server.settings import InvalidSettings, SettingFault, Settings
+
+__all__ = ["load_settings"]
+
+_PREFIX: Final = "ACTORCHAT_"
+
+
+@attrs.define
+class _Collected:
+    faults: list[SettingFault] = attrs.field(factory=list)
+
+
+def load_settings(config: Path | None = None, options: Mapping[str, Any] | None = None) -> Settings:
+    """Settings from the file `config`, the environment (`ACTORCHAT_LIMITS_BURST`), and then `options`.
+
+    `options` maps a setting's name to its value; None is as if it were not there. Raises InvalidSettings
+    with every fault of every place, misspelt names included.
+    """
+    known = deep_options(Settings)
+    names = {option.path: option for option in known}
+    collected = _Collected()
+    environment = EnvLoader(prefix=_PREFIX)
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    merged = merge_settings(
+        known,
+        [
+            LoadedSettings(_read_file(config, names, collected), LoaderMeta(str(config))),
+            environment(Settings, known),
+            LoadedSettings(given, LoaderMeta("the command line")),
+        ],
+    )
+    collected.faults.extend(_misspelt_variables(environment, names))
+    values: dict[str, Any] = {}
+    for path, loaded in merged.items():
+        set_path(values, path, loaded.value)
+    try:
+        settings = Settings(**values)
+    except InvalidSettings as error:
+        origins = {
+            path: _origin(loaded.loader_meta, environment.get_envvar(names[path])) for path, loaded in merged.items()
+        }
+        told = [attrs.evolve(fault, origin=origins.get(fault.name, "")) for fault in error.faults]
+        raise InvalidSettings((*collected.faults, *told)) from None
+    if collected.faults:
+        raise InvalidSettings(tuple(collected.faults))
+    return settings
+
+
+def _read_file(path: Path | None, names: Mapping[str, OptionInfo], collected: _Collected) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        collected.faults.append(SettingFault("config", f"{path} can't be read: {error.strerror}"))
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        collected.faults.append(SettingFault("config", f"{path} is not TOML: {error}"))
+        return {}
+    return _known_only(values, "", names, str(path), collected)
+
+
+def _known_only(
+    table: Mapping[str, Any], prefix: str, names: Mapping[str, OptionInfo], origin: str, collected: _Collected
+) -> dict[str, Any]:
+    sections = {path.partition(".")[0] for path in names if "." in path}
+    kept: dict[str, Any] = {}
+    for key, value in table.items():
+        path = prefix + key
+        if path in names:
+            kept[key] = value
+        elif path in sections and isinstance(value, dict):
+            kept[key] = _known_only(value, f"{path}.", names, origin, collected)
+        elif path in sections:
+            collected.faults.append(SettingFault(path, f"expected the table [{path}], got {value!r}", origin))
+        else:
+            collected.faults.append(_unknown(path, [*names, *sections], origin))
+    return kept
+
+
+def _unknown(path: str, known: list[str], origin: str) -> SettingFault:
+    close = get_close_matches(path, known, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"
+    return SettingFault(path, f"there is no such setting: {hint}", origin)
+
+
+def _misspelt_variables(environment: EnvLoader, names: Mapping[str, OptionInfo]) -> Iterator[SettingFault]:
+    """Variables close to a known one only: container platforms make up others with the same prefix."""
+    known = {environment.get_envvar(option): path for path, option in names.items()}
+    for variable in sorted(os.environ):
+        if variable.startswith(_PREFIX) and variable not in known:
+            close = get_close_matches(variable, known, n=1, cutoff=0.9)
+            if close:
+                yield SettingFault(variable, f"there is no such setting: did you mean {close[0]}?")
+
+
+def _origin(meta: LoaderMeta, variable: str) -> str:
+    return variable if meta.name == EnvLoader.__name__ else meta.name

@@ -1,0 +1,57 @@
+"""Owns who is known: what tokens claim of people, stored when it is news.
+
+Refuses to know tokens' signatures, and rights.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+from actorchat.chat.chats import Chats
+from actorchat.chat.model import Identity, PersonRecord, identity_of
+from actorchat.chat.operations import RecordPerson
+from actorchat.chat.rules import record_person
+from actorchat.protocol import Role, User
+from actorchat.server.auth import Claims, anonymous_id
+
+__all__ = ["People"]
+
+_REMEMBERED: Final = 10_000
+"""People whose record is kept in memory; over it the ones not seen for longest are read again."""
+
+
+class People:
+    """One server's people. Claims that change nothing cost no operation."""
+
+    def __init__(self, chats: Chats) -> None:
+        self._chats = chats
+        self._seen: OrderedDict[Identity, PersonRecord] = OrderedDict()
+
+    async def record(self, claims: Claims) -> PersonRecord:
+        """The stored record, after `claims`. Raises ChatRefused and StorageUnavailable."""
+        operation = claims.as_operation()
+        identity = identity_of(claims.user)
+        stored = self._seen.get(identity)
+        if stored is None:
+            stored = await self._chats.archive.person(identity)
+        if stored is None or record_person(stored, operation) != stored:
+            stored = await self._chats.record_person(operation)
+        self._remember(identity, stored)
+        return stored
+
+    async def new_visitor(self) -> User:
+        """Somebody nobody was before. Raises ChatRefused and StorageUnavailable."""
+        while True:
+            identity = Identity(Role.USER, anonymous_id())
+            if await self._chats.archive.person(identity) is None:
+                break
+        record = await self._chats.record_person(RecordPerson(User(identity.id, identity.role), frozenset()))
+        self._remember(identity, record)
+        return record.user
+
+    def _remember(self, identity: Identity, record: PersonRecord) -> None:
+        self._seen[identity] = record
+        self._seen.move_to_end(identity)
+        if len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)

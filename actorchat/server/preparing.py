@@ -1,0 +1,82 @@
+"""Owns what must be there before a server starts: its folder, its keys, its TLS certificate.
+
+Refuses to know what they are used for. Reads and writes a few small files, at start-up only.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+
+from actorchat.server.auth import PublicKey, Tokens, ensure_secret, load_public_key, new_secret
+from actorchat.server.settings import InvalidSettings, SettingFault, Settings
+
+__all__ = ["StartFailed", "check_files", "prepare_folder", "prepare_tokens", "tls_context"]
+
+
+class StartFailed(Exception):  # noqa: N818 - says what happened
+    """The server can't start here and now; the text is one line for whoever runs it."""
+
+
+def check_files(settings: Settings) -> tuple[SettingFault, ...]:
+    """What is wrong with the files that the settings name."""
+    return tuple(_file_faults(settings))
+
+
+def _file_faults(settings: Settings) -> Iterator[SettingFault]:
+    for check in (tls_context, _public_key):
+        try:
+            check(settings)
+        except InvalidSettings as error:
+            yield from error.faults
+
+
+def tls_context(settings: Settings) -> ssl.SSLContext | None:
+    """TLS 1.2 or later with the configured certificate, None without one. Raises InvalidSettings."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    for name, path in (("tls_cert", settings.tls_cert), ("tls_key", settings.tls_key)):
+        if not path.is_file():
+            raise InvalidSettings((SettingFault(name, f"there is no file {path}"),))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key, password=_no_password)
+    except (OSError, ValueError) as error:
+        detail = f"{settings.tls_cert} and {settings.tls_key} are no certificate with its key: {error}"
+        raise InvalidSettings((SettingFault("tls_cert", detail),)) from None
+    return context
+
+
+def _no_password() -> str:
+    # Without this OpenSSL would ask at the terminal.
+    raise ValueError("the key is encrypted")
+
+
+def _public_key(settings: Settings) -> PublicKey | None:
+    return None if settings.public_key is None else load_public_key(settings.public_key)
+
+
+def prepare_folder(settings: Settings) -> None:
+    """Make the data folder, for its owner only, where there is none. Raises StartFailed."""
+    folder = settings.folder
+    if folder is None:
+        return
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartFailed(f"the data folder {folder} can't be made: {error.strerror}") from None
+
+
+def prepare_tokens(settings: Settings) -> Tokens:
+    """The signer and judge of tokens, its secret made on the first run. Raises StartFailed, InvalidSettings."""
+    folder = settings.folder
+    public_key = _public_key(settings)
+    if settings.secret is not None:
+        return Tokens(settings.secret, public_key)
+    if folder is None:
+        return Tokens(new_secret(), public_key)
+    try:
+        return Tokens(ensure_secret(folder), public_key)
+    except OSError as error:
+        raise StartFailed(f"the data folder {folder} can't be used: {error.strerror}") from None

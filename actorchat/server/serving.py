@@ -1,0 +1,300 @@
+"""Owns one running server: what it is composed of, how it starts, and in which order it stops.
+
+Composition of the package; what each part does stands in its module.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from collections.abc import AsyncIterator, Collection
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+from uuid import UUID
+
+import attrs
+import trio
+
+from actorchat.actors import open_system
+from actorchat.chat.chats import Chats, open_chats, settle_dead_letter
+from actorchat.chat.limits import Limits
+from actorchat.chat.ports import StorageUnavailable
+from actorchat.http.app import make_app
+from actorchat.http.connection import HttpServer
+from actorchat.http.problems import Problem
+from actorchat.protocol import CloseCode, Profile, User
+from actorchat.server.door import Door
+from actorchat.server.local import LocalDoor, LocalSocket
+from actorchat.server.people import People
+from actorchat.server.preparing import StartFailed, prepare_folder, prepare_tokens, tls_context
+from actorchat.server.settings import Settings
+from actorchat.server.sockets import SocketDoor, Sockets
+from actorchat.storage import Journal, JournalStatistics, Storage, StoreUrlError, open_journal, open_store
+from actorchat.transports.head import RequestHead
+from actorchat.transports.http_stream import HttpStream, TlsHttpStream
+from actorchat.transports.listener import HttpSide, Listener, bind
+from actorchat.transports.memory import MemoryTransport, open_memory_transport
+from actorchat.transports.websocket import WebsocketTransport, open_websocket_transport
+
+__all__ = ["DRAIN_SECONDS", "Server", "ServerStatistics", "open_server"]
+
+DRAIN_SECONDS: Final = 9.0
+"""What a draining server may take before its sockets are cut: a second of ten is left to stop in."""
+
+_log: Final = logging.getLogger("actorchat.server")
+
+
+@attrs.frozen(kw_only=True)
+class ServerStatistics:
+    """As of now; `journal` since the start."""
+
+    websockets: int
+    memory_sockets: int
+    http_connections: int
+    draining: bool
+    journal: JournalStatistics
+
+
+@attrs.frozen(kw_only=True)
+class _Parts:
+    chats: Chats
+    journal: Journal
+    local: LocalDoor
+    memory: MemoryTransport
+    websockets: WebsocketTransport
+    http: HttpServer
+
+
+@attrs.define
+class _State:
+    """What changes in a server's life."""
+
+    listener: Listener | None = None
+    port: int | None = None
+    draining: bool = False
+    drained: bool = False
+
+
+class Server:
+    """A running server; made by `open_server`, ended by leaving its block."""
+
+    def __init__(self, settings: Settings, parts: _Parts, state: _State) -> None:
+        self.settings = settings
+        self._parts = parts
+        self._state = state
+
+    async def _drain(self) -> None:
+        """Close intake, let what was taken be decided and announced, tell the sockets. Bounded by a deadline."""
+        parts, state = self._parts, self._state
+        state.draining = True
+        with trio.move_on_after(DRAIN_SECONDS):
+            if state.listener is not None:
+                state.listener.close()
+            await parts.chats.drain()
+            await parts.journal.barrier()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(parts.memory.drain, CloseCode.DRAINING)
+                nursery.start_soon(parts.websockets.drain, CloseCode.DRAINING)
+                nursery.start_soon(parts.http.drain)
+            state.drained = True
+        if not state.drained:
+            _log.error("draining took longer than %.0f s: what is left is cut off", DRAIN_SECONDS)
+            parts.http.abort()
+
+    @property
+    def port(self) -> int:
+        """The port it listens on. Raises RuntimeError where settings say that it listens nowhere."""
+        if self._state.port is None:
+            raise RuntimeError("this server listens nowhere: its settings have no port")
+        return self._state.port
+
+    @property
+    def url(self) -> str:
+        """Where to reach it from this machine, without a trailing slash. Raises as `port` does."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.settings.host, self.settings.host)  # noqa: S104 - read, not bound
+        scheme = "http" if self.settings.tls_cert is None else "https"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    async def connect_visitor(
+        self,
+        *,
+        source: str,
+        user: User | int | None = None,
+        after: int | None = None,
+        profile: Profile = Profile.EXTENDED,
+    ) -> LocalSocket:
+        """A visitor in the room of their open chat at `source`, a new one if there is none.
+
+        `user` None is a new anonymous visitor. `after` replays what came later than that message index.
+        Raises ChatRefused and StorageUnavailable.
+        """
+        return await self._parts.local.visitor(source, user, after, profile)
+
+    async def connect_operator(
+        self,
+        operator: User | int,
+        *,
+        sources: Collection[str],
+        chat: UUID,
+        after: int | None = None,
+        profile: Profile = Profile.EXTENDED,
+    ) -> LocalSocket:
+        """An operator of `sources` in the room of `chat`. Raises ChatRefused and StorageUnavailable."""
+        return await self._parts.local.operator(operator, sources, chat, after, profile)
+
+    async def connect_feed(
+        self, operator: User | int, *, sources: Collection[str], profile: Profile = Profile.EXTENDED
+    ) -> LocalSocket:
+        """An operator's feed of `sources`. Raises ChatRefused and StorageUnavailable."""
+        return await self._parts.local.feed(operator, sources, profile)
+
+    def statistics(self) -> ServerStatistics:
+        parts = self._parts
+        return ServerStatistics(
+            websockets=len(parts.websockets.sessions),
+            memory_sockets=len(parts.memory.sessions),
+            http_connections=len(parts.http),
+            draining=self._state.draining,
+            journal=parts.journal.statistics(),
+        )
+
+    @property
+    def drained(self) -> bool:
+        """After the block: whether everything taken was decided and every socket was told, in time."""
+        return self._state.drained
+
+
+@asynccontextmanager
+async def open_server(settings: Settings | None = None) -> AsyncIterator[Server]:
+    """A server inside any Trio program; several in one process don't know of each other.
+
+    Leaving the block drains it, also when the block was cancelled: sockets get 1001, what was taken is stored;
+    that takes at most ten seconds, shielded. What the block raises comes out as it is.
+    Raises InvalidSettings or StartFailed if it can't start.
+    """
+    stop = trio.Event()
+    failure: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        try:
+            yield await nursery.start(_run, settings or Settings(), stop)
+        except BaseException as error:
+            # Raised again below: from within the nursery it would come out in an exception group.
+            failure = error
+        stop.set()
+    if failure is not None:
+        raise failure
+
+
+async def _run(settings: Settings, stop: trio.Event, *, task_status: trio.TaskStatus[Server]) -> None:
+    """A server in a task of its own: whoever cancels the block doesn't cancel what still has to be stored."""
+    with trio.CancelScope() as scope:
+        async with AsyncExitStack() as stack:
+            server = await _start(stack, settings)
+            # From here on it ends by `stop`, and then within DRAIN_SECONDS.
+            scope.shield = True
+            task_status.started(server)
+            await stop.wait()
+            await server._drain()
+            if not server.drained:
+                scope.cancel()
+
+
+async def _start(stack: AsyncExitStack, settings: Settings) -> Server:
+    tls = tls_context(settings)
+    prepare_folder(settings)
+    tokens = prepare_tokens(settings)
+    sockets = await _bind(settings)
+    for sock in sockets:
+        stack.callback(sock.close)
+    storage = await _open_storage(stack, settings)
+    journal = await stack.enter_async_context(open_journal(storage.store, storage.runner))
+    system = await stack.enter_async_context(open_system(on_dead_letter=settle_dead_letter))
+    chats = await stack.enter_async_context(
+        open_chats(
+            system=system,
+            journal=journal,
+            archive=storage.archive,
+            policy=settings.chat.policy(),
+            limits=_limits(settings),
+        )
+    )
+    people = People(chats)
+    door = Door(
+        chats,
+        tokens,
+        people,
+        sources=settings.sources,
+        visitors_per_minute=settings.limits.visitors_per_minute,
+    )
+    application = Sockets(chats)
+    memory = await stack.enter_async_context(open_memory_transport(application))
+    websockets = await stack.enter_async_context(open_websocket_transport(application))
+    state = _State()
+
+    def unready() -> Problem | None:
+        if state.draining:
+            return Problem("draining", "the server is stopping")
+        if journal.statistics().away:
+            return Problem("storage_unavailable", "storage is away")
+        return None
+
+    http = HttpServer(make_app(chats, door, origins=settings.origins, unready=unready))
+    parts = _Parts(
+        chats=chats,
+        journal=journal,
+        local=LocalDoor(chats, people, memory),
+        memory=memory,
+        websockets=websockets,
+        http=http,
+    )
+    if sockets:
+        listener = Listener(
+            sockets,
+            transport=websockets,
+            door=SocketDoor(door, settings.origins),
+            http=_http_side(http),
+            tls=tls,
+        )
+        state.listener, state.port = listener, listener.port
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        stack.callback(nursery.cancel_scope.cancel)
+        await nursery.start(listener.serve)
+    return Server(settings, parts, state)
+
+
+async def _bind(settings: Settings) -> tuple[socket.socket, ...]:
+    if settings.port is None:
+        return ()
+    try:
+        return await bind(settings.host, settings.port)
+    except OSError as error:
+        where = f"{settings.host}:{settings.port}"
+        if error.errno == errno.EADDRINUSE:
+            advice = "another program listens there; choose another port with --port"
+            raise StartFailed(f"{where} is in use: {advice}") from None
+        raise StartFailed(f"can't listen on {where}: {error.strerror or error}") from None
+
+
+async def _open_storage(stack: AsyncExitStack, settings: Settings) -> Storage:
+    try:
+        return await stack.enter_async_context(open_store(settings.storage_url, settings.chat.policy()))
+    except (StorageUnavailable, StoreUrlError) as error:
+        raise StartFailed(f"the storage {settings.storage_url} can't be used: {error}") from None
+
+
+def _limits(settings: Settings) -> Limits:
+    limits = settings.limits
+    return Limits(
+        messages_per_second=limits.messages_per_second,
+        burst=limits.burst,
+        text_length=limits.text_length,
+        attachments=limits.attachments,
+    )
+
+
+def _http_side(http: HttpServer) -> HttpSide:
+    async def serve(stream: HttpStream | TlsHttpStream, head: RequestHead) -> None:
+        await http.serve(stream)
+
+    return serve

@@ -1,0 +1,289 @@
+"""Owns what a deployment may choose: every setting, its default, and what is legal.
+
+Refuses to know where values come from (`actorchat.server.loading` reads them) and what they are used for.
+"""
+
+# ruff: noqa: RUF009 - these calls make attrs fields, which is what a class body of attrs is for
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+import attrs
+
+from actorchat.chat.model import OnClosed, Policy
+from actorchat.http.names import is_source_name
+
+__all__ = [
+    "DEFAULT_DATA",
+    "ChatSettings",
+    "InvalidSettings",
+    "LimitSettings",
+    "SettingFault",
+    "Settings",
+]
+
+DEFAULT_DATA: Final = Path("actorchat-data")
+SHORTEST_SECRET: Final = 32
+"""Bytes: HS256 is no stronger than its key, and 32 is the size of its hash."""
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class SettingFault:
+    """One bad setting: its name, what is wrong and what would have been legal."""
+
+    name: str
+    detail: str
+    origin: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.detail}" + (f" (from {self.origin})" if self.origin else "")
+
+
+class InvalidSettings(Exception):  # noqa: N818 - names the state of the settings
+    """Settings that no server can start with; `faults` holds all of them, never none."""
+
+    def __init__(self, faults: tuple[SettingFault, ...]) -> None:
+        super().__init__("\n".join(map(str, faults)))
+        self.faults = faults
+
+
+@attrs.frozen
+class _Wrong:
+    """Stands where a legal value should: the fault is told when all of them are known."""
+
+    detail: str
+
+
+# Any: a setting comes as text, as TOML's own types, or as whatever an embedding program passes.
+_Parser = Callable[[Any], T]
+
+
+def _setting(legal: str, parse: _Parser[object], default: object, *, secret: bool = False) -> Any:
+    """A field that takes what `parse` makes of its value; what that refuses becomes `_Wrong`.
+
+    The fault quotes the value unless it is `secret`. Any, because the field's annotation says its type.
+    """
+
+    def convert(value: Any) -> object:
+        try:
+            return parse(value)
+        except (ValueError, TypeError):
+            # Settings.__attrs_post_init__ raises before anybody can see it.
+            return _Wrong(f"expected {legal}" + ("" if secret else f", got {_shown(value)}"))
+
+    return attrs.field(default=default, converter=convert, repr=not secret)
+
+
+def _shown(value: object) -> str:
+    text = str(value) if isinstance(value, Path) else value if isinstance(value, str) else repr(value)
+    return repr(text) if text == "" or " " in text else text
+
+
+def _integer(low: int, high: int) -> _Parser[int]:
+    def parse(value: Any) -> int:
+        if isinstance(value, bool | float) or not low <= (number := int(value)) <= high:
+            raise ValueError
+        return number
+
+    return parse
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not 0 <= (number := float(value)) <= 1e9:
+        raise ValueError
+    return number
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError
+    return value
+
+
+def _optional(parse: _Parser[T]) -> _Parser[T | None]:
+    return lambda value: None if value is None else parse(value)
+
+
+def _path(value: Any) -> Path:
+    if isinstance(value, str):
+        value = _text(value)
+    return Path(value).expanduser()
+
+
+def _each(parse: _Parser[str]) -> _Parser[tuple[str, ...]]:
+    """Several values: a list, a table whose keys they are, or text with commas between them."""
+
+    def parse_all(value: Any) -> tuple[str, ...]:
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        if isinstance(value, Mapping) and any(options != {} for options in value.values()):
+            raise ValueError
+        if not isinstance(value, Mapping | list | tuple | set | frozenset):
+            raise TypeError
+        return tuple(map(parse, value))
+
+    return parse_all
+
+
+def _source(value: Any) -> str:
+    if not is_source_name(value):
+        raise ValueError
+    return str(value)
+
+
+def _origin(value: Any) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+        raise ValueError
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError
+    return f"{parts.scheme}://{parts.netloc}".lower()
+
+
+def _storage(value: Any) -> str:
+    if value == "memory://" or (value.startswith("sqlite:///") and len(value) > len("sqlite:///")):
+        return str(value)
+    raise ValueError
+
+
+def _key(value: Any) -> str:
+    if len(_text(value).encode()) < SHORTEST_SECRET:
+        raise ValueError
+    return str(value)
+
+
+def _rate(default: float) -> Any:
+    return _setting("a number from 0 (off) on", _number, default)
+
+
+def _at_least_one(value: Any) -> float:
+    if (number := _number(value)) < 1:
+        raise ValueError
+    return number
+
+
+def _choice(*names: str) -> Any:
+    """One of `names`; the first is the default."""
+    return _setting(" or ".join(names), _one_of(names), names[0])
+
+
+def _one_of(names: tuple[str, ...]) -> _Parser[str]:
+    def parse(value: Any) -> str:
+        if value not in names:
+            raise ValueError
+        return str(value)
+
+    return parse
+
+
+def _file() -> Any:
+    return _setting("the path of a file", _optional(_path), None)
+
+
+@attrs.frozen(kw_only=True)
+class LimitSettings:
+    """How much one person may do. Rates are per user, 0 = off; `burst` is how many messages may come at once.
+
+    `visitors_per_minute` bounds new anonymous visitors per network address (a proxy's, behind one).
+    """
+
+    messages_per_second: float = _rate(10.0)
+    burst: float = _setting("a number from 1 on", _at_least_one, 30.0)
+    text_length: int = _setting("a whole number, 1 to 16000", _integer(1, 16_000), 4000)
+    attachments: int = _setting("a whole number, 0 to 100", _integer(0, 100), 10)
+    visitors_per_minute: float = _rate(60.0)
+
+
+@attrs.frozen(kw_only=True)
+class ChatSettings:
+    """How chats go. Timeouts in seconds, 0 = off; capacity = chats an operator may have, 0 = unlimited."""
+
+    capacity: int = _setting("a whole number from 0 (unlimited) on", _integer(0, 2**31), 0)
+    answer_timeout: float = _rate(0.0)
+    idle_timeout: float = _rate(0.0)
+    on_closed: OnClosed = _setting(" or ".join(OnClosed), OnClosed, OnClosed.REOPEN)
+
+    def policy(self) -> Policy:
+        return Policy(
+            capacity=self.capacity,
+            answer_timeout=self.answer_timeout,
+            idle_timeout=self.idle_timeout,
+            on_closed=self.on_closed,
+        )
+
+
+def _section(cls: Callable[..., T]) -> _Parser[T]:
+    def parse(value: Any) -> T:
+        return cls(**value) if isinstance(value, Mapping) else _own(value)
+
+    def _own(value: Any) -> T:
+        if type(value) is not cls:
+            raise TypeError
+        return value  # type: ignore[no-any-return] # just seen
+
+    return parse
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """Every choice of one deployment. Raises InvalidSettings, with all faults, for what can't be.
+
+    `port` 0 takes a free one, None listens nowhere (in-memory transport only). `data` is the folder of the
+    database and the secret: `./actorchat-data`; None with the storage `memory://` keeps no file at all.
+    `storage` None is SQLite in that folder. `sources` empty means that any source name is good.
+    """
+
+    host: str = _setting("a host name or address", _text, "127.0.0.1")
+    port: int | None = _setting("a port, 0 to 65535", _optional(_integer(0, 65_535)), 8000)
+    data: Path | None = _setting("the path of a folder", _optional(_path), None)
+    storage: str | None = _setting("sqlite:///path or memory://", _optional(_storage), None)
+    bus: str = _choice("local")
+    transport: str = _choice("auto", "trio-websocket")
+    tls_cert: Path | None = _file()
+    tls_key: Path | None = _file()
+    workers: int = _setting("1: more workers need a bus between them", _integer(1, 1), 1)
+    origins: tuple[str, ...] = _setting("origins like https://shop.example", _each(_origin), ())
+    sources: tuple[str, ...] = _setting("names of a-z, 0-9, _ and -, at most 64 characters", _each(_source), ())
+    secret: str | None = _setting(f"at least {SHORTEST_SECRET} bytes", _optional(_key), None, secret=True)
+    public_key: Path | None = _file()
+    log_format: str = _choice("text", "json")
+    limits: LimitSettings = _setting("the table [limits]", _section(LimitSettings), LimitSettings())
+    chat: ChatSettings = _setting("the table [chat]", _section(ChatSettings), ChatSettings())
+
+    def __attrs_post_init__(self) -> None:
+        faults = (*_faults(self), *self._contradictions())
+        if faults:
+            raise InvalidSettings(faults)
+
+    def _contradictions(self) -> Iterator[SettingFault]:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            missing, given = ("tls_key", "tls_cert") if self.tls_key is None else ("tls_cert", "tls_key")
+            yield SettingFault(missing, f"needed with {given}: TLS takes both")
+
+    @property
+    def folder(self) -> Path | None:
+        """Where files are kept; None if this server keeps none."""
+        if self.data is None and self.storage == "memory://":
+            return None
+        return self.data or DEFAULT_DATA
+
+    @property
+    def storage_url(self) -> str:
+        if self.storage is not None:
+            return self.storage
+        return f"sqlite:///{(self.folder or DEFAULT_DATA).absolute() / 'actorchat.db'}"
+
+
+def _faults(section: attrs.AttrsInstance, prefix: str = "") -> Iterator[SettingFault]:
+    for field in attrs.fields(type(section)):
+        value = getattr(section, field.name)
+        if isinstance(value, _Wrong):
+            yield SettingFault(prefix + field.name, value.detail)
+        elif isinstance(value, LimitSettings | ChatSettings):
+            yield from _faults(value, f"{field.name}.")

@@ -1,0 +1,149 @@
+"""Owns the way of a websocket into the chat: what a request to open one asks for, and where it leads.
+
+Refuses to know how rights are judged and how bytes travel.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Collection
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+from urllib.parse import parse_qs
+from uuid import UUID
+
+import trio
+
+from actorchat.chat.chats import ChatRefused, Chats
+from actorchat.chat.ports import Session, StorageUnavailable
+from actorchat.http.origins import is_allowed_origin
+from actorchat.http.ports import Caller
+from actorchat.http.problems import Problem, problem_of_refusal
+from actorchat.protocol import CloseCode, Command, Malformed, UnknownType, select_subprotocol
+from actorchat.server.door import Door
+from actorchat.transports.head import RequestHead
+from actorchat.transports.listener import Rejection
+from actorchat.transports.ports import Admission, FeedTarget, Receiver, RoomTarget
+
+__all__ = ["SocketDoor", "Sockets"]
+
+_ROOM: Final = re.compile(r"/ws/chats/([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})")
+_FEED: Final = "/ws/operators"
+_INDEX: Final = re.compile(r"-1|[0-9]{1,15}")
+
+_MOST_FIELDS: Final = 1000
+
+_SECONDS: Final = 15.0
+"""A decision that takes longer is a refusal: storage may be in doubt about the person's record."""
+
+_CLOSE_CODES: Final = {
+    401: CloseCode.NOT_AUTHENTICATED,
+    403: CloseCode.NOT_ALLOWED,
+    404: CloseCode.NO_SUCH_CHAT,
+}
+"""What browsers get instead of these statuses, which they can't read."""
+
+_REFUSED: Final = {
+    "not_found": CloseCode.NO_SUCH_CHAT,
+    "draining": CloseCode.DRAINING,
+}
+
+
+class SocketDoor:
+    """Decides on each request for a socket, before anything is sent to it."""
+
+    def __init__(self, door: Door, origins: Collection[str]) -> None:
+        self._door = door
+        self._origins = origins
+
+    async def __call__(self, head: RequestHead, peer: str) -> Admission | Rejection:
+        origin, host = _text(head.header(b"origin")), _text(head.header(b"host"))
+        if not is_allowed_origin(origin, host, self._origins):
+            return _rejection(Problem("not_allowed", "pages of this origin may not call this server"))
+        _, profile, bearer = select_subprotocol(head.subprotocols)
+        try:
+            with trio.fail_after(_SECONDS):
+                caller = await self._caller(_text(head.header(b"authorization")), bearer)
+                target = await self._target(caller, head)
+        except trio.TooSlowError:
+            return _rejection(Problem("overloaded", "no answer in time; try again later"))
+        except Problem as problem:
+            return _rejection(problem, readable=bearer is None)
+        except ChatRefused as refused:
+            return _rejection(problem_of_refusal(refused))
+        except StorageUnavailable:
+            return _rejection(Problem("storage_unavailable", "storage is away; try again later"))
+        return Admission(user=caller.user, profile=profile, target=target, expires_at=caller.expires, peer=peer)
+
+    async def _caller(self, authorization: str | None, bearer: str | None) -> Caller:
+        if authorization is None and bearer is not None:
+            return await self._door.bearer(bearer)
+        return await self._door.caller(authorization)
+
+    async def _target(self, caller: Caller, head: RequestHead) -> RoomTarget | FeedTarget:
+        try:
+            query = parse_qs(head.query, keep_blank_values=True, max_num_fields=_MOST_FIELDS)
+        except ValueError:
+            raise Problem("malformed", f"a query has {_MOST_FIELDS} fields at most", status=400) from None
+        room = _ROOM.fullmatch(head.path)
+        if room is not None:
+            after = _after(query.get("after", []))
+            chat = await self._door.chat(caller, UUID(room[1]))
+            return RoomTarget(chat.uuid, after)
+        if head.path == _FEED:
+            return FeedTarget(self._door.sources(caller, query.get("source", [])))
+        raise Problem("not_found", "there is no socket at this path")
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("latin-1")
+
+
+def _after(texts: list[str]) -> int | None:
+    if not texts:
+        return None
+    if len(texts) > 1 or not _INDEX.fullmatch(texts[0]):
+        detail = "after: expected one message index, or -1 for everything"
+        raise Problem("malformed", detail, path="after", status=400)
+    return int(texts[0])
+
+
+def _rejection(problem: Problem, *, readable: bool = True) -> Rejection:
+    """The refusal as an HTTP answer; for who can't read those, as a close where there is a code for it."""
+    close_code = None if readable else _CLOSE_CODES.get(problem.status)
+    return Rejection(status=problem.status, body=problem.body(), close_code=close_code, reason=problem.code)
+
+
+class Sockets:
+    """Leads admitted sockets to their room or feed (`actorchat.transports.ports.Application`)."""
+
+    def __init__(self, chats: Chats) -> None:
+        self._chats = chats
+
+    @asynccontextmanager
+    async def join(self, session: Session, admission: Admission) -> AsyncIterator[Receiver]:
+        async with AsyncExitStack() as stack:
+            try:
+                receiver = await self._enter(stack, session, admission.target)
+            except ChatRefused as refused:
+                session.close(_REFUSED.get(refused.code, CloseCode.OVERLOADED), refused.code)
+                receiver = _Nobody()
+            except StorageUnavailable:
+                session.close(CloseCode.OVERLOADED, "storage is away")
+                receiver = _Nobody()
+            yield receiver
+
+    async def _enter(self, stack: AsyncExitStack, session: Session, target: RoomTarget | FeedTarget) -> Receiver:
+        if isinstance(target, RoomTarget):
+            return await stack.enter_async_context(self._chats.join_room(session, target.chat, target.after))
+        return await stack.enter_async_context(self._chats.join_feed(session, target.sources))
+
+
+class _Nobody:
+    """Takes what still comes from a socket that is being closed."""
+
+    def receive(self, command: Command | UnknownType) -> bool | None:
+        return None
+
+    def malformed(self, fault: Malformed) -> None:
+        return None

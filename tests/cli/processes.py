@@ -1,0 +1,80 @@
+"""`actorchat serve` as a process of its own."""
+
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from subprocess import PIPE
+
+import trio
+
+import actorchat
+
+CAP = 30.0
+
+
+class ServerProcess:
+    """A running server; `said` is what it has printed so far."""
+
+    def __init__(self, process: trio.Process) -> None:
+        self.process = process
+        self.said = ""
+        self.complained = ""
+
+    @property
+    def url(self) -> str:
+        match = re.search(r"https?://\S+", self.said)
+        assert match, f"no address in {self.said!r}"
+        return match[0]
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    async def read_until(self, words: str) -> None:
+        assert self.process.stdout is not None
+        while words not in self.said:
+            data = await self.process.stdout.receive_some()
+            assert data, f"it ended after {self.said!r}: {await self.rest_of_stderr()!r}"
+            self.said += data.decode()
+
+    async def rest_of_stderr(self) -> str:
+        assert self.process.stderr is not None
+        while data := await self.process.stderr.receive_some():
+            self.complained += data.decode()
+        return self.complained
+
+    async def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send the signal and return the exit status."""
+        self.process.send_signal(number)
+        return await self.process.wait()
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's, without settings of its own; the package under test is the one that is imported here."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ACTORCHAT_")}
+    home = Path(actorchat.__file__).parent.parent
+    return {**kept, "PYTHONPATH": str(home), **(extra or {})}
+
+
+@asynccontextmanager
+async def started(folder: Path, *options: str, env: Mapping[str, str] | None = None) -> AsyncIterator[ServerProcess]:
+    """`actorchat serve` in `folder`, on whatever port `options` say; killed at the end if it still runs."""
+    command = [sys.executable, "-m", "actorchat", "serve", *options]
+    with trio.fail_after(CAP):
+        process = await trio.lowlevel.open_process(
+            command, stdin=PIPE, stdout=PIPE, stderr=PIPE, cwd=folder, env=environment(env)
+        )
+        try:
+            yield ServerProcess(process)
+        finally:
+            if process.poll() is None:
+                process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream is not None:
+                    await stream.aclose()

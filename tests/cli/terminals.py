@@ -1,0 +1,124 @@
+"""Owns what drives whole programs in tests: a server process, and terminals with somebody at them.
+
+Refuses to know what they say.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import pexpect  # type: ignore[import-untyped]  # it comes without types
+import pyte
+
+PATIENCE: Final = 20.0
+"""Seconds until something that should appear counts as missing."""
+
+COLUMNS: Final = 110
+LINES: Final = 30
+PROGRAM: Final = (sys.executable, "-W", "error", "-m", "actorchat")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class ServerProcess:
+    """`actorchat serve` on a port and folder that stay the same over restarts."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "actorchat", "serve", "--port", str(self.port), "--data", str(self.data)]
+        with (self.data.parent / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.05)
+        raise AssertionError((self.data.parent / "server.log").read_text())
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+class Terminal:
+    """`actorchat chat` in a terminal of its own, seen as a person would see it."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._screen = pyte.Screen(COLUMNS, LINES)
+        self._stream = pyte.ByteStream(self._screen)
+        self.seen: list[str] = []
+        self._process = pexpect.spawn(
+            PROGRAM[0],
+            [*PROGRAM[1:], "chat", *arguments],
+            dimensions=(LINES, COLUMNS),
+            env={**os.environ, "TERM": "xterm-256color"},
+        )
+
+    @property
+    def text(self) -> str:
+        return "\n".join(line.rstrip() for line in self._screen.display if line.strip())
+
+    def type(self, text: str) -> None:
+        self._process.send(text)
+
+    def enter(self, line: str) -> None:
+        self.type(line + "\r")
+
+    def interrupt(self) -> None:
+        self._process.send("\x03")
+
+    def wait_for(self, *parts: str, gone: str | None = None) -> None:
+        """Wait until all parts are on the screen (and ``gone`` is not)."""
+        self.wait_until(lambda text: all(part in text for part in parts) and (gone is None or gone not in text))
+
+    def wait_until(self, holds: Callable[[str], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not holds(self.text):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"still on the screen:\n{self.text}")
+            self._look()
+
+    def wait_end(self) -> int | None:
+        """Wait for the program's end; its exit status."""
+        self._process.expect(pexpect.EOF, timeout=PATIENCE)
+        self._stream.feed(self._process.before)
+        self._process.close()
+        status: int | None = self._process.exitstatus
+        return status
+
+    @property
+    def raw_ending(self) -> bytes:
+        """What the program wrote since it was last looked at."""
+        before: bytes = self._process.before
+        return before
+
+    def kill(self) -> None:
+        self._process.close(force=True)
+
+    def _look(self) -> None:
+        try:
+            self._stream.feed(self._process.read_nonblocking(4096, timeout=0.1))
+        except pexpect.TIMEOUT:
+            return
+        except pexpect.EOF:
+            raise AssertionError(f"the program ended:\n{self.text}") from None
+        if not self.seen or self.seen[-1] != self.text:
+            self.seen.append(self.text)

@@ -1,0 +1,110 @@
+"""The small commands, and what the help says."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from actorchat.cli import main
+from actorchat.protocol import Role, User
+from actorchat.server.auth import Tokens, ensure_secret
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ACTORCHAT_SECRET", raising=False)
+    monkeypatch.delenv("ACTORCHAT_DATA", raising=False)
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments, prog_name="actorchat")
+
+
+def test_a_token_is_believed_by_the_server_of_the_folder(tmp_path: Path) -> None:
+    secret = ensure_secret(tmp_path)
+    options = ("--user-id", "7", "--source", "lk", "--source", "shop", "--firstname", "Olga", "--lastname", "Li")
+    ended = run("token", "--role", "operator", *options, "--ttl", "30d", "--data", str(tmp_path))
+    assert ended.exit_code == 0, ended.output
+    claims = Tokens(secret).verify(ended.output.strip())
+    assert claims.user == User(7, Role.OPERATOR, firstname="Olga", lastname="Li")
+    assert claims.sources == {"lk", "shop"}
+
+
+def test_a_token_is_signed_with_a_configured_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACTORCHAT_SECRET", "k" * 32)
+    ended = run("token", "--role", "user", "--user-id", "7")
+    assert Tokens("k" * 32).verify(ended.output.strip()).user.id == 7
+
+
+def test_without_a_server_there_is_no_token(tmp_path: Path) -> None:
+    ended = run("token", "--role", "user", "--user-id", "7", "--data", "nowhere")
+    assert ended.exit_code == 1
+    assert ended.output == (
+        "actorchat: nowhere has no secret: a server makes it at its first start. Is --data its folder?\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--role", "admin", "--user-id", "1"),
+        ("--role", "user", "--user-id", "-1"),
+        ("--role", "user", "--user-id", str(2**53)),
+        ("--role", "user", "--user-id", "1", "--ttl", "1x"),
+        ("--role", "user", "--user-id", "1", "--ttl", "0"),
+        ("--role", "user", "--user-id", "1", "--source", "A"),
+        ("--role", "user"),
+    ],
+)
+def test_a_token_for_nobody_is_refused(wrong: tuple[str, ...]) -> None:
+    assert run("token", *wrong).exit_code == 2
+
+
+def test_check_config_tells_every_fault(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("prot = 1\nworkers = 2\n")
+    ended = run("check-config", "--config", str(config))
+    assert ended.exit_code == 2
+    assert [line.split(":")[1].strip() for line in ended.output.splitlines()] == ["prot", "workers"]
+
+
+def test_check_config_looks_into_the_files(tmp_path: Path) -> None:
+    (tmp_path / "bad.pem").write_text("nothing")
+    (tmp_path / "c.toml").write_text('public_key = "bad.pem"\ntls_cert = "bad.pem"\ntls_key = "bad.pem"\n')
+    ended = run("check-config", "--config", "c.toml")
+    assert ended.exit_code == 2
+    assert [line.split(":")[1].strip() for line in ended.output.splitlines()] == ["tls_cert", "public_key"]
+
+
+def test_check_config_leaves_nothing(tmp_path: Path) -> None:
+    ended = run("check-config")
+    assert (ended.exit_code, ended.output) == (0, "The settings are good.\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_asyncapi_prints_the_document() -> None:
+    assert json.loads(run("asyncapi").output)["asyncapi"].startswith("3.")
+
+
+def test_the_help_shows_what_there_is_and_nothing_else() -> None:
+    commands = [
+        line.split()[0] for line in run("--help").output.partition("Commands:")[2].splitlines() if line[:3] == "   "
+    ]
+    assert set(commands) <= {"serve", "chat", "token", "check-config", "asyncapi"}
+
+
+@pytest.mark.parametrize("command", ["serve", "token", "check-config", "asyncapi"])
+def test_every_command_explains_itself_with_examples(command: str) -> None:
+    output = run(command, "--help").output
+    assert f"actorchat {command}" in output.partition("Example")[2]
+    for later in ("--workers", "--bus", "redis", "reactor", "postgresql"):
+        assert later not in output
+
+
+def test_an_unknown_command_is_told() -> None:
+    ended = run("sevre")
+    assert ended.exit_code == 2
+    assert "No such command 'sevre'" in ended.output

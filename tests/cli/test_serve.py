@@ -1,0 +1,134 @@
+"""`actorchat serve` as people and service managers see it: its words, its signals, its exit status."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import psutil  # type: ignore[import-untyped] # it has no types
+import pytest
+import trio
+from trio_websocket import ConnectionClosed
+
+from tests.cli.processes import environment, started
+from tests.server.running import websocket
+
+FREE = ("--port", "0")
+
+
+def run(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "actorchat", *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=environment(env), capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", [(), ("--storage", "memory://")], ids=["sqlite", "memory"])
+async def test_it_serves_drains_and_exits_0(tmp_path: Path, storage: tuple[str, ...]) -> None:
+    async with started(tmp_path, *FREE, *storage) as server:
+        await server.read_until("Ctrl-C stops it.")
+        assert f"actorchat chat {server.url}\n" in server.said
+        assert (tmp_path / "actorchat-data" / "secret").exists()
+        assert f"--operator --data {tmp_path}/actorchat-data\n" in server.said
+        async with httpx.AsyncClient(base_url=server.url) as http:
+            visit = (await http.post("/api/visitors", json={"source": "lk"})).json()
+            path = f"/ws/chats/{visit['chat']['uuid']}"
+            async with websocket(server.port, path, visit["token"]) as member:
+                await member.get_message()
+                server.process.send_signal(signal.SIGTERM)
+                with pytest.raises(ConnectionClosed) as closed:
+                    await member.get_message()
+        assert closed.value.reason is not None
+        assert closed.value.reason.code == 1001
+        assert await server.process.wait() == 0
+        assert await server.rest_of_stderr() == ""
+
+
+@pytest.mark.slow
+async def test_what_was_answered_is_there_after_a_restart(tmp_path: Path) -> None:
+    async with started(tmp_path, *FREE) as server:
+        await server.read_until("Ctrl-C stops it.")
+        async with httpx.AsyncClient(base_url=server.url) as http:
+            visit = (await http.post("/api/visitors", json={"source": "lk"})).json()
+            bearer = {"Authorization": f"Bearer {visit['token']}"}
+            path = f"/api/chats/{visit['chat']['uuid']}/messages"
+            sent = (await http.post(path, json={"text": "hello"}, headers=bearer)).json()
+        assert await server.stop(signal.SIGINT) == 0
+    async with started(tmp_path, *FREE) as server:
+        await server.read_until("Ctrl-C stops it.")
+        async with httpx.AsyncClient(base_url=server.url) as http:
+            assert (await http.get(path, headers=bearer)).json()["messages"] == [sent]
+
+
+@pytest.mark.slow
+async def test_the_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
+    async with started(tmp_path, *FREE, "--storage", "memory://") as server:
+        await server.read_until("Ctrl-C stops it.")
+        async with httpx.AsyncClient(base_url=server.url) as http:
+            visit = (await http.post("/api/visitors", json={"source": "lk"})).json()
+        host, _, port = server.url.removeprefix("http://").partition(":")
+        # A member that never answers the Close: the drain waits for it.
+        async with await trio.open_tcp_stream(host, int(port)) as stream:
+            request = (
+                f"GET /ws/chats/{visit['chat']['uuid']} HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\n"
+                f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {'A' * 22}==\r\n"
+                f"Authorization: Bearer {visit['token']}\r\n\r\n"
+            )
+            await stream.send_all(request.encode())
+            await stream.receive_some()
+            server.process.send_signal(signal.SIGINT)
+            await server.read_until("Stopping")
+            assert await server.stop(signal.SIGINT) == -signal.SIGINT
+
+
+@pytest.mark.slow
+def test_a_port_in_use_is_one_line_and_status_1(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ended = run(tmp_path, "serve", "--port", port)
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        f"actorchat: 127.0.0.1:{port} is in use: another program listens there; choose another port with --port\n"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [("--data", "file/data"), ("--data", "/proc/self/fdinfo"), ("--storage", "sqlite:///file/chat.db")],
+    ids=["no-folder", "unwritable", "no-database"],
+)
+def test_a_folder_that_can_not_be_used_is_one_line_and_status_1(tmp_path: Path, options: tuple[str, ...]) -> None:
+    (tmp_path / "file").write_text("no folder")
+    ended = run(tmp_path, "serve", *FREE, *options)
+    assert ended.returncode == 1
+    assert len(ended.stderr.splitlines()) == 1
+    assert ended.stderr.startswith("actorchat: the ")
+    assert "can't be" in ended.stderr
+
+
+@pytest.mark.slow
+def test_bad_settings_are_a_line_each_and_status_2(tmp_path: Path) -> None:
+    ended = run(tmp_path, "serve", "--workers", "2", "--port", "x", ACTORCHAT_SECRET="short")
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines() == [
+        "actorchat: port: expected a port, 0 to 65535, got x (from the command line)",
+        "actorchat: workers: expected 1: more workers need a bus between them, got 2 (from the command line)",
+        "actorchat: secret: expected at least 32 bytes (from ACTORCHAT_SECRET)",
+    ]
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("log_format", ["text", "json"])
+async def test_starting_takes_less_than_a_second_of_work(tmp_path: Path, log_format: str) -> None:
+    async with started(tmp_path, *FREE, "--log-format", log_format) as server:
+        await server.read_until("Ctrl-C stops it.")
+        # Of the processor, not of the clock: test machines are busy, and then each second of work is dearer.
+        spent = psutil.Process(server.process.pid).cpu_times()
+        assert spent.user + spent.system < 1.5
+        assert await server.stop() == 0

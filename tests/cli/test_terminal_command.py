@@ -1,0 +1,64 @@
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from actorchat.cli.chat import chat
+from actorchat.server.auth import ensure_secret
+
+NOWHERE = "http://127.0.0.1:1"
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(chat, arguments)
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("ftp://x",),
+        (NOWHERE, "--operator"),
+        (NOWHERE, "--operator", "--token", "x", "--data", "x"),
+        (NOWHERE, "--user-id", "0"),
+        (NOWHERE, "--nonsense"),
+    ],
+)
+def test_bad_usage_exits_with_two(arguments: tuple[str, ...]) -> None:
+    code, output = run(*arguments)
+    assert code == 2
+    assert "Usage:" in output
+
+
+def test_help_teaches_with_examples() -> None:
+    code, output = run("--help")
+    assert code == 0
+    assert "actorchat chat http://127.0.0.1:8000 --operator --data ./actorchat-data" in output
+
+
+def test_a_server_that_is_not_there_is_one_line_and_one(tmp_path: Path) -> None:
+    code, output = run(NOWHERE, "--state", str(tmp_path / "visitors.json"))
+    assert code == 1
+    assert output.startswith("actorchat: cannot reach http://127.0.0.1:1")
+    assert output.count("\n") == 1
+
+
+def test_a_folder_that_is_no_servers_is_one_line_and_one(tmp_path: Path) -> None:
+    code, output = run(NOWHERE, "--operator", "--data", str(tmp_path))
+    assert (code, output.count("\n")) == (1, 1)
+    assert "holds no server's secret" in output
+
+
+def test_a_damaged_state_file_is_one_line_and_one(tmp_path: Path) -> None:
+    (tmp_path / "visitors.json").write_text("{")
+    code, output = run(NOWHERE, "--state", str(tmp_path / "visitors.json"))
+    assert (code, output.count("\n")) == (1, 1)
+    assert "is damaged" in output
+
+
+def test_an_operators_secret_that_is_too_short_is_one_line_and_one(tmp_path: Path) -> None:
+    ensure_secret(tmp_path)
+    next(tmp_path.iterdir()).write_text("short")
+    code, output = run(NOWHERE, "--operator", "--data", str(tmp_path))
+    assert (code, output.count("\n")) == (1, 1)

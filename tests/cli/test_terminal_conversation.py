@@ -1,0 +1,205 @@
+from collections.abc import Callable
+from uuid import UUID
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from actorchat.cli.terminal.chat_view import ChatView
+from actorchat.cli.terminal.conversation import Conversation
+from actorchat.cli.terminal.front import Action, Edited, Entered, Left, Scene
+from actorchat.client import ApiError, ConnectionEnded, open_room
+from actorchat.protocol.commands import MarkMessageDelivered, MarkMessageRead, UpdateTyping
+from actorchat.protocol.entities import Chat
+from actorchat.protocol.events import MessageAdded, RefusalCode, TypingUpdated
+from tests.client.peers import CHAT, OPERATOR, VISITOR, NoJitter, Peer, Peers, Script, answer, message, refusal
+
+LEAVE = Left(in_a_hurry=True)
+
+
+class FakeFront:
+    """A terminal whose user does what the test says, one action a second; None waits for ever."""
+
+    reading_seconds = 1.0
+
+    def __init__(self, *actions: Action | None) -> None:
+        self._actions = list(actions)
+        self.scenes: list[Scene] = []
+        self.lines: list[str] = []
+
+    def show(self, scene: Scene) -> None:
+        self.scenes.append(scene)
+
+    def tell(self, line: str) -> None:
+        self.lines.append(line)
+
+    async def next_action(self) -> Action:
+        await trio.sleep(1)
+        action = self._actions.pop(0) if self._actions else LEAVE
+        return action if action is not None else await trio.sleep_forever()
+
+
+@attrs.define
+class FakeApi:
+    """Notes what it is asked; refuses to accept."""
+
+    calls: list[tuple[object, ...]] = attrs.field(factory=list)
+
+    async def add_note(self, chat: UUID, text: str) -> None:
+        await trio.lowlevel.checkpoint()
+        self.calls.append(("note", text))
+
+    async def transfer(self, chat: UUID, operator_id: int) -> Chat:
+        await trio.lowlevel.checkpoint()
+        self.calls.append(("transfer", operator_id))
+        return CHAT
+
+    async def close(self, chat: UUID) -> Chat:
+        await trio.lowlevel.checkpoint()
+        self.calls.append(("close",))
+        return CHAT
+
+    reopen = return_to_queue = close
+
+    async def accept(self, chat: UUID) -> Chat:
+        await trio.lowlevel.checkpoint()
+        raise ApiError(409, "not_owner", "Ivan has it")
+
+
+async def converse(
+    nursery: trio.Nursery,
+    front: FakeFront,
+    *scripts: Script | int,
+    me: Callable[[], ChatView] = lambda: ChatView(OPERATOR, CHAT),
+    api: FakeApi | None = None,
+    typing: TypingUpdated | None = None,
+) -> bool:
+    dial = Peers(nursery, *scripts).dial
+    async with open_room("http://test", CHAT.uuid, token="t", after=-1, random=NoJitter(), dial=dial) as room:
+        # The conversation asks of the HTTP side only what the fake answers.
+        conversation = Conversation(front, api or FakeApi(), room, me())  # type: ignore[arg-type]
+        if typing is not None:
+            conversation.hear_typing(typing)
+        return await conversation.run()
+
+
+async def stay(peer: Peer) -> None:
+    await trio.sleep(60)
+
+
+async def test_what_is_typed_is_sent_and_shown_as_stored(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    async def script(peer: Peer) -> None:
+        await answer(peer, 0)
+        await stay(peer)
+
+    front = FakeFront(Entered("hello"), Left(in_a_hurry=False))
+    assert await converse(nursery, front, script, me=lambda: ChatView(VISITOR, CHAT))
+    assert front.lines[-1] == "[0] you: hello"
+
+
+async def test_a_script_that_ends_waits_for_what_it_said(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    async def slow(peer: Peer) -> None:
+        await trio.sleep(30)
+        await answer(peer, 0)
+        await stay(peer)
+
+    front = FakeFront(Entered("hello"), Left(in_a_hurry=False))
+    await converse(nursery, front, slow, me=lambda: ChatView(VISITOR, CHAT))
+    assert "[0] you: hello" in front.lines
+
+
+async def test_who_leaves_in_a_hurry_waits_two_seconds_for_it(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    start = trio.current_time()
+    await converse(nursery, FakeFront(Entered("hello")), stay)
+    assert trio.current_time() - start == pytest.approx(4, abs=0.1)
+
+
+async def test_a_message_is_marked_delivered_at_once_and_read_once_it_was_shown(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    heard: list[tuple[object, float]] = []
+
+    async def script(peer: Peer) -> None:
+        await peer.tell(*(MessageAdded(message(index, user=VISITOR)) for index in range(3)))
+        start = trio.current_time()
+        while True:
+            heard.append((await peer.hear(), round(trio.current_time() - start, 3)))
+
+    await converse(nursery, FakeFront(Entered(""), Entered(""), Entered("")), script)
+    assert heard[-2:] == [(MarkMessageDelivered(1002), 0), (MarkMessageRead(1002), 1)]
+
+
+async def test_a_refusal_is_shown_beside_the_text(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.tell(refusal(await peer.hear_message(), RefusalCode.CHAT_CLOSED))
+        await stay(peer)
+
+    front = FakeFront(Entered("hello"))
+    await converse(nursery, front, script)
+    assert front.lines[-1] == "# not sent: chat_closed: no: 'hello'"
+
+
+async def test_commands_go_to_the_http_side_and_refusals_are_one_line(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    api = FakeApi()
+    lines = ("/note hm", "/transfer 8", "/close", "/accept", "/nonsense")
+    front = FakeFront(*(Entered(line) for line in lines))
+    await converse(nursery, front, stay, api=api)
+    assert api.calls == [("note", "hm"), ("transfer", 8), ("close",)]
+    assert front.lines[-2:] == [
+        "# not_owner: Ivan has it",
+        "# there is no /nonsense here; /help lists what there is",
+    ]
+
+
+async def test_typing_is_told_but_commands_are_not(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    heard: list[object] = []
+
+    async def script(peer: Peer) -> None:
+        while True:
+            heard.append(await peer.hear())
+
+    edits = ("h", "he", "", "/", "/no", "")
+    await converse(nursery, FakeFront(*(Edited(text) for text in edits)), script)
+    assert heard == [UpdateTyping("h", False), UpdateTyping("he", False), UpdateTyping("", True)]
+
+
+async def test_going_back_is_not_leaving(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    assert not await converse(nursery, FakeFront(Entered("/back")), stay)
+    assert await converse(nursery, FakeFront(Entered("/quit")), stay)
+
+
+async def test_the_visitors_text_comes_from_the_feed(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    front = FakeFront()
+    elsewhere = TypingUpdated("no", False, UUID(int=1), VISITOR)
+    await converse(nursery, front, stay, typing=TypingUpdated("how mu", False, CHAT.uuid, VISITOR))
+    await converse(nursery, front, stay, typing=elsewhere)
+    assert [line for line in front.lines if "writing" in line] == ["# visitor 0497 is writing: how mu"]
+
+
+async def test_the_end_of_the_room_is_the_end_of_the_conversation(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    async def signed_out(peer: Peer) -> None:
+        await peer.close(4410)
+
+    with pytest.raises(ConnectionEnded, match="4410"):
+        await converse(nursery, FakeFront(None), signed_out)
+
+
+async def test_the_connections_state_is_shown(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    async def leave(peer: Peer) -> None:
+        await wait_all_tasks_blocked()
+        await peer.close(1012)
+
+    front = FakeFront(*[Entered("")] * 3)
+    await converse(nursery, front, leave, stay)
+    assert front.lines == [
+        "# connecting",
+        "# live",
+        "# waiting: the connection was lost (1012)",
+        "# connecting: the connection was lost (1012)",
+        "# live",
+    ]

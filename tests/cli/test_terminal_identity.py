@@ -1,0 +1,76 @@
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+from actorchat.cli.terminal.identity import (
+    IdentityError,
+    VisitorMemory,
+    default_state_file,
+    make_operator_token,
+    user_of,
+)
+from actorchat.protocol.entities import Role, User
+from actorchat.server.auth import ensure_secret
+
+
+def token(**claims: object) -> str:
+    return f"x.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.x"
+
+
+def test_a_visitor_is_remembered_by_server_and_source(tmp_path: Path) -> None:
+    memory = VisitorMemory(tmp_path / "deep" / "visitors.json")
+    assert memory.recall("http://a", "lk") is None
+    memory.keep("http://a", "lk", "one")
+    memory.keep("http://a", "shop", "two")
+    assert memory.recall("http://a", "lk") == "one"
+    assert memory.recall("http://a", "shop") == "two"
+    assert memory.recall("http://b", "lk") is None
+
+
+def test_only_the_user_may_read_what_is_remembered(tmp_path: Path) -> None:
+    memory = VisitorMemory(tmp_path / "visitors.json")
+    memory.keep("http://a", "lk", "one")
+    assert memory.path.stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["visitors.json"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '"x"'])
+def test_a_damaged_memory_is_named_and_kept(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "visitors.json"
+    path.write_text(content)
+    with pytest.raises(IdentityError, match=r"visitors\.json is damaged"):
+        VisitorMemory(path).recall("http://a", "lk")
+    assert path.read_text() == content
+
+
+def test_a_memory_that_cannot_be_kept_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(IdentityError, match="cannot"):
+        VisitorMemory(tmp_path / "file" / "visitors.json").keep("http://a", "lk", "one")
+
+
+def test_the_memory_is_where_the_platform_keeps_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr("sys.platform", "linux")
+    assert default_state_file() == tmp_path / "actorchat" / "visitors.json"
+
+
+def test_an_operator_beside_the_server_makes_its_own_token(tmp_path: Path) -> None:
+    ensure_secret(tmp_path)
+    made = make_operator_token(tmp_path, 9, "Olga", "lk")
+    assert user_of(made) == User(9, Role.OPERATOR, firstname="Olga")
+
+
+def test_a_folder_without_a_secret_is_named(tmp_path: Path) -> None:
+    with pytest.raises(IdentityError, match="holds no server's secret"):
+        make_operator_token(tmp_path, 9, "Olga", "lk")
+
+
+@pytest.mark.parametrize(
+    "bad", ["", "abc", "a.b.c", token(sub="x", role="user"), token(sub="1", role="boss"), token(), "a.W10.c"]
+)
+def test_what_is_no_token_is_said_so(bad: str) -> None:
+    with pytest.raises(IdentityError, match="no token"):
+        user_of(bad)

@@ -1,0 +1,341 @@
+"""What each route does, and what it refuses, against a whole server."""
+
+from uuid import UUID, uuid4
+
+import pytest
+
+from tests.server.running import Api, customer, error, operator
+
+
+async def test_a_visitor_is_made_with_a_token_and_a_reserved_chat(api: Api) -> None:
+    answer = await api.call("POST", "/api/visitors", json={"source": "lk"})
+    assert answer.status_code == 201
+    body = answer.json()
+    assert list(body) == ["token", "user", "chat"]
+    assert list(body["chat"]) == ["uuid", "widget", "status", "owner_user", "operator_user"]
+    assert 2**52 <= body["user"]["id"] < 2**53
+    assert body["chat"]["owner_user"] == body["user"]
+    assert (body["chat"]["status"], body["chat"]["widget"]) == ("new", {"source": "lk"})
+
+
+async def test_a_returning_visitor_gets_the_token_renewed_and_the_same_chat(api: Api) -> None:
+    visitor, chat = await api.visit()
+    answer = await api.call("POST", "/api/visitors", visitor, {"source": "lk"})
+    assert answer.status_code == 200
+    assert UUID(answer.json()["chat"]["uuid"]) == chat
+    renewed = answer.json()["token"]
+    assert (await api.call("GET", f"/api/chats/{chat}", renewed)).status_code == 200
+
+
+async def test_a_customer_with_a_token_from_elsewhere_visits_as_themselves(api: Api) -> None:
+    answer = await api.call("POST", "/api/visitors", customer(7, firstname="Ann"), {"source": "lk"})
+    assert answer.status_code == 200
+    assert (answer.json()["user"]["id"], answer.json()["user"]["firstname"]) == (7, "Ann")
+
+
+async def test_an_operator_is_no_visitor(api: Api) -> None:
+    answer = await api.call("POST", "/api/visitors", operator(), {"source": "lk"})
+    assert error(answer) == (403, "not_allowed", "")
+
+
+@pytest.mark.parametrize(
+    ("body", "refusal"),
+    [
+        (b"", (400, "malformed", "")),
+        (b"{", (400, "malformed", "")),
+        (b"\xff", (400, "malformed", "")),
+        (b"[" * 3000, (400, "malformed", "")),
+        (b"[]", (422, "malformed", "")),
+        (b"{}", (422, "malformed", "source")),
+        (b'{"source": 1}', (422, "malformed", "source")),
+        (b'{"source": ""}', (422, "malformed", "source")),
+        (b'{"source": "A b"}', (422, "malformed", "source")),
+        (b'{"source": "lk\\n"}', (422, "malformed", "source")),
+        (b"x" * 200_000, (413, "too_large", "")),
+    ],
+    ids=["empty", "cut", "not-utf8", "deep", "array", "missing", "type", "short", "name", "newline", "big"],
+)
+async def test_a_body_that_is_wrong_is_told_where(api: Api, body: bytes, refusal: tuple[int, str, str]) -> None:
+    answer = await api.http.post("/api/visitors", content=body)
+    assert error(answer) == refusal
+
+
+async def test_every_fault_of_a_body_is_told(api: Api) -> None:
+    visitor, chat = await api.visit()
+    wrong = {"text": 1, "attachments": ["x"], "type": "loud", "client_id": "c" * 65}
+    answer = await api.call("POST", f"/api/chats/{chat}/messages", visitor, wrong)
+    assert error(answer) == (422, "malformed", "text")
+    for path in ("text: ", "attachments[0]: ", "type: ", "client_id: "):
+        assert path in answer.json()["error"]["detail"]
+
+
+async def test_a_message_is_stored_and_read(api: Api) -> None:
+    visitor, chat = await api.visit()
+    sent = await api.write(visitor, chat, "hello")
+    assert sent.status_code == 201
+    message = sent.json()
+    assert (message["text"], message["message_index"], message["type_role"]) == ("hello", 0, "user")
+    page = (await api.call("GET", f"/api/chats/{chat}/messages", operator())).json()
+    assert page == {"messages": [message], "from_index": 0, "to_index": 0, "has_more": False}
+
+
+async def test_a_repeated_client_id_gets_the_stored_message(api: Api) -> None:
+    visitor, chat = await api.visit()
+    first = await api.write(visitor, chat, "once", client_id="a")
+    again = await api.write(visitor, chat, "once", client_id="a")
+    other = await api.write(visitor, chat, "twice", client_id="a")
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert first.json() == again.json()
+    assert error(other) == (409, "conflict", "")
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"text": ""}, "empty"),
+        ({"text": "x" * 4001}, "too_long"),
+        ({"text": "x", "attachments": [str(uuid4())]}, "attachment_unknown"),
+        ({"text": "x", "attachments": [str(uuid4())] * 11}, "too_many_attachments"),
+    ],
+    ids=["empty", "too_long", "attachment_unknown", "too_many_attachments"],
+)
+async def test_a_message_that_may_not_be_is_refused_with_its_code(
+    api: Api, fields: dict[str, object], code: str
+) -> None:
+    visitor, chat = await api.visit()
+    answer = await api.call("POST", f"/api/chats/{chat}/messages", visitor, fields)
+    assert error(answer) == (422, code, "")
+
+
+async def test_a_note_is_for_operators_only(api: Api) -> None:
+    visitor, chat = await api.talk()
+    note = {"type": "system", "type_role": "operator"}
+    assert (await api.write(operator(), chat, "rude one", **note)).status_code == 201
+    assert error(await api.write(visitor, chat, "mine", **note)) == (403, "not_allowed", "")
+    assert error(await api.write(operator(), chat, "x", type="system")) == (422, "malformed", "type_role")
+    seen = {
+        role: [m["text"] for m in (await api.call("GET", f"/api/chats/{chat}/messages", who)).json()["messages"]]
+        for role, who in (("visitor", visitor), ("operator", operator()))
+    }
+    assert seen == {"visitor": ["hello"], "operator": ["hello", "rude one"]}
+
+
+async def test_pages_are_ascending_and_exclusive(api: Api) -> None:
+    visitor, chat = await api.visit()
+    for number in range(5):
+        await api.write(visitor, chat, str(number))
+
+    async def page(query: str) -> tuple[str, object, object, bool]:
+        answer = (await api.call("GET", f"/api/chats/{chat}/messages?{query}", visitor)).json()
+        texts = "".join(message["text"] for message in answer["messages"])
+        return texts, answer["from_index"], answer["to_index"], answer["has_more"]
+
+    assert await page("") == ("01234", 0, 4, False)
+    assert await page("limit=2") == ("34", 3, 4, True)
+    assert await page("before=3&limit=2") == ("12", 1, 2, True)
+    assert await page("after=-1&limit=2") == ("01", 0, 1, True)
+    assert await page("after=4") == ("", None, None, False)
+
+
+@pytest.mark.parametrize(
+    ("query", "path"),
+    [
+        ("limit=0", "limit"),
+        ("limit=201", "limit"),
+        ("limit=x", "limit"),
+        ("before=1&after=1", "after"),
+        ("before=1.5", "before"),
+        ("after=1&after=2", "after"),
+        ("after=99999999999999999999", "after"),
+    ],
+)
+async def test_a_bad_query_names_the_parameter(api: Api, query: str, path: str) -> None:
+    visitor, chat = await api.visit()
+    answer = await api.call("GET", f"/api/chats/{chat}/messages?{query}", visitor)
+    assert error(answer) == (400, "malformed", path)
+
+
+async def test_of_two_operators_one_accepts(api: Api) -> None:
+    _, chat = await api.talk()
+    accepted = await api.call("POST", f"/api/chats/{chat}/accept", operator(1, firstname="Olga"), {})
+    assert accepted.status_code == 200
+    assert accepted.json()["status"] == "open"
+    assert accepted.json()["operator_user"]["firstname"] == "Olga"
+    assert error(await api.call("POST", f"/api/chats/{chat}/accept", operator(2))) == (409, "not_owner", "")
+    assert (await api.call("POST", f"/api/chats/{chat}/accept", operator(1))).status_code == 200
+
+
+async def test_a_chat_is_closed_reopened_transferred_and_returned(api: Api) -> None:
+    visitor, chat = await api.talk()
+    await api.call("GET", "/api/chats", operator(2))
+
+    async def step(verb: str, who: str, body: object = None) -> tuple[str, int | None]:
+        answer = await api.call("POST", f"/api/chats/{chat}/{verb}", who, body)
+        assert answer.status_code == 200, answer.text
+        operator_user = answer.json()["operator_user"]
+        return answer.json()["status"], operator_user and operator_user["id"]
+
+    assert await step("accept", operator(1)) == ("open", 1)
+    assert await step("transfer", operator(1), {"operator_id": 2}) == ("new", 2)
+    assert await step("return", operator(2)) == ("new", None)
+    assert await step("close", visitor) == ("closed", None)
+    assert await step("reopen", operator(1)) == ("open", 1)
+    assert await step("close", operator(1)) == ("closed", 1)
+    again = await api.call("POST", f"/api/chats/{chat}/close", operator(1))
+    assert error(again) == (409, "chat_closed", "")
+
+
+@pytest.mark.parametrize("verb", ["accept", "transfer", "return"])
+async def test_what_operators_do_is_not_a_visitors(api: Api, verb: str) -> None:
+    visitor, chat = await api.talk()
+    answer = await api.call("POST", f"/api/chats/{chat}/{verb}", visitor, {"operator_id": 1})
+    assert error(answer) == (403, "not_allowed", "")
+
+
+async def test_a_transfer_to_nobody_is_404(api: Api) -> None:
+    _, chat = await api.talk()
+    answer = await api.call("POST", f"/api/chats/{chat}/transfer", operator(), {"operator_id": 99})
+    assert error(answer)[:2] == (404, "not_found")
+
+
+@pytest.mark.parametrize("method_and_path", ["GET ", "GET /messages", "POST /messages", "POST /close"])
+async def test_somebody_elses_chat_is_refused_before_any_data(api: Api, method_and_path: str) -> None:
+    _, chat = await api.talk()
+    method, _, path = method_and_path.partition(" ")
+
+    async def refusal(chat: UUID, who: str | None) -> tuple[int, str, str]:
+        return error(await api.call(method, f"/api/chats/{chat}{path}", who, {"text": "x"}))
+
+    stranger, _ = await api.visit()
+    assert await refusal(chat, stranger) == (403, "not_participant", "")
+    assert await refusal(chat, operator(1, sources=["shop"])) == (403, "not_allowed", "")
+    assert await refusal(chat, operator(1, sources=[])) == (403, "not_allowed", "")
+    assert await refusal(uuid4(), operator()) == (404, "not_found", "")
+    assert await refusal(chat, None) == (401, "not_authenticated", "")
+
+
+async def test_an_operator_makes_a_chat_for_a_known_user(api: Api) -> None:
+    await api.visit(token=customer(7))
+    body = {"source": "lk", "owner": 7}
+    existing = await api.call("POST", "/api/chats", operator(), body)
+    other = await api.call("POST", "/api/chats", operator(1, ["shop"]), body | {"source": "shop"})
+    assert (existing.status_code, other.status_code) == (200, 201)
+    assert other.json()["owner_user"]["id"] == 7
+    assert error(await api.call("POST", "/api/chats", operator(), body | {"owner": 8})) == (404, "not_found", "owner")
+    shop = await api.call("POST", "/api/chats", operator(), body | {"source": "shop"})
+    assert error(shop) == (403, "not_allowed", "source")
+    assert error(await api.call("POST", "/api/chats", customer(7), body)) == (403, "not_allowed", "")
+
+
+async def test_lists_show_what_the_caller_may_see_newest_first(api: Api) -> None:
+    visitor, first = await api.talk()
+    _, second = await api.talk()
+    await api.visit()
+    await api.call("POST", f"/api/chats/{second}/accept", operator())
+
+    async def listed(who: str, query: str = "") -> set[str]:
+        answer = await api.call("GET", f"/api/chats?{query}", who)
+        assert answer.status_code == 200, answer.text
+        return {chat["uuid"] for chat in answer.json()}
+
+    assert await listed(operator()) == {str(first), str(second)}
+    assert await listed(visitor) == {str(first)}
+    assert await listed(operator(1, ["shop"])) == await listed(operator(1, [])) == set()
+    assert await listed(operator(), "status=open") == await listed(operator(), "operator=1") == {str(second)}
+    assert len(await listed(operator(), "limit=1")) == 1
+    newest = (await api.call("GET", "/api/chats?limit=1", operator())).json()[0]["uuid"]
+    assert newest not in await listed(operator(), f"before={newest}")
+    foreign = await api.call("GET", "/api/chats?source=shop", operator())
+    assert error(foreign) == (403, "not_allowed", "source")
+    assert error(await api.call("GET", "/api/chats?status=odd", operator())) == (400, "malformed", "status")
+    assert error(await api.call("GET", "/api/chats?before=x", operator())) == (400, "malformed", "before")
+
+
+async def test_operators_see_the_operators_of_their_sources(api: Api) -> None:
+    await api.call("GET", "/api/chats", operator(2, ["shop"]))
+    await api.call("GET", "/api/chats", operator(3, ["lk", "shop"]))
+    answer = await api.call("GET", "/api/operators", operator(1))
+    assert [(each["user"]["id"], each["is_online"]) for each in answer.json()] == [(1, False), (3, False)]
+    assert error(await api.call("GET", "/api/operators", customer())) == (403, "not_allowed", "")
+
+
+async def test_a_newer_token_updates_the_profile_and_omitted_claims_keep_it(api: Api) -> None:
+    _, chat = await api.visit(token=customer(7, firstname="Ann", lastname="Lee"))
+    sent = await api.write(customer(7, firstname="Anna"), chat)
+    assert (sent.json()["user"]["firstname"], sent.json()["user"]["lastname"]) == ("Anna", "Lee")
+    shown = await api.call("GET", f"/api/chats/{chat}", operator())
+    assert shown.json()["owner_user"]["firstname"] == "Anna"
+
+
+async def test_a_renewed_token_does_not_bring_an_old_name_back(api: Api) -> None:
+    renewed, _ = await api.visit(token=customer(7, firstname="Ann"))
+    await api.visit(token=customer(7, firstname="Anna"))
+    answer = await api.call("POST", "/api/visitors", renewed, {"source": "lk"})
+    assert answer.json()["user"]["firstname"] == "Anna"
+
+
+async def test_a_token_that_says_nothing_new_costs_no_operation(api: Api) -> None:
+    await api.call("GET", "/api/chats", operator(1, firstname="Olga"))
+    before = api.server.statistics().journal.operations
+    await api.call("GET", "/api/chats", operator(1, firstname="Olga"))
+    await api.call("GET", "/api/chats", operator(1))
+    assert api.server.statistics().journal.operations == before
+    await api.call("GET", "/api/chats", operator(1, firstname="Olya"))
+    assert api.server.statistics().journal.operations == before + 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "refusal"),
+    [
+        ("GET", "/nothing", (404, "not_found", "")),
+        ("GET", "/api/chats/not-a-uuid", (404, "not_found", "")),
+        ("GET", "/api/chats/", (404, "not_found", "")),
+        ("DELETE", "/api/chats", (405, "method_not_allowed", "")),
+        ("GET", "/api/visitors", (405, "method_not_allowed", "")),
+        ("PUT", f"/api/chats/{uuid4()}/messages", (405, "method_not_allowed", "")),
+    ],
+)
+async def test_what_is_not_there_is_told_in_the_same_form(
+    api: Api, method: str, path: str, refusal: tuple[int, str, str]
+) -> None:
+    assert error(await api.call(method, path)) == refusal
+
+
+async def test_health_says_live_and_ready(api: Api) -> None:
+    assert (await api.call("GET", "/health/live")).status_code == 200
+    assert (await api.call("GET", "/health/ready")).status_code == 200
+
+
+async def test_the_asyncapi_document_is_served(api: Api) -> None:
+    answer = await api.call("GET", "/asyncapi.json")
+    assert answer.json()["asyncapi"].startswith("3.")
+
+
+async def test_pages_of_a_foreign_site_are_refused_before_any_data(api: Api) -> None:
+    headers = {"Origin": "https://evil.example"}
+    answer = await api.call("POST", "/api/visitors", json={"source": "lk"}, headers=headers)
+    assert error(answer) == (403, "not_allowed", "")
+    assert "access-control-allow-origin" not in answer.headers
+
+
+async def test_pages_of_an_allowed_site_may_read_answers_and_errors(api: Api) -> None:
+    headers = {"Origin": "https://shop.example"}
+    for answer in (
+        await api.call("POST", "/api/visitors", json={"source": "lk"}, headers=headers),
+        await api.call("GET", "/api/chats", headers=headers),
+        await api.call("GET", "/nothing", headers=headers),
+    ):
+        assert answer.headers["access-control-allow-origin"] == "https://shop.example"
+        assert answer.headers["vary"] == "Origin"
+
+
+async def test_a_preflight_allows_what_the_widget_sends(api: Api) -> None:
+    headers = {
+        "Origin": "https://shop.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization, content-type",
+    }
+    answer = await api.call("OPTIONS", "/api/visitors", headers=headers)
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert "POST" in answer.headers["access-control-allow-methods"]
+    assert answer.headers["access-control-allow-headers"] == "authorization, content-type"

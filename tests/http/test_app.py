@@ -1,0 +1,132 @@
+"""How everything that goes wrong is answered, over a door that makes it go wrong."""
+
+from collections.abc import Collection
+from typing import Any, NoReturn, cast
+from uuid import UUID
+
+import httpx
+import pytest
+import trio
+from starlette.types import ASGIApp
+from trio.testing import MockClock
+
+from actorchat.chat.chats import ChatRefused, Chats
+from actorchat.chat.ports import StorageUnavailable
+from actorchat.http.app import make_app
+from actorchat.http.ports import Caller, Visit
+from actorchat.http.problems import Problem
+from actorchat.http.requests import BODY_SECONDS
+from tests.server.running import error
+
+
+class _Door:
+    """Answers every call with `outcome`."""
+
+    def __init__(self, outcome: Exception | None) -> None:
+        self._outcome = outcome
+
+    def _fail(self) -> NoReturn:
+        raise self._outcome or AssertionError("nobody asked for this")
+
+    async def caller(self, authorization: str | None) -> Caller:
+        if self._outcome is None:
+            await trio.sleep_forever()
+        self._fail()
+
+    async def visit(self, authorization: str | None, source: str, address: str) -> Visit:
+        self._fail()
+
+    async def chat(self, caller: Caller, chat: UUID) -> NoReturn:
+        self._fail()
+
+    def sources(self, caller: Caller, asked: Collection[str]) -> frozenset[str]:
+        self._fail()
+
+    def check_source(self, source: str) -> None:
+        self._fail()
+
+
+def app_over(outcome: Exception | None, unready: Problem | None = None) -> ASGIApp:
+    # No route gets as far as the chats.
+    return make_app(cast("Chats", None), _Door(outcome), origins=(), unready=lambda: unready)
+
+
+async def get(app: ASGIApp, path: str = "/api/chats") -> httpx.Response:
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://x") as http:
+        return await http.get(path)
+
+
+async def test_a_defect_is_a_500_that_tells_nothing_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    answer = await get(app_over(RuntimeError("the secret is 42")))
+    assert error(answer) == (500, "internal", "")
+    assert "42" not in answer.text
+    assert "GET /api/chats failed" in caplog.text
+    assert "the secret is 42" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "code", "retry_after"),
+    [
+        (StorageUnavailable("disk"), 503, "storage_unavailable", "1"),
+        (ChatRefused("storage_unavailable", "", 2.5), 503, "storage_unavailable", "3"),
+        (ChatRefused("overloaded", ""), 503, "overloaded", "1"),
+        (ChatRefused("draining", "", 1.0), 503, "draining", "1"),
+        (ChatRefused("rate_limited", "", 0.2), 429, "rate_limited", "1"),
+        (ChatRefused("not_owner", ""), 409, "not_owner", None),
+        (ChatRefused("over_capacity", ""), 409, "over_capacity", None),
+        (ChatRefused("blocked", ""), 403, "blocked", None),
+    ],
+)
+async def test_a_refusal_has_its_status_and_says_when_to_come_back(
+    outcome: Exception, status: int, code: str, retry_after: str | None
+) -> None:
+    answer = await get(app_over(outcome))
+    assert error(answer) == (status, code, "")
+    assert answer.headers.get("retry-after") == retry_after
+
+
+async def test_without_a_token_a_client_is_told_how_to_bring_one() -> None:
+    answer = await get(app_over(Problem("not_authenticated", "a token is needed")))
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+async def test_an_answer_that_takes_too_long_is_given_up(autojump_clock: MockClock) -> None:
+    assert error(await get(app_over(None))) == (503, "overloaded", "")
+
+
+async def test_a_server_that_is_not_ready_says_why() -> None:
+    answer = await get(app_over(None, Problem("draining", "stopping")), "/health/ready")
+    assert error(answer) == (503, "draining", "")
+    assert (await get(app_over(None, Problem("draining", "stopping")), "/health/live")).status_code == 200
+
+
+async def post_for_ever(part: bytes, every: float) -> tuple[int, int]:
+    """(status, bytes taken) of a body that has no end; the answer ends the connection."""
+    sent: list[Any] = []  # Any: ASGI events
+    taken = 0
+
+    async def receive() -> dict[str, object]:
+        nonlocal taken
+        await trio.sleep(every)
+        taken += len(part)
+        return {"type": "http.request", "body": part, "more_body": True}
+
+    async def send(event: Any) -> None:
+        sent.append(event)
+
+    scope = {"type": "http", "method": "POST", "path": "/api/visitors", "headers": [], "query_string": b""}
+    await app_over(None)(scope, receive, send)
+    assert (b"connection", b"close") in sent[0]["headers"]
+    return sent[0]["status"], taken
+
+
+async def test_a_slow_body_is_cut_off(autojump_clock: MockClock) -> None:
+    assert (await post_for_ever(b" ", every=1))[0] == 408
+    assert trio.current_time() == BODY_SECONDS
+
+
+async def test_a_body_without_end_is_not_read_for_ever(autojump_clock: MockClock) -> None:
+    status, taken = await post_for_ever(b" " * 65_536, every=0.001)
+    assert status == 413
+    assert taken < 2_000_000

@@ -1,0 +1,207 @@
+"""Hypercorn's per-connection class as it is used here: the part of it that is not documented API."""
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+from starlette.types import Receive, Scope, Send
+from trio.testing import MemoryReceiveStream, MemorySendStream, MockClock, memory_stream_pair
+
+from actorchat.http.connection import IDLE_SECONDS, SEND_SECONDS, HttpServer
+
+
+class _Socket:
+    family = socket.AF_INET
+
+    def getpeername(self) -> tuple[str, int]:
+        return ("192.0.2.7", 4711)
+
+    def getsockname(self) -> tuple[str, int]:
+        return ("192.0.2.1", 80)
+
+
+class _Wire(trio.abc.HalfCloseableStream):
+    """One end of a pair of memory streams that has a socket's addresses."""
+
+    def __init__(self, stream: trio.StapledStream[MemorySendStream, MemoryReceiveStream]) -> None:
+        self.socket = _Socket()
+        self._stream = stream
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        return bytes(await self._stream.receive_some(max_bytes))
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class _Stuck(_Wire):
+    """Its peer takes nothing."""
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.sleep_forever()
+
+
+async def _echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with path, client and body."""
+    if scope["path"] == "/crash":
+        await trio.sleep(1)
+        raise RuntimeError("planned")
+    body = b""
+    more = True
+    while more:
+        event = await receive()
+        body += event.get("body", b"")
+        more = event.get("more_body", False)
+    text = f"{scope['http_version']} {scope['path']} {scope['client'][0]} ".encode() + body
+    length = (b"content-length", str(len(text)).encode())
+    await send({"type": "http.response.start", "status": 200, "headers": [length]})
+    await send({"type": "http.response.body", "body": text})
+
+
+class _Client:
+    def __init__(self, stream: trio.abc.Stream, server: HttpServer) -> None:
+        self.server = server
+        self.send = stream.send_all
+        self.leave = stream.aclose
+        self._stream = stream
+
+    async def answer(self) -> bytes:
+        """One answer with a Content-Length, or what came before the connection was closed."""
+        data = b""
+        while part := await self._stream.receive_some():
+            data += bytes(part)
+            head, end, body = data.partition(b"\r\n\r\n")
+            if end and len(body) == int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]):
+                break
+        return data
+
+    async def is_closed(self) -> bool:
+        return not await self._stream.receive_some()
+
+
+@asynccontextmanager
+async def connected(wire: type[_Wire] = _Wire) -> AsyncIterator[_Client]:
+    near, far = memory_stream_pair()
+    server = HttpServer(_echo)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve, wire(far))
+        with trio.fail_after(1000):
+            yield _Client(near, server)
+        nursery.cancel_scope.cancel()
+
+
+async def test_requests_follow_each_other_on_one_connection(autojump_clock: MockClock) -> None:
+    async with connected() as client:
+        for path in (b"/a", b"/b"):
+            await client.send(b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi" % path)
+            assert (await client.answer()).endswith(b"1.1 %s 192.0.2.7 hi" % path)
+        assert len(client.server) == 1
+
+
+async def test_pipelined_requests_are_answered_in_order(autojump_clock: MockClock) -> None:
+    async with connected() as client:
+        await client.send(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\nGET /b HTTP/1.1\r\nHost: x\r\n\r\n")
+        answers = await client.answer()
+        while answers.count(b"192.0.2.7") < 2:
+            answers += await client.answer()
+        assert answers.index(b"/a") < answers.index(b"/b")
+
+
+async def test_an_idle_connection_is_closed(autojump_clock: MockClock) -> None:
+    async with connected() as client:
+        await client.send(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
+        await client.answer()
+        answered = trio.current_time()
+        assert await client.is_closed()
+        assert trio.current_time() - answered == IDLE_SECONDS
+
+
+async def test_a_connection_ends_with_its_peer(autojump_clock: MockClock) -> None:
+    async with connected() as client:
+        await client.send(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
+        await client.answer()
+        await trio.testing.wait_all_tasks_blocked()
+        await client.leave()
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(client.server) == 0
+        assert trio.current_time() == 0
+
+
+async def test_a_crash_closes_the_connection_without_a_word_of_why(autojump_clock: MockClock) -> None:
+    async with connected() as client:
+        await client.send(b"GET /crash HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = await client.answer()
+        assert answer.startswith(b"HTTP/1.1 500")
+        assert b"planned" not in answer
+        assert await client.is_closed()
+
+
+async def test_an_upgrade_to_http2_is_ignored(autojump_clock: MockClock) -> None:
+    async with connected() as client:
+        upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
+        await client.send(b"GET /a HTTP/1.1\r\nHost: x\r\n" + upgrade + b"\r\n")
+        assert (await client.answer()).startswith(b"HTTP/1.1 200")
+
+
+async def test_what_is_no_http_is_answered_with_400_and_closed(autojump_clock: MockClock) -> None:
+    async with connected() as client:
+        await client.send(b"\x16\x03\x01 not http\r\n\r\n")
+        assert (await client.answer()).startswith(b"HTTP/1.1 400")
+        assert await client.is_closed()
+
+
+async def test_a_peer_that_takes_no_answer_is_cut_off(autojump_clock: MockClock) -> None:
+    async with connected(_Stuck) as client:
+        started = trio.current_time()
+        await client.send(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert await client.is_closed()
+        assert trio.current_time() - started == SEND_SECONDS
+
+
+async def test_abort_cuts_off_a_peer_that_takes_no_answer(autojump_clock: MockClock) -> None:
+    async with connected(_Stuck) as client:
+        await client.send(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
+        await trio.testing.wait_all_tasks_blocked()
+        client.server.abort()
+        assert await client.is_closed()
+        assert trio.current_time() == 0
+
+
+async def test_draining_closes_idle_connections(autojump_clock: MockClock) -> None:
+    async with connected() as client:
+        await client.send(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
+        await client.answer()
+        await client.server.drain()
+        assert trio.current_time() == 0
+        assert await client.is_closed()
+
+
+async def test_draining_lets_a_request_be_answered_first(autojump_clock: MockClock) -> None:
+    async with connected() as client, trio.open_nursery() as nursery:
+        await client.send(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nh")
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(client.server.drain)
+        await trio.testing.wait_all_tasks_blocked()
+        await client.send(b"i")
+        assert (await client.answer()).endswith(b"hi")
+        assert await client.is_closed()
+
+
+async def test_a_body_that_nobody_reads_does_not_keep_the_connection(autojump_clock: MockClock) -> None:
+    async with connected() as client:
+        head = b"POST /crash HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await client.send(head + b"1\r\nx\r\n" * 1000)
+        assert (await client.answer()).startswith(b"HTTP/1.1 500")
+        assert await client.is_closed()
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(client.server) == 0

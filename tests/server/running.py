@@ -1,0 +1,124 @@
+"""A whole server on a free port, and people to call it with."""
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from uuid import UUID
+
+import attrs
+import httpx
+import trio
+from trio_websocket import ConnectionRejected, WebSocketConnection, wrap_client_stream
+
+from actorchat.protocol import Role, User
+from actorchat.server.auth import Tokens
+from actorchat.server.serving import Server, open_server
+from actorchat.server.settings import LimitSettings, Settings
+
+SECRET = "a-secret-for-tests-of-enough-bytes"
+CAP = 20.0
+"""Seconds: no test waits longer for a server."""
+
+
+def token(
+    role: Role,
+    user_id: int,
+    sources: Collection[str] = ("lk",),
+    ttl: float = 60,
+    firstname: str = "",
+    lastname: str = "",
+) -> str:
+    user = User(user_id, role, firstname=firstname, lastname=lastname)
+    return Tokens(SECRET).issue(user, sources, ttl)
+
+
+def operator(user_id: int = 1, sources: Collection[str] = ("lk",), firstname: str = "") -> str:
+    return token(Role.OPERATOR, user_id, sources, firstname=firstname)
+
+
+def customer(user_id: int = 100, firstname: str = "", lastname: str = "") -> str:
+    return token(Role.USER, user_id, firstname=firstname, lastname=lastname)
+
+
+@asynccontextmanager
+async def websocket(
+    port: int, path: str, who: str | None, protocols: Sequence[str] = (), **headers: str
+) -> AsyncIterator[WebSocketConnection]:
+    """A websocket with that token. Raises ConnectionRejected for an answer that is no upgrade."""
+    extra = [(b"Authorization", f"Bearer {who}".encode())] if who else []
+    extra += [(name.encode(), value.encode()) for name, value in headers.items()]
+    # A stream of our own: the library leaves its own one open when the server is the one who ends it.
+    try:
+        async with (
+            await trio.open_tcp_stream("127.0.0.1", port) as stream,
+            trio.open_nursery() as nursery,
+        ):
+            socket = await wrap_client_stream(
+                nursery, stream, f"127.0.0.1:{port}", path, subprotocols=protocols, extra_headers=extra
+            )
+            async with socket:
+                yield socket
+    except ExceptionGroup as group:
+        rejected, rest = group.split(ConnectionRejected)
+        if rejected is None or rest is not None:
+            raise
+        raise rejected.exceptions[0] from None
+
+
+@attrs.frozen
+class Api:
+    """A server's HTTP side; every call says as whom."""
+
+    server: Server
+    http: httpx.AsyncClient
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        token: str | None = None,
+        json: object = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        bearer = {"Authorization": f"Bearer {token}"} if token else {}
+        return await self.http.request(method, path, headers={**bearer, **(headers or {})}, json=json)
+
+    async def visit(self, source: str = "lk", token: str | None = None) -> tuple[str, UUID]:
+        """(token, chat) of a visitor."""
+        answer = await self.call("POST", "/api/visitors", token, {"source": source})
+        assert answer.status_code in (200, 201), answer.text
+        return answer.json()["token"], UUID(answer.json()["chat"]["uuid"])
+
+    async def write(self, token: str, chat: UUID, text: str = "hello", **fields: object) -> httpx.Response:
+        return await self.call("POST", f"/api/chats/{chat}/messages", token, {"text": text, **fields})
+
+    def socket(
+        self, path: str, who: str | None, protocols: Sequence[str] = (), **headers: str
+    ) -> AbstractAsyncContextManager[WebSocketConnection]:
+        return websocket(self.server.port, path, who, protocols, **headers)
+
+    async def talk(self) -> tuple[str, UUID]:
+        """(token, chat) of a visitor who has written."""
+        visitor, chat = await self.visit()
+        assert (await self.write(visitor, chat)).status_code == 201
+        return visitor, chat
+
+
+@asynccontextmanager
+async def running(settings: Settings | None = None) -> AsyncIterator[Api]:
+    settings = settings or Settings(
+        storage="memory://", port=0, secret=SECRET, limits=LimitSettings(messages_per_second=0)
+    )
+    with trio.fail_after(CAP):
+        async with (
+            open_server(settings) as server,
+            httpx.AsyncClient(base_url=server.url, timeout=CAP, trust_env=False) as http,
+        ):
+            yield Api(server, http)
+
+
+def error(answer: httpx.Response) -> tuple[int, str, str]:
+    """(status, code, path) of a refusal; its body is nothing but what the contract says."""
+    body = answer.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"code", "detail", "path"}
+    return answer.status_code, body["error"]["code"], body["error"]["path"]

@@ -1,0 +1,178 @@
+"""Which tokens are believed, and what is taken from them."""
+
+import hmac
+import stat
+from base64 import urlsafe_b64encode
+from pathlib import Path
+
+import jwt
+import orjson
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
+from actorchat.protocol import Role, User
+from actorchat.server.auth import (
+    BadToken,
+    Tokens,
+    anonymous_id,
+    ensure_secret,
+    load_public_key,
+    local_token,
+    read_secret,
+)
+from actorchat.server.settings import InvalidSettings
+
+SECRET = "a-secret-of-thirty-two-bytes-or-more"
+NOW = 1_000_000.0
+
+
+def tokens(**claims: object) -> tuple[Tokens, str]:
+    """A judge at the time `NOW`, and a token with these claims over good ones; None leaves a claim out."""
+    payload = {"sub": "7", "role": "user", "aud": "actorchat", "exp": NOW + 60, "src": ["lk"]} | claims
+    kept = {name: value for name, value in payload.items() if value is not None}
+    return Tokens(SECRET, now=lambda: NOW), jwt.encode(kept, SECRET, algorithm="HS256")
+
+
+def test_an_issued_token_says_who_it_is_for() -> None:
+    judge = Tokens(SECRET, now=lambda: NOW)
+    user = User(7, Role.OPERATOR, firstname="Olga", avatar="https://x/y.png")
+    claims = judge.verify(judge.issue(user, {"lk", "shop"}, ttl=60))
+    assert claims.user == user
+    assert claims.claimed == {"firstname", "avatar"}
+    assert claims.sources == {"lk", "shop"}
+    assert claims.expires == NOW + 60
+
+
+def test_an_empty_profile_claim_is_a_claim() -> None:
+    judge, token = tokens(firstname="")
+    assert judge.verify(token).claimed == {"firstname"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"exp": NOW},
+        {"exp": NOW - 1},
+        {"exp": None},
+        {"exp": "soon"},
+        {"exp": 1e400},
+        {"exp": True},
+        {"aud": "other"},
+        {"aud": None},
+        {"sub": None},
+        {"sub": "x"},
+        {"sub": "007"},
+        {"sub": "-1"},
+        {"sub": "\u0663"},
+        {"sub": str(2**53)},
+        {"role": None},
+        {"role": "admin"},
+        {"role": ["user"]},
+        {"src": "lk"},
+        {"src": ["LK"]},
+        {"src": [1]},
+        {"firstname": 7},
+        {"firstname": "a\0b"},
+        {"firstname": "\ud800"},
+        {"lastname": "x" * 3000},
+    ],
+    ids=str,
+)
+def test_a_token_with_a_wrong_claim_is_refused(wrong: dict[str, object]) -> None:
+    judge, token = tokens(**wrong)
+    with pytest.raises(BadToken):
+        judge.verify(token)
+
+
+def unsigned(algorithm: str) -> str:
+    head, body = (
+        urlsafe_b64encode(orjson.dumps(part)).rstrip(b"=").decode()
+        for part in (
+            {"alg": algorithm, "typ": "JWT"},
+            {"sub": "7", "role": "user", "aud": "actorchat", "exp": 2 * NOW},
+        )
+    )
+    return f"{head}.{body}."
+
+
+@pytest.mark.parametrize("forged", ["", ".", "..", "a.b.c", unsigned("none"), unsigned("None"), unsigned("HS256")])
+def test_a_token_without_a_signature_is_refused(forged: str) -> None:
+    with pytest.raises(BadToken):
+        Tokens(SECRET, now=lambda: NOW).verify(forged)
+
+
+def test_a_token_signed_with_another_secret_is_refused() -> None:
+    token = Tokens(SECRET.upper(), now=lambda: NOW).issue(User(7, Role.USER), (), 60)
+    with pytest.raises(BadToken):
+        Tokens(SECRET, now=lambda: NOW).verify(token)
+
+
+def elsewhere(tmp_path: Path, kind: str) -> tuple[str, str, Tokens, str]:
+    """(private PEM, algorithm, a judge who believes its public half, public PEM)."""
+    rsa = kind == "RS256"
+    key = generate_private_key(65537, 2048) if rsa else Ed25519PrivateKey.generate()
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    path = tmp_path / "site.pem"
+    path.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return private, kind, Tokens(SECRET, load_public_key(path), now=lambda: NOW), path.read_text()
+
+
+@pytest.mark.parametrize("kind", ["RS256", "EdDSA"])
+def test_tokens_signed_elsewhere_are_believed_with_ids_below_2_to_the_52(tmp_path: Path, kind: str) -> None:
+    private, algorithm, judge, _ = elsewhere(tmp_path, kind)
+    good = {"sub": str(2**52 - 1), "role": "user", "aud": "actorchat", "exp": NOW + 60}
+    assert judge.verify(jwt.encode(good, private, algorithm)).user.id == 2**52 - 1
+    assert judge.verify(judge.issue(User(2**52, Role.USER), (), 60)).user.id == 2**52
+    with pytest.raises(BadToken, match=r"below 2\^52"):
+        judge.verify(jwt.encode(good | {"sub": str(2**52)}, private, algorithm))
+
+
+def test_a_public_key_is_never_taken_for_a_shared_secret(tmp_path: Path) -> None:
+    _, _, judge, public = elsewhere(tmp_path, "EdDSA")
+    signed, _, _ = unsigned("HS256").rpartition(".")
+    signature = hmac.digest(public.encode(), signed.encode(), "sha256")
+    with pytest.raises(BadToken):
+        judge.verify(f"{signed}.{urlsafe_b64encode(signature).rstrip(b'=').decode()}")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a key", b"-----BEGIN PUBLIC KEY-----\nxx\n"])
+def test_a_file_without_a_public_key_is_a_fault_of_the_settings(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "key.pem"
+    path.write_bytes(content)
+    with pytest.raises(InvalidSettings, match=r"public_key: .*holds no public key"):
+        load_public_key(path)
+
+
+def test_the_secret_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
+    secret = ensure_secret(tmp_path)
+    assert ensure_secret(tmp_path) == read_secret(tmp_path) == secret
+    assert len(secret) >= 32
+    assert [path.name for path in tmp_path.iterdir()] == ["secret"]
+    assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
+
+
+def test_a_secret_that_is_too_short_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("short")
+    with pytest.raises(InvalidSettings, match="too short"):
+        ensure_secret(tmp_path)
+
+
+def test_a_local_token_is_believed_by_the_server_of_the_folder(tmp_path: Path) -> None:
+    secret = ensure_secret(tmp_path)
+    token = local_token(tmp_path, role=Role.OPERATOR, user_id=7, sources=["lk"], firstname="Olga")
+    claims = Tokens(secret).verify(token)
+    assert claims.user == User(7, Role.OPERATOR, firstname="Olga")
+    assert claims.sources == {"lk"}
+
+
+def test_anonymous_ids_are_out_of_reach_of_tokens_from_elsewhere() -> None:
+    ids = {anonymous_id() for _ in range(1000)}
+    assert len(ids) == 1000
+    assert all(2**52 <= number < 2**53 for number in ids)

@@ -1,0 +1,284 @@
+"""A server's life inside another program: how it starts, that it drains, that nothing stays behind."""
+
+import gc
+import os
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID
+
+import attrs
+import psutil  # type: ignore[import-untyped] # it has no types
+import pytest
+import trio
+from trio.testing import MockClock
+from trio_websocket import ConnectionClosed
+
+import actorchat
+from actorchat.protocol import CloseCode, MessageAdded, Profile, Role, User
+from actorchat.server.local import LocalSocket
+from actorchat.server.preparing import StartFailed
+from actorchat.server.serving import DRAIN_SECONDS, open_server
+from actorchat.server.settings import Settings
+from tests.server.running import CAP, SECRET, Api, customer, error, running
+
+MEMORY = Settings(storage="memory://", port=None)
+
+
+async def text_of_next_message(member: LocalSocket) -> str:
+    async for event in member:
+        if isinstance(event, MessageAdded):
+            return event.message.text
+    raise AssertionError(f"the socket ended with {member.close_code}")
+
+
+async def test_the_example_of_the_readme_talks_without_a_port() -> None:
+    with trio.fail_after(CAP):
+        async with actorchat.open_server(actorchat.Settings(storage="memory://", port=None)) as server:
+            visitor = await server.connect_visitor(source="lk")
+            assert visitor.chat is not None
+            operator = await server.connect_operator(1, sources=["lk"], chat=visitor.chat)
+            await visitor.send_message("hello")
+            assert await text_of_next_message(operator) == "hello"
+
+
+async def test_a_visitor_comes_back_to_the_same_chat_with_a_profile() -> None:
+    async with open_server(MEMORY) as server:
+        ann = User(7, Role.USER, firstname="Ann")
+        first = await server.connect_visitor(source="lk", user=ann)
+        again = await server.connect_visitor(source="lk", user=7, profile=Profile.STRICT)
+        assert first.chat == again.chat
+        assert again.user == ann
+
+
+async def test_a_feed_shows_what_visitors_write() -> None:
+    async with open_server(MEMORY) as server:
+        feed = await server.connect_feed(1, sources=["lk"])
+        visitor = await server.connect_visitor(source="lk")
+        await visitor.send_message("hello")
+        assert await text_of_next_message(feed) == "hello"
+
+
+async def test_a_role_that_does_not_fit_is_the_callers_mistake() -> None:
+    async with open_server(MEMORY) as server:
+        with pytest.raises(ValueError, match="role operator"):
+            await server.connect_feed(User(1, Role.USER), sources=["lk"])
+
+
+async def test_an_operator_in_a_chat_that_is_none_is_closed_with_4404() -> None:
+    async with open_server(MEMORY) as server:
+        member = await server.connect_operator(1, sources=["lk"], chat=UUID(int=0))
+        assert [event async for event in member] == []
+        assert member.close_code == CloseCode.NO_SUCH_CHAT
+
+
+async def test_two_servers_in_one_process_know_nothing_of_each_other() -> None:
+    async with running() as one, running() as other:
+        visitor, chat = await one.talk()
+        assert one.server.port != other.server.port
+        assert (await one.call("GET", f"/api/chats/{chat}", visitor)).status_code == 200
+        assert (await other.call("GET", f"/api/chats/{chat}", visitor)).status_code == 404
+
+
+@pytest.mark.parametrize("settings", [MEMORY, Settings(storage="memory://", port=0, secret=SECRET)])
+async def test_leaving_tells_sockets_that_the_server_goes(settings: Settings) -> None:
+    with trio.fail_after(CAP):
+        async with open_server(settings) as server:
+            visitor = await server.connect_visitor(source="lk")
+            await visitor.send_message("last words")
+            await text_of_next_message(visitor)
+    assert visitor.close_code == CloseCode.DRAINING
+    assert server.drained
+    assert server.statistics().draining
+
+
+async def test_websockets_get_1001_and_idle_http_connections_are_closed() -> None:
+    closed: list[int] = []
+
+    async def listen(api: Api, token: str, chat: UUID, task_status: trio.TaskStatus[None]) -> None:
+        async with api.socket(f"/ws/chats/{chat}", token) as member:
+            await member.get_message()
+            task_status.started()
+            with pytest.raises(ConnectionClosed) as caught:
+                await member.get_message()
+            assert caught.value.reason is not None
+            closed.append(caught.value.reason.code)
+
+    async with trio.open_nursery() as nursery, running() as api:
+        token, chat = await api.visit()
+        await nursery.start(lambda task_status: listen(api, token, chat, task_status))
+        assert api.server.statistics().websockets == 1
+        assert api.server.statistics().http_connections == 1
+    assert closed == [1001]
+
+
+async def test_what_the_block_raises_comes_out_as_it_is() -> None:
+    with pytest.raises(LookupError, match="mine"):
+        async with open_server(MEMORY):
+            raise LookupError("mine")
+
+
+async def test_a_cancelled_block_still_drains() -> None:
+    with trio.move_on_after(CAP) as scope:
+        async with open_server(MEMORY) as server:
+            visitor = await server.connect_visitor(source="lk")
+            scope.cancel()
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+    assert server.drained
+    assert visitor.close_code == CloseCode.DRAINING
+
+
+async def test_a_journal_that_is_stuck_does_not_keep_the_program(autojump_clock: MockClock) -> None:
+    async with open_server(MEMORY) as server:
+        journal = server._parts.journal
+        for wait in ("barrier", "drain"):
+            setattr(journal, wait, trio.sleep_forever)
+    assert trio.current_time() == DRAIN_SECONDS
+    assert not server.drained
+
+
+async def test_a_request_on_its_way_is_answered_while_draining() -> None:
+    with trio.fail_after(CAP):
+        async with trio.open_nursery() as nursery:
+            async with running() as api:
+                stream = await trio.open_tcp_stream("127.0.0.1", api.server.port)
+                await stream.send_all(b"POST /api/visitors HTTP/1.1\r\nHost: x\r\nContent-Length: 15\r\n\r\n{")
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(_finish_when_draining, api, stream, b'"source":"lk"}')
+            assert api.server.drained
+
+
+async def _finish_when_draining(api: Api, stream: trio.SocketStream, rest: bytes) -> None:
+    async with stream:
+        while not api.server.statistics().draining:
+            await trio.testing.wait_all_tasks_blocked()
+        await stream.send_all(rest)
+        assert b'"draining"' in b"".join([bytes(part) async for part in stream])
+
+
+async def test_a_drain_that_takes_too_long_is_cut_off(autojump_clock: MockClock) -> None:
+    async def stuck(code: int = 0, reason: str = "") -> None:
+        await trio.sleep_forever()
+
+    async with open_server(MEMORY) as server:
+        server._parts.memory.drain = stuck  # type: ignore[method-assign] # no socket of it hangs
+        started = trio.current_time()
+    assert trio.current_time() - started == DRAIN_SECONDS
+    assert not server.drained
+
+
+def _open_files() -> int:
+    return int(psutil.Process().num_fds())
+
+
+def _threads() -> int:
+    return threading.active_count()
+
+
+def _tasks() -> int:
+    return trio.lowlevel.current_statistics().tasks_living
+
+
+@pytest.mark.parametrize("storage", ["memory", "sqlite"])
+@pytest.mark.parametrize("count", [_open_files, _threads, _tasks], ids=["files", "threads", "tasks"])
+async def test_nothing_stays_behind(tmp_path: Path, storage: str, count: Callable[[], int]) -> None:
+    url = "memory://" if storage == "memory" else f"sqlite:///{tmp_path}/chat.db"
+
+    async def live() -> None:
+        async with running(Settings(storage=url, data=tmp_path, port=0, secret=SECRET)) as api:
+            visitor, chat = await api.talk()
+            member = await api.server.connect_visitor(source="lk", user=customer_id)
+            await member.send_message("hello")
+            async with api.socket(f"/ws/chats/{chat}", visitor) as socket:
+                await socket.get_message()
+
+    customer_id = 7
+    await live()
+    gc.collect()
+    before = count()
+    for _ in range(3):
+        await live()
+    gc.collect()
+    assert count() == before
+
+
+async def test_memory_storage_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with open_server(MEMORY) as server:
+        await server.connect_visitor(source="lk")
+    assert os.listdir(tmp_path) == []
+
+
+async def test_the_data_folder_is_made_for_its_owner_only(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "data"
+    async with open_server(Settings(storage="memory://", port=None, data=folder)):
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert (folder / "secret").exists()
+
+
+async def test_a_server_is_not_ready_while_storage_is_away() -> None:
+    async with running() as api:
+        journal = api.server._parts.journal
+        away = attrs.evolve(journal.statistics(), away=True)
+        journal.statistics = lambda: away  # type: ignore[method-assign] # an outage, without its noise
+        answer = await api.call("GET", "/health/ready")
+        assert error(answer) == (503, "storage_unavailable", "")
+        assert (await api.call("GET", "/health/live")).status_code == 200
+
+
+async def test_a_port_in_use_is_one_clear_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StartFailed, match=f"127.0.0.1:{port} is in use"):
+            async with open_server(Settings(storage="memory://", port=port)):
+                pass
+
+
+async def test_a_host_that_is_none_is_one_clear_line() -> None:
+    with pytest.raises(StartFailed, match=r"can't listen on 203\.0\.113\.1:0"):
+        async with open_server(Settings(storage="memory://", host="203.0.113.1", port=0)):
+            pass
+
+
+async def test_a_folder_that_can_not_be_made_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StartFailed, match=r"data folder .*file/data can't be made"):
+        async with open_server(Settings(data=tmp_path / "file" / "data", port=None)):
+            pass
+
+
+async def test_a_url_is_where_to_reach_it_from_here() -> None:
+    async with open_server(Settings(storage="memory://", host="0.0.0.0", port=0)) as server:  # noqa: S104 - meant
+        assert server.url == f"http://127.0.0.1:{server.port}"
+    async with open_server(MEMORY) as server:
+        with pytest.raises(RuntimeError, match="listens nowhere"):
+            _ = server.url
+
+
+async def test_new_visitors_of_one_address_are_limited() -> None:
+    limits = actorchat.LimitSettings(visitors_per_minute=2)
+    async with running(Settings(storage="memory://", port=0, secret=SECRET, limits=limits)) as api:
+        answers = [await api.call("POST", "/api/visitors", json={"source": "lk"}) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [201, 201, 429]
+        assert answers[-1].json()["error"]["code"] == "rate_limited"
+        assert int(answers[-1].headers["retry-after"]) > 0
+        known = await api.call("POST", "/api/visitors", customer(), {"source": "lk"})
+        assert known.status_code == 200
+
+
+async def test_messages_over_http_count_against_the_users_rate() -> None:
+    limits = actorchat.LimitSettings(messages_per_second=0.01, burst=2)
+    async with running(Settings(storage="memory://", port=0, secret=SECRET, limits=limits)) as api:
+        visitor, chat = await api.visit()
+        statuses = [(await api.write(visitor, chat)).status_code for _ in range(3)]
+        assert statuses == [201, 201, 429]
+
+
+async def test_with_sources_configured_others_are_404() -> None:
+    settings = Settings(storage="memory://", port=0, secret=SECRET, sources=("shop",))
+    async with running(settings) as api:
+        answers = [await api.call("POST", "/api/visitors", json={"source": name}) for name in ("shop", "lk")]
+        assert [answer.status_code for answer in answers] == [201, 404]
+        assert answers[1].json()["error"]["code"] == "not_found"

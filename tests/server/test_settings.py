@@ -1,0 +1,134 @@
+"""What may be chosen, where it comes from, and what is said of what is not legal."""
+
+from pathlib import Path
+
+import pytest
+
+from actorchat.chat.model import OnClosed
+from actorchat.server.loading import load_settings
+from actorchat.server.settings import ChatSettings, InvalidSettings, LimitSettings, Settings
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ACTORCHAT_PORT", "ACTORCHAT_SECRET", "ACTORCHAT_DATA", "ACTORCHAT_STORAGE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"port": 65536}, "port: expected a port, 0 to 65535, got 65536"),
+        ({"port": "eighty"}, "port: expected a port, 0 to 65535, got eighty"),
+        ({"port": True}, "port: expected a port, 0 to 65535, got True"),
+        ({"host": ""}, "host: expected a host name or address, got ''"),
+        ({"storage": "mysql://x"}, "storage: expected sqlite:///path or memory://, got mysql://x"),
+        ({"bus": "redis://x"}, "bus: expected local, got redis://x"),
+        ({"transport": "reactor"}, "transport: expected auto or trio-websocket, got reactor"),
+        ({"workers": 2}, "workers: expected 1: more workers need a bus between them, got 2"),
+        ({"log_format": "xml"}, "log_format: expected text or json, got xml"),
+        ({"tls_cert": "c.pem"}, "tls_key: needed with tls_cert: TLS takes both"),
+        ({"origins": "shop.example"}, "origins: expected origins like https://shop.example, got shop.example"),
+        ({"origins": ["https://a.example/path"]}, "origins: expected origins like"),
+        ({"sources": ["Shop"]}, "sources: expected names of a-z, 0-9, _ and -, at most 64 characters"),
+        ({"sources": {"shop": {"on_closed": "queue"}}}, "sources: expected names of"),
+        ({"limits": {"burst": 0}}, "limits.burst: expected a number from 1 on, got 0"),
+        ({"limits": {"text_length": 10**6}}, "limits.text_length: expected a whole number, 1 to 16000"),
+        ({"limits": {"messages_per_second": "nan"}}, "limits.messages_per_second: expected a number from 0"),
+        ({"chat": {"on_closed": "explode"}}, "chat.on_closed: expected reopen or queue or refuse, got explode"),
+        ({"chat": {"capacity": -1}}, "chat.capacity: expected a whole number from 0 (unlimited) on, got -1"),
+    ],
+)
+def test_a_bad_setting_is_named_with_what_would_be_legal(wrong: dict[str, object], told: str) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        load_settings(options=wrong)
+    (fault,) = caught.value.faults
+    assert str(fault).startswith(told)
+
+
+def test_a_short_secret_is_refused_without_being_quoted() -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        Settings(secret="only31bytes-only31bytes-only31b")
+    assert str(caught.value) == "secret: expected at least 32 bytes"
+
+
+def test_a_secret_is_in_no_repr() -> None:
+    assert "k" * 32 not in repr(Settings(secret="k" * 32))
+
+
+def test_embedding_checks_the_same() -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        Settings(port=-1, chat=ChatSettings(capacity=-1), limits=LimitSettings(burst=0))
+    assert [fault.name for fault in caught.value.faults] == ["port", "limits.burst", "chat.capacity"]
+
+
+def test_a_table_that_is_none_is_a_fault(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("chat = 3\n")
+    with pytest.raises(InvalidSettings, match=r"chat: expected the table \[chat\], got 3"):
+        load_settings(config)
+
+
+def test_all_faults_of_all_places_are_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("prot = 1\nworkers = 2\n[limits]\nburts = 3\n[limit]\nburst = 1\n")
+    monkeypatch.setenv("ACTORCHAT_CHAT_CAPACITY", "many")
+    monkeypatch.setenv("ACTORCHAT_LIMITS_BURTS", "3")
+    with pytest.raises(InvalidSettings) as caught:
+        load_settings(config, {"bus": "redis://x"})
+    assert [str(fault) for fault in caught.value.faults] == [
+        f"prot: there is no such setting: did you mean port? (from {config})",
+        f"limits.burts: there is no such setting: did you mean limits.burst? (from {config})",
+        f"limit: there is no such setting: did you mean limits? (from {config})",
+        "ACTORCHAT_LIMITS_BURTS: there is no such setting: did you mean ACTORCHAT_LIMITS_BURST?",
+        "bus: expected local, got redis://x (from the command line)",
+        f"workers: expected 1: more workers need a bus between them, got 2 (from {config})",
+        "chat.capacity: expected a whole number from 0 (unlimited) on, got many (from ACTORCHAT_CHAT_CAPACITY)",
+    ]
+
+
+def test_options_win_over_the_environment_and_that_over_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text('port = 1\nhost = "file"\nlog_format = "json"\n[chat]\non_closed = "queue"\n')
+    monkeypatch.setenv("ACTORCHAT_PORT", "2")
+    monkeypatch.setenv("ACTORCHAT_HOST", "environment")
+    settings = load_settings(config, {"port": 3, "host": None})
+    assert (settings.port, settings.host, settings.log_format) == (3, "environment", "json")
+    assert settings.chat.policy().on_closed is OnClosed.QUEUE
+
+
+def test_lists_in_the_environment_are_split_on_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACTORCHAT_ORIGINS", "https://a.example, http://b.example:8080")
+    monkeypatch.setenv("ACTORCHAT_SOURCES", "lk,shop")
+    settings = load_settings()
+    assert settings.origins == ("https://a.example", "http://b.example:8080")
+    assert settings.sources == ("lk", "shop")
+
+
+def test_sources_are_tables_or_a_list(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("[sources.lk]\n[sources.shop]\n")
+    assert load_settings(config).sources == load_settings(options={"sources": ["lk", "shop"]}).sources
+
+
+def test_variables_that_platforms_make_up_are_no_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACTORCHAT_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("ACTORCHAT_PORT_8000_TCP_ADDR", "10.0.0.1")
+    assert load_settings() == Settings()
+
+
+@pytest.mark.parametrize(("content", "told"), [("port = = 1", "is not TOML"), (None, "can't be read")])
+def test_a_config_file_that_is_none_is_one_fault(tmp_path: Path, content: str | None, told: str) -> None:
+    config = tmp_path / "c.toml"
+    if content is not None:
+        config.write_text(content)
+    with pytest.raises(InvalidSettings, match=told):
+        load_settings(config)
+
+
+def test_memory_storage_needs_no_folder_unless_one_is_named(tmp_path: Path) -> None:
+    assert Settings(storage="memory://").folder is None
+    assert Settings(storage="memory://", data=tmp_path).folder == tmp_path
+    assert Settings(data=tmp_path).storage_url == f"sqlite:///{tmp_path}/actorchat.db"

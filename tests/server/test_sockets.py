@@ -1,0 +1,142 @@
+"""Who gets a socket, who is told why not, and how: over real sockets."""
+
+from collections.abc import AsyncIterator, Sequence
+from uuid import UUID, uuid4
+
+import jwt
+import orjson
+import pytest
+from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection
+
+from actorchat.protocol import Role
+from actorchat.server.settings import LimitSettings, Settings
+from tests.server.running import SECRET, Api, customer, operator, running, token
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[Api]:
+    settings = Settings(
+        storage="memory://",
+        port=0,
+        secret=SECRET,
+        sources=("lk", "shop"),
+        origins=("https://shop.example",),
+        limits=LimitSettings(messages_per_second=0),
+    )
+    async with running(settings) as api:
+        yield api
+
+
+async def outcome(
+    api: Api, path: str, who: str | None, protocols: Sequence[str] = (), origin: str | None = None
+) -> tuple[int, str]:
+    """(status, code) of a refusal before the upgrade, (close code, reason) after it, or (101, the first event)."""
+    try:
+        async with api.socket(path, who, protocols, **({"Origin": origin} if origin else {})) as socket:
+            return await first(socket)
+    except ConnectionRejected as refused:
+        return refused.status_code, orjson.loads(refused.body or b"")["error"]["code"]
+
+
+async def first(socket: WebSocketConnection) -> tuple[int, str]:
+    try:
+        return 101, orjson.loads(await socket.get_message())["type"]
+    except ConnectionClosed as closed:
+        return (closed.reason.code, closed.reason.reason or "") if closed.reason else (1006, "")
+
+
+def room(chat: UUID, query: str = "") -> str:
+    return f"/ws/chats/{chat}{query}"
+
+
+async def test_the_owner_and_operators_of_the_source_come_in(api: Api) -> None:
+    visitor, chat = await api.visit()
+    assert await outcome(api, room(chat), visitor) == (101, "user_connected")
+    assert await outcome(api, room(chat), operator()) == (101, "user_connected")
+    assert await outcome(api, "/ws/operators", operator()) == (101, "operator_updated")
+
+
+async def test_a_browser_brings_its_token_as_a_subprotocol(api: Api) -> None:
+    visitor, chat = await api.visit()
+    async with api.socket(room(chat), None, [f"bearer.{visitor}", "actorchat.v1.ext"]) as socket:
+        assert socket.subprotocol == "actorchat.v1.ext"
+        assert await first(socket) == (101, "user_connected")
+
+
+BAD_TOKENS = {
+    "absent": None,
+    "nonsense": "x.y.z",
+    "expired": token(Role.USER, 1, ttl=-1),
+    "forged": customer()[:-3] + "AAA",
+    "alg none": "eyJhbGciOiJub25lIn0.eyJzdWIiOiIxIiwicm9sZSI6InVzZXIiLCJhdWQiOiJhY3RvcmNoYXQiLCJleHAiOjl9.",
+    "audience": jwt.encode({"sub": "1", "role": "user", "aud": "other", "exp": 2**40}, SECRET),
+}
+
+
+@pytest.mark.parametrize("name", BAD_TOKENS)
+async def test_a_bad_token_is_refused_before_any_data(api: Api, name: str) -> None:
+    _, chat = await api.visit()
+    assert await outcome(api, room(chat), BAD_TOKENS[name]) == (401, "not_authenticated")
+    if BAD_TOKENS[name]:
+        protocols = [f"bearer.{BAD_TOKENS[name]}", "actorchat.v1"]
+        assert await outcome(api, room(chat), None, protocols) == (4401, "not_authenticated")
+
+
+async def test_somebody_elses_chat_is_refused(api: Api) -> None:
+    _, chat = await api.visit()
+    stranger, _ = await api.visit()
+    for who, code in (
+        (stranger, "not_participant"),
+        (operator(1, ["shop"]), "not_allowed"),
+        (operator(1, []), "not_allowed"),
+    ):
+        assert await outcome(api, room(chat), who) == (403, code)
+        assert await outcome(api, room(chat), None, [f"bearer.{who}", "actorchat.v1"]) == (4403, code)
+
+
+@pytest.mark.parametrize("path", [f"/ws/chats/{uuid4()}", "/ws/chats/x", "/ws/other", "/"])
+async def test_what_is_not_there_is_404(api: Api, path: str) -> None:
+    assert await outcome(api, path, operator()) == (404, "not_found")
+    protocols = [f"bearer.{operator()}", "actorchat.v1"]
+    assert await outcome(api, path, None, protocols) == (4404, "not_found")
+
+
+async def test_the_feed_is_for_operators_and_their_sources(api: Api) -> None:
+    visitor, _ = await api.visit()
+    assert await outcome(api, "/ws/operators", visitor) == (403, "not_allowed")
+    assert await outcome(api, "/ws/operators?source=shop", operator()) == (403, "not_allowed")
+    assert await outcome(api, "/ws/operators?source=lk&source=shop", operator()) == (403, "not_allowed")
+    assert await outcome(api, "/ws/operators?source=other", operator(1, ["other"])) == (404, "not_found")
+    both = operator(1, ["lk", "shop"])
+    assert await outcome(api, "/ws/operators?source=lk&source=shop", both) == (101, "operator_updated")
+
+
+@pytest.mark.parametrize("query", ["?after=", "?after=x", "?after=-2", "?after=1.5", "?after=1&after=2"])
+async def test_a_bad_resume_point_is_400(api: Api, query: str) -> None:
+    visitor, chat = await api.visit()
+    assert await outcome(api, room(chat, query), visitor) == (400, "malformed")
+
+
+async def test_origin_is_judged_before_the_token(api: Api) -> None:
+    visitor, chat = await api.visit()
+    own = api.server.url
+    for origin, expected in (
+        ("https://evil.example", (403, "not_allowed")),
+        ("null", (403, "not_allowed")),
+        ("https://shop.example", (101, "user_connected")),
+        (own, (101, "user_connected")),
+    ):
+        assert await outcome(api, room(chat), visitor, origin=origin) == expected
+    evil = await outcome(api, room(chat), None, ["bearer.x", "actorchat.v1"], origin="https://evil.example")
+    assert evil == (403, "not_allowed")
+
+
+async def test_the_token_is_judged_before_the_chat(api: Api) -> None:
+    assert await outcome(api, room(uuid4()), None) == (401, "not_authenticated")
+
+
+async def test_a_socket_ends_when_its_token_does(api: Api) -> None:
+    _, mine = await api.visit(token=customer(7))
+    async with api.socket(room(mine), token(Role.USER, 7, ttl=1)) as socket:
+        assert await first(socket) == (101, "user_connected")
+        assert (await first(socket))[0] == 4401

@@ -1,0 +1,78 @@
+"""One port, HTTP and sockets, over TLS."""
+
+import ipaddress
+import ssl
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+)
+from cryptography.x509.oid import NameOID
+from trio_websocket import open_websocket_url
+
+from actorchat.server.preparing import tls_context
+from actorchat.server.serving import open_server
+from actorchat.server.settings import InvalidSettings, Settings
+from tests.server.running import CAP, SECRET
+
+
+def certified(folder: Path, encryption: KeySerializationEncryption) -> Settings:
+    """Settings with a certificate for 127.0.0.1 that signs itself."""
+    key = Ed25519PrivateKey.generate()
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "actorchat test")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        .sign(key, None)
+    )
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    (folder / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
+    return Settings(
+        storage="memory://",
+        port=0,
+        secret=SECRET,
+        tls_cert=folder / "cert.pem",
+        tls_key=folder / "key.pem",
+    )
+
+
+async def test_http_and_sockets_share_the_port_over_tls(tmp_path: Path) -> None:
+    settings = certified(tmp_path, NoEncryption())
+    trust = ssl.create_default_context(cafile=tmp_path / "cert.pem")
+    with trio.fail_after(CAP):
+        async with open_server(settings) as server:
+            assert server.url.startswith("https://")
+            async with httpx.AsyncClient(base_url=server.url, verify=trust) as http:
+                answers = [await http.post("/api/visitors", json={"source": "lk"}) for _ in range(2)]
+            visit = answers[-1].json()
+            url = f"{server.url.replace('https', 'wss', 1)}/ws/chats/{visit['chat']['uuid']}"
+            bearer = [(b"Authorization", f"Bearer {visit['token']}".encode())]
+            async with open_websocket_url(url, ssl_context=trust, extra_headers=bearer) as member:
+                assert "user_connected" in await member.get_message()
+
+
+def test_a_key_with_a_password_is_a_fault_and_no_question(tmp_path: Path) -> None:
+    settings = certified(tmp_path, BestAvailableEncryption(b"secret"))
+    with pytest.raises(InvalidSettings, match=r"tls_cert: .*no certificate with its key"):
+        tls_context(settings)
+
+
+def test_a_file_that_is_not_there_is_a_fault_of_its_setting(tmp_path: Path) -> None:
+    settings = certified(tmp_path, NoEncryption())
+    (tmp_path / "key.pem").unlink()
+    with pytest.raises(InvalidSettings, match=r"tls_key: there is no file .*key\.pem"):
+        tls_context(settings)
