@@ -1,0 +1,15 @@
+"""Owns the options of the system tests."""
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--kill-rounds",
+        type=int,
+        default=None,
+        metavar="N",
+        help="kill a loaded server N times, after up to 5 s each (default: 2 short rounds); "
+        "name the folder: pytest tests/system --kill-rounds=20",
+    )
+    parser.addoption("--kill-seed", type=int, default=None, metavar="N", help="the random choices of an earlier kill")

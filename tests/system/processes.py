@@ -1,0 +1,131 @@
+"""Owns a server as a process of its own: started, killed, started again on the same port and data, always ended.
+
+Refuses to know what is said to it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import actorchat
+from actorchat.protocol import Role, User
+from actorchat.server.auth import Tokens
+
+__all__ = ["SECRET", "ServerProcess", "server_process", "token"]
+
+SECRET: Final = "a-secret-for-tests-of-enough-bytes"
+START_SECONDS: Final = 30.0
+"""A server that has not said by then that it serves is killed, and the test fails."""
+STOP_SECONDS: Final = 15.0
+
+_WELCOME: Final = "actorchat serves "
+
+
+def token(role: Role, user_id: int) -> str:
+    """A token for the source lk that every server made here believes."""
+    return Tokens(SECRET).issue(User(user_id, role), ("lk",), ttl=3600)
+
+
+class ServerProcess:
+    """`actorchat serve` with SQLite in `folder` and every rate limit off; nothing runs until `start`.
+
+    Every method blocks its thread.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.port = 0
+        self._folder = folder
+        self._log = folder.with_name(f"{folder.name}.log")
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("ACTORCHAT_")},
+            "ACTORCHAT_SECRET": SECRET,
+            "ACTORCHAT_LIMITS_MESSAGES_PER_SECOND": "0",
+            "ACTORCHAT_LIMITS_VISITORS_PER_MINUTE": "0",
+        }
+        self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        return self._running().pid
+
+    @property
+    def log(self) -> str:
+        """All that was logged since the first start."""
+        return self._log.read_text() if self._log.exists() else ""
+
+    def start(self) -> None:
+        """Return when it serves: on a free port, or again on the one it had. AssertionError if it does not."""
+        assert self._process is None, "it runs already"
+        with self._log.open("a") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "actorchat", "serve", "--port", str(self.port), "--data", str(self._folder)],
+                cwd=Path(actorchat.__file__).parents[1],
+                env=self._environment,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        words = self._process.stdout
+        assert words is not None
+        overdue = threading.Timer(START_SECONDS, self._process.kill)
+        overdue.start()
+        welcome = next((line for line in words if line.startswith(_WELCOME)), None)
+        overdue.cancel()
+        if welcome is None:
+            self.kill()
+            raise AssertionError(f"the server did not start:\n{self.log}")
+        self.port = int(welcome.rpartition(":")[2])
+
+    def kill(self) -> None:
+        """SIGKILL: nothing of it runs any further."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """SIGTERM; the exit status of the drained server."""
+        return self._end(signal.SIGTERM)
+
+    def close(self) -> None:
+        """End it, whatever state it is in."""
+        if self._process is not None:
+            self.kill()
+
+    def _end(self, number: signal.Signals) -> int:
+        process = self._running()
+        process.send_signal(number)
+        try:
+            return process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+        finally:
+            assert process.stdout is not None
+            process.stdout.close()
+            self._process = None
+
+    def _running(self) -> subprocess.Popen[str]:
+        assert self._process is not None, "it does not run"
+        return self._process
+
+
+@contextmanager
+def server_process(folder: Path) -> Iterator[ServerProcess]:
+    """A server that runs, and is gone after the block."""
+    server = ServerProcess(folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()

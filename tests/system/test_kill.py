@@ -1,0 +1,304 @@
+"""A server under load is killed and started again: what was announced is stored, and nothing is lost or doubled.
+
+`pytest tests/system --kill-rounds=20` kills it 20 times, each after up to 5 s of load; by default it is 2 short
+rounds. Each prints the seed of its random choices; `--kill-seed` repeats them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import chain
+from pathlib import Path
+from uuid import UUID
+
+import attrs
+import pytest
+import trio
+
+from actorchat.protocol import (
+    ChatStatus,
+    ChatUpdated,
+    Event,
+    GlobalUpdated,
+    MarkMessageRead,
+    Message,
+    MessageAdded,
+    MessageNotAdded,
+    MessageStatus,
+    MessageType,
+    OperatorUpdated,
+    Receipts,
+    Role,
+    SendMessage,
+)
+from tests.system.processes import ServerProcess, token
+from tests.system.sockets import Http, Socket, open_http, open_socket
+
+CHATS = 5
+TABS = 2
+"""Sockets of the visitor and of the operator in each chat: 20 in all."""
+
+OPERATORS = 3
+WINDOW = 8
+REPEATED = 5
+"""Messages of each socket that are sent again although they were answered."""
+
+CAP = 60.0
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    rounds: int | None = metafunc.config.getoption("--kill-rounds", None)
+    seconds = 1.5 if rounds is None else 5.0
+    metafunc.parametrize(("round_", "seconds"), [(number, seconds) for number in range(rounds or 2)])
+
+
+@attrs.define(eq=False)
+class Talker:
+    """One seat in a chat, and what is remembered there: it outlives its sockets and the server."""
+
+    name: str
+    role: Role
+    token: str
+    chat: UUID
+    rng: random.Random
+    sent: int = 0
+    unanswered: dict[str, str] = attrs.Factory(dict)
+    answered: dict[str, str] = attrs.Factory(dict)
+    live: list[Message] = attrs.Factory(list)
+    answers: list[Message] = attrs.Factory(list)
+    receipts: list[Receipts] = attrs.Factory(list)
+    window: trio.Semaphore = attrs.Factory(lambda: trio.Semaphore(WINDOW))
+
+    @property
+    def last_index(self) -> int:
+        return self.live[-1].message_index if self.live else -1
+
+    @asynccontextmanager
+    async def connected(self, port: int) -> AsyncIterator[Socket]:
+        """In the room, with all that was missed."""
+        async with open_socket(port, f"/ws/chats/{self.chat}?after={self.last_index}", self.token) as socket:
+            # The replay ends with the chat as it is.
+            while not isinstance(event := await socket.next(), ChatUpdated):
+                self.take(event)
+            yield socket
+
+    def take(self, event: Event) -> None:
+        match event:
+            case MessageAdded(message=message, client_id=client_id):
+                if message.message_index == self.last_index + 1:
+                    self.live.append(message)
+                else:
+                    again = message.message_index <= self.last_index and client_id in self.unanswered
+                    assert again, f"{self.name} has a gap or a duplicate at {message}"
+                    self.answers.append(message)
+                if client_id in self.unanswered:
+                    self.answered[client_id] = self.unanswered.pop(client_id)
+                    self.window.release()
+            case MessageNotAdded():
+                raise AssertionError(f"{self.name} was refused: {event}")
+            case Receipts():
+                self.receipts.append(event)
+            case _:
+                pass
+
+    async def read(self, socket: Socket) -> None:
+        """Until the socket ends."""
+        try:
+            while True:
+                event = await socket.next()
+                self.take(event)
+                if isinstance(event, MessageAdded) and event.message.type_role is not self.role:
+                    await self._perhaps_mark(socket, event.message)
+        except trio.EndOfChannel:
+            return
+
+    async def _perhaps_mark(self, socket: Socket, message: Message) -> None:
+        if self.rng.random() < 0.02:
+            await _unless_gone(socket, MarkMessageRead(message.id))
+
+    async def talk(self, socket: Socket) -> None:
+        """Send as fast as answers come, until cancelled or the server is gone."""
+        while True:
+            await self.window.acquire()
+            self.sent += 1
+            client_id = f"{self.name}-{self.sent}"
+            text = f"{client_id} {'ж' * self.rng.randrange(200)}"
+            self.unanswered[client_id] = text
+            if not await _unless_gone(socket, SendMessage(text, client_id=client_id)):
+                return
+
+    async def repeat(self, socket: Socket, doubtful: dict[str, str]) -> None:
+        """Send those again; return when all are answered."""
+        self.unanswered, self.window = dict(doubtful), trio.Semaphore(WINDOW)
+        for client_id, text in doubtful.items():
+            await self.window.acquire()
+            await socket.send(SendMessage(text, client_id=client_id))
+        while self.unanswered:
+            await self.window.acquire()
+
+
+async def _unless_gone(socket: Socket, command: SendMessage | MarkMessageRead) -> bool:
+    try:
+        await socket.send(command)
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        return False
+    return True
+
+
+class Scene:
+    """Chats with their talkers, before and after the kill, and what storage has to agree with."""
+
+    def __init__(self, server: ServerProcess, rng: random.Random) -> None:
+        self.server = server
+        self.rng = rng
+        self.admin = token(Role.OPERATOR, 1)
+        self.talkers: list[Talker] = []
+        self.shown: list[Message] = []
+
+    async def prepare(self, http: Http) -> None:
+        for number in range(CHATS):
+            people = {
+                Role.USER: token(Role.USER, 100 + number),
+                Role.OPERATOR: token(Role.OPERATOR, 1 + number % OPERATORS),
+            }
+            chat = await http.reserve(people[Role.USER])
+            for role, tab in ((role, tab) for role in people for tab in range(TABS)):
+                rng = random.Random(self.rng.random())
+                self.talkers.append(Talker(f"{number}-{role}-{tab}", role, people[role], chat, rng))
+
+    async def load_and_kill(self, seconds: float) -> None:
+        """Let everybody talk, then kill the server; all that had reached this side is read to the end."""
+        async with trio.open_nursery() as nursery:
+            feed = await nursery.start(self._watch)
+            for talker in self.talkers:
+                await nursery.start(self._talk, talker)
+            await trio.sleep(self.rng.uniform(0.2, seconds))
+            await trio.to_thread.run_sync(self.server.kill)
+            assert await feed.gone() is not None
+
+    async def _talk(self, talker: Talker, *, task_status: trio.TaskStatus[None]) -> None:
+        async with talker.connected(self.server.port) as socket, trio.open_nursery() as nursery:
+            task_status.started()
+            nursery.start_soon(talker.talk, socket)
+            await talker.read(socket)
+            nursery.cancel_scope.cancel()
+
+    async def _watch(self, *, task_status: trio.TaskStatus[Socket]) -> None:
+        async with open_socket(self.server.port, "/ws/operators", self.admin) as socket:
+            task_status.started(socket)
+            try:
+                while True:
+                    event = await socket.next()
+                    if isinstance(event, MessageAdded):
+                        self.shown.append(event.message)
+            except trio.EndOfChannel:
+                return
+
+    async def come_back(self) -> None:
+        """Everybody resumes, and repeats what was never answered."""
+        async with trio.open_nursery() as nursery:
+            for talker in self.talkers:
+                nursery.start_soon(self._come_back, talker)
+
+    async def _come_back(self, talker: Talker) -> None:
+        # Also what was answered, or what the replay will show: the answer has to be the stored message again.
+        doubtful = {**dict(list(talker.answered.items())[-REPEATED:]), **talker.unanswered}
+        async with talker.connected(self.server.port) as socket, trio.open_nursery() as nursery:
+            nursery.start_soon(talker.read, socket)
+            await talker.repeat(socket, doubtful)
+            nursery.cancel_scope.cancel()
+
+    def announced(self) -> list[Message]:
+        """What anybody saw, as it was seen."""
+        return [*self.shown, *chain.from_iterable((*each.live, *each.answers) for each in self.talkers)]
+
+    async def stored(self, http: Http) -> dict[UUID, list[Message]]:
+        """Every chat's history; dense, without anything twice."""
+        chats = {talker.chat for talker in self.talkers}
+        histories = {chat: await http.history(self.admin, chat) for chat in chats}
+        for messages in histories.values():
+            assert [message.message_index for message in messages] == list(range(len(messages)))
+        everything = list(chain.from_iterable(histories.values()))
+        assert max(Counter(message.id for message in everything).values(), default=1) == 1
+        assert max(Counter(message.text for message in everything).values(), default=1) == 1
+        return histories
+
+    async def check_counters(self, http: Http, histories: dict[UUID, list[Message]]) -> None:
+        """What a console is told at once agrees with the chats."""
+        chats = await http.chats(self.admin)
+        loads = {
+            number: Counter(chat.status for chat in chats if chat.operator_user and chat.operator_user.id == number)
+            for number in range(1, OPERATORS + 1)
+        }
+        unread = sum(
+            any(each.type_role is Role.USER and each.status is not MessageStatus.READ for each in histories[chat.uuid])
+            for chat in chats
+        )
+        told: dict[int, tuple[int, int]] = {}
+        told_unread: int | None = None
+        async with open_socket(self.server.port, "/ws/operators", self.admin) as feed:
+            while told_unread is None or told.keys() != loads.keys():
+                event = await feed.next()
+                if isinstance(event, OperatorUpdated):
+                    told[event.user.id] = event.new_chats, event.open_chats
+                elif isinstance(event, GlobalUpdated):
+                    told_unread = event.unread_chats
+        assert told == {number: (load[ChatStatus.NEW], load[ChatStatus.OPEN]) for number, load in loads.items()}
+        assert told_unread == unread
+
+
+def check_announced(announced: list[Message], histories: dict[UUID, list[Message]]) -> None:
+    """Whatever anybody saw is stored, as they saw it."""
+    for message in announced:
+        history = histories[message.chat.uuid]
+        assert message.message_index < len(history), f"lost: {message}"
+        stored = history[message.message_index]
+        assert (stored.id, stored.text, stored.user) == (message.id, message.text, message.user)
+
+
+def check_receipts(talkers: list[Talker], histories: dict[UUID, list[Message]]) -> None:
+    """Whatever anybody saw as read is stored as read."""
+    for receipts in chain.from_iterable(talker.receipts for talker in talkers):
+        for message in histories[receipts.chat_id][: receipts.read + 1]:
+            assert message.type is MessageType.STANDARD
+            assert message.type_role is receipts.role or message.status is MessageStatus.READ
+
+
+@pytest.mark.slow
+async def test_a_killed_server_keeps_what_it_announced_and_doubles_nothing(
+    tmp_path: Path, round_: int, seconds: float, request: pytest.FixtureRequest
+) -> None:
+    seed: int = request.config.getoption("--kill-seed", None) or random.randrange(2**32)
+    print(f"round {round_}: --kill-seed={seed}")  # noqa: T201 - pytest shows it if the round fails
+    server = ServerProcess(tmp_path / "data")
+    scene = Scene(server, random.Random(seed))
+    try:
+        with trio.fail_after(CAP):
+            await trio.to_thread.run_sync(server.start)
+            async with open_http(server.url) as http:
+                await scene.prepare(http)
+            await scene.load_and_kill(seconds)
+            await trio.to_thread.run_sync(server.start)
+            async with open_http(server.url) as http:
+                before = await scene.stored(http)
+                check_announced(scene.announced(), before)
+                check_receipts(scene.talkers, before)
+                await scene.check_counters(http, before)
+                await scene.come_back()
+                after = await scene.stored(http)
+                check_announced(scene.announced(), after)
+                await scene.check_counters(http, after)
+    finally:
+        server.close()
+    for chat, messages in before.items():
+        assert [each.id for each in after[chat][: len(messages)]] == [each.id for each in messages]
+    sent = sum(talker.sent for talker in scene.talkers)
+    assert sum(map(len, after.values())) == sent, "every client_id is stored exactly once after the retry"
+    assert "recounted" not in server.log
+    assert "Traceback" not in server.log
+    repeated = sum(len(talker.answers) for talker in scene.talkers)
+    assert repeated
+    print(f"{sent} stored, {repeated} of them repeated")  # noqa: T201 - says how hard the round was

@@ -1,0 +1,202 @@
+"""A hundred people talk at once in one room, over every transport: all of them, history and resume agree on the order.
+
+System messages for one role go in between: the other role sees a hole, and the same order around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import cycle, islice, product
+from pathlib import Path
+from uuid import UUID
+
+import attrs
+import pytest
+import trio
+import trio_websocket
+
+from actorchat import LimitSettings, LocalSocket, Server, Settings, open_server
+from actorchat.protocol import (
+    Event,
+    MessageAdded,
+    MessageType,
+    Profile,
+    Role,
+    SendMessage,
+    UnknownType,
+    decode_event,
+    encode_command,
+)
+from tests.system.processes import SECRET, token
+from tests.system.sockets import Http, open_http
+
+SENDERS = 100
+EACH = 3
+NOTES = 12
+"""System messages: every other one for each role."""
+
+EARLIER = 2
+"""Messages from before anybody connected."""
+
+IDS = {Role.USER: 100, Role.OPERATOR: 1}
+VISITOR, OPERATOR = (token(role, number) for role, number in IDS.items())
+CAP = 60.0
+
+
+@attrs.define(eq=False)
+class Seat:
+    """One socket, and the ids of the messages it was told, in the order in which it was."""
+
+    role: Role
+    send: Callable[[SendMessage], Awaitable[None]]
+    next: Callable[[], Awaitable[Event | UnknownType]]
+    seen: list[int] = attrs.Factory(list)
+
+    async def read(self, enough: int, halfway: trio.Event | None = None) -> None:
+        """Return when `enough` messages were seen."""
+        while len(self.seen) < enough:
+            event = await self.next()
+            if isinstance(event, MessageAdded):
+                self.seen.append(event.message.id)
+            if halfway is not None and len(self.seen) > enough / 2:
+                halfway.set()
+
+
+@attrs.frozen
+class Place:
+    """Where and how to open a seat."""
+
+    over: str
+    role: Role
+    profile: Profile = Profile.EXTENDED
+    feed: bool = False
+
+    @asynccontextmanager
+    async def open(self, server: Server, chat: UUID, after: int | None = None) -> AsyncIterator[Seat]:
+        if self.over == "memory":
+            async with await self._local(server, chat, after) as local:
+                yield Seat(self.role, local.send, local.__anext__)
+            return
+        path = "/ws/operators" if self.feed else f"/ws/chats/{chat}"
+        async with trio_websocket.open_websocket(
+            "127.0.0.1",
+            server.port,
+            path if after is None else f"{path}?after={after}",
+            use_ssl=False,
+            subprotocols=[self.profile.value],
+            extra_headers=[(b"Authorization", f"Bearer {token(self.role, IDS[self.role])}".encode())],
+        ) as websocket:
+
+            async def send(command: SendMessage) -> None:
+                await websocket.send_message(encode_command(command).decode())
+
+            async def receive() -> Event | UnknownType:
+                return decode_event(await websocket.get_message())
+
+            yield Seat(self.role, send, receive)
+
+    async def _local(self, server: Server, chat: UUID, after: int | None) -> LocalSocket:
+        number = IDS[self.role]
+        if self.feed:
+            return await server.connect_feed(number, sources=("lk",), profile=self.profile)
+        if self.role is Role.USER:
+            return await server.connect_visitor(source="lk", user=number, after=after, profile=self.profile)
+        return await server.connect_operator(number, sources=("lk",), chat=chat, after=after, profile=self.profile)
+
+
+ROOM_PLACES = tuple(islice(cycle(Place(*each) for each in product(("memory", "tcp"), Role, Profile)), SENDERS))
+FEED_PLACES = tuple(Place(over, Role.OPERATOR, feed=True) for over in ("memory", "tcp"))
+RESUMING = tuple(Place(over, role) for over, role in product(("memory", "tcp"), Role))
+
+
+class Talk:
+    """The room while everybody talks in it."""
+
+    def __init__(self, server: Server, http: Http, chat: UUID) -> None:
+        self.server, self.http, self.chat = server, http, chat
+        self.halfway = trio.Event()
+        self.resumed: list[Seat] = []
+
+    async def run(self, room: list[Seat], feeds: list[Seat]) -> None:
+        """Everybody sends and reads to the end, and some who join late resume from the beginning."""
+        standard = SENDERS * EACH
+        async with trio.open_nursery() as nursery:
+            for seat in (*room, *feeds):
+                # A first event says that the seat is taken.
+                await seat.next()
+            for place in RESUMING:
+                nursery.start_soon(self._join_late, place)
+            for number, seat in enumerate(room):
+                nursery.start_soon(seat.read, standard + NOTES // 2, self.halfway)
+                nursery.start_soon(self._talk, seat, number)
+            for seat in feeds:
+                nursery.start_soon(seat.read, standard)
+            nursery.start_soon(self._note)
+
+    async def _talk(self, seat: Seat, number: int) -> None:
+        for nth in range(EACH):
+            await seat.send(SendMessage(f"{number}-{nth}"))
+
+    async def _note(self) -> None:
+        for _, role in zip(range(NOTES), cycle(Role), strict=False):
+            await self.http.post(OPERATOR, self.chat, text=f"for {role}", type="system", type_role=role.value)
+
+    async def _join_late(self, place: Place) -> None:
+        await self.halfway.wait()
+        async with place.open(self.server, self.chat, after=-1) as seat:
+            self.resumed.append(seat)
+            await seat.read(EARLIER + SENDERS * EACH + NOTES // 2)
+
+    async def backwards(self, token: str) -> list[int]:
+        """The ids of the whole history, read from its end in pages of odd sizes."""
+        ids: list[int] = []
+        query, more = "limit=41", True
+        while more:
+            page, more = await self.http.page(token, self.chat, query)
+            ids = [*(message.id for message in page), *ids]
+            query = f"before={page[0].message_index}&limit=41"
+        return ids
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Server]:
+    storage = "memory://" if request.param == "memory" else None
+    limits = LimitSettings(messages_per_second=0)
+    async with open_server(Settings(storage=storage, data=tmp_path, port=0, secret=SECRET, limits=limits)) as server:
+        yield server
+
+
+@pytest.mark.slow
+async def test_a_hundred_senders_are_seen_in_one_order_everywhere(server: Server) -> None:
+    with trio.fail_after(CAP):
+        async with open_http(server.url) as http, AsyncExitStack() as stack:
+            chat = await http.reserve(VISITOR)
+            await http.post(VISITOR, chat, text="first")
+            await http.post(OPERATOR, chat, text="second")
+            room = [await stack.enter_async_context(place.open(server, chat)) for place in ROOM_PLACES]
+            feeds = [await stack.enter_async_context(place.open(server, chat)) for place in FEED_PLACES]
+            talk = Talk(server, http, chat)
+            await talk.run(room, feeds)
+            stored = {Role.USER: await http.history(VISITOR, chat, limit=37)}
+            stored[Role.OPERATOR] = await http.history(OPERATOR, chat, limit=37)
+            history = {role: [message.id for message in messages] for role, messages in stored.items()}
+            assert await talk.backwards(VISITOR) == history[Role.USER]
+            assert await talk.backwards(OPERATOR) == history[Role.OPERATOR]
+            middle = stored[Role.OPERATOR][SENDERS].message_index
+            for place, after in product(RESUMING, (-1, middle)):
+                missed = [message.id for message in stored[place.role] if message.message_index > after]
+                async with place.open(server, chat, after=after) as seat:
+                    await seat.read(len(missed))
+                assert seat.seen == missed
+    standard = [message.id for message in stored[Role.USER] if message.type is MessageType.STANDARD]
+    assert [message.id for message in stored[Role.OPERATOR] if message.type is MessageType.STANDARD] == standard
+    indexes = {message.message_index for messages in stored.values() for message in messages}
+    assert indexes == set(range(EARLIER + SENDERS * EACH + NOTES))
+    for seat in room:
+        assert seat.seen == history[seat.role][EARLIER:]
+    for seat in feeds:
+        assert seat.seen == standard[EARLIER:]
+    for seat in talk.resumed:
+        assert seat.seen == history[seat.role]
+    assert len(talk.resumed) == len(RESUMING)

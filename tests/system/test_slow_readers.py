@@ -1,0 +1,162 @@
+"""Members who don't read: nobody waits for them, the server keeps little for them, and they catch up by resume."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from uuid import UUID
+
+import attrs
+import psutil  # type: ignore[import-untyped] # it ships no types
+import pytest
+import trio
+
+from actorchat.protocol import CloseCode, Message, MessageAdded, Profile, Role, SendMessage, UserConnected
+from tests.system.processes import ServerProcess, server_process, token
+from tests.system.sockets import Socket, open_http, open_socket
+
+READERS = 44
+STUCK = 5
+WINDOW = 8
+TEXT = "🐌" * 3_900
+"""Four bytes a character: 15.6 KB a message."""
+
+OUTBOX_BYTES = 2**20
+OVERFLOW_LINGER = 2.0
+BEFORE_OVERFLOW = OUTBOX_BYTES // (4 * len(TEXT))
+"""This many messages fit into a session's outbox."""
+
+MESSAGES = 120
+"""1.8 MiB for each member: more than its outbox and the kernel's buffers hold."""
+
+MANY_MESSAGES = 1_600
+"""24 MiB."""
+
+MEMORY_BYTES = 12 * 2**20
+VISITOR, OTHER_VISITOR = token(Role.USER, 100), token(Role.USER, 101)
+CAP = 60.0
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with server_process(tmp_path_factory.mktemp("slow") / "data") as server:
+        yield server
+        assert "Traceback" not in server.log
+
+
+@attrs.define(eq=False)
+class Speaker:
+    """The visitor, who sends as fast as answers come. `overflow_at`: no outbox can be full before that time."""
+
+    socket: Socket
+    count: int
+    overflow_at: float = 0.0
+    _window: trio.Semaphore = attrs.field(factory=lambda: trio.Semaphore(WINDOW))
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._answers)
+            for number in range(self.count):
+                await self._window.acquire()
+                if number == BEFORE_OVERFLOW:
+                    self.overflow_at = trio.current_time()
+                await self.socket.send(SendMessage(text_of(number)))
+
+    async def last_words_to(self, socket: Socket) -> list[str]:
+        """What a stuck socket finds when it reads at last: whole messages, then the Close."""
+        in_time = trio.current_time() < self.overflow_at + OVERFLOW_LINGER / 2
+        texts = [message.text async for message in messages(socket, self.count)]
+        assert len(texts) < self.count
+        if in_time:
+            assert socket.peer.close_code == CloseCode.OVERLOADED
+        else:
+            # Whoever lets the time for it pass may find a reset instead.
+            assert socket.peer.close_code in (CloseCode.OVERLOADED, 1006)
+        return texts
+
+    async def _answers(self) -> None:
+        async for message in messages(self.socket, self.count):
+            assert message.text == text_of(message.message_index)
+            self._window.release()
+
+
+def text_of(number: int) -> str:
+    return f"{number} {TEXT}"
+
+
+async def messages(socket: Socket, count: int, first: int = 0) -> AsyncIterator[Message]:
+    """The next `count` messages, or as many as come before the socket ends: without gap or duplicate."""
+    upto = first + count
+    while first < upto:
+        try:
+            event = await socket.next()
+        except trio.EndOfChannel:
+            return
+        if isinstance(event, MessageAdded):
+            assert event.message.message_index == first
+            first += 1
+            yield event.message
+
+
+async def read_all(socket: Socket, count: int) -> None:
+    assert len([message.id async for message in messages(socket, count)]) == count
+
+
+class Crowd:
+    """The sockets of one room; those that are stuck have not read a byte since the handshake."""
+
+    def __init__(self, server: ServerProcess, stack: AsyncExitStack, visitor: str, chat: UUID) -> None:
+        self.server, self.stack, self.visitor, self.chat = server, stack, visitor, chat
+
+    async def join(self, number: int, *, stuck: bool) -> Socket:
+        profile = Profile.STRICT if number % 3 == 0 and not stuck else Profile.EXTENDED
+        buffer = 4_096 if stuck else None
+        who = token(Role.OPERATOR, number)
+        opening = open_socket(self.server.port, f"/ws/chats/{self.chat}", who, profile, receive_buffer=buffer)
+        return await self.stack.enter_async_context(opening)
+
+    async def gather(self, readers: int) -> tuple[Socket, list[Socket], list[Socket]]:
+        """The visitor's socket, those who read, and those who don't; all are in the room."""
+        opening = open_socket(self.server.port, f"/ws/chats/{self.chat}", self.visitor)
+        visitor = await self.stack.enter_async_context(opening)
+        reading = [await self.join(1 + number, stuck=False) for number in range(readers)]
+        stuck = [await self.join(1_001 + number, stuck=True) for number in range(STUCK)]
+        here = 0
+        while here < 1 + readers + STUCK:
+            here += isinstance(await visitor.next(), UserConnected)
+        return visitor, reading, stuck
+
+
+@pytest.mark.slow
+async def test_stuck_members_cost_the_others_nothing_and_catch_up(server: ServerProcess) -> None:
+    with trio.fail_after(CAP):
+        async with open_http(server.url) as http, AsyncExitStack() as stack:
+            chat = await http.reserve(VISITOR)
+            visitor, reading, stuck = await Crowd(server, stack, VISITOR, chat).gather(READERS)
+            speaker = Speaker(visitor, MESSAGES)
+            # The others get everything while those five are stuck: nobody waits for them.
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(speaker.run)
+                for socket in reading:
+                    nursery.start_soon(read_all, socket, MESSAGES)
+            got = [await speaker.last_words_to(socket) for socket in stuck]
+            for number, texts in enumerate(got):
+                target = f"/ws/chats/{chat}?after={len(texts) - 1}"
+                async with open_socket(server.port, target, token(Role.OPERATOR, 1_001 + number)) as again:
+                    missed = messages(again, MESSAGES - len(texts), len(texts))
+                    texts += [message.text async for message in missed]
+                assert texts == [text_of(index) for index in range(MESSAGES)]
+
+
+@pytest.mark.slow
+async def test_what_stuck_members_leave_unread_does_not_pile_up(server: ServerProcess) -> None:
+    process = psutil.Process(server.pid)
+    with trio.fail_after(CAP):
+        async with open_http(server.url) as http, AsyncExitStack() as stack:
+            chat = await http.reserve(OTHER_VISITOR)
+            visitor, _, stuck = await Crowd(server, stack, OTHER_VISITOR, chat).gather(0)
+            before = process.memory_info().rss
+            await Speaker(visitor, MANY_MESSAGES).run()
+            assert process.memory_info().rss - before < MEMORY_BYTES
+            for socket in stuck:
+                assert await socket.gone() in (CloseCode.OVERLOADED, 1006)
