@@ -10,14 +10,16 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID, uuid4
+from weakref import WeakSet
 
 import trio
 
 from actorchat.actors import ActorError, ActorSystem, DeadLetter, Ref, Restart, Virtual
-from actorchat.chat.commands import FeedReceiver, FromMember, RoomReceiver
+from actorchat.chat.commands import FeedReceiver, FromMember, Perform, RoomReceiver
 from actorchat.chat.directory import (
     ConsoleJoined,
     ConsoleLeft,
+    Consoles,
     Counted,
     Directory,
     DirectoryMessage,
@@ -43,7 +45,7 @@ from actorchat.chat.operations import (
 )
 from actorchat.chat.ports import Archive, ChatFilter, FeedSnapshot, Journal, Session, StorageUnavailable
 from actorchat.chat.replay import catch_up
-from actorchat.chat.room import Announce, Departed, Enter, Perform, Room, RoomMessage, RoomPorts
+from actorchat.chat.room import Announce, Departed, Enter, Room, RoomMessage, RoomPorts
 from actorchat.chat.roster import Member, Position, Roster
 from actorchat.chat.sweeper import Sweeper
 from actorchat.protocol import (
@@ -63,9 +65,6 @@ __all__ = ["ChatRefused", "Chats", "open_chats"]
 
 ROOM_IDLE = 60.0
 """Seconds after which an empty room's actor goes; the chat stays in storage."""
-
-PERFORM_TIMEOUT = 30.0
-"""Seconds after which a request stops waiting; while a commit is in doubt nobody can answer it."""
 
 _KEPT_UP = Restart(max=5, within=60.0, backoff=0.05)
 
@@ -112,6 +111,8 @@ class Chats:
         self._directory = directory
         self._intake = Intake(limits.operations_in_flight)
         self._listened: Counter[str] = Counter()
+        self._rosters: WeakSet[Roster] = WeakSet()
+        self.consoles = Consoles()
         self._feeds: Virtual[str, FeedMessage, FeedRoster] = system.virtual(
             self._make_feed,
             anchor=self._make_feed_roster,
@@ -122,7 +123,7 @@ class Chats:
         ports = RoomPorts(journal, archive, self._feeds.anchor, RateLimiter(limits), limits)
         self._rooms: Virtual[UUID, RoomMessage, Roster] = system.virtual(
             lambda chat, roster: Room(roster, ports),
-            anchor=lambda chat: Roster(chat, self._wake_room),
+            anchor=self._make_roster,
             idle=ROOM_IDLE,
             inbox=ROOM_INBOX,
             restart=_KEPT_UP,
@@ -133,11 +134,15 @@ class Chats:
     def _make_feed(self, source: str, roster: FeedRoster) -> Feed:
         return Feed(roster, lambda counters: self._directory().signal(Counted(counters)))
 
-    def _wake_room(self, chat: UUID) -> None:
-        self._rooms[chat].signal(Announce())
+    # Whoever holds a roster holds its address: what is put there while nobody else does must not be lost.
+
+    def _make_roster(self, chat: UUID) -> Roster:
+        room = self._rooms[chat]
+        roster = Roster(chat, lambda: room.signal(Announce()))
+        self._rosters.add(roster)
+        return roster
 
     def _make_feed_roster(self, source: str) -> FeedRoster:
-        # Whoever holds the roster holds the address: what a room puts while no console is there must not be lost.
         feed = self._feeds[source]
         return FeedRoster(source, lambda: feed.signal(Flush()))
 
@@ -148,8 +153,11 @@ class Chats:
         outcome = await self._submit(operation)
         decision = outcome.decision
         assert isinstance(decision, PersonRecorded)  # noqa: S101 - what this operation comes to
-        if decision.changed and decision.person.user.role is Role.OPERATOR:
-            self._directory().signal(PersonSeen(decision.person))
+        if decision.changed:
+            for roster in self._rosters:
+                roster.rename(decision.person.user)
+            if decision.person.user.role is Role.OPERATOR:
+                self._directory().signal(PersonSeen(decision.person))
         return decision.person
 
     async def reserve_chat(self, source: str, owner: User) -> tuple[ChatState, bool]:
@@ -162,18 +170,15 @@ class Chats:
     async def perform(self, operation: ChatOperation) -> Changed | Unchanged:
         """Let the chat's room put `operation` through. Raises `ChatRefused` with the code that was decided.
 
-        Cancelled after the room took it, the operation may still be committed.
+        Waits as long as nobody knows what became of it. Cancelled, it may still be committed.
         """
         refused = self._intake.take()
         if refused is not None:
             raise _refusal(refused)
+        item = Perform(operation, self._intake)
         room = self._rooms[operation.chat]
-        try:
-            decision = await room.ask(Perform(operation), timeout=PERFORM_TIMEOUT)
-        except ActorError as error:
-            raise ChatRefused(RefusalCode.OVERLOADED, "the chat could not take it", 1.0) from error
-        finally:
-            self._intake.done()
+        room.tell(item)
+        decision = await item.wait()
         if isinstance(decision, Changed | Unchanged):
             return decision
         assert isinstance(decision, Refused)  # noqa: S101 - rooms perform chat operations only
@@ -246,13 +251,15 @@ class Chats:
             snapshot = await self.archive.feed_snapshot(sources, FEED_SNAPSHOT)
             await _show(session, snapshot)
             console.release({chat.uuid: chat.rev for chat in snapshot.chats})
+            self.consoles.join(console, snapshot.counters)
             directory.signal(ConsoleJoined(console, snapshot.operators, snapshot.counters))
             yield FeedReceiver(session)
         finally:
             for _, roster in feeds:
                 del roster.consoles[console]
             self._listened -= Counter(sources)
-            directory.signal(ConsoleLeft(console))
+            if self.consoles.leave(console):
+                directory.signal(ConsoleLeft(session.user.id))
 
     async def drain(self) -> None:
         """Refuse new operations with `draining`; return when all that was taken is decided and announced."""
@@ -314,7 +321,7 @@ def _close_members(chat: UUID, roster: Roster, error: BaseException) -> None:
 
 def settle_dead_letter(letter: DeadLetter) -> None:
     """What a room never began is refused, so that nobody waits for ever (`open_system(on_dead_letter=…)`)."""
-    if isinstance(letter.message, FromMember):
+    if isinstance(letter.message, FromMember | Perform):
         letter.message.lost()
 
 
@@ -335,7 +342,9 @@ async def open_chats(
     refs: list[Ref[DirectoryMessage]] = []
     chats = Chats(system=system, journal=journal, archive=archive, limits=limits, directory=lambda: refs[0])
     refs.append(
-        await system.start(lambda: Directory(archive, chats.store_presence), name="directory", restart=_KEPT_UP)
+        await system.start(
+            lambda: Directory(archive, chats.store_presence, chats.consoles), name="directory", restart=_KEPT_UP
+        )
     )
     if policy.answer_timeout or policy.idle_timeout:
         system.spawn(lambda: Sweeper(archive, chats.sweep, clock), name="sweeper", restart=_KEPT_UP)

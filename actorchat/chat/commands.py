@@ -1,6 +1,7 @@
-"""Owns what a socket in a room may say, and how it is answered when it is refused.
+"""Owns what sockets and requests ask of a room, and how each is answered: exactly once.
 
-The transport calls it with decoded commands; it hands them to the room and keeps the count of operations in flight.
+What is asked travels to the room and, as the operation's origin, through the journal and back. It belongs to the asker:
+no crash of the room loses its answer.
 """
 
 from __future__ import annotations
@@ -8,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import attrs
+import trio
 
 from actorchat.chat.limits import Intake
-from actorchat.chat.operations import Refused
+from actorchat.chat.operations import ChatOperation, Decision, Refused, Unchanged
 from actorchat.chat.ports import Session
 from actorchat.chat.roster import Member, Roster
 from actorchat.protocol import (
     RETRYABLE,
+    CloseCode,
     Command,
     ErrorEvent,
     Event,
@@ -30,7 +33,7 @@ from actorchat.protocol import (
     encode_event,
 )
 
-__all__ = ["FeedReceiver", "FromMember", "RoomReceiver", "push_event", "refuse"]
+__all__ = ["FeedReceiver", "FromMember", "Perform", "RoomReceiver", "push_event", "refuse"]
 
 OperationCommand = SendMessage | MarkMessageDelivered | MarkMessageRead
 """The commands that become operations of the journal, and are answered."""
@@ -38,7 +41,7 @@ OperationCommand = SendMessage | MarkMessageDelivered | MarkMessageRead
 
 @attrs.define(eq=False)
 class FromMember:
-    """A command of a member, on its way to the room and, as an operation's origin, back from the journal."""
+    """A command of a socket. `begun`: the room has seen it."""
 
     roster: Roster
     member: Member
@@ -46,20 +49,67 @@ class FromMember:
     intake: Intake
     begun: bool = False
 
-    def settle(self) -> None:
-        """It is answered, or needs no answer: the socket may have one more in flight."""
+    def answer(self, decision: Decision) -> None:
+        """What was decided. The socket may have one more operation in flight."""
+        self._settle()
+        if isinstance(decision, Refused):
+            self.refuse(decision)
+        elif isinstance(decision, Unchanged) and decision.message is not None:
+            message = decision.message
+            payload = self.roster.encoder.added(decision.chat, message, message.client_id)
+            self.member.session.push(Frames.of([payload]))
+
+    def refuse(self, refused: Refused) -> None:
+        refuse(self.roster, self.member.session, self.command, refused)
+
+    def fail(self) -> None:
+        """The room failed over it; nothing was submitted."""
+        self._settle()
+        self.member.session.close(CloseCode.SERVER_FAILED, "the server failed")
+
+    def lost(self) -> None:
+        """It became a dead letter: a full inbox, a crash, a stop. What the room has begun it answers itself."""
+        if isinstance(self.command, OperationCommand) and not self.begun:
+            self.answer(_NOT_TAKEN)
+
+    def _settle(self) -> None:
         if isinstance(self.command, OperationCommand):
             self.intake.done()
             self.member.session.operation_done()
 
-    def lost(self) -> None:
-        """The room did not take it: a full inbox, a crash, a stop."""
-        if isinstance(self.command, OperationCommand) and not self.begun:
-            self.settle()
-            self.refuse(Refused(RefusalCode.OVERLOADED, "the chat has too much to do", 1.0))
 
-    def refuse(self, refused: Refused) -> None:
-        refuse(self.roster, self.member.session, self.command, refused)
+@attrs.define(eq=False)
+class Perform:
+    """An operation of a request, the sweeper or the directory. `begun`: the room has seen it."""
+
+    operation: ChatOperation
+    intake: Intake
+    begun: bool = False
+    _decision: Decision | None = attrs.field(default=None, init=False)
+    _decided: trio.Event = attrs.field(factory=trio.Event, init=False)
+
+    def answer(self, decision: Decision) -> None:
+        self.intake.done()
+        self._decision = decision
+        self._decided.set()
+
+    def fail(self) -> None:
+        """The room failed over it; nothing was submitted."""
+        self.answer(_NOT_TAKEN)
+
+    def lost(self) -> None:
+        """As `FromMember.lost`."""
+        if not self.begun:
+            self.answer(_NOT_TAKEN)
+
+    async def wait(self) -> Decision:
+        """Wait for the decision; cancelled, the operation goes on."""
+        while self._decision is None:
+            await self._decided.wait()
+        return self._decision
+
+
+_NOT_TAKEN = Refused(RefusalCode.OVERLOADED, "the chat could not take it", 1.0)
 
 
 def push_event(session: Session, event: Event) -> None:

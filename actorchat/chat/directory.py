@@ -6,7 +6,8 @@ Counters and people are decided in transactions; here the newest revision is kep
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import assert_never
 
@@ -22,6 +23,7 @@ from actorchat.protocol import Event, Frames, GlobalUpdated, OperatorUpdated, Pr
 __all__ = [
     "ConsoleJoined",
     "ConsoleLeft",
+    "Consoles",
     "Counted",
     "Directory",
     "DirectoryMessage",
@@ -64,9 +66,11 @@ class ConsoleJoined:
     counters: tuple[SourceCounters, ...]
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen
 class ConsoleLeft:
-    console: Console
+    """The operator's last console is gone."""
+
+    operator_id: int
 
 
 @attrs.frozen
@@ -112,17 +116,45 @@ DirectoryMessage = (
 class _Operator:
     person: PersonRecord
     counters: OperatorCounters
-    consoles: int = 0
     storing: bool = False
 
 
 @attrs.define(eq=False)
 class _View:
-    """What one console still has to be told."""
+    """What one console was told of its sources, and what it still has to be told."""
 
     unread: dict[str, SourceCounters]
     operators: set[int] = attrs.Factory(set)
     global_due: bool = False
+
+
+class Consoles:
+    """Who is connected. It outlives the directory's incarnations; joining and leaving are synchronous."""
+
+    def __init__(self) -> None:
+        self.views: dict[Console, _View] = {}
+        self._of_operator: Counter[int] = Counter()
+
+    def join(self, console: Console, counters: Iterable[SourceCounters]) -> None:
+        """The console is live; its snapshot showed `counters`."""
+        unread = {source: SourceCounters(source) for source in console.sources}
+        unread.update({counter.source: counter for counter in counters})
+        self.views[console] = _View(unread)
+        self._of_operator[console.session.user.id] += 1
+
+    def leave(self, console: Console) -> bool:
+        """Whether it was its operator's last one. A console that never joined is nobody's."""
+        if self.views.pop(console, None) is None:
+            return False
+        operator_id = console.session.user.id
+        self._of_operator[operator_id] -= 1
+        if self._of_operator[operator_id]:
+            return False
+        del self._of_operator[operator_id]
+        return True
+
+    def connected(self, operator_id: int) -> bool:
+        return operator_id in self._of_operator
 
 
 class Directory(Actor[DirectoryMessage]):
@@ -132,19 +164,40 @@ class Directory(Actor[DirectoryMessage]):
     to the queue; what it returns or raises comes back as a message.
     """
 
-    def __init__(self, archive: Archive, store_presence: Callable[[int, bool], Awaitable[PersonRecord]]) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        store_presence: Callable[[int, bool], Awaitable[PersonRecord]],
+        consoles: Consoles,
+    ) -> None:
         self._archive, self._store_presence = archive, store_presence
+        self._consoles = consoles
         self._operators: dict[int, _Operator] = {}
         self._sources: dict[str, SourceCounters] = {}
-        self._views: dict[Console, _View] = {}
         self._told_at = -INTERVAL
         self._waiting = False
 
     async def on_start(self) -> None:
         for record in await self._archive.operators(None):
-            self._operators[record.person.user.id] = _Operator(record.person, record.counters)
-            if record.person.online:
-                self._start_grace(record.person.user.id)
+            operator_id = record.person.user.id
+            self._operators[operator_id] = _Operator(record.person, record.counters)
+            connected = self._consoles.connected(operator_id)
+            if connected and not record.person.online:
+                self._store(operator_id, online=True)
+            elif record.person.online and not connected:
+                self._start_grace(operator_id)
+        if self._consoles.views:
+            await self._resume()
+
+    async def _resume(self) -> None:
+        """An incarnation crashed: tell the consoles that are there what it may not have told."""
+        sources = frozenset().union(*(console.sources for console in self._consoles.views))
+        snapshot = await self._archive.feed_snapshot(sources, 0)
+        for counter in snapshot.counters:
+            self._count(counter)
+        for operator in self._operators.values():
+            self._operator_due(operator)
+        self._tell()
 
     async def receive(self, message: DirectoryMessage) -> None:
         match message:
@@ -155,19 +208,18 @@ class Directory(Actor[DirectoryMessage]):
                 self._seen(person)
             case ConsoleJoined():
                 self._joined(message)
-            case ConsoleLeft(console=console):
-                self._left(console)
+            case ConsoleLeft(operator_id=operator_id):
+                if not self._consoles.connected(operator_id):
+                    self._start_grace(operator_id)
             case _Tell():
                 self._waiting = False
             case _GraceOver(operator_id=operator_id):
-                if self._operators[operator_id].consoles == 0:
+                if not self._consoles.connected(operator_id):
                     self._store(operator_id, online=False)
             case _StoreOnline(operator_id=operator_id):
-                operator = self._operators[operator_id]
-                if operator.consoles and not operator.person.online:
+                if self._consoles.connected(operator_id) and not self._operators[operator_id].person.online:
                     self._store(operator_id, online=True)
             case _PresenceStored(person=person):
-                self._seen(person)
                 self._stored(person)
             case _PresenceFailed(operator_id=operator_id, error=error):
                 self._retry(operator_id, error)
@@ -182,7 +234,7 @@ class Directory(Actor[DirectoryMessage]):
             known = self._sources.get(counter.source)
             if known is None or counter.rev > known.rev:
                 self._sources[counter.source] = counter
-                for view in self._views.values():
+                for view in self._consoles.views.values():
                     if counter.source in view.unread:
                         self._count_unread(view, counter)
             return
@@ -198,13 +250,13 @@ class Directory(Actor[DirectoryMessage]):
             view.global_due = view.global_due or counter.unread_chats != known.unread_chats
 
     def _operator_due(self, operator: _Operator) -> None:
-        for console, view in self._views.items():
+        for console, view in self._consoles.views.items():
             if not console.sources.isdisjoint(operator.person.sources):
                 view.operators.add(operator.person.user.id)
 
     def _tell(self) -> None:
         """Tell every console what is due, unless it was told a moment ago: then once, when the moment is over."""
-        due = [(console, view) for console, view in self._views.items() if view.operators or view.global_due]
+        due = [(console, view) for console, view in self._consoles.views.items() if view.operators or view.global_due]
         if self._waiting or not due:
             return
         now = trio.current_time()
@@ -235,9 +287,10 @@ class Directory(Actor[DirectoryMessage]):
             self._count(counter)
         for each in message.operators:
             self._count(each.counters)
-        view = self._views[console] = _View({counter.source: counter for counter in message.counters})
+        view = self._consoles.views.get(console)
+        if view is None:
+            return
         for source in console.sources:
-            view.unread.setdefault(source, SourceCounters(source))
             known = self._sources.get(source)
             if known is not None:
                 self._count_unread(view, known)
@@ -247,27 +300,16 @@ class Directory(Actor[DirectoryMessage]):
             stale = record is None or (record.person, record.counters) != (operator.person, operator.counters)
             if stale and not console.sources.isdisjoint(operator.person.sources):
                 view.operators.add(operator_id)
-        operator = self._operators[console.session.user.id]
-        operator.consoles += 1
-        if not operator.person.online:
+        if not self._operators[console.session.user.id].person.online:
             self._store(console.session.user.id, online=True)
-
-    def _left(self, console: Console) -> None:
-        if self._views.pop(console, None) is None:
-            return
-        operator_id = console.session.user.id
-        operator = self._operators[operator_id]
-        operator.consoles -= 1
-        if operator.consoles == 0:
-            self._start_grace(operator_id)
 
     def _seen(self, person: PersonRecord) -> None:
         operator = self._operators.get(person.user.id)
         if operator is None:
             operator = self._operators[person.user.id] = _Operator(person, OperatorCounters(person.user.id))
-        elif operator.person == person:
-            return
-        operator.person = person
+        else:
+            # Presence has its own message: this one may be older.
+            operator.person = attrs.evolve(person, online=operator.person.online)
         self._operator_due(operator)
 
     def _start_grace(self, operator_id: int) -> None:
@@ -285,23 +327,28 @@ class Directory(Actor[DirectoryMessage]):
         )
 
     def _stored(self, person: PersonRecord) -> None:
-        operator = self._operators[person.user.id]
+        operator_id = person.user.id
+        operator = self._operators[operator_id]
         operator.storing = False
+        if operator.person.online is not person.online:
+            operator.person = attrs.evolve(operator.person, online=person.online)
+            self._operator_due(operator)
         # It may have come or gone while its presence was stored.
-        if person.online and operator.consoles == 0:
-            self._start_grace(person.user.id)
-        elif not person.online and operator.consoles:
-            self._store(person.user.id, online=True)
+        connected = self._consoles.connected(operator_id)
+        if person.online and not connected:
+            self._start_grace(operator_id)
+        elif connected and not person.online:
+            self._store(operator_id, online=True)
 
     def _retry(self, operator_id: int, error: Exception) -> None:
         if not isinstance(error, StorageUnavailable):
             _log.error("the presence of operator %s could not be stored", operator_id, exc_info=error)
         operator = self._operators[operator_id]
         operator.storing = False
-        if operator.consoles and not operator.person.online:
-            self.after(RETRY, _StoreOnline(operator_id), key=("online", operator_id))
-        elif not operator.consoles:
+        if not self._consoles.connected(operator_id):
             self.after(RETRY, _GraceOver(operator_id), key=("grace", operator_id))
+        elif not operator.person.online:
+            self.after(RETRY, _StoreOnline(operator_id), key=("online", operator_id))
 
 
 def operator_event(record: OperatorRecord) -> OperatorUpdated:

@@ -14,31 +14,26 @@ from uuid import UUID
 import attrs
 import trio
 
-from actorchat.actors import Actor, Pending, Request
-from actorchat.chat.commands import FromMember
+from actorchat.actors import Actor, Request
+from actorchat.chat.announcement import Announcement
+from actorchat.chat.commands import FromMember, Perform
 from actorchat.chat.feed import FeedItem, FeedRoster
 from actorchat.chat.limits import ROOM_IN_FLIGHT, Limits, RateLimiter, check_message
 from actorchat.chat.model import (
-    ChatState,
     Identity,
     Stage,
-    StoredMessage,
     identity_of,
-    visible_to,
 )
 from actorchat.chat.operations import (
     AddMessage,
     Changed,
     ChatOperation,
-    Decision,
     MarkMessage,
-    Outcome,
     Refused,
-    Unchanged,
 )
 from actorchat.chat.ports import Archive, Journal, StorageUnavailable
-from actorchat.chat.replay import catch_up, changed_messages, status_ranges
-from actorchat.chat.roster import Audience, Member, Position, Roster
+from actorchat.chat.replay import catch_up
+from actorchat.chat.roster import Member, Position, Roster
 from actorchat.chat.typing_relay import INTERVAL, SILENCE, Typed, Typist
 from actorchat.protocol import (
     CloseCode,
@@ -48,7 +43,6 @@ from actorchat.protocol import (
     MessageType,
     Profile,
     RefusalCode,
-    Role,
     SendMessage,
     TypingUpdated,
     UpdateTyping,
@@ -56,7 +50,7 @@ from actorchat.protocol import (
     encode_event,
 )
 
-__all__ = ["Announce", "Departed", "Enter", "Perform", "Room", "RoomMessage", "RoomPorts"]
+__all__ = ["Announce", "Departed", "Enter", "Room", "RoomMessage", "RoomPorts"]
 
 _log = logging.getLogger(__name__)
 
@@ -82,13 +76,6 @@ class RoomPorts:
 @attrs.frozen
 class Enter(Request[bool]):
     """Be there: afterwards `Roster.announced` is set. False: there is no such chat."""
-
-
-@attrs.frozen
-class Perform(Request[Decision]):
-    """An operation from outside the room's sockets; the reply is what was decided."""
-
-    operation: ChatOperation
 
 
 @attrs.frozen
@@ -134,15 +121,6 @@ RoomMessage = (
 )
 
 
-@attrs.define(eq=False)
-class _Stream:
-    """What one audience gets of one announcement. `behind` is where its members must read on from."""
-
-    audience: Audience
-    payloads: list[bytes] = attrs.Factory(list)
-    behind: Position | None = None
-
-
 class Room(Actor[RoomMessage]):
     """The actor of one chat. All that must outlive a crash is in its roster and in storage."""
 
@@ -174,8 +152,8 @@ class Room(Actor[RoomMessage]):
     async def receive_batch(self, messages: Sequence[RoomMessage]) -> None:
         now = trio.current_time()
         for message in messages:
-            if isinstance(message, FromMember):
-                self._command(message, now)
+            if isinstance(message, FromMember | Perform):
+                self._take(message, now)
             else:
                 await self.receive(message)
 
@@ -183,12 +161,10 @@ class Room(Actor[RoomMessage]):
         match message:
             case Announce():
                 await self._announce()
-            case FromMember():
-                self._command(message, trio.current_time())
+            case FromMember() | Perform():
+                self._take(message, trio.current_time())
             case Enter():
                 self.reply(message, self._roster.announced is not None)
-            case Perform():
-                self._perform(message, trio.current_time())
             case Departed(identity=identity):
                 self._departed(identity)
             case _Lapsed(identity=identity):
@@ -207,24 +183,25 @@ class Room(Actor[RoomMessage]):
 
     # What comes in
 
-    def _command(self, item: FromMember, now: float) -> None:
-        try:
-            self._take(item, now)
-        except Exception:
-            _log.exception("a command failed in chat %s; its socket is closed", self._roster.chat)
-            item.settle()
-            item.member.session.close(CloseCode.SERVER_FAILED, "the server failed")
-
-    def _take(self, item: FromMember, now: float) -> None:
+    def _take(self, item: FromMember | Perform, now: float) -> None:
         item.begun = True
+        try:
+            if isinstance(item, Perform):
+                self._perform(item, now)
+            else:
+                self._command(item, now)
+        except Exception:
+            _log.exception("a command failed in chat %s", self._roster.chat)
+            item.fail()
+
+    def _command(self, item: FromMember, now: float) -> None:
         command, session = item.command, item.member.session
         chat = self._roster.chat
         match command:
             case SendMessage():
                 refused = self._check(item.member.identity, command.text, command.attachments, now)
                 if refused is not None:
-                    item.settle()
-                    item.refuse(refused)
+                    item.answer(refused)
                     return
                 self._stop_typing(item.member.identity, now)
                 operation: ChatOperation = AddMessage(
@@ -241,12 +218,10 @@ class Room(Actor[RoomMessage]):
                 assert_never(command)
         refused = self._submit(operation, item)
         if refused is not None:
-            item.settle()
-            item.refuse(refused)
+            item.answer(refused)
 
-    def _perform(self, request: Perform, now: float) -> None:
-        operation = request.operation
-        refused = None
+    def _perform(self, item: Perform, now: float) -> None:
+        operation, refused = item.operation, None
         if self._roster.announced is None:
             refused = Refused("not_found", "there is no such chat")
         elif isinstance(operation, AddMessage):
@@ -254,13 +229,9 @@ class Room(Actor[RoomMessage]):
             refused = self._check(identity, operation.text, operation.attachments, now)
             if refused is None and operation.type is MessageType.STANDARD:
                 self._stop_typing(identity, now)
-        if refused is None:
-            pending = self.defer(request)
-            refused = self._submit(operation, pending)
-            if refused is not None:
-                pending.reply(refused)
-        else:
-            self.reply(request, refused)
+        refused = refused or self._submit(operation, item)
+        if refused is not None:
+            item.answer(refused)
 
     def _check(self, identity: Identity, text: str, attachments: tuple[UUID, ...], now: float) -> Refused | None:
         bucket = self._ports.limiter.bucket(identity, now)
@@ -269,7 +240,7 @@ class Room(Actor[RoomMessage]):
             return Refused(RefusalCode.RATE_LIMITED, "too many messages", wait)
         return check_message(text, attachments, self._ports.limits)
 
-    def _submit(self, operation: ChatOperation, origin: object) -> Refused | None:
+    def _submit(self, operation: ChatOperation, origin: FromMember | Perform) -> Refused | None:
         roster = self._roster
         if roster.in_flight < ROOM_IN_FLIGHT and self._ports.journal.submit(operation, roster, origin):
             roster.in_flight += 1
@@ -294,21 +265,9 @@ class Room(Actor[RoomMessage]):
             roster.counters.extend(outcome.counters)
             if isinstance(outcome.decision, Changed):
                 changes.append(outcome.decision)
-            self._answer(outcome)
+            if isinstance(outcome.origin, FromMember | Perform):
+                outcome.origin.answer(outcome.decision)
         return changes
-
-    def _answer(self, outcome: Outcome) -> None:
-        origin, decision = outcome.origin, outcome.decision
-        if isinstance(origin, Pending):
-            origin.reply(decision)
-        elif isinstance(origin, FromMember):
-            origin.settle()
-            if isinstance(decision, Refused):
-                origin.refuse(decision)
-            elif isinstance(decision, Unchanged) and decision.message is not None:
-                message = decision.message
-                payload = self._roster.encoder.added(decision.chat, message, message.client_id)
-                origin.member.session.push(Frames.of([payload]))
 
     async def _recover(self) -> None:
         """Announce from storage what was committed after `announced`: an incarnation crashed before it could."""
@@ -337,125 +296,18 @@ class Room(Actor[RoomMessage]):
         if not fresh:
             self._put_counters()
             return
-        feed = self._ports.feed(fresh[-1].chat.source)
-        streams = [_Stream(audience) for audience in roster.audiences if audience.members]
-        senders = self._senders(fresh)
-        shown: list[bytes] | None = [] if feed.listening else None
-        added: list[StoredMessage] = []
-        for change in fresh:
-            self._encode(change, before, streams, senders, shown, added)
-            before = change.chat
+        chat = fresh[-1].chat
+        feed = self._ports.feed(chat.source)
+        announcement = Announcement(roster, fresh, listening=feed.listening)
         if any(change.chat_changed and change.chat.stage is Stage.CLOSED for change in fresh):
             now = trio.current_time()
-            for identity in self._roster.typists:
+            for identity in roster.typists:
                 self._stop_typing(identity, now)
-        roster.announced = before
-        roster.tail.extend(added)
-        for stream in streams:
-            self._send(stream, senders)
-        chat = fresh[-1].chat
-        frames = Frames.of(shown) if shown else None
-        if frames is not None or roster.counters:
-            feed.put(FeedItem(chat.uuid, chat.rev, frames, tuple(roster.counters)))
+        for member, position in announcement.send():
+            self._read_on(member, position)
+        if announcement.shown is not None or roster.counters:
+            feed.put(FeedItem(chat.uuid, chat.rev, announcement.shown, tuple(roster.counters)))
             roster.counters.clear()
-
-    def _encode(
-        self,
-        change: Changed,
-        before: ChatState | None,
-        streams: list[_Stream],
-        senders: dict[Identity, list[bytes]],
-        shown: list[bytes] | None,
-        added: list[StoredMessage],
-    ) -> None:
-        roster, chat = self._roster, change.chat
-        encoder = roster.encoder
-        reading = [stream for stream in streams if stream.behind is None]
-        if change.chat_changed:
-            payload = encoder.chat_updated(chat)
-            for stream in reading:
-                if stream.audience.profile is Profile.EXTENDED:
-                    stream.payloads.append(payload)
-            for own in senders.values():
-                own.append(payload)
-            if shown is not None and chat.listed:
-                shown.append(payload)
-        for message in change.messages:
-            payload = encoder.added(chat, message)
-            for stream in reading:
-                if visible_to(message, stream.audience.role):
-                    stream.payloads.append(payload)
-            for identity, own in senders.items():
-                if (
-                    message.client_id is not None
-                    and message.author is not None
-                    and identity_of(message.author) == identity
-                ):
-                    own.append(encoder.added(chat, message, message.client_id))
-                elif visible_to(message, identity.role):
-                    own.append(payload)
-            if shown is not None and message.type is MessageType.STANDARD:
-                shown.append(payload)
-            added.append(message)
-        ranges = status_ranges(before, chat)
-        if ranges:
-            self._encode_receipts(chat, before, ranges, reading, senders, added)
-
-    def _encode_receipts(
-        self,
-        chat: ChatState,
-        before: ChatState | None,
-        ranges: tuple[tuple[Role, int, int], ...],
-        reading: list[_Stream],
-        senders: dict[Identity, list[bytes]],
-        added: list[StoredMessage],
-    ) -> None:
-        roster, encoder = self._roster, self._roster.encoder
-        # A range says whose messages changed; the receipts are the other side's.
-        receipts = [
-            encoder.receipts(chat, Role.USER if author_role is Role.OPERATOR else Role.OPERATOR)
-            for author_role, _, _ in ranges
-        ]
-        for own in senders.values():
-            own.extend(receipts)
-        tail = [*roster.tail, *added]
-        remembered = bool(tail) and tail[0].index <= min(low for _, low, _ in ranges) + 1
-        updated = [encoder.updated(chat, message) for message in changed_messages(tail, ranges)] if remembered else []
-        for stream in reading:
-            if stream.audience.profile is Profile.EXTENDED:
-                stream.payloads.extend(receipts)
-            elif remembered:
-                stream.payloads.extend(updated)
-            elif before is not None:
-                stream.behind = Position(chat.next_index - 1, before, lagging=True)
-
-    def _senders(self, changes: Sequence[Changed]) -> dict[Identity, list[bytes]]:
-        """The authors whose own extended sockets get their `client_id` with the message."""
-        return {
-            identity_of(message.author): []
-            for change in changes
-            for message in change.messages
-            if message.client_id is not None and message.author is not None
-        }
-
-    def _send(self, stream: _Stream, senders: dict[Identity, list[bytes]]) -> None:
-        audience = stream.audience
-        frames = Frames.of(stream.payloads) if stream.payloads else None
-        own = {
-            identity: Frames.of(payloads) for identity, payloads in senders.items() if identity.role is audience.role
-        }
-        if own and audience.profile is Profile.EXTENDED:
-            for member in audience.members:
-                sent = own.get(member.identity, frames)
-                if sent is not None:
-                    member.session.push(sent)
-        elif frames is not None:
-            audience.push(frames)
-        if stream.behind is not None:
-            for member in tuple(audience.members):
-                position = attrs.evolve(stream.behind)
-                self._roster.fall_behind(member, position)
-                self._read_on(member, position)
 
     def _put_counters(self) -> None:
         announced, counters = self._roster.announced, self._roster.counters

@@ -85,7 +85,7 @@ class Roster:
     `counters` came with outcomes that are settled, and are not yet with the feed.
     """
 
-    def __init__(self, chat: UUID, wake: Callable[[UUID], None]) -> None:
+    def __init__(self, chat: UUID, wake: Callable[[], object]) -> None:
         self.chat = chat
         self.announced: ChatState | None = None
         self.tail: deque[StoredMessage] = deque(maxlen=TAIL)
@@ -105,7 +105,7 @@ class Roster:
         idle = not self.outcomes
         self.outcomes.extend(outcomes)
         if idle:
-            self._wake(self.chat)
+            self._wake()
 
     @property
     def vacant(self) -> bool:
@@ -155,6 +155,20 @@ class Roster:
         if presence is not None and presence.sockets == 0:
             del self.present[identity]
             self._tell(UserDisconnected(presence.user))
+
+    def rename(self, user: User) -> None:
+        """The user's profile changed: what is shown again shows it as it is now."""
+        chat = self.announced
+        if chat is None:
+            return
+        identity = identity_of(user)
+        if identity_of(chat.owner) == identity:
+            self.announced = attrs.evolve(chat, owner=user)
+        elif chat.operator is not None and identity_of(chat.operator) == identity:
+            self.announced = attrs.evolve(chat, operator=user)
+        for place, message in enumerate(self.tail):
+            if message.author is not None and identity_of(message.author) == identity:
+                self.tail[place] = attrs.evolve(message, author=user)
 
     def _tell(self, event: UserConnected | UserDisconnected) -> None:
         frames = Frames.of([encode_event(event, Profile.STRICT)])

@@ -10,13 +10,24 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from actorchat.chat import ChatRefused, Limits
+from actorchat.chat import ChatRefused, Limits, StorageUnavailable
+from actorchat.chat.announcement import Announcement
+from actorchat.chat.directory import Directory
 from actorchat.chat.encoding import Encoder
-from actorchat.chat.operations import AcceptChat
+from actorchat.chat.model import Stage
+from actorchat.chat.operations import AcceptChat, AddMessage
 from actorchat.chat.room import Room
-from actorchat.protocol import MessageAdded, MessageNotAdded, Profile, Role, UserDisconnected
+from actorchat.protocol import (
+    GlobalUpdated,
+    MessageAdded,
+    MessageNotAdded,
+    OperatorUpdated,
+    Profile,
+    Role,
+    UserDisconnected,
+)
 from tests.chat.people import ANNA, BORIS, OLGA, PETR
-from tests.chat.world import World, open_world
+from tests.chat.world import Recorder, World, open_world
 
 
 class PlantedError(Exception):
@@ -42,7 +53,7 @@ PLACES = [
     (Room, "_announce"),
     (Room, "_settle"),
     (Room, "_publish"),
-    (Room, "_encode"),
+    (Announcement, "_encode"),
     (Encoder, "added"),
     (Room, "receive_batch"),
 ]
@@ -145,16 +156,60 @@ async def test_a_message_taken_before_the_crash_of_its_batch_is_not_refused(
     async with open_world() as world:
         chat = await world.reserve()
         anna = await world.join(chat, ANNA)
-        plant(monkeypatch, Room, "_perform", 1)
+        plant(monkeypatch, Room, "reply", 1)
 
-        async def perform() -> None:
-            with pytest.raises(ChatRefused):
-                await world.chats.perform(AcceptChat(chat, OLGA))
+        async def enter() -> None:
+            with pytest.raises(StorageUnavailable):
+                async with world.chats.join_room(Recorder(OLGA), chat, None):
+                    pass
 
         async with trio.open_nursery() as nursery:
             anna.say("taken")
-            nursery.start_soon(perform)
+            nursery.start_soon(enter)
         await trio.sleep(1)
         assert anna.recorder.texts() == ["taken"]
         assert anna.recorder.got(MessageNotAdded) == []
         assert anna.recorder.done == 1
+
+
+@pytest.mark.parametrize(("owner", "name"), [(Room, "_settle"), (Room, "_publish"), (Encoder, "added")])
+async def test_who_performs_an_operation_is_told_what_was_decided_although_the_room_crashed(
+    owner: type, name: str, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        anna = await world.join(chat, ANNA)
+        plant(monkeypatch, owner, name, 1)
+        changed = await world.chats.perform(AddMessage(chat, OLGA, "hello"))
+        await trio.sleep(1)
+        assert changed.chat.stage is Stage.OPEN
+        assert anna.recorder.texts() == ["hello"]
+
+
+async def test_an_operation_that_the_room_never_began_is_refused(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        plant(monkeypatch, Room, "receive_batch", 1)
+        with pytest.raises(ChatRefused) as refused:
+            await world.chats.perform(AcceptChat(chat, OLGA))
+        assert refused.value.code == "overloaded"
+        assert (await world.state(chat)).stage is Stage.RESERVED
+
+
+async def test_consoles_outlive_a_crash_of_the_directory(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async with open_world() as world:
+        olga = await world.console(OLGA)
+        chat = await world.reserve()
+        await world.chats.perform(AcceptChat(chat, OLGA))
+        await trio.sleep(1)
+        plant(monkeypatch, Directory, "_tell", 1)
+        await world.chats.perform(AddMessage(chat, ANNA, "hi"))
+        await trio.sleep(120)
+        assert olga.recorder.got(GlobalUpdated)[-1].unread_chats == 1
+        state = await world.state(chat)
+        assert (state.stage, state.operator) == (Stage.OPEN, OLGA)
+        assert [each.is_online for each in olga.recorder.got(OperatorUpdated) if each.user == OLGA][-1]

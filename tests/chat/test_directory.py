@@ -6,7 +6,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actorchat.actors import open_system
-from actorchat.chat.directory import ConsoleJoined, Counted, Directory, PersonSeen
+from actorchat.chat.directory import ConsoleJoined, Consoles, Counted, Directory, PersonSeen
 from actorchat.chat.feed import Console
 from actorchat.chat.model import OperatorCounters, PersonRecord, Policy, SourceCounters
 from actorchat.chat.ports import OperatorRecord, StorageUnavailable
@@ -22,12 +22,16 @@ async def refuse(operator_id: int, online: bool) -> PersonRecord:
 
 async def test_an_older_revision_of_a_counter_never_wins(autojump_clock: MockClock) -> None:
     async with open_store("memory://", Policy()) as storage, open_system() as system:
-        directory = await system.start(lambda: Directory(storage.archive, refuse))
+        consoles = Consoles()
+        directory = await system.start(lambda: Directory(storage.archive, refuse, consoles))
         person = PersonRecord(OLGA, LK)
         recorder = Recorder(OLGA)
         record = OperatorRecord(person, OperatorCounters(OLGA.id))
         directory.signal(PersonSeen(person))
-        directory.signal(ConsoleJoined(Console(recorder, LK), (record,), (SourceCounters("lk"),)))
+        await wait_all_tasks_blocked()
+        console = Console(recorder, LK)
+        consoles.join(console, (SourceCounters("lk"),))
+        directory.signal(ConsoleJoined(console, (record,), (SourceCounters("lk"),)))
         for rev, unread in ((5, 2), (3, 9)):
             counters = (SourceCounters("lk", unread, rev), OperatorCounters(OLGA.id, unread, 0, rev))
             directory.signal(Counted(counters))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from uuid import uuid4
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
@@ -355,3 +356,16 @@ async def test_a_full_operator_is_refused_a_further_chat() -> None:
         with pytest.raises(ChatRefused) as refused:
             await world.chats.perform(AcceptChat(second, OLGA))
         assert refused.value.code == "over_capacity"
+
+
+async def test_a_new_name_is_shown_in_what_is_replayed(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        anna = await world.join(chat, ANNA)
+        anna.say("hi")
+        await world.settle()
+        await world.person(attrs.evolve(ANNA, firstname="Anya"), frozenset())
+        resumed = await world.join(chat, ANNA, after=-1)
+        message = resumed.recorder.got(MessageAdded)[0].message
+        assert message.user is not None
+        assert message.user.firstname == message.chat.owner_user.firstname == "Anya"

@@ -17,7 +17,7 @@ def woken() -> list[UUID]:
 
 @pytest.fixture
 def roster(woken: list[UUID]) -> Roster:
-    return Roster(CHAT, woken.append)
+    return Roster(CHAT, lambda: woken.append(CHAT))
 
 
 def test_a_room_may_sleep_only_when_nobody_is_there_enters_or_waits_for_an_outcome(roster: Roster) -> None:

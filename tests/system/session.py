@@ -18,6 +18,7 @@ import pytest
 import trio
 
 from actorchat.chat import ChatRefused
+from actorchat.chat.announcement import Announcement
 from actorchat.chat.encoding import Encoder
 from actorchat.chat.operations import (
     AcceptChat,
@@ -54,7 +55,7 @@ CRASHES: Final = [
     (Room, "_announce"),
     (Room, "_settle"),
     (Room, "_publish"),
-    (Room, "_encode"),
+    (Announcement, "_encode"),
     (Encoder, "added"),
     (Room, "receive_batch"),
 ]
