@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import logging
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import attrs
@@ -166,7 +166,10 @@ class Instrument(Protocol):
 
 @attrs.frozen
 class ActorInfo:
-    """One actor at one moment. `parent` is its family or supervisor.
+    """One actor at one moment. `parent` is its family or supervisor; `age` in seconds, over restarts.
+
+    `begun` counts user messages, `signals` control messages handled, `restarts` those since the actor was started,
+    `drops` what its address lost, by reason.
 
     `busy_for` is how many seconds the current message has been seen to take, by earlier looks (`tree`, or the system's
     own when `stuck_after` is set); 0 when idle.
@@ -176,9 +179,14 @@ class ActorInfo:
     actor: str
     parent: str | None
     state: str
+    age: float
+    restarts: int
     queued: int
+    bound: int
     begun: int
+    signals: int
     dropped: int
+    drops: Mapping[Loss, int]
     message: str | None
     busy_for: float
     waiting_on: str | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from types import CoroutineType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -10,7 +11,7 @@ import trio
 
 from actorchat.actors._events import ActorInfo, What
 from actorchat.actors._inbox import request_of
-from actorchat.actors._ref import Ref
+from actorchat.actors._ref import Ref, State
 
 if TYPE_CHECKING:
     from actorchat.actors._system import ActorSystem
@@ -20,9 +21,11 @@ __all__ = ["inspect", "watch_stuck"]
 _log = logging.getLogger("actorchat.actors")
 
 
-def inspect(system: ActorSystem) -> tuple[ActorInfo, ...]:
-    now = trio.current_time()
-    return tuple([_describe(ref, _busy_for(ref, now)) for ref in system.live()])
+def inspect(system: ActorSystem) -> Iterator[ActorInfo]:
+    for ref in system.live():
+        # Time may have passed since the one before.
+        if ref._state not in (State.DORMANT, State.STOPPED):
+            yield _describe(ref, trio.current_time())
 
 
 async def watch_stuck(system: ActorSystem, after: float) -> None:
@@ -52,7 +55,7 @@ def _busy_for(ref: Ref[NoReturn], now: float) -> float:
     return now - ref._busy_since
 
 
-def _describe(ref: Ref[NoReturn], busy_for: float) -> ActorInfo:
+def _describe(ref: Ref[NoReturn], now: float) -> ActorInfo:
     inbox, actor = ref._inbox, ref._actor
     current = None if actor is None else request_of(actor._batch[0] if actor._batch else actor._current)
     return ActorInfo(
@@ -60,11 +63,16 @@ def _describe(ref: Ref[NoReturn], busy_for: float) -> ActorInfo:
         actor=ref._kind.__name__ if ref._kind is not None else "",
         parent=ref._spec.keeper.parent,
         state=ref._state.value,
+        age=now - ref._since,
+        restarts=ref._restarts,
         queued=inbox.queued,
+        bound=inbox.bound,
         begun=inbox.begun,
+        signals=inbox.handled,
         dropped=inbox.dropped,
+        drops={} if ref._drops is None else dict(ref._drops),
         message=None if current is None else type(current).__name__,
-        busy_for=busy_for,
+        busy_for=_busy_for(ref, now),
         waiting_on=None if ref._waits_for is None else ref._waits_for.name,
     )
 

@@ -35,6 +35,7 @@ async def run(ref: Ref[NoReturn]) -> None:
     assert scope is not None  # noqa: S101 - made by whoever starts the task
     task = trio.lowlevel.current_task()
     system.tasks[task] = ref
+    ref._since, ref._restarts = trio.current_time(), 0
     end = End(Cause.CANCELLED)
     try:
         with scope:
@@ -43,6 +44,7 @@ async def run(ref: Ref[NoReturn]) -> None:
                 end = await _incarnation(ref)
                 if not await _comes_back(ref, end):
                     break
+                ref._restarts += end.cause in (Cause.CRASHED, Cause.RESTARTED)
             else:
                 end = End(Cause.STOPPED)
         if scope.cancel_called:

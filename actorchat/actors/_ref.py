@@ -20,6 +20,7 @@ from actorchat.actors._inbox import Coalesce, Inbox, Overflow, request_of
 from actorchat.actors._message import Askable, Call
 
 if TYPE_CHECKING:
+    from collections import Counter
     from weakref import WeakSet
 
     from actorchat.actors._actor import Actor
@@ -81,6 +82,7 @@ class Ref(Generic[M_contra]):
         "_busy_mark",
         "_busy_since",
         "_cut",
+        "_drops",
         "_ended",
         "_groups",
         "_inbox",
@@ -89,7 +91,9 @@ class Ref(Generic[M_contra]):
         "_order",
         "_pause",
         "_ready",
+        "_restarts",
         "_scope",
+        "_since",
         "_spec",
         "_state",
         "_system",
@@ -114,6 +118,9 @@ class Ref(Generic[M_contra]):
         self._ended: trio.Event | None = None
         self._watchers: dict[object, Callable[[End], None]] | None = None
         self._groups: WeakSet[Group[NoReturn]] | None = None
+        self._since = 0.0
+        self._restarts = 0
+        self._drops: Counter[Loss] | None = None
         self._busy_mark = -1
         self._busy_since = 0.0
 

@@ -6,6 +6,7 @@ There is nothing process-wide: two systems in one process do not meet.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from math import inf
@@ -243,6 +244,9 @@ class ActorSystem:
     # Books
 
     def lose(self, ref: Ref[NoReturn], message: object, reason: Loss, error: BaseException | None = None) -> None:
+        if ref._drops is None:
+            ref._drops = Counter()
+        ref._drops[reason] += 1
         self.dead_letters.add(DeadLetter(ref._name, message, reason, error))
 
     def lose_queued(
@@ -290,6 +294,13 @@ class ActorSystem:
 
     def tree(self) -> tuple[ActorInfo, ...]:
         """Every actor that lives, in start order, those of a family or supervisor together. A plain read."""
+        return tuple(inspect(self))
+
+    def walk(self) -> Iterator[ActorInfo]:
+        """As `tree`, each actor as it is when it is taken: where there are thousands, others may run in between.
+
+        Those who live now, less those who end before they are taken.
+        """
         return inspect(self)
 
     @contextmanager

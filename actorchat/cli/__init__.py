@@ -16,6 +16,7 @@ _COMMANDS: Final = {
     "serve": ("actorchat.cli.serve", "serve"),
     "chat": ("actorchat.cli.chat", "chat"),
     "token": ("actorchat.cli.token", "token"),
+    "actors": ("actorchat.cli.actors", "actors"),
     "check-config": ("actorchat.cli.check_config", "check_config"),
     "asyncapi": ("actorchat.cli.asyncapi", "asyncapi"),
 }

@@ -25,6 +25,7 @@ from actorchat.http.connection import HttpServer
 from actorchat.http.problems import Problem
 from actorchat.protocol import CloseCode, Profile, User
 from actorchat.server.door import Door
+from actorchat.server.inspection import serve_inspection
 from actorchat.server.local import LocalDoor, LocalSocket
 from actorchat.server.people import People
 from actorchat.server.preparing import StartFailed, prepare_folder, prepare_tokens, tls_context
@@ -248,6 +249,10 @@ async def _start(stack: AsyncExitStack, settings: Settings) -> Server:
         websockets=websockets,
         http=http,
     )
+    nursery = await stack.enter_async_context(trio.open_nursery())
+    stack.callback(nursery.cancel_scope.cancel)
+    if settings.folder is not None:
+        await nursery.start(serve_inspection, settings.folder, system)
     if sockets:
         listener = Listener(
             sockets,
@@ -257,8 +262,6 @@ async def _start(stack: AsyncExitStack, settings: Settings) -> Server:
             tls=tls,
         )
         state.listener, state.port = listener, listener.port
-        nursery = await stack.enter_async_context(trio.open_nursery())
-        stack.callback(nursery.cancel_scope.cancel)
         await nursery.start(listener.serve)
     return Server(settings, parts, state)
 

@@ -7,7 +7,7 @@ from functools import partial
 import trio
 from trio.testing import MockClock
 
-from actorchat.actors import Event, Restart, What, open_supervisor, open_system
+from actorchat.actors import Event, Loss, Restart, What, open_supervisor, open_system
 from actorchat.testing import settle
 from tests.actors.messages import Add, Boom, Call, Counter, Hold, Total
 
@@ -28,6 +28,34 @@ async def test_the_tree_tells_who_is_busy_with_what_and_waits_for_whom(autojump_
         gate.set()
         await settle(system)
         assert {(info.message, info.busy_for, info.waiting_on) for info in system.tree()} == {(None, 0, None)}
+
+
+async def test_the_tree_tells_age_restarts_signals_and_losses_by_reason(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        ref = system.spawn(Counter, "a", inbox=1, restart=Restart())
+        await trio.sleep(3)
+        ref.tell(Boom())
+        await settle(system)
+        ref.signal(Add(1))
+        await settle(system)
+        gate = trio.Event()
+        ref.tell(Hold(gate))
+        await trio.sleep(2)
+        assert [ref.tell(Add(2)), ref.tell(Add(3))] == [True, False]
+        (info,) = system.tree()
+        assert (info.age, info.restarts, info.signals, info.bound) == (5, 1, 1, 1)
+        assert info.drops == {Loss.CRASHED: 1, Loss.REJECTED: 1}
+        gate.set()
+
+
+async def test_a_walk_leaves_out_who_ends_before_it_gets_there(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        refs = [await system.start(Counter, name) for name in "abc"]
+        walk = system.walk()
+        assert next(walk).name == "a"
+        refs[1].stop()
+        await refs[1].join()
+        assert [info.name for info in walk] == ["c"]
 
 
 async def test_events_tell_of_starts_restarts_and_ends(autojump_clock: MockClock) -> None:

@@ -1,0 +1,332 @@
+"""The look into a running server: what a page tells, who may ask, and that no question harms the server."""
+
+import json
+import logging
+import os
+import socket
+import stat
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock
+
+from actorchat.actors import ActorInfo, open_system
+from actorchat.server.inspection import (
+    AT_ONCE,
+    LONGEST_QUESTION,
+    SECONDS,
+    SLICE,
+    SOCKET,
+    NotSeen,
+    Order,
+    Question,
+    look,
+    serve_inspection,
+    survey,
+)
+from actorchat.server.serving import Server, open_server
+from actorchat.server.settings import Settings
+from tests.server.running import CAP
+
+IDLE = ActorInfo(
+    name="a",
+    actor="Room",
+    parent="room",
+    state="running",
+    age=5.0,
+    restarts=0,
+    queued=0,
+    bound=9,
+    begun=0,
+    signals=0,
+    dropped=0,
+    drops={},
+    message=None,
+    busy_for=0.0,
+    waiting_on=None,
+)
+
+
+def info(name: str, **changes: Any) -> ActorInfo:  # Any: whatever field it is
+    return attrs.evolve(IDLE, name=name, **changes)
+
+
+@asynccontextmanager
+async def serving(folder: Path) -> AsyncIterator[Server]:
+    with trio.fail_after(CAP):
+        async with open_server(Settings(storage="memory://", port=None, data=folder)) as server:
+            yield server
+
+
+async def say(folder: Path, question: bytes) -> dict[str, object]:
+    """What the socket answers to these bytes; {} for nothing."""
+    async with await trio.open_unix_socket(folder / SOCKET) as stream:
+        await stream.send_all(question)
+        answer = b"".join([bytes(part) async for part in stream])
+    decoded: dict[str, object] = json.loads(answer or b"{}")
+    return decoded
+
+
+def refused(answer: dict[str, object]) -> bool:
+    return answer["tree"] is None and isinstance(answer["refusal"], str)
+
+
+# What a page tells
+
+
+@pytest.mark.parametrize(
+    ("order", "names"),
+    [
+        (Order.INBOX, ["full", "slow", "busy", "back"]),
+        (Order.HANDLED, ["busy", "full", "back", "slow"]),
+        (Order.AGE, ["back", "slow", "full", "busy"]),
+        (Order.RESTARTS, ["slow", "full", "busy", "back"]),
+        (Order.NAME, ["back", "busy", "full", "slow"]),
+    ],
+)
+async def test_rows_come_in_the_order_that_was_asked_for(order: Order, names: list[str]) -> None:
+    infos = [
+        info("busy", begun=9, age=1.0, message="Perform", busy_for=1.0),
+        info("back", state="backoff", age=99.0),
+        info("full", queued=5),
+        info("slow", age=9.0, restarts=2, message="Perform", busy_for=30.0),
+    ]
+    seen = await survey(infos, Question(sort=order))
+    assert [row.name for row in seen.rows] == names
+
+
+async def test_totals_are_of_whole_families_whatever_is_filtered() -> None:
+    infos = [
+        info("directory", parent=None),
+        info("r1", queued=2, begun=3, message="Perform"),
+        info("r2", queued=1, dropped=4),
+    ]
+    seen = await survey(infos, Question(filter="r2"), {"rejected": 4})
+    assert [row.name for row in seen.rows] == ["r2"]
+    room = next(family for family in seen.families if family.name == "room")
+    assert (room.actors, room.busy, room.queued, room.handled, room.dropped) == (2, 1, 3, 3, 4)
+    assert [family.name for family in seen.families] == [None, "room"]
+    assert seen.lost == {"rejected": 4}
+
+
+@pytest.mark.parametrize("words", ["6F1C", "feed", "FEEDER", "backoff", "Perform", "journal"])
+async def test_a_filter_looks_into_everything_that_has_a_name(words: str) -> None:
+    wanted = info("6f1c", actor="Feeder", parent="feed", state="backoff", message="Perform", waiting_on="journal")
+    seen = await survey([info("other"), wanted], Question(filter=words))
+    assert [row.name for row in seen.rows] == ["6f1c"]
+
+
+async def test_a_page_behind_the_last_is_the_last() -> None:
+    infos = [info(str(number)) for number in range(25)]
+    seen = await survey(infos, Question(limit=10, page=9))
+    assert (seen.page, seen.pages, seen.matched) == (3, 3, 25)
+    assert [row.name for row in seen.rows] == ["20", "21", "22", "23", "24"]
+    nothing = await survey(infos, Question(filter="nobody"))
+    assert (nothing.page, nothing.pages, nothing.rows) == (1, 1, ())
+
+
+async def test_a_look_at_many_lets_others_run_in_between() -> None:
+    turns = 0
+
+    async def work() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(work)
+        await survey([info(str(number)) for number in range(40 * SLICE)], Question())
+        nursery.cancel_scope.cancel()
+    assert turns >= 30
+
+
+@pytest.mark.slow
+async def test_two_thousand_rooms_are_counted_paged_and_filtered(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        members = [await server.connect_visitor(source="lk") for _ in range(2000)]
+        first = await look(tmp_path, Question())
+        assert next(family for family in first.families if family.name == "room").actors == 2000
+        assert (len(first.rows), first.pages) == (50, 41)
+        pages = [await look(tmp_path, Question(sort=Order.NAME, limit=1000, page=page)) for page in (1, 2, 3)]
+        seen = Counter(row.name for page in pages for row in page.rows)
+        assert set(seen.values()) == {1}
+        assert set(seen) >= {str(member.chat) for member in members}
+        one = await look(tmp_path, Question(filter=str(members[7].chat)))
+        assert [(row.kind, row.state, row.family) for row in one.rows] == [("Room", "running", "room")]
+
+
+# Who may ask, and where
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o077])
+async def test_the_socket_is_its_owners_only_whatever_the_umask(tmp_path: Path, mask: int) -> None:
+    old = os.umask(mask)
+    try:
+        async with serving(tmp_path):
+            mode = (tmp_path / SOCKET).stat().st_mode
+            assert stat.S_ISSOCK(mode)
+            assert stat.S_IMODE(mode) == 0o600
+    finally:
+        os.umask(old)
+
+
+async def test_the_socket_goes_with_the_server(tmp_path: Path) -> None:
+    async with serving(tmp_path):
+        assert SOCKET in os.listdir(tmp_path)
+    assert SOCKET not in os.listdir(tmp_path)
+    with pytest.raises(NotSeen, match="no server runs on"):
+        await look(tmp_path, Question())
+
+
+async def test_the_socket_of_a_killed_server_is_replaced(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / SOCKET))
+    with pytest.raises(NotSeen, match="no server runs on"):
+        await look(tmp_path, Question())
+    async with serving(tmp_path):
+        assert (await look(tmp_path, Question())).pid == os.getpid()
+
+
+async def test_a_living_servers_socket_is_not_stolen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(tmp_path) as first:
+        async with serving(tmp_path):
+            member = await first.connect_visitor(source="lk")
+            assert [row.name for row in (await look(tmp_path, Question(filter="Room"))).rows] == [str(member.chat)]
+        assert (await look(tmp_path, Question(filter="Room"))).matched == 1
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
+        f"another server uses {tmp_path}: `actorchat actors tree` shows that one's actors"
+    ]
+
+
+async def test_what_is_no_socket_is_left_alone_and_the_server_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / SOCKET).write_text("somebody's notes")
+    async with serving(tmp_path) as server:
+        await server.connect_visitor(source="lk")
+    assert (tmp_path / SOCKET).read_text() == "somebody's notes"
+    assert "can't be used" in caplog.text
+
+
+async def test_a_folder_with_a_long_path_is_no_obstacle(tmp_path: Path) -> None:
+    folder = tmp_path / ("d" * 120)
+    async with serving(folder):
+        assert (await look(folder, Question())).pages == 1
+    assert SOCKET not in os.listdir(folder)
+
+
+async def test_a_server_without_a_folder_has_no_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with open_server(Settings(storage="memory://", port=None)):
+        assert os.listdir(tmp_path) == []
+
+
+async def test_somebody_elses_server_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def forbidden(_: str) -> trio.SocketStream:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(trio, "open_unix_socket", forbidden)
+    with pytest.raises(NotSeen, match="only its owner may look"):
+        await look(tmp_path, Question())
+
+
+# No question harms
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"\n",
+        b"nonsense\n",
+        b"\xff\xfe\n",
+        b"[]\n",
+        b'{"limit": 1001}\n',
+        b'{"limit": 0}\n',
+        b'{"page": 0}\n',
+        b'{"sort": "colour"}\n',
+        b'{"filter": null}\n',
+        b'{"filter": "' + b"x" * 201 + b'"}\n',
+        b'{"x": ' + b"[" * 4000 + b"\n",
+        b"x" * (LONGEST_QUESTION + 1),
+    ],
+    ids=lambda junk: repr(junk[:20]),
+)
+async def test_junk_is_refused_and_the_next_is_answered(tmp_path: Path, junk: bytes) -> None:
+    async with serving(tmp_path):
+        assert refused(await say(tmp_path, junk))
+        assert (await look(tmp_path, Question())).pages == 1
+
+
+async def test_many_may_look_at_once(tmp_path: Path) -> None:
+    pages: list[int] = []
+
+    async def ask() -> None:
+        pages.append((await look(tmp_path, Question())).pages)
+
+    async with serving(tmp_path), trio.open_nursery() as nursery:
+        for _ in range(AT_ONCE):
+            nursery.start_soon(ask)
+    assert pages == [1] * AT_ONCE
+
+
+async def test_more_than_many_are_told_so(tmp_path: Path) -> None:
+    async with serving(tmp_path):
+        held = [await trio.open_unix_socket(tmp_path / SOCKET) for _ in range(AT_ONCE)]
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(NotSeen, match=f"refuses: {AT_ONCE} others look already"):
+            await look(tmp_path, Question())
+        for stream in held:
+            await stream.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        assert (await look(tmp_path, Question())).pages == 1
+
+
+async def test_who_asks_nothing_is_cut_off(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with open_system() as system, trio.open_nursery() as nursery:
+        await nursery.start(serve_inspection, tmp_path, system)
+        assert await say(tmp_path, b'{"limit":') == {}
+        assert trio.current_time() == pytest.approx(SECONDS)
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_leaves_before_the_answer_is_not_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(tmp_path):
+        for question in (b"", b"{}\n", b"junk\n"):
+            async with await trio.open_unix_socket(tmp_path / SOCKET) as stream:
+                await stream.send_all(question)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (await look(tmp_path, Question())).pages == 1
+    assert caplog.records == []
+
+
+async def test_a_fault_in_a_look_stays_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with open_system() as system, trio.open_nursery() as nursery:
+        await nursery.start(serve_inspection, tmp_path, system)
+        system.dead_letters.counts = None  # type: ignore[assignment] # what no look can read
+        with pytest.raises(NotSeen, match="has gone"):
+            await look(tmp_path, Question())
+        nursery.cancel_scope.cancel()
+    assert "a look at the actors failed" in caplog.text
+
+
+async def test_an_answer_of_another_version_is_told_as_such(tmp_path: Path) -> None:
+    async def answer(stream: trio.SocketStream) -> None:
+        await stream.send_all(b'{"tree": {"version": 9}}')
+        await stream.aclose()
+
+    with trio.fail_after(CAP), socket.socket(socket.AF_UNIX) as raw:
+        raw.bind(str(tmp_path / SOCKET))
+        raw.listen()
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(raw))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.serve_listeners, answer, [listener])
+            with pytest.raises(NotSeen, match="doesn't understand"):
+                await look(tmp_path, Question())
+            nursery.cancel_scope.cancel()
