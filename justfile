@@ -24,9 +24,9 @@ lint:
 types:
     {{python}} -m mypy
 
-# All tests.
+# All tests, on all cores.
 test *args:
-    {{python}} -m pytest {{args}}
+    {{python}} -m pytest -n auto {{args}}
 
 # What the speed claims rest on: ratios measured side by side.
 bench *args:
