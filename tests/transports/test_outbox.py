@@ -256,10 +256,11 @@ def test_one_push_larger_than_the_bound_passes_whole_and_the_next_closes_a_slow_
     wire = ScriptedWire()
     wire.room = 10
     outbox = Outbox(wire, LIMITS)
-    outbox.push(frames_of(b"a" * 400, b"b" * 400, b"c" * 400))
-    assert not outbox.closed
-    outbox.push(frames_of(b"d"))
-    assert outbox.closed
+    closed = []
+    for frames in (frames_of(b"a" * 400, b"b" * 400, b"c" * 400), frames_of(b"d")):
+        outbox.push(frames)
+        closed.append(outbox.closed)
+    assert closed == [False, True]
     wire.make_room(10_000)
     assert [opcode for opcode, _ in wire.frames()] == [1, 8]
 
