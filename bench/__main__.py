@@ -2,6 +2,7 @@
 
 import click
 
+from bench.actors import actors
 from bench.fanout import fanout
 from bench.idle import idle
 from bench.journal import journal
@@ -12,6 +13,7 @@ def main() -> None:
     pass
 
 
+main.add_command(actors)
 main.add_command(fanout)
 main.add_command(idle)
 main.add_command(journal)

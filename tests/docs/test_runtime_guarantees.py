@@ -1,0 +1,65 @@
+"""Proves that each line of the page of runtime guarantees names a test that exists; and what no other test proves."""
+
+from __future__ import annotations
+
+import re
+
+import trio
+from trio.testing import MockClock
+
+from actorchat.actors import Down, Pending, Restart, open_system
+from actorchat.testing import Probe, settle
+from tests.actors.messages import Add, Boom, Call, Counter, Message, Total
+from tests.docs.blocks import ROOT
+
+PAGE = ROOT / "docs" / "runtime-guarantees.md"
+
+
+def test_every_guarantee_names_a_test_that_exists() -> None:
+    rows = re.findall(r"^\| (?!guarantee)(.+?) \| `(.+?)` \|$", PAGE.read_text(), re.M)
+    existing = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)", path.read_text(), re.M)
+    }
+    assert len(rows) >= 40
+    assert [(promise, name) for promise, name in rows if name not in existing] == []
+
+
+async def test_a_restart_keeps_the_name_the_watchers_and_the_queue(autojump_clock: MockClock) -> None:
+    watcher = Probe[Down]()
+    async with open_system() as system:
+        await system.start(lambda: watcher)
+        ref = await system.start(Counter, "log", restart=Restart(backoff=1.0))
+        watcher.watch(ref, as_=lambda down: down)
+        ref.tell(Boom())
+        ref.tell(Add(1))
+        await settle(system)
+        assert system.find("log", Counter) is ref
+        assert await ref.ask(Total()) == (1,)
+        assert watcher.drain() == []
+        ref.stop()
+        await settle(system)
+        assert [down.ref for down in watcher.drain()] == [ref]
+
+
+async def test_an_open_deferred_answer_holds_a_virtual_actor(autojump_clock: MockClock) -> None:
+    kept: list[Pending[object]] = []
+
+    class Lazy(Counter):
+        def __init__(self, key: str) -> None:
+            super().__init__()
+
+        async def receive(self, message: Message) -> None:
+            if isinstance(message, Call):
+                kept.append(self.defer(message))
+
+    async with open_system() as system, trio.open_nursery() as nursery:
+        family = system.virtual(Lazy, idle=10.0)
+        ref = family["a"]
+        nursery.start_soon(ref.ask, Call(lambda _: None))
+        await trio.sleep(100)
+        assert family.active == 1
+        kept[0].reply(None)
+        await trio.sleep(30)
+        assert family.active == 0
