@@ -9,22 +9,47 @@ from collections.abc import Sequence
 
 import attrs
 
-from actorchat.chat.model import ChatState, Identity, StoredMessage, identity_of, visible_to
+from actorchat.chat.model import ChatState, StoredMessage, identity_of, visible_to
 from actorchat.chat.operations import Changed
 from actorchat.chat.replay import changed_messages, status_ranges
 from actorchat.chat.roster import Audience, Member, Position, Roster
-from actorchat.protocol import Frames, MessageType, Profile, Role
+from actorchat.protocol import Frames, MessageType, Profile, Role, text_frame, to_sender
 
 __all__ = ["Announcement"]
 
 
 @attrs.define(eq=False)
 class _Stream:
-    """What one audience gets. `behind` is where its members must read on from."""
+    """What one audience gets, frame by frame. `behind` is where its members must read on from.
+
+    `own`, by the author's id, is what stands in the place of some frames for the author's own sockets.
+    """
 
     audience: Audience
-    payloads: list[bytes] = attrs.Factory(list)
+    frames: list[bytes] = attrs.Factory(list)
+    own: dict[int, dict[int, bytes]] = attrs.Factory(dict)
     behind: Position | None = None
+
+    @property
+    def extended(self) -> bool:
+        return self.audience.profile is Profile.EXTENDED
+
+    def push(self) -> None:
+        if not self.frames:
+            return
+        frames = Frames.joined(self.frames)
+        if not self.own:
+            self.audience.push(frames)
+            return
+        senders = {author: self._to_sender(places) for author, places in self.own.items()}
+        for member in self.audience.members:
+            member.session.push(senders.get(member.identity.id, frames))
+
+    def _to_sender(self, places: dict[int, bytes]) -> Frames:
+        frames = self.frames.copy()
+        for place, frame in places.items():
+            frames[place] = frame
+        return Frames.joined(frames)
 
 
 class Announcement:
@@ -36,20 +61,13 @@ class Announcement:
     def __init__(self, roster: Roster, changes: Sequence[Changed], *, listening: bool) -> None:
         self._roster = roster
         self._streams = [_Stream(audience) for audience in roster.audiences if audience.members]
-        # The authors whose own extended sockets get their `client_id` with the message.
-        self._senders: dict[Identity, list[bytes]] = {
-            identity_of(message.author): []
-            for change in changes
-            for message in change.messages
-            if message.client_id is not None and message.author is not None
-        }
         self._shown: list[bytes] | None = [] if listening else None
         self._added: list[StoredMessage] = []
         self._after = roster.announced
         for change in changes:
             self._encode(change, self._after)
             self._after = change.chat
-        self.shown = Frames.of(self._shown) if self._shown else None
+        self.shown = Frames.joined(self._shown) if self._shown else None
 
     def send(self) -> list[tuple[Member, Position]]:
         """Everything is announced now. Returns the members that fell behind, to be read on for."""
@@ -57,7 +75,7 @@ class Announcement:
         self._roster.tail.extend(self._added)
         behind: list[tuple[Member, Position]] = []
         for stream in self._streams:
-            self._push(stream)
+            stream.push()
             if stream.behind is not None:
                 for member in tuple(stream.audience.members):
                     position = attrs.evolve(stream.behind)
@@ -66,17 +84,15 @@ class Announcement:
         return behind
 
     def _encode(self, change: Changed, before: ChatState | None) -> None:
-        chat, encoder = change.chat, self._roster.encoder
+        chat = change.chat
         reading = [stream for stream in self._streams if stream.behind is None]
         if change.chat_changed:
-            payload = encoder.chat_updated(chat)
+            frame = text_frame(self._roster.encoder.chat_updated(chat))
             for stream in reading:
-                if stream.audience.profile is Profile.EXTENDED:
-                    stream.payloads.append(payload)
-            for own in self._senders.values():
-                own.append(payload)
+                if stream.extended:
+                    stream.frames.append(frame)
             if self._shown is not None and chat.listed:
-                self._shown.append(payload)
+                self._shown.append(frame)
         for message in change.messages:
             self._encode_message(chat, message, reading)
         ranges = status_ranges(before, chat)
@@ -84,19 +100,23 @@ class Announcement:
             self._encode_receipts(chat, before, ranges, reading)
 
     def _encode_message(self, chat: ChatState, message: StoredMessage, reading: list[_Stream]) -> None:
-        encoder = self._roster.encoder
-        payload = encoder.added(chat, message)
+        payload = self._roster.encoder.added(chat, message)
+        frame = text_frame(payload)
+        author = message.author
         for stream in reading:
             if visible_to(message, stream.audience.role):
-                stream.payloads.append(payload)
-        author = None if message.client_id is None or message.author is None else identity_of(message.author)
-        for identity, own in self._senders.items():
-            if identity == author:
-                own.append(encoder.added(chat, message, message.client_id))
-            elif visible_to(message, identity.role):
-                own.append(payload)
+                if (
+                    message.client_id is not None
+                    and author is not None
+                    and author.role is stream.audience.role
+                    and stream.extended
+                    and identity_of(author) in self._roster.present
+                ):
+                    places = stream.own.setdefault(author.id, {})
+                    places[len(stream.frames)] = text_frame(to_sender(payload, message.client_id))
+                stream.frames.append(frame)
         if self._shown is not None and message.type is MessageType.STANDARD:
-            self._shown.append(payload)
+            self._shown.append(frame)
         self._added.append(message)
 
     def _encode_receipts(
@@ -109,36 +129,18 @@ class Announcement:
         encoder = self._roster.encoder
         # A range says whose messages changed; the receipts are the other side's.
         receipts = [
-            encoder.receipts(chat, Role.USER if author_role is Role.OPERATOR else Role.OPERATOR)
+            text_frame(encoder.receipts(chat, Role.USER if author_role is Role.OPERATOR else Role.OPERATOR))
             for author_role, _, _ in ranges
         ]
-        for own in self._senders.values():
-            own.extend(receipts)
         tail = [*self._roster.tail, *self._added]
         remembered = bool(tail) and tail[0].index <= min(low for _, low, _ in ranges) + 1
         updated: list[bytes] | None = None
         for stream in reading:
-            if stream.audience.profile is Profile.EXTENDED:
-                stream.payloads.extend(receipts)
+            if stream.extended:
+                stream.frames.extend(receipts)
             elif remembered:
                 if updated is None:
-                    updated = [encoder.updated(chat, message) for message in changed_messages(tail, ranges)]
-                stream.payloads.extend(updated)
+                    updated = [text_frame(encoder.updated(chat, message)) for message in changed_messages(tail, ranges)]
+                stream.frames.extend(updated)
             elif before is not None:
                 stream.behind = Position(chat.next_index - 1, before, lagging=True)
-
-    def _push(self, stream: _Stream) -> None:
-        audience = stream.audience
-        frames = Frames.of(stream.payloads) if stream.payloads else None
-        own = {
-            identity: Frames.of(payloads)
-            for identity, payloads in self._senders.items()
-            if identity.role is audience.role and payloads
-        }
-        if own and audience.profile is Profile.EXTENDED:
-            for member in audience.members:
-                sent = own.get(member.identity, frames)
-                if sent is not None:
-                    member.session.push(sent)
-        elif frames is not None:
-            audience.push(frames)

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID, uuid4
-from weakref import WeakSet
 
 import trio
 
@@ -44,8 +43,9 @@ from actorchat.chat.operations import (
     Unchanged,
 )
 from actorchat.chat.ports import Archive, ChatFilter, FeedSnapshot, Journal, Session, StorageUnavailable
+from actorchat.chat.profiles import Profiles
 from actorchat.chat.replay import catch_up
-from actorchat.chat.room import Announce, Departed, Enter, Room, RoomMessage, RoomPorts
+from actorchat.chat.room import Departed, Enter, Room, RoomMessage, RoomPorts
 from actorchat.chat.roster import Member, Position, Roster
 from actorchat.chat.sweeper import Sweeper
 from actorchat.protocol import (
@@ -80,13 +80,16 @@ class ChatRefused(Exception):  # noqa: N818 - an answer, not a failure
 class _Reply:
     """The one outcome of an operation that belongs to no room (`ports.Recipient`)."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[Outcome], object] | None) -> None:
+        self._tell = tell
         self._outcome: Outcome | None = None
         self._arrived = trio.Event()
 
     def decided(self, outcomes: Sequence[Outcome]) -> None:
         (self._outcome,) = outcomes
         self._arrived.set()
+        if self._tell is not None:
+            self._tell(self._outcome)
 
     async def wait(self) -> Outcome:
         await self._arrived.wait()
@@ -111,7 +114,7 @@ class Chats:
         self._directory = directory
         self._intake = Intake(limits.operations_in_flight)
         self._listened: Counter[str] = Counter()
-        self._rosters: WeakSet[Roster] = WeakSet()
+        self._profiles = Profiles()
         self.consoles = Consoles()
         self._feeds: Virtual[str, FeedMessage, FeedRoster] = system.virtual(
             self._make_feed,
@@ -123,7 +126,7 @@ class Chats:
         ports = RoomPorts(journal, archive, self._feeds.anchor, RateLimiter(limits), limits)
         self._rooms: Virtual[UUID, RoomMessage, Roster] = system.virtual(
             lambda chat, roster: Room(roster, ports),
-            anchor=self._make_roster,
+            anchor=lambda chat: Roster(chat, self._profiles),
             idle=ROOM_IDLE,
             inbox=ROOM_INBOX,
             restart=_KEPT_UP,
@@ -134,15 +137,8 @@ class Chats:
     def _make_feed(self, source: str, roster: FeedRoster) -> Feed:
         return Feed(roster, lambda counters: self._directory().signal(Counted(counters)))
 
-    # Whoever holds a roster holds its address: what is put there while nobody else does must not be lost.
-
-    def _make_roster(self, chat: UUID) -> Roster:
-        room = self._rooms[chat]
-        roster = Roster(chat, lambda: room.signal(Announce()))
-        self._rosters.add(roster)
-        return roster
-
     def _make_feed_roster(self, source: str) -> FeedRoster:
+        # Whoever holds the roster holds the address: what a room puts while no console is there must not be lost.
         feed = self._feeds[source]
         return FeedRoster(source, lambda: feed.signal(Flush()))
 
@@ -150,15 +146,17 @@ class Chats:
 
     async def record_person(self, operation: RecordPerson) -> PersonRecord:
         """Store what a token says of its user. Raises `ChatRefused`; consoles hear of a changed operator."""
-        outcome = await self._submit(operation)
+        outcome = await self._submit(operation, self._person_recorded)
+        assert isinstance(outcome.decision, PersonRecorded)  # noqa: S101 - what this operation comes to
+        return outcome.decision.person
+
+    def _person_recorded(self, outcome: Outcome) -> None:
         decision = outcome.decision
-        assert isinstance(decision, PersonRecorded)  # noqa: S101 - what this operation comes to
-        if decision.changed:
-            for roster in self._rosters:
-                roster.rename(decision.person.user)
+        if isinstance(decision, PersonRecorded) and decision.changed:
+            if decision.renamed:
+                self._profiles.changed(decision.person.user)
             if decision.person.user.role is Role.OPERATOR:
                 self._directory().signal(PersonSeen(decision.person))
-        return decision.person
 
     async def reserve_chat(self, source: str, owner: User) -> tuple[ChatState, bool]:
         """The owner's newest chat at `source` that is not closed, else a new one; and whether it is new."""
@@ -184,12 +182,13 @@ class Chats:
         assert isinstance(decision, Refused)  # noqa: S101 - rooms perform chat operations only
         raise _refusal(decision)
 
-    async def _submit(self, operation: Operation) -> Outcome:
+    async def _submit(self, operation: Operation, tell: Callable[[Outcome], object] | None = None) -> Outcome:
+        """Put `operation` through. `tell` hears of it in commit order, even if nobody waits any more."""
         refused = self._intake.take()
         if refused is not None:
             raise _refusal(refused)
         try:
-            reply = _Reply()
+            reply = _Reply(tell)
             if not self._journal.submit(operation, reply):
                 raise ChatRefused(RefusalCode.OVERLOADED, "the server has too much to do", 1.0)
             outcome = await reply.wait()
@@ -314,7 +313,8 @@ async def _show(session: Session, snapshot: FeedSnapshot) -> None:
 
 
 def _close_members(chat: UUID, roster: Roster, error: BaseException) -> None:
-    """A room that can't be kept up: its sockets come back and resume from storage."""
+    """A room that can't be kept up: who asked is answered, its sockets come back and resume from storage."""
+    roster.settle()
     for member in tuple(roster.members()):
         member.session.close(CloseCode.SERVER_FAILED, "the chat failed")
 

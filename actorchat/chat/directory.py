@@ -178,6 +178,15 @@ class Directory(Actor[DirectoryMessage]):
         self._waiting = False
 
     async def on_start(self) -> None:
+        while True:
+            try:
+                await self._load()
+            except StorageUnavailable:
+                await trio.sleep(RETRY)
+            else:
+                return
+
+    async def _load(self) -> None:
         for record in await self._archive.operators(None):
             operator_id = record.person.user.id
             self._operators[operator_id] = _Operator(record.person, record.counters)
@@ -300,7 +309,8 @@ class Directory(Actor[DirectoryMessage]):
             stale = record is None or (record.person, record.counters) != (operator.person, operator.counters)
             if stale and not console.sources.isdisjoint(operator.person.sources):
                 view.operators.add(operator_id)
-        if not self._operators[console.session.user.id].person.online:
+        own = self._operators.get(console.session.user.id)
+        if own is not None and not own.person.online:
             self._store(console.session.user.id, online=True)
 
     def _seen(self, person: PersonRecord) -> None:

@@ -14,7 +14,7 @@ import attrs
 
 from actorchat.actors import Actor, Request
 from actorchat.chat.limits import FEED_TYPING
-from actorchat.chat.model import OperatorCounters, SourceCounters
+from actorchat.chat.model import Identity, OperatorCounters, SourceCounters
 from actorchat.chat.ports import Session
 from actorchat.protocol import CloseCode, Frames, join_frames
 
@@ -85,7 +85,7 @@ class FeedRoster:
         self.source = source
         self.consoles: dict[Console, None] = {}
         self.items: deque[FeedItem] = deque()
-        self.typing: deque[Frames] = deque(maxlen=FEED_TYPING)
+        self.typing: dict[tuple[UUID, Identity], Frames] = {}
         self._wake = wake
 
     @property
@@ -99,11 +99,11 @@ class FeedRoster:
         if idle:
             self._wake()
 
-    def put_typing(self, frames: Frames) -> None:
-        """Over the bound the oldest is dropped: the user's next update makes good."""
-        if self.consoles:
+    def put_typing(self, chat: UUID, typist: Identity, frames: Frames, *, stopped: bool) -> None:
+        """The latest of a user in a chat wins. Over the bound only a stop is taken: the next update makes good."""
+        if self.consoles and (stopped or len(self.typing) < FEED_TYPING):
             idle = not (self.items or self.typing)
-            self.typing.append(frames)
+            self.typing[chat, typist] = frames
             if idle:
                 self._wake()
 
@@ -160,7 +160,7 @@ class Feed(Actor[FeedMessage]):
             if counters:
                 self._count(counters)
         if roster.typing:
-            frames = join_frames(list(roster.typing))
+            frames = join_frames(list(roster.typing.values()))
             roster.typing.clear()
             for console in roster.consoles:
                 console.show_typing(frames)

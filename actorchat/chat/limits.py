@@ -24,7 +24,7 @@ ROOM_IN_FLIGHT = 1_024
 """Operations of one room that the journal has not decided; over it they are refused with `overloaded`."""
 
 FEED_TYPING = 256
-"""Typing updates that wait in one feed; over it the newest are dropped, the next update makes good."""
+"""Users whose typing waits in one feed; over it only stops are taken, the next update makes good."""
 
 FEED_SNAPSHOT = 500
 """Chats that a console is told of when it connects."""

@@ -5,6 +5,7 @@ An operation is handed to the journal, decided on the chat's row in the transact
 
 from __future__ import annotations
 
+from typing import Protocol
 from uuid import UUID
 
 import attrs
@@ -21,6 +22,7 @@ from actorchat.protocol import MessageType, Role, User
 __all__ = [
     "AcceptChat",
     "AddMessage",
+    "Asker",
     "Changed",
     "ChatOperation",
     "CloseChat",
@@ -129,11 +131,13 @@ class ReserveChat:
 
 @attrs.frozen
 class RecordPerson:
-    """Somebody used a token. `user` holds only the claims that the token made; `claimed` names those fields."""
+    """Somebody used a token. `user` holds only the claims that the token made; `claimed` names those fields.
+
+    `sources` None: the token says nothing of them."""
 
     user: User
     claimed: frozenset[str]
-    sources: frozenset[str] = frozenset()
+    sources: frozenset[str] | None = None
 
 
 @attrs.frozen
@@ -166,8 +170,11 @@ class Unchanged:
 
 @attrs.frozen
 class PersonRecorded:
+    """`renamed`: somebody who was known has another profile now."""
+
     person: PersonRecord
     changed: bool
+    renamed: bool = False
 
 
 @attrs.frozen
@@ -182,14 +189,21 @@ class Refused:
 Decision = Changed | Unchanged | PersonRecorded | Refused
 
 
+class Asker(Protocol):
+    """Who waits for what becomes of an operation."""
+
+    def answer(self, decision: Decision, /) -> None:
+        """Take the decision, once. Never blocks."""
+
+
 @attrs.frozen
 class Outcome:
     """What became of one submitted operation.
 
-    `origin` is whatever the submitter attached. `counters`: those that it changed, as they stand after it.
+    `origin` is who asked, if the submitter named somebody. `counters`: those that it changed, as they stand after it.
     """
 
     operation: Operation
-    origin: object
+    origin: Asker | None
     decision: Decision
     counters: tuple[OperatorCounters | SourceCounters, ...] = ()

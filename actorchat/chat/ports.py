@@ -20,7 +20,7 @@ from actorchat.chat.model import (
     Stage,
     StoredMessage,
 )
-from actorchat.chat.operations import Operation, Outcome
+from actorchat.chat.operations import Asker, Operation, Outcome
 from actorchat.protocol import Frames, Profile, Role, User
 
 __all__ = [
@@ -50,7 +50,7 @@ class Recipient(Protocol):
 class Journal(Protocol):
     """Decides operations in the order of their submission, many in one transaction."""
 
-    def submit(self, operation: Operation, recipient: Recipient, origin: object = None) -> bool:
+    def submit(self, operation: Operation, recipient: Recipient, origin: Asker | None = None) -> bool:
         """Take `operation`; exactly one `Outcome` with `origin` reaches `recipient` later, never from within this call.
 
         False: too many operations are waiting, and this one was not taken. Never blocks. While storage is away the

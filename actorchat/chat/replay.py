@@ -31,7 +31,7 @@ async def catch_up(member: Member, position: Position, roster: Roster, archive: 
     # A reading in a thread can't be cut short: one of a crashed incarnation may come back while the next one reads.
     reader = position.reader = object()
     while member in roster.behind and position.reader is reader:
-        chat = roster.announced
+        chat = None if roster.announced is None else roster.profiles.chat(roster.announced)
         if chat is None or _finish(member, position, roster, chat):
             return
         if not position.ranges and member.profile is Profile.STRICT:
@@ -100,10 +100,12 @@ def _finish(member: Member, position: Position, roster: Roster, chat: ChatState)
     if lowest + 1 < reach:
         return False
     payloads = [
-        encoder.updated(chat, message) for message in changed_messages(tail, ranges) if message.index <= position.index
+        encoder.updated(chat, roster.profiles.message(message))
+        for message in changed_messages(tail, ranges)
+        if message.index <= position.index
     ]
     payloads += [
-        _added(member, roster, chat, message)
+        _added(member, roster, chat, roster.profiles.message(message))
         for message in tail
         if message.index > position.index and visible_to(message, role)
     ]

@@ -28,8 +28,10 @@ from actorchat.chat.operations import (
     AddMessage,
     Changed,
     ChatOperation,
+    CloseChat,
     MarkMessage,
     Refused,
+    ReopenChat,
 )
 from actorchat.chat.ports import Archive, Journal, StorageUnavailable
 from actorchat.chat.replay import catch_up
@@ -43,6 +45,7 @@ from actorchat.protocol import (
     MessageType,
     Profile,
     RefusalCode,
+    Role,
     SendMessage,
     TypingUpdated,
     UpdateTyping,
@@ -138,13 +141,16 @@ class Room(Actor[RoomMessage]):
             if position.lagging:
                 self._read_on(member, position)
         await self._recover()
-        self._publish(self._settle())
+        self._publish(self._roster.settle())
         for identity, presence in roster.present.items():
             if presence.sockets == 0:
                 self.after(PRESENCE_GRACE, _Lapsed(identity), key=("lapsed", identity))
         for identity in roster.typists:
             self.after(SILENCE, _TypingSilent(identity), key=("silent", identity))
             self.after(INTERVAL, _TypingDue(identity), key=("typing", identity))
+
+    def _wake(self) -> None:
+        self.ref.signal(Announce())
 
     def can_passivate(self) -> bool:
         return self._roster.vacant
@@ -229,45 +235,36 @@ class Room(Actor[RoomMessage]):
             refused = self._check(identity, operation.text, operation.attachments, now)
             if refused is None and operation.type is MessageType.STANDARD:
                 self._stop_typing(identity, now)
+        elif isinstance(operation, CloseChat | ReopenChat) and operation.by.role is Role.USER:
+            # These store messages too, and a visitor is nobody one knows.
+            refused = self._check_rate(identity_of(operation.by), now)
         refused = refused or self._submit(operation, item)
         if refused is not None:
             item.answer(refused)
 
     def _check(self, identity: Identity, text: str, attachments: tuple[UUID, ...], now: float) -> Refused | None:
+        return self._check_rate(identity, now) or check_message(text, attachments, self._ports.limits)
+
+    def _check_rate(self, identity: Identity, now: float) -> Refused | None:
         bucket = self._ports.limiter.bucket(identity, now)
         wait = 0.0 if bucket is None else bucket.take(now)
-        if wait:
-            return Refused(RefusalCode.RATE_LIMITED, "too many messages", wait)
-        return check_message(text, attachments, self._ports.limits)
+        return Refused(RefusalCode.RATE_LIMITED, "too many messages", wait) if wait else None
 
     def _submit(self, operation: ChatOperation, origin: FromMember | Perform) -> Refused | None:
         roster = self._roster
         if roster.in_flight < ROOM_IN_FLIGHT and self._ports.journal.submit(operation, roster, origin):
-            roster.in_flight += 1
+            roster.submitted(self._wake)
             return None
         return Refused(RefusalCode.OVERLOADED, "the chat has too much to do", 1.0)
 
     # What was decided
 
     async def _announce(self) -> None:
-        changes = self._settle()
+        changes = self._roster.settle()
         announced = self._roster.announced
         if changes and announced is not None and changes[0].chat.rev > announced.rev + 1:
             await self._recover()
         self._publish(changes)
-
-    def _settle(self) -> list[Changed]:
-        """Answer whoever asked; what is left is to be announced."""
-        roster, changes = self._roster, []
-        while roster.outcomes:
-            outcome = roster.outcomes.popleft()
-            roster.in_flight -= 1
-            roster.counters.extend(outcome.counters)
-            if isinstance(outcome.decision, Changed):
-                changes.append(outcome.decision)
-            if isinstance(outcome.origin, FromMember | Perform):
-                outcome.origin.answer(outcome.decision)
-        return changes
 
     async def _recover(self) -> None:
         """Announce from storage what was committed after `announced`: an incarnation crashed before it could."""
@@ -368,7 +365,8 @@ class Room(Actor[RoomMessage]):
         if chat.listed:
             feed = self._ports.feed(chat.source)
             if feed.listening:
-                feed.put_typing(_typing_frames(user, chat.uuid, typed.text, typed.stopped))
+                frames = _typing_frames(user, chat.uuid, typed.text, typed.stopped)
+                feed.put_typing(chat.uuid, identity_of(user), frames, stopped=typed.stopped)
         for audience in roster.audiences:
             if audience.profile is Profile.EXTENDED and audience.role is not user.role and audience.members:
                 audience.push(_typing_frames(user, chat.uuid, "", typed.stopped))

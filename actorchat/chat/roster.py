@@ -20,8 +20,9 @@ from actorchat.chat.model import (
     StoredMessage,
     identity_of,
 )
-from actorchat.chat.operations import Outcome
+from actorchat.chat.operations import Changed, Outcome
 from actorchat.chat.ports import Session
+from actorchat.chat.profiles import Profiles
 from actorchat.chat.typing_relay import Typist
 from actorchat.protocol import Frames, Profile, Role, User, UserConnected, UserDisconnected, encode_event
 
@@ -85,7 +86,7 @@ class Roster:
     `counters` came with outcomes that are settled, and are not yet with the feed.
     """
 
-    def __init__(self, chat: UUID, wake: Callable[[], object]) -> None:
+    def __init__(self, chat: UUID, profiles: Profiles) -> None:
         self.chat = chat
         self.announced: ChatState | None = None
         self.tail: deque[StoredMessage] = deque(maxlen=TAIL)
@@ -98,14 +99,35 @@ class Roster:
         self.behind: dict[Member, Position] = {}
         self.encoder = Encoder()
         self.audiences = tuple(Audience(role, profile) for role in Role for profile in Profile)
+        self.profiles = profiles
+        self._wake: Callable[[], object] | None = None
+
+    def submitted(self, wake: Callable[[], object]) -> None:
+        """An operation is with the journal. `wake` must hold the room's address until the outcome is settled."""
+        self.in_flight += 1
         self._wake = wake
 
     def decided(self, outcomes: Sequence[Outcome]) -> None:
         """The journal's word (`ports.Recipient`): keep it here, where a crash of the room can't lose it."""
         idle = not self.outcomes
         self.outcomes.extend(outcomes)
-        if idle:
+        if idle and self._wake is not None:
             self._wake()
+
+    def settle(self) -> list[Changed]:
+        """Answer whoever asked, once; what is returned is to be announced."""
+        changes = []
+        while self.outcomes:
+            outcome = self.outcomes.popleft()
+            self.in_flight -= 1
+            self.counters.extend(outcome.counters)
+            if isinstance(outcome.decision, Changed):
+                changes.append(outcome.decision)
+            if outcome.origin is not None:
+                outcome.origin.answer(outcome.decision)
+        if not self.in_flight:
+            self._wake = None
+        return changes
 
     @property
     def vacant(self) -> bool:
@@ -155,20 +177,6 @@ class Roster:
         if presence is not None and presence.sockets == 0:
             del self.present[identity]
             self._tell(UserDisconnected(presence.user))
-
-    def rename(self, user: User) -> None:
-        """The user's profile changed: what is shown again shows it as it is now."""
-        chat = self.announced
-        if chat is None:
-            return
-        identity = identity_of(user)
-        if identity_of(chat.owner) == identity:
-            self.announced = attrs.evolve(chat, owner=user)
-        elif chat.operator is not None and identity_of(chat.operator) == identity:
-            self.announced = attrs.evolve(chat, operator=user)
-        for place, message in enumerate(self.tail):
-            if message.author is not None and identity_of(message.author) == identity:
-                self.tail[place] = attrs.evolve(message, author=user)
 
     def _tell(self, event: UserConnected | UserDisconnected) -> None:
         frames = Frames.of([encode_event(event, Profile.STRICT)])

@@ -379,8 +379,8 @@ def prospective_operator(chat: ChatState, operation: ChatOperation) -> int | Non
 def record_person(stored: PersonRecord | None, operation: RecordPerson) -> PersonRecord:
     """The stored profile after a token's use: claims win, what a token omits keeps what is stored."""
     if stored is None:
-        return PersonRecord(operation.user, operation.sources)
+        return PersonRecord(operation.user, operation.sources or frozenset())
     claims = {name: getattr(operation.user, name) for name in operation.claimed}
     user = attrs.evolve(stored.user, **claims) if claims else stored.user
-    sources = operation.sources if operation.user.role is Role.OPERATOR else stored.sources
+    sources = stored.sources if operation.sources is None else operation.sources
     return PersonRecord(user, sources, stored.online)

@@ -66,6 +66,7 @@ from actorchat.protocol.fragments import (
     chat_fragment,
     message_added_payload,
     message_updated_payload,
+    to_sender,
     user_fragment,
 )
 from actorchat.protocol.frames import (
@@ -163,6 +164,7 @@ __all__ = [
     "select_subprotocol",
     "structure",
     "text_frame",
+    "to_sender",
     "user_fragment",
     "wire_time",
 ]

@@ -14,7 +14,7 @@ import msgspec
 
 from actorchat.protocol.commands import COMMANDS, Command, SendMessage
 from actorchat.protocol.events import EVENTS, EXTENDED_EVENTS, Event, MessageAdded
-from actorchat.protocol.faults import Fault, Malformed, parse_json, readable_uuids, structure
+from actorchat.protocol.faults import Fault, Malformed, parse_json, structure
 from actorchat.protocol.profiles import Profile
 
 T = TypeVar("T")
@@ -182,7 +182,6 @@ def _explain_command(payload: bytes | str, profile: Profile) -> Command | Unknow
             type=name,
             text=_writable(data.get("text")),
             client_id=_writable(data.get("client_id")) if profile is Profile.EXTENDED else None,
-            attachments=readable_uuids(data.get("attachments")),
         ) from None
 
 

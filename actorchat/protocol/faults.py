@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from enum import StrEnum
-from itertools import islice
 from types import UnionType
 from typing import Annotated, Any, Final, NoReturn, TypeVar, get_args, get_origin
 from uuid import UUID
@@ -46,8 +45,8 @@ class Malformed(Exception):  # noqa: N818 - named by the contract's code
     """A value the contract does not allow; the sender has to change it.
 
     ``faults`` holds every fault, at most ``MAX_FAULTS``, never none; ``path`` is that of the first and
-    ``detail`` tells them all. ``type``, ``text``, ``client_id`` and ``attachments`` are what could still
-    be read of a command, so that a refused message can be given back.
+    ``detail`` tells them all. ``type``, ``text`` and ``client_id`` are what could still be read
+    of a command, so that a refused message can be given back.
     """
 
     code: Final = "malformed"
@@ -59,7 +58,6 @@ class Malformed(Exception):  # noqa: N818 - named by the contract's code
         type: str | None = None,
         text: str | None = None,
         client_id: str | None = None,
-        attachments: tuple[UUID, ...] = (),
     ) -> None:
         super().__init__(faults)
         self.faults = faults
@@ -68,7 +66,6 @@ class Malformed(Exception):  # noqa: N818 - named by the contract's code
         self.type = type
         self.text = text
         self.client_id = client_id
-        self.attachments = attachments
 
     def __str__(self) -> str:
         return self.detail
@@ -116,14 +113,6 @@ def structure(value: object, cls: type[T], *, path: str = "") -> T:
     except (ClassValidationError, IterableValidationError, _Wrong) as error:
         faults = tuple(_faults(error, path))
         raise Malformed(faults[:MAX_FAULTS]) from None
-
-
-def readable_uuids(value: object) -> tuple[UUID, ...]:
-    """Those items of a JSON array that are UUIDs, at most ``MAX_FAULTS``; none of anything else."""
-    if not isinstance(value, list):
-        return ()
-    uuids = (UUID(item) for item in value if isinstance(item, str) and _UUID.fullmatch(item))
-    return tuple(islice(uuids, MAX_FAULTS))
 
 
 def _quote(value: object) -> str:

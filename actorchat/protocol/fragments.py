@@ -14,7 +14,6 @@ _encode: Final = msgspec.json.Encoder().encode
 
 _MESSAGE: Final = b'{"id":%d,%b,"text":%b,"send_time":"%b","message_index":%d,"chat":%b,"user":%b,"attachments":%b}'
 _ADDED: Final = b'{"type":"message_added","data":{"message":' + _MESSAGE + b"}}"
-_ADDED_TO_SENDER: Final = b'{"type":"message_added","data":{"message":' + _MESSAGE + b',"client_id":%b}}'
 _UPDATED: Final = b'{"type":"message_updated","data":{"message":' + _MESSAGE + b"}}"
 
 # The three enums of a message have twelve combinations: one look-up instead of three formattings.
@@ -54,18 +53,7 @@ def message_added_payload(
     client_id: str | None = None,
 ) -> bytes:
     """Write ``message_added``; give a ``client_id`` only for extended sockets of the sending user."""
-    if client_id is None:
-        return _ADDED % (
-            id,
-            _kinds[type, type_role, status],
-            _encode(text),
-            send_time.encode(),
-            message_index,
-            chat_fragment,
-            user_fragment,
-            attachments_fragment,
-        )
-    return _ADDED_TO_SENDER % (
+    payload = _ADDED % (
         id,
         _kinds[type, type_role, status],
         _encode(text),
@@ -74,8 +62,13 @@ def message_added_payload(
         chat_fragment,
         user_fragment,
         attachments_fragment,
-        _encode(client_id),
     )
+    return payload if client_id is None else to_sender(payload, client_id)
+
+
+def to_sender(payload: bytes, client_id: str) -> bytes:
+    """The same ``message_added`` as the extended sockets of its author get it: with its ``client_id``."""
+    return payload[:-2] + b',"client_id":' + _encode(client_id) + b"}}"
 
 
 def message_updated_payload(

@@ -6,7 +6,7 @@ Refuses to know sockets and the reading side of the protocol.
 import struct
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Final
 
 import attrs
@@ -107,6 +107,11 @@ class Frames:
             end += len(header) + len(payload)
             ends.append(end)
         return cls(b"".join(parts), tuple(ends), typing)
+
+    @classmethod
+    def joined(cls, frames: Sequence[bytes], typing: bool = False) -> "Frames":
+        """Put frames behind each other that are framed already, by `text_frame`."""
+        return cls(b"".join(frames), tuple(accumulate(map(len, frames))), typing)
 
     def payloads(self) -> tuple[bytes, ...]:
         """Cut the JSON payloads back out, in order."""

@@ -58,12 +58,13 @@ class BadToken(Exception):  # noqa: N818 - it is the token that is bad
 class Claims:
     """What a token says that was believed. `user` has the claimed profile fields only, `claimed` names them.
 
+    `sources` is None where the token claims none: its bearer sees none now, and what is stored stays.
     `expires` is in seconds since the epoch.
     """
 
     user: User
     claimed: frozenset[str]
-    sources: frozenset[str]
+    sources: frozenset[str] | None
     expires: float
 
     def as_operation(self) -> RecordPerson:
@@ -135,9 +136,10 @@ def _read(payload: Mapping[str, Any]) -> Claims:  # Any: JSON that somebody sign
         raise BadToken(f"role is {' or '.join(Role)}")
     if isinstance(expires, bool) or not isinstance(expires, int | float) or not 0 < expires < 2**53:
         raise BadToken("exp is a number of seconds since 1970")
-    sources = [] if sources is None else sources
-    if not isinstance(sources, list) or len(sources) > _MOST_SOURCES or not all(map(is_source_name, sources)):
-        raise BadToken("src is a list of source names")
+    if sources is not None:
+        if not isinstance(sources, list) or len(sources) > _MOST_SOURCES or not all(map(is_source_name, sources)):
+            raise BadToken("src is a list of source names")
+        sources = frozenset(sources)
     profile: dict[str, str] = {}
     for name in PROFILE:
         value = payload.get(name)
@@ -147,7 +149,7 @@ def _read(payload: Mapping[str, Any]) -> Claims:  # Any: JSON that somebody sign
             raise BadToken(f"{name} is a string of at most {_LONGEST_CLAIM} characters")
         profile[name] = value
     user = User(int(subject), Role(role), **profile)
-    return Claims(user, frozenset(profile), frozenset(sources), float(expires))
+    return Claims(user, frozenset(profile), sources, float(expires))
 
 
 def _is_storable(text: str) -> bool:

@@ -59,7 +59,7 @@ class Door:
         except BadToken as error:
             raise Problem("not_authenticated", str(error)) from None
         record = await self._people.record(claims)
-        return Caller(record.user, claims.sources, claims.expires)
+        return Caller(record.user, claims.sources or frozenset(), claims.expires)
 
     async def visit(self, authorization: str | None, source: str, address: str) -> Visit:
         anonymous = authorization is None

@@ -378,9 +378,10 @@ class _Decider:
         if record == stored:
             return PersonRecorded(stored, False), _NO_COUNTERS
         self.changes.people[key] = record
-        if stored is not None and stored.user != record.user:
+        renamed = stored is not None and stored.user != record.user
+        if renamed:
             self._show_new_profile(key, record)
-        return PersonRecorded(record, True), _NO_COUNTERS
+        return PersonRecorded(record, True, renamed), _NO_COUNTERS
 
     def _show_new_profile(self, key: PersonKey, record: PersonRecord) -> None:
         for draft in self.changes.drafts.values():

@@ -17,7 +17,7 @@ from uuid import uuid4
 import attrs
 import trio
 
-from actorchat.chat.operations import Operation, Outcome, Refused
+from actorchat.chat.operations import Asker, Operation, Outcome, Refused
 from actorchat.chat.ports import Recipient, StorageUnavailable
 from actorchat.protocol import RefusalCode
 from actorchat.storage.store import Batch, CommitInDoubt, Decided, Store
@@ -35,7 +35,7 @@ _AWAY: Final[Decided] = (
     (),
 )
 
-_Entry = tuple[Operation, Recipient, object]
+_Entry = tuple[Operation, Recipient, Asker | None]
 
 
 @attrs.frozen(kw_only=True)
@@ -74,7 +74,7 @@ class Journal:
         self._progress = trio.lowlevel.ParkingLot()
         self._batches = self._operations = self._largest = self._outages = self._in_doubt = 0
 
-    def submit(self, operation: Operation, recipient: Recipient, origin: object = None) -> bool:
+    def submit(self, operation: Operation, recipient: Recipient, origin: Asker | None = None) -> bool:
         """Take `operation`; exactly one `Outcome` with `origin` reaches `recipient` later. False: not taken.
 
         Not taken are operations beyond `capacity` waiting ones, and all after the journal began to drain.
@@ -118,15 +118,17 @@ class Journal:
             await self._wake.wait()
             self._wake = trio.Event()
             while self._waiting:
-                entries = self._take()
-                if self._away:
-                    self._tell(entries, [_AWAY] * len(entries))
-                    # Else whoever answers a refusal with another try would keep this task going for ever.
-                    await trio.lowlevel.checkpoint()
-                else:
-                    await self._commit(entries)
+                await self._decide(self._take())
                 self._current_from = None
                 self._progress.unpark_all()
+
+    async def _decide(self, entries: list[_Entry]) -> None:
+        if self._away:
+            self._tell(entries, [_AWAY] * len(entries))
+            # Else whoever answers a refusal with another try would keep this task going for ever.
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._commit(entries)
 
     def _take(self) -> list[_Entry]:
         if len(self._waiting) <= MAX_BATCH:

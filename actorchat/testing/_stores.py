@@ -300,7 +300,7 @@ def _check_people(bench: _Bench) -> None:
     renamed = User(ANN.id, Role.USER, lastname="Lee")
     decided = bench.batch(RecordPerson(renamed, frozenset({"lastname"})), AddMessage(CHAT, ANN, "me"))
     ann = attrs.evolve(ANN, lastname="Lee")
-    assert decided[0][0] == PersonRecorded(PersonRecord(ann), True)
+    assert decided[0][0] == PersonRecorded(PersonRecord(ann), True, True)
     assert isinstance(decided[1][0], Changed)
     assert decided[1][0].chat.owner == decided[1][0].messages[0].author == ann
     assert bench.store.person(Identity(Role.USER, ANN.id)) == PersonRecord(ann)

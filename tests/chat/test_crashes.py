@@ -17,6 +17,7 @@ from actorchat.chat.encoding import Encoder
 from actorchat.chat.model import Stage
 from actorchat.chat.operations import AcceptChat, AddMessage
 from actorchat.chat.room import Room
+from actorchat.chat.roster import Roster
 from actorchat.protocol import (
     GlobalUpdated,
     MessageAdded,
@@ -34,7 +35,15 @@ class PlantedError(Exception):
     """A crash that the test asked for."""
 
 
-def plant(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, nth: int, *, times: int = 1) -> list[int]:
+def plant(
+    monkeypatch: pytest.MonkeyPatch,
+    owner: type,
+    name: str,
+    nth: int,
+    *,
+    times: int = 1,
+    error: type[Exception] = PlantedError,
+) -> list[int]:
     """Let `owner.name` raise at its nth call and the `times - 1` after it; the list counts the calls."""
     whole: Callable[..., Any] = getattr(owner, name)
     calls: list[int] = []
@@ -42,7 +51,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, nth: int, *, 
     def planted(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
         if nth <= len(calls) < nth + times:
-            raise PlantedError
+            raise error
         return whole(*args, **kwargs)
 
     monkeypatch.setattr(owner, name, planted)
@@ -51,7 +60,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, nth: int, *, 
 
 PLACES = [
     (Room, "_announce"),
-    (Room, "_settle"),
+    (Roster, "settle"),
     (Room, "_publish"),
     (Announcement, "_encode"),
     (Encoder, "added"),
@@ -172,7 +181,7 @@ async def test_a_message_taken_before_the_crash_of_its_batch_is_not_refused(
         assert anna.recorder.done == 1
 
 
-@pytest.mark.parametrize(("owner", "name"), [(Room, "_settle"), (Room, "_publish"), (Encoder, "added")])
+@pytest.mark.parametrize(("owner", "name"), [(Roster, "settle"), (Room, "_publish"), (Encoder, "added")])
 async def test_who_performs_an_operation_is_told_what_was_decided_although_the_room_crashed(
     owner: type, name: str, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
@@ -213,3 +222,32 @@ async def test_consoles_outlive_a_crash_of_the_directory(
         state = await world.state(chat)
         assert (state.stage, state.operator) == (Stage.OPEN, OLGA)
         assert [each.is_online for each in olga.recorder.got(OperatorUpdated) if each.user == OLGA][-1]
+
+
+async def test_who_asked_a_room_that_is_given_up_is_answered(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        plant(monkeypatch, Room, "_announce", 1, times=50)
+        plant(monkeypatch, Room, "_recover", 1, times=50)
+        with trio.fail_after(300):
+            changed = await world.chats.perform(AcceptChat(chat, OLGA))
+            assert changed.chat.operator == OLGA
+            monkeypatch.undo()
+            await world.chats.drain()
+
+
+async def test_a_directory_that_crashes_while_storage_is_away_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async with open_world() as world:
+        olga = await world.console(OLGA)
+        await trio.sleep(1)
+        away = plant(monkeypatch, type(world.chats.archive), "operators", 1, times=20, error=StorageUnavailable)
+        plant(monkeypatch, Directory, "_tell", 1)
+        chat = await world.reserve()
+        await world.chats.perform(AddMessage(chat, ANNA, "hi"))
+        await trio.sleep(120)
+        assert len(away) > 20
+        assert olga.recorder.got(GlobalUpdated)[-1].unread_chats == 1

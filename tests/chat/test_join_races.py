@@ -30,7 +30,7 @@ from actorchat.chat.operations import (
 )
 from actorchat.chat.ports import Page
 from actorchat.chat.room import Room
-from actorchat.chat.roster import TAIL
+from actorchat.chat.roster import TAIL, Roster
 from actorchat.protocol import (
     ChatUpdated,
     ErrorEvent,
@@ -137,7 +137,7 @@ class Scene:
         self.read_by_olga()
 
     def crash_between_reads(self) -> None:
-        plant(self.patch, Room, "_settle", 2)
+        plant(self.patch, Roster, "settle", 2)
         self.read_by_olga()
         self.message()
 

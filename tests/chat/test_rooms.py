@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from uuid import uuid4
 
 import attrs
@@ -11,7 +13,7 @@ from trio.testing import MockClock
 
 from actorchat.chat import ChatRefused, Limits
 from actorchat.chat.model import Policy
-from actorchat.chat.operations import AcceptChat, AddMessage, CloseChat, TransferChat
+from actorchat.chat.operations import AcceptChat, AddMessage, CloseChat, ReopenChat, TransferChat
 from actorchat.chat.roster import TAIL
 from actorchat.protocol import (
     ChatStatus,
@@ -369,3 +371,53 @@ async def test_a_new_name_is_shown_in_what_is_replayed(autojump_clock: MockClock
         message = resumed.recorder.got(MessageAdded)[0].message
         assert message.user is not None
         assert message.user.firstname == message.chat.owner_user.firstname == "Anya"
+
+
+async def test_a_name_that_changes_with_the_message_on_its_way_is_shown_in_what_is_replayed(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        anna = await world.join(chat, ANNA)
+        anna.say("hi")
+        await world.person(attrs.evolve(ANNA, firstname="Anya"), frozenset())
+        await world.settle()
+        resumed = await world.join(chat, ANNA, after=-1)
+        message = resumed.recorder.got(MessageAdded)[0].message
+        assert message.user is not None
+        assert message.user.firstname == message.chat.owner_user.firstname == "Anya"
+
+
+async def test_a_visitor_who_closes_and_reopens_meets_the_rate_limit() -> None:
+    async with open_world(limits=Limits(messages_per_second=1, burst=4)) as world:
+        chat = await world.reserve()
+        await world.chats.perform(AddMessage(chat, ANNA, "hi"))
+        for operation in (CloseChat(chat, ANNA), ReopenChat(chat, ANNA), CloseChat(chat, ANNA)):
+            await world.chats.perform(operation)
+        with pytest.raises(ChatRefused, match="rate_limited"):
+            await world.chats.perform(ReopenChat(chat, ANNA))
+
+
+async def test_a_room_that_nobody_uses_is_freed_without_the_garbage_collector(autojump_clock: MockClock) -> None:
+    gc.disable()
+    try:
+        async with open_world() as world:
+            chat = await world.reserve()
+            await world.chats.perform(AddMessage(chat, ANNA, "hi"))
+            roster = weakref.ref(world.chats._rooms.anchor(chat))
+            await trio.sleep(300)
+            assert roster() is None
+    finally:
+        gc.enable()
+
+
+async def test_many_senders_in_one_batch_each_see_their_own_client_ids_in_place() -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        anna, tab, olga = [await world.join(chat, user) for user in (ANNA, ANNA, OLGA)]
+        for number in range(6):
+            (anna, olga)[number % 2].say(str(number), f"k{number}")
+        await world.settle()
+        client_ids = [[event.client_id for event in each.recorder.got(MessageAdded)] for each in (anna, tab, olga)]
+        assert client_ids[0] == client_ids[1] == ["k0", None, "k2", None, "k4", None]
+        assert client_ids[2] == [None, "k1", None, "k3", None, "k5"]

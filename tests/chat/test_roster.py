@@ -5,6 +5,7 @@ from uuid import UUID
 import pytest
 
 from actorchat.chat.operations import Outcome, Refused, SweepChat
+from actorchat.chat.profiles import Profiles
 from actorchat.chat.roster import Member, Position, Roster
 from tests.chat.people import ANNA, CHAT
 from tests.chat.world import Recorder
@@ -16,8 +17,8 @@ def woken() -> list[UUID]:
 
 
 @pytest.fixture
-def roster(woken: list[UUID]) -> Roster:
-    return Roster(CHAT, lambda: woken.append(CHAT))
+def roster() -> Roster:
+    return Roster(CHAT, Profiles())
 
 
 def test_a_room_may_sleep_only_when_nobody_is_there_enters_or_waits_for_an_outcome(roster: Roster) -> None:
@@ -33,6 +34,8 @@ def test_a_room_may_sleep_only_when_nobody_is_there_enters_or_waits_for_an_outco
 
 
 def test_many_outcomes_wake_the_room_once(roster: Roster, woken: list[UUID]) -> None:
+    for _ in range(3):
+        roster.submitted(lambda: woken.append(CHAT))
     outcome = Outcome(SweepChat(CHAT), None, Refused("conflict", ""))
     roster.decided([outcome, outcome])
     roster.decided([outcome])

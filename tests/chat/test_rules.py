@@ -351,3 +351,8 @@ def test_claims_win_and_what_a_token_omits_keeps_what_is_stored() -> None:
     person = record_person(stored, RecordPerson(claims, frozenset({"firstname"}), frozenset({"shop"})))
     assert (person.user.firstname, person.user.avatar) == ("Olya", "/o.png")
     assert (person.sources, person.online) == (frozenset({"shop"}), True)
+
+
+def test_a_token_that_names_no_sources_leaves_the_stored_ones() -> None:
+    stored = PersonRecord(OLGA, frozenset({"lk"}))
+    assert record_person(stored, RecordPerson(User(OLGA.id, Role.OPERATOR), frozenset())).sources == {"lk"}

@@ -29,7 +29,7 @@ def test_a_token_is_believed_by_the_server_of_the_folder(tmp_path: Path) -> None
     assert ended.exit_code == 0, ended.output
     claims = Tokens(secret).verify(ended.output.strip())
     assert claims.user == User(7, Role.OPERATOR, firstname="Olga", lastname="Li")
-    assert claims.sources == {"lk", "shop"}
+    assert claims.sources == frozenset({"lk", "shop"})
 
 
 def test_a_token_is_signed_with_a_configured_secret(monkeypatch: pytest.MonkeyPatch) -> None:

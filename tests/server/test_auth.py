@@ -46,7 +46,7 @@ def test_an_issued_token_says_who_it_is_for() -> None:
     claims = judge.verify(judge.issue(user, {"lk", "shop"}, ttl=60))
     assert claims.user == user
     assert claims.claimed == {"firstname", "avatar"}
-    assert claims.sources == {"lk", "shop"}
+    assert claims.sources == frozenset({"lk", "shop"})
     assert claims.expires == NOW + 60
 
 
@@ -169,7 +169,7 @@ def test_a_local_token_is_believed_by_the_server_of_the_folder(tmp_path: Path) -
     token = local_token(tmp_path, role=Role.OPERATOR, user_id=7, sources=["lk"], firstname="Olga")
     claims = Tokens(secret).verify(token)
     assert claims.user == User(7, Role.OPERATOR, firstname="Olga")
-    assert claims.sources == {"lk"}
+    assert claims.sources == frozenset({"lk"})
 
 
 def test_anonymous_ids_are_out_of_reach_of_tokens_from_elsewhere() -> None:

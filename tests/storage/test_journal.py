@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from actorchat.chat.model import Policy
-from actorchat.chat.operations import Changed, Operation, Outcome, Refused
+from actorchat.chat.operations import Changed, Decision, Operation, Outcome, Refused
 from actorchat.storage.journal import Journal, open_journal
 from actorchat.storage.memory import MemoryStore
 from actorchat.storage.threads import InPlace
@@ -33,14 +33,22 @@ async def journal_on(
         yield journal, store
 
 
+class Deaf:
+    """Asks, and does not listen."""
+
+    def answer(self, decision: Decision) -> None:
+        raise AssertionError("the journal tells recipients, and they tell who asked")
+
+
 async def test_all_that_waits_is_one_batch_told_in_order_and_once() -> None:
     async with journal_on() as (journal, store):
         one, two = Listener(), Listener()
-        for n in range(10):
-            assert journal.submit(say(str(n)), (one, two)[n % 2], n)
+        askers = [Deaf() for _ in range(10)]
+        for n, asker in enumerate(askers):
+            assert journal.submit(say(str(n)), (one, two)[n % 2], asker)
         assert not one.outcomes
         await journal.barrier()
-        assert [outcome.origin for outcome in one.outcomes] == [0, 2, 4, 6, 8]
+        assert [outcome.origin for outcome in one.outcomes] == askers[::2]
         assert [message.text for message in two.announced] == ["1", "3", "5", "7", "9"]
         assert (one.calls, two.calls, store.commits) == (1, 1, 2)
         assert [message.index for message in stored(store)] == list(range(10))

@@ -32,6 +32,7 @@ from actorchat.chat.operations import (
 )
 from actorchat.chat.ports import ChatFilter
 from actorchat.chat.room import Room
+from actorchat.chat.roster import Roster
 from actorchat.protocol import MessageType, Profile, Role, User, encode_entity
 from tests.system.driver import Desk, Tab
 from tests.system.model import Answer, Chat, Commit, Json, Model, Person, Refusal, Repeat
@@ -53,7 +54,7 @@ MOST_TABS, MOST_CONSOLES, MOST_CHATS = 14, 5, 9
 
 CRASHES: Final = [
     (Room, "_announce"),
-    (Room, "_settle"),
+    (Roster, "settle"),
     (Room, "_publish"),
     (Announcement, "_encode"),
     (Encoder, "added"),
