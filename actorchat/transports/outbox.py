@@ -247,10 +247,8 @@ class Outbox:
         if self._fits(queue, entry, sent):
             queue.append(entry, sent)
             return
-        if entry.kind is _Kind.TYPING and not sent:
+        if entry.kind is _Kind.TYPING:
             return
-        if sent:
-            queue.append(entry, sent)
         queue.drop(only_typing=False)
         self._finish(close_frame(CloseCode.OVERLOADED, "too slow"), self._limits.overflow_linger)
 
