@@ -22,8 +22,9 @@ async def serve(request: WebSocketRequest) -> None:
             message |= {"send_time": "2025-01-20T16:31:04+03:00", "message_index": index, "attachments": []}
             message |= {"chat": CHAT | {"owner_user": USER, "operator_user": USER}, "user": USER}
             index += 1
+            event = json.dumps({"type": "message_added", "data": {"message": message}})
             for member in list(members):
-                await member.send_message(json.dumps({"type": "message_added", "data": {"message": message}}))
+                await member.send_message(event)
     except ConnectionClosed:
         members.discard(socket)
 

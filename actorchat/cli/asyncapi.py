@@ -6,8 +6,12 @@ Refuses to know what it says.
 from __future__ import annotations
 
 import json
+import os
+import sys
 
 import click
+
+from actorchat.cli.failing import FAILED, fail
 
 __all__ = ["asyncapi"]
 
@@ -24,4 +28,13 @@ def asyncapi() -> None:
     """
     from actorchat.protocol import asyncapi_document
 
-    click.echo(json.dumps(asyncapi_document(), indent=2, ensure_ascii=False))
+    document = json.dumps(asyncapi_document(), indent=2, ensure_ascii=False)
+    if sys.stdout is None:
+        fail(("there is no stdout to print to",), FAILED)
+    try:
+        click.echo(document)
+    except OSError as error:
+        # What is left in the buffer would be tried again at the exit, and fail with words of Python's own.
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        fail((f"the document can't be printed: {error.strerror}",), FAILED)

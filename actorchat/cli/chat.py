@@ -1,24 +1,15 @@
-"""Owns `actorchat chat`: its options, who it speaks as, and how it ends.
+"""Owns `actorchat chat`: its options, and what of them goes together.
 
-Refuses to know what is shown and how.
+Refuses to know what is shown and how, and how a sitting ends.
 """
 
-from functools import partial
 from pathlib import Path
 
 import click
-import trio
 
 from actorchat.cli.failing import FAILED, fail
-from actorchat.cli.terminal.front import FrontGone
-from actorchat.cli.terminal.identity import IdentityError, VisitorMemory, default_state_file
-from actorchat.cli.terminal.sitting import DEFAULT_SOURCE, Unsent, Wishes, sit
-from actorchat.client import ClientError
-from actorchat.client.address import ServerAddress
 
 __all__ = ["chat"]
-
-_EXPECTED = (ClientError, IdentityError, FrontGone, Unsent)
 
 
 @click.command()
@@ -26,7 +17,7 @@ _EXPECTED = (ClientError, IdentityError, FrontGone, Unsent)
 @click.option(
     "--source",
     metavar="S",
-    help=f"The widget source.  [default: {DEFAULT_SOURCE}; for an operator with --token all of its sources]",
+    help="The widget source.  [default: lk; for an operator with --token all of its sources]",
 )
 @click.option("--token", metavar="T", help="Speak as whom this token names.")
 @click.option("--operator", is_flag=True, help="Answer visitors instead of being one; needs --token or --data.")
@@ -39,12 +30,10 @@ _EXPECTED = (ClientError, IdentityError, FrontGone, Unsent)
 @click.option(
     "--user-id",
     type=click.IntRange(1, 2**52 - 1),
-    default=1,
-    show_default=True,
     metavar="N",
-    help="With --data: the operator's id.",
+    help="With --data: the operator's id.  [default: 1]",
 )
-@click.option("--name", default="", metavar="NAME", help="With --data: the operator's first name.")
+@click.option("--name", metavar="NAME", help="With --data: the operator's first name.")
 @click.option(
     "--state",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -57,15 +46,15 @@ def chat(
     token: str | None,
     operator: bool,
     data: Path | None,
-    user_id: int,
-    name: str,
+    user_id: int | None,
+    name: str | None,
     state: Path | None,
 ) -> None:
     """Chat in the terminal with the server at URL, as a visitor or as an operator.
 
     What you type is sent with Enter; /help lists the commands, Ctrl-C leaves. Ticks beside your messages: ✓ stored,
     ✓✓ arrived, ✓✓ read. A lost connection comes back by itself and loses nothing. Without a terminal, lines from
-    stdin are messages and every event is a line on stdout.
+    stdin are messages and every event is a line on stdout; the exit status is 1 if one of them came to nothing.
 
     \b
     Examples:
@@ -76,26 +65,46 @@ def chat(
       actorchat chat https://chat.example --operator --token "$TOKEN"
       echo "Is anybody there?" | actorchat chat http://127.0.0.1:8000
     """
+    try:
+        _chat(url, source, token, operator, data, user_id, name, state)
+    except KeyboardInterrupt:
+        # Ctrl-C leaves, also before there is anybody to leave.
+        return
+
+
+def _chat(
+    url: str,
+    source: str | None,
+    token: str | None,
+    operator: bool,
+    data: Path | None,
+    user_id: int | None,
+    name: str | None,
+    state: Path | None,
+) -> None:
     if operator and token is None and data is None:
         raise click.UsageError("--operator needs --token T, or --data DIR of a server on this machine")
     if token is not None and data is not None:
         raise click.UsageError("--token and --data exclude each other")
+    if data is not None and not operator:
+        raise click.UsageError("--data is for operators: add --operator")
+    for option, value in (("--user-id", user_id), ("--name", name)):
+        if value is not None and data is None:
+            raise click.UsageError(f"{option} needs --operator and --data DIR: a token says by itself whose it is")
+    # Imported here: it takes a while, in which Ctrl-C should find somebody who listens.
+    from actorchat.cli.terminal.ending import run_to_end
+    from actorchat.cli.terminal.identity import VisitorMemory, default_state_file
+    from actorchat.cli.terminal.sitting import Wishes
+    from actorchat.client.address import ServerAddress
+    from actorchat.http.names import is_source_name
+
+    if source is not None and not is_source_name(source):
+        raise click.BadParameter(f"{source!r}: a source is 1 to 64 of a-z, 0-9, _ and -", param_hint="--source")
     try:
         server = ServerAddress.parse(url)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="URL") from None
-    wishes = Wishes(server, source, token, data, VisitorMemory(state or default_state_file()), user_id, name)
-    try:
-        trio.run(partial(sit, wishes, operator=operator))
-    except _EXPECTED as error:
-        fail((error,), FAILED)
-    except BaseExceptionGroup as group:
-        expected, unexpected = group.split(_EXPECTED)
-        if expected is None or unexpected is not None:
-            raise
-        fail((_first(expected),), FAILED)
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+    memory = VisitorMemory(state or default_state_file())
+    fault = run_to_end(Wishes(server, source, token, data, memory, user_id or 1, name or ""), operator=operator)
+    if fault is not None:
+        fail((fault,), FAILED)

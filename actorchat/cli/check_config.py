@@ -9,10 +9,10 @@ from pathlib import Path
 
 import click
 
-from actorchat.cli.failing import BAD_SETTINGS, fail
+from actorchat.cli.failing import BAD_SETTINGS, fail, warn
 from actorchat.cli.options import settings_options
-from actorchat.server.loading import load_settings
-from actorchat.server.preparing import check_files
+from actorchat.server.loading import load_settings, unknown_variables
+from actorchat.server.preparing import check_files, missing_files
 from actorchat.server.settings import InvalidSettings
 
 __all__ = ["check_config"]
@@ -29,8 +29,9 @@ def check_config(config: Path | None, **options: object) -> None:
     Example:
       actorchat check-config --config actorchat.toml
     """
+    warn(unknown_variables())
     try:
-        settings = load_settings(config, options)
+        settings = load_settings(config, options, missing_files)
     except InvalidSettings as error:
         fail(error.faults, BAD_SETTINGS)
     faults = check_files(settings)

@@ -11,10 +11,16 @@ from typing import NoReturn
 
 import click
 
-__all__ = ["BAD_SETTINGS", "FAILED", "fail"]
+__all__ = ["BAD_SETTINGS", "FAILED", "fail", "warn"]
 
 FAILED = 1
 BAD_SETTINGS = 2
+
+
+def warn(lines: Iterable[object]) -> None:
+    """Print a line for each of `lines`; what is done goes on."""
+    for line in lines:
+        click.echo(f"actorchat: warning: {line}", err=True)
 
 
 def fail(lines: Iterable[object], status: int) -> NoReturn:

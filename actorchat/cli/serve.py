@@ -10,6 +10,7 @@ import shlex
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -17,9 +18,9 @@ import attrs
 import click
 import trio
 
-from actorchat.cli.failing import BAD_SETTINGS, FAILED, fail
+from actorchat.cli.failing import BAD_SETTINGS, FAILED, fail, warn
 from actorchat.cli.options import settings_options
-from actorchat.server.loading import load_settings
+from actorchat.server.loading import load_settings, unknown_variables
 from actorchat.server.preparing import StartFailed
 from actorchat.server.settings import DEFAULT_DATA, InvalidSettings, Settings
 
@@ -27,6 +28,9 @@ __all__ = ["serve"]
 
 SWITCH_INTERVAL: Final = 0.001
 """Seconds: the journal's thread gets its turn soon, at a cost that only a whole process of ours should pay."""
+
+# A terminal that goes away sends the last one, which Windows doesn't have.
+_STOPPING: Final = tuple(number for number in signal.Signals if number.name in ("SIGINT", "SIGTERM", "SIGHUP"))
 
 LAST_RESORT_SECONDS: Final = 3.0
 """What is left after the drain's own deadline, before the process ends itself with a failure."""
@@ -59,6 +63,7 @@ def serve(config: Path | None, **options: object) -> None:
       on_closed = "reopen"                 # or queue, refuse
       [sources.shop]                       # with any named, only those exist
     """
+    warn(unknown_variables())
     try:
         settings = load_settings(config, options)
         if settings.data is None:
@@ -86,14 +91,16 @@ async def _serve(settings: Settings) -> bool:
     last_resort = threading.Timer(DRAIN_SECONDS + LAST_RESORT_SECONDS, os._exit, (FAILED,))
     last_resort.daemon = True
     async with open_server(settings) as server:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        with trio.open_signal_receiver(*_STOPPING) as signals:
             click.echo(_welcome(server.url, server.settings))
             async for _ in signals:
                 break
         # From here on the second one ends the process in the way that can't fail.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        click.echo("Stopping: what was accepted is stored first. Ctrl-C stops at once.")
+        for number in _STOPPING:
+            signal.signal(number, signal.SIG_DFL)
+        with suppress(OSError):
+            # Nobody may be left to read it.
+            click.echo("Stopping: what was accepted is stored first. Ctrl-C stops at once.")
         last_resort.start()
     last_resort.cancel()
     return server.drained

@@ -13,6 +13,7 @@ import attrs
 import msgspec
 
 from actorchat.client.address import ServerAddress
+from actorchat.client.causes import explain_failure
 from actorchat.client.errors import ApiError, ApiUnreachable
 from actorchat.client.websocket import tls_context
 from actorchat.protocol.entities import Chat, ChatStatus, Message, MessageType, Operator, Role, User
@@ -187,8 +188,10 @@ class Api:
         try:
             answer = await self._http.request(method, path, params=query, json=body)
         except httpx.HTTPError as error:
-            cause = str(error) or type(error).__name__
-            raise ApiUnreachable(f"cannot reach {self._http.base_url}: {cause}") from error
+            # Without a connection nothing was asked of anybody.
+            asked = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+            why = explain_failure(error)
+            raise ApiUnreachable(f"cannot reach {self._http.base_url}: {why}", asked=asked) from error
         if not answer.is_success:
             raise _refusal(answer.status_code, answer.content)
         try:

@@ -102,4 +102,11 @@ class ApiError(ClientError):
 
 
 class ApiUnreachable(ClientError):
-    """No usable answer came: no connection, too slow, or not what this API answers."""
+    """No usable answer came: no connection, too slow, or not what this API answers.
+
+    ``asked`` is false when the call did not get as far as the server: it was not carried out.
+    """
+
+    def __init__(self, detail: str, *, asked: bool = True) -> None:
+        super().__init__(detail)
+        self.asked = asked

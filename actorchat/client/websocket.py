@@ -20,6 +20,7 @@ from trio_websocket import (
 from wsproto.utilities import ProtocolError
 
 from actorchat.client.address import ServerAddress
+from actorchat.client.causes import explain_failure, leaves
 from actorchat.client.endings import Closed, Ending, Rejected, Unreachable
 from actorchat.protocol.profiles import Profile
 
@@ -77,7 +78,7 @@ async def attend(target: Target, resource: str, converse: Converse) -> Ending:
     except trio.TooSlowError:
         return Unreachable(f"{target.server.authority} does not answer")
     except (OSError, trio.BrokenResourceError) as error:
-        return Unreachable(f"cannot connect to {target.server.authority}: {_why(error)}")
+        return Unreachable(f"cannot connect to {target.server.authority}: {explain_failure(error)}")
     ending: Ending = Unreachable(f"{target.server.authority} hung up before it answered")
     try:
         async with trio.open_nursery() as nursery:
@@ -91,10 +92,10 @@ async def attend(target: Target, resource: str, converse: Converse) -> Ending:
             finally:
                 reading.cancel_scope.cancel()
     except* ConnectionRejected as group:
-        rejection = next(error for error in _leaves(group) if isinstance(error, ConnectionRejected))
+        rejection = next(error for error in leaves(group) if isinstance(error, ConnectionRejected))
         ending = Rejected(rejection.status_code, _retry_after(rejection))
     except* (ProtocolError, h11.ProtocolError, HandshakeError, OSError) as group:
-        ending = Unreachable(f"{target.server.authority} speaks no websocket: {_leaves(group)[0]}")
+        ending = Unreachable(f"{target.server.authority} speaks no websocket: {leaves(group)[0]}")
     finally:
         await trio.aclose_forcefully(stream)
     return ending
@@ -150,21 +151,6 @@ async def _hold(connection: WebSocketConnection, converse: Converse) -> Ending:
 
 async def _say_nothing(_: WebSocketConnection) -> None:
     await trio.lowlevel.checkpoint()
-
-
-def _why(error: BaseException) -> str:
-    # Trio's own error only names the address again; the attempts' errors are its cause.
-    cause = error.__cause__
-    if isinstance(cause, BaseExceptionGroup):
-        cause = _leaves(cause)[-1]
-    return getattr(cause, "strerror", None) or getattr(error, "strerror", None) or str(error)
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for error in group.exceptions:
-        found.extend(_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
-    return found
 
 
 def _retry_after(rejection: ConnectionRejected) -> float | None:

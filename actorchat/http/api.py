@@ -152,13 +152,15 @@ class Api:
             for source in asked:
                 self._door.check_source(source)
             sources = frozenset(asked) or None
-        status = query.status()
+        status, before = query.status(), query.uuid("before")
+        if before is not None and await self._chats.archive.chat(before) is None:
+            raise Problem("malformed", "before: there is no such chat", path="before", status=400)
         which = ChatFilter(
             sources=sources,
             stages=None if status is None else frozenset({Stage(status.value)}),
             operator_id=query.number("operator"),
             owner_id=None if caller.is_operator else caller.user.id,
-            before=query.uuid("before"),
+            before=before,
             limit=query.limit(),
         )
         chats = await self._chats.archive.chats(which)

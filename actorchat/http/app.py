@@ -42,6 +42,10 @@ def make_app(chats: Chats, door: Door, *, origins: Collection[str], unready: Cal
     async def asyncapi(request: Request) -> Response:
         return json_response(asyncapi_document())
 
+    async def disconnected(request: Request, error: Exception) -> Response:
+        # A draining server doesn't wait for bodies. Else nobody is left to read it.
+        return (unready() or Problem("timeout", "the request ended before its body")).response()
+
     app = Starlette(
         routes=[
             *Api(chats, door).routes(),
@@ -54,7 +58,7 @@ def make_app(chats: Chats, door: Door, *, origins: Collection[str], unready: Cal
             ChatRefused: _answer,
             StorageUnavailable: _answer,
             HTTPException: _answer,
-            ClientDisconnect: _answer,
+            ClientDisconnect: disconnected,
             Exception: _failed,
         },
     )
@@ -74,9 +78,6 @@ async def _answer(request: Request, error: Exception) -> Response:
             problem = Problem("method_not_allowed", f"{request.method} is not for this path").response()
             problem.headers.update(error.headers or {})
             return problem
-        case ClientDisconnect():
-            # Nobody is left to read it.
-            return Problem("timeout", "the request ended before its body").response()
         case _:
             return Problem("not_found", "there is nothing at this path").response()
 

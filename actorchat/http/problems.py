@@ -42,6 +42,15 @@ STATUSES: Final = {
 }
 """The HTTP status of each code."""
 
+_PATHS: Final = {
+    "empty": "text",
+    "too_long": "text",
+    "attachment_unknown": "attachments",
+    "attachment_rejected": "attachments",
+    "too_many_attachments": "attachments",
+}
+"""The field of a request that a refusal of the chat is about."""
+
 _COME_BACK_AFTER: Final = 1.0
 """Seconds, for a 429 or 503 that names no time of its own."""
 
@@ -84,7 +93,8 @@ class Problem(Exception):  # noqa: N818 - not an error of this program
 
 def problem_of_refusal(refused: ChatRefused) -> Problem:
     """What the chat refused, as HTTP says it."""
-    return Problem(refused.code, refused.detail, retry_after=refused.retry_after)
+    path = _PATHS.get(refused.code, "")
+    return Problem(refused.code, refused.detail, path=path, retry_after=refused.retry_after)
 
 
 def json_response(value: object, status: int = 200) -> Response:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
@@ -20,9 +20,11 @@ from typed_settings.types import LoadedSettings, LoaderMeta, OptionInfo
 
 from actorchat.server.settings import InvalidSettings, SettingFault, Settings
 
-__all__ = ["load_settings"]
+__all__ = ["load_settings", "unknown_variables"]
 
 _PREFIX: Final = "ACTORCHAT_"
+_MISSPELT: Final = 0.9
+"""So close to a known name, a variable can only be meant to be it."""
 
 
 @attrs.define
@@ -30,11 +32,19 @@ class _Collected:
     faults: list[SettingFault] = attrs.field(factory=list)
 
 
-def load_settings(config: Path | None = None, options: Mapping[str, Any] | None = None) -> Settings:
+def _no_look(values: Mapping[str, object]) -> Iterator[SettingFault]:
+    return iter(())
+
+
+def load_settings(
+    config: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    look: Callable[[Mapping[str, object]], Iterator[SettingFault]] = _no_look,
+) -> Settings:
     """Settings from the file `config`, the environment (`ACTORCHAT_LIMITS_BURST`), and then `options`.
 
     `options` maps a setting's name to its value; None is as if it were not there. Raises InvalidSettings
-    with every fault of every place, misspelt names included.
+    with every fault of every place, misspelt names included, and those that `look` sees in the values.
     """
     known = deep_options(Settings)
     names = {option.path: option for option in known}
@@ -60,9 +70,9 @@ def load_settings(config: Path | None = None, options: Mapping[str, Any] | None 
             path: _origin(loaded.loader_meta, environment.get_envvar(names[path])) for path, loaded in merged.items()
         }
         told = [attrs.evolve(fault, origin=origins.get(fault.name, "")) for fault in error.faults]
-        raise InvalidSettings((*collected.faults, *told)) from None
+        raise InvalidSettings((*collected.faults, *told, *look(values))) from None
     if collected.faults:
-        raise InvalidSettings(tuple(collected.faults))
+        raise InvalidSettings((*collected.faults, *look(values)))
     return settings
 
 
@@ -104,14 +114,31 @@ def _unknown(path: str, known: list[str], origin: str) -> SettingFault:
     return SettingFault(path, f"there is no such setting: {hint}", origin)
 
 
+def unknown_variables() -> tuple[str, ...]:
+    """A line for each variable that is no setting and no fault: container platforms make up some with our prefix."""
+    known = [EnvLoader(prefix=_PREFIX).get_envvar(option) for option in deep_options(Settings)]
+    return tuple(
+        [
+            f"{variable} is ignored, there is no such setting: the nearest is {_nearest(variable, known, 0)[0]}"
+            for variable in _unknown_names(known)
+            if not _nearest(variable, known, _MISSPELT)
+        ]
+    )
+
+
 def _misspelt_variables(environment: EnvLoader, names: Mapping[str, OptionInfo]) -> Iterator[SettingFault]:
-    """Variables close to a known one only: container platforms make up others with the same prefix."""
-    known = {environment.get_envvar(option): path for path, option in names.items()}
-    for variable in sorted(os.environ):
-        if variable.startswith(_PREFIX) and variable not in known:
-            close = get_close_matches(variable, known, n=1, cutoff=0.9)
-            if close:
-                yield SettingFault(variable, f"there is no such setting: did you mean {close[0]}?")
+    known = [environment.get_envvar(option) for option in names.values()]
+    for variable in _unknown_names(known):
+        if close := _nearest(variable, known, _MISSPELT):
+            yield SettingFault(variable, f"there is no such setting: did you mean {close[0]}?")
+
+
+def _unknown_names(known: Collection[str]) -> list[str]:
+    return sorted(name for name in os.environ if name.startswith(_PREFIX) and name not in known)
+
+
+def _nearest(variable: str, known: Sequence[str], cutoff: float) -> list[str]:
+    return get_close_matches(variable, known, n=1, cutoff=cutoff)
 
 
 def _origin(meta: LoaderMeta, variable: str) -> str:

@@ -5,13 +5,15 @@ Refuses to know what they are used for. Reads and writes a few small files, at s
 
 from __future__ import annotations
 
+import os
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from actorchat.server.auth import PublicKey, Tokens, ensure_secret, load_public_key, new_secret
-from actorchat.server.settings import InvalidSettings, SettingFault, Settings
+from actorchat.server.settings import DEFAULT_DATA, InvalidSettings, SettingFault, Settings
 
-__all__ = ["StartFailed", "check_files", "prepare_folder", "prepare_tokens", "tls_context"]
+__all__ = ["StartFailed", "check_files", "missing_files", "prepare_folder", "prepare_tokens", "tls_context"]
 
 
 class StartFailed(Exception):  # noqa: N818 - says what happened
@@ -19,8 +21,16 @@ class StartFailed(Exception):  # noqa: N818 - says what happened
 
 
 def check_files(settings: Settings) -> tuple[SettingFault, ...]:
-    """What is wrong with the files that the settings name."""
+    """What is wrong with the files that the settings name, and with the folder of a server that serves them."""
     return tuple(_file_faults(settings))
+
+
+def missing_files(values: Mapping[str, object]) -> Iterator[SettingFault]:
+    """The files that are not there, of settings that may be bad otherwise."""
+    for name in ("tls_cert", "tls_key", "public_key"):
+        value = values.get(name)
+        if isinstance(value, str | Path) and not (path := Path(value).expanduser()).is_file():
+            yield SettingFault(name, f"there is no file {path}")
 
 
 def _file_faults(settings: Settings) -> Iterator[SettingFault]:
@@ -29,15 +39,22 @@ def _file_faults(settings: Settings) -> Iterator[SettingFault]:
             check(settings)
         except InvalidSettings as error:
             yield from error.faults
+    folder = settings.folder or DEFAULT_DATA
+    # What is not there yet is made in the nearest folder that is.
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        yield SettingFault("data", f"{there} is no folder")
+    elif not os.access(there, os.W_OK | os.X_OK):
+        yield SettingFault("data", f"{there} may not be written to")
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:
     """TLS 1.2 or later with the configured certificate, None without one. Raises InvalidSettings."""
     if settings.tls_cert is None or settings.tls_key is None:
         return None
-    for name, path in (("tls_cert", settings.tls_cert), ("tls_key", settings.tls_key)):
-        if not path.is_file():
-            raise InvalidSettings((SettingFault(name, f"there is no file {path}"),))
+    missing = tuple(missing_files({"tls_cert": settings.tls_cert, "tls_key": settings.tls_key}))
+    if missing:
+        raise InvalidSettings(missing)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.set_alpn_protocols(["http/1.1"])
     try:

@@ -297,7 +297,7 @@ def _limits(settings: Settings) -> Limits:
 
 
 def _http_side(http: HttpServer) -> HttpSide:
-    async def serve(stream: HttpStream | TlsHttpStream, head: RequestHead) -> None:
-        await http.serve(stream)
+    async def serve(stream: HttpStream | TlsHttpStream, head: RequestHead) -> bytes | None:
+        return await http.serve(stream)
 
     return serve

@@ -147,7 +147,9 @@ def _origin(value: Any) -> str:
 
 
 def _storage(value: Any) -> str:
-    if value == "memory://" or (value.startswith("sqlite:///") and len(value) > len("sqlite:///")):
+    scheme, _, path = value.partition(":///")
+    # To SQLite the name means memory, here it would mean a file.
+    if value == "memory://" or (scheme == "sqlite" and path not in ("", ":memory:")):
         return str(value)
     raise ValueError
 

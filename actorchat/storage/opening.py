@@ -13,6 +13,7 @@ import attrs
 from actorchat.chat.model import Policy
 from actorchat.chat.ports import Archive
 from actorchat.storage.archive import StoreArchive
+from actorchat.storage.claim import claim
 from actorchat.storage.memory import MemoryStore
 from actorchat.storage.store import Store, StoreUrlError
 from actorchat.storage.threads import InPlace, Runner, open_workers
@@ -40,9 +41,11 @@ async def open_store(url: str, policy: Policy) -> AsyncIterator[Storage]:
     closes it.
 
     Raises `StoreUrlError` if the URL names nothing that can be opened, `StorageUnavailable` if it can't be
-    now.
+    now, as while another server has it open.
     """
     scheme, _, rest = url.partition("://")
+    if rest == "/:memory:":
+        raise StoreUrlError(f"{url!r} would be a file of that name: use memory:// to keep nothing")
     if url == "memory://":
         in_place = InPlace()
         memory = MemoryStore(policy)
@@ -60,9 +63,13 @@ async def _open_sqlite(path: Path, policy: Policy) -> AsyncIterator[Storage]:
     from actorchat.storage.sqlite import SqliteStore
 
     async with open_workers("storage-reader", READERS) as readers, open_workers("storage-writer") as writer:
-        store = await writer.run(partial(SqliteStore, path, policy))
+        give_up = await writer.run(partial(claim, path))
         try:
-            yield Storage(store, writer, StoreArchive(store, readers))
+            store = await writer.run(partial(SqliteStore, path, policy))
+            try:
+                yield Storage(store, writer, StoreArchive(store, readers))
+            finally:
+                # A checkpoint of the log, which is bounded: a second at most.
+                await writer.run(store.close)
         finally:
-            # A checkpoint of the log, which is bounded: a second at most.
-            await writer.run(store.close)
+            give_up()

@@ -25,6 +25,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql import ClauseElement
 from sqlalchemy.sql.compiler import SQLCompiler
 
+from actorchat.chat.model import Stage
 from actorchat.chat.ports import ChatFilter
 from actorchat.storage.rows import KEY_HORIZON
 from actorchat.storage.schema import (
@@ -54,6 +55,7 @@ _HOT: Final = (
 
 # Without an offset the SQLite dialect adds one as a parameter of its own.
 _start: ColumnElement[int] = literal_column("0")
+_ACTIVE_STAGES: Final = frozenset({Stage.NEW, Stage.OPEN})
 _active = literal_column("stage").in_([literal_column("'new'"), literal_column("'open'")])
 _listed = chats.c.stage != literal_column("'reserved'")
 _state = tuple(column for column in chats.c if column.name != "due_at")
@@ -68,7 +70,7 @@ class Statements:
 
     def __init__(self) -> None:
         self._dialect = sqlite.dialect(paramstyle="qmark")
-        self._filtered: dict[frozenset[str], str] = {}
+        self._filtered: dict[tuple[frozenset[str], bool], str] = {}
         text_ = self._text
 
         # Rows that a batch needs, and that it writes.
@@ -217,7 +219,8 @@ class Statements:
         """
         names = ("sources", "stages", "operator_id", "owner_id", "before")
         present = frozenset(name for name in names if getattr(which, name) is not None)
-        found = self._filtered.get(present)
+        only_active = which.stages is not None and which.stages <= _ACTIVE_STAGES
+        found = self._filtered.get((present, only_active))
         if found is not None:
             return found
         conditions: dict[str, ColumnElement[bool]] = {
@@ -228,13 +231,15 @@ class Statements:
             "before": tuple_(chats.c.last_activity, chats.c.uuid) < tuple_(bindparam("activity"), bindparam("uuid")),
         }
         chosen = [name for name in names if name in present]
-        query = self._chats_with_people().where(_listed, *(conditions[name] for name in chosen))
+        # Spelt as in the index of the active chats: parameters would not tell SQLite that it may use it.
+        query = self._chats_with_people().where(_active if only_active else _listed)
+        query = query.where(*(conditions[name] for name in chosen))
         query = query.order_by(chats.c.last_activity.desc(), chats.c.uuid.desc())
         parameters = [name for name in chosen if name != "before"]
         if "before" in present:
             parameters += ["activity", "uuid"]
         query = query.limit(bindparam("limit")).offset(_start)
-        found = self._filtered[present] = self._text(query, *parameters, "limit")
+        found = self._filtered[present, only_active] = self._text(query, *parameters, "limit")
         return found
 
     def _text(self, statement: ClauseElement, *parameters: str) -> str:

@@ -18,6 +18,7 @@ __all__ = ["BadHead", "RequestHead", "Upgrade", "read_head"]
 
 _MAX_HEAD_BYTES: Final = 16_384
 _MAX_SECONDS: Final = 10.0
+_TOO_LARGE: Final = "the request's head is too large"
 
 
 class BadHead(Exception):  # noqa: N818 - it is what was read, not a failure of this side
@@ -133,14 +134,15 @@ async def _read(receive: Callable[[], Awaitable[bytes]], max_bytes: int) -> Requ
             parser.receive_data(data)
             event = parser.next_event()
         except h11.RemoteProtocolError as error:
-            raise BadHead(error.error_status_hint, str(error)) from None
+            detail = _TOO_LARGE if error.error_status_hint == 431 else str(error)
+            raise BadHead(error.error_status_hint, detail) from None
         if isinstance(event, h11.Request):
             return _head(event, b"".join(chunks), parser.trailing_data[0], max_bytes)
 
 
 def _head(request: h11.Request, raw: bytes, rest: bytes, max_bytes: int) -> RequestHead:
     if len(raw) - len(rest) > max_bytes:
-        raise BadHead(431, "the request's head is too large")
+        raise BadHead(431, _TOO_LARGE)
     target = request.target.decode("ascii")
     path, _, query = target.partition("?")
     headers = tuple((bytes(name), bytes(value)) for name, value in request.headers)

@@ -18,6 +18,11 @@ class HttpStream(trio.abc.HalfCloseableStream):
         self._stream = stream
         self._replay = replay
 
+    @property
+    def unread(self) -> bytes:
+        """What is left to replay."""
+        return self._replay
+
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if self._replay:
             data, self._replay = _cut(self._replay, max_bytes)
@@ -54,6 +59,11 @@ class TlsHttpStream(trio.abc.Stream):
         """What the handshake settled on; None and `http/1.1` are served."""
         protocol: str | None = self._stream.selected_alpn_protocol()
         return protocol
+
+    @property
+    def unread(self) -> bytes:
+        """What is left to replay."""
+        return self._replay
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if self._replay:

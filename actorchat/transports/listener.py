@@ -50,8 +50,14 @@ class Rejection:
 Door = Callable[[RequestHead, str], Awaitable[Admission | Rejection]]
 """Judges an upgrade by its head and the peer's address; bounded in time by itself."""
 
-HttpSide = Callable[[HttpStream | TlsHttpStream, RequestHead], Awaitable[None]]
-"""Serves a connection whose head is replayed; the connection is closed when it returns."""
+HttpSide = Callable[[HttpStream | TlsHttpStream, RequestHead], Awaitable[bytes | None]]
+"""Serves a connection whose head is replayed; the connection is closed when it returns None.
+
+Else it returns a later request that asks for a websocket, with what was read behind it. All before is answered.
+"""
+
+_Serving = Awaitable["_Serving | None"]
+"""Serves a connection, and tells what does so afterwards."""
 
 
 class UpgradeSide(Protocol):
@@ -183,11 +189,11 @@ class Listener:
             return
         try:
             try:
-                serving = await self._route(opening, peer)
+                serving = await self._route(opening, peer, opening.line.receive)
             finally:
                 self._opening.release()
-            if serving is not None:
-                await serving
+            while serving is not None:
+                serving = await serving
         except (trio.BrokenResourceError, OSError) as error:
             _logger.debug("connection of %s broke: %s", peer, error)
         except Exception:
@@ -210,19 +216,19 @@ class Listener:
             stream.do_handshake,
         )
 
-    async def _route(self, opening: _Opening, peer: str) -> Awaitable[None] | None:
+    async def _route(self, opening: _Opening, peer: str, receive: Callable[[], Awaitable[bytes]]) -> _Serving | None:
         """Read the head and decide; what is returned serves the connection and holds only what it needs."""
         line = opening.line
         try:
             if opening.handshake is not None:
+                # One that is done is not done again.
                 with trio.fail_after(_HANDSHAKE_SECONDS):
                     await opening.handshake()
-            head = await read_head(line.receive)
+            head = await read_head(receive)
             if head is None:
                 return None
             if not head.is_websocket_upgrade:
-                stream = opening.http(head.raw)
-                return self._serve_http(stream, head)
+                return self._serve_http(opening, peer, head)
             subprotocol = select_subprotocol(head.subprotocols)[0]
             upgrade = head.upgrade(subprotocol)
         except BadHead as bad:
@@ -243,11 +249,26 @@ class Listener:
         await _reply(line, verdict.status, verdict.body)
         return None
 
-    async def _serve_http(self, stream: HttpStream | TlsHttpStream, head: RequestHead) -> None:
+    async def _serve_http(self, opening: _Opening, peer: str, head: RequestHead) -> _Serving | None:
+        stream = opening.http(head.raw)
+        upgrade: bytes | None = None
         try:
-            await self._http(stream, head)
+            upgrade = await self._http(stream, head)
         finally:
-            await trio.aclose_forcefully(stream)
+            if upgrade is None:
+                await trio.aclose_forcefully(stream)
+        if upgrade is None:
+            return None
+        read = upgrade + stream.unread
+
+        async def receive() -> bytes:
+            nonlocal read
+            if not read:
+                return await opening.line.receive()
+            known, read = read, b""
+            return known
+
+        return await self._route(opening, peer, receive)
 
 
 def _stream(sock: socket.socket) -> trio.SocketStream:

@@ -55,7 +55,11 @@ class ServerProcess:
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's, without settings of its own; the package under test is the one that is imported here."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ACTORCHAT_")}
+    # A terminal says itself how large it is; test runners that share work set these for their own output.
+    unwanted = ("LINES", "COLUMNS")
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith("ACTORCHAT_") and name not in unwanted
+    }
     home = Path(actorchat.__file__).parent.parent
     return {**kept, "PYTHONPATH": str(home), **(extra or {})}
 

@@ -79,6 +79,40 @@ def test_check_config_looks_into_the_files(tmp_path: Path) -> None:
     assert [line.split(":")[1].strip() for line in ended.output.splitlines()] == ["tls_cert", "public_key"]
 
 
+def test_check_config_tells_of_missing_files_with_all_else(tmp_path: Path) -> None:
+    ended = run("check-config", "--port", "x", "--tls-cert", "none.pem")
+    assert ended.exit_code == 2
+    assert ended.output.splitlines() == [
+        "actorchat: port: expected a port, 0 to 65535, got x (from the command line)",
+        "actorchat: tls_key: needed with tls_cert: TLS takes both",
+        "actorchat: tls_cert: there is no file none.pem",
+    ]
+    both = run("check-config", "--tls-cert", "none.pem", "--tls-key", "no-key.pem")
+    assert [line.split(":")[1].strip() for line in both.output.splitlines()] == ["tls_cert", "tls_key"]
+
+
+def test_check_config_looks_at_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("no folder")
+    for folder in ("file", "file/below"):
+        ended = run("check-config", "--data", folder)
+        assert (ended.exit_code, ended.output) == (2, f"actorchat: data: {tmp_path / 'file'} is no folder\n")
+    # Root may write everywhere, so the system is not asked.
+    monkeypatch.setattr("os.access", lambda *_: False)
+    ended = run("check-config", "--data", "new")
+    assert (ended.exit_code, ended.output) == (2, f"actorchat: data: {tmp_path} may not be written to\n")
+
+
+def test_a_variable_that_is_no_setting_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACTORCHAT_PORT_8000_TCP", "x")
+    ended = run("check-config")
+    assert ended.exit_code == 0
+    assert ended.stderr == (
+        "actorchat: warning: ACTORCHAT_PORT_8000_TCP is ignored, there is no such setting:"
+        " the nearest is ACTORCHAT_PORT\n"
+    )
+    assert ended.stdout == "The settings are good.\n"
+
+
 def test_check_config_leaves_nothing(tmp_path: Path) -> None:
     ended = run("check-config")
     assert (ended.exit_code, ended.output) == (0, "The settings are good.\n")

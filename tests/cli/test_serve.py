@@ -49,6 +49,24 @@ async def test_it_serves_drains_and_exits_0(tmp_path: Path, storage: tuple[str, 
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this platform has no such signal")
+async def test_it_drains_when_its_terminal_goes(tmp_path: Path) -> None:
+    async with started(tmp_path, *FREE, "--storage", "memory://") as server:
+        await server.read_until("Ctrl-C stops it.")
+        assert await server.stop(signal.SIGHUP) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", [">&-", "> /dev/full"], ids=["closed", "full"])
+def test_a_document_that_can_not_be_printed_is_one_line_and_status_1(tmp_path: Path, where: str) -> None:
+    command = ["sh", "-c", f'"$0" -m actorchat asyncapi {where}', sys.executable]
+    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 1
+    assert len(ended.stderr.splitlines()) == 1
+    assert ended.stderr.startswith("actorchat: ")
+
+
+@pytest.mark.slow
 async def test_what_was_answered_is_there_after_a_restart(tmp_path: Path) -> None:
     async with started(tmp_path, *FREE) as server:
         await server.read_until("Ctrl-C stops it.")
@@ -62,6 +80,21 @@ async def test_what_was_answered_is_there_after_a_restart(tmp_path: Path) -> Non
         await server.read_until("Ctrl-C stops it.")
         async with httpx.AsyncClient(base_url=server.url) as http:
             assert (await http.get(path, headers=bearer)).json()["messages"] == [sent]
+
+
+@pytest.mark.slow
+async def test_a_body_that_never_comes_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    async with started(tmp_path, *FREE, "--storage", "memory://") as server:
+        await server.read_until("Ctrl-C stops it.")
+        async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+            await stream.send_all(b"POST /api/visitors HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            async with httpx.AsyncClient(base_url=server.url) as http:
+                await http.get("/health/live")
+            with trio.fail_after(5):
+                assert await server.stop() == 0
+            answer = await stream.receive_some()
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b"draining" in answer
 
 
 @pytest.mark.slow
@@ -94,6 +127,24 @@ def test_a_port_in_use_is_one_line_and_status_1(tmp_path: Path) -> None:
     assert ended.stderr == (
         f"actorchat: 127.0.0.1:{port} is in use: another program listens there; choose another port with --port\n"
     )
+
+
+@pytest.mark.slow
+async def test_a_second_server_on_the_same_data_is_one_line_and_status_1_until_the_first_is_killed(
+    tmp_path: Path,
+) -> None:
+    async with started(tmp_path, *FREE) as first:
+        await first.read_until("Ctrl-C stops it.")
+        async with started(tmp_path, *FREE) as second:
+            said = await second.rest_of_stderr()
+            assert await second.process.wait() == 1
+        assert "another server uses" in said
+        assert "stop it or choose another --data" in said
+        assert len(said.splitlines()) == 1
+        await first.stop(signal.SIGKILL)
+    async with started(tmp_path, *FREE) as third:
+        await third.read_until("Ctrl-C stops it.")
+        assert await third.stop() == 0
 
 
 @pytest.mark.slow

@@ -22,6 +22,11 @@ def run(*arguments: str) -> tuple[int, str]:
         (NOWHERE, "--operator"),
         (NOWHERE, "--operator", "--token", "x", "--data", "x"),
         (NOWHERE, "--user-id", "0"),
+        (NOWHERE, "--user-id", "1"),
+        (NOWHERE, "--name", "Olga"),
+        (NOWHERE, "--data", "x"),
+        (NOWHERE, "--operator", "--token", "x", "--user-id", "3"),
+        (NOWHERE, "--source", "LK!"),
         (NOWHERE, "--nonsense"),
     ],
 )
@@ -29,6 +34,15 @@ def test_bad_usage_exits_with_two(arguments: tuple[str, ...]) -> None:
     code, output = run(*arguments)
     assert code == 2
     assert "Usage:" in output
+
+
+def test_a_source_that_is_none_is_said_in_words() -> None:
+    assert "a source is 1 to 64 of a-z, 0-9, _ and -" in run(NOWHERE, "--source", "LK!")[1]
+
+
+def test_a_visitors_token_makes_no_operator() -> None:
+    code, output = run(NOWHERE, "--operator", "--token", "x.eyJzdWIiOiAiMSIsICJyb2xlIjogInVzZXIifQ.x")
+    assert (code, output) == (1, "actorchat: --token is a visitor's: --operator needs an operator's\n")
 
 
 def test_help_teaches_with_examples() -> None:

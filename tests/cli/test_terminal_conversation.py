@@ -9,7 +9,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from actorchat.cli.terminal.chat_view import ChatView
 from actorchat.cli.terminal.conversation import Conversation
 from actorchat.cli.terminal.front import Action, Edited, Entered, Left, Scene
-from actorchat.client import ApiError, ConnectionEnded, open_room
+from actorchat.client import ApiError, ApiUnreachable, ConnectionEnded, open_room
 from actorchat.protocol.commands import MarkMessageDelivered, MarkMessageRead, UpdateTyping
 from actorchat.protocol.entities import Chat
 from actorchat.protocol.events import MessageAdded, RefusalCode, TypingUpdated
@@ -23,16 +23,21 @@ class FakeFront:
 
     reading_seconds = 1.0
 
-    def __init__(self, *actions: Action | None) -> None:
+    def __init__(self, *actions: Action | None, scripted: bool = False) -> None:
+        self.scripted = scripted
         self._actions = list(actions)
         self.scenes: list[Scene] = []
         self.lines: list[str] = []
+        self.put_back_lines: list[str] = []
 
     def show(self, scene: Scene) -> None:
         self.scenes.append(scene)
 
     def tell(self, line: str) -> None:
         self.lines.append(line)
+
+    def put_back(self, line: str) -> None:
+        self.put_back_lines.append(line)
 
     async def next_action(self) -> Action:
         await trio.sleep(1)
@@ -42,13 +47,10 @@ class FakeFront:
 
 @attrs.define
 class FakeApi:
-    """Notes what it is asked; refuses to accept."""
+    """Notes what it is asked; refuses to accept, and notes with ``fault``."""
 
     calls: list[tuple[object, ...]] = attrs.field(factory=list)
-
-    async def add_note(self, chat: UUID, text: str) -> None:
-        await trio.lowlevel.checkpoint()
-        self.calls.append(("note", text))
+    fault: ApiError | ApiUnreachable | None = None
 
     async def transfer(self, chat: UUID, operator_id: int) -> Chat:
         await trio.lowlevel.checkpoint()
@@ -61,6 +63,12 @@ class FakeApi:
         return CHAT
 
     reopen = return_to_queue = close
+
+    async def add_note(self, chat: UUID, text: str) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.fault is not None:
+            raise self.fault
+        self.calls.append(("note", text))
 
     async def accept(self, chat: UUID) -> Chat:
         await trio.lowlevel.checkpoint()
@@ -109,6 +117,21 @@ async def test_a_script_that_ends_waits_for_what_it_said(autojump_clock: MockClo
     assert "[0] you: hello" in front.lines
 
 
+@pytest.mark.parametrize(("scripted", "stored"), [(True, True), (False, False)])
+async def test_a_scripts_command_waits_for_what_was_said_before_it(
+    autojump_clock: MockClock, nursery: trio.Nursery, scripted: bool, stored: bool
+) -> None:
+    async def slow(peer: Peer) -> None:
+        await trio.sleep(30)
+        await answer(peer, 0)
+        await stay(peer)
+
+    front = FakeFront(Entered("hello"), Entered("/accept"), Left(in_a_hurry=False), scripted=scripted)
+    await converse(nursery, front, slow)
+    refused = front.lines.index("# not_owner: Ivan has it")
+    assert any("hello" in line for line in front.lines[:refused]) is stored
+
+
 async def test_who_leaves_in_a_hurry_waits_two_seconds_for_it(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     start = trio.current_time()
     await converse(nursery, FakeFront(Entered("hello")), stay)
@@ -140,6 +163,23 @@ async def test_a_refusal_is_shown_beside_the_text(autojump_clock: MockClock, nur
     assert front.lines[-1] == "# not sent: chat_closed: no: 'hello'"
 
 
+async def test_what_was_refused_is_counted_and_quoted_in_short(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.tell(refusal(await peer.hear_message(), RefusalCode.TOO_LONG))
+        await stay(peer)
+
+    front = FakeFront(Entered("x" * 5000), Entered("/nonsense"), Entered("/accept"))
+    room = open_room("http://test", CHAT.uuid, token="t", after=-1, dial=Peers(nursery, script).dial)
+    async with room as connection:
+        # As in `converse`.
+        conversation = Conversation(front, FakeApi(), connection, ChatView(OPERATOR, CHAT))  # type: ignore[arg-type]
+        await conversation.run()
+    assert conversation.refused == 3
+    assert f"# not sent: too_long: no: '{'x' * 59}…'" in front.lines
+
+
 async def test_commands_go_to_the_http_side_and_refusals_are_one_line(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
@@ -152,6 +192,23 @@ async def test_commands_go_to_the_http_side_and_refusals_are_one_line(
         "# not_owner: Ivan has it",
         "# there is no /nonsense here; /help lists what there is",
     ]
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (ApiUnreachable("down", asked=False), "the note was not sent: down"),
+        (ApiUnreachable("slow"), "the note was perhaps not sent: slow"),
+        (ApiError(409, "conflict", "no"), "the note was not sent: conflict: no"),
+    ],
+)
+async def test_a_note_that_was_not_sent_can_be_typed_again(
+    autojump_clock: MockClock, nursery: trio.Nursery, fault: ApiError | ApiUnreachable, said: str
+) -> None:
+    front = FakeFront(Entered("/note call back"))
+    await converse(nursery, front, stay, api=FakeApi(fault=fault))
+    assert front.lines[-1] == f"# {said}"
+    assert front.put_back_lines == ["/note call back"]
 
 
 async def test_typing_is_told_but_commands_are_not(autojump_clock: MockClock, nursery: trio.Nursery) -> None:

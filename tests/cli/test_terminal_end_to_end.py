@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.terminals import PROGRAM, ServerProcess, Terminal
+from tests.cli.terminals import PROGRAM, ServerProcess, Terminal, free_port
 
 pytestmark = pytest.mark.slow
 
@@ -161,9 +161,55 @@ def test_without_a_terminal_lines_are_messages_and_events_are_lines(
     assert "# /quit         leave (so does Ctrl-C)" in lines
 
 
+def test_an_operator_sees_why_there_is_no_server_and_that_it_is_tried_again() -> None:
+    operator = Terminal(f"http://127.0.0.1:{free_port()}", "--operator", "--token", BAD_TOKEN)
+    operator.wait_for("nothing is known yet", ": connection refused; trying again")
+    operator.interrupt()
+    assert operator.wait_end() == 0
+
+
+def test_a_reason_longer_than_the_screen_is_shown_to_its_end(shared_server: ServerProcess) -> None:
+    operator = Terminal(shared_server.url.replace("http:", "https:"), "--operator", "--token", BAD_TOKEN)
+    operator.wait_for("it does not seem to speak TLS", "http: or ws:; trying again")
+    operator.kill()
+
+
+def test_a_note_that_was_not_sent_stands_in_the_input_again(
+    server: ServerProcess, visitor: Terminal, operator: Terminal
+) -> None:
+    visitor.enter("hello")
+    operator.wait_for("1 unread")
+    operator.enter("1")
+    operator.wait_for("nobody has it")
+    server.kill()
+    operator.wait_for("not connected")
+    operator.enter("/note call back")
+    operator.wait_for("the note was not sent: cannot reach", "> /note call back")
+
+
+BAD_TOKEN = "x.eyJzdWIiOiAiMSIsICJyb2xlIjogIm9wZXJhdG9yIn0.x"
+
+
+def test_a_script_whose_message_is_refused_fails(shared_server: ServerProcess, tmp_path: Path) -> None:
+    command = [*PROGRAM, "chat", shared_server.url, "--state", str(tmp_path / "visitors.json")]
+    said = f"fine\n{'x' * 5000}\n"
+    ended = subprocess.run(command, input=said, capture_output=True, text=True, timeout=30, check=False)
+    assert (ended.returncode, ended.stderr) == (1, "actorchat: a line came to nothing\n")
+    assert "[0] you: fine" in ended.stdout
+    assert max(map(len, ended.stdout.splitlines())) < 200
+
+
+def test_a_script_of_an_operator_hears_why_there_is_no_connection(shared_server: ServerProcess) -> None:
+    for url, why in ((shared_server.url, "expired (401)"), ("http://127.0.0.1:1", "onnection refused")):
+        command = [*PROGRAM, "chat", url, "--operator", "--token", BAD_TOKEN]
+        ended = subprocess.run(command, input="hi\n", capture_output=True, text=True, timeout=30, check=False)
+        assert ended.returncode == 1
+        assert ended.stderr.count("\n") == 1
+        assert why in ended.stderr
+
+
 def test_a_token_that_is_not_good_is_one_line_and_one(shared_server: ServerProcess) -> None:
-    bad = "x.eyJzdWIiOiAiMSIsICJyb2xlIjogIm9wZXJhdG9yIn0.x"
-    command = [*PROGRAM, "chat", shared_server.url, "--operator", "--token", bad]
+    command = [*PROGRAM, "chat", shared_server.url, "--operator", "--token", BAD_TOKEN]
     # Its stdin stays open: it is the refusal that ends it.
     with piped(command) as program:
         assert program.stdin is not None

@@ -3,6 +3,9 @@ from uuid import UUID
 import attrs
 import pytest
 
+from actorchat.chat.model import PersonRecord, Policy, Stage
+from actorchat.chat.operations import Changed, ReturnChat, TransferChat
+from actorchat.chat.rules import Situation, decide
 from actorchat.cli.terminal import drawing
 from actorchat.cli.terminal.chat_view import MAX_ENTRIES, ChatView
 from actorchat.cli.terminal.desk_view import DeskView
@@ -10,7 +13,7 @@ from actorchat.cli.terminal.people import clean, one_line, shorten
 from actorchat.cli.terminal.telling import tell_event, tell_item
 from actorchat.client import ConnectionState, NotAdded, SnapshotBegins
 from actorchat.client.delivery import Delivery
-from actorchat.protocol.entities import Chat, ChatStatus, MessageStatus, MessageType, Role, User
+from actorchat.protocol.entities import Chat, ChatStatus, Message, MessageStatus, MessageType, Role, User
 from actorchat.protocol.events import (
     ChatUpdated,
     Event,
@@ -23,6 +26,8 @@ from actorchat.protocol.events import (
     UserConnected,
     UserDisconnected,
 )
+from tests.chat.people import OLGA, PETR
+from tests.chat.people import chat as stored_chat
 from tests.client.peers import CHAT, OPERATOR, VISITOR, message
 
 VISITORS_VIEW = ChatView(VISITOR, CHAT)
@@ -103,6 +108,13 @@ def test_a_refused_message_stays_with_the_reason() -> None:
     assert not view.unsent()
 
 
+def test_a_long_refused_message_is_quoted_in_short() -> None:
+    view = VISITORS_VIEW.sent(Delivery("c1", "x" * 5000, ()))
+    assert len(shown(view)[0]) > 5000
+    view = view.failed(NotAdded("too_long", "", text="", client_id="c1"))
+    assert shown(view) == [f"--:-- you: {'x' * 59}… ✗ not sent: too long"]
+
+
 def test_an_edited_message_changes_in_its_place() -> None:
     view = after(VISITORS_VIEW, MessageAdded(message(0, "helo")), MessageAdded(message(1, "b")))
     view = view.after(MessageUpdated(message(0, "hello")))
@@ -136,6 +148,35 @@ def test_the_title_says_who_is_here_and_how_the_chat_stands() -> None:
 def test_notes_are_marked_for_operators_and_carry_no_tick() -> None:
     note = attrs.evolve(message(0, "hm"), type=MessageType.SYSTEM)
     assert shown(OPERATORS_VIEW.after(MessageAdded(note)))[0].endswith("you (note): hm")
+
+
+def system(role: Role, text: str, user: User | None) -> Message:
+    return attrs.evolve(message(0, text), type=MessageType.SYSTEM, type_role=role, user=user)
+
+
+@pytest.mark.parametrize(
+    ("view", "event", "line"),
+    [
+        (VISITORS_VIEW, system(Role.USER, "The chat was closed.", OPERATOR), "— The chat was closed. (Olga)"),
+        (VISITORS_VIEW, system(Role.USER, "The chat was closed.", VISITOR), "— The chat was closed. (you)"),
+        (VISITORS_VIEW, system(Role.USER, "The chat was closed.", None), "— The chat was closed."),
+        (OPERATORS_VIEW, system(Role.OPERATOR, "It was returned.", None), "— It was returned."),
+        (OPERATORS_VIEW, system(Role.OPERATOR, "hm", OPERATOR), "you (note): hm"),
+    ],
+)
+def test_only_what_people_wrote_looks_spoken(view: ChatView, event: Message, line: str) -> None:
+    assert told(view, MessageAdded(event)) == [f"[0] {line}"]
+    assert shown(view.after(MessageAdded(event)))[0].partition(" ")[2] == line
+
+
+@pytest.mark.parametrize("operation", [TransferChat(CHAT.uuid, OLGA, PETR.id), ReturnChat(CHAT.uuid, OLGA)])
+def test_what_the_server_tells_of_a_hand_over_is_no_note(operation: TransferChat | ReturnChat) -> None:
+    target = PersonRecord(PETR, sources=frozenset({"lk"}))
+    situation = Situation(policy=Policy(), now=1, message_id=1, target=target)
+    decision = decide(stored_chat(Stage.OPEN, operator=OLGA), operation, situation)
+    assert isinstance(decision, Changed)
+    (text,) = (each.text for each in decision.messages if each.type_role is Role.OPERATOR)
+    assert told(OPERATORS_VIEW, MessageAdded(system(Role.OPERATOR, text, OPERATOR))) == [f"[0] — {text} (you)"]
 
 
 def test_the_newest_message_to_mark_is_the_other_sides() -> None:
@@ -179,7 +220,9 @@ def test_each_event_is_told_once_on_one_line() -> None:
 
 def test_text_cannot_steer_the_terminal() -> None:
     assert clean("a\x1b[2Jb\tc\n\u202ed") == "a\ufffd[2Jb c\n\ufffdd"
-    assert one_line("a\nb") == "a ⏎ b"
+    assert one_line("a\nb\r\nc") == "a ⏎ b ⏎ c"
+    joined = "\U0001f469\u200d\U0001f4bb \u2764\ufe0f \u0645\u06cc\u200c\u062e"
+    assert clean(joined) == joined
     assert shorten("abcdef", 4) == "abc…"
 
 
@@ -227,6 +270,13 @@ def test_a_chat_keeps_its_number_over_reconnects_and_closed_ones_go() -> None:
 def test_the_chat_on_the_screen_has_nothing_unread() -> None:
     view = desk(CHAT).after(MessageAdded(message(0, user=VISITOR)), shown=CHAT.uuid)
     assert view.rows[CHAT.uuid].unread == 0
+
+
+def test_a_list_that_never_was_connected_claims_nothing() -> None:
+    view = DeskView().connected(ConnectionState.WAITING, "cannot connect to x:1: connection refused")
+    assert drawing.desk_title(view) == "nothing is known yet"
+    assert rows(view) == []
+    assert rows(view.connected(ConnectionState.LIVE, "")) == ["no chats yet"]
 
 
 def test_the_desks_title_tells_who_is_there_and_what_waits() -> None:

@@ -129,13 +129,29 @@ async def test_a_refusal_from_something_else_is_named_by_its_status(answer: tupl
 
 async def test_an_answer_that_is_not_of_this_api_is_no_answer() -> None:
     async with serving(lambda request, body: (200, b"hello")) as url, open_api(url) as api:
-        with pytest.raises(ApiUnreachable, match="not the answer"):
+        with pytest.raises(ApiUnreachable, match="not the answer") as refused:
             await api.chat(CHAT.uuid)
+    assert refused.value.asked
 
 
 async def test_no_server_is_a_typed_error() -> None:
     async with serving(lambda request, body: (200, b"")) as url:
         pass
     async with open_api(url) as api:
-        with pytest.raises(ApiUnreachable, match=r"127\.0\.0\.1"):
+        with pytest.raises(ApiUnreachable, match=r"127\.0\.0\.1:\d+: connection refused") as refused:
             await api.chats()
+    assert not refused.value.asked
+
+
+@pytest.mark.parametrize("words", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])
+async def test_a_server_without_tls_is_said_to_be_one(nursery: trio.Nursery, words: bytes) -> None:
+    async def refuse(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(words)
+        await stream.aclose()
+
+    listeners: list[trio.SocketListener] = await nursery.start(partial(trio.serve_tcp, refuse, 0, host="127.0.0.1"))
+    async with open_api(f"https://127.0.0.1:{listeners[0].socket.getsockname()[1]}") as api:
+        with pytest.raises(ApiUnreachable, match="it does not seem to speak TLS") as refused:
+            await api.chats()
+    assert not refused.value.asked

@@ -90,21 +90,21 @@ async def test_a_repeated_client_id_gets_the_stored_message(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "code"),
+    ("fields", "code", "path"),
     [
-        ({"text": ""}, "empty"),
-        ({"text": "x" * 4001}, "too_long"),
-        ({"text": "x", "attachments": [str(uuid4())]}, "attachment_unknown"),
-        ({"text": "x", "attachments": [str(uuid4())] * 11}, "too_many_attachments"),
+        ({"text": ""}, "empty", "text"),
+        ({"text": "x" * 4001}, "too_long", "text"),
+        ({"text": "x", "attachments": [str(uuid4())]}, "attachment_unknown", "attachments"),
+        ({"text": "x", "attachments": [str(uuid4())] * 11}, "too_many_attachments", "attachments"),
     ],
     ids=["empty", "too_long", "attachment_unknown", "too_many_attachments"],
 )
 async def test_a_message_that_may_not_be_is_refused_with_its_code(
-    api: Api, fields: dict[str, object], code: str
+    api: Api, fields: dict[str, object], code: str, path: str
 ) -> None:
     visitor, chat = await api.visit()
     answer = await api.call("POST", f"/api/chats/{chat}/messages", visitor, fields)
-    assert error(answer) == (422, code, "")
+    assert error(answer) == (422, code, path)
 
 
 async def test_a_note_is_for_operators_only(api: Api) -> None:
@@ -248,7 +248,9 @@ async def test_lists_show_what_the_caller_may_see_newest_first(api: Api) -> None
     foreign = await api.call("GET", "/api/chats?source=shop", operator())
     assert error(foreign) == (403, "not_allowed", "source")
     assert error(await api.call("GET", "/api/chats?status=odd", operator())) == (400, "malformed", "status")
-    assert error(await api.call("GET", "/api/chats?before=x", operator())) == (400, "malformed", "before")
+    for before in ("x", uuid4()):
+        unknown = await api.call("GET", f"/api/chats?before={before}", operator())
+        assert error(unknown) == (400, "malformed", "before")
 
 
 async def test_operators_see_the_operators_of_their_sources(api: Api) -> None:

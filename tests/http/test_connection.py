@@ -4,11 +4,12 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 from starlette.types import Receive, Scope, Send
 from trio.testing import MemoryReceiveStream, MemorySendStream, MockClock, memory_stream_pair
 
-from actorchat.http.connection import IDLE_SECONDS, SEND_SECONDS, HttpServer
+from actorchat.http.connection import BODY_GRACE, IDLE_SECONDS, SEND_SECONDS, HttpServer
 
 
 class _Socket:
@@ -71,6 +72,7 @@ async def _echo(scope: Scope, receive: Receive, send: Send) -> None:
 class _Client:
     def __init__(self, stream: trio.abc.Stream, server: HttpServer) -> None:
         self.server = server
+        self.handed_back: bytes | None = None
         self.send = stream.send_all
         self.leave = stream.aclose
         self._stream = stream
@@ -93,10 +95,15 @@ class _Client:
 async def connected(wire: type[_Wire] = _Wire) -> AsyncIterator[_Client]:
     near, far = memory_stream_pair()
     server = HttpServer(_echo)
+    client = _Client(near, server)
+
+    async def serve() -> None:
+        client.handed_back = await server.serve(wire(far))
+
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(server.serve, wire(far))
+        nursery.start_soon(serve)
         with trio.fail_after(1000):
-            yield _Client(near, server)
+            yield client
         nursery.cancel_scope.cancel()
 
 
@@ -153,6 +160,67 @@ async def test_an_upgrade_to_http2_is_ignored(autojump_clock: MockClock) -> None
         assert (await client.answer()).startswith(b"HTTP/1.1 200")
 
 
+UPGRADE = b"GET /ws?a=b HTTP/1.1\r\nhost: x\r\nupgrade: WebSocket\r\nconnection: upgrade\r\n\r\n"
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["after-the-answer", "pipelined"])
+async def test_a_request_for_a_websocket_is_handed_back_after_the_answers_before(
+    autojump_clock: MockClock, together: bool
+) -> None:
+    async with connected() as client:
+        first = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi"
+        await client.send(first + (UPGRADE + b"frames" if together else b""))
+        assert (await client.answer()).endswith(b"1.1 /a 192.0.2.7 hi")
+        if not together:
+            await client.send(UPGRADE + b"frames")
+        await trio.testing.wait_all_tasks_blocked()
+        assert client.handed_back == UPGRADE + b"frames"
+        assert len(client.server) == 0
+        with trio.move_on_after(2 * IDLE_SECONDS):
+            raise AssertionError(f"was not left open: {await client.is_closed()}")
+
+
+@pytest.mark.parametrize(
+    "framed",
+    [
+        b"Content-Length: %d\r\n\r\n%s" % (len(UPGRADE), UPGRADE),
+        b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(UPGRADE), UPGRADE),
+    ],
+    ids=["length", "chunked"],
+)
+async def test_a_body_is_never_taken_for_such_a_request(autojump_clock: MockClock, framed: bytes) -> None:
+    async with connected() as client:
+        head, _, body = framed.partition(b"\r\n\r\n")
+        await client.send(b"POST /a HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n\r\n")
+        await trio.testing.wait_all_tasks_blocked()
+        await client.send(body)
+        assert (await client.answer()).endswith(UPGRADE)
+        await client.send(b"GET /b HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"1.1 /b 192" in await client.answer()
+        assert client.handed_back is None
+
+
+@pytest.mark.parametrize(
+    ("bad", "status"),
+    [
+        (b"GET /a HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 70_000, b"431"),
+        (b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nnot hex\r\n", b"400"),
+    ],
+    ids=["head-too-large", "bad-chunk"],
+)
+async def test_what_is_no_request_is_told_in_the_shape_of_errors(
+    autojump_clock: MockClock, bad: bytes, status: bytes
+) -> None:
+    async with connected() as client:
+        await client.send(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
+        await client.answer()
+        await client.send(bad)
+        head, _, body = (await client.answer()).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 " + status)
+        assert body.startswith(b'{"error":{"code":"bad_request","detail":"')
+        assert await client.is_closed()
+
+
 async def test_what_is_no_http_is_answered_with_400_and_closed(autojump_clock: MockClock) -> None:
     async with connected() as client:
         await client.send(b"\x16\x03\x01 not http\r\n\r\n")
@@ -194,6 +262,17 @@ async def test_draining_lets_a_request_be_answered_first(autojump_clock: MockClo
         await trio.testing.wait_all_tasks_blocked()
         await client.send(b"i")
         assert (await client.answer()).endswith(b"hi")
+        assert await client.is_closed()
+
+
+async def test_draining_does_not_wait_for_a_body_that_does_not_come(autojump_clock: MockClock) -> None:
+    async with connected() as client:
+        await client.send(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nh")
+        await trio.testing.wait_all_tasks_blocked()
+        started = trio.current_time()
+        await client.server.drain()
+        assert trio.current_time() - started == BODY_GRACE
+        assert (await client.answer()).endswith(b"1.1 /a 192.0.2.7 h")
         assert await client.is_closed()
 
 

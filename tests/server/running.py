@@ -64,6 +64,17 @@ async def websocket(
         raise rejected.exceptions[0] from None
 
 
+async def get_live(stream: trio.abc.Stream) -> None:
+    """One request over `stream`, which stays open."""
+    await stream.send_all(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+    answer = b""
+    while not answer.endswith(b"}"):
+        part = bytes(await stream.receive_some())
+        assert part, f"it was closed after {answer!r}"
+        answer += part
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
 @attrs.frozen
 class Api:
     """A server's HTTP side; every call says as whom."""

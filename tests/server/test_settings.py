@@ -23,6 +23,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"port": True}, "port: expected a port, 0 to 65535, got True"),
         ({"host": ""}, "host: expected a host name or address, got ''"),
         ({"storage": "mysql://x"}, "storage: expected sqlite:///path or memory://, got mysql://x"),
+        ({"storage": "sqlite:///:memory:"}, "storage: expected sqlite:///path or memory://, got sqlite:///:memory:"),
         ({"bus": "redis://x"}, "bus: expected local, got redis://x"),
         ({"transport": "reactor"}, "transport: expected auto or trio-websocket, got reactor"),
         ({"workers": 2}, "workers: expected 1: more workers need a bus between them, got 2"),

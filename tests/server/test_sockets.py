@@ -6,11 +6,12 @@ from uuid import UUID, uuid4
 import jwt
 import orjson
 import pytest
-from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection
+import trio
+from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, wrap_client_stream
 
 from actorchat.protocol import Role
 from actorchat.server.settings import LimitSettings, Settings
-from tests.server.running import SECRET, Api, customer, operator, running, token
+from tests.server.running import SECRET, Api, customer, get_live, operator, running, token
 
 
 @pytest.fixture
@@ -54,6 +55,30 @@ async def test_the_owner_and_operators_of_the_source_come_in(api: Api) -> None:
     assert await outcome(api, room(chat), visitor) == (101, "user_connected")
     assert await outcome(api, room(chat), operator()) == (101, "user_connected")
     assert await outcome(api, "/ws/operators", operator()) == (101, "operator_updated")
+
+
+async def test_a_socket_may_follow_requests_on_one_connection(api: Api) -> None:
+    visitor, chat = await api.visit()
+    extra = [(b"Authorization", f"Bearer {visitor}".encode())]
+    async with await trio.open_tcp_stream("127.0.0.1", api.server.port) as stream, trio.open_nursery() as nursery:
+        for _ in range(2):
+            await get_live(stream)
+        async with await wrap_client_stream(nursery, stream, "x", room(chat), extra_headers=extra) as socket:
+            assert await first(socket) == (101, "user_connected")
+            assert api.server.statistics().websockets == 1
+            assert (await api.write(visitor, chat)).status_code == 201
+            assert await first(socket) == (101, "message_added")
+
+
+async def test_a_socket_that_follows_requests_is_judged_too(api: Api) -> None:
+    async with await trio.open_tcp_stream("127.0.0.1", api.server.port) as stream:
+        await get_live(stream)
+        head = f"GET {room(uuid4())} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        key = f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {'A' * 22}==\r\n\r\n"
+        await stream.send_all((head + key).encode())
+        answer = b"".join([bytes(part) async for part in stream])
+    assert answer.startswith(b"HTTP/1.1 401")
+    assert b'"not_authenticated"' in answer
 
 
 async def test_a_browser_brings_its_token_as_a_subprotocol(api: Api) -> None:

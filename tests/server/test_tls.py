@@ -18,12 +18,12 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 from cryptography.x509.oid import NameOID
-from trio_websocket import open_websocket_url
+from trio_websocket import open_websocket_url, wrap_client_stream
 
 from actorchat.server.preparing import tls_context
 from actorchat.server.serving import open_server
 from actorchat.server.settings import InvalidSettings, Settings
-from tests.server.running import CAP, SECRET
+from tests.server.running import CAP, SECRET, get_live
 
 
 def certified(folder: Path, encryption: KeySerializationEncryption) -> Settings:
@@ -63,6 +63,15 @@ async def test_http_and_sockets_share_the_port_over_tls(tmp_path: Path) -> None:
             bearer = [(b"Authorization", f"Bearer {visit['token']}".encode())]
             async with open_websocket_url(url, ssl_context=trust, extra_headers=bearer) as member:
                 assert "user_connected" in await member.get_message()
+            async with trio.open_nursery() as nursery:
+                stream = await trio.open_ssl_over_tcp_stream(
+                    "127.0.0.1", server.port, ssl_context=trust, https_compatible=True
+                )
+                await get_live(stream)
+                path = f"/ws/chats/{visit['chat']['uuid']}"
+                async with await wrap_client_stream(nursery, stream, "x", path, extra_headers=bearer) as later:
+                    assert "user_connected" in await later.get_message()
+                await trio.aclose_forcefully(stream)
 
 
 def test_a_key_with_a_password_is_a_fault_and_no_question(tmp_path: Path) -> None:

@@ -44,7 +44,43 @@ async def test_what_is_committed_is_read_and_leaving_leaves_no_thread_and_no_log
         assert page is not None
         assert page.messages == tuple(listener.announced)
     assert threading.active_count() == before
-    assert os.listdir(tmp_path) == ([] if scheme == "memory" else ["chat.db"])
+    assert sorted(os.listdir(tmp_path)) == ([] if scheme == "memory" else ["chat.db", "chat.db.lock"])
+
+
+async def test_a_name_that_means_memory_elsewhere_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreUrlError, match="use memory://"):
+        async with open_store("sqlite:///:memory:", Policy()):
+            raise AssertionError("was opened")
+    assert os.listdir(tmp_path) == []
+
+
+async def test_a_database_is_opened_by_one_at_a_time_whatever_it_is_called(tmp_path: Path) -> None:
+    (tmp_path / "alias.db").symlink_to(tmp_path / "chat.db")
+    urls = [f"sqlite:///{tmp_path}/{name}.db" for name in ("chat", "alias")]
+    async with open_store(urls[0], Policy()), open_store(f"sqlite:///{tmp_path}/other.db", Policy()):
+        for url in urls:
+            with pytest.raises(StorageUnavailable, match=r"another server uses .*chat\.db; stop it or"):
+                async with open_store(url, Policy()):
+                    raise AssertionError("was opened")
+    async with open_store(urls[1], Policy()):
+        pass
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="nothing tells which files are open")
+async def test_a_store_leaves_no_open_file_however_it_ends(tmp_path: Path) -> None:
+    def ours() -> list[str]:
+        links = [fd for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()]
+        return [name for fd in links if (name := str(fd.readlink())).startswith(str(tmp_path))]
+
+    async with open_store(f"sqlite:///{tmp_path}/chat.db", Policy()):
+        assert any(name.endswith(".lock") for name in ours())
+    assert ours() == []
+    (tmp_path / "bad.db").write_text("no database, but long enough to be looked at as one" * 20)
+    with pytest.raises(StoreUrlError):
+        async with open_store(f"sqlite:///{tmp_path}/bad.db", Policy()):
+            raise AssertionError("was opened")
+    assert ours() == []
 
 
 async def test_a_relative_path_is_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

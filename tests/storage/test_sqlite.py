@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from actorchat.chat.model import Policy, SourceCounters
+from actorchat.chat.model import Policy, SourceCounters, Stage
 from actorchat.chat.operations import AcceptChat, AddMessage, Changed, RecordPerson, Refused, Unchanged
 from actorchat.chat.ports import ChatFilter, StorageUnavailable
 from actorchat.protocol import Role
@@ -259,3 +259,14 @@ def test_every_statement_reads_through_an_index_or_a_key(store: SqliteStore, dis
             (name, step) for step in steps if step.startswith(("SCAN chats", "SCAN messages")) and "INDEX" not in step
         ]
     assert wrong == []
+
+
+@pytest.mark.parametrize("sources", [None, frozenset({"lk"})])
+@pytest.mark.parametrize("stages", [(Stage.OPEN,), (Stage.NEW,), (Stage.NEW, Stage.OPEN)])
+def test_lists_of_active_chats_read_no_closed_ones(
+    disk: Disk, store: SqliteStore, stages: tuple[Stage, ...], sources: frozenset[str] | None
+) -> None:
+    sql = Statements().filtered_chats(ChatFilter(stages=frozenset(stages), sources=sources, operator_id=7))
+    plan = disk.writers[-1].execute(f"EXPLAIN QUERY PLAN {sql}", [None] * sql.count("?")).fetchall()
+    assert any("INDEX chats_active" in step for *_, step in plan)
+    assert not any(step.startswith("SCAN chats") and "INDEX" not in step for *_, step in plan)

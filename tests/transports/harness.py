@@ -147,10 +147,11 @@ class SocketDialer:
             await peer.vanish()
 
 
-async def echo_http(stream: HttpStream | TlsHttpStream, head: RequestHead) -> None:
+async def echo_http(stream: HttpStream | TlsHttpStream, head: RequestHead) -> bytes | None:
     """Answer with the bytes that were replayed."""
     data = await stream.receive_some()
     await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(data), data))
+    return None
 
 
 async def read_all(stream: trio.abc.ReceiveStream) -> bytes:

@@ -45,6 +45,20 @@ class Pending:
     message_id: int | None = None
 
 
+_HAND_OVERS: Final = frozenset({"The chat was passed to another operator.", "The chat was returned to the queue."})
+"""What the server itself tells operators in the name of one of them: nothing else tells it from a note."""
+
+
+def is_note(message: Message) -> bool:
+    """Whether it is an operator's own words to operators; any other system message is the server's."""
+    return (
+        message.type is MessageType.SYSTEM
+        and message.type_role is Role.OPERATOR
+        and message.user is not None
+        and message.text not in _HAND_OVERS
+    )
+
+
 Entry = Message | Notice | Pending
 
 

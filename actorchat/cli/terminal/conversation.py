@@ -12,6 +12,7 @@ import trio
 from actorchat.cli.terminal.chat_view import ChatView
 from actorchat.cli.terminal.front import Edited, Entered, Front, Left
 from actorchat.cli.terminal.inputs import Do, Say, Unclear, help_lines, parse_line
+from actorchat.cli.terminal.people import QUOTED_WIDTH, shorten
 from actorchat.cli.terminal.telling import tell_connection, tell_event
 from actorchat.client import (
     Api,
@@ -51,6 +52,12 @@ class Conversation:
         self._changed = trio.Event()
         self._error: ConnectionEnded | None = None
         self._typing = False
+        self._refused = 0
+
+    @property
+    def refused(self) -> int:
+        """How many lines came to nothing: messages and commands that were refused, and what was unclear."""
+        return self._refused
 
     @property
     def unsent(self) -> list[str]:
@@ -128,7 +135,7 @@ class Conversation:
                         case Do() as deed:
                             await self._do(deed)
                         case Unclear(why):
-                            self._notice(why)
+                            self._complain(why)
 
     async def _send(self, text: str) -> Delivery:
         delivery = await self._room.send(text)
@@ -141,10 +148,11 @@ class Conversation:
             message = await delivery.wait()
             self._show(self._view.stored(delivery.client_id, message))
         except NotAdded as error:
+            self._refused += 1
             self._show(self._view.failed(error))
-            self._front.tell(f"# not sent: {error}: {delivery.text!r}")
+            self._front.tell(f"# not sent: {error}: {shorten(delivery.text, QUOTED_WIDTH)!r}")
         except Undelivered:
-            self._front.tell(f"# perhaps not sent: {delivery.text!r}")
+            self._front.tell(f"# perhaps not sent: {shorten(delivery.text, QUOTED_WIDTH)!r}")
 
     async def _wait_sent(self) -> None:
         while self._view.unsent():
@@ -155,7 +163,17 @@ class Conversation:
             for line in help_lines(self._view.me.role, in_chat=True):
                 self._notice(line)
             return
-        await trying(self._call(deed), self._notice)
+        if self._front.scripted:
+            await self._wait_sent()
+        try:
+            await self._call(deed)
+        except (ApiError, ApiUnreachable) as error:
+            if deed.word != "note":
+                self._complain(str(error))
+                return
+            perhaps = "perhaps " if isinstance(error, ApiUnreachable) and error.asked else ""
+            self._complain(f"the note was {perhaps}not sent: {error}")
+            self._front.put_back(f"/note {deed.text}")
 
     async def _call(self, deed: Do) -> None:
         chat = self._view.chat.uuid
@@ -186,6 +204,10 @@ class Conversation:
             self._front.tell(line)
         self._show(self._view.after(event))
 
+    def _complain(self, text: str) -> None:
+        self._refused += 1
+        self._notice(text)
+
     def _notice(self, text: str) -> None:
         self._show(self._view.noticed(text))
         self._front.tell(f"# {text}")
@@ -195,11 +217,3 @@ class Conversation:
         self._front.show(view)
         self._changed.set()
         self._changed = trio.Event()
-
-
-async def trying(call: Awaitable[None], complain: Callable[[str], None]) -> None:
-    """Make a call; a refusal or a missing answer becomes one line."""
-    try:
-        await call
-    except (ApiError, ApiUnreachable) as error:
-        complain(str(error))

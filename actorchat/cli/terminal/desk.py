@@ -10,12 +10,14 @@ from actorchat.cli.terminal.conversation import Conversation, first_index
 from actorchat.cli.terminal.desk_view import DeskView, Row
 from actorchat.cli.terminal.front import Entered, Front, Left
 from actorchat.cli.terminal.inputs import Do, Unclear, help_lines, parse_line
+from actorchat.cli.terminal.people import QUOTED_WIDTH, shorten
 from actorchat.cli.terminal.telling import tell_connection, tell_item
 from actorchat.client import (
     Api,
     ApiError,
     ApiUnreachable,
     ConnectionEnded,
+    ConnectionState,
     FeedConnection,
     FeedItem,
     open_room,
@@ -38,9 +40,20 @@ class Desk:
         self._open: Conversation | None = None
         self._shown: Row | None = None
         self._error: ConnectionEnded | None = None
+        self._unreachable = ""
+        self._refused = 0
+
+    @property
+    def refused(self) -> int:
+        """How many lines came to nothing, in the list and in the chats."""
+        return self._refused
 
     async def run(self) -> None:
-        """Sit until the operator leaves. Raises ConnectionEnded when the server ended the feed for good."""
+        """Sit until the operator leaves.
+
+        Raises ConnectionEnded when the server ended the feed for good, and ApiUnreachable for a script that
+        ended without a connection.
+        """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._listen, nursery.cancel_scope)
             nursery.start_soon(self._watch_connection)
@@ -48,6 +61,8 @@ class Desk:
             nursery.cancel_scope.cancel()
         if self._error is not None:
             raise self._error
+        if self._unreachable:
+            raise ApiUnreachable(self._unreachable)
 
     async def _listen(self, scope: trio.CancelScope) -> None:
         try:
@@ -68,7 +83,9 @@ class Desk:
     async def _obey(self) -> None:
         while True:
             match await self._front.next_action():
-                case Left():
+                case Left(in_a_hurry):
+                    if not in_a_hurry:
+                        await self._wait_first_state()
                     return
                 case Entered(line):
                     match parse_line(line, Role.OPERATOR, in_chat=False):
@@ -80,13 +97,13 @@ class Desk:
                             if await self._open_chat(number):
                                 return
                         case Unclear(why):
-                            self._notice(why)
+                            self._complain(why)
 
     async def _open_chat(self, number: int) -> bool:
         """Open a chat of the list until the operator goes back, or leaves: true."""
         row = self._view.find(number)
         if row is None:
-            self._notice(f"there is no chat {number} in the list")
+            self._complain(f"there is no chat {number} in the list")
             return False
         chat = row.chat.uuid
         try:
@@ -97,11 +114,15 @@ class Desk:
                 self._view = self._view.opened(chat).noticed("")
                 if row.typing is not None:
                     self._open.hear_typing(TypingUpdated(row.typing, False, chat, row.chat.owner_user))
-                leave = await self._open.run()
+                try:
+                    leave = await self._open.run()
+                finally:
+                    self._refused += self._open.refused
                 for text in self._open.unsent:
-                    self._notice(f"perhaps not sent in chat {number}: {text}")
+                    self._notice(f"perhaps not sent in chat {number}: {shorten(text, QUOTED_WIDTH)}")
                 return leave
         except (ConnectionEnded, ApiError, ApiUnreachable) as error:
+            self._refused += 1
             self._view = self._view.noticed(f"chat {number}: {error}")
             self._front.tell(f"# chat {number}: {error}")
             return False
@@ -116,6 +137,18 @@ class Desk:
         elif isinstance(item, TypingUpdated):
             self._open.hear_typing(item)
         self._change(self._view.after(item, shown=None if self._shown is None else self._shown.chat.uuid))
+
+    async def _wait_first_state(self) -> None:
+        state = await self._feed.wait_state_change(ConnectionState.CONNECTING)
+        if state is ConnectionState.WAITING:
+            self._unreachable = self._feed.reason
+        elif state is ConnectionState.CLOSED:
+            # The end is read from the feed, and it cancels this.
+            await trio.sleep_forever()
+
+    def _complain(self, text: str) -> None:
+        self._refused += 1
+        self._notice(text)
 
     def _notice(self, text: str) -> None:
         for line in text.split("\n"):

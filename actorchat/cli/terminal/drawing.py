@@ -5,9 +5,9 @@ Refuses to know terminals: a line is a list of (style, text), and a style is a n
 
 from typing import Final
 
-from actorchat.cli.terminal.chat_view import ChatView, Notice, Pending
+from actorchat.cli.terminal.chat_view import ChatView, Notice, Pending, is_note
 from actorchat.cli.terminal.desk_view import DeskView, Row
-from actorchat.cli.terminal.people import clean, clock_of, name_of, one_line, shorten
+from actorchat.cli.terminal.people import QUOTED_WIDTH, clean, clock_of, name_of, one_line, shorten
 from actorchat.client import ConnectionState
 from actorchat.protocol.entities import ChatStatus, Message, MessageStatus, MessageType, Role
 
@@ -18,7 +18,6 @@ TICKS: Final = {
     MessageStatus.DELIVERED: ("class:tick", "✓✓"),
     MessageStatus.READ: ("class:tick.read", "✓✓ read"),
 }
-LAST_WIDTH: Final = 60
 
 
 def chat_title(view: ChatView) -> str:
@@ -53,7 +52,8 @@ def chat_lines(view: ChatView) -> list[Line]:
                 lines.append([("class:notice", f"  {text}")])
             case Pending(text=text, fault=fault):
                 mark = ("class:error", f"✗ {fault}") if fault else ("class:tick", "…")
-                lines.extend(_spoken("--:-- you", "class:mine", text, mark))
+                quoted = shorten(text, QUOTED_WIDTH) if fault else text
+                lines.extend(_spoken("--:-- you: ", "class:mine", quoted, mark))
             case _:
                 lines.extend(_message_lines(view, entry))
     return lines
@@ -63,7 +63,7 @@ def typing_line(view: ChatView) -> Line:
     """What the other side is writing, as far as it may be seen."""
     if view.typing is None:
         return []
-    what = f": {shorten(view.typing, LAST_WIDTH)}" if view.typing else ""
+    what = f": {shorten(view.typing, QUOTED_WIDTH)}" if view.typing else ""
     who = "the visitor" if view.other is Role.USER else "the operator"
     return [("class:typing", f"{who} is writing{what}…")]
 
@@ -75,13 +75,16 @@ def desk_title(view: DeskView) -> str:
         for each in view.operators.values()
         if each.is_online
     ]
+    if view.connection is not ConnectionState.LIVE and not view.operators:
+        return "nothing is known yet"
     return f"{view.unread_chats} unread chats · operators: {', '.join(online) or 'none'}"
 
 
 def desk_lines(view: DeskView) -> list[Line]:
     """The chats, one a line."""
     rows = view.sorted_rows()
-    lines: list[Line] = [[("class:notice", "  no chats yet")]] if not rows else []
+    known = bool(rows) or view.connection is not ConnectionState.LIVE
+    lines: list[Line] = [] if known else [[("class:notice", "  no chats yet")]]
     for row in rows:
         style = "class:unread" if row.unread or row.chat.status is ChatStatus.NEW else ""
         lines.append([(style, row_line(row))])
@@ -95,9 +98,9 @@ def row_line(row: Row) -> str:
     owner = row.chat.operator_user
     unread = f"{row.unread} unread" if row.unread else ""
     if row.typing is not None:
-        what = f"is writing: {shorten(row.typing, LAST_WIDTH)}" if row.typing else "is writing…"
+        what = f"is writing: {shorten(row.typing, QUOTED_WIDTH)}" if row.typing else "is writing…"
     else:
-        what = "" if row.last is None else shorten(row.last.text, LAST_WIDTH)
+        what = "" if row.last is None else shorten(row.last.text, QUOTED_WIDTH)
     holder = "" if owner is None else f"[{name_of(owner)}]"
     parts = (f"{row.number:>3}", f"{row.chat.status.value:<6}", name_of(row.chat.owner_user), unread, holder, what)
     return "  ".join(part for part in parts if part)
@@ -110,14 +113,17 @@ def _message_lines(view: ChatView, message: Message) -> list[Line]:
     for attachment in message.attachments:
         text += f"{chr(10) if text else ''}[{attachment.filename} {attachment.url}]"
     if message.type is MessageType.SYSTEM:
-        return _spoken(head + (" (note)" if message.type_role is Role.OPERATOR else ""), "class:system", text, None)
+        if is_note(message):
+            return _spoken(f"{head} (note): ", "class:system", text, None)
+        by = "" if message.user is None else f" ({author})"
+        return _spoken(f"{clock_of(message.send_time)} — ", "class:system", text + by, None)
     tick = TICKS[view.status_of(message)] if view.is_ours(message) else None
-    return _spoken(head, "class:mine" if view.is_ours(message) else "class:theirs", text, tick)
+    return _spoken(f"{head}: ", "class:mine" if view.is_ours(message) else "class:theirs", text, tick)
 
 
 def _spoken(head: str, style: str, text: str, mark: tuple[str, str] | None) -> list[Line]:
     first, *more = clean(text).split("\n")
-    lines: list[Line] = [[(style, f"{head}: "), ("", first)], *([("", f"      {part}")] for part in more)]
+    lines: list[Line] = [[(style, head), ("", first)], *([("", f"      {part}")] for part in more)]
     if mark is not None:
         lines[-1].extend([("", " "), mark])
     return lines

@@ -49,12 +49,21 @@ class Front(Protocol):
         """How long something has to be shown before it counts as read."""
         ...
 
+    @property
+    def scripted(self) -> bool:
+        """Whether nobody looks on: what is said in a line is done before the next line."""
+        ...
+
     def show(self, scene: Scene) -> None:
         """Show this in place of what was shown; never waits."""
         ...
 
     def tell(self, line: str) -> None:
         """Say this once, where there is no screen to show it. Raises FrontGone."""
+        ...
+
+    def put_back(self, line: str) -> None:
+        """Let the line be typed again, if there is an input field and nothing new in it; never waits."""
         ...
 
     async def next_action(self) -> Action:

@@ -8,6 +8,12 @@ from typing import Final
 from actorchat.protocol.entities import Role, User
 from actorchat.protocol.times import parse_wire_time
 
+QUOTED_WIDTH: Final = 60
+"""Of what is only quoted, this many characters are shown."""
+
+_KEPT: Final = frozenset("\n\u200c\u200d")
+"""Scripts and emoji are joined with the latter two, and variation selectors count as printable."""
+
 _NEWLINE: Final = " ⏎ "
 
 
@@ -22,8 +28,11 @@ def name_of(user: User | None) -> str:
 
 
 def clean(text: str) -> str:
-    """Text that cannot steer the terminal: line breaks stay, other control characters do not."""
-    kept = (char if char == "\n" or char.isprintable() else " " if char == "\t" else "\ufffd" for char in text)
+    """Text that cannot steer the terminal: line breaks and joiners stay, other control characters do not."""
+    kept = (
+        char if char in _KEPT or char.isprintable() else " " if char == "\t" else "\ufffd"
+        for char in text.replace("\r\n", "\n")
+    )
     return "".join(kept)
 
 

@@ -15,6 +15,7 @@ class PlainFront:
     """Lines from stdin, lines to stdout; what is printed counts as read at once."""
 
     reading_seconds = 0.0
+    scripted = True
 
     def __init__(self) -> None:
         self._rest = b""
@@ -31,6 +32,9 @@ class PlainFront:
             # What is left in the stream would be written once more, and fail once more, at the end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise FrontGone("nobody reads the output any more") from None
+
+    def put_back(self, line: str) -> None:
+        """Nothing: a line that was read is gone, and its writer is told."""
 
     async def next_action(self) -> Action:
         """The next line of stdin; its end lets what was said arrive first."""

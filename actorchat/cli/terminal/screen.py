@@ -11,9 +11,10 @@ from typing import Final
 import trio
 from prompt_toolkit.application import Application
 from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
-from prompt_toolkit.layout import BufferControl, FormattedTextControl, HSplit, Layout, Window
+from prompt_toolkit.layout import BufferControl, Dimension, FormattedTextControl, HSplit, Layout, Window
 from prompt_toolkit.layout.processors import BeforeInput
 from prompt_toolkit.styles import Style
 
@@ -26,6 +27,9 @@ MAX_ACTIONS: Final = 1_000
 """Actions typed ahead; what is typed beyond them is lost with a bell."""
 
 _PAGE: Final = 10
+
+_STATUS_HEIGHT: Final = Dimension(min=1, max=3)
+"""A reason is seldom longer, and one that ends cut off explains nothing."""
 
 _STYLE: Final = Style.from_dict(
     {
@@ -49,6 +53,7 @@ class ScreenFront:
     """A full screen. What is shown for a second counts as read."""
 
     reading_seconds = 1.0
+    scripted = False
 
     def __init__(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
@@ -73,6 +78,13 @@ class ScreenFront:
 
     def tell(self, line: str) -> None:
         """Nothing: everything is shown."""
+
+    def put_back(self, line: str) -> None:
+        """Put the line into the input field soon, unless something is typed there by then."""
+        loop = self._app.loop
+        if loop is not None:
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._fill, line)
 
     async def next_action(self) -> Action:
         """What was typed; edits that a later one follows may be left out."""
@@ -107,6 +119,10 @@ class ScreenFront:
             self._app.exit()
         self._token.run_sync_soon(self._running.set)
 
+    def _fill(self, line: str) -> None:
+        if not self._input.text:
+            self._input.document = Document(line, len(line))
+
     def _exit(self) -> None:
         if self._app.is_running and not self._app.is_done:
             self._app.exit()
@@ -125,7 +141,7 @@ class ScreenFront:
         rows = [
             Window(FormattedTextControl(self._title), height=1, style="class:title"),
             body,
-            Window(FormattedTextControl(self._status), height=1),
+            Window(FormattedTextControl(self._status), height=_STATUS_HEIGHT, wrap_lines=True, dont_extend_height=True),
             field,
         ]
         return Layout(HSplit(rows), focused_element=field)

@@ -16,11 +16,12 @@ from actorchat.cli.terminal.chat_view import ChatView
 from actorchat.cli.terminal.conversation import Conversation, first_index
 from actorchat.cli.terminal.desk import Desk
 from actorchat.cli.terminal.front import Front
-from actorchat.cli.terminal.identity import VisitorMemory, make_operator_token, user_of
-from actorchat.cli.terminal.people import one_line
+from actorchat.cli.terminal.identity import IdentityError, VisitorMemory, make_operator_token, user_of
+from actorchat.cli.terminal.people import QUOTED_WIDTH, shorten
 from actorchat.cli.terminal.plain import PlainFront
 from actorchat.client import ApiError, Visit, open_api, open_feed, open_room
 from actorchat.client.address import ServerAddress
+from actorchat.protocol.entities import Role
 
 DEFAULT_SOURCE = "lk"
 
@@ -47,23 +48,29 @@ class Unsent(Exception):  # noqa: N818 - says what happened, not that it was a f
     """The user left while these texts were on their way."""
 
     def __init__(self, texts: list[str]) -> None:
-        super().__init__("perhaps not sent: " + "; ".join(one_line(text) for text in texts))
+        super().__init__("perhaps not sent: " + "; ".join(shorten(text, QUOTED_WIDTH) for text in texts))
+
+
+class Refused(Exception):  # noqa: N818 - says what happened
+    """A script's line came to nothing, or it had no connection; why was said when it happened."""
 
 
 async def sit(wishes: Wishes, *, operator: bool) -> None:
     """Chat until the user leaves, or a signal says so.
 
-    Raises ClientError, IdentityError and Unsent, alone or in groups.
+    Raises ClientError, IdentityError, Refused and Unsent, alone or in groups.
     """
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_leave_on_signal, nursery.cancel_scope)
+        # Waited for: what comes next loads modules and certificates, which takes a while.
+        await nursery.start(_leave_on_signal, nursery.cancel_scope)
         await (_answer(wishes) if operator else _visit(wishes))
         nursery.cancel_scope.cancel()
 
 
-async def _leave_on_signal(scope: trio.CancelScope) -> None:
+async def _leave_on_signal(scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
     hang_up = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *hang_up) as signals:
+        task_status.started()
         async for _ in signals:
             scope.cancel()
 
@@ -80,6 +87,7 @@ async def _visit(wishes: Wishes) -> None:
             await conversation.run()
         if conversation.unsent:
             raise Unsent(conversation.unsent)
+        _check_script(front, conversation.refused)
 
 
 async def _identify(wishes: Wishes) -> Visit:
@@ -115,12 +123,22 @@ async def _answer(wishes: Wishes) -> None:
         token = make_operator_token(wishes.data or Path(), wishes.user_id, wishes.name, source)
         sources = (source,)
     me = user_of(token)
+    if me.role is not Role.OPERATOR:
+        raise IdentityError("--token is a visitor's: --operator needs an operator's")
     async with (
         open_api(wishes.url, token=token) as api,
         _open_front() as front,
         open_feed(wishes.url, token=token, sources=sources) as feed,
     ):
-        await Desk(front, api, feed, me, wishes.url, token).run()
+        desk = Desk(front, api, feed, me, wishes.url, token)
+        await desk.run()
+    _check_script(front, desk.refused)
+
+
+def _check_script(front: Front, refused: int) -> None:
+    # Who has a screen saw what was refused, and did what there was to do.
+    if refused and front.scripted:
+        raise Refused("a line came to nothing" if refused == 1 else f"{refused} lines came to nothing")
 
 
 @asynccontextmanager

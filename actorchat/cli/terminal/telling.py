@@ -3,7 +3,7 @@
 Refuses to know terminals.
 """
 
-from actorchat.cli.terminal.chat_view import ChatView
+from actorchat.cli.terminal.chat_view import ChatView, is_note
 from actorchat.cli.terminal.desk_view import DeskView
 from actorchat.cli.terminal.drawing import row_line
 from actorchat.cli.terminal.people import name_of, one_line
@@ -68,9 +68,13 @@ def tell_connection(connection: ConnectionState, reason: str) -> str:
 
 def _message(view: ChatView, message: Message) -> str:
     author = "you" if view.is_mine(message) else name_of(message.user)
-    note = " (note)" if message.type is MessageType.SYSTEM and message.type_role is Role.OPERATOR else ""
     files = "".join(f" [{attachment.filename} {attachment.url}]" for attachment in message.attachments)
-    return f"[{message.message_index}] {author}{note}: {one_line(message.text)}{files}"
+    text = f"{one_line(message.text)}{files}"
+    if message.type is MessageType.SYSTEM and not is_note(message):
+        said = f"— {text}" + ("" if message.user is None else f" ({author})")
+    else:
+        said = f"{author}{' (note)' if is_note(message) else ''}: {text}"
+    return f"[{message.message_index}] {said}"
 
 
 def _writing(text: str | None) -> str:
