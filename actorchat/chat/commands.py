@@ -171,19 +171,8 @@ class RoomReceiver:
     def malformed(self, fault: Malformed) -> None:
         session = self._member.session
         if fault.type == SendMessage.type:
-            push_event(
-                session,
-                MessageNotAdded(
-                    code=RefusalCode.MALFORMED,
-                    detail=fault.detail,
-                    retryable=False,
-                    retry_after=None,
-                    text=fault.text or "",
-                    client_id=fault.client_id,
-                    chat_id=self._roster.chat,
-                    attachments=(),
-                ),
-            )
+            given_back = SendMessage(fault.text or "", (), fault.client_id)
+            refuse(self._roster, session, given_back, Refused(RefusalCode.MALFORMED, fault.detail))
         else:
             _answer_malformed(session, fault)
 

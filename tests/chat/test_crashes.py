@@ -251,3 +251,14 @@ async def test_a_directory_that_crashes_while_storage_is_away_waits_for_it(
         await trio.sleep(120)
         assert len(away) > 20
         assert olga.recorder.got(GlobalUpdated)[-1].unread_chats == 1
+
+
+async def test_who_connects_while_the_directory_crashes_is_online_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async with open_world() as world:
+        plant(monkeypatch, Directory, "_joined", 1)
+        await world.console(OLGA)
+        await trio.sleep(5)
+        (olga,) = [each for each in await world.chats.archive.operators(None) if each.person.user == OLGA]
+        assert olga.person.online

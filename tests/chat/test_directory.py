@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -39,3 +40,24 @@ async def test_an_older_revision_of_a_counter_never_wins(autojump_clock: MockClo
         await wait_all_tasks_blocked()
         assert [event.unread_chats for event in recorder.got(GlobalUpdated)] == [2]
         assert [event.new_chats for event in recorder.got(OperatorUpdated)] == [2]
+
+
+async def test_a_profile_that_was_stored_before_its_presence_does_not_take_the_presence_back(
+    autojump_clock: MockClock,
+) -> None:
+    person = PersonRecord(OLGA, LK)
+
+    async def store(operator_id: int, online: bool) -> PersonRecord:
+        return attrs.evolve(person, online=online)
+
+    async with open_store("memory://", Policy()) as storage, open_system() as system:
+        consoles, recorder = Consoles(), Recorder(OLGA)
+        directory = await system.start(lambda: Directory(storage.archive, store, consoles))
+        directory.signal(PersonSeen(person))
+        console = Console(recorder, LK)
+        consoles.join(console, ())
+        directory.signal(ConsoleJoined(console, (), ()))
+        await trio.sleep(1)
+        directory.signal(PersonSeen(person))
+        await trio.sleep(1)
+        assert recorder.got(OperatorUpdated)[-1].is_online

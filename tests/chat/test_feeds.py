@@ -180,3 +180,21 @@ async def test_idle_chats_are_closed_and_unanswered_ones_returned_by_themselves(
         assert (await world.state(chat)).stage.value == "new"
         await trio.sleep(700)
         assert (await world.state(chat)).stage.value == "closed"
+
+
+async def test_a_new_name_is_told_to_consoles_and_replays_though_nobody_waited_for_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world() as world:
+        petr, chat = await world.console(PETR), await world.reserve()
+        await world.chats.perform(AddMessage(chat, OLGA, "hello"))
+        await trio.sleep(1)
+        with trio.CancelScope() as given_up:
+            given_up.cancel()
+            await world.person(attrs.evolve(OLGA, firstname="Olya"))
+        await trio.sleep(1)
+        assert petr.recorder.got(OperatorUpdated)[-1].user.firstname == "Olya"
+        resumed = await world.join(chat, OLGA, after=-1)
+        author = resumed.recorder.got(MessageAdded)[0].message.user
+        assert author is not None
+        assert author.firstname == "Olya"

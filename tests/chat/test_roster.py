@@ -4,9 +4,13 @@ from uuid import UUID
 
 import pytest
 
+from actorchat.chat.feed import Console, FeedRoster
+from actorchat.chat.limits import FEED_TYPING
+from actorchat.chat.model import Identity
 from actorchat.chat.operations import Outcome, Refused, SweepChat
 from actorchat.chat.profiles import Profiles
 from actorchat.chat.roster import Member, Position, Roster
+from actorchat.protocol import Frames, Role
 from tests.chat.people import ANNA, CHAT
 from tests.chat.world import Recorder
 
@@ -54,3 +58,15 @@ def test_a_user_with_a_second_socket_is_still_present_when_the_first_is_gone(ros
     assert roster.depart(second)
     roster.lapse(second.identity)
     assert not roster.present
+
+
+def test_a_full_feed_takes_stops_only_and_the_latest_of_each_typist() -> None:
+    feed = FeedRoster("lk", lambda: None)
+    feed.consoles[Console(Recorder(ANNA), frozenset({"lk"}))] = None
+    for number in range(FEED_TYPING + 1):
+        feed.put_typing(CHAT, Identity(Role.USER, number), Frames.of([b"on"], typing=True), stopped=False)
+    assert len(feed.typing) == FEED_TYPING
+    for number in (0, FEED_TYPING):
+        feed.put_typing(CHAT, Identity(Role.USER, number), Frames.of([b"off"], typing=True), stopped=True)
+    assert len(feed.typing) == FEED_TYPING + 1
+    assert feed.typing[CHAT, Identity(Role.USER, 0)].payloads() == (b"off",)
