@@ -62,7 +62,9 @@ def _lines_of(name: str, value: object) -> Iterator[str]:
 
 
 def _has_own_init(value: type) -> bool:
-    """Whether its `__init__` is this project's, and no protocol's or enum's."""
+    """Whether its `__init__` is this project's, no protocol's or enum's, and for users to call."""
+    if attrs.has(value) and any(field.name.startswith("_") for field in attrs.fields(value)):
+        return False
     ours = [base for base in value.__mro__ if base.__module__.startswith("actorchat")]
     return not getattr(value, "_is_protocol", False) and any("__init__" in vars(base) for base in ours)
 

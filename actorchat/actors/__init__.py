@@ -29,11 +29,10 @@ from actorchat.actors._events import (
     What,
 )
 from actorchat.actors._group import Group
-from actorchat.actors._inbox import Coalesce, Inbox, Overflow
+from actorchat.actors._inbox import Coalesce, Overflow, Stop
 from actorchat.actors._message import Askable, Pending, Request
 from actorchat.actors._ref import Ref
-from actorchat.actors._supervise import Restart
-from actorchat.actors._supervisor import Strategy, Supervisor, open_supervisor
+from actorchat.actors._supervise import Restart, Strategy, Supervisor, open_supervisor
 from actorchat.actors._system import ActorSystem, open_system
 from actorchat.actors._virtual import Virtual
 
@@ -56,7 +55,6 @@ __all__ = [
     "Event",
     "Events",
     "Group",
-    "Inbox",
     "Instrument",
     "Loss",
     "MailboxFull",
@@ -66,6 +64,7 @@ __all__ = [
     "Ref",
     "Request",
     "Restart",
+    "Stop",
     "Strategy",
     "Supervisor",
     "SystemClosing",

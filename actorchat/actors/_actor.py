@@ -6,62 +6,58 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Generic, NoReturn, TypeVar
 
+import attrs
 import trio
 
 from actorchat.actors._events import Down, End
+from actorchat.actors._inbox import NOTHING, message_of
 from actorchat.actors._message import Call, Pending, Request
-from actorchat.actors._ref import Ref, State
+from actorchat.actors._ref import OfIncarnation, Ref, Watch
 
 if TYPE_CHECKING:
     from actorchat.actors._system import ActorSystem
-
-__all__ = ["Actor", "Fault", "Later", "Timer"]
 
 M = TypeVar("M")
 R = TypeVar("R")
 T = TypeVar("T")
 
 
-class Timer:
+@attrs.define(eq=False)
+class _Timer(OfIncarnation):
     """A keyed timer, and its tick in the control lane: a cancelled one is dead there too."""
 
-    __slots__ = ("actor", "key", "live", "message", "moment", "period", "queued")
-
-    def __init__(
-        self, actor: Actor[NoReturn], key: Hashable, message: object, moment: float, period: float | None
-    ) -> None:
-        self.actor, self.key, self.message = actor, key, message
-        self.moment, self.period = moment, period
-        self.live, self.queued = True, False
+    actor: Actor[NoReturn]
+    key: Hashable
+    message: object
+    moment: float
+    period: float | None
+    live: bool = True
+    queued: bool = False
 
     def fire(self, now: float) -> float | None:
         if not self.queued:
             self.queued = True
-            self.actor.ref._inbox.add_control(self)
+            self.actor.ref._inbox.signal(self)
         if self.period is None:
             return None
         # Moments that a slow handler or a suspended machine missed are not made up for.
-        missed = int((now - self.moment) / self.period)
-        self.moment += self.period * (missed + 1)
+        self.moment += self.period * (int((now - self.moment) / self.period) + 1)
         return self.moment
 
+    def make(self) -> object:
+        self.queued = False
+        if not self.live:
+            return NOTHING
+        if self.period is None and self.actor._timers is not None:
+            self.live = False
+            del self.actor._timers[self.key]
+        return self.message
 
-class Later:
-    """A control message made when it is handled, by the incarnation that asked for it and no other."""
 
-    __slots__ = ("actor", "make")
-
-    def __init__(self, actor: Actor[NoReturn], make: Callable[[], object]) -> None:
-        self.actor, self.make = actor, make
-
-
-class Fault:
-    """A pipe's error that nobody handles: it crashes the actor between two messages."""
-
-    __slots__ = ("actor", "error")
-
-    def __init__(self, actor: Actor[NoReturn], error: Exception) -> None:
-        self.actor, self.error = actor, error
+@attrs.define(eq=False)
+class _Later(OfIncarnation):
+    actor: Actor[NoReturn]
+    make: Callable[[], object]
 
 
 class Actor(Generic[M]):
@@ -78,11 +74,11 @@ class Actor(Generic[M]):
     # Set by `_life`; the rest is made when first used, so that a parked actor stays small.
     _ref: Ref[M] | None = None
     _current: object = None
-    _batch: list[object] | None = None
-    _timers: dict[Hashable, Timer] | None = None
+    _batch: Sequence[object] = ()
+    _timers: dict[Hashable, _Timer] | None = None
     _pipes: set[trio.CancelScope] | None = None
     _open: set[Call] | None = None
-    _watched: dict[object, Ref[NoReturn]] | None = None
+    _watched: set[Watch] | None = None
 
     async def receive(self, message: M) -> None:
         """Handle one message. Raising is for bugs: it crashes the actor. For a refusal use `fail`."""
@@ -128,8 +124,7 @@ class Actor(Generic[M]):
     @property
     def expired(self) -> bool:
         """Whether nobody waits for the current request any more: a long handler may stop early."""
-        current = self._current
-        return current.__class__ is Call and current.done
+        return isinstance(self._current, Call) and self._current.done
 
     def reply(self, request: Request[R], value: R) -> None:
         """Answer `request`, which is being handled. Only the first answer counts; to a told request it is dropped.
@@ -161,17 +156,17 @@ class Actor(Generic[M]):
 
         At once if it has stopped already. Not on a restart, nor on passivation. A watch ends with this incarnation.
         """
-        token = object()
 
-        def down(end: End) -> None:
+        def fire(watch: Watch, end: End) -> None:
             if self._watched is not None:
-                self._watched.pop(token, None)
-            self._later(partial(as_, Down(ref, end.cause, end.error)))
+                self._watched.discard(watch)
+                self._later(partial(as_, Down(ref, end.cause, end.error, end.retry_after)))
 
         if self._watched is None:
-            self._watched = {}
-        self._watched[token] = ref
-        ref._system.watch(ref, token, down)
+            self._watched = set()
+        watch = Watch(fire)
+        self._watched.add(watch)
+        ref._watch(watch)
 
     def after(self, delay: float, message: M, *, key: Hashable) -> None:
         """Get `message` as a control message in `delay` seconds. Replaces the timer of the same key."""
@@ -192,7 +187,7 @@ class Actor(Generic[M]):
         if timer is None:
             return False
         timer.live = False
-        self.system.clock.discard()
+        self.system._clock.discard()
         return True
 
     def pipe(
@@ -203,78 +198,61 @@ class Actor(Generic[M]):
         Without `err` an error crashes the actor, between two messages. `ok` and `err` run in the actor, when the
         message is handled. Cancelled when this incarnation ends. How many run at once is the caller's to bound.
         """
-        scope = trio.CancelScope()
+        scope, ref = trio.CancelScope(), self.ref
+
+        async def run() -> None:
+            try:
+                with scope:
+                    try:
+                        self._later(partial(ok, await work()))
+                    except Exception as error:
+                        self._later(partial(err or _raise, error))
+            finally:
+                if self._pipes is not None:
+                    self._pipes.discard(scope)
+                ref._system._look_settled()
+
         if self._pipes is None:
             self._pipes = set()
         self._pipes.add(scope)
-        self.ref._spec.nursery.start_soon(self._run_pipe, scope, work, ok, err, name=f"{self.ref.name} pipe")
-
-    async def _run_pipe(
-        self,
-        scope: trio.CancelScope,
-        work: Callable[[], Awaitable[T]],
-        ok: Callable[[T], M],
-        err: Callable[[Exception], M] | None,
-    ) -> None:
-        try:
-            with scope:
-                try:
-                    result = await work()
-                except Exception as error:
-                    if err is None:
-                        self.ref._inbox.add_control(Fault(self._untyped(), error))
-                    else:
-                        self._later(partial(err, error))
-                else:
-                    self._later(partial(ok, result))
-        finally:
-            if self._pipes is not None:
-                self._pipes.discard(scope)
-            self.system.look_settled()
+        ref._keeper._nursery.start_soon(run, name=f"{ref.name} pipe")
 
     def _set_timer(self, delay: float, message: M, key: Hashable, period: float | None) -> None:
         self.cancel(key)
         if self._timers is None:
             self._timers = {}
         moment = trio.current_time() + delay
-        timer = self._timers[key] = Timer(self._untyped(), key, message, moment, period)
-        self.system.clock.add(timer, moment)
+        timer = self._timers[key] = _Timer(self._untyped(), key, message, moment, period)
+        self.system._clock.add(timer, moment)
 
     def _untyped(self) -> Actor[NoReturn]:
         return self  # type: ignore[return-value] # bookkeeping holds actors of every message type
 
     def _later(self, make: Callable[[], object]) -> None:
-        ref = self.ref
-        if ref._actor is self and ref._state is not State.STOPPED:
-            ref._inbox.add_control(Later(self._untyped(), make))
+        """Have `make` called for a message when the control lane gets there, if this incarnation still lives then."""
+        if self.ref._actor is self:
+            self.ref._inbox.signal(_Later(self._untyped(), make))
 
     def _call_of(self, request: Request[R]) -> Call | None:
         current = self._current
-        if current.__class__ is Call and current.message is request:
+        if isinstance(current, Call) and current.message is request:
             return current
-        if current is request:
-            return None
-        told = False
-        for item in self._batch or ():
-            if item is request:
-                told = True
-            elif isinstance(item, Call) and item.message is request and not (item.done or item.deferred):
-                return item
-        if not told and not any(isinstance(item, Call) and item.message is request for item in self._batch or ()):
+        mine = [item for item in self._batch or (current,) if message_of(item) is request]
+        if not mine:
             raise RuntimeError(f"{type(request).__name__} is not being handled: defer what is answered later")
-        return None
+        calls = [item for item in mine if isinstance(item, Call)]
+        return next((call for call in calls if not (call.done or call.deferred)), calls[-1] if calls else None)
 
     def _release(self, error: Callable[[], Exception]) -> None:
         """End what belongs to this incarnation."""
-        for timer in (self._timers or {}).values():
-            timer.live = False
-            self.system.clock.discard()
-        self._timers = None
+        for key in list(self._timers or ()):
+            self.cancel(key)
         for scope in self._pipes or ():
             scope.cancel()
         for call in self._open or ():
             call.fail(error())
-        self._open = None
-        watched, self._watched = self._watched, None
-        for token, ref in (watched or {}).items():
-            ref._system.unwatch(ref, token)
+        self._open = self._watched = None
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error

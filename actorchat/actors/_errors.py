@@ -5,27 +5,13 @@ ActorError
 ├── ActorStopped      the address has stopped, or the incarnation that had your request was killed
 ├── AskTimeout        no answer in time
 ├── AskCycle          waiting here would never end
-├── MailboxFull         the other actor's inbox refused the request
+├── MailboxFull       the other actor's inbox refused the request
 ├── NoReply           the handler returned and neither replied nor deferred
 ├── TooManyRestarts   a supervisor gave an actor up
 └── SystemClosing     the actor system takes no new actors
 """
 
-from __future__ import annotations
-
 # ruff: noqa: N818 - these are read as sentences: "except AskTimeout"
-
-__all__ = [
-    "ActorCrashed",
-    "ActorError",
-    "ActorStopped",
-    "AskCycle",
-    "AskTimeout",
-    "MailboxFull",
-    "NoReply",
-    "SystemClosing",
-    "TooManyRestarts",
-]
 
 
 class ActorError(Exception):
@@ -66,11 +52,14 @@ class AskCycle(ActorError):
 
 
 class MailboxFull(ActorError):
-    """The inbox was at its bound, or its overflow policy dropped the request."""
+    """The inbox was at its bound, or its overflow policy dropped the request.
 
-    def __init__(self, name: str) -> None:
+    `retry_after`: seconds after which it is worth another try, if the policy is a `Stop` that says so.
+    """
+
+    def __init__(self, name: str, retry_after: float | None = None) -> None:
         super().__init__(f"the inbox of {name} is full")
-        self.name = name
+        self.name, self.retry_after = name, retry_after
 
 
 class NoReply(ActorError):

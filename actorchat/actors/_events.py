@@ -17,20 +17,6 @@ import trio
 if TYPE_CHECKING:
     from actorchat.actors._ref import Ref
 
-__all__ = [
-    "ActorInfo",
-    "Cause",
-    "DeadLetter",
-    "DeadLetters",
-    "Down",
-    "End",
-    "Event",
-    "Events",
-    "Instrument",
-    "Loss",
-    "What",
-]
-
 _log = logging.getLogger("actorchat.actors")
 
 
@@ -40,7 +26,9 @@ class Cause(enum.Enum):
     STOPPED = "stopped"
     """`Ref.stop`, or the system drained."""
     KILLED = "killed"
-    """`Ref.kill`, or `Overflow.STOP`, or the drain deadline."""
+    """`Ref.kill`, or the drain deadline."""
+    OVERFLOWED = "overflowed"
+    """Its inbox was full, and its policy is to stop then."""
     CANCELLED = "cancelled"
     """The nursery around the system was cancelled."""
     CRASHED = "crashed"
@@ -53,10 +41,14 @@ class Cause(enum.Enum):
 
 @attrs.frozen
 class End:
-    """How an incarnation ended; `error` is what it raised, if it crashed. `Actor.on_stop` gets it."""
+    """How an incarnation ended. `Actor.on_stop` gets it.
+
+    `error` is what it raised, if it crashed; `retry_after` the hint of its `Stop`, in seconds, if it overflowed.
+    """
 
     cause: Cause
     error: BaseException | None = None
+    retry_after: float | None = None
 
 
 @attrs.frozen(eq=False)
@@ -66,6 +58,7 @@ class Down:
     ref: Ref[NoReturn]
     cause: Cause
     error: BaseException | None = None
+    retry_after: float | None = None
 
 
 class Loss(enum.Enum):
@@ -76,7 +69,7 @@ class Loss(enum.Enum):
     DROPPED_OLD = "dropped_old"
     COALESCED = "coalesced"
     OVERFLOWED = "overflowed"
-    """It found the inbox of a `STOP` actor full."""
+    """It found the inbox of an actor full whose policy is to stop then."""
     STOPPED = "stopped"
     """The address had stopped, or stopped, or was given up, before the message began."""
     CRASHED = "crashed"
@@ -91,23 +84,21 @@ class DeadLetter:
     message: object
     reason: Loss
     error: BaseException | None = None
-    detail: str = attrs.field(
-        default=attrs.Factory(lambda self: "" if self.error is None else repr(self.error), takes_self=True)
-    )
+    detail: str = attrs.Factory(lambda self: "" if self.error is None else repr(self.error), takes_self=True)
 
 
 class DeadLetters:
-    """Every lost message: counted by reason, each shown to the observer, the last ones kept.
+    """Every lost message: counted by reason, each shown to the observer, the last 256 kept.
 
     They are kept without `error`, only with its `detail`: a traceback would keep actors alive.
     """
 
-    def __init__(self, observer: Callable[[DeadLetter], object] | None, keep: int = 256) -> None:
+    def __init__(self, observer: Callable[[DeadLetter], object] | None) -> None:
         self.counts: Counter[Loss] = Counter()
-        self.last: deque[DeadLetter] = deque(maxlen=keep)
+        self.last: deque[DeadLetter] = deque(maxlen=256)
         self._observer = observer
 
-    def add(self, letter: DeadLetter) -> None:
+    def _add(self, letter: DeadLetter) -> None:
         self.counts[letter.reason] += 1
         self.last.append(attrs.evolve(letter, error=None, detail=letter.detail))
         if self._observer is not None:
@@ -144,7 +135,7 @@ class Events:
         self.missed = 0
         """Events that came while `bound` of them waited: the newest are dropped."""
 
-    def put(self, event: Event) -> None:
+    def _put(self, event: Event) -> None:
         try:
             self._send.send_nowait(event)
         except trio.WouldBlock:

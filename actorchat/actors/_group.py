@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Generic, TypeVar
-from weakref import WeakSet
 
-from actorchat.actors._ref import Ref
+from trio.lowlevel import reschedule
 
-__all__ = ["Group"]
+from actorchat.actors._ref import Ref, Watch
 
 M_contra = TypeVar("M_contra", contravariant=True)
 
@@ -20,7 +19,7 @@ class Group(Generic[M_contra]):
     """
 
     def __init__(self) -> None:
-        self._members: dict[Ref[M_contra], None] = {}
+        self._members: dict[Ref[M_contra], Watch] = {}
 
     def __len__(self) -> int:
         return len(self._members)
@@ -34,22 +33,28 @@ class Group(Generic[M_contra]):
 
     def add(self, ref: Ref[M_contra]) -> bool:
         """Join `ref`. False: it has stopped already."""
-        if ref.stopped:
-            return False
-        self._members[ref] = None
-        if ref._groups is None:
-            ref._groups = WeakSet()
-        ref._groups.add(self)
-        return True
+        if not ref.stopped and ref not in self._members:
+            watch = self._members[ref] = Watch(lambda _watch, _end: self.discard(ref))
+            ref._watch(watch)
+        return not ref.stopped
 
     def discard(self, ref: Ref[M_contra]) -> None:
         self._members.pop(ref, None)
-        if ref._groups is not None:
-            ref._groups.discard(self)
 
     def publish(self, message: M_contra) -> int:
         """`tell` everyone who is a member now the same object; how many took it. Never waits.
 
         What a member's full inbox does is that member's overflow policy.
         """
-        return sum([ref.tell(message) for ref in list(self._members)])
+        taken = 0
+        for ref in list(self._members):
+            inbox = ref._inbox
+            if inbox.sleeper is not None and inbox.accepted < inbox.begun + inbox.base:
+                inbox.accepted += 1
+                inbox.handed = message
+                sleeper, inbox.sleeper = inbox.sleeper, None
+                reschedule(sleeper)
+                taken += 1
+            else:
+                taken += ref.tell(message)
+        return taken

@@ -7,23 +7,15 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterator
 from math import inf
-from typing import TYPE_CHECKING, Final, Generic, NoReturn, TypeVar
+from typing import Generic, TypeVar
 
 import attrs
-import outcome
 import trio
-from trio.lowlevel import reschedule
+from trio.lowlevel import reschedule, wait_task_rescheduled
 
 from actorchat.actors._message import Call
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from actorchat.actors._ref import Ref
-
-__all__ = ["Coalesce", "Inbox", "Overflow", "Slot"]
 
 M_contra = TypeVar("M_contra", contravariant=True)
 
@@ -31,7 +23,7 @@ M_contra = TypeVar("M_contra", contravariant=True)
 class Overflow(enum.Enum):
     """What a full inbox does with one message more. Whatever is lost becomes a dead letter.
 
-    `Ref.send` waits for room whatever the policy. `Coalesce` is the fifth.
+    `Ref.send` waits for room whatever the policy. `Coalesce` is the fifth, `Stop` is `STOP` with a hint.
     """
 
     REJECT = "reject"
@@ -41,7 +33,7 @@ class Overflow(enum.Enum):
     DROP_OLD = "drop_old"
     """Drop the message that waits longest (its asker gets `MailboxFull`) and take the new one."""
     STOP = "stop"
-    """Kill the actor, even inside its handler: a slow consumer goes, rather than slow everyone down."""
+    """Cancel the actor, even inside its handler: a slow consumer goes, rather than slow everyone down."""
 
 
 @attrs.frozen
@@ -54,34 +46,29 @@ class Coalesce(Generic[M_contra]):
     key: Callable[[M_contra], Hashable | None]
 
 
+@attrs.frozen
+class Stop:
+    """As `Overflow.STOP`, with a hint: in how many seconds it is worth coming back.
+
+    `Actor.on_stop` and watchers get it with the end of the actor, an asker with its `MailboxFull`.
+    """
+
+    retry_after: float
+
+
+@attrs.define(eq=False)
 class Slot:
     """Stands in the channel for the newest message of its key."""
 
-    __slots__ = ("key",)
-
-    def __init__(self, key: Hashable) -> None:
-        self.key = key
+    key: Hashable
+    message: object
 
 
-class Waiter:
-    """A task in `Ref.send` without room; its message is here, so whoever drains can take it in."""
-
-    __slots__ = ("asker", "message", "task")
-
-    def __init__(self, message: object, asker: Ref[NoReturn] | None) -> None:
-        self.task = trio.lowlevel.current_task()
-        self.message, self.asker = message, asker
-
-    def wake(self, result: outcome.Outcome[None]) -> None:
-        if self.asker is not None:
-            self.asker._waits_for = None
-        trio.lowlevel.reschedule(self.task, result)
+NOTHING = object()
+"""No message."""
 
 
-NOTHING: Final[list[object]] = []
-"""Stands for every empty control lane, which most are. Never filled."""
-
-
+@attrs.define(eq=False)
 class Inbox:
     """The two lanes of one address. Belongs to the address: no restart and no passivation empties it.
 
@@ -89,43 +76,29 @@ class Inbox:
     `base` is the bound and what was dropped, or minus infinity while a message can't simply be put in.
     """
 
-    __slots__ = (
-        "accepted",
-        "attention",
-        "base",
-        "begun",
-        "bound",
-        "channel",
-        "control",
-        "dropped",
-        "handled",
-        "newest",
-        "put",
-        "sleeper",
-        "take",
-        "taken",
-        "urgent",
-        "waiters",
-    )
+    bound: int
+    base: float = -inf
+    accepted: int = 0
+    begun: int = 0
+    dropped: int = 0
+    signals: int = 0
+    """Control messages handled."""
+    put: Callable[[object], None] = attrs.field(init=False)
+    take: Callable[[], object] = attrs.field(init=False)
+    handed: object = NOTHING
+    """As a channel would: what a parked receiver is given does not pass through the buffer. Older than the buffer."""
+    control: deque[object] | None = None
+    attention: bool = False
+    """Something besides user messages is to be seen to before the next of them."""
+    sleeper: trio.lowlevel.Task | None = None
+    waiters: dict[Call, None] | None = None
+    newest: dict[Hashable, Slot] | None = None
 
-    def __init__(self, bound: int) -> None:
-        if bound < 1:
+    def __attrs_post_init__(self) -> None:
+        if self.bound < 1:
             raise ValueError("an inbox holds at least one message")
-        self.channel, receiver = trio.open_memory_channel[object](inf)
-        self.put, self.take = self.channel.send_nowait, receiver.receive_nowait
-        self.bound = bound
-        self.base: float = -inf
-        self.accepted = self.begun = self.dropped = 0
-        self.handled = 0
-        """Control messages handled."""
-        # Newest first, so that the next one is popped from the end.
-        self.taken: list[object] = []
-        self.urgent = self.control = NOTHING
-        self.attention = False
-        """Something besides user messages is to be seen to before the next of them."""
-        self.sleeper: trio.lowlevel.Task | None = None
-        self.waiters: deque[Waiter] | None = None
-        self.newest: dict[Hashable, object] | None = None
+        sender, receiver = trio.open_memory_channel[object](inf)
+        self.put, self.take = sender.send_nowait, receiver.receive_nowait
 
     @property
     def queued(self) -> int:
@@ -134,15 +107,11 @@ class Inbox:
 
     @property
     def empty(self) -> bool:
-        return not (self.accepted - self.begun - self.dropped or self.control or self.urgent)
+        return not (self.queued or self.control)
 
     @property
     def full(self) -> bool:
-        return self.accepted - self.begun - self.dropped >= self.bound
-
-    def open(self) -> None:
-        """From now on `Ref.tell` may put messages in by itself, up to the bound."""
-        self.base = self.bound + self.dropped
+        return self.queued >= self.bound
 
     def close(self) -> None:
         """From now on every message takes the way that asks first."""
@@ -153,36 +122,33 @@ class Inbox:
         if self.sleeper is None:
             self.put(item)
         else:
-            # As the channel itself would: what a parked receiver is given does not pass through the buffer.
-            self.taken.append(item)
+            self.handed = item
             self.wake()
 
-    def add_newest(self, key: Hashable, message: object) -> tuple[object] | None:
-        """Put `message` in under its key; the waiting one that it replaces, in a tuple, else None."""
+    def add_newest(self, key: Hashable, message: object) -> object:
+        """Put `message` in under its key; the waiting one that it replaces, or NOTHING."""
         if self.newest is None:
             self.newest = {}
-        if key in self.newest:
-            replaced = (self.newest[key],)
-            self.newest[key] = message
-            # The replaced one is the one lost; the newest has its place.
-            self.accepted += 1
-            self.drop_one()
-            return replaced
-        self.newest[key] = message
-        self.add(Slot(key))
-        return None
+        slot = self.newest.get(key)
+        if slot is None:
+            slot = self.newest[key] = Slot(key, message)
+            self.add(slot)
+            return NOTHING
+        # The replaced one is the one lost; the newest has its place.
+        replaced, slot.message = slot.message, message
+        self.accepted += 1
+        self.drop_one()
+        return replaced
 
-    def add_control(self, item: object) -> None:
-        if self.control is NOTHING:
-            self.control = [item]
-        else:
-            self.control.append(item)
+    def signal(self, item: object) -> None:
+        if self.control is None:
+            self.control = deque()
+        self.control.append(item)
         self.call_attention()
 
     def call_attention(self) -> None:
         self.attention = True
-        if self.sleeper is not None:
-            self.wake()
+        self.wake()
 
     def wake(self) -> None:
         task, self.sleeper = self.sleeper, None
@@ -194,18 +160,18 @@ class Inbox:
         self.sleeper = None
         return trio.lowlevel.Abort.SUCCEEDED
 
-    def take_up(self, most: int) -> list[object]:
-        """Move up to `most` waiting messages out of the channel into `taken`; those count as waiting still."""
-        take, taken = self.take, self.taken
-        buffered = self.accepted - self.begun - self.dropped - len(taken)
-        most = min(buffered, most - len(taken))
-        if most > 0:
-            taken[:0] = reversed([take() for _ in range(most)])
-        return taken
+    def take_next(self) -> object:
+        """The oldest item, which the caller counts as begun or dropped."""
+        item, self.handed = self.handed, NOTHING
+        return self.take() if item is NOTHING else item
 
-    def unwrap(self, slot: Slot) -> object:
-        assert self.newest is not None  # noqa: S101 - a slot is made together with its entry
-        return self.newest.pop(slot.key)
+    def unwrap(self, item: object) -> object:
+        """The item itself, or the newest message of its key."""
+        if not isinstance(item, Slot):
+            return item
+        if self.newest is not None:
+            del self.newest[item.key]
+        return item.message
 
     def drop_one(self) -> None:
         """One accepted message will never begin."""
@@ -218,60 +184,48 @@ class Inbox:
         self.drop_one()
 
     def drop_oldest(self) -> object:
-        item = self.taken.pop() if self.taken else self.take()
         self.drop_one()
-        return self.unwrap(item) if isinstance(item, Slot) else item
+        self.attention = True  # whoever handles messages meanwhile counts them anew
+        return self.unwrap(self.take_next())
 
     def admit(self) -> None:
         """Take in the messages of waiting senders, in their order, as far as there is room."""
-        waiters = self.waiters
-        while waiters and not self.full:
-            waiter = waiters.popleft()
-            self.add(waiter.message)
-            waiter.wake(outcome.Value(None))
-        if waiters:
+        while self.waiters and not self.full:
+            call = next(iter(self.waiters))
+            del self.waiters[call]
+            self.add(call.message)
+            call.reply(None)
+        if self.waiters:
             # Look again after the next message: that is when there is room.
             self.attention = True
         else:
             self.waiters = None
 
-    async def wait_for_room(self, message: object, asker: Ref[NoReturn] | None) -> None:
-        waiter = Waiter(message, asker)
+    async def wait_for_room(self, call: Call) -> None:
+        """Cancelled, its message is not in."""
         if self.waiters is None:
-            self.waiters = deque()
-        waiters = self.waiters
-        waiters.append(waiter)
+            self.waiters = {}
+        self.waiters[call] = None
         self.attention = True
 
         def leave(_: object) -> trio.lowlevel.Abort:
-            waiters.remove(waiter)
-            if asker is not None:
-                asker._waits_for = None
-            return trio.lowlevel.Abort.SUCCEEDED
+            if self.waiters is not None:
+                del self.waiters[call]
+            return call.abort(_)
 
-        await trio.lowlevel.wait_task_rescheduled(leave)
-
-    def empty_out(self) -> Iterator[object]:
-        """Drop and give all that waits, oldest first. Coalesced messages come as themselves."""
-        while self.accepted - self.begun - self.dropped:
-            yield self.drop_oldest()
-
-    def empty_control(self) -> Iterator[object]:
-        while self.urgent:
-            yield self.urgent.pop()
-        control, self.control = self.control, NOTHING
-        yield from control
+        await wait_task_rescheduled(leave)
 
     def refuse_waiters(self, error: Callable[[], Exception]) -> None:
         waiters, self.waiters = self.waiters, None
-        for waiter in waiters or ():
-            waiter.wake(outcome.Error(error()))
+        for call in waiters or ():
+            call.fail(error())
 
-    def check(self) -> bool:
-        """The count agrees with what is really there."""
-        return self.queued == self.channel.statistics().current_buffer_used + len(self.taken)
+    def empty_out(self) -> Iterator[object]:
+        """Drop and give all that waits, oldest first. Coalesced messages come as themselves."""
+        while self.queued:
+            yield self.drop_oldest()
 
 
-def request_of(item: object) -> object:
+def message_of(item: object) -> object:
     """The message itself, whether asked or told."""
     return item.message if isinstance(item, Call) else item

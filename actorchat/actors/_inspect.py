@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, NoReturn
 import trio
 
 from actorchat.actors._events import ActorInfo, What
-from actorchat.actors._inbox import request_of
-from actorchat.actors._ref import Ref, State
+from actorchat.actors._inbox import message_of
+from actorchat.actors._ref import AT_REST, Ref
 
 if TYPE_CHECKING:
     from actorchat.actors._system import ActorSystem
-
-__all__ = ["inspect", "watch_stuck"]
 
 _log = logging.getLogger("actorchat.actors")
 
@@ -24,7 +22,7 @@ _log = logging.getLogger("actorchat.actors")
 def inspect(system: ActorSystem) -> Iterator[ActorInfo]:
     for ref in system.live():
         # Time may have passed since the one before.
-        if ref._state not in (State.DORMANT, State.STOPPED):
+        if ref._state not in AT_REST:
             yield _describe(ref, trio.current_time())
 
 
@@ -40,7 +38,7 @@ async def watch_stuck(system: ActorSystem, after: float) -> None:
                 told[ref] = ref._busy_mark
                 where = _await_stack(system, ref)
                 _log.warning("%s is stuck in one message\n%s", ref.name, where)
-                system.emit(What.STUCK, ref, None, where)
+                system._emit(What.STUCK, ref, None, where)
         told = {ref: told[ref] for ref in live if ref in told}
 
 
@@ -49,7 +47,7 @@ def _busy_for(ref: Ref[NoReturn], now: float) -> float:
     if actor is None or (actor._current is None and not actor._batch):
         ref._busy_mark = -1
         return 0.0
-    mark = inbox.begun + inbox.handled
+    mark = inbox.begun + inbox.signals
     if mark != ref._busy_mark:
         ref._busy_mark, ref._busy_since = mark, now
     return now - ref._busy_since
@@ -57,18 +55,18 @@ def _busy_for(ref: Ref[NoReturn], now: float) -> float:
 
 def _describe(ref: Ref[NoReturn], now: float) -> ActorInfo:
     inbox, actor = ref._inbox, ref._actor
-    current = None if actor is None else request_of(actor._batch[0] if actor._batch else actor._current)
+    current = None if actor is None else message_of(actor._batch[0] if actor._batch else actor._current)
     return ActorInfo(
         name=ref.name,
         actor=ref._kind.__name__ if ref._kind is not None else "",
-        parent=ref._spec.keeper.parent,
+        parent=ref._keeper._parent,
         state=ref._state.value,
         age=now - ref._since,
         restarts=ref._restarts,
         queued=inbox.queued,
         bound=inbox.bound,
         begun=inbox.begun,
-        signals=inbox.handled,
+        signals=inbox.signals,
         dropped=inbox.dropped,
         drops={} if ref._drops is None else dict(ref._drops),
         message=None if current is None else type(current).__name__,
@@ -79,7 +77,7 @@ def _describe(ref: Ref[NoReturn], now: float) -> ActorInfo:
 
 def _await_stack(system: ActorSystem, ref: Ref[NoReturn]) -> str:
     """Where the actor's task waits, outermost first."""
-    step: object = next((task.coro for task, owner in system.tasks.items() if owner is ref), None)
+    step: object = next((task.coro for task, owner in system._tasks.items() if owner is ref), None)
     lines = []
     while isinstance(step, CoroutineType) and step.cr_frame is not None:
         lines.append(f"{step.cr_code.co_filename}:{step.cr_frame.f_lineno} in {step.cr_code.co_qualname}")

@@ -1,22 +1,19 @@
-"""Owns requests and their replies: what ties an asker to the one answer it gets. Knows no inbox and no system."""
+"""Owns requests and their replies: what ties one who waits to the one answer it gets. Knows no inbox and no system."""
 
 from __future__ import annotations
 
 from math import inf
 from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, Self, TypeVar
 
+import attrs
 import trio
-from outcome import Error, Value
+from outcome import Error, Outcome, Value
 from trio.lowlevel import current_task, reschedule
 
-from actorchat.actors._errors import NoReply
+from actorchat.actors._errors import AskTimeout, NoReply
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
-
     from actorchat.actors._ref import Ref
-
-__all__ = ["Askable", "Call", "Pending", "Request"]
 
 R = TypeVar("R")
 M_co = TypeVar("M_co", covariant=True)
@@ -38,35 +35,44 @@ class Request(Generic[R]):
         raise TypeError("only type checkers ask a request what it asks")
 
 
+@attrs.define(eq=False)
 class Call:
-    """One ask on its way: in the inbox in place of its request, then with the handler, till it is answered."""
+    """One task that waits for one answer.
 
-    __slots__ = ("asker", "begun", "bucket", "deadline", "deferred", "done", "message", "target", "task")
+    An ask: in the inbox in place of its request, then with the handler, till it is answered. A `send` that waits for
+    room: with the inbox, till it is let in. A start: with the address.
+    """
 
-    def __init__(self, message: object, target: Ref[NoReturn]) -> None:
-        self.message, self.target = message, target
-        self.asker: Ref[NoReturn] | None = None
-        self.deadline = inf
-        self.task = current_task()
-        self.bucket: MutableMapping[Call, None] | None = None
-        self.begun = self.deferred = self.done = False
+    message: object
+    target: Ref[NoReturn]
+    asker: Ref[NoReturn] | None = None
+    deadline: float = inf
+    begun: bool = False
+    deferred: bool = False
+    done: bool = False
+    task: trio.lowlevel.Task = attrs.Factory(current_task)
+
+    @property
+    def live(self) -> bool:
+        return not self.done
+
+    def fire(self, now: float) -> None:
+        """The deadline has come."""
+        self.fail(AskTimeout(self.target.name, type(self.message), self.target.queued, begun=self.begun))
 
     def reply(self, value: object) -> None:
         if self.done:
             self.target._system.late_replies += 1
-            return
-        self._end_wait()
-        reschedule(self.task, Value(value))
+        else:
+            self._end(Value(value))
 
     def fail(self, error: BaseException) -> None:
-        if self.done:
-            return
-        self._end_wait()
-        reschedule(self.task, Error(error))
+        if not self.done:
+            self._end(Error(error))
 
     def abort(self, _: object) -> trio.lowlevel.Abort:
         """The asker is cancelled: it waits no longer, and a request that has not begun never does."""
-        self._end_wait()
+        self._end(None)
         return trio.lowlevel.Abort.SUCCEEDED
 
     def defer(self) -> None:
@@ -80,14 +86,15 @@ class Call:
         if not (self.done or self.deferred):
             self.fail(NoReply(self.target.name, type(self.message)))
 
-    def _end_wait(self) -> None:
+    def _end(self, result: Outcome[object] | None) -> None:
         self.done = True
         # The edge goes in the same step as the wait, so a ring of edges is a ring of waits.
         if self.asker is not None:
             self.asker._waits_for = None
-        if self.bucket is not None:
-            self.bucket.pop(self, None)
-            self.bucket = None
+        if self.deadline < inf:
+            self.target._system._clock.discard()
+        if result is not None:
+            reschedule(self.task, result)
 
 
 class Pending(Generic[R]):

@@ -6,30 +6,26 @@ Knows no handler: `_life` runs what lives here.
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
+from weakref import WeakKeyDictionary
 
 import attrs
 import trio
-from trio.lowlevel import reschedule, wait_task_rescheduled
+from trio.lowlevel import checkpoint, current_task, reschedule, wait_task_rescheduled
 
-from actorchat.actors._errors import ActorStopped, AskCycle, MailboxFull
-from actorchat.actors._events import Loss
-from actorchat.actors._inbox import Coalesce, Inbox, Overflow, request_of
+from actorchat.actors._clock import Alarm
+from actorchat.actors._errors import ActorCrashed, ActorStopped, AskCycle, MailboxFull
+from actorchat.actors._events import Cause, End, Loss, What
+from actorchat.actors._inbox import NOTHING, Coalesce, Inbox, Overflow, Stop, message_of
 from actorchat.actors._message import Askable, Call
 
 if TYPE_CHECKING:
-    from collections import Counter
-    from weakref import WeakSet
-
     from actorchat.actors._actor import Actor
-    from actorchat.actors._events import End
-    from actorchat.actors._group import Group
     from actorchat.actors._supervise import Budget, Keeper
     from actorchat.actors._system import ActorSystem
-
-__all__ = ["Order", "Ref", "Spec", "State"]
 
 R = TypeVar("R")
 M_contra = TypeVar("M_contra", contravariant=True)
@@ -40,6 +36,7 @@ class State(enum.Enum):
     STARTING = "starting"
     RUNNING = "running"
     BACKOFF = "backoff"
+    """Between two incarnations, or before the first: no task."""
     LEAVING = "leaving"
     """In `on_stop`, and may come back."""
     ENDING = "ending"
@@ -47,26 +44,50 @@ class State(enum.Enum):
     STOPPED = "stopped"
 
 
-class Order(enum.Enum):
+AT_REST = frozenset({State.STOPPED, State.DORMANT})
+
+
+class Order(enum.IntEnum):
     """What the incarnation is asked to do between two messages. A later one in this list overrides."""
 
-    PASSIVATE = 0
-    RESTART = 1
-    DRAIN = 2
-    STOP = 3
-    KILL = 4
+    NONE = 0
+    PASSIVATE = 1
+    RESTART = 2
+    DRAIN = 3
+    STOP = 4
+    KILL = 5
+    OVERFLOW = 6
+
+
+_CAUSES = {
+    Order.PASSIVATE: Cause.PASSIVATED,
+    Order.RESTART: Cause.RESTARTED,
+    Order.DRAIN: Cause.STOPPED,
+    Order.STOP: Cause.STOPPED,
+    Order.KILL: Cause.KILLED,
+    Order.OVERFLOW: Cause.OVERFLOWED,
+}
 
 
 @attrs.define(eq=False)
-class Spec:
-    """What the addresses of one spawn, or of one family, have in common."""
+class Watch:
+    """Whoever holds it has `fire(watch, end)` called when the address ends, in the step in which it comes to rest."""
 
-    nursery: trio.Nursery
-    bound: int
-    overflow: Overflow | Coalesce[NoReturn]
-    keeper: Keeper
+    fire: Callable[[Watch, End], None]
 
 
+class OfIncarnation:
+    """A control message that only one incarnation takes: `actor`. It makes the message when it is handled."""
+
+    __slots__ = ("actor",)
+    actor: Actor[NoReturn]
+
+    def make(self) -> object:
+        """The message, or NOTHING. What it raises crashes the actor, between two messages."""
+        raise NotImplementedError
+
+
+@attrs.define(eq=False, init=False, repr=False)
 class Ref(Generic[M_contra]):
     """The address of an actor that takes messages of type `M`. Hold it as long as you like; it is small.
 
@@ -74,55 +95,36 @@ class Ref(Generic[M_contra]):
     which they were sent; signals overtake them. A message is handled at most once.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_actor",
-        "_anchor",
-        "_budget",
-        "_busy_mark",
-        "_busy_since",
-        "_cut",
-        "_drops",
-        "_ended",
-        "_groups",
-        "_inbox",
-        "_kind",
-        "_name",
-        "_order",
-        "_pause",
-        "_ready",
-        "_restarts",
-        "_scope",
-        "_since",
-        "_spec",
-        "_state",
-        "_system",
-        "_waits_for",
-        "_watchers",
-    )
+    _system: ActorSystem
+    _keeper: Keeper
+    _name: str
+    _state: State
+    _key: object
+    _inbox: Inbox
+    _order: Order = Order.NONE
+    _anchor: object = None
+    _actor: Actor[NoReturn] | None = None
+    _kind: type[Actor[NoReturn]] | None = None
+    _scope: trio.CancelScope | None = None
+    """Around an incarnation, less its `on_stop`."""
+    _shield: trio.CancelScope | None = None
+    """Around its `on_stop`."""
+    _alarm: Alarm | None = None
+    """Ends the backoff."""
+    _budget: Budget | None = None
+    _starter: Call | None = None
+    _waits_for: Ref[NoReturn] | None = None
+    _watches: WeakKeyDictionary[Watch, None] | None = None
+    _moved: trio.Event | None = None
+    _drops: Counter[Loss] | None = None
+    _since: float = 0.0
+    _restarts: int = 0
+    _busy_mark: int = -1
+    _busy_since: float = 0.0
 
-    def __init__(self, system: ActorSystem, spec: Spec, name: str, state: State) -> None:
-        self._system, self._spec, self._name, self._state = system, spec, name, state
-        self._inbox = Inbox(spec.bound)
-        self._actor: Actor[NoReturn] | None = None
-        self._anchor: object = None
-        self._kind: type[Actor[NoReturn]] | None = None
-        self._order: Order | None = None
-        self._scope: trio.CancelScope | None = None
-        # Around the backoff; around `on_stop`, or an incarnation that can be cut short for its siblings.
-        self._pause: trio.CancelScope | None = None
-        self._cut: trio.CancelScope | None = None
-        self._waits_for: Ref[NoReturn] | None = None
-        self._budget: Budget | None = None
-        self._ready: Callable[[BaseException | None], bool] | None = None
-        self._ended: trio.Event | None = None
-        self._watchers: dict[object, Callable[[End], None]] | None = None
-        self._groups: WeakSet[Group[NoReturn]] | None = None
-        self._since = 0.0
-        self._restarts = 0
-        self._drops: Counter[Loss] | None = None
-        self._busy_mark = -1
-        self._busy_since = 0.0
+    def __init__(self, system: ActorSystem, keeper: Keeper, name: str, state: State, key: object = None) -> None:
+        # Made by `ActorSystem.spawn` and by families.
+        self.__attrs_init__(system, keeper, name, state, key, Inbox(keeper._bound))
 
     def __repr__(self) -> str:
         return f"<Ref {self._name} {self._state.value}>"
@@ -149,18 +151,19 @@ class Ref(Generic[M_contra]):
         inbox = self._inbox
         accepted = inbox.accepted
         if accepted < inbox.begun + inbox.base:
+            # `Inbox.add`, without the call.
             inbox.accepted = accepted + 1
             sleeper = inbox.sleeper
             if sleeper is None:
                 inbox.put(message)
             else:
-                inbox.taken.append(message)
+                inbox.handed = message
                 inbox.sleeper = None
                 reschedule(sleeper)
             return True
         loss = self._offer(message)
         if loss is not None:
-            self._system.lose(self, message, loss)
+            self._system._lose(self, message, loss)
         return loss is None
 
     def signal(self, message: M_contra) -> bool:
@@ -174,11 +177,11 @@ class Ref(Generic[M_contra]):
         given up, becomes a dead letter.
         """
         if self._state is State.DORMANT:
-            self._spec.keeper.activate(self)
+            self._keeper._activate(self)
         if self._state in _NEVER_AGAIN:
-            self._system.lose(self, message, Loss.STOPPED)
+            self._system._lose(self, message, Loss.STOPPED)
             return False
-        self._inbox.add_control(message)
+        self._inbox.signal(message)
         return True
 
     async def send(self, message: M_contra) -> None:
@@ -189,19 +192,18 @@ class Ref(Generic[M_contra]):
         """
         if not self._receptive():
             raise ActorStopped(self._name)
-        inbox = self._inbox
-        if inbox.waiters is None and not inbox.full:
+        if self._inbox.waiters is None and not self._inbox.full:
             await trio.lowlevel.checkpoint_if_cancelled()
             self._put(message)
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
-        asker = self._system.tasks.get(trio.lowlevel.current_task())
+        asker = self._system._tasks.get(current_task())
         if asker is not None:
             self._wait_from(asker)
-        await inbox.wait_for_room(message, asker)
+        await self._inbox.wait_for_room(Call(message, self, asker))
 
     async def ask(self, request: Askable[M_contra, R], *, timeout: float | None = None) -> R:
-        """Send `request` and wait for its reply. `timeout` in seconds, at most 0.05 late.
+        """Send `request` and wait for its reply. `timeout` in seconds.
 
         Asked by an actor while it answers an ask itself, the time left for that one bounds this one too. Cancelled or
         timed out, a request that has not begun never does; one that has is finished, and its reply dropped.
@@ -209,12 +211,11 @@ class Ref(Generic[M_contra]):
         Raises what the handler gave to `fail`; `AskTimeout`; `ActorCrashed` if the handler raised; `ActorStopped`,
         `MailboxFull`, `NoReply`; `AskCycle` at once in an actor for which the wait could never end.
         """
-        system = self._system
         call = Call(request, self)
-        asker = system.tasks.get(call.task)
+        asker = self._system._tasks.get(call.task)
         if asker is not None:
             current = asker._actor._current if asker._actor is not None else None
-            if current.__class__ is Call:
+            if isinstance(current, Call):
                 call.deadline = current.deadline
             self._wait_from(asker)
             call.asker = asker
@@ -222,23 +223,13 @@ class Ref(Generic[M_contra]):
             call.deadline = min(call.deadline, trio.current_time() + timeout)
         inbox = self._inbox
         if inbox.accepted < inbox.begun + inbox.base:
-            inbox.accepted += 1
-            sleeper = inbox.sleeper
-            if sleeper is None:
-                inbox.put(call)
-            else:
-                inbox.taken.append(call)
-                inbox.sleeper = None
-                reschedule(sleeper)
-        else:
-            loss = self._offer(call)
-            if loss is not None:
-                call.abort(None)
-                await trio.lowlevel.checkpoint()
-                stopped = loss is Loss.STOPPED
-                raise ActorStopped(self._name) if stopped else MailboxFull(self._name)
-        if call.deadline != inf:
-            system.clock.expire(call)
+            inbox.add(call)
+        elif (loss := self._offer(call)) is not None:
+            call.abort(None)
+            await checkpoint()
+            raise ActorStopped(self._name) if loss is Loss.STOPPED else self._full()
+        if call.deadline < inf:
+            self._system._clock.add(call, call.deadline)
         reply: R = await wait_task_rescheduled(call.abort)
         return reply
 
@@ -258,34 +249,49 @@ class Ref(Generic[M_contra]):
 
         An actor can't wait for itself: RuntimeError.
         """
-        if self._system.tasks.get(trio.lowlevel.current_task()) is self:
+        if self._system._tasks.get(current_task()) is self:
             raise RuntimeError(f"{self._name} would wait for itself for ever")
-        await trio.lowlevel.checkpoint()
-        while self._state not in _AT_REST:
-            if self._ended is None:
-                self._ended = trio.Event()
-            await self._ended.wait()
+        await checkpoint()
+        await self._wait_until(AT_REST)
 
-    def _give(self, order: Order) -> None:
-        """Have the incarnation obey `order` before its next message; `KILL` cancels what it is doing."""
-        if self._state in _AT_REST:
-            return
-        if self._order is None or order.value > self._order.value:
-            self._order = order
-        if not self._spec.keeper.receptive(order):
-            self._inbox.close()
-            self._inbox.refuse_waiters(lambda: ActorStopped(self._name))
-        if order is Order.KILL and self._scope is not None:
-            self._scope.cancel()
-            self._hurry()
-        if order in (Order.DRAIN, Order.STOP) and self._pause is not None:
-            self._pause.cancel()
-        self._inbox.call_attention()
+    # Taking messages
 
-    def _hurry(self) -> None:
-        """An `on_stop` that runs has `grace` seconds from now, and no more."""
-        if self._state in (State.LEAVING, State.ENDING) and self._cut is not None:
-            self._cut.deadline = min(self._cut.deadline, trio.current_time() + self._system.grace)
+    def _receptive(self) -> bool:
+        """Activate what is dormant; False if no message is taken."""
+        if self._state is State.DORMANT:
+            self._keeper._activate(self)
+        return self._state not in _NEVER_AGAIN and self._keeper._receptive(self._order)
+
+    def _offer(self, item: object) -> Loss | None:
+        """Take `item` in by the long way; None if it is in, else why not."""
+        if not self._receptive():
+            return Loss.STOPPED
+        inbox, overflow = self._inbox, self._keeper._overflow
+        if isinstance(overflow, Coalesce) and not isinstance(item, Call):
+            key = overflow.key(item)
+            if key is not None and (not inbox.full or (inbox.newest is not None and key in inbox.newest)):
+                replaced = inbox.add_newest(key, item)
+                if replaced is not NOTHING:
+                    self._system._lose(self, replaced, Loss.COALESCED)
+                return None
+        if inbox.full:
+            if overflow is Overflow.STOP or isinstance(overflow, Stop):
+                self._give(Order.OVERFLOW)
+                return Loss.OVERFLOWED
+            if overflow is not Overflow.DROP_OLD:
+                return Loss.DROPPED_NEW if overflow is Overflow.DROP_NEW else Loss.REJECTED
+            self._system._lose_queued(self, inbox.drop_oldest(), Loss.DROPPED_OLD, self._full)
+        self._put(item)
+        return None
+
+    def _put(self, item: object) -> None:
+        if self._system._instrument is not None:
+            self._system._instrument.enqueue(self._name, message_of(item))
+        self._inbox.add(item)
+
+    def _full(self) -> MailboxFull:
+        overflow = self._keeper._overflow
+        return MailboxFull(self._name, overflow.retry_after if isinstance(overflow, Stop) else None)
 
     def _wait_from(self, asker: Ref[NoReturn]) -> None:
         """`asker` is about to wait for this address: refuse it if the ring of waits would close."""
@@ -298,48 +304,119 @@ class Ref(Generic[M_contra]):
             node = node._waits_for
         asker._waits_for = self
 
-    def _receptive(self) -> bool:
-        """Activate what is dormant; False if no message is taken."""
-        if self._state is State.DORMANT:
-            self._spec.keeper.activate(self)
-        return self._state not in _NEVER_AGAIN and self._spec.keeper.receptive(self._order)
+    # From incarnation to incarnation
 
-    def _offer(self, item: object) -> Loss | None:
-        """Take `item` in by the long way; None if it is in, else why not."""
-        if not self._receptive():
-            return Loss.STOPPED
-        inbox, overflow = self._inbox, self._spec.overflow
-        if isinstance(overflow, Coalesce) and item.__class__ is not Call:
-            key = overflow.key(item)
-            if key is not None and (not inbox.full or (inbox.newest is not None and key in inbox.newest)):
-                replaced = inbox.add_newest(key, item)
-                if replaced is not None:
-                    self._system.lose(self, replaced[0], Loss.COALESCED)
-                return None
-        if inbox.full:
-            if overflow is Overflow.DROP_OLD:
-                self._system.lose_queued(self, inbox.drop_oldest(), Loss.DROPPED_OLD, None, self._full)
-            elif overflow is Overflow.STOP:
-                self.kill()
-                return Loss.OVERFLOWED
-            else:
-                return Loss.DROPPED_NEW if overflow is Overflow.DROP_NEW else Loss.REJECTED
-        self._put(item)
-        return None
+    def _start(self, delay: float = 0.0) -> None:
+        """Start the next incarnation in `delay` seconds, with the inbox open within its bound; inf: when told again."""
+        if self._alarm is not None:
+            self._alarm.live, self._alarm = False, None
+        slow = self._system._instrument is not None or isinstance(self._keeper._overflow, Coalesce)
+        if not slow and self._keeper._receptive(self._order):
+            self._inbox.base = self._inbox.bound + self._inbox.dropped
+        if delay > 0:
+            self._move(State.BACKOFF)
+            if delay < inf:
+                self._alarm = Alarm(self._start)
+                self._system._clock.add(self._alarm, trio.current_time() + delay)
+        else:
+            self._move(State.STARTING)
+            self._scope = trio.CancelScope()
+            self._keeper._nursery.start_soon(self._keeper.life, self, name=self._name)
 
-    def _full(self) -> MailboxFull:
-        return MailboxFull(self._name)
+    def _give(self, order: Order) -> None:
+        """Have the incarnation obey `order` before its next message; from `KILL` on, cancel what it is doing."""
+        if self._state in AT_REST:
+            return
+        self._order = max(self._order, order)
+        if not self._keeper._receptive(order):
+            self._inbox.close()
+            self._inbox.refuse_waiters(lambda: ActorStopped(self._name))
+        if self._state is State.BACKOFF:
+            if order >= Order.STOP:
+                self._rest(self._ordered())
+            elif order is Order.DRAIN and self._alarm is not None:
+                self._start()
+        elif order >= Order.KILL:
+            self._cut()
+        self._inbox.call_attention()
 
-    def _put(self, item: object) -> None:
-        instrument = self._system.instrument
-        if instrument is not None:
-            instrument.enqueue(self._name, request_of(item))
-        self._inbox.add(item)
+    def _cut(self) -> None:
+        """Cancel the handler; an `on_stop` that runs has `grace` seconds from now, and no more."""
+        if self._scope is not None:
+            self._scope.cancel()
+        if self._shield is not None:
+            self._shield.deadline = min(self._shield.deadline, trio.current_time() + self._system._grace)
 
-    def _open(self) -> None:
-        if self._system.instrument is None and not isinstance(self._spec.overflow, Coalesce):
-            self._inbox.open()
+    def _abandon(self) -> None:
+        """Its nursery is cancelled."""
+        if self._state is State.BACKOFF:
+            self._rest(End(Cause.CANCELLED))
+        else:
+            self._cut()
+
+    def _ordered(self, error: BaseException | None = None) -> End:
+        """The end that an order brings; without one, that of a nursery that is cancelled."""
+        hint = self._full().retry_after if self._order is Order.OVERFLOW else None
+        return End(_CAUSES.get(self._order, Cause.CANCELLED), error, hint)
+
+    def _rest(self, end: End) -> None:
+        """Bring the address to rest, without a gap: what waits is lost, those who wait hear of it."""
+        system, inbox = self._system, self._inbox
+        self._state, self._actor, self._scope = State.ENDING, None, None
+        inbox.close()
+        if self._alarm is not None:
+            self._alarm.live, self._alarm = False, None
+        starter, self._starter = self._starter, None
+        if starter is not None:
+            starter.fail(end.error or ActorStopped(self._name))
+        if end.cause is Cause.PASSIVATED:
+            system._emit(What.PASSIVATED, self)
+        else:
+            system._emit(What.ENDED, self, end.error, end.cause.value)
+            for item in inbox.empty_out():
+                system._lose_queued(self, item, Loss.STOPPED, lambda: error_of(self, end), end.error)
+            control, inbox.control = inbox.control, None
+            for item in control or ():
+                if not isinstance(item, OfIncarnation):
+                    system._lose(self, item, Loss.STOPPED, end.error)
+            inbox.refuse_waiters(lambda: ActorStopped(self._name))
+            watches, self._watches = self._watches, None
+            for watch in list(watches or ()):
+                watch.fire(watch, end)
+        inbox.attention = False
+        self._order = Order.NONE
+        self._keeper._ended(self)
+        self._move(State.DORMANT if self._keeper.virtual else State.STOPPED)
+        system._look_settled()
+
+    def _watch(self, watch: Watch) -> None:
+        if self._state is State.STOPPED:
+            watch.fire(watch, End(Cause.STOPPED))
+            return
+        if self._watches is None:
+            self._watches = WeakKeyDictionary()
+        self._watches[watch] = None
+
+    def _move(self, state: State) -> None:
+        self._state = state
+        moved, self._moved = self._moved, None
+        if moved is not None:
+            moved.set()
+
+    async def _wait_until(self, states: frozenset[State]) -> None:
+        while self._state not in states:
+            if self._moved is None:
+                self._moved = trio.Event()
+            await self._moved.wait()
 
 
-_NEVER_AGAIN = frozenset({State.ENDING, State.STOPPED, State.DORMANT})
-_AT_REST = frozenset({State.STOPPED, State.DORMANT})
+_NEVER_AGAIN = AT_REST | {State.ENDING}
+
+
+def error_of(ref: Ref[NoReturn], end: End) -> Exception:
+    """What those get whose requests an incarnation had, or would have had."""
+    if end.cause is not Cause.CRASHED:
+        return ActorStopped(ref._name)
+    error = ActorCrashed(ref._name)
+    error.__cause__ = end.error
+    return error

@@ -1,26 +1,35 @@
-"""Owns what follows a crash: restart budgets and their delays, and who decides. Knows no inbox and no messages."""
+"""Owns what follows a crash: restart budgets and their delays, who decides, and who is restarted with whom.
+
+Knows no messages; what an actor does between two crashes is none of its business.
+"""
 
 from __future__ import annotations
 
+import enum
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from math import inf
 from random import Random
-from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, ClassVar, NoReturn, TypeVar, cast
 
 import attrs
 import trio
 
 from actorchat.actors._errors import ActorCrashed, TooManyRestarts
-from actorchat.actors._events import Cause, End, What
+from actorchat.actors._events import What
+from actorchat.actors._inbox import Coalesce, Overflow, Stop
+from actorchat.actors._life import live
 from actorchat.actors._ref import Order, Ref, State
 
 if TYPE_CHECKING:
     from actorchat.actors._actor import Actor
-
-__all__ = ["OPEN", "Alone", "Budget", "Keeper", "Restart", "back_off"]
-
+    from actorchat.actors._system import ActorSystem
 
 M = TypeVar("M")
+
+INBOX = 1024
+"""Messages that an inbox holds unless told otherwise."""
 
 
 @attrs.frozen
@@ -41,10 +50,10 @@ class Restart:
 class Budget:
     """What is left of a `Restart`."""
 
-    __slots__ = ("_crashes", "_random", "_streak", "penalty", "restart")
+    __slots__ = ("_crashes", "_random", "_restart", "_streak", "penalty")
 
     def __init__(self, restart: Restart, random: Random) -> None:
-        self.restart, self._random = restart, random
+        self._restart, self._random = restart, random
         self._crashes: deque[float] = deque()
         self._streak = 0
         self.penalty = 0.0
@@ -52,7 +61,7 @@ class Budget:
 
     def crash(self, now: float) -> float | None:
         """One crash more: the delay before the restart, or None if the budget is spent."""
-        restart, crashes = self.restart, self._crashes
+        restart, crashes = self._restart, self._crashes
         if not crashes or now - crashes[-1] > restart.within:
             self._streak = 0
         while crashes and now - crashes[0] > restart.within:
@@ -61,110 +70,227 @@ class Budget:
         delay *= 1.0 + restart.jitter * self._random.random()
         self._streak += 1
         crashes.append(now)
-        if len(crashes) > restart.max:
-            # The next life has a fresh budget, but doesn't begin at once.
-            crashes.clear()
-            crashes.append(now)
-            self.penalty = delay
-            return None
-        return delay
+        if len(crashes) <= restart.max:
+            return delay
+        # The next life has a fresh budget, but doesn't begin at once.
+        crashes.clear()
+        crashes.append(now)
+        self.penalty = delay
+        return None
 
 
-class Keeper(Protocol):
-    """Who keeps an address: says what it takes, and what follows a crash."""
+@attrs.define(eq=False, kw_only=True)
+class Keeper:
+    """Who keeps an address: makes its incarnations, says what it takes and what follows a crash."""
 
-    @property
-    def virtual(self) -> bool:
-        """The address rests when its incarnation ends, and does not stop."""
+    life = staticmethod(live)
+    virtual: ClassVar[bool] = False
+    """The address rests when its incarnation ends, and does not stop."""
 
-    @property
-    def cuts(self) -> bool:
-        """An incarnation can be cut short, through `Ref._cut`, without killing the address."""
+    _system: ActorSystem
+    _nursery: trio.Nursery
+    _bound: int
+    _overflow: Overflow | Stop | Coalesce[NoReturn]
+    _restart: Restart | None
+    _parent: str | None = None
+    """The name of the family or supervisor."""
 
-    @property
-    def parent(self) -> str | None:
-        """The name of the family or supervisor."""
-
-    def make(self, ref: Ref[NoReturn]) -> Actor[NoReturn]:
+    def _make(self, ref: Ref[NoReturn]) -> Actor[NoReturn]:
         """The next incarnation."""
+        raise NotImplementedError
 
-    def activate(self, ref: Ref[NoReturn]) -> None:
+    def _activate(self, ref: Ref[NoReturn]) -> None:
         """Start an incarnation at a dormant address, unless that is over."""
 
-    async def admit(self, ref: Ref[NoReturn]) -> None:
-        """Wait till the first incarnation of this task may start."""
-
-    def receptive(self, order: Order | None) -> bool:
+    def _receptive(self, order: Order) -> bool:
         """Whether an address under `order` takes messages."""
+        return order < Order.DRAIN
 
-    def revives(self, ref: Ref[NoReturn], end: End) -> bool:
-        """Whether a next incarnation may follow `end` in the same task."""
+    def _crashed(self, ref: Ref[NoReturn], error: Exception) -> float | None:
+        """After a crash: in how many seconds the next incarnation starts, inf if somebody else says so, None if never.
 
-    async def recover(self, ref: Ref[NoReturn], error: BaseException) -> bool:
-        """After a crash, wait till the next incarnation may start. False: there is none. Raises to propagate."""
+        Raises what is to propagate.
+        """
+        delay = None
+        if self._restart is not None:
+            if ref._budget is None:
+                ref._budget = Budget(self._restart, self._system._random)
+            delay = ref._budget.crash(trio.current_time())
+        self._system._emit(What.GAVE_UP if delay is None else What.RESTARTING, ref, error)
+        if delay is None:
+            self._give_up(ref, error)
+        return delay
 
-    async def rejoin(self, ref: Ref[NoReturn]) -> None:
-        """After a restart that a sibling's crash brought, wait till the next incarnation may start."""
+    def _give_up(self, ref: Ref[NoReturn], error: Exception) -> None:
+        raise (ActorCrashed if self._restart is None else TooManyRestarts)(ref._name) from error
 
-    def ended(self, ref: Ref[NoReturn]) -> None:
-        """The task of `ref` is about to end."""
-
-
-async def back_off(ref: Ref[NoReturn], delay: float) -> None:
-    """Wait `delay` seconds with the inbox open within its bound. An order to stop cuts it short."""
-    ref._state = State.BACKOFF
-    if ref._spec.keeper.receptive(ref._order):
-        ref._open()
-    await trio.lowlevel.checkpoint()
-    if delay > 0 and ref._order not in (Order.DRAIN, Order.STOP):
-        with trio.move_on_after(delay) as ref._pause:
-            await trio.sleep_forever()
-        ref._pause = None
+    def _ended(self, ref: Ref[NoReturn]) -> None:
+        """The address is about to rest."""
+        self._system._forget(ref)
 
 
-class Alone:
-    """Keeps one actor that was spawned by itself: restarts it, or lets its crash propagate."""
+@attrs.define(eq=False, kw_only=True)
+class Alone(Keeper):
+    """Keeps one actor that was spawned: restarts it, or lets its crash propagate."""
 
-    __slots__ = ("_factory", "_restart", "parent")
+    _factory: Callable[[], object]
 
-    virtual = cuts = False
-
-    def __init__(self, factory: Callable[[], Actor[M]], restart: Restart | None, parent: str | None = None) -> None:
-        self._factory, self._restart, self.parent = factory, restart, parent
-
-    def make(self, ref: Ref[NoReturn]) -> Actor[NoReturn]:
+    def _make(self, ref: Ref[NoReturn]) -> Actor[NoReturn]:
         return cast("Actor[NoReturn]", self._factory())
 
-    def activate(self, ref: Ref[NoReturn]) -> None:
-        raise AssertionError("a spawned actor is never dormant")
 
-    async def admit(self, ref: Ref[NoReturn]) -> None:
-        """At once."""
+@attrs.define(eq=False, kw_only=True)
+class _Child(Alone):
+    """Keeps one child of a supervisor; under a group strategy it starts, and starts again, when that says so."""
 
-    def receptive(self, order: Order | None) -> bool:
-        return order in OPEN
+    _supervisor: Supervisor
 
-    def revives(self, ref: Ref[NoReturn], end: End) -> bool:
-        return end.cause is Cause.CRASHED and self._restart is not None
+    def _crashed(self, ref: Ref[NoReturn], error: Exception) -> float | None:
+        if not self._supervisor._grouped:
+            return super()._crashed(ref, error)
+        self._supervisor._crashed[ref] = error
+        self._supervisor._alarm.set()
+        return inf
 
-    async def recover(self, ref: Ref[NoReturn], error: BaseException) -> bool:
-        if self._restart is None:
-            raise ActorCrashed(ref._name) from error
-        if ref._budget is None:
-            ref._budget = Budget(self._restart, ref._system.random)
-        delay = ref._budget.crash(trio.current_time())
+    def _ended(self, ref: Ref[NoReturn]) -> None:
+        super()._ended(ref)
+        del self._supervisor._children[ref]
+        self._supervisor._crashed.pop(ref, None)
+
+
+class Strategy(enum.Enum):
+    """Who is restarted when a child crashes."""
+
+    ONE_FOR_ONE = "one_for_one"
+    """The child. The budget is each child's own."""
+    ONE_FOR_ALL = "one_for_all"
+    """All children. The budget is the group's."""
+    REST_FOR_ONE = "rest_for_one"
+    """The child and those that were spawned after it. The budget is the group's."""
+
+
+class Supervisor:
+    """Children that live and are restarted together. Made by `open_supervisor`."""
+
+    def __init__(
+        self, system: ActorSystem, nursery: trio.Nursery, strategy: Strategy, restart: Restart, name: str
+    ) -> None:
+        self.name = name
+        self._system, self._nursery, self._restart = system, nursery, restart
+        self._grouped = strategy is not Strategy.ONE_FOR_ONE
+        self._rest = strategy is Strategy.REST_FOR_ONE
+        self._budget = Budget(restart, system._random)
+        self._children: dict[Ref[NoReturn], None] = {}
+        self._crashed: dict[Ref[NoReturn], Exception] = {}
+        self._alarm = trio.Event()
+
+    def spawn(
+        self,
+        factory: Callable[[], Actor[M]],
+        name: str | None = None,
+        *,
+        inbox: int = INBOX,
+        overflow: Overflow | Stop | Coalesce[M] = Overflow.REJECT,
+    ) -> Ref[M]:
+        """Start a child; under a group strategy once those spawned before it have started. See `ActorSystem.spawn`."""
+        child = _Child(
+            system=self._system,
+            nursery=self._nursery,
+            bound=inbox,
+            overflow=overflow,
+            restart=self._restart,
+            parent=self.name,
+            factory=factory,
+            supervisor=self,
+        )
+        ref = self._system._enter(child, name)
+        self._children[ref] = None
+        ref._start(inf if self._grouped else 0.0)
+        self._alarm.set()
+        return ref
+
+    async def _run(self) -> None:
+        """Start what waits, till cancelled. Raises `TooManyRestarts` when the group's budget is spent."""
+        while True:
+            await self._alarm.wait()
+            self._alarm = trio.Event()
+            if self._crashed:
+                await self._recover()
+            for ref in list(self._children):
+                if self._crashed:
+                    self._alarm.set()
+                    break
+                if ref._state is State.BACKOFF and self._grouped:
+                    ref._start()
+                    await ref._wait_until(_SETTLED)
+
+    async def _recover(self) -> None:
+        """Bring down those that the strategy names, and wait till they may start again."""
+        ref, error = next(iter(self._crashed.items()))
+        await self._bring_down()
+        delay = self._budget.crash(trio.current_time())
+        self._system._emit(What.GAVE_UP if delay is None else What.RESTARTING, ref, error)
         if delay is None:
-            ref._system.emit(What.GAVE_UP, ref, error)
-            raise TooManyRestarts(ref._name) from error
-        ref._system.emit(What.RESTARTING, ref, error)
-        await back_off(ref, delay)
-        return True
+            raise TooManyRestarts(ref.name) from error
+        await trio.sleep(delay)
+        # Who crashed meanwhile joins the round.
+        await self._bring_down()
+        self._crashed.clear()
 
-    async def rejoin(self, ref: Ref[NoReturn]) -> None:
-        raise AssertionError("only siblings are restarted for one another")
+    async def _bring_down(self) -> None:
+        """In reverse start order, each after its current message; a handler that takes longer than `grace` is cut."""
+        while True:
+            affected = list(self._children)
+            while self._rest and affected and affected[0] not in self._crashed:
+                del affected[0]
+            standing = [ref for ref in affected if ref._state not in _DOWN]
+            if not standing:
+                return
+            ref = standing[-1]
+            ref._give(Order.RESTART)
+            with trio.move_on_after(self._system._grace) as patience:
+                await ref._wait_until(_DOWN)
+            if patience.cancelled_caught:
+                ref._cut()
+                await ref._wait_until(_DOWN)
 
-    def ended(self, ref: Ref[NoReturn]) -> None:
-        ref._system.forget(ref)
+    async def _stop(self) -> None:
+        """Stop the children in reverse order, draining, within the system's `drain` seconds; then kill them."""
+        with trio.move_on_after(self._system._drain):
+            for ref in list(self._children)[::-1]:
+                ref.stop()
+                await ref.join()
+        for ref in list(self._children):
+            ref.kill()
+        for ref in list(self._children):
+            await ref.join()
 
 
-OPEN = frozenset({None, Order.PASSIVATE, Order.RESTART})
+_DOWN = frozenset({State.BACKOFF, State.STOPPED})
+_SETTLED = _DOWN | {State.RUNNING}
+
+
+@asynccontextmanager
+async def open_supervisor(
+    system: ActorSystem,
+    strategy: Strategy = Strategy.ONE_FOR_ONE,
+    restart: Restart | None = None,
+    *,
+    name: str = "supervisor",
+) -> AsyncIterator[Supervisor]:
+    """Supervise children around the body, in a nursery of their own; `restart` is `Restart()` unless given.
+
+    When a child crashes, those that the strategy names stop after their current message, in reverse start order, and
+    start in start order, each when the one before has started. Inboxes stay. When the body ends, children stop in
+    reverse order, draining. A spent budget cancels the body and leaves as `TooManyRestarts`, in an `ExceptionGroup`.
+    """
+    async with trio.open_nursery() as nursery:
+        supervisor = Supervisor(system, nursery, strategy, restart or Restart(), name)
+        nursery.start_soon(supervisor._run, name=name)
+        try:
+            yield supervisor
+            await supervisor._stop()
+        finally:
+            nursery.cancel_scope.cancel()
+            for ref in list(supervisor._children):
+                ref._abandon()

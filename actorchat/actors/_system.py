@@ -5,7 +5,6 @@ There is nothing process-wide: two systems in one process do not meet.
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -13,74 +12,49 @@ from math import inf
 from random import Random
 from typing import NoReturn, TypeVar, cast, overload
 
+import attrs
 import trio
+from trio.lowlevel import Task, wait_task_rescheduled
 
 from actorchat.actors._actor import Actor
 from actorchat.actors._clock import Clock
 from actorchat.actors._errors import SystemClosing
-from actorchat.actors._events import (
-    ActorInfo,
-    Cause,
-    DeadLetter,
-    DeadLetters,
-    End,
-    Event,
-    Events,
-    Instrument,
-    Loss,
-    What,
-)
-from actorchat.actors._inbox import Coalesce, Overflow
+from actorchat.actors._events import ActorInfo, DeadLetter, DeadLetters, Event, Events, Instrument, Loss, What
+from actorchat.actors._inbox import Coalesce, Overflow, Stop
 from actorchat.actors._inspect import inspect, watch_stuck
-from actorchat.actors._life import run
 from actorchat.actors._message import Call
-from actorchat.actors._ref import Order, Ref, Spec, State
-from actorchat.actors._supervise import Alone, Keeper, Restart
+from actorchat.actors._ref import Ref, State
+from actorchat.actors._supervise import INBOX, Alone, Restart
 from actorchat.actors._virtual import Virtual
-
-__all__ = ["ActorSystem", "open_system"]
 
 K = TypeVar("K")
 M = TypeVar("M")
 A = TypeVar("A")
 
-INBOX = 1024
-"""Messages that an inbox holds unless told otherwise."""
 
-_log = logging.getLogger("actorchat.actors")
-
-
+@attrs.define(eq=False)
 class ActorSystem:
     """Actors, and one nursery that all of them live in. Made by `open_system`."""
 
-    def __init__(
-        self,
-        nursery: trio.Nursery,
-        *,
-        drain: float,
-        grace: float,
-        limit: float,
-        seed: int | None,
-        on_dead_letter: Callable[[DeadLetter], object] | None,
-        instrument: Instrument | None,
-    ) -> None:
-        self.drain, self.grace, self.limit = drain, grace, limit
-        self.instrument = instrument
-        self.random = Random(seed)  # noqa: S311 - jitter, not secrets
-        self.clock = Clock()
-        self.tasks: dict[trio.lowlevel.Task, Ref[NoReturn]] = {}
-        self.dead_letters = DeadLetters(on_dead_letter)
-        self.late_replies = 0
-        """Replies that came when nobody waited any more."""
-        self.abandoned = 0
-        """Asks that were cancelled or timed out before they began, and so never did."""
-        self.open = True
-        self.settlers: set[trio.Event] = set()
-        self._observers: dict[Callable[[Event], None], None] = {}
-        self._nursery = nursery
-        self._roots: dict[Ref[NoReturn] | Virtual[Hashable, NoReturn, object], None] = {}
-        self._names: dict[str, Ref[NoReturn]] = {}
-        self._count = 0
+    dead_letters: DeadLetters
+    _nursery: trio.Nursery
+    _drain: float
+    _grace: float
+    _limit: float
+    _random: Random
+    _instrument: Instrument | None
+    late_replies: int = attrs.field(default=0, init=False)
+    """Replies that came when nobody waited any more."""
+    abandoned: int = attrs.field(default=0, init=False)
+    """Asks that were cancelled or timed out before they began, and so never did."""
+    _open: bool = attrs.field(default=True, init=False)
+    _clock: Clock = attrs.field(factory=Clock, init=False)
+    _tasks: dict[Task, Ref[NoReturn]] = attrs.field(factory=dict, init=False)
+    _settlers: set[trio.Event] = attrs.field(factory=set, init=False)
+    _observers: dict[Callable[[Event], None], None] = attrs.field(factory=dict, init=False)
+    _roots: dict[Ref[NoReturn] | Virtual[Hashable, NoReturn, object], None] = attrs.field(factory=dict, init=False)
+    _names: dict[str, Ref[NoReturn]] = attrs.field(factory=dict, init=False)
+    _count: int = attrs.field(default=0, init=False)
 
     # Starting
 
@@ -90,7 +64,7 @@ class ActorSystem:
         name: str | None = None,
         *,
         inbox: int = INBOX,
-        overflow: Overflow | Coalesce[M] = Overflow.REJECT,
+        overflow: Overflow | Stop | Coalesce[M] = Overflow.REJECT,
         restart: Restart | None = None,
     ) -> Ref[M]:
         """Start an actor made by `factory`, which is called again for each restart. Returns before `on_start`.
@@ -101,7 +75,12 @@ class ActorSystem:
 
         Raises `SystemClosing` once the system drains.
         """
-        return self.spawn_in(self._nursery, Alone(factory, restart), factory, name, inbox=inbox, overflow=overflow)
+        keeper = Alone(
+            system=self, nursery=self._nursery, bound=inbox, overflow=overflow, restart=restart, factory=factory
+        )
+        ref = self._enter(keeper, name)
+        ref._start()
+        return ref
 
     async def start(
         self,
@@ -109,32 +88,21 @@ class ActorSystem:
         name: str | None = None,
         *,
         inbox: int = INBOX,
-        overflow: Overflow | Coalesce[M] = Overflow.REJECT,
+        overflow: Overflow | Stop | Coalesce[M] = Overflow.REJECT,
         restart: Restart | None = None,
     ) -> Ref[M]:
         """`spawn`, and wait for the first `on_start`. What that raises is raised here only; it is not retried.
 
         Cancelled meanwhile, the actor is killed.
         """
-        started = trio.Event()
-        error: BaseException | None = None
-
-        def ready(failed: BaseException | None) -> bool:
-            nonlocal error
-            error = failed
-            started.set()
-            return True
-
         ref = self.spawn(factory, name, inbox=inbox, overflow=overflow, restart=restart)
-        ref._ready = ready
+        call = ref._starter = Call(None, ref)
         try:
-            await started.wait()
+            await wait_task_rescheduled(call.abort)
         except trio.Cancelled:
-            ref._ready = None
+            ref._starter = None
             ref.kill()
             raise
-        if error is not None:
-            raise error
         return ref
 
     @overload
@@ -145,7 +113,7 @@ class ActorSystem:
         anchor: Callable[[K], A],
         idle: float = ...,
         inbox: int = ...,
-        overflow: Overflow | Coalesce[M] = ...,
+        overflow: Overflow | Stop | Coalesce[M] = ...,
         restart: Restart | None = ...,
         on_give_up: Callable[[K, A, BaseException], object] | None = ...,
         name: str | None = ...,
@@ -159,7 +127,7 @@ class ActorSystem:
         anchor: None = ...,
         idle: float = ...,
         inbox: int = ...,
-        overflow: Overflow | Coalesce[M] = ...,
+        overflow: Overflow | Stop | Coalesce[M] = ...,
         restart: Restart | None = ...,
         on_give_up: Callable[[K, None, BaseException], object] | None = ...,
         name: str | None = ...,
@@ -172,7 +140,7 @@ class ActorSystem:
         anchor: Callable[[K], A] | None = None,
         idle: float = inf,
         inbox: int = INBOX,
-        overflow: Overflow | Coalesce[M] = Overflow.REJECT,
+        overflow: Overflow | Stop | Coalesce[M] = Overflow.REJECT,
         restart: Restart | None = None,
         on_give_up: Callable[[K, A, BaseException], object] | None = None,
         name: str | None = None,
@@ -184,113 +152,84 @@ class ActorSystem:
 
         Raises `SystemClosing` once the system drains.
         """
-        if not self.open:
+        if not self._open:
             raise SystemClosing
         make: Callable[[K, A], Actor[M]] = factory
         if anchor is None:
             make = lambda key, _: factory(key)  # noqa: E731 - one line says it
-            anchor = cast("Callable[[K], A]", _no_anchor)
         family = Virtual(
-            self,
-            self._nursery,
-            make,
-            name=name or str(getattr(factory, "__name__", "virtual")),
-            idle=idle,
+            system=self,
+            nursery=self._nursery,
             bound=inbox,
             overflow=overflow,
             restart=restart,
-            anchor=anchor,
+            parent=name or getattr(factory, "__name__", "virtual"),
+            factory=make,
+            anchor=anchor or cast("Callable[[K], A]", lambda _: None),
+            idle=idle,
             on_give_up=on_give_up,
         )
         self._roots[cast("Virtual[Hashable, NoReturn, object]", family)] = None
         return family
 
-    def find(self, name: str, kind: type[Actor[M]]) -> Ref[M] | None:
-        """The live actor spawned under `name`, if there is one. TypeError: it is no `kind`."""
-        ref = self._names.get(name)
-        if ref is None:
-            return None
-        if ref._kind is not None and not issubclass(ref._kind, kind):
-            raise TypeError(f"{name} is a {ref._kind.__name__}, not a {kind.__name__}")
-        return cast("Ref[M]", ref)
-
-    def spawn_in(
-        self,
-        nursery: trio.Nursery,
-        keeper: Keeper,
-        factory: Callable[[], Actor[M]],
-        name: str | None,
-        *,
-        inbox: int,
-        overflow: Overflow | Coalesce[M],
-    ) -> Ref[M]:
-        """`spawn` for a keeper of its own, in that keeper's nursery."""
-        if not self.open:
+    def _enter(self, keeper: Alone, name: str | None) -> Ref[object]:
+        """An address for what `keeper` keeps, not started yet."""
+        if not self._open:
             raise SystemClosing
         if name in self._names:
             raise ValueError(f"an actor named {name} is alive already")
         self._count += 1
-        label = name or f"{getattr(factory, '__name__', 'actor')}-{self._count}"
-        spec = Spec(nursery, inbox, cast("Overflow | Coalesce[NoReturn]", overflow), keeper)
-        ref: Ref[M] = Ref(self, spec, label, State.STARTING)
-        ref._scope = trio.CancelScope()
-        ref._open()
+        label = name or f"{getattr(keeper._factory, '__name__', 'actor')}-{self._count}"
+        ref = Ref[object](self, keeper, label, State.STARTING)
         if name is not None:
             self._names[name] = ref
         self._roots[ref] = None
-        nursery.start_soon(run, ref, name=label)
         return ref
+
+    def _forget(self, ref: Ref[NoReturn]) -> None:
+        self._roots.pop(ref, None)
+        if self._names.get(ref._name) is ref:
+            del self._names[ref._name]
 
     # Books
 
-    def lose(self, ref: Ref[NoReturn], message: object, reason: Loss, error: BaseException | None = None) -> None:
+    def _lose(self, ref: Ref[NoReturn], message: object, reason: Loss, error: BaseException | None = None) -> None:
         if ref._drops is None:
             ref._drops = Counter()
         ref._drops[reason] += 1
-        self.dead_letters.add(DeadLetter(ref._name, message, reason, error))
+        self.dead_letters._add(DeadLetter(ref._name, message, reason, error))
 
-    def lose_queued(
+    def _lose_queued(
         self,
         ref: Ref[NoReturn],
         item: object,
         reason: Loss,
+        to_asker: Callable[[], Exception],
         error: BaseException | None = None,
-        to_asker: Callable[[], Exception] | None = None,
     ) -> None:
         """What was accepted is lost: its asker, if there is one, hears `to_asker`."""
         if isinstance(item, Call):
             if item.done and reason is not Loss.CRASHED:
                 self.abandoned += 1
                 return
-            if to_asker is not None:
-                item.fail(to_asker())
+            item.fail(to_asker())
             item = item.message
-        self.lose(ref, item, reason, error)
+        self._lose(ref, item, reason, error)
 
-    def emit(self, what: What, ref: Ref[NoReturn], error: BaseException | None = None, detail: str = "") -> None:
+    def _emit(self, what: What, ref: Ref[NoReturn], error: BaseException | None = None, detail: str = "") -> None:
         if self._observers:
             event = Event(what, ref._name, error, detail)
             for observer in tuple(self._observers):
                 observer(event)
 
-    def forget(self, ref: Ref[NoReturn]) -> None:
-        self._roots.pop(ref, None)
-        if self._names.get(ref._name) is ref:
-            del self._names[ref._name]
-
-    def watch(self, ref: Ref[NoReturn], token: object, down: Callable[[End], None]) -> None:
-        if ref._state is State.STOPPED:
-            down(End(Cause.STOPPED))
-            return
-        if ref._watchers is None:
-            ref._watchers = {}
-        ref._watchers[token] = down
-
-    def unwatch(self, ref: Ref[NoReturn], token: object) -> None:
-        if ref._watchers is not None:
-            ref._watchers.pop(token, None)
-
     # Looking in
+
+    def find(self, name: str, kind: type[Actor[M]]) -> Ref[M] | None:
+        """The live actor spawned under `name`, if there is one. TypeError: it is no `kind`."""
+        ref = self._names.get(name)
+        if ref is not None and ref._kind is not None and not issubclass(ref._kind, kind):
+            raise TypeError(f"{name} is a {ref._kind.__name__}, not a {kind.__name__}")
+        return cast("Ref[M] | None", ref)
 
     def tree(self) -> tuple[ActorInfo, ...]:
         """Every actor that lives, in start order, those of a family or supervisor together. A plain read."""
@@ -307,11 +246,11 @@ class ActorSystem:
     def events(self, bound: int = 256) -> Iterator[Events]:
         """What happens inside the block: starts, restarts, ends, and `STUCK` if `stuck_after` is set."""
         events = Events(bound)
-        self._observers[events.put] = None
+        self._observers[events._put] = None
         try:
             yield events
         finally:
-            del self._observers[events.put]
+            del self._observers[events._put]
 
     @property
     def settled(self) -> bool:
@@ -321,46 +260,48 @@ class ActorSystem:
             for ref in self.live()
         )
 
-    def look_settled(self) -> None:
+    async def wait_settled(self) -> None:
+        """Wait till everything is `settled`."""
+        while not self.settled:
+            changed = trio.Event()
+            self._settlers.add(changed)
+            try:
+                await changed.wait()
+            finally:
+                self._settlers.discard(changed)
+
+    def _look_settled(self) -> None:
         """Wake those who wait for everything to be settled; they look for themselves."""
-        for settler in self.settlers:
+        for settler in self._settlers:
             settler.set()
-
-    # Stopping
-
-    async def shut_down(self) -> None:
-        """Stop the roots in reverse order, each when the one before is done, all within `drain` seconds; then kill."""
-        self.open = False
-        with trio.move_on_after(self.drain):
-            while self._roots:
-                root = next(reversed(self._roots))
-                if isinstance(root, Virtual):
-                    root.close()
-                    for ref in root.live():
-                        await ref.join()
-                    del self._roots[root]
-                else:
-                    root.stop()
-                    await root.join()
-                    self._roots.pop(root, None)
-        for ref in self.live():
-            ref._give(Order.KILL)
 
     def live(self) -> list[Ref[NoReturn]]:
         """Every address that has an incarnation, or is about to."""
         found: list[Ref[NoReturn]] = []
         for root in self._roots:
-            found.extend(root.live() if isinstance(root, Virtual) else [root])
+            found.extend(root._live if isinstance(root, Virtual) else [root])
         return found
 
-    async def stopped(self) -> None:
-        """Wait till nothing lives."""
+    # Stopping
+
+    async def _shut_down(self) -> None:
+        """Stop the roots in reverse order, each when the one before is done, all within `drain` seconds; then kill."""
+        self._open = False
+        with trio.move_on_after(self._drain):
+            while self._roots:
+                root = next(reversed(self._roots))
+                if isinstance(root, Virtual):
+                    root._close()
+                    for ref in list(root._live):
+                        await ref.join()
+                else:
+                    root.stop()
+                    await root.join()
+                self._roots.pop(root, None)
+        for ref in self.live():
+            ref.kill()
         for ref in self.live():
             await ref.join()
-
-
-def _no_anchor(_: object) -> None:
-    return None
 
 
 @asynccontextmanager
@@ -385,24 +326,16 @@ async def open_system(
     Errors leave in an `ExceptionGroup`: catch `ActorCrashed` and `TooManyRestarts` with `except*`.
     """
     async with trio.open_nursery() as nursery:
-        system = ActorSystem(
-            nursery,
-            drain=drain,
-            grace=grace,
-            limit=limit,
-            seed=seed,
-            on_dead_letter=on_dead_letter,
-            instrument=instrument,
-        )
-        nursery.start_soon(system.clock.run, name="actor clock")
+        letters = DeadLetters(on_dead_letter)
+        system = ActorSystem(letters, nursery, drain, grace, limit, Random(seed), instrument)  # noqa: S311 - jitter
+        nursery.start_soon(system._clock.run, name="actor clock")
         if stuck_after is not None:
             nursery.start_soon(watch_stuck, system, stuck_after, name="actor watch")
         try:
             yield system
-            await system.shut_down()
-            await system.stopped()
+            await system._shut_down()
         finally:
-            system.open = False
+            system._open = False
             nursery.cancel_scope.cancel()
             for ref in system.live():
-                ref._hurry()
+                ref._abandon()

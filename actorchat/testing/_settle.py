@@ -19,9 +19,4 @@ async def settle(system: ActorSystem) -> None:
         await trio.testing.wait_all_tasks_blocked()
         if system.settled:
             return
-        changed = trio.Event()
-        system.settlers.add(changed)
-        try:
-            await changed.wait()
-        finally:
-            system.settlers.discard(changed)
+        await system.wait_settled()

@@ -89,7 +89,7 @@ async def test_a_nested_ask_inherits_the_time_that_is_left(autojump_clock: MockC
         await settle_blocked()
         ((name, when),) = trace
         assert name == inner.name
-        assert when == pytest.approx(3, abs=0.05)
+        assert when == pytest.approx(3)
         inner.kill()
 
 

@@ -143,8 +143,7 @@ class Run:
                 ref.kill()
             await settle(system)
             assert ref.queued == 0
-            assert ref._inbox.check()
-            assert system.live() == []
+            assert system.tree() == ()
         assert sum(self.alive) == 0
 
     async def step(self, nursery: trio.Nursery, ref: Ref[Work], what: str, work: Work, seconds: float) -> None:

@@ -15,10 +15,12 @@ from actorchat.actors import (
     Coalesce,
     DeadLetter,
     Down,
+    End,
     Loss,
     MailboxFull,
     Overflow,
     Ref,
+    Stop,
     open_system,
 )
 from actorchat.testing import Probe, settle
@@ -55,7 +57,6 @@ async def test_a_full_inbox_keeps_to_its_policy(
         await settle(system)
         assert await ref.ask(Total()) == seen
         assert system.dead_letters.counts == {reason: 2}
-        assert ref._inbox.check()
 
 
 async def test_an_inbox_of_one_drops_what_a_parked_actor_was_just_given() -> None:
@@ -97,8 +98,29 @@ async def test_a_slow_consumer_is_stopped_inside_its_handler_and_watchers_see_on
         assert [ref.tell(Add(n)) for n in range(4)] == [True, True, False, False]
         await settle(system)
         assert ref.stopped
-        assert [down.cause for down in probe.drain()] == [Cause.KILLED]
+        assert [down.cause for down in probe.drain()] == [Cause.OVERFLOWED]
         assert system.dead_letters.counts == {Loss.OVERFLOWED: 1, Loss.STOPPED: 3, Loss.CRASHED: 1}
+
+
+async def test_a_stop_with_a_hint_tells_everyone_concerned_when_to_come_back() -> None:
+    class Slow(Counter):
+        async def on_stop(self, end: End) -> None:
+            ends.append(end)
+
+    ends: list[End] = []
+    probe = Probe[Down]()
+    async with open_system() as system:
+        await system.start(lambda: probe)
+        ref = await system.start(Slow, inbox=1, overflow=Stop(retry_after=5.0))
+        probe.watch(ref, as_=lambda down: down)
+        await held(ref)
+        ref.tell(Add(1))
+        with pytest.raises(MailboxFull) as full:
+            await ref.ask(Total())
+        await settle(system)
+        assert full.value.retry_after == 5.0
+        assert ends == [End(Cause.OVERFLOWED, retry_after=5.0)]
+        assert [(down.cause, down.retry_after) for down in probe.drain()] == [(Cause.OVERFLOWED, 5.0)]
 
 
 async def test_coalescing_keeps_the_position_and_the_newest_value() -> None:

@@ -362,7 +362,7 @@ async def test_ten_thousand_rooms_leave_nothing_behind(autojump_clock: MockClock
         assert rooms.active > 1000
         await trio.sleep(25)
         gc.collect()
-        assert rooms.active == len(rooms._refs) == len(system.tasks) == 0
+        assert rooms.active == len(rooms._refs) == len(system._tasks) == 0
 
 
 @pytest.mark.parametrize("hours", [pytest.param(1, id="short"), pytest.param(10, marks=pytest.mark.soak)])
@@ -377,8 +377,8 @@ async def test_hours_of_churn_leave_nothing_behind(
         await churn(rooms, group, hours)
         await trio.sleep(600)
         gc.collect()
-        assert rooms.active == len(rooms._refs) == len(system.tasks) == len(group) == 0
-        assert len(system.clock._heap) == 0
+        assert rooms.active == len(rooms._refs) == len(system._tasks) == len(group) == 0
+        assert len(system._clock._heap) == 0
 
 
 async def churn(rooms: Virtual[str, Message, Anchor], group: Group[Message], hours: int) -> None:
