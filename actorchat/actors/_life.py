@@ -6,10 +6,13 @@ Knows neither who supervises (a `Keeper` says what follows a crash) nor what the
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Generator
 from math import inf
+from types import coroutine
 from typing import NoReturn
 
 import trio
+from outcome import Error, Outcome
 from trio.lowlevel import checkpoint, current_task, wait_task_rescheduled
 
 from actorchat.actors._actor import Actor
@@ -79,7 +82,7 @@ async def _begin(ref: Ref[NoReturn]) -> Actor[NoReturn]:
 async def _serve(ref: Ref[NoReturn], actor: Actor[NoReturn], inbox: Inbox) -> End:
     """Handle messages until the incarnation is to end. Costs nothing while there are none."""
     system, settlers, task = ref._system, ref._system._settlers, current_task()
-    receive, take, leave = actor.receive, inbox.take, inbox.leave
+    receive, take, trap = actor.receive, inbox.take, _trap(inbox.leave)
     whole = type(actor).receive_batch is not Actor.receive_batch
     plain = not (whole or system._instrument is not None or isinstance(ref._keeper._overflow, Coalesce))
     burst = 0
@@ -96,10 +99,12 @@ async def _serve(ref: Ref[NoReturn], actor: Actor[NoReturn], inbox: Inbox) -> En
         else:
             count = inbox.accepted - inbox.begun - inbox.dropped
             if not count:
+                if inbox.attention:
+                    continue
                 if settlers:
                     system._look_settled()
                 inbox.sleeper = task
-                await wait_task_rescheduled(leave)
+                await _park(trap)
                 burst = 0
                 continue
             if burst >= BURST:
@@ -133,6 +138,24 @@ async def _serve(ref: Ref[NoReturn], actor: Actor[NoReturn], inbox: Inbox) -> En
                 break
             item = take()
         actor._current = None
+
+
+def _trap(abort: Callable[[object], trio.lowlevel.Abort]) -> object:
+    """What `wait_task_rescheduled(abort)` yields to Trio's scheduler.
+
+    It is the same each time, and making it anew for each wait is a good part of what a wake-up costs (docs/adr/0007).
+    """
+    waiting = wait_task_rescheduled(abort)  # noqa: ASYNC105 - driven by hand
+    trap: object = waiting.send(None)
+    waiting.close()
+    return trap
+
+
+@coroutine
+def _park(trap: object) -> Generator[object, Outcome[object], None]:
+    result = yield trap
+    if isinstance(result, Error):
+        result.unwrap()
 
 
 async def _handle(ref: Ref[NoReturn], actor: Actor[NoReturn], inbox: Inbox, most: int) -> None:
@@ -169,7 +192,7 @@ async def _attend(ref: Ref[NoReturn], actor: Actor[NoReturn], inbox: Inbox) -> E
     inbox.attention = False
     order = ref._order
     if order is Order.PASSIVATE:
-        ref._order = Order.NONE
+        ref._order = order = Order.NONE
         if inbox.empty and not actor._open and not actor._pipes and actor.can_passivate():
             return End(Cause.PASSIVATED)
     elif order is Order.RESTART or order >= Order.STOP:

@@ -113,6 +113,27 @@ async def test_an_open_pipe_or_deferred_answer_holds_the_actor(autojump_clock: M
         assert rooms.anchor("a").seen == [7]
 
 
+async def test_a_signal_in_the_step_of_an_order_to_passivate_is_handled(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        rooms = rooms_of(system)
+        ref = rooms["a"]
+        ref.tell(Add(1))
+        for wait in (20, 20):
+            # The second look passivates an actor that was idle since the first; a signal comes at the same moment.
+            await trio.sleep(wait)
+            ref.signal(Add(2))
+            await trio.testing.wait_all_tasks_blocked()
+        assert rooms.anchor("a").seen == [1, 2, 2]
+
+
+async def test_an_order_given_in_a_control_message_is_obeyed() -> None:
+    async with open_system() as system:
+        ref = await system.start(Counter)
+        ref.signal(Call(lambda actor: actor.ref.stop(drain=False)))
+        with trio.fail_after(5):
+            await ref.join()
+
+
 async def test_a_message_during_on_stop_waits_and_activates_the_next(autojump_clock: MockClock) -> None:
     class Slow(Room):
         async def on_stop(self, end: End) -> None:
