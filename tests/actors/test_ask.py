@@ -9,8 +9,9 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from actorchat.actors import AskCycle, AskTimeout, Pending, Ref, open_system
+from actorchat.actors import AskCycle, AskTimeout, Pending, Ref
 from actorchat.testing import settle
+from tests.actors.books import open_system
 from tests.actors.messages import Add, Boom, Call, Counter, Hold, Message, Total
 
 

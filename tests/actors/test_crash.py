@@ -16,9 +16,9 @@ from actorchat.actors import (
     Pending,
     Restart,
     TooManyRestarts,
-    open_system,
 )
 from actorchat.testing import settle
+from tests.actors.books import open_system
 from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Total
 
 RESTART = Restart(max=3, within=60, backoff=0.5, jitter=0)

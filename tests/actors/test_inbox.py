@@ -19,9 +19,9 @@ from actorchat.actors import (
     MailboxFull,
     Overflow,
     Ref,
-    open_system,
 )
 from actorchat.testing import Probe, settle
+from tests.actors.books import open_system
 from tests.actors.messages import Add, Call, Counter, Hold, Message, Total
 
 

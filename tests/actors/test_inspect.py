@@ -7,8 +7,9 @@ from functools import partial
 import trio
 from trio.testing import MockClock
 
-from actorchat.actors import Event, Loss, Restart, What, open_supervisor, open_system
+from actorchat.actors import Event, Loss, Restart, What, open_supervisor
 from actorchat.testing import settle
+from tests.actors.books import open_system
 from tests.actors.messages import Add, Boom, Call, Counter, Hold, Total
 
 

@@ -20,9 +20,9 @@ from actorchat.actors import (
     Ref,
     Restart,
     SystemClosing,
-    open_system,
 )
 from actorchat.testing import Probe, settle
+from tests.actors.books import open_system
 from tests.actors.messages import Add, Boom, Call, Counter, Hold, Message, Total
 
 

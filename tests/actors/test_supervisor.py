@@ -14,9 +14,9 @@ from actorchat.actors import (
     Supervisor,
     TooManyRestarts,
     open_supervisor,
-    open_system,
 )
 from actorchat.testing import settle
+from tests.actors.books import open_system
 from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Message, Total
 
 RESTART = Restart(max=3, within=60, backoff=1, jitter=0)

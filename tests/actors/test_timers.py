@@ -7,8 +7,9 @@ from functools import partial
 import trio
 from trio.testing import MockClock
 
-from actorchat.actors import Ref, Restart, open_system
+from actorchat.actors import Ref, Restart
 from actorchat.testing import crash, settle
+from tests.actors.books import open_system
 from tests.actors.messages import Add, Boom, Broken, Call, Counter, Message, Total
 
 

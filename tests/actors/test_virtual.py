@@ -24,9 +24,9 @@ from actorchat.actors import (
     Loss,
     Restart,
     Virtual,
-    open_system,
 )
 from actorchat.testing import Probe, crash, settle
+from tests.actors.books import open_system
 from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Message, Total
 
 
