@@ -185,6 +185,38 @@ async def test_a_crash_in_on_start_counts_and_start_raises_it_to_the_spawner(aut
             await trio.sleep_forever()
 
 
+async def test_an_on_start_that_hangs_is_a_crash_after_the_limit(autojump_clock: MockClock) -> None:
+    hangs = True
+
+    class Hanging(Counter):
+        async def on_start(self) -> None:
+            if hangs:
+                await trio.sleep_forever()
+
+    async with open_system(limit=10) as system:
+        with pytest.raises(trio.TooSlowError):
+            await system.start(Hanging)
+        assert trio.current_time() == pytest.approx(10)
+        ref = system.spawn(Hanging, restart=RESTART)
+        await trio.sleep(5)
+        hangs = False
+        assert await ref.ask(Total()) == ()
+        assert trio.current_time() == pytest.approx(20.5)
+
+
+async def test_a_cancelled_start_kills_the_actor_it_waited_for(autojump_clock: MockClock) -> None:
+    class Slow(Counter):
+        async def on_start(self) -> None:
+            await trio.sleep(5)
+
+    async with open_system() as system:
+        with trio.move_on_after(1):
+            await system.start(Slow, "slow")
+        await settle(system)
+        assert system.tree() == ()
+        assert trio.current_time() == pytest.approx(1)
+
+
 async def test_no_reply_is_told_at_once_and_a_deferred_one_waits(autojump_clock: MockClock) -> None:
     kept: list[Pending[object]] = []
 
