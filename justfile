@@ -28,6 +28,11 @@ types:
 test *args:
     {{python}} -m pytest -n auto {{args}}
 
+# The actor core under 20 orders of tasks, and its soak in full: some minutes, before a release.
+soak:
+    {{python}} -m pytest -n auto tests/actors --schedules 20
+    {{python}} -m pytest -m soak
+
 # What the speed claims rest on: ratios measured side by side.
 bench *args:
     {{python}} -m bench {{args}}

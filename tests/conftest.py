@@ -1,5 +1,6 @@
-"""Owns how all tests run: hypothesis without a clock, because CI machines share their cores."""
+"""Owns how all tests run: hypothesis without a clock, because CI machines share their cores; how many schedules."""
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -10,3 +11,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("shared machine")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--schedules",
+        type=int,
+        default=2,
+        help="how many orders of tasks each test of the actor core runs under (2; before a release: 20)",
+    )

@@ -188,13 +188,14 @@ class Inbox:
         self.attention = True  # whoever handles messages meanwhile counts them anew
         return self.unwrap(self.take_next())
 
-    def admit(self) -> None:
-        """Take in the messages of waiting senders, in their order, as far as there is room."""
+    def admit(self) -> Iterator[object]:
+        """Take in the messages of waiting senders, in their order, as far as there is room, and give each."""
         while self.waiters and not self.full:
             call = next(iter(self.waiters))
             del self.waiters[call]
             self.add(call.message)
             call.reply(None)
+            yield call.message
         if self.waiters:
             # Look again after the next message: that is when there is room.
             self.attention = True

@@ -198,7 +198,8 @@ async def _attend(ref: Ref[NoReturn], actor: Actor[NoReturn], inbox: Inbox) -> E
     elif order is Order.RESTART or order >= Order.STOP:
         return ref._ordered()
     if inbox.waiters is not None:
-        inbox.admit()
+        for message in inbox.admit():
+            ref._tell_enqueued(message)
     done = 0
     while inbox.control and ref._order is order:
         item = inbox.control.popleft()
@@ -247,12 +248,14 @@ async def _wind_up(ref: Ref[NoReturn], end: End, returns: bool) -> None:
         ref._inbox.close()
     if actor is None:
         return
+    # With an instrument user messages are a batch, if of one; a control message it has not heard of.
+    hearing = system._instrument if actor._batch else None
     items = actor._batch or (() if actor._current is None else (actor._current,))
     actor._batch, actor._current = (), None
     for item in items:
         system._lose_queued(ref, item, Loss.CRASHED, lambda: error_of(ref, end), end.error)
-        if system._instrument is not None:
-            system._instrument.end(ref._name, message_of(item), end.error)
+        if hearing is not None:
+            hearing.end(ref._name, message_of(item), end.error)
     actor._release(lambda: error_of(ref, end))
     if started and type(actor).on_stop is not Actor.on_stop:
         now = trio.current_time()

@@ -270,6 +270,7 @@ class Ref(Generic[M_contra]):
         if isinstance(overflow, Coalesce) and not isinstance(item, Call):
             key = overflow.key(item)
             if key is not None and (not inbox.full or (inbox.newest is not None and key in inbox.newest)):
+                self._tell_enqueued(item)
                 replaced = inbox.add_newest(key, item)
                 if replaced is not NOTHING:
                     self._system._lose(self, replaced, Loss.COALESCED)
@@ -285,9 +286,12 @@ class Ref(Generic[M_contra]):
         return None
 
     def _put(self, item: object) -> None:
+        self._tell_enqueued(item)
+        self._inbox.add(item)
+
+    def _tell_enqueued(self, item: object) -> None:
         if self._system._instrument is not None:
             self._system._instrument.enqueue(self._name, message_of(item))
-        self._inbox.add(item)
 
     def _full(self) -> MailboxFull:
         overflow = self._keeper._overflow

@@ -9,7 +9,7 @@ import trio
 
 from actorchat.actors import Actor, End, Request
 
-__all__ = ["Add", "Boom", "Broken", "Call", "Counter", "Hold", "Message", "Total"]
+__all__ = ["Add", "Boom", "Broken", "Call", "Counter", "Hold", "Message", "Total", "giving"]
 
 
 @attrs.frozen
@@ -76,3 +76,8 @@ class Counter(Actor[Message]):
                 if hasattr(result, "__await__"):
                     result = await result
                 self.reply(message, result)
+
+
+def giving(counter: Counter) -> Callable[[], Counter]:
+    """A factory of that one, for a test that looks into it."""
+    return lambda: counter

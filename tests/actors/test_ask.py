@@ -9,8 +9,9 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from actorchat.actors import AskCycle, AskTimeout, Pending, Ref, open_system
+from actorchat.actors import ActorCrashed, AskCycle, AskTimeout, Pending, Ref, Restart
 from actorchat.testing import settle
+from tests.actors.books import open_system
 from tests.actors.messages import Add, Boom, Call, Counter, Hold, Message, Total
 
 
@@ -54,6 +55,35 @@ async def test_a_timed_out_ask_that_had_not_begun_never_does(autojump_clock: Moc
         gate.set()
         await settle(system)
         assert (ran, system.abandoned, ref.queued) == ([], 1, 0)
+
+
+async def test_a_cancelled_ask_that_had_not_begun_never_does(autojump_clock: MockClock) -> None:
+    ran: list[int] = []
+    async with open_system() as system:
+        ref, gate = system.spawn(Counter), trio.Event()
+        ref.tell(Hold(gate))
+        with trio.move_on_after(1):
+            await ref.ask(Call(lambda _: ran.append(1)))
+        gate.set()
+        await settle(system)
+        assert (ran, system.abandoned, system.late_replies) == ([], 1, 0)
+        assert not system.dead_letters.counts
+
+
+async def test_a_reply_that_comes_too_late_is_counted_and_harms_nobody(autojump_clock: MockClock) -> None:
+    async def work(actor: Counter) -> None:
+        await trio.sleep(5)
+        actor.seen.append(1)
+
+    trace: list[str] = []
+    async with open_system() as system:
+        ref = system.spawn(lambda: Counter(trace))
+        with pytest.raises(AskTimeout) as caught:
+            await ref.ask(Call(work), timeout=1)
+        assert caught.value.begun
+        assert await ref.ask(Total()) == (1,)
+        assert (system.late_replies, system.abandoned, trace) == (1, 0, ["start"])
+        assert not system.dead_letters.counts
 
 
 async def test_an_asker_cancelled_after_begin_leaves_the_state_complete(autojump_clock: MockClock) -> None:
@@ -135,6 +165,46 @@ async def test_crossed_asks_of_unrelated_requests_do_not_hang() -> None:
         assert len(results) == 2
 
 
+async def test_a_ring_is_told_before_anything_else_runs() -> None:
+    passes = 0
+
+    async def count() -> None:
+        nonlocal passes
+        while True:
+            await trio.lowlevel.checkpoint()
+            passes += 1
+
+    async with open_system() as system, trio.open_nursery() as nursery:
+        a, b = system.spawn(Counter, "a"), system.spawn(Counter, "b")
+        nursery.start_soon(count)
+
+        async def close_ring(_: Counter) -> object:
+            before = passes
+            return await caught(a.ask(Total())), passes - before
+
+        assert await a.ask(Call(lambda _: b.ask(Call(close_ring)))) == (("b", "a", "b"), 0)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_ring_that_nobody_catches_fails_its_waiters_one_by_one(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        refs = [system.spawn(Counter, f"a{n}", restart=Restart()) for n in range(5)]
+
+        def step(n: int) -> object:
+            return refs[n % 5].ask(Call(lambda _: step(n + 1)))
+
+        with pytest.raises(ActorCrashed) as crashed:
+            await refs[0].ask(Call(lambda _: step(1)))
+        causes: list[BaseException] = []
+        cause: BaseException | None = crashed.value
+        while cause is not None:
+            causes.append(cause)
+            cause = cause.__cause__
+        assert [type(each) for each in causes] == [ActorCrashed] * 5 + [AskCycle]
+        assert trio.current_time() == 0
+        assert [await ref.ask(Total()) for ref in refs] == [()] * 5
+
+
 async def test_a_ring_through_a_blocked_send_raises() -> None:
     async with open_system() as system:
         a, b = system.spawn(Counter, "a"), system.spawn(Counter, "b", inbox=1)
@@ -195,6 +265,25 @@ async def test_senders_wait_in_order_and_a_cancelled_one_sends_nothing(autojump_
             await ref.send(Add(99))
         gate.set()
         assert await ask_when_free(ref) == (0, 1, 2, 3, 4, 5)
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+async def test_each_blocked_sender_keeps_its_own_order(autojump_clock: MockClock, crashes: bool) -> None:
+    seen: list[int] = []
+    async with open_system() as system, trio.open_nursery() as nursery:
+        ref = system.spawn(lambda: Counter(seen=seen), inbox=2, restart=Restart(max=1_000, backoff=0.1))
+
+        async def send(sender: int) -> None:
+            for n in range(20):
+                if crashes and n == 10:
+                    await ref.send(Boom())
+                await ref.send(Add(100 * sender + n))
+
+        for sender in range(5):
+            nursery.start_soon(send, sender)
+    assert [[n for n in seen if n // 100 == sender] for sender in range(5)] == [
+        [100 * sender + n for n in range(20)] for sender in range(5)
+    ]
 
 
 async def ask_when_free(ref: Ref[Message]) -> tuple[int, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -16,9 +18,9 @@ from actorchat.actors import (
     Pending,
     Restart,
     TooManyRestarts,
-    open_system,
 )
 from actorchat.testing import settle
+from tests.actors.books import open_system
 from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Total
 
 RESTART = Restart(max=3, within=60, backoff=0.5, jitter=0)
@@ -48,13 +50,20 @@ async def test_signals_survive_a_crash_and_overtake_messages(autojump_clock: Moc
         assert seen == [10, 11, 1]
 
 
-async def test_the_asker_of_a_crashing_handler_gets_the_cause_at_once(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("timeout", [None, 5.0])
+async def test_the_asker_of_a_crashing_handler_gets_the_cause_at_once(
+    autojump_clock: MockClock, timeout: float | None
+) -> None:
+    async def crash_late(_: Counter) -> None:
+        await trio.sleep(1)
+        raise Broken
+
     async with open_system() as system:
         ref = system.spawn(Counter, restart=RESTART)
         with pytest.raises(ActorCrashed) as caught:
-            await ref.ask(Call(lambda _: 1 / 0))
-        assert isinstance(caught.value.__cause__, ZeroDivisionError)
-        assert trio.current_time() == pytest.approx(0)
+            await ref.ask(Call(crash_late), timeout=timeout)
+        assert isinstance(caught.value.__cause__, Broken)
+        assert trio.current_time() == pytest.approx(1)
 
 
 async def test_without_restart_a_crash_leaves_the_system() -> None:
@@ -101,6 +110,47 @@ async def test_the_backoff_doubles_and_the_window_slides(autojump_clock: MockClo
         assert await ref.ask(Total()) == ()
 
 
+async def test_the_backoff_is_capped_and_a_quiet_time_brings_it_back(autojump_clock: MockClock) -> None:
+    starts: list[float] = []
+
+    class Noted(Counter):
+        async def on_start(self) -> None:
+            starts.append(trio.current_time())
+
+    async with open_system() as system:
+        ref = system.spawn(Noted, restart=Restart(max=10, within=60, backoff=1, cap=5, jitter=0))
+        for _ in range(5):
+            ref.tell(Boom())
+        await settle(system)
+        assert starts == pytest.approx([0, 1, 3, 7, 12, 17])
+        await trio.sleep(61)
+        ref.tell(Boom())
+        await settle(system)
+        assert starts[-1] == pytest.approx(17 + 61 + 1)
+
+
+async def test_the_jitter_lengthens_by_its_share_at_most_and_a_seed_fixes_it(autojump_clock: MockClock) -> None:
+    async def delays(seed: int) -> list[float]:
+        starts: list[float] = []
+
+        class Noted(Counter):
+            async def on_start(self) -> None:
+                starts.append(trio.current_time())
+
+        async with open_system(seed=seed) as system:
+            ref = system.spawn(Noted, restart=Restart(max=20, backoff=1, cap=1, jitter=0.5))
+            for _ in range(10):
+                ref.tell(Boom())
+            await settle(system)
+        return [after - before for before, after in pairwise(starts)]
+
+    first, same, other = await delays(1), await delays(1), await delays(2)
+    assert first == pytest.approx(same)
+    assert first != pytest.approx(other)
+    assert all(1 <= delay <= 1.5 for delay in first + other)
+    assert max(first) - min(first) > 0.1
+
+
 async def test_a_spent_budget_propagates_and_fails_what_waits(autojump_clock: MockClock) -> None:
     answers: list[object] = []
 
@@ -133,6 +183,38 @@ async def test_a_crash_in_on_start_counts_and_start_raises_it_to_the_spawner(aut
         async with open_system() as system:
             system.spawn(Stillborn, restart=RESTART)
             await trio.sleep_forever()
+
+
+async def test_an_on_start_that_hangs_is_a_crash_after_the_limit(autojump_clock: MockClock) -> None:
+    hangs = True
+
+    class Hanging(Counter):
+        async def on_start(self) -> None:
+            if hangs:
+                await trio.sleep_forever()
+
+    async with open_system(limit=10) as system:
+        with pytest.raises(trio.TooSlowError):
+            await system.start(Hanging)
+        assert trio.current_time() == pytest.approx(10)
+        ref = system.spawn(Hanging, restart=RESTART)
+        await trio.sleep(5)
+        hangs = False
+        assert await ref.ask(Total()) == ()
+        assert trio.current_time() == pytest.approx(20.5)
+
+
+async def test_a_cancelled_start_kills_the_actor_it_waited_for(autojump_clock: MockClock) -> None:
+    class Slow(Counter):
+        async def on_start(self) -> None:
+            await trio.sleep(5)
+
+    async with open_system() as system:
+        with trio.move_on_after(1):
+            await system.start(Slow, "slow")
+        await settle(system)
+        assert system.tree() == ()
+        assert trio.current_time() == pytest.approx(1)
 
 
 async def test_no_reply_is_told_at_once_and_a_deferred_one_waits(autojump_clock: MockClock) -> None:

@@ -21,9 +21,9 @@ from actorchat.actors import (
     Overflow,
     Ref,
     Stop,
-    open_system,
 )
 from actorchat.testing import Probe, settle
+from tests.actors.books import open_system
 from tests.actors.messages import Add, Call, Counter, Hold, Message, Total
 
 
@@ -57,6 +57,7 @@ async def test_a_full_inbox_keeps_to_its_policy(
         await settle(system)
         assert await ref.ask(Total()) == seen
         assert system.dead_letters.counts == {reason: 2}
+        assert ref.queued == 0
 
 
 async def test_an_inbox_of_one_drops_what_a_parked_actor_was_just_given() -> None:

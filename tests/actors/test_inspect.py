@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import partial
 
 import trio
+import trio.testing
 from trio.testing import MockClock
 
-from actorchat.actors import Event, Loss, Restart, What, open_supervisor, open_system
+from actorchat.actors import Coalesce, Event, Loss, Restart, What, open_supervisor
 from actorchat.testing import settle
+from tests.actors.books import open_system
 from tests.actors.messages import Add, Boom, Call, Counter, Hold, Total
 
 
@@ -126,6 +128,37 @@ async def test_an_instrument_sees_every_message_and_changes_nothing(autojump_clo
     assert [name for step, name in book.lines if step == "enqueue"] == names
     assert [name for step, name in book.lines if step == "begin"] == names
     assert [name for step, name in book.lines if step == "end"] == ["Add", "Broken", "Total"]
+
+
+async def test_an_instrument_sees_what_a_waiting_sender_put_in() -> None:
+    book = Book()
+    async with open_system(instrument=book) as system, trio.open_nursery() as nursery:
+        ref, gate = await system.start(Counter, inbox=1), trio.Event()
+        ref.tell(Hold(gate))
+        await trio.testing.wait_all_tasks_blocked()
+        ref.tell(Add(1))
+        nursery.start_soon(ref.send, Add(2))
+        await trio.testing.wait_all_tasks_blocked()
+        gate.set()
+    assert [name for step, name in book.lines if step == "enqueue"] == ["Hold", "Add", "Add"]
+
+
+async def test_an_instrument_sees_a_coalesced_message_put_in() -> None:
+    book = Book()
+    async with open_system(instrument=book) as system:
+        ref = await system.start(Counter, overflow=Coalesce(lambda _: "key"))
+        ref.tell(Add(1))
+        await settle(system)
+    assert book.lines == [("enqueue", "Add"), ("begin", "Add"), ("end", "Add")]
+
+
+async def test_an_instrument_hears_no_end_of_what_never_began(autojump_clock: MockClock) -> None:
+    book = Book()
+    async with open_system(instrument=book) as system:
+        ref = await system.start(Counter, restart=Restart())
+        ref.signal(Boom())
+        await settle(system)
+    assert book.lines == []
 
 
 async def test_settling_waits_for_handlers_that_sleep_and_for_pipes(autojump_clock: MockClock) -> None:

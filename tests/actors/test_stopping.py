@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -11,18 +10,15 @@ import trio.testing
 from trio.testing import MockClock
 
 from actorchat.actors import (
-    ActorError,
-    ActorSystem,
     Cause,
     Down,
     End,
     Group,
-    Ref,
     Restart,
     SystemClosing,
-    open_system,
 )
 from actorchat.testing import Probe, settle
+from tests.actors.books import open_system
 from tests.actors.messages import Add, Boom, Call, Counter, Hold, Message, Total
 
 
@@ -186,6 +182,32 @@ async def test_watch_fires_once_dead_or_alive_and_not_on_restart(autojump_clock:
         assert [(down.ref, down.cause) for down in probe.drain()] == [(restarting, Cause.STOPPED)]
 
 
+async def test_a_down_comes_after_on_stop_and_once_for_each_watch(autojump_clock: MockClock) -> None:
+    trace: list[str] = []
+
+    class Slow(Counter):
+        async def on_stop(self, end: End) -> None:
+            await trio.sleep(1)
+            trace.append("stopped")
+
+    class Watching(Counter):
+        async def receive(self, message: Message) -> None:
+            if isinstance(message, Add):
+                trace.append(f"down {message.n}")
+            await super().receive(message)
+
+    async with open_system() as system:
+        ref, watcher = await system.start(Slow), await system.start(Watching)
+        await watcher.ask(Call(lambda actor: actor.watch(ref, as_=lambda _: Add(1))))
+        await watcher.ask(Call(lambda actor: actor.watch(ref, as_=lambda _: Add(2))))
+        ref.stop()
+        ref.stop()
+        await settle(system)
+        ref.kill()
+        await settle(system)
+    assert trace == ["stopped", "down 1", "down 2"]
+
+
 async def test_watchers_that_die_first_and_mutual_watches_are_no_trouble() -> None:
     a, b = Probe[Down](), Probe[Down]()
     async with open_system() as system:
@@ -227,67 +249,6 @@ async def test_a_cancel_scope_around_the_spawner_bounds_nothing(autojump_clock: 
             ref = system.spawn(Counter)
             await trio.sleep_forever()
         assert await ref.ask(Total()) == ()
-
-
-async def script(system: ActorSystem, trace: list[str], ends: list[str]) -> None:
-    """A bit of everything, with deterministic scheduling points."""
-
-    async def ask(ref: Ref[Message], request: Call) -> None:
-        ends.append("asked")
-        try:
-            await ref.ask(request)
-            ends.append("answered")
-        except ActorError:
-            ends.append("failed")
-        except trio.Cancelled:
-            ends.append("cancelled")
-            raise
-
-    def works(count: int) -> Callable[[Counter], object]:
-        async def work(_: Counter) -> None:
-            for _step in range(count):
-                await trio.lowlevel.checkpoint()
-
-        return work
-
-    rooms = system.virtual(lambda key: Counter(trace), idle=0.001)  # type: ignore[var-annotated] # any key
-    refs: list[Ref[Message]] = [system.spawn(lambda: Counter(trace), restart=Restart(backoff=0.001)), rooms["x"]]
-    async with trio.open_nursery() as nursery:
-        for ref in refs:
-            nursery.start_soon(ask, ref, Call(works(3)))
-            ref.tell(Boom())
-            nursery.start_soon(ask, ref, Call(works(1)))
-            await ref.send(Add(1))
-            ref.signal(Add(2))
-    refs[0].stop()
-    await refs[0].join()
-    refs[1].kill()
-
-
-@pytest.mark.parametrize("outer", [True, False])
-async def test_a_cancel_at_every_checkpoint_ends_with_nobody_waiting(outer: bool) -> None:
-    for step in range(60):
-        trace: list[str] = []
-        ends: list[str] = []
-        with trio.fail_after(30), trio.CancelScope() as scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(cancel_after, scope, step)
-                if outer:
-                    async with open_system() as system:
-                        await script(system, trace, ends)
-                else:
-                    async with open_system() as system:
-                        with trio.CancelScope() as inner:
-                            nursery.start_soon(cancel_after, inner, step)
-                            await script(system, trace, ends)
-        assert trace.count("start") == len(trace) - trace.count("start"), trace
-        assert ends.count("asked") * 2 == len(ends), ends
-
-
-async def cancel_after(scope: trio.CancelScope, step: int) -> None:
-    for _ in range(step):
-        await trio.lowlevel.checkpoint()
-    scope.cancel()
 
 
 @pytest.mark.parametrize("way", ["kill", "cancel"])

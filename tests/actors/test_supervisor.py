@@ -14,9 +14,9 @@ from actorchat.actors import (
     Supervisor,
     TooManyRestarts,
     open_supervisor,
-    open_system,
 )
 from actorchat.testing import settle
+from tests.actors.books import open_system
 from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Message, Total
 
 RESTART = Restart(max=3, within=60, backoff=1, jitter=0)
@@ -70,9 +70,10 @@ async def test_a_crash_restarts_whom_the_strategy_names_in_order(
         assert trace == ["-c", "-b", "-a"]
 
 
-async def test_two_crashes_at_once_are_one_round(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("strategy", [Strategy.ONE_FOR_ALL, Strategy.REST_FOR_ONE])
+async def test_two_crashes_at_once_are_one_round(autojump_clock: MockClock, strategy: Strategy) -> None:
     trace: list[str] = []
-    async with open_system() as system, open_supervisor(system, Strategy.ONE_FOR_ALL, RESTART) as supervisor:
+    async with open_system() as system, open_supervisor(system, strategy, RESTART) as supervisor:
         refs = family(supervisor, trace)
         await trio.sleep(1)
         for ref in refs:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from functools import partial
+from math import inf
 
 import trio
 from trio.testing import MockClock
 
-from actorchat.actors import Ref, Restart, open_system
+from actorchat.actors import Ref, Restart
 from actorchat.testing import crash, settle
+from tests.actors.books import open_system
 from tests.actors.messages import Add, Boom, Broken, Call, Counter, Message, Total
 
 
@@ -115,15 +119,58 @@ async def test_a_pipe_error_nobody_handles_crashes_between_messages(autojump_clo
         assert not system.dead_letters.counts
 
 
-async def test_an_idle_clock_lets_virtual_time_jump_straight(autojump_clock: MockClock) -> None:
+async def test_timers_of_an_idle_system_cost_one_waking_for_each_moment(autojump_clock: MockClock) -> None:
+    wakings = 0
+
+    class Watching(trio.abc.Instrument):
+        def after_io_wait(self, timeout: float) -> None:
+            nonlocal wakings
+            wakings += 1
+
+    async with open_system() as system:
+        refs = [system.spawn(Counter) for _ in range(100)]
+        for ref in refs:
+            await do(
+                ref, lambda actor: actor.every(600, Add(1), key="a"), lambda actor: actor.after(900, Add(2), key="b")
+            )
+        instrument = Watching()
+        trio.lowlevel.add_instrument(instrument)
+        await trio.sleep(3700)
+        trio.lowlevel.remove_instrument(instrument)
+        assert [await seen(ref) for ref in refs] == [(1, 2, 1, 1, 1, 1, 1)] * 100
+    # Seven moments and the end of the sleep, in each of them a jump of the clock and the little that follows.
+    assert wakings < 8 * 20
+
+
+async def test_replaced_timers_do_not_pile_up_until_they_would_have_been_due(autojump_clock: MockClock) -> None:
+    ticks: list[weakref.ref[Add]] = []
+
+    def set_one(actor: Counter) -> None:
+        tick = Add(len(ticks))
+        ticks.append(weakref.ref(tick))
+        actor.after(10, tick, key="typing")
+
     async with open_system() as system:
         ref = system.spawn(Counter)
-        for n in range(2000):
-            await do(ref, lambda actor, n=n: actor.after(10 + n % 7, Add(n), key="typing"))
-        # Replaced timers don't pile up until they would have been due.
-        assert len(system._clock._heap) < 1000
+        for _ in range(2000):
+            await do(ref, set_one)
+        gc.collect()
+        assert sum(tick() is not None for tick in ticks) < 1000
         await trio.sleep(3600)
         assert await seen(ref) == (1999,)
+
+
+async def test_no_timer_is_left_to_wake_anybody_when_its_actor_has_ended(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        ref = system.spawn(Counter, restart=Restart())
+        for end in (lambda: ref.tell(Boom()), ref.stop):
+            await do(ref, lambda actor: actor.every(1, Add(1), key="a"), lambda actor: actor.after(50, Add(2), key="b"))
+            end()
+            await settle(system)
+            with trio.move_on_after(3600):
+                await trio.sleep_forever()
+            assert trio.lowlevel.current_statistics().seconds_to_next_deadline == inf
+        assert ref.stopped
 
 
 async def test_a_planted_crash_hits_the_nth_message_and_leaves_no_trace() -> None:

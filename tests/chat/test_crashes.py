@@ -25,6 +25,7 @@ from actorchat.protocol import (
     OperatorUpdated,
     Profile,
     Role,
+    User,
     UserDisconnected,
 )
 from tests.chat.people import ANNA, BORIS, OLGA, PETR
@@ -113,6 +114,44 @@ async def test_sessions_stay_joined_and_other_rooms_undisturbed(
         assert anna.recorder.texts() == ["one", "two"]
         assert boris.recorder.texts() == ["undisturbed"]
         assert anna.recorder.closed is None
+
+
+async def test_a_crashed_room_alone_restarts_from_storage_with_its_sessions_still_joined(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    visitors = [User(id=100 + number, role=Role.USER) for number in range(5)]
+    async with open_world() as world:
+        for visitor in visitors:
+            await world.person(visitor, frozenset())
+        chats = [await world.reserve(visitor) for visitor in visitors]
+        sockets = [await world.join(chat, visitor) for chat, visitor in zip(chats, visitors, strict=True)]
+        olga, console = await world.join(chats[0], OLGA), await world.console(PETR)
+        for number, socket in enumerate(sockets):
+            socket.say(f"before {number}")
+        await trio.sleep(1)
+        everyone = [*sockets, olga, console]
+        undisturbed = [len(socket.recorder.payloads) for socket in sockets[1:]]
+
+        plant(monkeypatch, Room, "_publish", 1)
+        sockets[0].say("crash")
+        await trio.sleep(0.2)
+        assert [len(socket.recorder.payloads) for socket in sockets[1:]] == undisturbed
+        for number, socket in enumerate(sockets):
+            socket.say(f"after {number}")
+        await trio.sleep(10)
+
+        restarts = {row.name: row.restarts for row in world.system.tree() if row.actor == "Room"}
+        assert restarts == {str(chat): int(chat == chats[0]) for chat in chats}
+        assert [socket.recorder.closed for socket in everyone] == [None] * len(everyone)
+        stored = [message.text for message in await history(world, chats[0])]
+        assert stored == ["before 0", "crash", "after 0"]
+        assert sockets[0].recorder.texts() == olga.recorder.texts() == stored
+        assert [socket.recorder.texts() for socket in sockets[1:]] == [
+            [f"before {number}", f"after {number}"] for number in range(1, 5)
+        ]
+        assert sorted(console.recorder.texts()) == sorted(
+            [*stored, *(f"{when} {number}" for when in ("before", "after") for number in range(1, 5))]
+        )
 
 
 async def test_a_room_that_cannot_be_kept_up_closes_its_sockets_and_works_again_for_the_next(

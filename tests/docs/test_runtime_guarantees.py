@@ -9,6 +9,7 @@ from trio.testing import MockClock
 
 from actorchat.actors import Down, Pending, Restart, open_system
 from actorchat.testing import Probe, settle
+from bench.actor_cases import memory_cases, trio_cases
 from tests.actors.messages import Add, Boom, Call, Counter, Message, Total
 from tests.docs.blocks import ROOT
 
@@ -24,6 +25,15 @@ def test_every_guarantee_names_a_test_that_exists() -> None:
     }
     assert len(rows) >= 40
     assert [(promise, name) for promise, name in rows if name not in existing] == []
+
+
+def test_the_benchmark_holds_the_core_to_the_costs_that_the_page_states() -> None:
+    rows = re.findall(r"^\| .*?(tell|ask|publish|parked).* \| ([\d.]+)( KiB)? \|$", PAGE.read_text(), re.M)
+    stated = {what: float(most) * (1024 if kib else 1) for what, most, kib in rows}
+    cases = [*trio_cases(1.0), *memory_cases()]
+    held = {case.what.replace("fan-out to 200", "publish"): case.bar for case in cases if case.bar is not None}
+    assert stated == held
+    assert len(stated) == 4
 
 
 async def test_a_restart_keeps_the_name_the_watchers_and_the_queue(autojump_clock: MockClock) -> None:

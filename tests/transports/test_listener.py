@@ -16,8 +16,10 @@ import trio.testing
 
 from actorchat.protocol import CloseCode
 from actorchat.testing import RawPeer, RecordingApplication, admission_of
+from actorchat.testing._transports import until
+from actorchat.transports.head import RequestHead
 from actorchat.transports.listener import Listener, Rejection, bind
-from actorchat.transports.ports import Limits
+from actorchat.transports.ports import Admission, Limits
 from tests.transports.harness import SocketDialer, echo_http, open_sockets, read_all
 
 
@@ -138,6 +140,48 @@ class Exhausted:
         if self.numbers:
             raise OSError(self.numbers.pop(0), "planted")
         return self.real.accept()
+
+
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize("end", ["half-closed", "closed", "reset"])
+@pytest.mark.parametrize("sent", [b"", UPGRADE[:60], UPGRADE], ids=["nothing", "half a head", "a head"])
+async def test_a_client_that_goes_in_the_handshake_leaves_no_session_and_delays_nobody(sent: bytes, end: str) -> None:
+    application = RecordingApplication()
+    asked, decide = trio.Event(), trio.Event()
+
+    async def door(head: RequestHead, peer: str) -> Admission:
+        asked.set()
+        await decide.wait()
+        return admission_of(1)
+
+    with trio.fail_after(20):
+        async with open_sockets(application, Limits(), trio.current_time) as dialer, trio.open_nursery() as nursery:
+            sockets = await bind("127.0.0.1", 0)
+            listener = Listener(sockets, transport=dialer.transport, door=door, http=echo_http)
+            await nursery.start(listener.serve)
+            stream = await trio.open_tcp_stream("127.0.0.1", listener.port)
+            await stream.send_all(sent)
+            await until(lambda: listener.opening == 1 or asked.is_set(), "it is in the handshake")
+            if end == "half-closed":
+                await stream.send_eof()
+            elif end == "reset":
+                await RawPeer(stream).vanish()
+            else:
+                await stream.aclose()
+            async with dialer.dial(admission_of(2)) as peer:
+                await peer.send_text('{"type":"send_message","data":{"text":"undisturbed"}}')
+                await until(lambda: application.texts == ["undisturbed"], "another one is served meanwhile")
+            decide.set()
+            await until(lambda: listener.opening == 0, "the handshake ends")
+            await until(lambda: dialer.open_sockets == 0, "no socket is left")
+            assert len(application.left) == len(application.sessions)
+            await trio.aclose_forcefully(stream)
+            listener.close()
 
 
 async def test_running_out_of_descriptors_is_survived(caplog: pytest.LogCaptureFixture) -> None:

@@ -82,6 +82,16 @@ class Cache(Actor[Message]):
         self.watch(other, as_=lambda down: Gone(down.ref.name))
 
 
+class Anchored(Cache):
+    def __init__(self, key: str, anchor: list[str]) -> None:
+        super().__init__(key)
+        self.anchor = anchor
+
+
+def give_up(key: str, anchor: list[str], error: BaseException) -> None:
+    anchor.append(repr(error))
+
+
 async def load(key: str) -> int:
     await trio.sleep(1)
     return len(key)
@@ -110,6 +120,10 @@ async def calls() -> None:
         caches = system.virtual(Cache, idle=300.0)
         assert_type(caches, Virtual[str, Message, None])
         assert_type(await caches["a"].ask(Get("a")), int)
+
+        anchored = system.virtual(Anchored, anchor=lambda key: [key], idle=300.0, on_give_up=give_up)
+        assert_type(anchored, Virtual[str, Message, list[str]])
+        assert_type(anchored.anchor("a"), list[str])
 
         group: Group[Put] = Group()
         group.add(cache)

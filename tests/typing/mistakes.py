@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from actorchat.actors import Actor, Group, Ref, open_system
+import attrs
+
+from actorchat.actors import Actor, Coalesce, Group, Ref, Request, open_system
 from actorchat.testing import Probe
-from tests.typing.calls import Cache, Get, Gone, Keys, Message, Put, load
+from tests.typing.calls import Anchored, Cache, Get, Gone, Keys, Message, Put, load
+
+
+@attrs.frozen
+class Foreign(Request[str]):
+    pass
 
 
 class Wrong(Actor[Message]):
@@ -39,10 +46,13 @@ async def calls() -> None:
         cache = system.spawn(Cache)
         cache.tell("a")  # mistake: this actor takes no str
         await cache.send(1)  # mistake: nor an int
+        cache.signal(1)  # mistake: as above
         await cache.ask(Put("a", 1))  # mistake: a plain message can't be asked
+        await cache.ask(Foreign())  # mistake: a request, and none of its own
 
         caches = system.virtual(Cache)
         caches[1].tell(Put("a", 1))  # mistake: the key is a str
+        system.virtual(Anchored)  # mistake: it needs an anchor
 
         await Probe[Put]().expect()  # mistake: of which kind?
 
@@ -53,6 +63,14 @@ async def answer(cache: Ref[Message]) -> str:
 
 def widened(cache: Ref[Message]) -> Ref[object]:
     return cache  # mistake: it does not take every object
+
+
+def widened_from_narrow(puts: Ref[Put]) -> Ref[Message]:
+    return puts  # mistake: it takes Put only
+
+
+def keyed_by_what_it_is_not() -> Coalesce[Put]:
+    return Coalesce(key=lambda message: message.name)  # mistake: a Put has no name
 
 
 async def narrow(puts: Ref[Put], group: Group[Message]) -> None:

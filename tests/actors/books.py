@@ -1,0 +1,106 @@
+"""Owns how every test of the core ends: no actor, no timer, and all that was accepted begun, dead-lettered or waiting.
+
+Knows the core by its public names only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import Final
+
+import trio
+
+import actorchat.actors
+from actorchat.actors import ActorSystem, DeadLetter, Instrument, Loss
+
+__all__ = ["Books", "keeping", "open_system"]
+
+keeping: Final = ContextVar("keeping", default=False)
+"""Whether `open_system` keeps books, which takes an instrument and so the longer way of messages."""
+
+
+class Books(Instrument):
+    """What became of each message object of one system."""
+
+    def __init__(self) -> None:
+        self.accepted: Counter[int] = Counter()
+        self.begun: Counter[int] = Counter()
+        self.ended: Counter[int] = Counter()
+        self.lost_waiting: Counter[int] = Counter()
+        self._kept: list[object] = []
+
+    def enqueue(self, name: str, message: object) -> None:
+        self.accepted[self._id(message)] += 1
+
+    def begin(self, name: str, message: object) -> None:
+        self.begun[self._id(message)] += 1
+
+    def end(self, name: str, message: object, error: BaseException | None) -> None:
+        self.ended[self._id(message)] += 1
+
+    def lose(self, letter: DeadLetter) -> None:
+        if letter.reason is not Loss.CRASHED:
+            self.lost_waiting[self._id(letter.message)] += 1
+
+    def _id(self, message: object) -> int:
+        # Held, so that no other message gets its number.
+        self._kept.append(message)
+        return id(message)
+
+    def check(self, system: ActorSystem) -> None:
+        """Conservation, once nothing waits any more."""
+        assert not self.begun - self.ended, "what began has not ended"
+        vanished = sum((self.accepted - self.begun - self.lost_waiting).values())
+        assert vanished == system.abandoned, "accepted, and neither begun nor lost aloud nor abandoned by its asker"
+        for number, times in self.begun.items():
+            assert times <= max(1, self.accepted[number]), "a message began more often than it was accepted"
+
+
+@asynccontextmanager
+async def open_system(
+    *,
+    drain: float = 5.0,
+    grace: float = 1.0,
+    limit: float = 30.0,
+    seed: int | None = None,
+    on_dead_letter: Callable[[DeadLetter], object] | None = None,
+    instrument: Instrument | None = None,
+    stuck_after: float | None = None,
+) -> AsyncIterator[ActorSystem]:
+    """The core's own, and once it is left: no actor, no timer, conservation holds."""
+    books = Books() if keeping.get() and instrument is None else None
+
+    def lost(letter: DeadLetter) -> None:
+        if books is not None:
+            books.lose(letter)
+        if on_dead_letter is not None:
+            on_dead_letter(letter)
+
+    before = _next_deadline()
+    opened: ActorSystem | None = None
+    try:
+        async with actorchat.actors.open_system(
+            drain=drain,
+            grace=grace,
+            limit=limit,
+            seed=seed,
+            on_dead_letter=lost,
+            instrument=instrument or books,
+            stuck_after=stuck_after,
+        ) as opened:
+            yield opened
+    finally:
+        if opened is not None:
+            assert opened.tree() == (), "an actor is left"
+            # A second of grace: under the real clock the two looks at it are not one.
+            assert _next_deadline() >= before - 1.0, "a timer is left"
+            if books is not None:
+                books.check(opened)
+
+
+def _next_deadline() -> float:
+    """When Trio wakes for somebody next, in seconds of its clock."""
+    return trio.current_time() + trio.lowlevel.current_statistics().seconds_to_next_deadline

@@ -1,0 +1,34 @@
+"""Owns under which orders of tasks the tests of the core run, and in which of them books are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import trio
+
+from tests.actors.books import keeping
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if any(mark.args[0] == "schedule" for mark in metafunc.definition.iter_markers("parametrize")):
+        return  # The test says itself which ones are worth its time.
+    count = metafunc.config.getoption("--schedules")
+    metafunc.parametrize("schedule", range(count), indirect=True, ids=lambda seed: f"schedule {seed}")
+
+
+@pytest.fixture(autouse=True)
+def schedule(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The seed of the order in which Trio runs tasks that could run at once. Under odd ones books are kept.
+
+    Books take the way of messages that an instrument sees; the even schedules take the other one.
+    """
+    seed: int = request.param
+    run = trio._core._run
+    before = run._r.getstate()
+    monkeypatch.setattr(run, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
+    run._r.seed(seed)
+    token = keeping.set(seed % 2 == 1)
+    yield seed
+    keeping.reset(token)
+    run._r.setstate(before)

@@ -1,0 +1,57 @@
+"""Proves that no actor holds up the others, however much it has to do."""
+
+from __future__ import annotations
+
+import trio
+
+from actorchat.actors import Ref
+from actorchat.testing import settle
+from tests.actors.books import open_system
+from tests.actors.messages import Add, Counter, Message, Total
+
+PASSES = 6
+"""Passes of the scheduler that an ask and its reply take at most, with everybody getting a turn in each."""
+
+
+async def test_a_hundred_quiet_asks_are_answered_in_a_few_passes_beside_a_flooded_actor() -> None:
+    passes = 0
+    took: list[int] = []
+
+    async def count() -> None:
+        nonlocal passes
+        while True:
+            await trio.lowlevel.checkpoint()
+            passes += 1
+
+    async def ask(ref: Ref[Message]) -> None:
+        before = passes
+        await ref.ask(Total())
+        took.append(passes - before)
+
+    async with open_system() as system, trio.open_nursery() as nursery:
+        busy = system.spawn(Counter, inbox=20_000)
+        quiet = [system.spawn(Counter) for _ in range(100)]
+        await settle(system)
+        for n in range(20_000):
+            busy.tell(Add(n))
+        nursery.start_soon(count)
+        async with trio.open_nursery() as asking:
+            for ref in quiet:
+                asking.start_soon(ask, ref)
+        assert busy.queued > 15_000
+        nursery.cancel_scope.cancel()
+        busy.kill()
+    assert len(took) == len(quiet)
+    assert max(took) <= PASSES
+
+
+async def test_an_actor_flooded_with_signals_yields_too() -> None:
+    async with open_system() as system:
+        busy, quiet = system.spawn(Counter), system.spawn(Counter)
+        await settle(system)
+        for n in range(10_000):
+            busy.signal(Add(n))
+        busy.tell(Add(-1))
+        await quiet.ask(Total())
+        assert busy.queued == 1
+        assert await busy.ask(Total()) == (*range(10_000), -1)

@@ -1,0 +1,174 @@
+"""Proves the bound of an inbox for every overflow policy, and that no flood reaches the control lane."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import attrs
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from actorchat.actors import Coalesce, DeadLetter, Down, Loss, Overflow, Ref, Restart
+from actorchat.testing import Probe, settle
+from tests.actors.books import open_system
+from tests.actors.messages import Add, Boom, Call, Counter, Hold, Message
+
+BOUND = 3
+SLOW = Restart(backoff=10, jitter=0)
+BY_NUMBER = Coalesce[Message](lambda message: message.n if isinstance(message, Add) else None)
+
+
+@attrs.frozen
+class Expected:
+    """Of one message more than the bound: is it taken, what is handled, what is lost and why."""
+
+    overflow: Overflow | Coalesce[Message]
+    taken: bool
+    seen: tuple[int, ...]
+    lost: tuple[tuple[int, Loss], ...]
+
+
+OVER = [
+    Expected(Overflow.REJECT, False, (0, 1, 2), ((3, Loss.REJECTED),)),
+    Expected(Overflow.DROP_NEW, False, (0, 1, 2), ((3, Loss.DROPPED_NEW),)),
+    Expected(Overflow.DROP_OLD, True, (1, 2, 3), ((0, Loss.DROPPED_OLD),)),
+    Expected(BY_NUMBER, False, (0, 1, 2), ((3, Loss.REJECTED),)),
+    Expected(
+        Overflow.STOP,
+        False,
+        (),
+        ((0, Loss.STOPPED), (1, Loss.STOPPED), (2, Loss.STOPPED), (3, Loss.OVERFLOWED)),
+    ),
+]
+
+
+def adds(letters: list[DeadLetter]) -> tuple[tuple[int, Loss], ...]:
+    """By number: what a stop loses is told in no promised order."""
+    lost = [(letter.message.n, letter.reason) for letter in letters if isinstance(letter.message, Add)]
+    return tuple(sorted(lost, key=lambda each: each[0]))
+
+
+@pytest.mark.parametrize("busy_with", [Hold, Boom], ids=["in a handler", "in backoff"])
+@pytest.mark.parametrize("count", [BOUND - 1, BOUND, BOUND + 1])
+@pytest.mark.parametrize("expected", OVER, ids=lambda expected: str(expected.overflow)[:15])
+async def test_the_first_message_over_the_bound_and_no_earlier_one_meets_the_policy(
+    autojump_clock: MockClock, expected: Expected, count: int, busy_with: type[Hold] | type[Boom]
+) -> None:
+    seen: list[int] = []
+    lost: list[DeadLetter] = []
+    async with open_system(on_dead_letter=lost.append) as system:
+        ref = await system.start(lambda: Counter(seen=seen), inbox=BOUND, overflow=expected.overflow, restart=SLOW)
+        gate = trio.Event()
+        ref.tell(Hold(gate) if busy_with is Hold else Boom())
+        await trio.sleep(1)
+        over = count > BOUND
+        taken = [ref.tell(Add(n)) for n in range(count)]
+        assert taken == [True] * min(count, BOUND) + [expected.taken] * over
+        await trio.sleep(1)
+        assert ref.queued == (0 if ref.stopped else min(count, BOUND))
+        gate.set()
+        await settle(system)
+    assert tuple(seen) == (expected.seen if over else tuple(range(count)))
+    assert adds(lost) == (expected.lost if over else ())
+    counts = {reason: sum(letter.reason is reason for letter in lost) for reason in {each.reason for each in lost}}
+    assert system.dead_letters.counts == counts
+
+
+@pytest.mark.parametrize("busy_with", [Hold, Boom], ids=["in a handler", "in backoff"])
+async def test_a_newer_value_of_a_waiting_key_is_no_message_more(
+    autojump_clock: MockClock, busy_with: type[Hold] | type[Boom]
+) -> None:
+    key = Coalesce[Message](lambda message: message.n % 10 if isinstance(message, Add) else None)
+    seen: list[int] = []
+    async with open_system() as system:
+        ref = await system.start(lambda: Counter(seen=seen), inbox=BOUND, overflow=key, restart=SLOW)
+        gate = trio.Event()
+        ref.tell(Hold(gate) if busy_with is Hold else Boom())
+        await trio.sleep(1)
+        assert [ref.tell(Add(n)) for n in (1, 2, 3, 4, 13, 11)] == [True, True, True, False, True, True]
+        assert ref.queued == BOUND
+        gate.set()
+        await settle(system)
+    assert seen == [11, 2, 13]
+
+
+@contextmanager
+def flooding(nursery: trio.Nursery, ref: Ref[Message]) -> Iterator[None]:
+    """Something floods `ref` at each pass of the scheduler."""
+    scope = trio.CancelScope()
+
+    async def flood() -> None:
+        with scope:
+            while True:
+                for n in range(100):
+                    ref.tell(Add(n))
+                await trio.lowlevel.checkpoint()
+
+    nursery.start_soon(flood)
+    yield
+    scope.cancel()
+
+
+async def test_under_a_flood_an_order_to_stop_is_obeyed_after_the_current_message() -> None:
+    async with open_system() as system, trio.open_nursery() as nursery:
+        counter = Counter()
+        ref = await system.start(lambda: counter, inbox=10, overflow=Overflow.DROP_OLD)
+        gate = trio.Event()
+        ref.tell(Hold(gate))
+        await trio.testing.wait_all_tasks_blocked()
+        with flooding(nursery, ref):
+            for _ in range(5):
+                await trio.lowlevel.checkpoint()
+            ref.stop(drain=False)
+            gate.set()
+            await ref.join()
+        assert counter.seen == []
+
+
+async def test_under_a_flood_a_down_and_a_tick_come_next(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        counter = Counter()
+        ref, other = await system.start(lambda: counter, inbox=10, overflow=Overflow.DROP_OLD), system.spawn(Counter)
+        gate = trio.Event()
+
+        def prepare(actor: Counter) -> None:
+            actor.watch(other, as_=lambda _: Add(-1))
+            actor.after(1, Add(-2), key="tick")
+
+        await ref.ask(Call(prepare))
+        ref.tell(Hold(gate))
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(50):
+            ref.tell(Add(1))
+        other.kill()
+        await trio.sleep(2)
+        for _ in range(50):
+            ref.tell(Add(1))
+        gate.set()
+        await settle(system)
+        assert counter.seen == [-1, -2] + [1] * 10
+
+
+async def test_a_consumer_stuck_in_a_write_is_gone_within_a_pass_of_its_overflow() -> None:
+    stream, unread = trio.testing.lockstep_stream_pair()
+    watcher = Probe[Down]()
+
+    async def write(_: Counter) -> None:
+        await stream.send_all(b"x")
+
+    async with open_system() as system:
+        await system.start(lambda: watcher)
+        ref = await system.start(Counter, inbox=1, overflow=Overflow.STOP)
+        watcher.watch(ref, as_=lambda down: down)
+        ref.tell(Call(write))
+        await trio.testing.wait_all_tasks_blocked()
+        assert [ref.tell(Add(1)), ref.tell(Add(2))] == [True, False]
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        assert ref.stopped
+        await settle(system)
+        assert [down.ref for down in watcher.drain()] == [ref]
+    await unread.aclose()

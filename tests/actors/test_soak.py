@@ -1,0 +1,154 @@
+"""Proves that nothing piles up: many addresses, long times, random crashes, and memory as flat as at the start."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from random import Random
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from actorchat.actors import Actor, ActorSystem, Group, Ref, Restart, Virtual
+from tests.actors.books import open_system
+from tests.actors.messages import Add, Boom, Broken, Counter, Message
+
+# Nothing here is decided by who runs first, and books would be what piles up.
+ONE_SCHEDULE = pytest.mark.parametrize("schedule", [0], indirect=True)
+
+
+def alive(kind: type[object]) -> int:
+    """How many objects of the class there are."""
+    gc.collect()
+    return sum(isinstance(each, kind) for each in gc.get_objects())
+
+
+@pytest.mark.slow
+@ONE_SCHEDULE
+async def test_ten_thousand_keys_return_to_no_actor_no_address_and_no_task(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        before = alive(Ref), alive(Actor), trio.lowlevel.current_statistics().tasks_living
+        rooms = system.virtual(lambda key: Counter(), idle=10)  # type: ignore[var-annotated] # no key is typed here
+        for start in range(0, 10_000, 1000):
+            for n in range(start, start + 1000):
+                rooms[str(n)].tell(Add(n))
+            await trio.sleep(3)
+        assert rooms.active > 1000
+        await trio.sleep(25)
+        assert rooms.active == 0
+        assert (alive(Ref), alive(Actor), trio.lowlevel.current_statistics().tasks_living) == before
+
+
+class Room(Actor[Message]):
+    """Tells its members what it is told, and counts those it has heard to have gone."""
+
+    def __init__(self, key: str, members: Group[Message]) -> None:
+        self.members = members
+
+    async def on_start(self) -> None:
+        for member in self.members:
+            self.watch(member, as_=lambda _: Add(-1))
+        self.after(50, Add(0), key="beat")
+
+    async def receive(self, message: Message) -> None:
+        match message:
+            case Boom():
+                raise Broken
+            case Add(n) if n > 0:
+                self.members.publish(message)
+                self.after(n % 30, Add(0), key="typing")
+
+
+class Chats:
+    """Rooms with members who come and go."""
+
+    def __init__(self, system: ActorSystem, rooms: int, members: int) -> None:
+        self.system, self.count, self.members = system, rooms, members
+        restart = Restart(max=2, backoff=0.5)
+        self.rooms: Virtual[str, Message, Group[Message]] = system.virtual(
+            Room, anchor=lambda key: Group(), idle=60, restart=restart
+        )
+        self.random = Random(7)
+
+    async def fill(self, number: int) -> None:
+        room, group = self.rooms[str(number)], self.rooms.anchor(str(number))
+        while len(group) < self.members:
+            group.add(self.system.spawn(Counter, inbox=8, restart=Restart(backoff=0.5)))
+        room.tell(Add(1))
+        await trio.lowlevel.checkpoint()
+
+    async def hour(self, changes: int) -> None:
+        """An hour in which `changes` rooms are disturbed."""
+        random = self.random
+        for _ in range(changes):
+            number = random.randrange(self.count)
+            await self.fill(number)
+            room, group = self.rooms[str(number)], self.rooms.anchor(str(number))
+            member = random.choice(list(group))
+            match random.randrange(6):
+                case 0:
+                    room.tell(Boom())
+                case 1:
+                    member.stop()
+                case 2:
+                    member.kill()
+                case 3:
+                    member.tell(Boom())
+                case 4:
+                    room.kill()
+                case _:
+                    room.tell(Add(random.randrange(1, 100)))
+            await trio.sleep(2 * 3600 / changes * random.random())
+
+    async def warm_up(self) -> None:
+        """Everybody crashes once, since an address makes its books of crashes and losses with the first of them."""
+        for number in range(self.count):
+            await self.fill(number)
+            for ref in (self.rooms[str(number)], *self.rooms.anchor(str(number))):
+                ref.tell(Boom())
+        await trio.sleep(600)
+
+    async def empty(self) -> None:
+        """Everybody goes."""
+        for number in range(self.count):
+            for member in self.rooms.anchor(str(number)):
+                member.stop()
+        await trio.sleep(600)
+
+
+@pytest.mark.slow
+@ONE_SCHEDULE
+@pytest.mark.parametrize(
+    ("rooms", "hours", "changes"),
+    [
+        pytest.param(20, 3, 150, id="short"),
+        pytest.param(1_000, 10, 3_000, id="full", marks=pytest.mark.soak),
+    ],
+)
+async def test_hours_of_churn_leave_nothing_behind(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, rooms: int, hours: int, changes: int
+) -> None:
+    # What is captured holds tracebacks, and they hold actors.
+    caplog.set_level(logging.CRITICAL + 1, "actorchat.actors")
+    async with open_system(seed=7) as system:
+        before = alive(Ref), alive(Actor), trio.lowlevel.current_statistics().tasks_living
+        chats = Chats(system, rooms, 10)
+        held: list[int] = []
+        keys = [chats.rooms[str(number)] for number in range(rooms)]
+        await chats.warm_up()
+        for _ in range(hours):
+            await chats.hour(changes)
+            for number in range(rooms):
+                await chats.fill(number)
+            await trio.sleep(600)
+            # At rest with all rooms full: what is there now must not grow from hour to hour.
+            gc.collect()
+            held.append(len(gc.get_objects()))
+            assert (chats.rooms.active, len(system.tree())) == (0, rooms * 10)
+        assert max(held) < 1.02 * held[0]
+        await chats.empty()
+        assert system.tree() == ()
+        del keys
+        chats.rooms = system.virtual(Room, anchor=lambda key: Group())
+        assert (alive(Ref), alive(Actor), trio.lowlevel.current_statistics().tasks_living) == before
