@@ -1,11 +1,76 @@
-"""`python -m bench`: the measurements, with progress, and one table of ratios at the end."""
+"""`python -m bench`: how fast actorchat is, beside other servers that do the same job, in one run.
+
+Only ratios within one run mean anything: machines differ, and the same one has good and bad minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 
 import click
 
 from bench.actors import actors
-from bench.fanout import fanout
-from bench.idle import idle
-from bench.journal import journal
+from bench.cases import connect, fanout, feed, idle, latency, rooms, storage
+from bench.plan import Plan, choose, progress
+from bench.report import Report
+
+CASES = (fanout, rooms, connect, idle, latency, storage, feed, actors)
+PEERS = "least possible (C),uWebSockets.js,ws,picows,trio-websocket"
+
+Case = Callable[[Plan], None]
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--quick", is_flag=True, help="One short round: does it run, is it roughly right?"),
+        click.option("--rounds", type=click.IntRange(1), help="How often each is measured; the median counts.  [5]"),
+        click.option("--seconds", type=click.FloatRange(0.2), help="How long each measurement takes.  [3]"),
+        click.option("--peers", default=PEERS, show_default=True, help="Names split by commas, `all` or `none`."),
+        click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures."),
+        click.option("--plot", type=click.Path(file_okay=False, path_type=Path), help="Draw a PNG of each case here."),
+        click.option(
+            "--markdown", type=click.Path(dir_okay=False, path_type=Path), help="Write the tables as Markdown."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _measure(
+    cases: list[Case],
+    quick: bool,
+    rounds: int | None,
+    seconds: float | None,
+    peers: str,
+    json_file: Path | None,
+    plot: Path | None,
+    markdown: Path | None,
+) -> None:
+    if plot is not None and find_spec("matplotlib") is None:
+        raise click.ClickException('--plot needs matplotlib: pip install -e ".[bench]"')
+    report = Report()
+    chosen = choose(peers)
+    with progress() as bar:
+        plan = Plan(report, rounds or (1 if quick else 5), seconds or (0.7 if quick else 3.0), quick, chosen, bar)
+        for case in cases:
+            case(plan)
+    report.show()
+    if json_file is not None:
+        json_file.write_text(report.json())
+    if markdown is not None:
+        markdown.write_text(report.markdown())
+    if plot is not None:
+        report.plot(plot)
+
+
+def _command(case: Case) -> click.Command:
+    @_options
+    def run(**options: object) -> None:
+        _measure([case], **options)  # type: ignore[arg-type] # click gives what `_options` names
+
+    return click.command(case.__name__, help=case.__doc__)(run)
 
 
 @click.group(help=__doc__)
@@ -13,8 +78,15 @@ def main() -> None:
     pass
 
 
-main.add_command(actors)
-main.add_command(fanout)
-main.add_command(idle)
-main.add_command(journal)
-main(prog_name="python -m bench")
+@main.command("all")
+@_options
+def everything(**options: object) -> None:
+    """All of it in one run, with every bar that the project set itself."""
+    _measure(list(CASES), **options)  # type: ignore[arg-type] # as above
+
+
+for each in CASES:
+    main.add_command(_command(each))
+
+if __name__ == "__main__":
+    main(prog_name="python -m bench")

@@ -1,70 +1,220 @@
-"""Owns the servers under test: each in a process of its own on a loopback port, ended with the block."""
+"""Owns the servers under test: each in a process and on a core of its own, on a loopback port, ended with the block.
+
+Knows what a peer needs to be installed, and nothing of what is measured.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from uuid import UUID
+from typing import IO
 
 import attrs
 import httpx
 
 from actorchat.protocol import Role
 from actorchat.server.auth import local_token
+from bench.load import Dialect, Socket, cache_folder, compile_c, pin
 
-START_SECONDS = 15
+__all__ = [
+    "ACTORCHAT",
+    "LIMIT",
+    "OURS",
+    "PEERS",
+    "Server",
+    "Target",
+    "Unavailable",
+    "actorchat_on",
+    "console_sockets",
+    "resident_kib",
+]
+
+START_SECONDS = 20
+_SERVE = (sys.executable, "-m", "actorchat", "serve")
+PEER_FOLDER = Path(__file__).with_name("peers")
+SOCKET_IO = Dialect('42["send_message",', "]", '42["message_added"', "40")
+
+
+class Unavailable(Exception):  # noqa: N818 - a peer is, or is not
+    """A server can't be had here; the text says what it needs."""
 
 
 @attrs.frozen
 class Target:
-    """Where a load goes: the address of the room's sockets, and the request headers of its readers and writers."""
+    """A running server. `rooms(count, members)` gives the sockets of so many rooms, one writer in each unless told."""
 
     process: subprocess.Popen[bytes]
     port: int
-    path: str
-    readers: dict[str, str]
-    writers: dict[str, str]
+    rooms: Callable[[int, int, int], list[Socket]]
+    ids: bool = False
+    dialect: Dialect | None = None
+
+
+@attrs.frozen
+class Server:
+    """A server that can be started: `with server.start() as target`, or `Unavailable`."""
+
+    name: str
+    start: Callable[[], AbstractContextManager[Target]]
 
 
 @contextmanager
-def plain_server() -> Iterator[Target]:
-    """The plain trio-websocket relay."""
+def _peer(command: Sequence[str], dialect: Dialect | None = None) -> Iterator[Target]:
     port = _free_port()
-    with _running([sys.executable, "-m", "bench.plain_server", str(port)], port) as process:
-        yield Target(process, port, "/", {}, {})
+
+    def rooms(count: int, members: int, writers: int) -> list[Socket]:
+        path = "/socket.io/?EIO=4&transport=websocket&room={}" if dialect else "/room{}"
+        return [Socket(path.format(room), writes=place < writers) for room in range(count) for place in range(members)]
+
+    with _running([*command, str(port)], port) as process:
+        yield Target(process, port, rooms, dialect=dialect)
 
 
 @contextmanager
-def actorchat_server(storage: str) -> Iterator[Target]:
-    """`actorchat serve` with rate limits out of reach, one chat, an operator as reader and its visitor as writer."""
+def _python(module: str, needs: str, dialect: Dialect | None = None) -> Iterator[Target]:
+    if find_spec(needs) is None:
+        raise Unavailable('not installed: pip install -e ".[bench]"')
+    with _peer([sys.executable, "-m", f"bench.peers.{module}"], dialect) as target:
+        yield target
+
+
+@contextmanager
+def _javascript(script: str, runtime: str) -> Iterator[Target]:
+    folder = _packages()
+    programs = [str(folder / "node_modules" / ".bin" / runtime)] if runtime == "bun" else _nodes(folder, script)
+    if not programs or not Path(programs[0]).exists():
+        raise Unavailable(f"no {runtime} here that its package is compiled for")
+    with _peer([programs[0], str(folder / script)]) as target:
+        yield target
+
+
+def _nodes(folder: Path, script: str) -> list[str]:
+    """The nodes on the path that can run the relay: a compiled package is made for some versions only."""
+    found = [shutil.which("node", path=place) for place in os.environ["PATH"].split(os.pathsep)]
+    nodes = list(dict.fromkeys(node for node in found if node is not None))
+    if "uws" not in script:
+        return nodes
+    module = "node_modules/@trufflesuite/uws-js-unofficial/dist/uws_linux_x64_{}.node"
+    return [node for node in nodes if (folder / module.format(_abi(node))).exists()]
+
+
+def _abi(node: str) -> str:
+    command = [node, "-p", "process.versions.modules"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _packages() -> Path:
+    """The folder of the relays in JavaScript, their packages installed in it."""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise Unavailable("needs node and npm")
+    folder = cache_folder() / "peers"
+    folder.mkdir(exist_ok=True)
+    for source in [*PEER_FOLDER.glob("*.mjs"), PEER_FOLDER / "package.json"]:
+        shutil.copy(source, folder)
+    wanted = (folder / "package.json").read_text()
+    done = folder / "installed.json"
+    if not done.exists() or done.read_text() != wanted:
+        command = [npm, "install", "--no-audit", "--no-fund", "--no-package-lock"]
+        made = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        if made.returncode:
+            raise Unavailable(f"npm install failed: {made.stderr.strip().splitlines()[-1:]}")
+        done.write_text(wanted)
+    return folder
+
+
+@contextmanager
+def _limit() -> Iterator[Target]:
+    with _peer([str(compile_c(PEER_FOLDER / "relay.c"))]) as target:
+        yield target
+
+
+LIMITS_OUT_OF_REACH = {
+    "ACTORCHAT_LIMITS_MESSAGES_PER_SECOND": "1000000",
+    "ACTORCHAT_LIMITS_BURST": "1000000",
+    "ACTORCHAT_LIMITS_VISITORS_PER_MINUTE": "1000000",
+}
+
+
+@contextmanager
+def _actorchat(storage: str, transport: str, *, ids: bool) -> Iterator[Target]:
+    """`actorchat serve` as it is deployed, with rate limits that run but are out of reach, the feed and counters on.
+
+    In every room the visitor writes; the other sockets are an operator's.
+    """
     port = _free_port()
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "actorchat", "serve", "--port", str(port), "--data", folder]
-        command += ["--storage", "memory://" if storage == "memory" else f"sqlite:///{folder}/bench.db"]
-        limits = {
-            "ACTORCHAT_LIMITS_MESSAGES_PER_SECOND": "1000000",
-            "ACTORCHAT_LIMITS_BURST": "1000000",
-        }
-        with _running(command, port, limits) as process:
-            answer = (
-                httpx.post(f"http://127.0.0.1:{port}/api/visitors", json={"source": "lk"}).raise_for_status().json()
-            )
-            operator = local_token(Path(folder), role=Role.OPERATOR, user_id=1, sources=["lk"])
-            path = f"/ws/chats/{UUID(answer['chat']['uuid'])}"
-            yield Target(process, port, path, _headers(operator), _headers(answer["token"]))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        url = "memory://" if storage == "memory" else f"sqlite:///{folder}/bench.db"
+        command = [*_SERVE, "--port", str(port), "--data", name, "--storage", url, "--transport", transport]
+        with _running(command, port, LIMITS_OUT_OF_REACH) as process:
+            profile = "actorchat.v1.ext" if ids else "actorchat.v1"
+            yield Target(process, port, partial(_chat_rooms, port, folder, profile), ids=ids)
 
 
-def _headers(token: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token}", "Sec-WebSocket-Protocol": "actorchat.v1.ext"}
+@contextmanager
+def actorchat_on(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """`actorchat serve` on a data folder that may hold chats already: its URL and its process."""
+    port = _free_port()
+    folder.mkdir(exist_ok=True)
+    with _running([*_SERVE, "--port", str(port), "--data", str(folder)], port, LIMITS_OUT_OF_REACH) as process:
+        yield f"http://127.0.0.1:{port}", process
+
+
+def _chat_rooms(port: int, folder: Path, profile: str, count: int, members: int, writers: int) -> list[Socket]:
+    operator = local_token(folder, role=Role.OPERATOR, user_id=1, sources=["lk"])
+    sockets: list[Socket] = []
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        for _ in range(count):
+            visitor = client.post("/api/visitors", json={"source": "lk"}).raise_for_status().json()
+            path = f"/ws/chats/{visitor['chat']['uuid']}"
+            for place in range(members):
+                token = visitor["token"] if place < writers else operator
+                headers = (("Authorization", f"Bearer {token}"), ("Sec-WebSocket-Protocol", profile))
+                sockets.append(Socket(path, headers, writes=place < writers))
+    return sockets
+
+
+def console_sockets(rooms: Sequence[Socket], count: int) -> list[Socket]:
+    """So many operators' feeds beside these rooms of `actorchat`; the last socket of a room is an operator's."""
+    return [Socket("/ws/operators", rooms[-1].headers)] * count
+
+
+def _ours(name: str, storage: str, transport: str, *, ids: bool = False) -> Server:
+    return Server(name, partial(_actorchat, storage, transport, ids=ids))
+
+
+ACTORCHAT = _ours("actorchat", "memory", "reactor")
+OURS = (
+    ACTORCHAT,
+    _ours("actorchat, SQLite", "sqlite", "reactor", ids=True),
+    _ours("actorchat on trio-websocket", "memory", "trio-websocket"),
+)
+LIMIT = Server("least possible (C)", _limit)
+PEERS = (
+    LIMIT,
+    Server("uWebSockets.js", partial(_javascript, "relay_uws.mjs", "node")),
+    Server("Bun", partial(_javascript, "relay_bun.mjs", "bun")),
+    Server("ws", partial(_javascript, "relay_ws.mjs", "node")),
+    Server("picows", partial(_python, "relay_picows", "picows")),
+    Server("websockets", partial(_python, "relay_websockets", "websockets")),
+    Server("aiohttp", partial(_python, "relay_aiohttp", "aiohttp")),
+    Server("Starlette", partial(_python, "relay_starlette", "uvicorn")),
+    Server("trio-websocket", partial(_python, "relay_trio_websocket", "trio_websocket")),
+    Server("python-socketio", partial(_python, "relay_socketio", "socketio", SOCKET_IO)),
+)
 
 
 def resident_kib(process: subprocess.Popen[bytes]) -> int:
@@ -83,24 +233,25 @@ def _free_port() -> int:
 
 @contextmanager
 def _running(
-    command: list[str], port: int, environment: dict[str, str] | None = None
+    command: Sequence[str], port: int, environment: dict[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(command, env=os.environ | (environment or {}), stdout=subprocess.DEVNULL)
-    try:
-        if hasattr(os, "sched_setaffinity") and (os.cpu_count() or 1) > 1:
-            os.sched_setaffinity(process.pid, {0})
-        _wait_for(port, process)
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
+    with tempfile.TemporaryFile() as errors:
+        variables = os.environ | (environment or {})
+        process = subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=errors)
         try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            pin(process.pid, last=False)
+            _wait_for(port, process, errors)
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
-def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+def _wait_for(port: int, process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -109,4 +260,6 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
             time.sleep(0.05)
         else:
             return
-    raise RuntimeError(f"{process.args!r} does not listen on port {port}")
+    errors.seek(0)
+    said = errors.read().decode(errors="replace").strip().splitlines()
+    raise Unavailable(f"does not listen: {said[-1] if said else 'it says nothing'}")
