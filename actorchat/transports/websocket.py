@@ -104,9 +104,11 @@ class WebsocketTransport:
         websocket = await request.accept(subprotocol=subprotocol)
         del request
         self.sessions.add(session)
-        async with self._application.join(session, admission) as receiver:
-            session.attach(receiver)
+        session.attach(await self._application.join(session, admission))
+        try:
             await _read(websocket, session)
+        finally:
+            session.leave()
         reason = websocket.closed
         if stream.vanished:
             session.lost()
