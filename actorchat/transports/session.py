@@ -48,6 +48,7 @@ class SocketSession:
         "_user",
         "expires_at",
         "heard",
+        "held",
         "on_resume",
         "outbox",
         "peer",
@@ -63,6 +64,8 @@ class SocketSession:
         self.heard = True
         self.ping_at = inf
         self.silent_at = inf
+        # Set by the transport: input waits for a receiver.
+        self.held = False
         self.on_resume: Callable[[], None] | None = None
         self._user = admission.user
         self._profile = admission.profile
@@ -98,8 +101,9 @@ class SocketSession:
 
     @property
     def paused(self) -> bool:
-        """As many operations are in flight as may be: read no further."""
-        return self._in_flight >= self._limits.operations_in_flight and not self.outbox.closed
+        """As many operations are in flight as may be, or input waits for a receiver: read no further."""
+        full = self.held or self._in_flight >= self._limits.operations_in_flight
+        return full and not self.outbox.closed
 
     async def wait_drained(self) -> None:
         await self.outbox.wait_drained()
@@ -119,6 +123,7 @@ class SocketSession:
     def attach(self, receiver: Receiver) -> None:
         """Deliver input to `receiver` from now on, until `leave`."""
         self._receiver = receiver
+        self.held = False
 
     def leave(self) -> None:
         """The socket has ended, or reads no more: tell the receiver, once, if there is one."""
