@@ -1,4 +1,4 @@
-"""Owns what is measured of servers: one function a case, which adds its figures to the report, and the bars it can judge.
+"""Owns what is measured of servers: one function a case, which adds its figures to the report, and its bars.
 
 The bars are those the project set itself; `docs/benchmarks.md` says why these.
 """

@@ -45,7 +45,7 @@ from actorchat.chat.operations import (
 from actorchat.chat.ports import Archive, ChatFilter, FeedSnapshot, Journal, Session, StorageUnavailable
 from actorchat.chat.profiles import Profiles
 from actorchat.chat.replay import catch_up
-from actorchat.chat.room import Departed, Enter, Room, RoomMessage, RoomPorts
+from actorchat.chat.room import Enter, Room, RoomMessage, RoomPorts
 from actorchat.chat.roster import Member, Position, Roster
 from actorchat.chat.sweeper import Sweeper
 from actorchat.protocol import (
@@ -200,11 +200,10 @@ class Chats:
 
     # Sockets
 
-    @asynccontextmanager
-    async def join_room(self, session: Session, chat: UUID, after: int | None) -> AsyncIterator[RoomReceiver]:
-        """Be in the room for as long as the block lasts. Entered once the replay that `after` asks for is sent.
+    async def join_room(self, session: Session, chat: UUID, after: int | None) -> RoomReceiver:
+        """Be in the room until the receiver's `leave`. Returns once the replay that `after` asks for is sent.
 
-        Raises `ChatRefused` `not_found`, `StorageUnavailable`.
+        Raises `ChatRefused` `not_found`, `StorageUnavailable`; then, or cancelled, there is nothing to leave.
         """
         room, roster = self._rooms[chat], self._rooms.anchor(chat)
         roster.entering += 1
@@ -223,21 +222,21 @@ class Chats:
             roster.arrive(member, position)
         finally:
             roster.entering -= 1
+        receiver = RoomReceiver(roster, member, self._intake, room)
         try:
             if replay:
                 await catch_up(member, position, roster, self.archive)
             else:
                 roster.go_live(member)
-            yield RoomReceiver(roster, member, self._intake, room.tell)
-        finally:
-            if roster.depart(member):
-                room.signal(Departed(member.identity))
+        except BaseException:
+            receiver.leave()
+            raise
+        return receiver
 
-    @asynccontextmanager
-    async def join_feed(self, session: Session, sources: frozenset[str]) -> AsyncIterator[FeedReceiver]:
-        """Be a console of `sources` for as long as the block lasts. Entered once the snapshot is sent.
+    async def join_feed(self, session: Session, sources: frozenset[str]) -> FeedReceiver:
+        """Be a console of `sources` until the receiver's `leave`. Returns once the snapshot is sent.
 
-        Raises `StorageUnavailable`.
+        Raises `StorageUnavailable`; then, or cancelled, there is nothing to leave.
         """
         console = Console(session, sources)
         # Holding the refs keeps the feeds' addresses, and with them their rosters.
@@ -246,19 +245,24 @@ class Chats:
         for _, roster in feeds:
             roster.consoles[console] = None
         self._listened.update(sources)
+
+        def leave() -> None:
+            for _, roster in feeds:
+                del roster.consoles[console]
+            self._listened -= Counter(sources)
+            if self.consoles.leave(console):
+                directory.signal(ConsoleLeft(session.user.id))
+
         try:
             snapshot = await self.archive.feed_snapshot(sources, FEED_SNAPSHOT)
             await _show(session, snapshot)
             console.release({chat.uuid: chat.rev for chat in snapshot.chats})
             self.consoles.join(console, snapshot.counters)
             directory.signal(ConsoleJoined(console, snapshot.operators, snapshot.counters))
-            yield FeedReceiver(session)
-        finally:
-            for _, roster in feeds:
-                del roster.consoles[console]
-            self._listened -= Counter(sources)
-            if self.consoles.leave(console):
-                directory.signal(ConsoleLeft(session.user.id))
+        except BaseException:
+            leave()
+            raise
+        return FeedReceiver(session, leave)
 
     async def drain(self) -> None:
         """Refuse new operations with `draining`; return when all that was taken is decided and announced."""

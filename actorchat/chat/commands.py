@@ -11,7 +11,9 @@ from collections.abc import Callable
 import attrs
 import trio
 
+from actorchat.actors import Ref
 from actorchat.chat.limits import Intake
+from actorchat.chat.model import Identity
 from actorchat.chat.operations import ChatOperation, Decision, Refused, Unchanged
 from actorchat.chat.ports import Session
 from actorchat.chat.roster import Member, Roster
@@ -33,7 +35,7 @@ from actorchat.protocol import (
     encode_event,
 )
 
-__all__ = ["FeedReceiver", "FromMember", "Perform", "RoomReceiver", "push_event", "refuse"]
+__all__ = ["Departed", "FeedReceiver", "FromMember", "Perform", "RoomReceiver", "push_event", "refuse"]
 
 OperationCommand = SendMessage | MarkMessageDelivered | MarkMessageRead
 """The commands that become operations of the journal, and are answered."""
@@ -76,6 +78,13 @@ class FromMember:
         if isinstance(self.command, OperationCommand):
             self.intake.done()
             self.member.session.operation_done()
+
+
+@attrs.frozen
+class Departed:
+    """A user's last socket in the room is gone."""
+
+    identity: Identity
 
 
 @attrs.define(eq=False)
@@ -147,10 +156,10 @@ _ABOUT_ATTACHMENTS = (
 class RoomReceiver:
     """What one socket in a room says (`transports.ports.Receiver`). Never blocks, never raises."""
 
-    __slots__ = ("_intake", "_member", "_roster", "_tell")
+    __slots__ = ("_intake", "_member", "_room", "_roster")
 
-    def __init__(self, roster: Roster, member: Member, intake: Intake, tell: Callable[[FromMember], object]) -> None:
-        self._roster, self._member, self._intake, self._tell = roster, member, intake, tell
+    def __init__(self, roster: Roster, member: Member, intake: Intake, room: Ref[FromMember | Departed]) -> None:
+        self._roster, self._member, self._intake, self._room = roster, member, intake, room
 
     def receive(self, command: Command | UnknownType) -> bool:
         """True: the session has one more operation in flight, until `operation_done`."""
@@ -159,13 +168,13 @@ class RoomReceiver:
             return False
         item = FromMember(self._roster, self._member, command, self._intake)
         if not isinstance(command, OperationCommand):
-            self._tell(item)
+            self._room.tell(item)
             return False
         refused = self._intake.take()
         if refused is not None:
             item.refuse(refused)
             return False
-        self._tell(item)
+        self._room.tell(item)
         return True
 
     def malformed(self, fault: Malformed) -> None:
@@ -176,14 +185,19 @@ class RoomReceiver:
         else:
             _answer_malformed(session, fault)
 
+    def leave(self) -> None:
+        if self._roster.depart(self._member):
+            self._room.signal(Departed(self._member.identity))
+
 
 class FeedReceiver:
-    """What one console says: the feed takes no commands."""
+    """What one console says: the feed takes no commands. `leave` takes the console off it."""
 
-    __slots__ = ("_session",)
+    __slots__ = ("_session", "leave")
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, leave: Callable[[], None]) -> None:
         self._session = session
+        self.leave = leave
 
     def receive(self, command: Command | UnknownType) -> bool:
         _answer_unknown(self._session, UnknownType(command.type))

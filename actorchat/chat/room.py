@@ -16,7 +16,7 @@ import trio
 
 from actorchat.actors import Actor, Request
 from actorchat.chat.announcement import Announcement
-from actorchat.chat.commands import FromMember, Perform
+from actorchat.chat.commands import Departed, FromMember, Perform
 from actorchat.chat.feed import FeedItem, FeedRoster
 from actorchat.chat.limits import ROOM_IN_FLIGHT, Limits, RateLimiter, check_message
 from actorchat.chat.model import (
@@ -53,7 +53,7 @@ from actorchat.protocol import (
     encode_event,
 )
 
-__all__ = ["Announce", "Departed", "Enter", "Room", "RoomMessage", "RoomPorts"]
+__all__ = ["Announce", "Enter", "Room", "RoomMessage", "RoomPorts"]
 
 _log = logging.getLogger(__name__)
 
@@ -84,13 +84,6 @@ class Enter(Request[bool]):
 @attrs.frozen
 class Announce:
     """Outcomes wait in the roster."""
-
-
-@attrs.frozen
-class Departed:
-    """A user's last socket in the room is gone."""
-
-    identity: Identity
 
 
 @attrs.frozen

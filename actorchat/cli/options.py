@@ -53,7 +53,7 @@ def settings_options(command: F) -> F:
         click.option("--port", metavar="N", help="The port; 0 takes a free one. [default: 8000]"),
         data_option,
         click.option("--storage", metavar="URL", help="sqlite:///path or memory://. [default: a file in --data]"),
-        click.option("--transport", metavar="NAME", help="auto or trio-websocket. [default: auto]"),
+        click.option("--transport", metavar="NAME", help="auto, reactor or trio-websocket. [default: auto]"),
         click.option("--tls-cert", metavar="FILE", help="Serve https and wss with this certificate chain (PEM)."),
         click.option("--tls-key", metavar="FILE", help="The certificate's key (PEM)."),
         # Taken, so that a deployment that asks for more is told; of no use in the help while one value is legal.

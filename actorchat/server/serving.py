@@ -9,7 +9,7 @@ import errno
 import logging
 import socket
 from collections.abc import AsyncIterator, Collection
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Final
 from uuid import UUID
 
@@ -36,6 +36,8 @@ from actorchat.transports.head import RequestHead
 from actorchat.transports.http_stream import HttpStream, TlsHttpStream
 from actorchat.transports.listener import HttpSide, Listener, bind
 from actorchat.transports.memory import MemoryTransport, open_memory_transport
+from actorchat.transports.ports import Application
+from actorchat.transports.reactor import ReactorTransport, open_reactor_transport
 from actorchat.transports.websocket import WebsocketTransport, open_websocket_transport
 
 __all__ = ["DRAIN_SECONDS", "Server", "ServerStatistics", "open_server"]
@@ -63,7 +65,7 @@ class _Parts:
     journal: Journal
     local: LocalDoor
     memory: MemoryTransport
-    websockets: WebsocketTransport
+    websockets: ReactorTransport | WebsocketTransport
     http: HttpServer
 
 
@@ -230,7 +232,7 @@ async def _start(stack: AsyncExitStack, settings: Settings) -> Server:
     )
     application = Sockets(chats)
     memory = await stack.enter_async_context(open_memory_transport(application))
-    websockets = await stack.enter_async_context(open_websocket_transport(application))
+    websockets = await stack.enter_async_context(_open_websockets(settings, application))
     state = _State()
 
     def unready() -> Problem | None:
@@ -264,6 +266,14 @@ async def _start(stack: AsyncExitStack, settings: Settings) -> Server:
         state.listener, state.port = listener, listener.port
         await nursery.start(listener.serve)
     return Server(settings, parts, state)
+
+
+def _open_websockets(
+    settings: Settings, application: Application
+) -> AbstractAsyncContextManager[ReactorTransport | WebsocketTransport]:
+    if settings.websocket_transport == "reactor":
+        return open_reactor_transport(application)
+    return open_websocket_transport(application)
 
 
 async def _bind(settings: Settings) -> tuple[socket.socket, ...]:

@@ -7,6 +7,7 @@ Refuses to know where values come from (`actorchat.server.loading` reads them) a
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -29,6 +30,9 @@ __all__ = [
 DEFAULT_DATA: Final = Path("actorchat-data")
 SHORTEST_SECRET: Final = 32
 """Bytes: HS256 is no stronger than its key, and 32 is the size of its hash."""
+
+_HAS_REACTOR: Final = sys.platform != "win32"
+"""It waits on a selector by its descriptor, which only epoll and kqueue have."""
 
 T = TypeVar("T")
 
@@ -246,7 +250,7 @@ class Settings:
     data: Path | None = _setting("the path of a folder", _optional(_path), None)
     storage: str | None = _setting("sqlite:///path or memory://", _optional(_storage), None)
     bus: str = _choice("local")
-    transport: str = _choice("auto", "trio-websocket")
+    transport: str = _choice("auto", "reactor", "trio-websocket")
     tls_cert: Path | None = _file()
     tls_key: Path | None = _file()
     workers: int = _setting("1: more workers need a bus between them", _integer(1, 1), 1)
@@ -267,6 +271,10 @@ class Settings:
         if (self.tls_cert is None) != (self.tls_key is None):
             missing, given = ("tls_key", "tls_cert") if self.tls_key is None else ("tls_cert", "tls_key")
             yield SettingFault(missing, f"needed with {given}: TLS takes both")
+        if self.transport == "reactor" and self.tls_cert is not None:
+            yield SettingFault("transport", "the reactor speaks no TLS; expected auto or trio-websocket with tls_cert")
+        elif self.transport == "reactor" and not _HAS_REACTOR:
+            yield SettingFault("transport", "there is no reactor on this system; expected auto or trio-websocket")
 
     @property
     def folder(self) -> Path | None:
@@ -274,6 +282,13 @@ class Settings:
         if self.data is None and self.storage == "memory://":
             return None
         return self.data or DEFAULT_DATA
+
+    @property
+    def websocket_transport(self) -> str:
+        """What `transport` comes to: `reactor` for plain TCP where there is one, else `trio-websocket`."""
+        if self.transport != "auto":
+            return self.transport
+        return "reactor" if _HAS_REACTOR and self.tls_cert is None else "trio-websocket"
 
     @property
     def storage_url(self) -> str:

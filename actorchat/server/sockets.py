@@ -6,8 +6,7 @@ Refuses to know how rights are judged and how bytes travel.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Collection
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Collection
 from typing import Final
 from urllib.parse import parse_qs
 from uuid import UUID
@@ -120,23 +119,17 @@ class Sockets:
     def __init__(self, chats: Chats) -> None:
         self._chats = chats
 
-    @asynccontextmanager
-    async def join(self, session: Session, admission: Admission) -> AsyncIterator[Receiver]:
-        async with AsyncExitStack() as stack:
-            try:
-                receiver = await self._enter(stack, session, admission.target)
-            except ChatRefused as refused:
-                session.close(_REFUSED.get(refused.code, CloseCode.OVERLOADED), refused.code)
-                receiver = _Nobody()
-            except StorageUnavailable:
-                session.close(CloseCode.OVERLOADED, "storage is away")
-                receiver = _Nobody()
-            yield receiver
-
-    async def _enter(self, stack: AsyncExitStack, session: Session, target: RoomTarget | FeedTarget) -> Receiver:
-        if isinstance(target, RoomTarget):
-            return await stack.enter_async_context(self._chats.join_room(session, target.chat, target.after))
-        return await stack.enter_async_context(self._chats.join_feed(session, target.sources))
+    async def join(self, session: Session, admission: Admission) -> Receiver:
+        target = admission.target
+        try:
+            if isinstance(target, RoomTarget):
+                return await self._chats.join_room(session, target.chat, target.after)
+            return await self._chats.join_feed(session, target.sources)
+        except ChatRefused as refused:
+            session.close(_REFUSED.get(refused.code, CloseCode.OVERLOADED), refused.code)
+        except StorageUnavailable:
+            session.close(CloseCode.OVERLOADED, "storage is away")
+        return _Nobody()
 
 
 class _Nobody:
@@ -146,4 +139,7 @@ class _Nobody:
         return None
 
     def malformed(self, fault: Malformed) -> None:
+        return None
+
+    def leave(self) -> None:
         return None

@@ -94,6 +94,9 @@ class _Recorder:
     def malformed(self, fault: Malformed) -> None:
         self.application.faults.append(fault)
 
+    def leave(self) -> None:
+        self.application.left.append(self.session)
+
 
 class RecordingApplication:
     """An application that writes down what reaches it. `takes`: every command is an operation to be answered."""
@@ -107,15 +110,12 @@ class RecordingApplication:
         self.fails = False
         self.refuses = False
 
-    @asynccontextmanager
-    async def join(self, session: Session, admission: Admission) -> AsyncIterator[Receiver]:
+    async def join(self, session: Session, admission: Admission) -> Receiver:
+        await trio.lowlevel.checkpoint()
         if self.refuses:
             raise RuntimeError("planted by a check")
         self.sessions.append(session)
-        try:
-            yield _Recorder(self, session)
-        finally:
-            self.left.append(session)
+        return _Recorder(self, session)
 
     @property
     def texts(self) -> list[str]:

@@ -99,6 +99,13 @@ class SocketLine(_Deadline):
             except OSError as error:
                 raise trio.BrokenResourceError(str(error)) from error
 
+    def detach(self) -> socket.socket:
+        """Give the connection away: this line has ended, without a word to the peer."""
+        old = self.socket
+        sock = socket.socket(old.family, old.type, old.proto, fileno=old.detach())
+        sock.setblocking(False)
+        return sock
+
     async def finish(self, *, peer_knows: bool) -> None:
         with suppress(OSError, trio.BrokenResourceError):
             self.socket.shutdown(socket.SHUT_WR)

@@ -17,7 +17,8 @@ import attrs
 import orjson
 import trio
 
-from actorchat.protocol import select_subprotocol
+from actorchat.protocol import close_frame, select_subprotocol
+from actorchat.transports.handshake import accept
 from actorchat.transports.head import BadHead, RequestHead, Upgrade, read_head
 from actorchat.transports.http_stream import HttpStream, TlsHttpStream
 from actorchat.transports.lines import Line, SocketLine, StreamLine
@@ -66,8 +67,6 @@ class UpgradeSide(Protocol):
     nursery: trio.Nursery
 
     async def serve(self, line: Line, upgrade: Upgrade, subprotocol: str | None, admission: Admission) -> None: ...
-
-    async def refuse(self, line: Line, upgrade: Upgrade, subprotocol: str | None, code: int, reason: str) -> None: ...
 
 
 async def bind(host: str, port: int) -> tuple[socket.socket, ...]:
@@ -245,7 +244,8 @@ class Listener:
             return self._transport.serve(line, upgrade, subprotocol, verdict)
         code = verdict.close_code
         if code is not None:
-            return self._transport.refuse(line, upgrade, subprotocol, code, verdict.reason)
+            await _refuse(line, upgrade, subprotocol, code, verdict.reason)
+            return None
         await _reply(line, verdict.status, verdict.body)
         return None
 
@@ -292,4 +292,11 @@ async def _reply(line: Line, status: int, body: bytes) -> None:
     ).encode("ascii")
     with trio.move_on_after(_REPLY_SECONDS):
         line.send(head + extra + b"\r\n" + body)
+        await line.finish(peer_knows=False)
+
+
+async def _refuse(line: Line, upgrade: Upgrade, subprotocol: str | None, code: int, reason: str) -> None:
+    """Open a websocket only to close it: browsers cannot read the status of a refused handshake."""
+    with trio.move_on_after(_REPLY_SECONDS):
+        line.send(accept(upgrade, subprotocol) + close_frame(code, reason))
         await line.finish(peer_knows=False)

@@ -269,14 +269,13 @@ class MemoryTransport:
         try:
             with line.scope:
                 try:
-                    async with self._application.join(session, admission) as receiver:
-                        session.attach(receiver)
-                        line.pump()
-                        await line.ended.wait()
+                    session.attach(await self._application.join(session, admission))
+                    line.pump()
                 except Exception as error:
                     session.fail(error)
-                    await line.ended.wait()
+                await line.ended.wait()
         finally:
+            session.leave()
             self.sessions.discard(session)
             session.lost()
             line.end()

@@ -5,7 +5,6 @@ Refuses to know what an admission means, and what becomes of a command.
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 from uuid import UUID
 
@@ -70,15 +69,18 @@ class Receiver(Protocol):
     def malformed(self, fault: Malformed) -> None:
         """Take note of a malformed frame; after the third in a row the transport closes the socket."""
 
+    def leave(self) -> None:
+        """The socket has ended: leave the target. Called once, also under a cancelled scope; nothing comes after it."""
+
 
 class Application(Protocol):
     """What sockets are opened for: a room or a feed behind each."""
 
-    def join(self, session: Session, admission: Admission) -> AbstractAsyncContextManager[Receiver]:
-        """Enter the target: events are pushed to `session` from now on, input comes once this was entered.
+    async def join(self, session: Session, admission: Admission) -> Receiver:
+        """Enter the target: events are pushed to `session` from now on; input goes to what this returns.
 
-        Left when the socket has ended; leaving must also work under a cancelled scope. While this waits, a
-        lost session says so by letting `wait_drained` return.
+        Its `leave` is the way out. If this raises or is cancelled, there is nothing to leave. While it waits,
+        a lost session says so by letting `wait_drained` return.
         """
 
 

@@ -48,6 +48,7 @@ class SocketSession:
         "_user",
         "expires_at",
         "heard",
+        "held",
         "on_resume",
         "outbox",
         "peer",
@@ -63,6 +64,8 @@ class SocketSession:
         self.heard = True
         self.ping_at = inf
         self.silent_at = inf
+        # Set by the transport: input waits for a receiver.
+        self.held = False
         self.on_resume: Callable[[], None] | None = None
         self._user = admission.user
         self._profile = admission.profile
@@ -98,8 +101,9 @@ class SocketSession:
 
     @property
     def paused(self) -> bool:
-        """As many operations are in flight as may be: read no further."""
-        return self._in_flight >= self._limits.operations_in_flight and not self.outbox.closed
+        """As many operations are in flight as may be, or input waits for a receiver: read no further."""
+        full = self.held or self._in_flight >= self._limits.operations_in_flight
+        return full and not self.outbox.closed
 
     async def wait_drained(self) -> None:
         await self.outbox.wait_drained()
@@ -117,17 +121,30 @@ class SocketSession:
             self._resume()
 
     def attach(self, receiver: Receiver) -> None:
-        """Deliver input to `receiver` from now on."""
+        """Deliver input to `receiver` from now on, until `leave`."""
         self._receiver = receiver
+        self.held = False
 
-    def received(self, payload: bytes | str) -> None:
-        """Take one whole text message; input after a Close, or before a receiver is there, is ignored."""
+    def leave(self) -> None:
+        """The socket has ended, or reads no more: tell the receiver, once, if there is one."""
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            try:
+                receiver.leave()
+            except Exception as error:
+                self.fail(error)
+
+    def received(self, payload: bytes | str) -> bool:
+        """Take one whole text message; input after a Close, or before a receiver is there, is ignored.
+
+        False: as many operations are in flight as may be; read no further.
+        """
         receiver = self._receiver
         if receiver is None or self.outbox.closed:
-            return
+            return True
         if _longer(payload, self._limits.frame_bytes):
             self.outbox.close(CloseCode.TOO_BIG, f"a message holds {self._limits.frame_bytes} bytes at most")
-            return
+            return True
         self._in_flight += 1
         taken = None
         try:
@@ -141,12 +158,26 @@ class SocketSession:
             self.fail(error)
         if taken is not True:
             self.operation_done()
+        return self._in_flight < self._limits.operations_in_flight
 
-    def received_binary(self) -> None:
-        """Take note of a whole binary message, which the contract has none of."""
+    def received_binary(self) -> bool:
+        """Take note of a whole binary message, which the contract has none of. Returns True: read on."""
         if self._receiver is not None and not self.outbox.closed:
             fault = Malformed((Fault("", "a binary frame; commands are text"),))
             self._count_malformed(self._receiver, fault)
+        return True
+
+    def answer_ping(self, frame: bytes) -> None:
+        """The peer asks for a sign of life: send this pong."""
+        self.outbox.pong(frame)
+
+    def answer_close(self, frame: bytes) -> None:
+        """The peer has sent its Close: send this one."""
+        self.outbox.close_with(frame)
+
+    def refuse(self, code: int, reason: str) -> None:
+        """The peer broke the protocol: close with `code`."""
+        self.outbox.close(code, reason)
 
     def ping(self) -> None:
         """Ask the peer for a sign of life."""

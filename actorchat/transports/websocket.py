@@ -5,7 +5,6 @@ Refuses to know HTTP beyond the handshake, and who may open a socket.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,11 +12,9 @@ from typing import Final
 
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
-from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, Request
 from wsproto.utilities import LocalProtocolError
 
-from actorchat.protocol import CloseCode, Frames, close_frame
+from actorchat.protocol import CloseCode, Frames
 from actorchat.transports.head import Upgrade
 from actorchat.transports.heartbeat import beat
 from actorchat.transports.lines import Line
@@ -26,7 +23,6 @@ from actorchat.transports.session import Sessions, SocketSession
 
 __all__ = ["WebsocketTransport", "open_websocket_transport"]
 
-_logger: Final = logging.getLogger(__name__)
 _OPCODE: Final = 0x0F
 _CLOSE: Final = 0x08
 _PONG: Final = 0x0A
@@ -69,22 +65,6 @@ class WebsocketTransport:
             session.lost()
             await line.reset()
 
-    async def refuse(self, line: Line, upgrade: Upgrade, subprotocol: str | None, code: int, reason: str) -> None:
-        """Open a websocket only to close it: browsers cannot read the status of a refused handshake."""
-        protocol = WSConnection(ConnectionType.SERVER)
-        protocol.receive_data(upgrade.request)
-        requests = [event for event in protocol.events() if isinstance(event, Request)]
-        assert requests, "a validated upgrade is a request"  # noqa: S101 - upgrade() has checked it
-        data = protocol.send(AcceptConnection(subprotocol=subprotocol)) + close_frame(code, reason)
-        try:
-            with trio.move_on_after(self._limits.overflow_linger):
-                line.send(data)
-                await line.finish(peer_knows=False)
-        except OSError:
-            _logger.debug("a refused peer was gone before it was told")
-        finally:
-            await line.reset()
-
     async def drain(self, code: int = CloseCode.DRAINING, reason: str = "draining") -> None:
         """Close every socket with `code`, also those opened later, and return when the last has ended.
 
@@ -104,9 +84,11 @@ class WebsocketTransport:
         websocket = await request.accept(subprotocol=subprotocol)
         del request
         self.sessions.add(session)
-        async with self._application.join(session, admission) as receiver:
-            session.attach(receiver)
+        session.attach(await self._application.join(session, admission))
+        try:
             await _read(websocket, session)
+        finally:
+            session.leave()
         reason = websocket.closed
         if stream.vanished:
             session.lost()

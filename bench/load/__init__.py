@@ -127,7 +127,7 @@ def open_load(
 
 
 def pin(pid: int, *, last: bool) -> None:
-    """Keep a process on one core: servers on the first, the load on the last. Not where there is one core, or no way."""
+    """Keep a process on one core: servers on the first, the load on the last. Not with one core, or no way."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
     if len(cores) > 1:
         os.sched_setaffinity(pid, {cores[-1] if last else cores[0]})

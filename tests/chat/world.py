@@ -133,9 +133,12 @@ class World:
 
     async def _hold(self, recorder: Recorder, joining: Any, task_status: trio.TaskStatus[Socket]) -> None:
         with trio.CancelScope() as scope:
-            async with joining as receiver:
+            receiver = await joining
+            try:
                 task_status.started(Socket(recorder, receiver, scope))
                 await trio.sleep_forever()
+            finally:
+                receiver.leave()
 
     async def leave(self, socket: Socket) -> None:
         socket.scope.cancel()

@@ -93,7 +93,8 @@ async def test_leaving_tells_sockets_that_the_server_goes(settings: Settings) ->
     assert server.statistics().draining
 
 
-async def test_websockets_get_1001_and_idle_http_connections_are_closed() -> None:
+@pytest.mark.parametrize("transport", ["reactor", "trio-websocket"])
+async def test_websockets_get_1001_and_idle_http_connections_are_closed(transport: str) -> None:
     closed: list[int] = []
 
     async def listen(api: Api, token: str, chat: UUID, task_status: trio.TaskStatus[None]) -> None:
@@ -105,7 +106,8 @@ async def test_websockets_get_1001_and_idle_http_connections_are_closed() -> Non
             assert caught.value.reason is not None
             closed.append(caught.value.reason.code)
 
-    async with trio.open_nursery() as nursery, running() as api:
+    settings = Settings(storage="memory://", port=0, secret=SECRET, transport=transport)
+    async with trio.open_nursery() as nursery, running(settings) as api:
         token, chat = await api.visit()
         await nursery.start(lambda task_status: listen(api, token, chat, task_status))
         assert api.server.statistics().websockets == 1
@@ -181,13 +183,16 @@ def _tasks() -> int:
     return trio.lowlevel.current_statistics().tasks_living
 
 
+@pytest.mark.parametrize("transport", ["reactor", "trio-websocket"])
 @pytest.mark.parametrize("storage", ["memory", "sqlite"])
 @pytest.mark.parametrize("count", [_open_files, _threads, _tasks], ids=["files", "threads", "tasks"])
-async def test_nothing_stays_behind(tmp_path: Path, storage: str, count: Callable[[], int]) -> None:
+async def test_nothing_stays_behind(tmp_path: Path, storage: str, count: Callable[[], int], transport: str) -> None:
     url = "memory://" if storage == "memory" else f"sqlite:///{tmp_path}/chat.db"
 
+    settings = Settings(storage=url, data=tmp_path, port=0, secret=SECRET, transport=transport)
+
     async def live() -> None:
-        async with running(Settings(storage=url, data=tmp_path, port=0, secret=SECRET)) as api:
+        async with running(settings) as api:
             visitor, chat = await api.talk()
             member = await api.server.connect_visitor(source="lk", user=customer_id)
             await member.send_message("hello")

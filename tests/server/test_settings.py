@@ -25,7 +25,11 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"storage": "mysql://x"}, "storage: expected sqlite:///path or memory://, got mysql://x"),
         ({"storage": "sqlite:///:memory:"}, "storage: expected sqlite:///path or memory://, got sqlite:///:memory:"),
         ({"bus": "redis://x"}, "bus: expected local, got redis://x"),
-        ({"transport": "reactor"}, "transport: expected auto or trio-websocket, got reactor"),
+        ({"transport": "fast"}, "transport: expected auto or reactor or trio-websocket, got fast"),
+        (
+            {"transport": "reactor", "tls_cert": "c.pem", "tls_key": "k.pem"},
+            "transport: the reactor speaks no TLS; expected auto or trio-websocket with tls_cert",
+        ),
         ({"workers": 2}, "workers: expected 1: more workers need a bus between them, got 2"),
         ({"log_format": "xml"}, "log_format: expected text or json, got xml"),
         ({"tls_cert": "c.pem"}, "tls_key: needed with tls_cert: TLS takes both"),
@@ -133,3 +137,13 @@ def test_memory_storage_needs_no_folder_unless_one_is_named(tmp_path: Path) -> N
     assert Settings(storage="memory://").folder is None
     assert Settings(storage="memory://", data=tmp_path).folder == tmp_path
     assert Settings(data=tmp_path).storage_url == f"sqlite:///{tmp_path}/actorchat.db"
+
+
+def test_auto_takes_the_reactor_where_there_is_no_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    secure = Settings(tls_cert=Path("c.pem"), tls_key=Path("k.pem"))
+    assert (Settings().websocket_transport, secure.websocket_transport) == ("reactor", "trio-websocket")
+    assert Settings(transport="trio-websocket").websocket_transport == "trio-websocket"
+    monkeypatch.setattr("actorchat.server.settings._HAS_REACTOR", False)
+    assert Settings().websocket_transport == "trio-websocket"
+    with pytest.raises(InvalidSettings, match="transport: there is no reactor on this system"):
+        Settings(transport="reactor")

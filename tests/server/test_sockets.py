@@ -14,12 +14,13 @@ from actorchat.server.settings import LimitSettings, Settings
 from tests.server.running import SECRET, Api, customer, get_live, operator, running, token
 
 
-@pytest.fixture
-async def api() -> AsyncIterator[Api]:
+@pytest.fixture(params=["reactor", "trio-websocket"])
+async def api(request: pytest.FixtureRequest) -> AsyncIterator[Api]:
     settings = Settings(
         storage="memory://",
         port=0,
         secret=SECRET,
+        transport=request.param,
         sources=("lk", "shop"),
         origins=("https://shop.example",),
         limits=LimitSettings(messages_per_second=0),

@@ -200,10 +200,12 @@ class Desk:
     @staticmethod
     async def _hold(tab: Tab, joining: Any, task_status: trio.TaskStatus[None]) -> None:
         with tab.scope:
-            async with joining as receiver:
-                tab.receiver = receiver
+            tab.receiver = await joining
+            try:
                 task_status.started()
                 await trio.sleep_forever()
+            finally:
+                tab.receiver.leave()
         tab.left.set()
 
     def kill_room(self, chat: UUID) -> None:

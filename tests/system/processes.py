@@ -19,8 +19,9 @@ import actorchat
 from actorchat.protocol import Role, User
 from actorchat.server.auth import Tokens
 
-__all__ = ["SECRET", "ServerProcess", "server_process", "token"]
+__all__ = ["SECRET", "TRANSPORTS", "ServerProcess", "server_process", "token"]
 
+TRANSPORTS: Final = ("reactor", "trio-websocket")
 SECRET: Final = "a-secret-for-tests-of-enough-bytes"
 START_SECONDS: Final = 30.0
 """A server that has not said by then that it serves is killed, and the test fails."""
@@ -35,18 +36,19 @@ def token(role: Role, user_id: int) -> str:
 
 
 class ServerProcess:
-    """`actorchat serve` with SQLite in `folder` and every rate limit off; nothing runs until `start`.
+    """`actorchat serve` with SQLite in `folder`, that transport and every rate limit off; nothing runs until `start`.
 
     Every method blocks its thread.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, transport: str = "auto") -> None:
         self.port = 0
         self._folder = folder
         self._log = folder.with_name(f"{folder.name}.log")
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("ACTORCHAT_")},
             "ACTORCHAT_SECRET": SECRET,
+            "ACTORCHAT_TRANSPORT": transport,
             "ACTORCHAT_LIMITS_MESSAGES_PER_SECOND": "0",
             "ACTORCHAT_LIMITS_VISITORS_PER_MINUTE": "0",
         }
@@ -121,9 +123,9 @@ class ServerProcess:
 
 
 @contextmanager
-def server_process(folder: Path) -> Iterator[ServerProcess]:
+def server_process(folder: Path, transport: str = "auto") -> Iterator[ServerProcess]:
     """A server that runs, and is gone after the block."""
-    server = ServerProcess(folder)
+    server = ServerProcess(folder, transport)
     try:
         server.start()
         yield server

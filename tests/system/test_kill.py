@@ -1,7 +1,7 @@
 """A server under load is killed and started again: what was announced is stored, and nothing is lost or doubled.
 
 `pytest tests/system --kill-rounds=20` kills it 20 times, each after up to 5 s of load; by default it is 2 short
-rounds. Each prints the seed of its random choices; `--kill-seed` repeats them.
+rounds, with each transport. Each prints the seed of its random choices; `--kill-seed` repeats them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from actorchat.protocol import (
     Role,
     SendMessage,
 )
-from tests.system.processes import ServerProcess, token
+from tests.system.processes import TRANSPORTS, ServerProcess, token
 from tests.system.sockets import Http, Socket, open_http, open_socket
 
 CHATS = 5
@@ -268,12 +268,13 @@ def check_receipts(talkers: list[Talker], histories: dict[UUID, list[Message]]) 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_a_killed_server_keeps_what_it_announced_and_doubles_nothing(
-    tmp_path: Path, round_: int, seconds: float, request: pytest.FixtureRequest
+    tmp_path: Path, transport: str, round_: int, seconds: float, request: pytest.FixtureRequest
 ) -> None:
     seed: int = request.config.getoption("--kill-seed", None) or random.randrange(2**32)
     print(f"round {round_}: --kill-seed={seed}")  # noqa: T201 - pytest shows it if the round fails
-    server = ServerProcess(tmp_path / "data")
+    server = ServerProcess(tmp_path / "data", transport)
     scene = Scene(server, random.Random(seed))
     try:
         with trio.fail_after(CAP):

@@ -28,7 +28,7 @@ from actorchat.protocol import (
     decode_event,
     encode_command,
 )
-from tests.system.processes import SECRET, token
+from tests.system.processes import SECRET, TRANSPORTS, token
 from tests.system.sockets import Http, open_http
 
 SENDERS = 100
@@ -159,11 +159,12 @@ class Talk:
         return ids
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=product(("memory://", None), TRANSPORTS), ids=lambda param: f"{param[0] or 'sqlite'}-{param[1]}")
 async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Server]:
-    storage = "memory://" if request.param == "memory" else None
+    storage, transport = request.param
     limits = LimitSettings(messages_per_second=0)
-    async with open_server(Settings(storage=storage, data=tmp_path, port=0, secret=SECRET, limits=limits)) as server:
+    settings = Settings(storage=storage, data=tmp_path, port=0, secret=SECRET, limits=limits, transport=transport)
+    async with open_server(settings) as server:
         yield server
 
 

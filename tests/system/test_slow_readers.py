@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from actorchat.protocol import CloseCode, Message, MessageAdded, Profile, Role, SendMessage, UserConnected
-from tests.system.processes import ServerProcess, server_process, token
+from tests.system.processes import TRANSPORTS, ServerProcess, server_process, token
 from tests.system.sockets import Socket, open_http, open_socket
 
 READERS = 44
@@ -37,9 +37,9 @@ VISITOR, OTHER_VISITOR = token(Role.USER, 100), token(Role.USER, 101)
 CAP = 60.0
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with server_process(tmp_path_factory.mktemp("slow") / "data") as server:
+@pytest.fixture(scope="module", params=TRANSPORTS)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with server_process(tmp_path_factory.mktemp("slow") / "data", request.param) as server:
         yield server
         assert "Traceback" not in server.log
 

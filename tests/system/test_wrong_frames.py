@@ -1,6 +1,6 @@
 """Whatever a client sends, it gets what the contract says, and the server serves on.
 
-All tests of this module talk to one server, which must not have failed anywhere when they are done.
+All tests of this module talk to one server of each transport, which must not have failed anywhere when they are done.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from actorchat.protocol import (
 )
 from actorchat.testing import RawPeer
 from actorchat.testing._peers import frame_of
-from tests.system.processes import ServerProcess, server_process, token
+from tests.system.processes import TRANSPORTS, ServerProcess, server_process, token
 from tests.system.sockets import Socket, connect, open_http, open_socket
 from tests.system.wrong_frames import CUT, WRONG, Expected, Wrong, frame, sending
 
@@ -67,9 +67,9 @@ class Scene:
             await answers_before_a_message(socket)
 
 
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    with server_process(tmp_path_factory.mktemp("wrong") / "data") as server:
+@pytest.fixture(scope="module", params=TRANSPORTS)
+def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    with server_process(tmp_path_factory.mktemp("wrong") / "data", request.param) as server:
         yield trio.run(_prepare, server)
         assert server.stop() == 0
         assert "Traceback" not in server.log

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 import trio
@@ -19,7 +19,15 @@ from actorchat.transports.lines import StreamLine
 from actorchat.transports.listener import Listener, Rejection, bind
 from actorchat.transports.memory import MemoryConnection, MemoryTransport, open_memory_transport
 from actorchat.transports.ports import Admission, Limits
+from actorchat.transports.reactor import ReactorTransport, open_reactor_transport
 from actorchat.transports.websocket import WebsocketTransport, open_websocket_transport
+
+SocketTransport = ReactorTransport | WebsocketTransport
+OPENERS: dict[str, Callable[..., AbstractAsyncContextManager[SocketTransport]]] = {
+    "reactor": open_reactor_transport,
+    "trio-websocket": open_websocket_transport,
+}
+"""The transports over sockets, by their names in the settings."""
 
 
 class MemoryPeer:
@@ -116,7 +124,7 @@ class SocketDialer:
 
     listener: Listener
 
-    def __init__(self, transport: WebsocketTransport) -> None:
+    def __init__(self, transport: SocketTransport) -> None:
         self.transport = transport
         self.drain = transport.drain
         self.verdicts: list[Admission | Rejection] = []
@@ -168,6 +176,7 @@ async def open_sockets(
     limits: Limits,
     wall: Callable[[], float],
     *,
+    transport: str = "trio-websocket",
     tls: ssl.SSLContext | None = None,
     small_buffers: bool = True,
 ) -> AsyncIterator[SocketDialer]:
@@ -175,11 +184,11 @@ async def open_sockets(
     for sock in sockets if small_buffers else ():
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
     async with (
-        open_websocket_transport(application, limits=limits, wall=wall) as transport,
+        OPENERS[transport](application, limits=limits, wall=wall) as opened,
         trio.open_nursery() as nursery,
     ):
-        dialer = SocketDialer(transport)
-        listener = Listener(sockets, transport=transport, door=dialer.door, http=echo_http, tls=tls)
+        dialer = SocketDialer(opened)
+        listener = Listener(sockets, transport=opened, door=dialer.door, http=echo_http, tls=tls)
         dialer.listener = listener
         await nursery.start(listener.serve)
         yield dialer

@@ -1,11 +1,13 @@
 """Every transport keeps what transports promise."""
 
+from functools import partial
+
 import pytest
 import trio
 import trio.testing
 
 from actorchat.testing._transport_checks import TIMED_TRANSPORT_CHECKS, TRANSPORT_CHECKS, Check
-from tests.transports.harness import open_memory, open_sockets, open_streams
+from tests.transports.harness import OPENERS, open_memory, open_sockets, open_streams
 
 
 def _name(check: Check) -> str:
@@ -24,7 +26,18 @@ async def test_websockets_over_any_stream(check: Check, autojump_clock: trio.tes
         await check(open_streams)
 
 
+@pytest.mark.parametrize("transport", OPENERS)
 @pytest.mark.parametrize("check", TRANSPORT_CHECKS, ids=_name)
-async def test_websockets_over_sockets(check: Check) -> None:
+async def test_websockets_over_sockets(check: Check, transport: str) -> None:
     with trio.fail_after(20):
-        await check(open_sockets)
+        await check(partial(open_sockets, transport=transport))
+
+
+@pytest.mark.parametrize("transport", OPENERS)
+@pytest.mark.parametrize("check", TIMED_TRANSPORT_CHECKS, ids=_name)
+async def test_websockets_over_sockets_in_time(
+    check: Check, transport: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    # What loopback carries is there at once: the clock jumps past nothing that is under way.
+    with trio.fail_after(1_000):
+        await check(partial(open_sockets, transport=transport))

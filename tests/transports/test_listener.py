@@ -20,13 +20,15 @@ from actorchat.testing._transports import until
 from actorchat.transports.head import RequestHead
 from actorchat.transports.listener import Listener, Rejection, bind
 from actorchat.transports.ports import Admission, Limits
-from tests.transports.harness import SocketDialer, echo_http, open_sockets, read_all
+from tests.transports.harness import OPENERS, SocketDialer, echo_http, open_sockets, read_all
+
+BOTH = pytest.mark.parametrize("transport", OPENERS)
 
 
 @asynccontextmanager
-async def opened() -> AsyncIterator[SocketDialer]:
+async def opened(transport: str) -> AsyncIterator[SocketDialer]:
     with trio.fail_after(20):
-        async with open_sockets(RecordingApplication(), Limits(), trio.current_time) as dialer:
+        async with open_sockets(RecordingApplication(), Limits(), trio.current_time, transport=transport) as dialer:
             yield dialer
 
 
@@ -36,12 +38,14 @@ async def answer_to(dialer: SocketDialer, sent: bytes) -> bytes:
         return await read_all(stream)
 
 
-async def test_what_is_no_upgrade_goes_to_http_with_its_head() -> None:
+@BOTH
+async def test_what_is_no_upgrade_goes_to_http_with_its_head(transport: str) -> None:
     request = b"POST /api HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody"
-    async with opened() as dialer:
+    async with opened(transport) as dialer:
         assert (await answer_to(dialer, request)).endswith(request)
 
 
+@BOTH
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
@@ -50,31 +54,34 @@ async def test_what_is_no_upgrade_goes_to_http_with_its_head() -> None:
         (b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n", b"400"),
     ],
 )
-async def test_a_bad_head_is_answered_and_closed(sent: bytes, status: bytes) -> None:
-    async with opened() as dialer:
+async def test_a_bad_head_is_answered_and_closed(transport: str, sent: bytes, status: bytes) -> None:
+    async with opened(transport) as dialer:
         answer = await answer_to(dialer, sent)
     assert answer.startswith(b"HTTP/1.1 " + status)
     assert b'{"error":{"code":"bad_request"' in answer
 
 
-async def test_an_old_websocket_is_told_the_version_to_speak() -> None:
+@BOTH
+async def test_an_old_websocket_is_told_the_version_to_speak(transport: str) -> None:
     sent = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n"
-    async with opened() as dialer:
+    async with opened(transport) as dialer:
         answer = await answer_to(dialer, sent)
     assert answer.startswith(b"HTTP/1.1 426")
     assert b"Sec-WebSocket-Version: 13\r\n" in answer
 
 
-async def test_the_door_refuses_before_the_upgrade() -> None:
-    async with opened() as dialer, await dialer.connect() as stream:
+@BOTH
+async def test_the_door_refuses_before_the_upgrade(transport: str) -> None:
+    async with opened(transport) as dialer, await dialer.connect() as stream:
         dialer.verdicts.append(Rejection(status=403, body=b'{"error":{}}'))
         head = await RawPeer(stream).handshake()
         assert head.startswith(b"HTTP/1.1 403 Forbidden\r\n")
         assert b"Content-Type: application/json" in head
 
 
-async def test_the_door_refuses_browsers_by_a_close_after_the_upgrade() -> None:
-    async with opened() as dialer, await dialer.connect() as stream:
+@BOTH
+async def test_the_door_refuses_browsers_by_a_close_after_the_upgrade(transport: str) -> None:
+    async with opened(transport) as dialer, await dialer.connect() as stream:
         dialer.verdicts.append(Rejection(status=404, close_code=CloseCode.NO_SUCH_CHAT, reason="none"))
         peer = RawPeer(stream)
         head = await peer.handshake(subprotocols=("actorchat.v1", "bearer.x"))
@@ -83,8 +90,9 @@ async def test_the_door_refuses_browsers_by_a_close_after_the_upgrade() -> None:
         assert (peer.close_code, peer.close_reason, peer.was_reset) == (4404, "none", False)
 
 
-async def test_a_failing_door_costs_one_connection(caplog: pytest.LogCaptureFixture) -> None:
-    async with opened() as dialer:
+@BOTH
+async def test_a_failing_door_costs_one_connection(transport: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with opened(transport) as dialer:
         async with await dialer.connect() as stream:
             assert (await RawPeer(stream).handshake()).startswith(b"HTTP/1.1 500 ")
         dialer.verdicts.append(admission_of(1))
@@ -93,9 +101,10 @@ async def test_a_failing_door_costs_one_connection(caplog: pytest.LogCaptureFixt
     assert len([record for record in caplog.records if record.name.startswith("actorchat")]) == 1
 
 
-async def test_a_slow_head_gets_408(mock_clock: trio.testing.MockClock) -> None:
+@BOTH
+async def test_a_slow_head_gets_408(transport: str, mock_clock: trio.testing.MockClock) -> None:
     async with (
-        open_sockets(RecordingApplication(), Limits(), trio.current_time) as dialer,
+        open_sockets(RecordingApplication(), Limits(), trio.current_time, transport=transport) as dialer,
         await dialer.connect() as stream,
     ):
         await stream.send_all(b"GET / HTTP/1.1\r\nHo")
@@ -106,8 +115,9 @@ async def test_a_slow_head_gets_408(mock_clock: trio.testing.MockClock) -> None:
         assert (await read_all(stream)).startswith(b"HTTP/1.1 408")
 
 
-async def test_connections_over_the_cap_wait_their_turn() -> None:
-    async with opened() as dialer:
+@BOTH
+async def test_connections_over_the_cap_wait_their_turn(transport: str) -> None:
+    async with opened(transport) as dialer:
         dialer.listener.close()
         sockets = await bind("127.0.0.1", 0)
         listener = Listener(sockets, transport=dialer.transport, door=dialer.door, http=echo_http, max_opening=1)
@@ -148,9 +158,12 @@ UPGRADE = (
 )
 
 
+@BOTH
 @pytest.mark.parametrize("end", ["half-closed", "closed", "reset"])
 @pytest.mark.parametrize("sent", [b"", UPGRADE[:60], UPGRADE], ids=["nothing", "half a head", "a head"])
-async def test_a_client_that_goes_in_the_handshake_leaves_no_session_and_delays_nobody(sent: bytes, end: str) -> None:
+async def test_a_client_that_goes_in_the_handshake_leaves_no_session_and_delays_nobody(
+    transport: str, sent: bytes, end: str
+) -> None:
     application = RecordingApplication()
     asked, decide = trio.Event(), trio.Event()
 
@@ -160,7 +173,10 @@ async def test_a_client_that_goes_in_the_handshake_leaves_no_session_and_delays_
         return admission_of(1)
 
     with trio.fail_after(20):
-        async with open_sockets(application, Limits(), trio.current_time) as dialer, trio.open_nursery() as nursery:
+        async with (
+            open_sockets(application, Limits(), trio.current_time, transport=transport) as dialer,
+            trio.open_nursery() as nursery,
+        ):
             sockets = await bind("127.0.0.1", 0)
             listener = Listener(sockets, transport=dialer.transport, door=door, http=echo_http)
             await nursery.start(listener.serve)
@@ -184,8 +200,9 @@ async def test_a_client_that_goes_in_the_handshake_leaves_no_session_and_delays_
             listener.close()
 
 
-async def test_running_out_of_descriptors_is_survived(caplog: pytest.LogCaptureFixture) -> None:
-    async with opened() as dialer:
+@BOTH
+async def test_running_out_of_descriptors_is_survived(transport: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with opened(transport) as dialer:
         (sock,) = await bind("127.0.0.1", 0)
         flaky = Exhausted(sock, errno.ECONNABORTED, errno.EMFILE)
         listener = Listener(
@@ -204,8 +221,9 @@ async def test_running_out_of_descriptors_is_survived(caplog: pytest.LogCaptureF
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
-async def test_a_closed_listener_takes_nobody_but_keeps_who_is_there() -> None:
-    async with opened() as dialer:
+@BOTH
+async def test_a_closed_listener_takes_nobody_but_keeps_who_is_there(transport: str) -> None:
+    async with opened(transport) as dialer:
         port = dialer.listener.port
         async with dialer.dial(admission_of(1)) as peer:
             dialer.listener.close()
@@ -215,10 +233,11 @@ async def test_a_closed_listener_takes_nobody_but_keeps_who_is_there() -> None:
             assert dialer.open_sockets == 1
 
 
-async def test_nothing_is_left_open() -> None:
+@BOTH
+async def test_nothing_is_left_open(transport: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResourceWarning)
-        async with opened() as dialer:
+        async with opened(transport) as dialer:
             await answer_to(dialer, b"nonsense\r\n\r\n")
             await answer_to(dialer, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         gc.collect()

@@ -1,0 +1,228 @@
+"""Owns one websocket in the reactor: its turns, its closing handshake, and its end. No task is its own.
+
+Knows nothing of who else has a turn when, and of what input means.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from math import inf
+from typing import Final
+
+import trio
+
+from actorchat.protocol import Frames
+from actorchat.transports.ports import Admission, Application, Limits
+from actorchat.transports.reactor.frames import FrameReader, Progress
+from actorchat.transports.reactor.loop import READ, WRITE, Reactor
+from actorchat.transports.session import SocketSession
+
+__all__ = ["Connection"]
+
+_LINGER_ZERO: Final = struct.pack("ii", 1, 0)
+
+
+class Connection:
+    """A seat of the reactor, and the wire of its session's outbox. `sock` is non-blocking and its own from now on.
+
+    `on_end` is told, once, when the socket is closed.
+    """
+
+    __slots__ = (
+        "_flush",
+        "_joining",
+        "_on_end",
+        "_reactor",
+        "_reader",
+        "_socket",
+        "deadline",
+        "ended",
+        "interest",
+        "ready",
+        "send",
+        "session",
+    )
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        reactor: Reactor,
+        admission: Admission,
+        limits: Limits,
+        on_end: Callable[[SocketSession], None],
+    ) -> None:
+        self.send = sock.send
+        self.session = SocketSession(admission, self, limits)
+        self.interest = 0
+        self.ready = 0
+        self.deadline = inf
+        self.ended = False
+        self._socket = sock
+        self._reactor = reactor
+        self._reader = FrameReader(self.session, limits.frame_bytes)
+        self._on_end = on_end
+        self._flush: Callable[[], None] | None = None
+        self._joining: trio.CancelScope | None = None
+
+    def __repr__(self) -> str:
+        return f"<Connection of {self.session!r}>"
+
+    def open(self, handshake: bytes, received: bytes) -> None:
+        """Send the handshake, and read from now on; `received` came behind the peer's half of it."""
+        self._reactor.add(self)
+        self.session.push(Frames(handshake, (len(handshake),)))
+        self._reactor.watch(self, self.interest | READ)
+        if received:
+            self._reader.feed(bytearray(received), len(received), frames=0)
+            self._reactor.queue(self)
+
+    async def join(self, application: Application, admission: Admission) -> None:
+        """Enter the target; returns once the receiver is there, or there will be none.
+
+        Cancelled from outside, the socket ends. If the socket ends meanwhile, entering is given up.
+        """
+        session = self.session
+        try:
+            with trio.CancelScope() as self._joining:
+                if self._is_over():
+                    return
+                session.attach(await application.join(session, admission))
+                if self._is_over():
+                    session.leave()
+        except Exception as error:
+            session.fail(error)
+        except BaseException:
+            self.expired()
+            raise
+        finally:
+            self._joining = None
+        self._resume()
+
+    # The wire of the outbox.
+
+    def want_write(self, flush: Callable[[], None]) -> None:
+        self._flush = flush
+        self._reactor.watch(self, self.interest | WRITE)
+
+    def closing(self, linger: float) -> None:
+        """End within `linger` seconds, and read until then, also if this was paused: the peer's Close is awaited."""
+        self._reactor.expire_at(self, trio.current_time() + linger)
+        self._resume()
+
+    # The seat in the reactor.
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def turn(self, ready: int) -> tuple[int, bool]:
+        if ready & WRITE:
+            self._write()
+        session, reader, reactor = self.session, self._reader, self._reactor
+        progress = reader.progress
+        if self.ended or not (ready & READ or progress is Progress.BOUND or progress is Progress.PAUSED):
+            return 0, False
+        if session.paused:
+            self._pause()
+            reactor.watch(self, self.interest & ~READ)
+            return 0, False
+        count = 0
+        frames = reactor.budget.turn_frames
+        messages = session.attached or session.closed
+        if progress is Progress.BOUND or progress is Progress.PAUSED:
+            progress = reader.go_on(frames=frames, messages=messages)
+        else:
+            buffer = reactor.buffer
+            try:
+                count = self._socket.recv_into(buffer)
+            except BlockingIOError:
+                return 0, False
+            except OSError:
+                count = 0
+            if not count:
+                self._peer_left()
+                return 0, False
+            if progress is Progress.OVER:
+                return count, False
+            session.heard = True
+            progress = reader.feed(buffer, count, frames=frames, messages=messages)
+        if progress is Progress.WAITS:
+            return count, False
+        if progress is Progress.PAUSED:
+            session.held = not messages
+            self._pause()
+        elif progress is Progress.OVER:
+            self._stop_reading()
+        return count, progress is Progress.BOUND
+
+    def failed(self, error: Exception) -> None:
+        self.session.fail(error)
+        self._reader.progress = Progress.OVER
+        self._stop_reading()
+
+    def expired(self) -> None:
+        """End now, whatever is on its way."""
+        self._end(reset=True)
+
+    def _is_over(self) -> bool:
+        return self.ended or self._reader.progress is Progress.OVER
+
+    def _pause(self) -> None:
+        self.session.on_resume = self._resume
+
+    def _resume(self) -> None:
+        self.session.on_resume = None
+        if not self.ended:
+            self._reactor.watch(self, self.interest | READ)
+            if self._reader.progress in (Progress.BOUND, Progress.PAUSED):
+                self._reactor.queue(self)
+
+    def _write(self) -> None:
+        flush, self._flush = self._flush, None
+        if flush is not None:
+            flush()
+        if self._flush is None:
+            self._reactor.watch(self, self.interest & ~WRITE)
+        self._finish()
+
+    def _stop_reading(self) -> None:
+        """Nothing that still comes counts: the room is left."""
+        self.session.leave()
+        if self._joining is not None:
+            self._joining.cancel()
+        self._finish()
+
+    def _finish(self) -> None:
+        """End when both sides have said Close and ours is sent; if the peer hasn't, say no more and await its end.
+
+        What it still sends is read and dropped: closing over it would reset the connection, and the peer might never
+        read our Close. The deadline bounds the wait.
+        """
+        if self._reader.progress is not Progress.OVER or self.session.backlog:
+            return
+        if self._reader.peer_closed:
+            self._end(reset=False)
+        else:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_WR)
+
+    def _peer_left(self) -> None:
+        """The end of what it sends. Without a Close before it, nothing that waits for the peer is sent."""
+        self._end(reset=self._reader.progress is not Progress.OVER)
+
+    def _end(self, *, reset: bool) -> None:
+        if self.ended:
+            return
+        self._reactor.remove(self)
+        if reset:
+            with suppress(OSError):
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+        self._socket.close()
+        self._flush = None
+        self.session.lost()
+        self.session.leave()
+        if self._joining is not None:
+            self._joining.cancel()
+        self._on_end(self.session)

@@ -1,0 +1,232 @@
+"""Owns the reading side of a websocket: bytes in, whole messages out (RFC 6455, section 5).
+
+Knows nothing of sockets, tasks, and what a message means. wsproto judges every frame but a complete, unfragmented text
+frame, which is the one that has to be cheap.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final, Protocol
+
+from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
+
+from actorchat.protocol import CloseCode
+
+__all__ = ["FrameReader", "Progress", "Sink"]
+
+_TEXT_FINAL: Final = 0x81
+_CONTROL: Final = 0x08
+_MASKED: Final = 0x80
+_LENGTH: Final = 0x7F
+_SHORTEST: Final = 6
+
+
+class Sink(Protocol):
+    """Where messages and control frames go. Nothing here blocks or raises."""
+
+    def received(self, payload: bytes) -> bool:
+        """Take one whole text message, not yet known to be UTF-8. False: read no further for now."""
+
+    def received_binary(self) -> bool:
+        """Take note of one whole binary message. False as for `received`."""
+
+    def answer_ping(self, frame: bytes) -> None:
+        """Send this pong; a later one may take its place."""
+
+    def answer_close(self, frame: bytes) -> None:
+        """The peer has sent its Close: send this one."""
+
+    def refuse(self, code: int, reason: str) -> None:
+        """The peer broke the protocol: close with `code`."""
+
+
+class Progress(Enum):
+    """Why reading stopped."""
+
+    WAITS = "the next frame is not whole yet"
+    BOUND = "as many frames were taken as were asked for; more may be there"
+    PAUSED = "the sink takes no more for now; more may be there"
+    OVER = "a Close or a breach of the protocol came: nothing after it counts"
+
+
+class FrameReader:
+    """Reads one connection. Keeps a frame that is not whole yet, at most `limit` bytes and its header.
+
+    A message over `limit` bytes is refused with 1009 as soon as its headers say so.
+    """
+
+    __slots__ = ("_limit", "_message", "_need", "_rest", "_sink", "_size", "_wsproto", "peer_closed", "progress")
+
+    def __init__(self, sink: Sink, limit: int) -> None:
+        self.progress = Progress.WAITS
+        self.peer_closed = False
+        self._sink = sink
+        self._limit = limit
+        # Bytes from the beginning of a frame on; they are looked at again when there are `_need` of them.
+        self._rest: bytearray | None = None
+        self._need = 0
+        # While a fragmented message is in progress: who knows its state, its text so far, its size so far.
+        self._wsproto: Connection | None = None
+        self._message: bytearray | None = None
+        self._size = 0
+
+    def feed(self, data: bytearray, count: int, *, frames: int, messages: bool = True) -> Progress:
+        """Take the first `count` bytes of `data`, which stays the caller's, and read at most `frames` frames.
+
+        Without `messages` only control frames are read, up to the first frame of a message: that is PAUSED.
+        """
+        rest = self._rest
+        if rest is None:
+            return self._read(data, count, frames, messages)
+        rest += memoryview(data)[:count]
+        if len(rest) < self._need:
+            return self.progress
+        return self.go_on(frames=frames, messages=messages)
+
+    def go_on(self, *, frames: int, messages: bool = True) -> Progress:
+        """Read at most `frames` of the frames that were left."""
+        rest = self._rest
+        if rest is None:
+            self.progress = Progress.WAITS
+            return self.progress
+        return self._read(rest, len(rest), frames, messages)
+
+    def _read(self, data: bytearray, end: int, frames: int, messages: bool) -> Progress:
+        start = 0
+        received = self._sink.received
+        from_bytes = int.from_bytes
+        plain = messages and self._wsproto is None
+        progress = Progress.WAITS
+        self._need = 0
+        while start < end:
+            if not frames:
+                progress = Progress.BOUND
+                break
+            frames -= 1
+            body = start + _SHORTEST
+            if plain and body <= end and data[start] == _TEXT_FINAL:
+                length = data[start + 1] - _MASKED
+                if length == 126:
+                    body += 2
+                    length = (data[start + 2] << 8) | data[start + 3]
+                    # One that was written too long is wsproto's to refuse.
+                    stop = body + length if length > 125 else end + 1
+                else:
+                    stop = body + length if 0 <= length < 126 else end + 1
+                if stop <= end:
+                    mask = data[body - 4 : body] * ((length + 3) >> 2)
+                    unmasked = from_bytes(data[body:stop], "little") ^ from_bytes(mask[:length], "little")
+                    start = stop
+                    if received(unmasked.to_bytes(length, "little")):
+                        continue
+                    progress = Progress.PAUSED
+                    break
+            taken = self._other(data, start, end, messages)
+            start += taken
+            progress = self.progress
+            if not taken or progress is not Progress.WAITS:
+                break
+            plain = messages and self._wsproto is None
+        self.progress = progress
+        if progress is Progress.OVER or start == end:
+            self._rest = None
+        elif data is self._rest:
+            del data[:start]
+        else:
+            self._rest = data[start:end]
+        return progress
+
+    def _other(self, data: bytearray, start: int, end: int, messages: bool) -> int:
+        """Read the frame at `start` if it is whole; returns how many bytes that took."""
+        self.progress = Progress.WAITS
+        control = bool(data[start] & _CONTROL)
+        if not control and not messages:
+            self.progress = Progress.PAUSED
+            return 0
+        header, length = _measured(data, start, end)
+        size = length if control else self._size + length
+        if size <= self._limit and end - start >= header + length:
+            if not control:
+                self._size = size
+            self._judge(bytes(data[start : start + header + length]))
+            return header + length
+        known = min(end - start, header)
+        if known > 1 and not _is_plain(data[start], data[start + 1], length):
+            self._judge_header(bytes(data[start : start + known]))
+        if self.progress is Progress.WAITS:
+            if known < header:
+                self._need = known + 1
+            elif size <= self._limit:
+                self._need = header + length
+            else:
+                self._refuse(CloseCode.TOO_BIG, f"a message holds {self._limit} bytes at most")
+        return 0
+
+    def _judge_header(self, known: bytes) -> None:
+        """Refuse a frame that has only begun, if its beginning is reason enough."""
+        protocol = Connection(ConnectionType.SERVER)
+        protocol.receive_data(known)
+        for event in protocol.events():
+            if isinstance(event, CloseConnection):
+                self._refuse(event.code, event.reason or "")
+
+    def _judge(self, frame: bytes) -> None:
+        protocol = self._wsproto or Connection(ConnectionType.SERVER)
+        protocol.receive_data(frame)
+        for event in protocol.events():
+            if isinstance(event, TextMessage | BytesMessage):
+                self._part(protocol, event)
+            elif isinstance(event, Ping):
+                self._sink.answer_ping(protocol.send(event.response()))
+            elif isinstance(event, CloseConnection):
+                if protocol.state is ConnectionState.REMOTE_CLOSING:
+                    self.peer_closed = True
+                    self.progress = Progress.OVER
+                    self._sink.answer_close(protocol.send(event.response()))
+                else:
+                    # wsproto's way to say that the frame breaks the protocol.
+                    self._refuse(event.code, event.reason or "")
+
+    def _part(self, protocol: Connection, event: TextMessage | BytesMessage) -> None:
+        """One frame of a message, which may be all of it."""
+        if isinstance(event, TextMessage):
+            if self._message is None:
+                self._message = bytearray()
+            self._message += event.data.encode()
+        if not event.message_finished:
+            self._wsproto = protocol
+            return
+        message, self._message = self._message, None
+        self._wsproto = None
+        self._size = 0
+        more = self._sink.received_binary() if message is None else self._sink.received(bytes(message))
+        if not more:
+            self.progress = Progress.PAUSED
+
+    def _refuse(self, code: int, reason: str) -> None:
+        self._sink.refuse(code, reason)
+        self.progress = Progress.OVER
+
+
+def _measured(data: bytearray, start: int, end: int) -> tuple[int, int]:
+    """The sizes of the header and the payload at `start`, as far as the bytes up to `end` tell."""
+    if end - start < 2:
+        return 2, 0
+    second = data[start + 1]
+    length = second & _LENGTH
+    header = 2 + (4 if second & _MASKED else 0)
+    if length < 126:
+        return header, length
+    width = 2 if length == 126 else 8
+    if end - start < 2 + width:
+        return header + width, 0
+    return header + width, int.from_bytes(data[start + 2 : start + 2 + width])
+
+
+def _is_plain(first: int, second: int, length: int) -> bool:
+    """The header, as far as it is there, begins a frame that nobody has to look at before it is whole."""
+    if first != _TEXT_FINAL or second < _MASKED:
+        return False
+    return length > 125 if second == _MASKED | 126 else second < _MASKED | 126

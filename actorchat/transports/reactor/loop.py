@@ -1,0 +1,207 @@
+"""Owns when each socket gets its turn: one selector, one task that waits on it, bounded passes.
+
+Knows nothing of frames and sessions. All interest in reading and writing lives here, and all deadlines.
+"""
+
+from __future__ import annotations
+
+import selectors
+import time
+from collections import deque
+from collections.abc import Callable
+from heapq import heappop, heappush
+from itertools import count
+from math import inf
+from typing import Final, Protocol
+
+import attrs
+import trio
+
+__all__ = ["READ", "WRITE", "Budget", "Reactor", "ReactorStatistics", "Seat"]
+
+READ: Final = selectors.EVENT_READ
+WRITE: Final = selectors.EVENT_WRITE
+
+# Beside READ and WRITE in `Seat.ready`: the seat is in a queue already.
+_QUEUED: Final = 4
+
+
+@attrs.frozen(kw_only=True)
+class Budget:
+    """How much is done before other tasks get their turn, and in one turn of one socket.
+
+    A pass ends after `pass_seconds` or `pass_bytes`, whichever comes first, and between two turns only.
+    """
+
+    pass_seconds: float = 0.002
+    pass_bytes: int = 262_144
+    turn_bytes: int = 16_384
+    turn_frames: int = 64
+
+
+class Seat(Protocol):
+    """One socket in the reactor."""
+
+    interest: int
+    ready: int
+    deadline: float
+    ended: bool
+
+    def fileno(self) -> int:
+        """The descriptor, as long as the seat has not ended."""
+
+    def turn(self, ready: int) -> tuple[int, bool]:
+        """Do what can be done without waiting. `ready` is what the selector said, 0 for what was left over.
+
+        Returns how many bytes were read, and whether something is left over for another turn.
+        """
+
+    def failed(self, error: Exception) -> None:
+        """A turn has raised: end this socket, and nobody else's."""
+
+    def expired(self) -> None:
+        """The deadline has passed: end now."""
+
+
+@attrs.frozen(kw_only=True)
+class ReactorStatistics:
+    """`passes` since the start; as of now: `seats`, those `queued` for a turn, those `paused`: watched for nothing."""
+
+    passes: int
+    seats: int
+    queued: int
+    paused: int
+
+
+class Reactor:
+    """Every seat gets at most one turn a round; a round takes as many passes as its turns need."""
+
+    def __init__(self, budget: Budget | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.budget = budget or Budget()
+        # All that is read goes through it: what a seat keeps it copies.
+        self.buffer = bytearray(self.budget.turn_bytes)
+        self._clock = clock
+        self._selector = selectors.DefaultSelector()
+        self._seats: set[Seat] = set()
+        # This round's turns, and those who asked for one in the next round.
+        self._round: deque[Seat] = deque()
+        self._next: deque[Seat] = deque()
+        self._passes = 0
+        self._deadlines: list[tuple[float, int, Seat]] = []
+        self._tie = count()
+        self._waiting: trio.CancelScope | None = None
+
+    async def run(self) -> None:
+        """Give turns until cancelled."""
+        while True:
+            if self._round or self._next:
+                await trio.lowlevel.checkpoint()
+            else:
+                deadline = self._deadlines[0][0] if self._deadlines else inf
+                with trio.CancelScope(deadline=deadline) as self._waiting:
+                    await trio.lowlevel.wait_readable(self._selector.fileno())
+                self._waiting = None
+            self.run_pass()
+
+    def run_pass(self) -> None:
+        """Give turns until everybody ready has had one, or the budget is spent."""
+        self._passes += 1
+        if self._deadlines:
+            self._expire()
+        if not self._round:
+            self._begin_round()
+        budget = self.budget
+        clock = self._clock
+        until = clock() + budget.pass_seconds
+        bytes_left = budget.pass_bytes
+        queue = self._round
+        while queue:
+            seat = queue.popleft()
+            ready, seat.ready = seat.ready & ~_QUEUED, 0
+            if seat.ended:
+                continue
+            try:
+                count, more = seat.turn(ready)
+            except Exception as error:
+                seat.failed(error)
+                continue
+            if more:
+                self.queue(seat)
+            bytes_left -= count
+            if bytes_left <= 0 or clock() >= until:
+                break
+
+    def _begin_round(self) -> None:
+        queue = self._round = self._next
+        self._next = deque()
+        for key, events in self._selector.select(0):
+            seat: Seat = key.data
+            if not seat.ready:
+                queue.append(seat)
+            seat.ready |= events | _QUEUED
+
+    def queue(self, seat: Seat) -> None:
+        """Give `seat` a turn in the next round, whatever the selector says."""
+        if not seat.ready and not seat.ended:
+            seat.ready = _QUEUED
+            self._next.append(seat)
+            self.wake()
+
+    def wake(self) -> None:
+        """Look again at what is to be done: from any task."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    def add(self, seat: Seat) -> None:
+        """Take a seat; it is watched for nothing yet."""
+        self._seats.add(seat)
+
+    def watch(self, seat: Seat, interest: int) -> None:
+        """Give `seat` a turn when its socket is ready for `interest`; 0 = never."""
+        before = seat.interest
+        if before == interest or seat.ended:
+            return
+        seat.interest = interest
+        if not before:
+            self._selector.register(seat.fileno(), interest, seat)
+        elif not interest:
+            self._selector.unregister(seat.fileno())
+        else:
+            self._selector.modify(seat.fileno(), interest, seat)
+
+    def expire_at(self, seat: Seat, deadline: float) -> None:
+        """Call `seat.expired` at `deadline`, unless it has ended by then or got an earlier one."""
+        if deadline < seat.deadline and not seat.ended:
+            seat.deadline = deadline
+            heappush(self._deadlines, (deadline, next(self._tie), seat))
+            if self._waiting is not None:
+                self._waiting.deadline = min(self._waiting.deadline, deadline)
+
+    def remove(self, seat: Seat) -> None:
+        """Forget a seat whose socket is about to be closed. Entries for it that are under way count for nothing."""
+        self.watch(seat, 0)
+        seat.ended = True
+        self._seats.discard(seat)
+
+    def statistics(self) -> ReactorStatistics:
+        return ReactorStatistics(
+            passes=self._passes,
+            seats=len(self._seats),
+            queued=len(self._round) + len(self._next),
+            paused=sum(1 for seat in self._seats if not seat.interest),
+        )
+
+    def _expire(self) -> None:
+        now = trio.current_time()
+        deadlines = self._deadlines
+        while deadlines and deadlines[0][0] <= now:
+            deadline, _, seat = heappop(deadlines)
+            if not seat.ended and seat.deadline == deadline:
+                seat.expired()
+
+    def close(self) -> None:
+        """End every seat, then the selector. Nobody may be running it any more, or ask for anything."""
+        for seat in tuple(self._seats):
+            seat.expired()
+        trio.lowlevel.notify_closing(self._selector.fileno())
+        self._selector.close()

@@ -1,0 +1,92 @@
+"""Owns websockets on plain TCP: the hand-over from the listener, and their drain.
+
+Refuses to know TLS and other streams, which `actorchat.transports.websocket` serves, and who may open a socket.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import trio
+
+from actorchat.protocol import CloseCode
+from actorchat.transports.handshake import accept
+from actorchat.transports.head import Upgrade
+from actorchat.transports.heartbeat import beat
+from actorchat.transports.lines import Line, SocketLine
+from actorchat.transports.ports import Admission, Application, Limits
+from actorchat.transports.reactor.connection import Connection
+from actorchat.transports.reactor.loop import Budget, Reactor, ReactorStatistics
+from actorchat.transports.session import Sessions
+
+__all__ = ["ReactorTransport", "open_reactor_transport"]
+
+
+class ReactorTransport:
+    """Serves websockets, all in one task. A socket that is open costs no task.
+
+    `nursery` is for the lines before they are handed over.
+    """
+
+    def __init__(self, application: Application, limits: Limits, reactor: Reactor, nursery: trio.Nursery) -> None:
+        self.nursery = nursery
+        self.sessions = Sessions()
+        self._application = application
+        self._limits = limits
+        self._reactor = reactor
+        # One for all connections: each would keep a bound method of its own.
+        self._forget = self.sessions.discard
+
+    async def serve(self, line: Line, upgrade: Upgrade, subprotocol: str | None, admission: Admission) -> None:
+        """Take the socket of `line`, which has ended then, open a websocket on it, and join.
+
+        Returns when the target was entered, or never will be; the socket lives on in the reactor. Raises TypeError
+        for a line that is no plain socket. Whatever the peer or the application does, only Cancelled comes out.
+        """
+        if not isinstance(line, SocketLine):
+            raise TypeError(f"the reactor serves plain sockets, not a {type(line).__name__}")
+        handshake, received = accept(upgrade, subprotocol), upgrade.rest
+        connection = Connection(line.detach(), self._reactor, admission, self._limits, self._forget)
+        connection.open(handshake, received)
+        self.sessions.add(connection.session)
+        del upgrade, handshake, received
+        await connection.join(self._application, admission)
+
+    async def drain(self, code: int = CloseCode.DRAINING, reason: str = "draining") -> None:
+        """Close every socket with `code`, also those opened later, and return when the last has ended.
+
+        Each takes at most `close_linger`; cancel the call to wait for less.
+        """
+        await self.sessions.drain(code, reason)
+
+    def statistics(self) -> ReactorStatistics:
+        return self._reactor.statistics()
+
+
+@asynccontextmanager
+async def open_reactor_transport(
+    application: Application,
+    *,
+    limits: Limits | None = None,
+    wall: Callable[[], float] = time.time,
+    budget: Budget | None = None,
+) -> AsyncIterator[ReactorTransport]:
+    """A transport with its reactor and heartbeat. Leaving resets what is still open: drain first.
+
+    Whoever calls `serve` has to be done with it before the block is left.
+    """
+    limits = limits or Limits()
+    reactor = Reactor(budget)
+    try:
+        async with trio.open_nursery() as nursery:
+            transport = ReactorTransport(application, limits, reactor, nursery)
+            nursery.start_soon(reactor.run)
+            nursery.start_soon(beat, transport.sessions, limits, wall)
+            try:
+                yield transport
+            finally:
+                nursery.cancel_scope.cancel()
+    finally:
+        reactor.close()

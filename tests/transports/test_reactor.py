@@ -1,0 +1,403 @@
+"""The reactor: who gets a turn when, what a socket costs, and sockets that end while something is under way.
+
+Most tests give the passes by hand: what they say of fairness, they say in passes and not in seconds.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from actorchat.chat.ports import Session
+from actorchat.protocol import CloseCode, Command, Frames, Malformed, UnknownType
+from actorchat.testing import RawPeer, RecordingApplication, admission_of
+from actorchat.testing._peers import frame_of
+from actorchat.testing._transports import until
+from actorchat.transports.ports import Admission, Limits, Receiver
+from actorchat.transports.reactor.connection import Connection
+from actorchat.transports.reactor.loop import READ, Budget, Reactor
+from tests.transports.harness import SocketDialer, open_sockets
+
+COMMAND = b'{"type":"send_message","data":{"text":"%d"}}'
+TEXT, PING, PONG, CLOSE = 1, 9, 10, 8
+
+
+def say(number: int) -> bytes:
+    return frame_of(TEXT, COMMAND % number)
+
+
+@attrs.define(eq=False)
+class Guest:
+    """One socket in a reactor whose passes a test gives, and the peer's end of it."""
+
+    connection: Connection
+    peer: socket.socket
+
+    def say(self, *numbers: int) -> None:
+        self.peer.sendall(b"".join(map(say, numbers)))
+
+    def read(self) -> bytes:
+        try:
+            return self.peer.recv(65_536)
+        except BlockingIOError:
+            return b""
+
+
+@attrs.define(eq=False)
+class Hall:
+    """A reactor by hand, and an application that writes down what reaches it."""
+
+    reactor: Reactor
+    application: RecordingApplication = attrs.Factory(RecordingApplication)
+    ended: list[Session] = attrs.Factory(list)
+    guests: list[Guest] = attrs.Factory(list)
+
+    def open(self) -> Guest:
+        mine, theirs = socket.socketpair()
+        mine.setblocking(False)
+        theirs.setblocking(False)
+        connection = Connection(mine, self.reactor, admission_of(len(self.guests)), Limits(), self.ended.append)
+        connection.open(b"", b"")
+        self.guests.append(Guest(connection, theirs))
+        return self.guests[-1]
+
+    async def enter(self) -> Guest:
+        guest = self.open()
+        await guest.connection.join(self.application, admission_of(0))
+        return guest
+
+    @property
+    def said(self) -> list[int]:
+        return list(map(int, self.application.texts))
+
+
+@contextmanager
+def hall(budget: Budget | None = None, clock: Callable[[], float] = lambda: 0.0) -> Iterator[Hall]:
+    reactor = Reactor(budget, clock)
+    hall = Hall(reactor)
+    try:
+        yield hall
+    finally:
+        reactor.close()
+        for guest in hall.guests:
+            guest.peer.close()
+
+
+async def test_a_flooding_socket_gets_one_turn_while_everybody_else_gets_theirs() -> None:
+    with hall(Budget(turn_frames=5)) as here:
+        flooding, *quiet = [await here.enter() for _ in range(20)]
+        flooding.say(*range(100))
+        for number, guest in enumerate(quiet, 1_000):
+            guest.say(number)
+        here.reactor.run_pass()
+        assert sorted(here.said) == [0, 1, 2, 3, 4, *range(1_000, 1_019)]
+        here.reactor.run_pass()
+        assert sorted(here.said)[:11] == [*range(10), 1_000]
+
+
+async def test_what_a_turn_left_over_is_read_without_another_word_of_the_peer() -> None:
+    with hall(Budget(turn_frames=7)) as here:
+        guest = await here.enter()
+        guest.say(*range(30))
+        for _ in range(5):
+            here.reactor.run_pass()
+        assert here.said == list(range(30))
+
+
+async def test_a_pass_ends_when_its_time_is_over_and_the_next_goes_on_where_it_ended() -> None:
+    now = iter(range(1_000))
+    with hall(Budget(pass_seconds=3), lambda: float(next(now))) as here:
+        for number, guest in enumerate([await here.enter() for _ in range(9)]):
+            guest.say(number)
+        for passes in range(1, 4):
+            here.reactor.run_pass()
+            assert len(here.said) == 3 * passes
+        assert sorted(here.said) == list(range(9))
+
+
+async def test_a_pass_ends_when_it_has_read_its_bytes() -> None:
+    with hall(Budget(pass_bytes=2 * len(say(0)))) as here:
+        for number, guest in enumerate([await here.enter() for _ in range(4)]):
+            guest.say(number)
+        here.reactor.run_pass()
+        assert len(here.said) == 2
+        here.reactor.run_pass()
+        assert sorted(here.said) == [0, 1, 2, 3]
+
+
+async def test_a_socket_that_comes_late_in_a_long_round_waits_for_one_round_only() -> None:
+    with hall(Budget(pass_bytes=1, turn_frames=1)) as here:
+        guests = [await here.enter() for _ in range(5)]
+        for guest in guests:
+            guest.say(0, 0, 0, 0)
+        here.reactor.run_pass()
+        late = await here.enter()
+        late.say(7)
+        passes = 0
+        while 7 not in here.said:
+            here.reactor.run_pass()
+            passes += 1
+        assert passes <= 2 * len(guests) + 1
+
+
+class Duel(RecordingApplication):
+    """Whoever speaks first ends the other, and a third takes its place."""
+
+    def __init__(self, here: Hall) -> None:
+        super().__init__()
+        self.here = here
+
+    async def join(self, session: Session, admission: Admission) -> Receiver:
+        receiver = await super().join(session, admission)
+        return Duellist(receiver.receive, receiver.malformed, receiver.leave, self, session)
+
+
+@attrs.frozen
+class Duellist:
+    take: Callable[[Command | UnknownType], bool | None]
+    malformed: Callable[[Malformed], None]
+    leave: Callable[[], None]
+    duel: Duel
+    session: Session
+
+    def receive(self, command: Command | UnknownType) -> bool | None:
+        here = self.duel.here
+        others = [guest for guest in here.guests if guest.connection.session is not self.session]
+        if len(others) == 1:
+            others[0].connection.expired()
+            here.open()
+        return self.take(command)
+
+
+async def test_a_socket_closed_in_the_batch_in_which_it_is_ready_gets_no_turn() -> None:
+    with hall() as here:
+        here.application = Duel(here)
+        duellists = [await here.enter(), await here.enter()]
+        numbers = [guest.connection.fileno() for guest in duellists]
+        for guest in duellists:
+            guest.say(1)
+        here.reactor.run_pass()
+        assert here.said == [1]
+        # The loser's descriptor is another's by now, to whom nothing of it happens.
+        third = here.guests[2]
+        assert third.connection.fileno() in numbers
+        await third.connection.join(here.application, admission_of(3))
+        third.say(3)
+        here.reactor.run_pass()
+        assert here.said == [1, 3]
+        assert [guest.connection.ended for guest in here.guests].count(True) == 1
+
+
+async def test_a_turn_that_raises_ends_that_socket_with_1011_and_no_other(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hall() as here:
+        broken, whole = await here.enter(), await here.enter()
+
+        def fail(*_: object, **__: object) -> None:
+            raise RecursionError("planted")
+
+        monkeypatch.setattr("actorchat.transports.reactor.connection.FrameReader.feed", fail)
+        broken.say(1)
+        here.reactor.run_pass()
+        monkeypatch.undo()
+        whole.say(2)
+        here.reactor.run_pass()
+        assert here.said == [2]
+        assert broken.read()[2:4] == CloseCode.SERVER_FAILED.to_bytes(2)
+        broken.peer.close()
+        here.reactor.run_pass()
+        assert here.ended == [broken.connection.session]
+        assert here.application.left == [broken.connection.session]
+    assert len(caplog.records) == 1
+
+
+async def test_a_paused_socket_is_not_read_and_not_asked_about() -> None:
+    with hall() as here:
+        here.application.takes = True
+        guest = await here.enter()
+        guest.say(*range(20))
+        here.reactor.run_pass()
+        guest.say(20)
+        here.reactor.run_pass()
+        assert (len(here.said), here.reactor.statistics().paused) == (8, 1)
+        idle = here.reactor.statistics()
+        here.reactor.run_pass()
+        assert here.reactor.statistics().queued == idle.queued == 0
+        for done in range(21):
+            guest.connection.session.operation_done()
+            here.reactor.run_pass()
+            here.reactor.run_pass()
+            assert len(here.said) == min(21, 9 + done)
+        assert here.reactor.statistics().paused == 0
+
+
+async def test_a_slow_peer_is_written_to_when_it_reads_again() -> None:
+    with hall() as here:
+        guest = await here.enter()
+        session = guest.connection.session
+        pushed = 0
+        while session.backlog < 200_000:
+            session.push(Frames.of([b"x" * 10_000]))
+            pushed += 10_004
+        got = 0
+        while got < pushed:
+            got += len(guest.read())
+            here.reactor.run_pass()
+        assert (session.backlog, guest.connection.interest) == (0, READ)
+
+
+class Waiting(RecordingApplication):
+    """An application whose joins wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = trio.Event()
+        self.gave_up = 0
+
+    async def join(self, session: Session, admission: Admission) -> Receiver:
+        try:
+            await self.go.wait()
+        except trio.Cancelled:
+            self.gave_up += 1
+            raise
+        return await super().join(session, admission)
+
+
+async def test_while_it_joins_pings_are_answered_and_commands_wait() -> None:
+    with hall() as here:
+        application = Waiting()
+        guest = here.open()
+        session = guest.connection.session
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(guest.connection.join, application, admission_of(0))
+            await trio.testing.wait_all_tasks_blocked()
+            guest.peer.sendall(frame_of(PING, b"?") + say(1) + say(2))
+            here.reactor.run_pass()
+            assert guest.read() == b"\x8a\x01?"
+            session.heard = False
+            assert session.paused, "the heartbeat must not take it for silent"
+            application.go.set()
+        here.reactor.run_pass()
+        assert application.texts == ["1", "2"]
+        assert not session.paused
+
+
+@pytest.mark.parametrize("way", ["close", "vanish", "break"])
+async def test_a_peer_that_goes_while_it_joins_gives_the_join_up(way: str) -> None:
+    with hall() as here:
+        application = Waiting()
+        guest = here.open()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(guest.connection.join, application, admission_of(0))
+            await trio.testing.wait_all_tasks_blocked()
+            if way == "vanish":
+                guest.peer.close()
+            else:
+                guest.peer.sendall(frame_of(CLOSE, (1000).to_bytes(2)) if way == "close" else b"\xff\xff")
+            here.reactor.run_pass()
+        assert application.gave_up == 1
+        assert application.sessions == []
+
+
+async def test_who_has_joined_at_the_moment_its_peer_went_leaves() -> None:
+    with hall() as here:
+        guest = here.open()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(guest.connection.join, here.application, admission_of(0))
+            # It is scheduled, and past its last checkpoint when the socket ends.
+            await trio.lowlevel.checkpoint()
+            guest.connection.expired()
+        assert here.application.left == here.application.sessions
+
+
+async def test_a_join_that_is_cancelled_from_outside_ends_the_socket() -> None:
+    with hall() as here:
+        guest = here.open()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(guest.connection.join, Waiting(), admission_of(0))
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert guest.connection.ended
+        assert here.ended == [guest.connection.session]
+
+
+async def test_a_deadline_ends_a_socket_without_a_turn(mock_clock: trio.testing.MockClock) -> None:
+    with hall() as here:
+        guest = await here.enter()
+        guest.connection.session.close(CloseCode.DONE)
+        guest.connection.session.close(CloseCode.DRAINING)
+        here.reactor.run_pass()
+        mock_clock.jump(Limits().close_linger - 0.1)
+        here.reactor.run_pass()
+        assert here.ended == []
+        mock_clock.jump(0.2)
+        here.reactor.run_pass()
+        assert here.ended == [guest.connection.session]
+        assert here.application.left == [guest.connection.session]
+
+
+async def test_closing_the_reactor_ends_every_socket_and_leaves_every_room() -> None:
+    with hall() as here:
+        guests = [await here.enter() for _ in range(5)]
+    assert len(here.application.left) == len(guests)
+    assert all(guest.connection.ended for guest in guests)
+    assert here.reactor.statistics().seats == 0
+
+
+async def connected(dialer: SocketDialer, number: int) -> RawPeer:
+    dialer.verdicts.append(admission_of(number))
+    peer = RawPeer(await dialer.connect())
+    await peer.handshake()
+    return peer
+
+
+async def test_an_open_socket_costs_no_task() -> None:
+    application = RecordingApplication()
+    with trio.fail_after(20):
+        async with open_sockets(application, Limits(), trio.current_time, transport="reactor") as dialer:
+            peers = [await connected(dialer, 0)]
+            await until(lambda: len(application.sessions) == 1, "it joins")
+            before = trio.lowlevel.current_statistics().tasks_living
+            peers += [await connected(dialer, number) for number in range(1, 20)]
+            await until(lambda: len(application.sessions) == 20, "all join")
+            await trio.testing.wait_all_tasks_blocked()
+            assert trio.lowlevel.current_statistics().tasks_living == before
+            for peer in peers:
+                await peer.vanish()
+            await until(lambda: dialer.open_sockets == 0, "all are noticed")
+            assert application.left
+            assert len(application.left) == 20
+
+
+async def test_sockets_that_come_and_go_at_once_leave_nothing_behind() -> None:
+    application = RecordingApplication()
+    with trio.fail_after(30):
+        async with open_sockets(application, Limits(), trio.current_time, transport="reactor") as dialer:
+
+            async def come_and_go(number: int) -> None:
+                for turn in range(10):
+                    dialer.verdicts.append(admission_of(number))
+                    async with await dialer.connect() as stream:
+                        peer = RawPeer(stream)
+                        await peer.handshake(behind=say(turn) if number % 2 else b"")
+                        for session in application.sessions[-3:]:
+                            session.push(Frames.of([b"{}"]))
+                        if number % 3 == 0:
+                            await peer.vanish()
+                        elif number % 3 == 1:
+                            with suppress(trio.BrokenResourceError):
+                                await peer.close()
+                            await peer.read_to_end()
+
+            async with trio.open_nursery() as nursery:
+                for number in range(12):
+                    nursery.start_soon(come_and_go, number)
+            await until(lambda: dialer.open_sockets == 0, "every socket ends")
+            assert sorted(map(id, application.left)) == sorted(map(id, application.sessions))
