@@ -34,10 +34,8 @@ class _Stream:
     def extended(self) -> bool:
         return self.audience.profile is Profile.EXTENDED
 
-    def push(self) -> None:
-        if not self.frames:
-            return
-        frames = Frames.joined(self.frames)
+    def push(self, frames: Frames) -> None:
+        """`frames` are its own, joined."""
         if not self.own:
             self.audience.push(frames)
             return
@@ -74,8 +72,15 @@ class Announcement:
         self._roster.announced = self._after
         self._roster.tail.extend(self._added)
         behind: list[tuple[Member, Position]] = []
+        joined: list[tuple[list[bytes], Frames]] = []
         for stream in self._streams:
-            stream.push()
+            if stream.frames:
+                # Most of what is said is for everybody: joined once, not once for each audience.
+                same = next((made for frames, made in joined if frames == stream.frames), None)
+                if same is None:
+                    same = Frames.joined(stream.frames)
+                    joined.append((stream.frames, same))
+                stream.push(same)
             if stream.behind is not None:
                 for member in tuple(stream.audience.members):
                     position = attrs.evolve(stream.behind)

@@ -5,7 +5,7 @@ Knows no sessions. What it returns are payloads; `Frames` frames them.
 
 from __future__ import annotations
 
-from actorchat.chat.model import ChatState, Identity, StoredMessage, identity_of, message_status
+from actorchat.chat.model import ChatState, StoredMessage, message_status
 from actorchat.protocol import (
     ChatUpdated,
     Profile,
@@ -33,7 +33,7 @@ class Encoder:
     def __init__(self) -> None:
         self._chat_key: tuple[object, ...] = ()
         self._chat_json = b""
-        self._users: dict[Identity, tuple[User, bytes]] = {}
+        self._users: dict[tuple[Role, int], tuple[User, bytes]] = {}
         self._second = -1
         self._second_text = ""
 
@@ -83,7 +83,7 @@ class Encoder:
     def _user(self, user: User | None) -> bytes:
         if user is None:
             return b"null"
-        identity = identity_of(user)
+        identity = user.role, user.id
         cached = self._users.get(identity)
         if cached is not None and (cached[0] is user or cached[0] == user):
             return cached[1]

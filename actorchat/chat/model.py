@@ -62,7 +62,7 @@ class OnClosed(StrEnum):
     REFUSE = "refuse"
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Identity:
     """Who somebody is: ids are unique per role only."""
 

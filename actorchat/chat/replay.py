@@ -129,7 +129,12 @@ def _added(member: Member, roster: Roster, chat: ChatState, message: StoredMessa
 
 def status_ranges(before: ChatState | None, after: ChatState) -> tuple[tuple[Role, int, int], ...]:
     """Which standard messages changed their status: (author's role, exclusive low index, inclusive high index)."""
-    if before is None:
+    if before is None or (
+        before.visitor_read == after.visitor_read
+        and before.visitor_delivered == after.visitor_delivered
+        and before.operators_read == after.operators_read
+        and before.operators_delivered == after.operators_delivered
+    ):
         return ()
     return tuple(_ranges(before, after))
 

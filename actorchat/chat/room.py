@@ -86,6 +86,9 @@ class Announce:
     """Outcomes wait in the roster."""
 
 
+_ANNOUNCE = Announce()
+
+
 @attrs.frozen
 class _Lapsed:
     identity: Identity
@@ -143,7 +146,7 @@ class Room(Actor[RoomMessage]):
             self.after(INTERVAL, _TypingDue(identity), key=("typing", identity))
 
     def _wake(self) -> None:
-        self.ref.signal(Announce())
+        self.ref.signal(_ANNOUNCE)
 
     def can_passivate(self) -> bool:
         return self._roster.vacant
@@ -151,7 +154,7 @@ class Room(Actor[RoomMessage]):
     async def receive_batch(self, messages: Sequence[RoomMessage]) -> None:
         now = trio.current_time()
         for message in messages:
-            if isinstance(message, FromMember | Perform):
+            if isinstance(message, (FromMember, Perform)):
                 self._take(message, now)
             else:
                 await self.receive(message)
@@ -346,7 +349,7 @@ class Room(Actor[RoomMessage]):
             self._show_typing(typist.user, typed)
 
     def _stop_typing(self, identity: Identity, now: float) -> None:
-        typist = self._roster.typists.get(identity)
+        typist = self._roster.typists.get(identity) if self._roster.typists else None
         typed = None if typist is None else typist.relay.stop(now)
         if typist is not None and typed is not None:
             self._show_typing(typist.user, typed)

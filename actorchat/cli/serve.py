@@ -5,6 +5,7 @@ Refuses to know what a server is composed of.
 
 from __future__ import annotations
 
+import gc
 import os
 import shlex
 import signal
@@ -25,6 +26,9 @@ from actorchat.server.preparing import StartFailed
 from actorchat.server.settings import DEFAULT_DATA, InvalidSettings, Settings
 
 __all__ = ["serve"]
+
+GC_THRESHOLDS: Final = (50_000, 20, 20)
+"""Messages come and go in batches of thousands of values, few of them in cycles: Python's 700 looks far too often."""
 
 SWITCH_INTERVAL: Final = 0.001
 """Seconds: the journal's thread gets its turn soon, at a cost that only a whole process of ours should pay."""
@@ -75,6 +79,7 @@ def serve(config: Path | None, **options: object) -> None:
 
     configure_logging(settings.log_format)
     sys.setswitchinterval(SWITCH_INTERVAL)
+    gc.set_threshold(*GC_THRESHOLDS)
     try:
         drained = trio.run(_serve, settings)
     except InvalidSettings as error:
@@ -91,6 +96,8 @@ async def _serve(settings: Settings) -> bool:
     last_resort = threading.Timer(DRAIN_SECONDS + LAST_RESORT_SECONDS, os._exit, (FAILED,))
     last_resort.daemon = True
     async with open_server(settings) as server:
+        # What is there now, modules above all, stays: no collection need look at it.
+        gc.freeze()
         with trio.open_signal_receiver(*_STOPPING) as signals:
             click.echo(_welcome(server.url, server.settings))
             async for _ in signals:
