@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,7 +26,7 @@ import httpx
 
 from actorchat.protocol import Role
 from actorchat.server.auth import local_token
-from bench.load import Dialect, Socket, cache_folder, compile_c, pin
+from bench.load import Dialect, Socket, cache_folder, compile_c, pin_server
 
 __all__ = [
     "ACTORCHAT",
@@ -237,18 +237,30 @@ def _running(
 ) -> Iterator[subprocess.Popen[bytes]]:
     with tempfile.TemporaryFile() as errors:
         variables = os.environ | (environment or {})
-        process = subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=errors)
+        # In a session of its own: some launchers start the server as a child, which has to end with them.
+        process = subprocess.Popen(
+            command,
+            env=variables,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            start_new_session=True,
+            preexec_fn=pin_server,
+        )
         try:
-            pin(process.pid, last=False)
             _wait_for(port, process, errors)
             yield process
         finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(15)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:

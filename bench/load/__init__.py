@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 import click
 
-__all__ = ["Connected", "Dialect", "Load", "Measured", "Socket", "compile_c", "open_load"]
+__all__ = ["Connected", "Dialect", "Load", "Measured", "Socket", "cache_folder", "compile_c", "open_load", "pin_server"]
 
 SOURCE = Path(__file__).with_name("generator.c")
 HANDSHAKES = 64
@@ -116,9 +116,8 @@ def open_load(
     """A generator with all of `sockets` open. Raises RuntimeError with what the server did wrong."""
     pipe = subprocess.PIPE
     command = [str(compile_c(SOURCE))]
-    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, preexec_fn=pin_load)
     try:
-        pin(process.pid, last=True)
         load = Load(process)
         yield load, load.connect(port, sockets, ids=ids, dialect=dialect)
     finally:
@@ -126,11 +125,21 @@ def open_load(
         process.communicate()
 
 
-def pin(pid: int, *, last: bool) -> None:
-    """Keep a process on one core: servers on the first, the load on the last. Not with one core, or no way."""
+def pin_server() -> None:
+    """Called in a new process: keep it, and all that it starts, on the first core."""
+    _pin(0)
+
+
+def pin_load() -> None:
+    """As `pin_server`, on the last core."""
+    _pin(-1)
+
+
+def _pin(which: int) -> None:
+    """Not where there is one core, or no way."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
     if len(cores) > 1:
-        os.sched_setaffinity(pid, {cores[-1] if last else cores[0]})
+        os.sched_setaffinity(0, {cores[which]})
 
 
 def compile_c(source: Path) -> Path:
