@@ -13,10 +13,11 @@ import click
 
 from bench.actors import actors
 from bench.cases import connect, fanout, feed, idle, latency, rooms, storage
+from bench.hardship import flood, resume
 from bench.plan import Plan, choose, progress
 from bench.report import Report
 
-CASES = (fanout, rooms, connect, idle, latency, storage, feed, actors)
+CASES = (fanout, rooms, connect, idle, latency, storage, feed, flood, resume, actors)
 PEERS = "least possible (C),uWebSockets.js,ws,picows,trio-websocket"
 
 Case = Callable[[Plan], None]

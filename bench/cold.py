@@ -34,9 +34,11 @@ def measure_cold(chats: int) -> tuple[float, float]:
         stored = folder / "stored"
         stored.mkdir()
         uuids = _store(stored / "actorchat.db", chats)
-        with actorchat_on(stored) as (url, process):
+        with actorchat_on(stored) as (port, process):
             full = resident_kib(process)
-            milliseconds = _first_messages(url, stored, random.sample(uuids, min(SAMPLES, chats)))
+            milliseconds = _first_messages(
+                f"http://127.0.0.1:{port}", stored, random.sample(uuids, min(SAMPLES, chats))
+            )
     milliseconds.sort()
     return (full - empty) / chats, milliseconds[int(len(milliseconds) * 0.99) - 1]
 

@@ -70,6 +70,15 @@ class Plan:
                 self.progress.advance(task)
         self.progress.remove_task(task)
 
+    def rounds_of(self, what: str) -> Iterator[int]:
+        """For a case that starts its servers itself."""
+        task = self.progress.add_task(what, total=self.rounds)
+        for number in range(self.rounds):
+            self.progress.update(task, description=f"{what}: {number + 1}/{self.rounds}")
+            yield number
+            self.progress.advance(task)
+        self.progress.remove_task(task)
+
     def try_with(self, server: Server, use: Callable[[Target], None]) -> None:
         """Start the server and use it; one that can't be had, or fails, is left out from now on."""
         try:

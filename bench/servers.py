@@ -165,12 +165,21 @@ def _actorchat(storage: str, transport: str, *, ids: bool) -> Iterator[Target]:
 
 
 @contextmanager
-def actorchat_on(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """`actorchat serve` on a data folder that may hold chats already: its URL and its process."""
+def actorchat_on(folder: Path, *, allowed: bool = False) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """`actorchat serve` on a data folder that may hold chats already: its port and its process.
+
+    `allowed`: with the limits that it has by itself, but for new visitors.
+    """
     port = _free_port()
     folder.mkdir(exist_ok=True)
-    with _running([*_SERVE, "--port", str(port), "--data", str(folder)], port, LIMITS_OUT_OF_REACH) as process:
-        yield f"http://127.0.0.1:{port}", process
+    limits = {name: value for name, value in LIMITS_OUT_OF_REACH.items() if not allowed or "VISITORS" in name}
+    with _running([*_SERVE, "--port", str(port), "--data", str(folder)], port, limits) as process:
+        yield port, process
+
+
+def chat_sockets(port: int, folder: Path, count: int, members: int, writers: int) -> list[Socket]:
+    """The sockets of so many new chats: in each `writers` of its visitor that write, the others an operator's."""
+    return _chat_rooms(port, folder, "actorchat.v1.ext", count, members, writers)
 
 
 def _chat_rooms(port: int, folder: Path, profile: str, count: int, members: int, writers: int) -> list[Socket]:

@@ -44,9 +44,13 @@ class Dialect:
 
 @attrs.frozen
 class Connected:
+    """Every socket was upgraded after `seconds`; the last of what came by itself, `deliveries`, after `settled`."""
+
     sockets: int
     seconds: float
     cpu_share: float
+    settled: float
+    deliveries: int
 
 
 @attrs.frozen
