@@ -87,7 +87,10 @@ class Reactor:
         self._round: deque[Seat] = deque()
         self._next: deque[Seat] = deque()
         self._passes = 0
-        self._deadlines: list[tuple[float, int, Seat]] = []
+        self._deadlines: list[tuple[float, int]] = []
+        # Whose deadline an entry is. The heap itself must not keep a seat that has ended before.
+        self._expiring: dict[int, Seat] = {}
+        self._ties: dict[Seat, int] = {}
         self._tie = count()
         self._waiting: trio.CancelScope | None = None
 
@@ -173,7 +176,10 @@ class Reactor:
         """Call `seat.expired` at `deadline`, unless it has ended by then or got an earlier one."""
         if deadline < seat.deadline and not seat.ended:
             seat.deadline = deadline
-            heappush(self._deadlines, (deadline, next(self._tie), seat))
+            tie = next(self._tie)
+            heappush(self._deadlines, (deadline, tie))
+            self._expiring.pop(self._ties.get(seat, -1), None)
+            self._ties[seat], self._expiring[tie] = tie, seat
             if self._waiting is not None:
                 self._waiting.deadline = min(self._waiting.deadline, deadline)
 
@@ -182,6 +188,7 @@ class Reactor:
         self.watch(seat, 0)
         seat.ended = True
         self._seats.discard(seat)
+        self._expiring.pop(self._ties.pop(seat, -1), None)
 
     def statistics(self) -> ReactorStatistics:
         return ReactorStatistics(
@@ -195,8 +202,8 @@ class Reactor:
         now = trio.current_time()
         deadlines = self._deadlines
         while deadlines and deadlines[0][0] <= now:
-            deadline, _, seat = heappop(deadlines)
-            if not seat.ended and seat.deadline == deadline:
+            seat = self._expiring.pop(heappop(deadlines)[1], None)
+            if seat is not None:
                 seat.expired()
 
     def close(self) -> None:
