@@ -86,7 +86,8 @@ class Report:
             self.left_out.append(line)
 
     def show(self) -> None:
-        console = Console()
+        # A file or a pipe has no width of its own.
+        console = Console(width=None if sys.stdout.isatty() else 120)
         console.print(self._table())
         if self.bars:
             table = Table("asked", "measured", "bar")
