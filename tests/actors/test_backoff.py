@@ -1,0 +1,121 @@
+"""Proves what becomes of an actor that waits for its restart, when there is no task of its own, and is told to end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock
+
+from actorchat.actors import ActorStopped, ActorSystem, Cause, DeadLetter, Down, Loss, Ref, Restart, Virtual
+from actorchat.testing import Probe
+from tests.actors.books import open_system
+from tests.actors.messages import Add, Boom, Counter, Message, Total
+
+LONG = Restart(backoff=1_000, cap=1_000, jitter=0)
+
+
+@attrs.frozen
+class Waiting:
+    """An actor in its backoff with `Add(1)` in its inbox, somebody who watches it, and what it loses."""
+
+    system: ActorSystem
+    ref: Ref[Message]
+    seen: list[int]
+    watcher: Probe[Down]
+    lost: list[DeadLetter]
+
+    def downs(self) -> list[Cause]:
+        return [down.cause for down in self.watcher.drain()]
+
+
+@asynccontextmanager
+async def waiting() -> AsyncIterator[Waiting]:
+    lost: list[DeadLetter] = []
+    seen: list[int] = []
+    watcher = Probe[Down]()
+    async with open_system(on_dead_letter=lost.append) as system:
+        await system.start(lambda: watcher)
+        ref = await system.start(lambda: Counter(seen=seen), "a", restart=LONG)
+        watcher.watch(ref, as_=lambda down: down)
+        ref.tell(Boom())
+        await trio.testing.wait_all_tasks_blocked()
+        assert ref.tell(Add(1))
+        lost.clear()
+        yield Waiting(system, ref, seen, watcher, lost)
+
+
+async def test_killed_it_ends_at_once_and_what_waits_is_lost_aloud(autojump_clock: MockClock) -> None:
+    async with waiting() as at:
+        at.ref.kill()
+        await at.ref.join()
+        await trio.testing.wait_all_tasks_blocked()
+        assert (at.ref.stopped, trio.current_time(), at.downs()) == (True, 0, [Cause.KILLED])
+        assert [(letter.message, letter.reason) for letter in at.lost] == [(Add(1), Loss.STOPPED)]
+        await at.system.start(Counter, "a")
+    assert at.seen == []
+
+
+async def test_stopped_it_drains_at_once(autojump_clock: MockClock) -> None:
+    async with waiting() as at:
+        at.ref.stop()
+        assert not at.ref.tell(Add(2))
+        await at.ref.join()
+        await trio.testing.wait_all_tasks_blocked()
+        assert (at.seen, trio.current_time(), at.downs()) == ([1], 0, [Cause.STOPPED])
+
+
+async def test_stopped_without_draining_it_ends_at_once(autojump_clock: MockClock) -> None:
+    async with waiting() as at:
+        at.ref.stop(drain=False)
+        await at.ref.join()
+        await trio.testing.wait_all_tasks_blocked()
+        assert (at.seen, trio.current_time(), at.downs()) == ([], 0, [Cause.STOPPED])
+
+
+async def test_an_ask_that_waits_for_the_restart_hears_of_the_end(autojump_clock: MockClock) -> None:
+    async with waiting() as at, trio.open_nursery() as nursery:
+
+        async def ask() -> None:
+            with pytest.raises(ActorStopped):
+                await at.ref.ask(Total())
+
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        at.ref.kill()
+
+
+async def test_a_system_that_ends_drains_it_and_one_that_is_cancelled_loses_what_waits(
+    autojump_clock: MockClock,
+) -> None:
+    async with waiting() as at:
+        pass
+    assert at.seen == [1]
+    with trio.CancelScope() as scope:
+        async with waiting() as at:
+            scope.cancel()
+            await trio.sleep(1)
+    assert (at.seen, at.ref.stopped) == ([], True)
+    assert [(letter.message, letter.reason) for letter in at.lost] == [(Add(1), Loss.STOPPED)]
+
+
+async def test_a_virtual_actor_killed_before_its_next_activation_can_be_activated_again(
+    autojump_clock: MockClock,
+) -> None:
+    seen: list[int] = []
+    async with open_system() as system:
+        rooms: Virtual[str, Message, None] = system.virtual(
+            lambda key: Counter(seen=seen), restart=Restart(max=0, backoff=1_000, cap=1_000, jitter=0)
+        )
+        ref = rooms["a"]
+        ref.tell(Boom())
+        await trio.testing.wait_all_tasks_blocked()
+        assert ref.tell(Add(1))
+        ref.kill()
+        assert rooms.active == 0
+        assert ref.tell(Add(2))
+        await trio.sleep(2_000)
+        assert seen == [2]
