@@ -89,6 +89,23 @@ async def test_dropping_the_oldest_fails_its_asker() -> None:
         ref.tell(Add(1))
 
 
+async def test_nobody_overtakes_a_sender_who_waits_though_there_is_room_again() -> None:
+    seen: list[int] = []
+    async with open_system() as system, trio.open_nursery() as nursery:
+        ref = await system.start(lambda: Counter(seen=seen), inbox=1)
+        first, second = await held(ref), trio.Event()
+        assert ref.tell(Hold(second))
+        nursery.start_soon(ref.send, Add(1))
+        await trio.testing.wait_all_tasks_blocked()
+        first.set()
+        await trio.testing.wait_all_tasks_blocked()
+        # The second handler runs: there is room, and the first sender is let in when it is done.
+        nursery.start_soon(ref.send, Add(2))
+        await trio.testing.wait_all_tasks_blocked()
+        second.set()
+    assert seen == [1, 2]
+
+
 async def test_a_slow_consumer_is_stopped_inside_its_handler_and_watchers_see_one_down() -> None:
     probe = Probe[Down]()
     async with open_system() as system:

@@ -134,7 +134,7 @@ def test_the_help_shows_what_there_is_and_nothing_else() -> None:
 def test_every_command_explains_itself_with_examples(command: str) -> None:
     output = run(command, "--help").output
     assert f"actorchat {command}" in output.partition("Example")[2]
-    for later in ("--workers", "--bus", "redis", "reactor", "postgresql"):
+    for later in ("--workers", "--bus", "redis", "postgresql"):
         assert later not in output
 
 

@@ -174,12 +174,20 @@ def test_bad_settings_are_a_line_each_and_status_2(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+async def work_of(code: str) -> float:
+    """Seconds of the processor that a Python process with that program takes."""
+    program = f"{code}; import time; print(time.process_time())"
+    done = await trio.run_process([sys.executable, "-c", program], capture_stdout=True)
+    return float(done.stdout)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("log_format", ["text", "json"])
-async def test_starting_takes_less_than_a_second_of_work(tmp_path: Path, log_format: str) -> None:
+async def test_starting_takes_less_work_than_importing_trio_twelve_times(tmp_path: Path, log_format: str) -> None:
+    # Of the processor, not of the clock, and in units of this very moment: test machines are busy and differ.
+    unit = min([await work_of("import trio") for _ in range(3)])
     async with started(tmp_path, *FREE, "--log-format", log_format) as server:
         await server.read_until("Ctrl-C stops it.")
-        # Of the processor, not of the clock: test machines are busy, and then each second of work is dearer.
         spent = psutil.Process(server.process.pid).cpu_times()
-        assert spent.user + spent.system < 1.5
+        assert spent.user + spent.system < 12 * unit
         assert await server.stop() == 0
