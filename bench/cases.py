@@ -29,7 +29,7 @@ def fanout(plan: Plan) -> None:
             with plan.sockets(target, 1, members, writers) as (load, _):
                 _count(runs[members, writers, in_flight], server, load, in_flight, plan.seconds)
 
-    for _, server in plan.each("fanout", (*OURS, *plan.peers)):
+    for server in plan.each("fanout", (*OURS, *plan.peers)):
         plan.try_with(server, partial(measure, server))
     for members, writers, in_flight in shapes:
         runs[members, writers, in_flight].into(plan.report)
@@ -42,7 +42,7 @@ def fanout(plan: Plan) -> None:
 def rooms(plan: Plan) -> None:
     """300 rooms of two: the visitor writes, with 1 and with 4 messages on their way."""
     runs = {in_flight: Runs(_small(in_flight), "deliveries/s") for in_flight in (1, 4)}
-    for _, server in plan.each("rooms", (*OURS, *plan.peers)):
+    for server in plan.each("rooms", (*OURS, *plan.peers)):
         plan.try_with(server, partial(_small_rooms, plan, runs, server))
     for each in runs.values():
         each.into(plan.report)
@@ -61,7 +61,7 @@ def storage(plan: Plan) -> None:
     chats = 5_000 if plan.quick else 100_000
     memory = Runs("stored chats, none open", "KiB a chat", less=True)
     first = Runs("first message to a cold chat, p99", "ms", less=True)
-    for _, server in plan.each("storage", [OURS[1]]):
+    for server in plan.each("storage", [OURS[1]], long=True):
         kib, milliseconds = measure_cold(chats)
         memory.add(server.name, kib)
         first.add(server.name, milliseconds)
@@ -79,7 +79,7 @@ def connect(plan: Plan) -> None:
         with plan.sockets(target, 10, 100 if plan.quick else 400, 1) as (_, connected):
             runs.add(server.name, connected.sockets / connected.seconds, connected.cpu_share)
 
-    for _, server in plan.each("connect", (*OURS, *plan.peers)):
+    for server in plan.each("connect", (*OURS, *plan.peers)):
         plan.try_with(server, partial(measure, server))
     runs.into(plan.report)
     plan.report.ask_value("connecting, sockets/s", "connecting", "actorchat", 5_000)
@@ -100,7 +100,7 @@ def idle(plan: Plan) -> None:
             with plan.open(target, sockets):
                 runs.add(server.name, (resident_kib(target.process) - before) / len(sockets))
 
-    for _, server in plan.each("idle", (*OURS, *plan.peers)):
+    for server in plan.each("idle", (*OURS, *plan.peers), long=True):
         plan.try_with(server, partial(measure, server))
     big.into(plan.report)
     small.into(plan.report)
@@ -130,9 +130,7 @@ def latency(plan: Plan) -> None:
             each.add(server.name, microseconds / 1000, measured.cpu_share)
 
     plan.try_with(ACTORCHAT, find_rate)
-    for _, server in plan.each(
-        "latency", [ACTORCHAT, OURS[1], *plan.named(LIMIT.name, "ws", "picows", "uWebSockets.js")]
-    ):
+    for server in plan.each("latency", [ACTORCHAT, OURS[1], *plan.named(LIMIT.name, "ws", "picows", "uWebSockets.js")]):
         plan.try_with(server, partial(measure, server))
     for each in runs.values():
         each.into(plan.report)
@@ -157,7 +155,7 @@ def feed(plan: Plan) -> None:
             to_consoles = measured.deliveries - 2 * measured.messages
             shown.add(server.name, to_consoles / measured.seconds, measured.cpu_share)
 
-    for _, server in plan.each("feed", OURS[:2]):
+    for server in plan.each("feed", OURS[:2]):
         plan.try_with(server, partial(measure, server))
     for each in (alone, watched, shown):
         each.into(plan.report)

@@ -11,7 +11,7 @@ import httpx
 
 from bench.load import Socket, open_load
 from bench.plan import Plan, Runs
-from bench.servers import actorchat_on, chat_sockets
+from bench.servers import ACTORCHAT, OURS, actorchat_on, chat_sockets
 
 __all__ = ["flood", "resume"]
 
@@ -27,7 +27,7 @@ def flood(plan: Plan) -> None:
     """100 quiet rooms of two while one socket sends 10,000 messages a second: their p99, against that without it."""
     alone = Runs("p99 of 100 quiet rooms", "ms", less=True)
     flooded = Runs("p99 beside a flood", "ms", less=True)
-    for _ in plan.rounds_of("flood"):
+    for _ in plan.each("flood", [ACTORCHAT]):
         with TemporaryDirectory() as folder, actorchat_on(Path(folder), allowed=True) as (port, _):
             quiet = chat_sockets(port, Path(folder), QUIET_ROOMS, 2, 1)
             flooding = chat_sockets(port, Path(folder), 1, 2, 1)
@@ -52,7 +52,7 @@ def resume(plan: Plan) -> None:
     """10,000 sockets come back after a restart, and each resumes 20 messages: seconds until all have everything."""
     rooms, members = (10, 100) if plan.quick else (50, 200)
     runs = Runs(f"{rooms * members:,} sockets resume {RESUMED} messages each", "s", less=True)
-    for _ in plan.rounds_of("resume"):
+    for _ in plan.each("resume", [OURS[1]], long=True):
         with TemporaryDirectory() as name:
             folder = Path(name)
             with actorchat_on(folder) as (port, _):

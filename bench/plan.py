@@ -59,24 +59,19 @@ class Plan:
         """Those of the chosen servers; actorchat's own are always chosen."""
         return tuple(server for server in (*OURS, *self.peers) if server.name in names)
 
-    def each(self, what: str, servers: Sequence[Server]) -> Iterator[tuple[int, Server]]:
-        """Round after round, each server in turn, so that a slow minute of the machine is everybody's."""
-        task: TaskID = self.progress.add_task(what, total=self.rounds * len(servers))
-        for number in range(self.rounds):
-            for server in servers:
-                self.progress.update(task, description=f"{what}: {number + 1}/{self.rounds} {server.name}")
-                if server.name not in self._absent:
-                    yield number, server
-                self.progress.advance(task)
-        self.progress.remove_task(task)
+    def each(self, what: str, servers: Sequence[Server], *, long: bool = False) -> Iterator[Server]:
+        """Round after round, each server in turn, so that a slow minute of the machine is everybody's.
 
-    def rounds_of(self, what: str) -> Iterator[int]:
-        """For a case that starts its servers itself."""
-        task = self.progress.add_task(what, total=self.rounds)
-        for number in range(self.rounds):
-            self.progress.update(task, description=f"{what}: {number + 1}/{self.rounds}")
-            yield number
-            self.progress.advance(task)
+        What takes `long`, and is not a matter of the moment, is done twice at most.
+        """
+        rounds = min(self.rounds, 2) if long else self.rounds
+        task: TaskID = self.progress.add_task(what, total=rounds * len(servers))
+        for number in range(rounds):
+            for server in servers:
+                self.progress.update(task, description=f"{what}: {number + 1}/{rounds} {server.name}")
+                if server.name not in self._absent:
+                    yield server
+                self.progress.advance(task)
         self.progress.remove_task(task)
 
     def try_with(self, server: Server, use: Callable[[Target], None]) -> None:
