@@ -129,7 +129,8 @@ static size_t frame(char *out, int opcode, const char *payload, size_t length) {
 
 static size_t message(char *out, Socket *s, uint64_t due) {
     char payload[1024], id[64] = "";
-    if (with_ids) snprintf(id, sizeof id, ",\"client_id\":\"k%d-%llu\"", s->number, (unsigned long long)s->sent);
+    if (with_ids) snprintf(id, sizeof id, ",\"client_id\":\"k%d-%d-%llu\"", getpid(), s->number,
+        (unsigned long long)s->sent);
     int length = snprintf(payload, sizeof payload,
         "%s{\"type\":\"send_message\",\"data\":{\"text\":\"%s %llu t=%020llu %080d\",\"attachments\":[]%s}}%s", wrap_before,
         s->tag, (unsigned long long)s->sent, (unsigned long long)due, 0, id, wrap_behind);
