@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import weakref
 from functools import partial
-from math import inf
 
 import trio
 from trio.testing import MockClock
@@ -169,7 +168,8 @@ async def test_no_timer_is_left_to_wake_anybody_when_its_actor_has_ended(autojum
             await settle(system)
             with trio.move_on_after(3600):
                 await trio.sleep_forever()
-            assert trio.lowlevel.current_statistics().seconds_to_next_deadline == inf
+            # The cap of the test is the next, far away.
+            assert trio.lowlevel.current_statistics().seconds_to_next_deadline > 1e5
         assert ref.stopped
 
 
