@@ -85,7 +85,7 @@ async def open_system(
     opened: ActorSystem | None = None
     try:
         # What hangs fails: at once where the clock jumps, since nobody waits for so long on purpose.
-        with trio.fail_after(2e5 if virtual else 60):
+        with trio.fail_after(2e5 if virtual else 20):
             async with actorchat.actors.open_system(
                 drain=drain,
                 grace=grace,
