@@ -228,6 +228,33 @@ async def test_a_diamond_is_no_ring() -> None:
         assert await a.ask(Call(both)) == (1, 2)
 
 
+@pytest.mark.parametrize("end", ["answered", "timed out", "cancelled", "sent", "send cancelled"])
+async def test_a_wait_that_has_ended_is_no_edge(autojump_clock: MockClock, end: str) -> None:
+    async with open_system() as system:
+        a, b = system.spawn(Counter, "a", inbox=1), system.spawn(Counter, "b")
+
+        async def work(_: Counter) -> None:
+            await trio.sleep(3)
+
+        async def wait_for_a(_: Counter) -> None:
+            slow = Call(work)
+            with trio.move_on_after(1 if end.endswith("cancelled") else 10):
+                match end:
+                    case "timed out":
+                        await caught(a.ask(slow, timeout=1))
+                    case "answered" | "cancelled":
+                        await a.ask(slow)
+                    case _:
+                        a.tell(slow)
+                        await settle_blocked()
+                        a.tell(Add(1))
+                        await a.send(Add(2))
+
+        await b.ask(Call(wait_for_a))
+        await settle(system)
+        assert await a.ask(Call(lambda _: caught(b.ask(Total())))) == ()
+
+
 async def test_a_deferred_answer_is_no_edge(autojump_clock: MockClock) -> None:
     kept: list[Pending[object]] = []
 
