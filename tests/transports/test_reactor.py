@@ -175,7 +175,15 @@ class Duellist:
         return self.take(command)
 
 
-async def test_a_socket_closed_in_the_batch_in_which_it_is_ready_gets_no_turn() -> None:
+async def test_a_socket_closed_in_the_batch_in_which_it_is_ready_gets_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    turn = Connection.turn
+    had_turns: list[bool] = []
+
+    def seen(connection: Connection, ready: int) -> tuple[int, bool]:
+        had_turns.append(connection.ended)
+        return turn(connection, ready)
+
+    monkeypatch.setattr(Connection, "turn", seen)
     with hall() as here:
         here.application = Duel(here)
         duellists = [await here.enter(), await here.enter()]
@@ -191,6 +199,7 @@ async def test_a_socket_closed_in_the_batch_in_which_it_is_ready_gets_no_turn() 
         third.say(3)
         here.reactor.run_pass()
         assert here.said == [1, 3]
+        assert had_turns == [False, False]
         assert [guest.connection.ended for guest in here.guests].count(True) == 1
 
 
@@ -291,7 +300,7 @@ async def test_while_it_joins_pings_are_answered_and_commands_wait() -> None:
 
 @pytest.mark.parametrize("way", ["close", "vanish", "break"])
 async def test_a_peer_that_goes_while_it_joins_gives_the_join_up(way: str) -> None:
-    with hall() as here:
+    with hall() as here, trio.fail_after(5):
         application = Waiting()
         guest = here.open()
         async with trio.open_nursery() as nursery:
@@ -309,12 +318,17 @@ async def test_a_peer_that_goes_while_it_joins_gives_the_join_up(way: str) -> No
 async def test_who_has_joined_at_the_moment_its_peer_went_leaves() -> None:
     with hall() as here:
         guest = here.open()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(guest.connection.join, here.application, admission_of(0))
-            # It is scheduled, and past its last checkpoint when the socket ends.
-            await trio.lowlevel.checkpoint()
-            guest.connection.expired()
-        assert here.application.left == here.application.sessions
+
+        class Late(RecordingApplication):
+            async def join(self, session: Session, admission: Admission) -> Receiver:
+                receiver = await super().join(session, admission)
+                # No checkpoint follows at which it could be cancelled.
+                guest.connection.expired()
+                return receiver
+
+        application = Late()
+        await guest.connection.join(application, admission_of(0))
+        assert application.left == application.sessions == [guest.connection.session]
 
 
 async def test_a_join_that_is_cancelled_from_outside_ends_the_socket() -> None:

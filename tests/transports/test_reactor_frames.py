@@ -195,6 +195,9 @@ def cut(data: bytes, places: Sequence[int]) -> list[bytes]:
 
 @given(STREAMS, st.lists(st.integers(0, 10_000), max_size=12), st.sampled_from([1, 2, FOR_EVER]), st.integers(1, 3))
 @example([Wire(0x01, b"[", bytes(4), 0), Wire(0x81, b"]", bytes(4), 0)], [], FOR_EVER, 1)
+@example([Wire(0x01, b"[", bytes(4), 0), Wire(0x81, b"]", bytes(4), 0)], [7], FOR_EVER, 1)
+@example([Wire(0x81, b"hi", bytes(4), 2)], [], FOR_EVER, 1)
+@example([Wire(0x01, b"x" * 90, bytes(4), 0), Wire(0x80, b"x" * 90, bytes(4), 0)] * 2, [], FOR_EVER, 1)
 @example([Wire(0x01, b"\xd0", bytes(4), 0), Wire(0x80, b"\x00", bytes(4), 0)], [7], FOR_EVER, 1)
 @example([Wire(0x01, b"x" * 120, bytes(4), 0), Wire(0x80, b"x" * 120, bytes(4), 0)], [], FOR_EVER, 1)
 @example([Wire(0x81, b"x" * 200, bytes(4), 2), Wire(0x81, b"x" * 201, bytes(4), 2)], [3, 7], FOR_EVER, 1)
