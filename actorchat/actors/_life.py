@@ -137,6 +137,8 @@ async def _serve(ref: Ref[NoReturn], actor: Actor[NoReturn], inbox: Inbox) -> En
             if not count or inbox.attention:
                 break
             item = take()
+        # What attention broke off was not done.
+        burst -= count
         actor._current = None
 
 
@@ -295,6 +297,9 @@ def _follow(ref: Ref[NoReturn], end: End, raised: BaseException | None, returns:
         delay = inf if end.cause is Cause.RESTARTED else 0.0
     if delay is None or order >= Order.STOP or trio.current_effective_deadline() <= trio.current_time():
         if returns and order >= (Order.STOP if end.cause is Cause.CRASHED else Order.DRAIN):
+            end = ref._ordered(end.error)
+        elif delay is not None:
+            # It was to come back, and its nursery is cancelled: what waits for it must hear.
             end = ref._ordered(end.error)
         ref._rest(end)
         return raised
