@@ -40,7 +40,8 @@ class Overflow(enum.Enum):
 class Coalesce(Generic[M_contra]):
     """Keep one message per key: a newer one takes the place of the waiting one. Only keys are bounded.
 
-    A message whose key is None, and every ask, is queued as it is. A full inbox rejects.
+    A message whose key is None, and every ask, is queued as it is; so is one for which `key` raises. A full inbox
+    rejects.
     """
 
     key: Callable[[M_contra], Hashable | None]
@@ -187,20 +188,6 @@ class Inbox:
         self.drop_one()
         self.attention = True  # whoever handles messages meanwhile counts them anew
         return self.unwrap(self.take_next())
-
-    def admit(self) -> Iterator[object]:
-        """Take in the messages of waiting senders, in their order, as far as there is room, and give each."""
-        while self.waiters and not self.full:
-            call = next(iter(self.waiters))
-            del self.waiters[call]
-            self.add(call.message)
-            call.reply(None)
-            yield call.message
-        if self.waiters:
-            # Look again after the next message: that is when there is room.
-            self.attention = True
-        else:
-            self.waiters = None
 
     async def wait_for_room(self, call: Call) -> None:
         """Cancelled, its message is not in."""

@@ -200,8 +200,7 @@ async def _attend(ref: Ref[NoReturn], actor: Actor[NoReturn], inbox: Inbox) -> E
     elif order is Order.RESTART or order >= Order.STOP:
         return ref._ordered()
     if inbox.waiters is not None:
-        for message in inbox.admit():
-            ref._tell_enqueued(message)
+        ref._admit()
     done = 0
     while inbox.control and ref._order is order:
         item = inbox.control.popleft()
@@ -220,7 +219,8 @@ async def _attend(ref: Ref[NoReturn], actor: Actor[NoReturn], inbox: Inbox) -> E
         inbox.attention = True
     else:
         inbox.control = None
-    return End(Cause.STOPPED) if ref._order is Order.DRAIN and inbox.empty else None
+    drained = inbox.begun + inbox.dropped >= ref._until and not inbox.control
+    return End(Cause.STOPPED) if ref._order is Order.DRAIN and drained else None
 
 
 def _sift(group: BaseExceptionGroup[BaseException], ref: Ref[NoReturn]) -> BaseException:
@@ -264,18 +264,20 @@ async def _wind_up(ref: Ref[NoReturn], end: End, returns: bool) -> None:
         cut = ref._order >= Order.KILL or trio.current_effective_deadline() <= now
         # Shielded for at most `limit` seconds; `Ref._cut` makes that `grace` when it is cut short meanwhile.
         seconds = system._grace if cut else system._limit
-        with trio.CancelScope(deadline=now + seconds, shield=True) as ref._shield:
-            try:
+        scope = ref._shield = trio.CancelScope(deadline=now + seconds, shield=True)
+        try:
+            with scope:
                 await actor.on_stop(end)
-            except Exception as error:
-                if error.__context__ is None:
-                    error.__context__ = end.error
-                _log.exception("on_stop of %s failed", ref._name)
-        if ref._shield.cancelled_caught:
+        except Exception as error:
+            if error.__context__ is None:
+                error.__context__ = end.error
+            _log.exception("on_stop of %s failed", ref._name)
+        finally:
+            ref._shield = None
+            # What it set up for itself has nobody left to come to.
+            actor._release(lambda: error_of(ref, end))
+        if scope.cancelled_caught:
             _log.error("on_stop of %s took too long and was cut", ref._name)
-        ref._shield = None
-        # What it set up for itself has nobody left to come to.
-        actor._release(lambda: error_of(ref, end))
 
 
 def _follow(ref: Ref[NoReturn], end: End, raised: BaseException | None, returns: bool) -> BaseException | None:
@@ -304,7 +306,9 @@ def _follow(ref: Ref[NoReturn], end: End, raised: BaseException | None, returns:
         ref._rest(end)
         return raised
     ref._restarts += end.cause in (Cause.CRASHED, Cause.RESTARTED)
-    if order < Order.DRAIN or keeper._receptive(order):
+    if end.cause in (Cause.PASSIVATED, Cause.STOPPED):
+        ref._tell_ended()
+    if order < Order.DRAIN or (end.cause is Cause.STOPPED and keeper._receptive(order)):
         ref._order = Order.NONE
     ref._start(0.0 if ref._order and delay < inf else delay)
     return raised

@@ -6,8 +6,9 @@ Knows no handler: `_life` runs what lives here.
 from __future__ import annotations
 
 import enum
+import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from math import inf
 from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 from weakref import WeakKeyDictionary
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from actorchat.actors._actor import Actor
     from actorchat.actors._supervise import Budget, Keeper
     from actorchat.actors._system import ActorSystem
+
+_log = logging.getLogger("actorchat.actors")
 
 R = TypeVar("R")
 M_contra = TypeVar("M_contra", contravariant=True)
@@ -102,6 +105,8 @@ class Ref(Generic[M_contra]):
     _key: object
     _inbox: Inbox
     _order: Order = Order.NONE
+    _until: int = 0
+    """How many messages had been accepted when the order to drain came: those are handled yet."""
     _anchor: object = None
     _actor: Actor[NoReturn] | None = None
     _kind: type[Actor[NoReturn]] | None = None
@@ -116,6 +121,9 @@ class Ref(Generic[M_contra]):
     _waits_for: Ref[NoReturn] | None = None
     _watches: WeakKeyDictionary[Watch, None] | None = None
     _moved: trio.Event | None = None
+    """The next move to another state."""
+    _ended: trio.Event | None = None
+    """The next end: at rest, or a virtual actor between two incarnations."""
     _drops: Counter[Loss] | None = None
     _since: float = 0.0
     _restarts: int = 0
@@ -144,7 +152,7 @@ class Ref(Generic[M_contra]):
         return self._inbox.queued
 
     def tell(self, message: M_contra) -> bool:
-        """Put `message` into the inbox, now. Never waits, never raises.
+        """Put `message` into the inbox, now, if there is room, also where a `send` waits for some. Never raises.
 
         False: it became a dead letter, because the inbox was full or the address has stopped.
         """
@@ -192,7 +200,7 @@ class Ref(Generic[M_contra]):
         """
         if not self._receptive():
             raise ActorStopped(self._name)
-        if self._inbox.waiters is None and not self._inbox.full:
+        if self._inbox.waiters is None and (not self._inbox.full or self._replaces(message)):
             await trio.lowlevel.checkpoint_if_cancelled()
             self._put(message)
             await trio.lowlevel.cancel_shielded_checkpoint()
@@ -236,7 +244,7 @@ class Ref(Generic[M_contra]):
     def stop(self, *, drain: bool = True) -> None:
         """Take no more messages, handle those that wait (`drain=False`: only the current one), `on_stop`, end.
 
-        A virtual actor ends its incarnation this way; what comes after activates the next.
+        A virtual actor ends its incarnation this way; what comes after the call is for the next.
         """
         self._give(Order.DRAIN if drain else Order.STOP)
 
@@ -245,14 +253,18 @@ class Ref(Generic[M_contra]):
         self._give(Order.KILL)
 
     async def join(self) -> None:
-        """Wait until it has stopped: `on_stop` has run. For a virtual actor: until no incarnation lives.
+        """Wait until it has stopped: `on_stop` has run. For a virtual actor: until what lives now has ended.
 
         An actor can't wait for itself: RuntimeError.
         """
         if self._system._tasks.get(current_task()) is self:
             raise RuntimeError(f"{self._name} would wait for itself for ever")
-        await checkpoint()
-        await self._wait_until(AT_REST)
+        if self._state in AT_REST:
+            await checkpoint()
+            return
+        if self._ended is None:
+            self._ended = trio.Event()
+        await self._ended.wait()
 
     # Taking messages
 
@@ -267,15 +279,7 @@ class Ref(Generic[M_contra]):
         if not self._receptive():
             return Loss.STOPPED
         inbox, overflow = self._inbox, self._keeper._overflow
-        if isinstance(overflow, Coalesce) and not isinstance(item, Call):
-            key = overflow.key(item)
-            if key is not None and (not inbox.full or (inbox.newest is not None and key in inbox.newest)):
-                self._tell_enqueued(item)
-                replaced = inbox.add_newest(key, item)
-                if replaced is not NOTHING:
-                    self._system._lose(self, replaced, Loss.COALESCED)
-                return None
-        if inbox.full:
+        if inbox.full and not self._replaces(item):
             if overflow is Overflow.STOP or isinstance(overflow, Stop):
                 self._give(Order.OVERFLOW)
                 return Loss.OVERFLOWED
@@ -286,12 +290,43 @@ class Ref(Generic[M_contra]):
         return None
 
     def _put(self, item: object) -> None:
-        self._tell_enqueued(item)
-        self._inbox.add(item)
-
-    def _tell_enqueued(self, item: object) -> None:
+        """Take `item` in: there is room, or it takes the place of another."""
         if self._system._instrument is not None:
             self._system._instrument.enqueue(self._name, message_of(item))
+        key = self._key_of(item)
+        if key is None:
+            self._inbox.add(item)
+        elif (replaced := self._inbox.add_newest(key, item)) is not NOTHING:
+            self._system._lose(self, replaced, Loss.COALESCED)
+
+    def _key_of(self, item: object) -> Hashable | None:
+        """Under which only the newest is kept; None: it is one of its own."""
+        overflow = self._keeper._overflow
+        if not isinstance(overflow, Coalesce) or isinstance(item, Call):
+            return None
+        try:
+            return overflow.key(item)
+        except Exception:
+            _log.exception("the key of a message to %s failed: it is queued as it is", self._name)
+            return None
+
+    def _replaces(self, item: object) -> bool:
+        newest = self._inbox.newest
+        return newest is not None and self._key_of(item) in newest
+
+    def _admit(self) -> None:
+        """Take in the messages of waiting senders, in their order, as far as there is room."""
+        inbox = self._inbox
+        while inbox.waiters and not inbox.full:
+            call = next(iter(inbox.waiters))
+            del inbox.waiters[call]
+            self._put(call.message)
+            call.reply(None)
+        if inbox.waiters:
+            # Look again after the next message: that is when there is room.
+            inbox.attention = True
+        else:
+            inbox.waiters = None
 
     def _full(self) -> MailboxFull:
         overflow = self._keeper._overflow
@@ -312,8 +347,7 @@ class Ref(Generic[M_contra]):
 
     def _start(self, delay: float = 0.0) -> None:
         """Start the next incarnation in `delay` seconds, with the inbox open within its bound; inf: when told again."""
-        if self._alarm is not None:
-            self._alarm.live, self._alarm = False, None
+        self._silence()
         slow = self._system._instrument is not None or isinstance(self._keeper._overflow, Coalesce)
         if not slow and self._keeper._receptive(self._order):
             self._inbox.base = self._inbox.bound + self._inbox.dropped
@@ -327,10 +361,19 @@ class Ref(Generic[M_contra]):
             self._scope = trio.CancelScope()
             self._keeper._nursery.start_soon(self._keeper.life, self, name=self._name)
 
+    def _silence(self) -> None:
+        if self._alarm is not None:
+            if self._alarm.live:
+                self._alarm.live = False
+                self._system._clock.discard()
+            self._alarm = None
+
     def _give(self, order: Order) -> None:
         """Have the incarnation obey `order` before its next message; from `KILL` on, cancel what it is doing."""
         if self._state in AT_REST:
             return
+        if self._order < Order.DRAIN:
+            self._until = self._inbox.accepted
         self._order = max(self._order, order)
         if not self._keeper._receptive(order):
             self._inbox.close()
@@ -338,7 +381,8 @@ class Ref(Generic[M_contra]):
         if self._state is State.BACKOFF:
             if order >= Order.STOP:
                 self._rest(self._ordered())
-            elif order is Order.DRAIN and self._alarm is not None:
+                return
+            if order is Order.DRAIN and self._alarm is not None:
                 self._start()
         elif order >= Order.KILL:
             self._cut()
@@ -368,8 +412,7 @@ class Ref(Generic[M_contra]):
         system, inbox = self._system, self._inbox
         self._state, self._actor, self._scope = State.ENDING, None, None
         inbox.close()
-        if self._alarm is not None:
-            self._alarm.live, self._alarm = False, None
+        self._silence()
         starter, self._starter = self._starter, None
         if starter is not None:
             starter.fail(end.error or ActorStopped(self._name))
@@ -391,6 +434,7 @@ class Ref(Generic[M_contra]):
         self._order = Order.NONE
         self._keeper._ended(self)
         self._move(State.DORMANT if self._keeper.virtual else State.STOPPED)
+        self._tell_ended()
         system._look_settled()
 
     def _watch(self, watch: Watch) -> None:
@@ -406,6 +450,11 @@ class Ref(Generic[M_contra]):
         moved, self._moved = self._moved, None
         if moved is not None:
             moved.set()
+
+    def _tell_ended(self) -> None:
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended.set()
 
     async def _wait_until(self, states: frozenset[State]) -> None:
         while self._state not in states:

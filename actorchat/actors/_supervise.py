@@ -50,19 +50,24 @@ class Restart:
 class Budget:
     """What is left of a `Restart`."""
 
-    __slots__ = ("_crashes", "_random", "_restart", "_streak", "penalty")
+    __slots__ = ("_crashes", "_random", "_restart", "_streak", "not_before")
 
     def __init__(self, restart: Restart, random: Random) -> None:
         self._restart, self._random = restart, random
         self._crashes: deque[float] = deque()
         self._streak = 0
-        self.penalty = 0.0
-        """Seconds the next activation waits, after an actor was given up."""
+        self.not_before = -inf
+        """The moment until which the next activation waits, after an actor was given up."""
+
+    @property
+    def remembered(self) -> float:
+        """The moment from which it is as good as new."""
+        return max(self.not_before, self._crashes[-1] + self._restart.within) if self._crashes else -inf
 
     def crash(self, now: float) -> float | None:
         """One crash more: the delay before the restart, or None if the budget is spent."""
         restart, crashes = self._restart, self._crashes
-        if not crashes or now - crashes[-1] > restart.within:
+        if self.remembered < now:
             self._streak = 0
         while crashes and now - crashes[0] > restart.within:
             crashes.popleft()
@@ -75,7 +80,7 @@ class Budget:
         # The next life has a fresh budget, but doesn't begin at once.
         crashes.clear()
         crashes.append(now)
-        self.penalty = delay
+        self.not_before = now + delay
         return None
 
 
@@ -243,7 +248,8 @@ class Supervisor:
             affected = list(self._children)
             while self._rest and affected and affected[0] not in self._crashed:
                 del affected[0]
-            standing = [ref for ref in affected if ref._state not in _DOWN]
+            # Who is being stopped is not restarted: it goes on handling what waits.
+            standing = [ref for ref in affected if ref._state not in _DOWN and ref._order < Order.DRAIN]
             if not standing:
                 return
             ref = standing[-1]
@@ -281,7 +287,8 @@ async def open_supervisor(
     """Supervise children around the body, in a nursery of their own; `restart` is `Restart()` unless given.
 
     When a child crashes, those that the strategy names stop after their current message, in reverse start order, and
-    start in start order, each when the one before has started. Inboxes stay. When the body ends, children stop in
+    start in start order, each when the one before has started. Inboxes stay; a child that is being stopped is left to
+    drain. When the body ends, children stop in
     reverse order, draining. A spent budget cancels the body and leaves as `TooManyRestarts`, in an `ExceptionGroup`.
     """
     async with trio.open_nursery() as nursery:

@@ -292,8 +292,8 @@ class ActorSystem:
                 root = next(reversed(self._roots))
                 if isinstance(root, Virtual):
                     root._close()
-                    for ref in list(root._live):
-                        await ref.join()
+                    while root._live:
+                        await next(iter(root._live)).join()
                 else:
                     root.stop()
                     await root.join()

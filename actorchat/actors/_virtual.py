@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from math import isinf
 from typing import TYPE_CHECKING, ClassVar, Generic, NoReturn, TypeVar, cast
 from weakref import WeakValueDictionary
@@ -14,6 +15,7 @@ from weakref import WeakValueDictionary
 import attrs
 import trio
 
+from actorchat.actors._clock import Alarm
 from actorchat.actors._ref import Order, Ref, State
 from actorchat.actors._supervise import Keeper
 
@@ -86,10 +88,7 @@ class Virtual(Keeper, Generic[K, M, A]):
             return
         self._live[ref] = -1
         ref._since, ref._restarts = trio.current_time(), 0
-        penalty = 0.0
-        if ref._budget is not None:
-            penalty, ref._budget.penalty = ref._budget.penalty, 0.0
-        ref._start(penalty)
+        ref._start(0.0 if ref._budget is None else ref._budget.not_before - trio.current_time())
         if not self._looking and not isinf(self._idle):
             self._looking = True
             self._nursery.start_soon(self._look, name=f"{self._parent} idle")
@@ -98,11 +97,18 @@ class Virtual(Keeper, Generic[K, M, A]):
         return order < Order.STOP and not self._closed
 
     def _give_up(self, ref: Ref[NoReturn], error: Exception) -> None:
+        if ref._budget is not None:
+            # Perhaps nobody else holds the address, and its budget with it, as long as that is remembered.
+            self._system._clock.add(Alarm(partial(self._forgive, ref)), ref._budget.remembered)
         if self._on_give_up is not None:
             try:
                 self._on_give_up(cast("K", ref._key), cast("A", ref._anchor), error)
             except Exception:
                 _log.exception("on_give_up for %s failed", ref._name)
+
+    def _forgive(self, ref: Ref[NoReturn]) -> None:
+        if ref._budget is not None and ref._budget.remembered <= trio.current_time():
+            ref._budget = None
 
     def _ended(self, ref: Ref[NoReturn]) -> None:
         del self._live[ref]

@@ -225,6 +225,8 @@ class Sessions:
 
     def add(self, session: SocketSession) -> None:
         """Take a session that can be closed from now on; while draining it is, at once."""
+        if not self._live:
+            self._none = trio.Event()
         self._live[session] = None
         self._some.set()
         if self._closing_with is not None:
@@ -249,7 +251,6 @@ class Sessions:
         for session in self:
             session.close(code, reason)
         while self._live:
-            self._none = trio.Event()
             await self._none.wait()
         await trio.lowlevel.checkpoint()
 

@@ -55,3 +55,24 @@ async def test_an_actor_flooded_with_signals_yields_too() -> None:
         await quiet.ask(Total())
         assert busy.queued == 1
         assert await busy.ask(Total()) == (*range(10_000), -1)
+
+
+async def test_an_actor_that_drains_yields_as_seldom_as_ever() -> None:
+    passes = 0
+
+    async def count() -> None:
+        nonlocal passes
+        while True:
+            await trio.lowlevel.checkpoint()
+            passes += 1
+
+    async with open_system() as system, trio.open_nursery() as nursery:
+        busy = system.spawn(Counter, inbox=20_000)
+        await settle(system)
+        for n in range(6_400):
+            busy.tell(Add(n))
+        nursery.start_soon(count)
+        busy.stop()
+        await busy.join()
+        nursery.cancel_scope.cancel()
+    assert passes < 6_400 / 64 + 20

@@ -14,7 +14,7 @@ from trio.testing import MockClock
 from actorchat.actors import Coalesce, DeadLetter, Down, Loss, Overflow, Ref, Restart
 from actorchat.testing import Probe, settle
 from tests.actors.books import open_system
-from tests.actors.messages import Add, Boom, Call, Counter, Hold, Message
+from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Message
 
 BOUND = 3
 SLOW = Restart(backoff=10, jitter=0)
@@ -172,3 +172,42 @@ async def test_a_consumer_stuck_in_a_write_is_gone_within_a_pass_of_its_overflow
         await settle(system)
         assert [down.ref for down in watcher.drain()] == [ref]
     await unread.aclose()
+
+
+async def test_a_value_that_is_sent_takes_the_place_of_the_one_that_waits_as_a_told_one_does() -> None:
+    lost: list[DeadLetter] = []
+    seen: list[int] = []
+    by_parity = Coalesce[Message](lambda message: message.n % 2 if isinstance(message, Add) else None)
+    async with open_system(on_dead_letter=lost.append) as system, trio.open_nursery() as nursery:
+        ref = await system.start(lambda: Counter(seen=seen), overflow=by_parity, inbox=2)
+        gate = trio.Event()
+        await ref.send(Hold(gate))
+        await trio.testing.wait_all_tasks_blocked()
+        await ref.send(Add(0))
+        await ref.send(Add(2))
+        assert ref.queued == 1
+        await ref.send(Hold(gate))
+        with trio.fail_after(5):
+            await ref.send(Add(4))  # Full, and no message more.
+        nursery.start_soon(ref.send, Add(1))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(ref.send, Add(6))
+        await trio.testing.wait_all_tasks_blocked()
+        gate.set()
+    assert adds(lost) == ((0, Loss.COALESCED), (2, Loss.COALESCED))
+    assert seen == [4, 1, 6]
+
+
+async def test_a_key_that_raises_does_not_raise_in_the_sender() -> None:
+    def key(message: Message) -> int:
+        raise Broken
+
+    seen: list[int] = []
+    async with open_system() as system:
+        ref = await system.start(lambda: Counter(seen=seen), overflow=Coalesce(key), inbox=2)
+        gate = trio.Event()
+        assert ref.tell(Hold(gate))
+        await trio.testing.wait_all_tasks_blocked()
+        assert [ref.tell(Add(n)) for n in range(3)] == [True, True, False]
+        gate.set()
+    assert seen == [0, 1]

@@ -15,11 +15,13 @@ from actorchat.actors import (
     End,
     Group,
     Restart,
+    Strategy,
     SystemClosing,
+    open_supervisor,
 )
 from actorchat.testing import Probe, settle
 from tests.actors.books import open_system
-from tests.actors.messages import Add, Boom, Call, Counter, Hold, Message, Total
+from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Message, Total
 
 
 async def test_leaving_the_body_drains_in_reverse_order(autojump_clock: MockClock) -> None:
@@ -276,3 +278,29 @@ async def test_an_on_stop_that_runs_when_all_is_cancelled_still_gets_its_grace(
             await ref.join()
     assert trace == ["saved"]
     assert trio.current_time() == pytest.approx(1.1)
+
+
+async def test_an_on_stop_that_is_cut_while_a_task_of_its_own_raises_harms_nobody(autojump_clock: MockClock) -> None:
+    async def stumble() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise Broken
+
+    class Stumbling(Counter):
+        async def on_stop(self, end: End) -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stumble)
+                await trio.sleep_forever()
+
+    async with (
+        open_system(grace=1, limit=5) as system,
+        open_supervisor(system, Strategy.ONE_FOR_ALL, Restart(jitter=0)) as supervisor,
+    ):
+        stumbling, other = supervisor.spawn(Stumbling), supervisor.spawn(Counter)
+        other.tell(Boom())
+        await trio.sleep(60)
+        assert await stumbling.ask(Total()) == ()
+        assert await other.ask(Total()) == ()
+        other.stop()
+        await other.join()

@@ -147,3 +147,30 @@ async def test_siblings_have_budgets_of_their_own(autojump_clock: MockClock) -> 
             ref.tell(Boom())
         await settle(system)
         assert [await ref.ask(Total()) for ref in refs] == [()] * 5
+
+
+@pytest.mark.parametrize("strategy", [Strategy.ONE_FOR_ALL, Strategy.REST_FOR_ONE])
+async def test_a_crash_beside_a_child_that_drains_leaves_it_to_drain(
+    autojump_clock: MockClock, strategy: Strategy
+) -> None:
+    seen: list[int] = []
+
+    class Slow(Counter):
+        async def receive(self, message: Message) -> None:
+            await trio.sleep(1)
+            await super().receive(message)
+
+    async with (
+        open_system(drain=60, grace=1) as system,
+        open_supervisor(system, strategy, RESTART) as supervisor,
+    ):
+        other = supervisor.spawn(Counter)
+        slow = supervisor.spawn(lambda: Slow(seen=seen))
+        for n in range(10):
+            slow.tell(Add(n))
+        await trio.sleep(0.5)
+        slow.stop()
+        other.tell(Boom())
+        await slow.join()
+        assert seen == list(range(10))
+        assert await other.ask(Total()) == ()

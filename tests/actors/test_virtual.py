@@ -302,8 +302,95 @@ async def test_a_stopped_incarnation_drains_and_the_address_lives_on(autojump_cl
         ref.stop()
         assert ref.tell(Add(2))
         await ref.join()
-        assert rooms.anchor("a").seen == [1, 2]
+        assert rooms.anchor("a").seen[:1] == [1]
         assert await ref.ask(Total()) == (1, 2)
+        assert rooms.anchor("a").trace == ["start", "stop stopped", "start"]
+
+
+async def test_a_stop_ends_an_incarnation_to_which_messages_never_stop_coming() -> None:
+    async def talk(ref: Ref[Message]) -> None:
+        while True:
+            ref.tell(Add(1))
+            await trio.lowlevel.checkpoint()
+
+    async with open_system() as system, trio.open_nursery() as nursery:
+        rooms = rooms_of(system)
+        ref = rooms["a"]
+        nursery.start_soon(talk, ref)
+        await ref.ask(Total())
+        with trio.fail_after(5):
+            ref.stop()
+            await ref.join()
+        assert rooms.anchor("a").trace[:2] == ["start", "stop stopped"]
+        assert await ref.ask(Total())
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("waiting", [0, 2])
+async def test_a_crash_does_not_make_a_stop_forgotten(autojump_clock: MockClock, waiting: int) -> None:
+    async with open_system() as system:
+        rooms = rooms_of(system, Restart(backoff=5, jitter=0))
+        ref = rooms["a"]
+        ref.tell(Boom())
+        for n in range(waiting):
+            ref.tell(Add(n))
+        ref.stop()
+        await ref.join()
+        assert rooms.active == 0
+        assert rooms.anchor("a").seen == list(range(waiting))
+        assert rooms.anchor("a").trace[-1] == "stop stopped"
+
+
+async def test_a_cancelled_system_tells_the_asker_of_a_room_that_was_about_to_come_back() -> None:
+    leaving, gate = trio.Event(), trio.Event()
+
+    class Slow(Counter):
+        async def on_stop(self, end: End) -> None:
+            leaving.set()
+            await gate.wait()
+
+    async def ask(ref: Ref[Message]) -> None:
+        with trio.fail_after(5), pytest.raises(ActorStopped):
+            await ref.ask(Total())
+
+    async with trio.open_nursery() as outside:
+        with trio.CancelScope() as scope:
+            async with open_system() as system:
+                ref = system.virtual(lambda key, anchor: Slow(), anchor=Anchor, idle=0.01)["a"]
+                ref.tell(Add(1))
+                await leaving.wait()
+                outside.start_soon(ask, ref)
+                await trio.testing.wait_all_tasks_blocked()
+                scope.cancel()
+                gate.set()
+                await trio.sleep_forever()
+
+
+async def test_the_backoff_of_a_given_up_room_is_remembered_though_nobody_holds_its_address(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    lives: list[float] = []
+
+    class Failing(Counter):
+        async def on_start(self) -> None:
+            lives.append(trio.current_time())
+            raise Broken
+
+    async with open_system() as system:
+        rooms = system.virtual(
+            lambda key, anchor: Failing(), anchor=Anchor, restart=Restart(max=0, within=60, backoff=10, jitter=0)
+        )
+        anchors = weakref.WeakSet([rooms.anchor("a")])
+        for _ in range(50):
+            rooms["a"].tell(Add(1))
+            gc.collect()
+            await trio.sleep(1)
+        # 10 seconds, and twice as many after the second crash.
+        assert lives == [0, 10, 30]
+        await trio.sleep(200)
+        caplog.clear()
+        gc.collect()
+        assert not anchors
 
 
 async def test_a_killed_incarnation_loses_what_waits_and_the_address_lives_on(autojump_clock: MockClock) -> None:

@@ -78,3 +78,17 @@ async def test_closing_waits_for_what_was_sent_but_not_for_ever(
         await connection.aclose()
         assert trio.current_time() == 5
     assert len(application.commands) == 8
+
+
+async def test_everyone_who_drains_hears_when_the_last_session_has_ended(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_memory_transport(RecordingApplication()) as transport, trio.open_nursery() as nursery:
+        connection = transport.connect(admission_of(1))
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.fail_after(60):
+            async with trio.open_nursery() as draining:
+                draining.start_soon(transport.drain)
+                draining.start_soon(transport.drain)
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(connection.aclose)
