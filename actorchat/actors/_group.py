@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 
 from trio.lowlevel import reschedule
 
+from actorchat.actors._inbox import AWAKE
 from actorchat.actors._ref import Ref, Watch
 
 M_contra = TypeVar("M_contra", contravariant=True)
@@ -53,7 +54,7 @@ class Group(Generic[M_contra]):
                 inbox.accepted += 1
                 inbox.handed = message
                 sleeper, inbox.sleeper = inbox.sleeper, None
-                reschedule(sleeper)
+                reschedule(sleeper, AWAKE)
                 taken += 1
             else:
                 taken += ref.tell(message)

@@ -9,10 +9,11 @@ import enum
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from math import inf
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import attrs
 import trio
+from outcome import Value
 from trio.lowlevel import reschedule, wait_task_rescheduled
 
 from actorchat.actors._message import Call
@@ -67,6 +68,9 @@ class Slot:
 
 NOTHING = object()
 """No message."""
+
+AWAKE: Final = Value(None)
+"""What a sleeper is woken with. The same for each, since a sleeper never unwraps it (docs/adr/0007)."""
 
 
 @attrs.define(eq=False)
@@ -154,7 +158,7 @@ class Inbox:
     def wake(self) -> None:
         task, self.sleeper = self.sleeper, None
         if task is not None:
-            reschedule(task)
+            reschedule(task, AWAKE)
 
     def leave(self, _: object) -> trio.lowlevel.Abort:
         """The sleeper is cancelled."""

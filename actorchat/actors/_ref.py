@@ -20,7 +20,7 @@ from trio.lowlevel import checkpoint, current_task, reschedule, wait_task_resche
 from actorchat.actors._clock import Alarm
 from actorchat.actors._errors import ActorCrashed, ActorStopped, AskCycle, MailboxFull
 from actorchat.actors._events import Cause, End, Loss, What
-from actorchat.actors._inbox import NOTHING, Coalesce, Inbox, Overflow, Stop, message_of
+from actorchat.actors._inbox import AWAKE, NOTHING, Coalesce, Inbox, Overflow, Stop, message_of
 from actorchat.actors._message import Askable, Call
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class Ref(Generic[M_contra]):
             else:
                 inbox.handed = message
                 inbox.sleeper = None
-                reschedule(sleeper)
+                reschedule(sleeper, AWAKE)
             return True
         loss = self._offer(message)
         if loss is not None:
