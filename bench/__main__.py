@@ -5,6 +5,8 @@ Only ratios within one run mean anything: machines differ, and the same one has 
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,13 +14,14 @@ from pathlib import Path
 import click
 
 from bench.actors import actors
-from bench.cases import connect, fanout, feed, idle, latency, rooms, storage
+from bench.cases import connect, fanout, feed, idle, latency, rooms
+from bench.cold import storage
 from bench.hardship import flood, resume
-from bench.plan import Plan, choose, progress
+from bench.plan import Plan, choose
 from bench.report import Report
 
 CASES = (fanout, rooms, connect, idle, latency, storage, feed, flood, resume, actors)
-PEERS = "least possible (C),uWebSockets.js,ws,picows,trio-websocket"
+PEERS = "least possible (C),uWebSockets.js,ws,picows"
 
 Case = Callable[[Plan], None]
 
@@ -27,7 +30,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--quick", is_flag=True, help="One short round: does it run, is it roughly right?"),
         click.option("--rounds", type=click.IntRange(1), help="How often each is measured; the median counts.  [5]"),
-        click.option("--seconds", type=click.FloatRange(0.2), help="How long each measurement takes.  [3]"),
+        click.option("--seconds", type=click.FloatRange(0.2), help="How long each measurement takes.  [1]"),
         click.option("--peers", default=PEERS, show_default=True, help="Names split by commas, `all` or `none`."),
         click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures."),
         click.option("--plot", type=click.Path(file_okay=False, path_type=Path), help="Draw a PNG of each case here."),
@@ -51,12 +54,18 @@ def _measure(
 ) -> None:
     if plot is not None and find_spec("matplotlib") is None:
         raise click.ClickException('--plot needs matplotlib: pip install -e ".[bench]"')
+    # As Ctrl-C does it: every block is left, and with it every server is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     report = Report()
-    chosen = choose(peers)
-    with progress() as bar:
-        plan = Plan(report, rounds or (1 if quick else 5), seconds or (0.7 if quick else 3.0), quick, chosen, bar)
-        for case in cases:
+    plan = Plan(report, rounds or (1 if quick else 5), seconds or (0.5 if quick else 1.0), quick, choose(peers))
+    for case in cases:
+        try:
             case(plan)
+        except Exception as error:
+            # What the other cases measure, and this one until now, is not lost.
+            report.fail(case.__name__, str(error) or repr(error))
+            plan.tell(f"{case.__name__} FAILED: {error}")
+    plan.tell("done\n")
     report.show()
     if json_file is not None:
         json_file.write_text(report.json())
@@ -64,6 +73,8 @@ def _measure(
         markdown.write_text(report.markdown())
     if plot is not None:
         report.plot(plot)
+    if report.failed:
+        sys.exit(1)
 
 
 def _command(case: Case) -> click.Command:

@@ -7,7 +7,8 @@ import statistics
 
 from bench.actor_cases import Case, checkpoint_seconds, memory_cases, trio_cases
 from bench.actor_peers import ABSENT_HINTS, peer_cases
-from bench.plan import Plan, Runs
+from bench.plan import Plan
+from bench.report import Runs
 
 __all__ = ["actors"]
 
@@ -19,29 +20,30 @@ def actors(plan: Plan) -> None:
     scale = 0.05 if plan.quick else 1.0
     peers, absent = peer_cases(scale)
     for name in absent:
-        plan.report.leave_out(f"{name}: not installed ({ABSENT_HINTS[name]})")
+        plan.report.leave_out(name, f"not installed ({ABSENT_HINTS[name]})")
     cases = trio_cases(scale) + peers
-    runs = {case.what: Runs(case.what, "checkpoints", less=True) for case in cases}
-    _measure(plan, cases, runs, scale)
-    for case in memory_cases():
-        runs.setdefault(case.what, Runs(case.what, "KiB", less=True)).add(case.who, case.measure() / _KIB)
-    for each in runs.values():
-        each.into(plan.report)
-    for case in cases + memory_cases():
+    memory = memory_cases()
+    runs: dict[str, Runs] = {}
+    for case in cases + memory:
+        unit = "KiB" if case in memory else "checkpoints"
+        if case.what not in runs:
+            runs[case.what] = plan.report.runs(case.what, unit, less=True)
         if case.bar is not None:
-            bar = case.bar / _KIB if case.what == "parked" else case.bar
-            plan.report.ask_value(f"{case.what}, {runs[case.what].unit}", case.what, case.who, bar, most=True)
+            bar = case.bar / _KIB if case in memory else case.bar
+            plan.report.ask_value(f"{case.what}, {unit}", case.what, case.who, bar, most=True)
+    _measure(plan, cases, runs, scale)
+    for case in memory:
+        runs[case.what].add(case.who, case.measure() / _KIB)
 
 
 def _measure(plan: Plan, cases: list[Case], runs: dict[str, Runs], scale: float) -> None:
     """The unit is measured before and after each case: machines that share their cores slow down and speed up."""
     count = max(round(15_000 * scale), 100)
     unit = checkpoint_seconds(count)
-    task = plan.progress.add_task("actors", total=plan.rounds * len(cases))
     left = dict.fromkeys(cases)
-    for number in range(plan.rounds):
+    for _ in plan.each_round("actors"):
         for case in list(left):
-            plan.progress.update(task, description=f"{number + 1}/{plan.rounds} {case.what}: {case.who}")
+            plan.tell(f"actors: {case.what}: {case.who}", passing=True)
             # What earlier cases and imports left in memory is none of this one's garbage collection.
             gc.collect()
             gc.freeze()
@@ -51,9 +53,7 @@ def _measure(plan: Plan, cases: list[Case], runs: dict[str, Runs], scale: float)
                 if not case.optional:
                     raise
                 del left[case]
-                plan.report.leave_out(f"{case.who}, {case.what}: failed ({error!r})")
+                plan.report.leave_out(f"{case.who}, {case.what}", f"failed ({error!r})")
                 continue
             before, unit = unit, checkpoint_seconds(count)
             runs[case.what].add(case.who, seconds / statistics.mean((before, unit)))
-            plan.progress.advance(task)
-    plan.progress.remove_task(task)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,8 +9,8 @@ import attrs
 import httpx
 
 from bench.load import Socket, open_load
-from bench.plan import Plan, Runs
-from bench.servers import ACTORCHAT, OURS, actorchat_on, chat_sockets
+from bench.plan import Plan
+from bench.servers import ACTORCHAT, SQLITE, actorchat_on, chat_sockets
 
 __all__ = ["flood", "resume"]
 
@@ -19,55 +18,61 @@ QUIET_ROOMS = 100
 QUIET_RATE = 500
 """Messages a second of all quiet rooms together: five each, half of what a user is allowed."""
 FLOOD_RATE = 10_000
+ENOUGH = 0.95
+"""Of that rate; with less there was no such flood."""
 RESUMED = 20
 """Messages that everybody missed."""
 
 
 def flood(plan: Plan) -> None:
     """100 quiet rooms of two while one socket sends 10,000 messages a second: their p99, against that without it."""
-    alone = Runs("p99 of 100 quiet rooms", "ms", less=True)
-    flooded = Runs("p99 beside a flood", "ms", less=True)
-    for _ in plan.each("flood", [ACTORCHAT]):
-        with TemporaryDirectory() as folder, actorchat_on(Path(folder), allowed=True) as (port, _):
-            quiet = chat_sockets(port, Path(folder), QUIET_ROOMS, 2, 1)
-            flooding = chat_sockets(port, Path(folder), 1, 2, 1)
-            with open_load(port, quiet) as (load, _):
-                measured = load.open_loop(rate=QUIET_RATE, seconds=plan.seconds)
-                alone.add("actorchat", measured.p99_us / 1000, measured.cpu_share)
-                # A connection that floods is one more load; it ends with its block.
-                with open_load(port, flooding) as (torrent, _), ThreadPoolExecutor(1) as pool:
-                    running = pool.submit(torrent.open_loop, rate=FLOOD_RATE, seconds=plan.seconds + 1)
-                    measured = load.open_loop(rate=QUIET_RATE, seconds=plan.seconds)
-                    running.result()
-                flooded.add("actorchat", measured.p99_us / 1000, measured.cpu_share)
-    alone.into(plan.report)
-    flooded.into(plan.report)
-    yardstick = (alone.case, "actorchat")
-    plan.report.ask(
-        "p99 of quiet rooms beside a flood, x without it", flooded.case, "actorchat", yardstick, 1.2, most=True
-    )
+    report = plan.report
+    alone = report.runs(f"p99 of {QUIET_ROOMS} quiet rooms", "ms", less=True)
+    flooded = report.runs("p99 beside a flood", "ms", less=True)
+    sent = report.runs("flood, sent", "messages/s")
+    refused = report.runs("flood, answered as refused", "messages/s")
+    who = ACTORCHAT.name
+    report.ask(f"{alone.case}, flooded x not", flooded.case, who, (alone.case, who), 1.2, most=True)
+    for _ in plan.each_round("flood"):
+        # A process makes both loads, so that neither disturbs the other in one case only. What is compared with floods
+        # too, but itself: all that differs is what the server has to do with it.
+        for runs in (alone, flooded):
+            with TemporaryDirectory() as name, actorchat_on(Path(name), allowed=True) as (port, _):
+                sockets = chat_sockets(port, Path(name), QUIET_ROOMS, 2, 1)
+                if runs is flooded:
+                    writer, reader = chat_sockets(port, Path(name), 1, 2, 1)
+                    sockets += [attrs.evolve(writer, role="floods"), reader]
+                with open_load(port, sockets, sink=runs is alone) as (load, _):
+                    measured = load.open_loop(rate=QUIET_RATE, seconds=plan.seconds, flood=FLOOD_RATE)
+            if measured.waiting:
+                raise RuntimeError(f"{measured.waiting:,} messages of quiet rooms never came back")
+            runs.add(who, measured.p99_us / 1000, measured.cpu_share)
+            rate = measured.flooded / measured.seconds
+            if rate < ENOUGH * FLOOD_RATE:
+                raise RuntimeError(f"only {rate:,.0f} messages a second of the flood could be sent")
+            if runs is flooded:
+                sent.add(who, rate)
+                refused.add(who, measured.refused / measured.seconds)
 
 
 def resume(plan: Plan) -> None:
     """10,000 sockets come back after a restart, and each resumes 20 messages: seconds until all have everything."""
     rooms, members = (10, 100) if plan.quick else (50, 200)
-    runs = Runs(f"{rooms * members:,} sockets resume {RESUMED} messages each", "s", less=True)
-    for _ in plan.each("resume", [OURS[1]], long=True):
+    runs = plan.report.runs(f"{rooms * members:,} sockets resume {RESUMED} messages each", "s", less=True)
+    plan.report.ask_value(f"{runs.case}, s", runs.case, SQLITE.name, 30.0, most=True)
+    for _ in plan.each_round("resume", long=True):
         with TemporaryDirectory() as name:
             folder = Path(name)
             with actorchat_on(folder) as (port, _):
                 sockets = chat_sockets(port, folder, rooms, members, 1)
-                with open_load(port, sockets):
-                    _say(port, sockets, members)
+                _say(port, sockets, members)
             with actorchat_on(folder) as (port, _):
                 back = [attrs.evolve(socket, path=f"{socket.path}?after=-1") for socket in sockets]
                 with open_load(port, back) as (_, connected):
                     # The visitor's message and the answers: all are for both roles.
                     if connected.deliveries != RESUMED * len(back):
                         raise RuntimeError(f"{connected.deliveries} messages came back, not {RESUMED * len(back)}")
-                    runs.add("actorchat, SQLite", connected.settled, connected.cpu_share)
-    runs.into(plan.report)
-    plan.report.ask_value(f"{runs.case}, s", runs.case, "actorchat, SQLite", 30.0, most=True)
+                    runs.add(SQLITE.name, connected.settled, connected.cpu_share)
 
 
 def _say(port: int, sockets: list[Socket], members: int) -> None:

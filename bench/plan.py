@@ -5,42 +5,23 @@ Knows no case: it starts servers and opens sockets for them.
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import attrs
 import click
-from rich.console import Console
-from rich.progress import Progress, TaskID
+import httpx
 
 from bench.load import Connected, Load, Socket, open_load
-from bench.report import Figure, Report
+from bench.report import Report
 from bench.servers import OURS, PEERS, Server, Target, Unavailable
 
-__all__ = ["Plan", "Runs", "choose", "progress"]
+__all__ = ["Plan", "choose"]
 
-
-@attrs.define
-class Runs:
-    """The figures of one case as they come, round after round."""
-
-    case: str
-    unit: str
-    less: bool = False
-    """Less is better."""
-    values: dict[str, list[float]] = attrs.Factory(dict)
-    load: dict[str, float] = attrs.Factory(dict)
-
-    def add(self, who: str, value: float, load: float | None = None) -> None:
-        self.values.setdefault(who, []).append(value)
-        if load is not None:
-            self.load[who] = max(load, self.load.get(who, 0.0))
-
-    def into(self, report: Report) -> None:
-        report.figures += [
-            Figure(self.case, who, self.unit, tuple(values), self.load.get(who), self.less)
-            for who, values in self.values.items()
-        ]
+Measure = Callable[[Server, Target], None]
+OUR_NAMES = frozenset(server.name for server in OURS)
 
 
 @attrs.define
@@ -52,41 +33,55 @@ class Plan:
     seconds: float
     quick: bool
     peers: tuple[Server, ...]
-    progress: Progress
-    _absent: set[str] = attrs.Factory(set)
+    _begin: float = attrs.Factory(time.monotonic)
 
     def named(self, *names: str) -> tuple[Server, ...]:
-        """Those of the chosen servers; actorchat's own are always chosen."""
-        return tuple(server for server in (*OURS, *self.peers) if server.name in names)
+        """Those of the chosen peers."""
+        return tuple(server for server in self.peers if server.name in names)
 
-    def each(self, what: str, servers: Sequence[Server], *, long: bool = False) -> Iterator[Server]:
+    def each_round(self, what: str, *, long: bool = False) -> Iterator[int]:
+        """What takes `long`, and is not a matter of the moment, is done twice at most."""
+        rounds = min(self.rounds, 2) if long else self.rounds
+        for number in range(rounds):
+            self.tell(f"{what}: round {number + 1} of {rounds}")
+            yield number
+
+    def measure(self, what: str, servers: Sequence[Server], *measures: Measure) -> None:
         """Round after round, each server in turn, so that a slow minute of the machine is everybody's.
 
-        What takes `long`, and is not a matter of the moment, is done twice at most.
+        Each of `measures` gets a fresh server: none finds the memory and the habits that another left behind. A server
+        that can't be had, or fails, is left out from then on; if it is one of ours, the run has failed.
         """
-        rounds = min(self.rounds, 2) if long else self.rounds
-        task: TaskID = self.progress.add_task(what, total=rounds * len(servers))
-        for number in range(rounds):
+        absent: set[str] = set()
+        for _ in self.each_round(what):
             for server in servers:
-                self.progress.update(task, description=f"{what}: {number + 1}/{rounds} {server.name}")
-                if server.name not in self._absent:
-                    yield server
-                self.progress.advance(task)
-        self.progress.remove_task(task)
+                for measure in measures:
+                    if server.name not in absent:
+                        self.tell(f"{what}: {server.name}", passing=True)
+                        why = self._why_not(server, measure)
+                        if why is not None:
+                            absent.add(server.name)
+                            self.report.leave_out(server.name, why)
+                            if server.name in OUR_NAMES:
+                                self.report.fail(f"{what}, {server.name}", why)
 
-    def try_with(self, server: Server, use: Callable[[Target], None]) -> None:
-        """Start the server and use it; one that can't be had, or fails, is left out from now on."""
+    def _why_not(self, server: Server, measure: Measure) -> str | None:
         try:
             with server.start() as target:
-                use(target)
+                measure(server, target)
         except Unavailable as absent:
-            self._absent.add(server.name)
-            self.report.leave_out(f"{server.name}: {absent}")
-        except RuntimeError as failure:
-            if server in OURS:
-                raise click.ClickException(f"{server.name}: {failure}") from failure
-            self._absent.add(server.name)
-            self.report.leave_out(f"{server.name}: failed: {failure}")
+            return str(absent)
+        except (RuntimeError, OSError, httpx.HTTPError) as failure:
+            return f"failed: {failure}"
+        return None
+
+    def tell(self, text: str, *, passing: bool = False) -> None:
+        """Progress, with the time so far. What is `passing` is shown where the next line can be written over it."""
+        seconds = int(time.monotonic() - self._begin)
+        over = sys.stderr.isatty()
+        if over or not passing:
+            start, end = ("\r\x1b[K", "") if over else ("", "\n")
+            print(f"{start}[{seconds // 60:2}:{seconds % 60:02}] {text}", end=end, file=sys.stderr, flush=True)
 
     @contextmanager
     def sockets(self, target: Target, rooms: int, members: int, writers: int) -> Iterator[tuple[Load, Connected]]:
@@ -113,7 +108,3 @@ def choose(names: str) -> tuple[Server, ...]:
     if unknown:
         raise click.BadParameter(f"no peer is called {', '.join(unknown)}; there are: {', '.join(known)}")
     return tuple(known[name] for name in wanted)
-
-
-def progress() -> Progress:
-    return Progress(console=Console(stderr=True), transient=True)

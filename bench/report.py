@@ -18,8 +18,9 @@ import attrs
 import trio
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-__all__ = ["Bar", "Figure", "Report"]
+__all__ = ["Bar", "Figure", "Report", "Runs"]
 
 
 @attrs.frozen
@@ -39,30 +40,91 @@ class Figure:
         return statistics.median(self.values)
 
 
+@attrs.define
+class Runs:
+    """The figures of one case as they come, round after round."""
+
+    case: str
+    unit: str
+    less: bool = False
+    """Less is better."""
+    values: dict[str, list[float]] = attrs.Factory(dict)
+    load: dict[str, float] = attrs.Factory(dict)
+
+    def add(self, who: str, value: float, load: float | None = None) -> None:
+        self.values.setdefault(who, []).append(value)
+        if load is not None:
+            self.load[who] = max(load, self.load.get(who, 0.0))
+
+
 @attrs.frozen
 class Bar:
-    """What is asked: a value, mostly a ratio of two figures of one run, that is at least or at most `bound`."""
+    """What is asked: a value, mostly a ratio of two figures of one round, whose median is at least or at most `bound`.
+
+    Without `values` it was not measured, and `missing` says why.
+    """
 
     what: str
-    value: float
+    values: tuple[float, ...]
     bound: float
     at_least: bool = True
+    missing: str = ""
 
     @property
-    def held(self) -> bool:
+    def value(self) -> float | None:
+        return statistics.median(self.values) if self.values else None
+
+    @property
+    def held(self) -> bool | None:
+        if self.value is None or self.missing:
+            return None
         return self.value >= self.bound if self.at_least else self.value <= self.bound
 
     @property
+    def asked(self) -> str:
+        return f"{'≥' if self.at_least else '≤'} {self.bound:g}"
+
+    @property
     def verdict(self) -> str:
-        return f"{'≥' if self.at_least else '≤'} {self.bound:g}: {'held' if self.held else 'NOT HELD'}"
+        if self.held is None:
+            return f"not measured: {self.missing}"
+        return "held" if self.held else "NOT HELD"
+
+
+@attrs.frozen
+class _Ask:
+    what: str
+    case: str
+    who: str
+    yardstick: tuple[str, str] | None
+    bound: float
+    at_least: bool
+    noise: tuple[str, str] | None = None
 
 
 @attrs.define
 class Report:
+    """Cases say first what they measure and what is asked, then measure: what fails on the way costs nothing else."""
+
     command: str = attrs.Factory(lambda: " ".join(["python -m bench", *sys.argv[1:]]))
-    figures: list[Figure] = attrs.Factory(list)
-    bars: list[Bar] = attrs.Factory(list)
-    left_out: list[str] = attrs.Factory(list)
+    failed: list[str] = attrs.Factory(list)
+    """What of ours could not be measured: a run with any is no good run."""
+    _runs: list[Runs] = attrs.Factory(list)
+    _asks: list[_Ask] = attrs.Factory(list)
+    _left_out: dict[str, str] = attrs.Factory(dict)
+
+    def runs(self, case: str, unit: str, *, less: bool = False) -> Runs:
+        """A case whose figures will come; `less`: less is better."""
+        self._runs.append(Runs(case, unit, less))
+        return self._runs[-1]
+
+    @property
+    def figures(self) -> list[Figure]:
+        return [
+            Figure(runs.case, who, runs.unit, tuple(values), runs.load.get(who), runs.less)
+            for runs in self._runs
+            for who, values in runs.values.items()
+        ]
 
     def figure(self, case: str, who: str) -> Figure | None:
         return next((each for each in self.figures if (each.case, each.who) == (case, who)), None)
@@ -70,32 +132,68 @@ class Report:
     def ask(
         self, what: str, case: str, who: str, yardstick: tuple[str, str], bound: float, *, most: bool = False
     ) -> None:
-        """A bar on the ratio of two figures, if both were measured."""
-        ours, theirs = self.figure(case, who), self.figure(*yardstick)
-        if ours is not None and theirs is not None and theirs.median:
-            self.bars.append(Bar(what, ours.median / theirs.median, bound, at_least=not most))
+        """A bar on the ratio of two figures, round by round: a slow minute of the machine is in both."""
+        self._asks.append(_Ask(what, case, who, yardstick, bound, not most))
 
-    def ask_value(self, what: str, case: str, who: str, bound: float, *, most: bool = False) -> None:
-        """A bar on a figure itself."""
-        ours = self.figure(case, who)
-        if ours is not None:
-            self.bars.append(Bar(what, ours.median, bound, at_least=not most))
+    def ask_value(
+        self,
+        what: str,
+        case: str,
+        who: str,
+        bound: float,
+        *,
+        most: bool = False,
+        noise: tuple[str, str] | None = None,
+    ) -> None:
+        """A bar on a figure itself. It says nothing where the `noise`, a figure of the same unit, is above it."""
+        self._asks.append(_Ask(what, case, who, None, bound, not most, noise))
 
-    def leave_out(self, line: str) -> None:
-        if line not in self.left_out:
-            self.left_out.append(line)
+    @property
+    def bars(self) -> list[Bar]:
+        return [self._bar(ask) for ask in self._asks]
+
+    def _bar(self, ask: _Ask) -> Bar:
+        ours = self.figure(ask.case, ask.who)
+        theirs = self.figure(*ask.yardstick) if ask.yardstick is not None else None
+        if ours is None:
+            return Bar(ask.what, (), ask.bound, ask.at_least, self._why_not(ask.who))
+        if ask.yardstick is None:
+            noise = self.figure(*ask.noise) if ask.noise is not None else None
+            loud = f"the noise is {_number(noise.median)}" if noise is not None and noise.median > ask.bound else ""
+            return Bar(ask.what, ours.values, ask.bound, ask.at_least, loud)
+        if theirs is None:
+            return Bar(ask.what, (), ask.bound, ask.at_least, self._why_not(ask.yardstick[1]))
+        # Who fails is left out from then on: the rounds that both have are the first ones.
+        pairs = zip(ours.values, theirs.values, strict=False)
+        ratios = tuple(mine / yardstick for mine, yardstick in pairs if yardstick)
+        return Bar(ask.what, ratios, ask.bound, ask.at_least, "" if ratios else f"{ask.yardstick[1]} has only zeros")
+
+    def _why_not(self, who: str) -> str:
+        return f"{who}: {self._left_out.get(who, 'not among those that were measured')}"
+
+    def leave_out(self, who: str, why: str) -> None:
+        self._left_out.setdefault(who, why)
+
+    def fail(self, what: str, why: str) -> None:
+        """Something of ours could not be measured."""
+        self.failed.append(f"{what}: {why}")
 
     def show(self) -> None:
         # A file or a pipe has no width of its own.
-        console = Console(width=None if sys.stdout.isatty() else 120)
+        console = Console(width=None if sys.stdout.isatty() else 140)
         console.print(self._table())
         if self.bars:
-            table = Table("asked", "measured", "bar")
+            table = Table("asked", "bar", "median", "lowest to highest", "verdict")
             for bar in self.bars:
-                table.add_row(bar.what, _number(bar.value), f"[{'green' if bar.held else 'red'}]{bar.verdict}[/]")
+                colour = {True: "green", False: "red", None: "yellow"}[bar.held]
+                table.add_row(*_bar_row(bar)[:-1], Text(bar.verdict, style=colour))
             console.print(table)
-        for line in self.left_out:
-            console.print(f"left out: {line}", markup=False, highlight=False)
+        for line in self._notes():
+            console.print(line, markup=False, highlight=False)
+
+    def _notes(self) -> list[str]:
+        left_out = [f"left out: {who}: {why}" for who, why in self._left_out.items()]
+        return left_out + [f"FAILED: {line}" for line in self.failed]
 
     def _table(self) -> Table:
         table = Table("", "who", title=_machine(), title_justify="left")
@@ -118,7 +216,7 @@ class Report:
                 low, high = min(figure.values), max(figure.values)
                 ratio = f"{figure.median / ours.median:.2f}" if ours is not None and ours.median else ""
                 load = "" if figure.load is None else f"{figure.load:.0%}"
-                spread = f"{_number(low)} to {_number(high)}"
+                spread = f"{_number(low)} to {_number(high)}" if len(figure.values) > 1 else "one round"
                 rows.append((f"{case}, {figure.unit}", figure.who, _number(figure.median), spread, ratio, load))
         return rows
 
@@ -127,9 +225,9 @@ class Report:
         return sorted(figures, key=lambda each: each.median if each.less else -each.median)
 
     def json(self) -> str:
-        data = {"command": self.command, "machine": _machine(), "left_out": self.left_out}
+        data = {"command": self.command, "machine": _machine(), "left_out": self._left_out, "failed": self.failed}
         figures = [attrs.asdict(each) | {"median": each.median} for each in self.figures]
-        bars = [attrs.asdict(each) | {"held": each.held} for each in self.bars]
+        bars = [attrs.asdict(each) | {"value": each.value, "held": each.held} for each in self.bars]
         return json.dumps(data | {"figures": figures, "bars": bars}, indent=2) + "\n"
 
     def markdown(self) -> str:
@@ -141,9 +239,9 @@ class Report:
             lines.append("| " + " | ".join(["" if row[0] == before else row[0], *row[1:]]) + " |")
             before = row[0]
         if self.bars:
-            lines += ["", "| asked | measured | bar |", "|---|--:|---|"]
-            lines += [f"| {bar.what} | {_number(bar.value)} | {bar.verdict} |" for bar in self.bars]
-        lines += ["", *(f"- left out: {line}" for line in self.left_out)]
+            lines += ["", "| asked | bar | median | lowest to highest | verdict |", "|---|---|--:|--:|---|"]
+            lines += [f"| {' | '.join(_bar_row(bar))} |" for bar in self.bars]
+        lines += ["", *(f"- {line}" for line in self._notes())]
         return "\n".join(lines).rstrip() + "\n"
 
     def plot(self, folder: Path) -> None:
@@ -166,6 +264,13 @@ class Report:
             axes.set_xlabel(rows[0].unit)
             name = "".join(letter if letter.isalnum() else "-" for letter in case).strip("-")
             drawing.savefig(folder / f"{name}.png", dpi=110)
+
+
+def _bar_row(bar: Bar) -> tuple[str, str, str, str, str]:
+    if bar.value is None:
+        return bar.what, bar.asked, "", "", bar.verdict
+    spread = f"{_number(min(bar.values))} to {_number(max(bar.values))}" if len(bar.values) > 1 else "one round"
+    return bar.what, bar.asked, _number(bar.value), spread, bar.verdict
 
 
 def _number(value: float) -> str:

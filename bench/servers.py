@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 import attrs
 import httpx
@@ -31,17 +31,22 @@ from bench.load import Dialect, Socket, cache_folder, compile_c, pin_server
 __all__ = [
     "ACTORCHAT",
     "LIMIT",
+    "ON_TRIO_WEBSOCKET",
     "OURS",
     "PEERS",
+    "SQLITE",
+    "WITH_IDS",
     "Server",
     "Target",
     "Unavailable",
     "actorchat_on",
+    "chat_sockets",
     "console_sockets",
-    "resident_kib",
+    "private_kib",
 ]
 
 START_SECONDS = 20
+STAND_SECONDS = 15
 _SERVE = (sys.executable, "-m", "actorchat", "serve")
 PEER_FOLDER = Path(__file__).with_name("peers")
 SOCKET_IO = Dialect('42["send_message",', "]", '42["message_added"', "40")
@@ -53,7 +58,7 @@ class Unavailable(Exception):  # noqa: N818 - a peer is, or is not
 
 @attrs.frozen
 class Target:
-    """A running server. `rooms(count, members)` gives the sockets of so many rooms, one writer in each unless told."""
+    """A running server. `rooms(count, members, writers)`: the sockets of so many new rooms, the first of each write."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -76,10 +81,16 @@ def _peer(command: Sequence[str], dialect: Dialect | None = None) -> Iterator[Ta
 
     def rooms(count: int, members: int, writers: int) -> list[Socket]:
         path = "/socket.io/?EIO=4&transport=websocket&room={}" if dialect else "/room{}"
-        return [Socket(path.format(room), writes=place < writers) for room in range(count) for place in range(members)]
+        return [
+            Socket(path.format(room), role=_role(place, writers)) for room in range(count) for place in range(members)
+        ]
 
     with _running([*command, str(port)], port) as process:
         yield Target(process, port, rooms, dialect=dialect)
+
+
+def _role(place: int, writers: int) -> Literal["writes", "reads"]:
+    return "writes" if place < writers else "reads"
 
 
 @contextmanager
@@ -93,26 +104,32 @@ def _python(module: str, needs: str, dialect: Dialect | None = None) -> Iterator
 @contextmanager
 def _javascript(script: str, runtime: str) -> Iterator[Target]:
     folder = _packages()
-    programs = [str(folder / "node_modules" / ".bin" / runtime)] if runtime == "bun" else _nodes(folder, script)
-    if not programs or not Path(programs[0]).exists():
+    programs = [str(folder / "node_modules" / ".bin" / runtime)] if runtime == "bun" else _nodes()
+    for program in programs:
+        binary, abi = _ask(program)
+        module = folder / f"node_modules/@trufflesuite/uws-js-unofficial/dist/uws_linux_x64_{abi}.node"
+        # A compiled package is made for some versions of node only.
+        if "uws" not in script or module.exists():
+            break
+    else:
         raise Unavailable(f"no {runtime} here that its package is compiled for")
-    with _peer([programs[0], str(folder / script)]) as target:
+    with _peer([binary, str(folder / script)]) as target:
         yield target
 
 
-def _nodes(folder: Path, script: str) -> list[str]:
-    """The nodes on the path that can run the relay: a compiled package is made for some versions only."""
+def _nodes() -> list[str]:
     found = [shutil.which("node", path=place) for place in os.environ["PATH"].split(os.pathsep)]
-    nodes = list(dict.fromkeys(node for node in found if node is not None))
-    if "uws" not in script:
-        return nodes
-    module = "node_modules/@trufflesuite/uws-js-unofficial/dist/uws_linux_x64_{}.node"
-    return [node for node in nodes if (folder / module.format(_abi(node))).exists()]
+    return list(dict.fromkeys(node for node in found if node is not None))
 
 
-def _abi(node: str) -> str:
-    command = [node, "-p", "process.versions.modules"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+def _ask(program: str) -> tuple[str, str]:
+    """The binary behind a program that may only launch it, so that the server is what is measured; and its ABI."""
+    command = [program, "-e", "console.log(process.execPath); console.log(process.versions.modules)"]
+    try:
+        binary, abi = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError, ValueError) as error:
+        raise Unavailable(f"{program} does not run: {error}") from error
+    return binary, abi
 
 
 def _packages() -> Path:
@@ -192,13 +209,13 @@ def _chat_rooms(port: int, folder: Path, profile: str, count: int, members: int,
             for place in range(members):
                 token = visitor["token"] if place < writers else operator
                 headers = (("Authorization", f"Bearer {token}"), ("Sec-WebSocket-Protocol", profile))
-                sockets.append(Socket(path, headers, writes=place < writers))
+                sockets.append(Socket(path, headers, role=_role(place, writers)))
     return sockets
 
 
 def console_sockets(rooms: Sequence[Socket], count: int) -> list[Socket]:
     """So many operators' feeds beside these rooms of `actorchat`; the last socket of a room is an operator's."""
-    return [Socket("/ws/operators", rooms[-1].headers)] * count
+    return [Socket("/ws/operators", rooms[-1].headers, role="console")] * count
 
 
 def _ours(name: str, storage: str, transport: str, *, ids: bool = False) -> Server:
@@ -206,11 +223,10 @@ def _ours(name: str, storage: str, transport: str, *, ids: bool = False) -> Serv
 
 
 ACTORCHAT = _ours("actorchat", "memory", "reactor")
-OURS = (
-    ACTORCHAT,
-    _ours("actorchat, SQLite", "sqlite", "reactor", ids=True),
-    _ours("actorchat on trio-websocket", "memory", "trio-websocket"),
-)
+WITH_IDS = _ours("actorchat, client_ids", "memory", "reactor", ids=True)
+SQLITE = _ours("actorchat, SQLite", "sqlite", "reactor", ids=True)
+ON_TRIO_WEBSOCKET = _ours("actorchat on trio-websocket", "memory", "trio-websocket")
+OURS = (ACTORCHAT, WITH_IDS, SQLITE, ON_TRIO_WEBSOCKET)
 LIMIT = Server("least possible (C)", _limit)
 PEERS = (
     LIMIT,
@@ -226,12 +242,32 @@ PEERS = (
 )
 
 
-def resident_kib(process: subprocess.Popen[bytes]) -> int:
-    """What the process holds in memory, in KiB."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    found = re.search(r"VmRSS:\s+(\d+) kB", status)
-    assert found is not None, "this measurement reads /proc, which only Linux has"
-    return int(found.group(1))
+def private_kib(process: subprocess.Popen[bytes], *, still: float = 0.4) -> int:
+    """Anonymous resident memory, in KiB, of the server and whatever it started: the heap, but no file and no library.
+
+    Files are shared with whoever else has them open, so they come and go with other programs. What the kernel holds
+    for a socket belongs to no process and is not in it. Waits till the figure stands `still` for so many seconds: who
+    listens may not have done all that belongs to its start.
+    """
+    deadline = time.monotonic() + STAND_SECONDS
+    kib, since = -1, time.monotonic()
+    while (now := time.monotonic()) < deadline and now - since < still:
+        before, kib = kib, _anonymous_kib(process.pid)
+        since = since if kib == before else now
+        time.sleep(0.1)
+    return kib
+
+
+def _anonymous_kib(session: int) -> int:
+    total = 0
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            if os.getsid(int(status.parent.name)) == session:
+                found = re.search(r"RssAnon:\s+(\d+) kB", status.read_text())
+                total += int(found.group(1)) if found is not None else 0
+        except (ProcessLookupError, FileNotFoundError):
+            continue
+    return total
 
 
 def _free_port() -> int:
@@ -246,7 +282,7 @@ def _running(
 ) -> Iterator[subprocess.Popen[bytes]]:
     with tempfile.TemporaryFile() as errors:
         variables = os.environ | (environment or {})
-        # In a session of its own: some launchers start the server as a child, which has to end with them.
+        # In a session of its own: Ctrl-C is for the benchmark, which ends the server, and all that it started.
         process = subprocess.Popen(
             command,
             env=variables,
@@ -263,13 +299,15 @@ def _running(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(15)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    try:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(15)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:

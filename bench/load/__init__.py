@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import click
 
-__all__ = ["Connected", "Dialect", "Load", "Measured", "Socket", "cache_folder", "compile_c", "open_load", "pin_server"]
+__all__ = [
+    "Connected",
+    "Dialect",
+    "Load",
+    "Measured",
+    "Socket",
+    "cache_folder",
+    "compile_c",
+    "on_the_loads_core",
+    "open_load",
+    "pin_server",
+]
 
 SOURCE = Path(__file__).with_name("generator.c")
+PR_SET_PDEATHSIG = 1
+# Loaded here, because little is safe between fork and exec.
+_LIBC = ctypes.CDLL(None)
 HANDSHAKES = 64
 """Handshakes under way at once."""
 
 
 @attrs.frozen
 class Socket:
-    """One websocket to open: its path and request headers, and whether it writes."""
+    """One websocket to open: its path and request headers, and what it is there for."""
 
     path: str
     headers: tuple[tuple[str, str], ...] = ()
-    writes: bool = False
+    role: Literal["writes", "reads", "console", "floods"] = "reads"
+    """What comes to a console is counted apart; what comes to one that floods is not measured."""
 
 
 @attrs.frozen
@@ -55,11 +72,20 @@ class Connected:
 
 @attrs.frozen
 class Measured:
-    """What came of a run: `messages` came back to their writers, `waiting` never did. Latency in microseconds."""
+    """What came of a run. Latency is in microseconds from when a message was due, and 0 in a closed loop.
+
+    In the `seconds`: writers sent `sent`, `messages` came back to them, there were `deliveries` in rooms and
+    `to_consoles`, `flooded` went out of sockets that flood, `refused` were answered so. At the end `backlog` had not
+    come back, and `waiting` never did. The generator sent `late_p99_us` later than due: that much is its own.
+    """
 
     deliveries: int
+    to_consoles: int
     messages: int
+    refused: int
     sent: int
+    flooded: int
+    backlog: int
     waiting: int
     seconds: float
     cpu_share: float
@@ -67,6 +93,7 @@ class Measured:
     p99_us: float
     p999_us: float
     max_us: float
+    late_p99_us: float
 
     @property
     def deliveries_per_second(self) -> float:
@@ -79,23 +106,30 @@ class Load:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
-    def connect(self, port: int, sockets: Sequence[Socket], *, ids: bool, dialect: Dialect | None) -> Connected:
+    def connect(
+        self, port: int, sockets: Sequence[Socket], *, ids: bool, dialect: Dialect | None, sink: bool
+    ) -> Connected:
         lines = [f"port\t{port}", *(["ids"] if ids else [])]
         if dialect is not None:
             lines += [f"wrap\t{dialect.before}\t{dialect.behind}\t{dialect.delivery}", f"greet\t{dialect.greeting}"]
         for socket in sockets:
             headers = "\x1f".join(f"{name}: {value}" for name, value in socket.headers)
-            lines.append(f"socket\t{'w' if socket.writes else 'r'}\t{socket.path}\t{headers}")
+            lines.append(f"socket\t{socket.role[0]}\t{socket.path}\t{headers}")
+        if sink:
+            lines.append("sink")
         lines.append(f"connect\t{HANDSHAKES}")
         return Connected(**self._say("\n".join(lines)))
 
     def closed_loop(self, *, in_flight: int, seconds: float) -> Measured:
-        """Every writer keeps `in_flight` messages on their way."""
-        return Measured(**self._say(f"run\t{seconds}\t{_warm(seconds)}\t{in_flight}"))
+        """Every writer keeps `in_flight` messages on their way. Raises RuntimeError where some never came back."""
+        measured = Measured(**self._say(f"run\t{seconds}\t{_warm(seconds)}\t{in_flight}"))
+        if measured.waiting:
+            raise RuntimeError(f"{measured.waiting:,} messages never came back")
+        return measured
 
-    def open_loop(self, *, rate: float, seconds: float) -> Measured:
-        """`rate` messages a second in all, on schedule; latency counts from when each was due."""
-        return Measured(**self._say(f"rate\t{seconds}\t{_warm(seconds)}\t{rate}"))
+    def open_loop(self, *, rate: float, seconds: float, flood: float = 0.0) -> Measured:
+        """`rate` messages a second in all, on schedule; beside them `flood` from the sockets that flood."""
+        return Measured(**self._say(f"rate\t{seconds}\t{_warm(seconds)}\t{rate}\t{flood}"))
 
     def _say(self, lines: str) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -115,35 +149,55 @@ class Load:
 
 @contextmanager
 def open_load(
-    port: int, sockets: Sequence[Socket], *, ids: bool = False, dialect: Dialect | None = None
+    port: int, sockets: Sequence[Socket], *, ids: bool = False, dialect: Dialect | None = None, sink: bool = False
 ) -> Iterator[tuple[Load, Connected]]:
-    """A generator with all of `sockets` open. Raises RuntimeError with what the server did wrong."""
+    """A generator with all of `sockets` open. Raises RuntimeError with what the server did wrong.
+
+    `sink`: it also has a socket that floods the generator itself, as the same load without the server's part in it.
+    """
     pipe = subprocess.PIPE
     command = [str(compile_c(SOURCE))]
     process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, preexec_fn=pin_load)
     try:
         load = Load(process)
-        yield load, load.connect(port, sockets, ids=ids, dialect=dialect)
+        yield load, load.connect(port, sockets, ids=ids, dialect=dialect, sink=sink)
     finally:
         process.kill()
         process.communicate()
 
 
 def pin_server() -> None:
-    """Called in a new process: keep it, and all that it starts, on the first core."""
+    """Called in a new process: keep it, and all that it starts, on the first core; it ends when the benchmark does."""
+    _die_with_parent()
     _pin(0)
 
 
 def pin_load() -> None:
     """As `pin_server`, on the last core."""
+    _die_with_parent()
     _pin(-1)
 
 
+@contextmanager
+def on_the_loads_core() -> Iterator[None]:
+    """For a load that is made in this process."""
+    before = os.sched_getaffinity(0)
+    _pin(-1)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def _pin(which: int) -> None:
-    """Not where there is one core, or no way."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+    cores = sorted(os.sched_getaffinity(0))
     if len(cores) > 1:
         os.sched_setaffinity(0, {cores[which]})
+
+
+def _die_with_parent() -> None:
+    """Even one that is killed leaves nothing behind."""
+    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def compile_c(source: Path) -> Path:

@@ -1,19 +1,23 @@
 /*
  * Owns the load: many websockets to one loopback port in one thread, driven by epoll, so that the generator is far from
- * being the limit. It says what share of a core it took.
+ * being the limit. It sleeps when there is nothing to do, and says what share of a core it took.
  *
  * On standard input, a line each, fields split by tabs:
  *   port N                   where to connect, on 127.0.0.1
  *   ids                      give every message a client_id of its own
  *   wrap A B C               put A before and B behind what is sent; C is how a delivery starts (else a message_added)
  *   greet TEXT               send TEXT when the first frame has come (Socket.IO)
- *   socket ROLE PATH HEADERS one websocket; ROLE is w (writes) or r (reads); HEADERS are lines split by \x1f
+ *   socket ROLE PATH HEADERS one websocket; HEADERS are lines split by \x1f; ROLE is w (writes), r (reads), c (a console:
+ *                            what it gets is counted apart) or f (floods: what it gets is not measured)
+ *   sink                     a socket that floods, to the generator itself: no server has anything to do with it
  *   connect N                connect all of them, N handshakes at a time, and wait till all is quiet
  *   run SECONDS WARM FLIGHT  closed loop: every writer keeps FLIGHT messages on their way
- *   rate SECONDS WARM RATE   open loop: RATE messages a second in all, round the writers, on schedule whatever happens
+ *   rate SECONDS WARM R F    open loop: R messages a second in all, round the writers, on schedule whatever happens, and
+ *                            F a second from those that flood, as far as they can be sent
  *   quit
  * connect, run and rate are answered with a line of JSON. Latency is counted from when a message was due, so that
- * a server that stalls is not spared (coordinated omission). Any failure ends the program with status 1 and a line.
+ * a server that stalls is not spared (coordinated omission). No socket waits for another: what the kernel doesn't take is
+ * kept and sent later. Any failure ends the program with status 1 and a line.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -27,6 +31,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -36,17 +41,29 @@ enum { SCRATCH = 1 << 20, LINE = 16384, BATCH = 1024, SUB = 64, BUCKETS = 64 * S
 
 typedef struct {
     int fd, number, connected, greeted;
-    char writes, *path, *headers, tag[24];
+    char role, *path, *headers, tag[24];
     size_t tag_length;
     uint64_t sent, own;     /* messages sent, and those of them that came back */
     char *rest;             /* the beginning of a frame that has not arrived whole */
     size_t rest_length, rest_room;
+    char *out;              /* what the kernel has not taken yet */
+    size_t out_length, out_room;
 } Socket;
 
+typedef struct { uint64_t bucket[BUCKETS], most; } Histogram;
+typedef struct { Socket **list; int count, at; } Group;
+typedef struct {
+    uint64_t deliveries, to_consoles, messages, refused;    /* what came */
+    uint64_t sent, flooded;                                 /* what went */
+} Counts;
+
 static Socket *sockets;
-static int count, capacity, upgraded, poller, port, with_ids, counting, in_flight;
+static Group writers, flooders;
+static int count, capacity, upgraded, poller, port, with_ids, in_flight;
 static char *wrap_before = "", *wrap_behind = "", *expected = NULL, *greeting = NULL;
-static uint64_t deliveries, messages, histogram[BUCKETS], latest_ns;
+static Counts counts;
+static Histogram latency, lateness;     /* of deliveries, and of the generator's own sending: from when it was due */
+static uint64_t counted_from;           /* deliveries of what was due earlier are not measured; 0: none is */
 static char scratch[SCRATCH + LINE * 8];
 static uint32_t mask_seed = 0x9e3779b9;
 
@@ -85,28 +102,51 @@ static uint64_t value_of(int bucket) {
     return ((uint64_t)(bucket % SUB) + SUB + 1) << shift;
 }
 
-static double quantile_us(double share) {
+static void add(Histogram *h, uint64_t value) {
+    h->bucket[bucket_of(value)]++;
+    if (value > h->most) h->most = value;
+}
+
+static double quantile_us(const Histogram *h, double share) {
     uint64_t total = 0, seen = 0;
-    for (int i = 0; i < BUCKETS; i++) total += histogram[i];
+    for (int i = 0; i < BUCKETS; i++) total += h->bucket[i];
     for (int i = 0; i < BUCKETS; i++) {
-        seen += histogram[i];
+        seen += h->bucket[i];
         if (total && seen >= share * total) return value_of(i) / 1e3;
     }
     return 0;
 }
 
+static void watch(Socket *s, int operation) {
+    struct epoll_event event = {.events = EPOLLIN | (s->out_length ? EPOLLOUT : 0), .data.ptr = s};
+    if (epoll_ctl(poller, operation, s->fd, &event)) fail("epoll: %s", strerror(errno));
+}
+
+/* How much of it the kernel took. */
+static size_t send_some(Socket *s, const char *data, size_t length) {
+    ssize_t done = send(s->fd, data, length, MSG_NOSIGNAL);
+    if (done < 0 && errno != EAGAIN) fail("sending to %s: %s", s->path, strerror(errno));
+    return done < 0 ? 0 : (size_t)done;
+}
+
 static void send_all(Socket *s, const char *data, size_t length) {
-    while (length) {
-        ssize_t done = send(s->fd, data, length, MSG_NOSIGNAL);
-        if (done < 0 && errno == EAGAIN) {
-            struct pollfd waiting = {s->fd, POLLOUT, 0};
-            if (poll(&waiting, 1, 10000) <= 0) fail("the server took nothing for 10 s on %s", s->path);
-            continue;
-        }
-        if (done < 0) fail("sending to %s: %s", s->path, strerror(errno));
-        data += done;
-        length -= (size_t)done;
+    size_t done = s->out_length ? 0 : send_some(s, data, length), left = length - done;
+    if (!left) return;
+    if (s->out_length + left > s->out_room) {
+        s->out_room = (s->out_length + left) * 2;
+        s->out = realloc(s->out, s->out_room);
+        if (!s->out) fail("no memory");
     }
+    memcpy(s->out + s->out_length, data + done, left);
+    s->out_length += left;
+    watch(s, EPOLL_CTL_MOD);
+}
+
+static void flush(Socket *s) {
+    size_t done = send_some(s, s->out, s->out_length);
+    memmove(s->out, s->out + done, s->out_length - done);
+    s->out_length -= done;
+    if (!s->out_length) watch(s, EPOLL_CTL_MOD);
 }
 
 static size_t frame(char *out, int opcode, const char *payload, size_t length) {
@@ -138,12 +178,14 @@ static size_t message(char *out, Socket *s, uint64_t due) {
     return frame(out, 1, payload, (size_t)length);
 }
 
+static int starts_with(const char *payload, size_t length, const char *start) {
+    return length > strlen(start) && !memcmp(payload, start, strlen(start));
+}
+
 static int is_delivery(const char *payload, size_t length) {
-    static const char *starts[] = {"{\"type\":\"message_added\"", "{\"type\": \"message_added\""};
-    if (expected) return length > strlen(expected) && !memcmp(payload, expected, strlen(expected));
-    for (int i = 0; i < 2; i++)
-        if (length > 25 && !memcmp(payload, starts[i], strlen(starts[i]))) return 1;
-    return 0;
+    if (expected) return starts_with(payload, length, expected);
+    return starts_with(payload, length, "{\"type\":\"message_added\"")
+        || starts_with(payload, length, "{\"type\": \"message_added\"");
 }
 
 static void take_text(Socket *s, const char *payload, size_t length) {
@@ -153,20 +195,23 @@ static void take_text(Socket *s, const char *payload, size_t length) {
         send_all(s, out, frame(out, 1, greeting, strlen(greeting)));
         return;
     }
-    if (!is_delivery(payload, length)) return;
-    deliveries++;
-    if (counting) {
+    if (starts_with(payload, length, "{\"type\":\"message_not_added\"")) counts.refused++;
+    if (!is_delivery(payload, length) || s->role == 'f') return;
+    if (s->role == 'c') {
+        counts.to_consoles++;
+        return;
+    }
+    counts.deliveries++;
+    if (counted_from) {
         const char *at = memmem(payload, length, " t=", 3);
         if (at && at + 23 <= payload + length) {
             uint64_t due = strtoull(at + 3, NULL, 10), now = now_ns();
-            uint64_t late = now > due ? now - due : 0;
-            histogram[bucket_of(late)]++;
-            if (late > latest_ns) latest_ns = late;
+            if (due >= counted_from) add(&latency, now > due ? now - due : 0);
         }
     }
-    if (s->writes && memmem(payload, length, s->tag, s->tag_length)) {
+    if (s->role == 'w' && s->own < s->sent && memmem(payload, length, s->tag, s->tag_length)) {
         s->own++;
-        messages++;
+        counts.messages++;
     }
 }
 
@@ -175,6 +220,7 @@ static size_t take_frames(Socket *s, char *data, size_t length) {
     size_t at = 0;
     while (length - at >= 2) {
         unsigned char first = (unsigned char)data[at], second = (unsigned char)data[at + 1];
+        if ((first & 0xf0) != 0x80 || second & 0x80) fail("%s sends fragments, compresses or masks", s->path);
         size_t head = 2, size = second & 127;
         if (size == 126) {
             if (length - at < 4) break;
@@ -197,6 +243,7 @@ static size_t take_frames(Socket *s, char *data, size_t length) {
             break;
         case 9: {
             char out[160];
+            if (size > 125) fail("a ping of %zu bytes from %s", size, s->path);
             send_all(s, out, frame(out, 10, payload, size));
             break;
         }
@@ -217,6 +264,10 @@ static void keep_rest(Socket *s, const char *data, size_t length) {
 }
 
 static void read_socket(Socket *s) {
+    if (s->role == 's') {
+        while (recv(s->fd, scratch, SCRATCH, 0) == SCRATCH) {}
+        return;
+    }
     memcpy(scratch, s->rest, s->rest_length);
     ssize_t got = recv(s->fd, scratch + s->rest_length, SCRATCH - s->rest_length, 0);
     if (got < 0 && errno == EAGAIN) return;
@@ -241,34 +292,64 @@ static void read_socket(Socket *s) {
 static void top_up(Socket *s) {
     static char out[LINE * 4];
     size_t length = 0;
-    while (s->sent - s->own < (uint64_t)in_flight && length < sizeof out - 2048)
+    while (s->sent - s->own < (uint64_t)in_flight && length < sizeof out - 2048) {
         length += message(out + length, s, now_ns());
+        counts.sent++;
+    }
     if (length) send_all(s, out, length);
 }
 
+/* Take what has come, after a wait for it of at most so long; how many sockets had something. */
 static int turn(int timeout_ms, int closed_loop) {
     struct epoll_event events[BATCH];
     int ready = epoll_wait(poller, events, BATCH, timeout_ms);
     for (int i = 0; i < ready; i++) {
         Socket *s = events[i].data.ptr;
-        read_socket(s);
-        if (closed_loop && s->writes) top_up(s);
+        if (events[i].events & EPOLLOUT) flush(s);
+        if (events[i].events & ~(uint32_t)EPOLLOUT) read_socket(s);
+        if (closed_loop && s->role == 'w') top_up(s);
     }
     return ready;
 }
 
+static void watch_new(Socket *s, int fd) {
+    int on = 1;
+    s->fd = fd;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    fcntl(fd, F_SETFL, O_NONBLOCK);
+    watch(s, EPOLL_CTL_ADD);
+}
+
+/* One socket of a connection of the generator with itself, and the other, which reads. */
+static void loop_back(Socket *s, Socket *other) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof address;
+    int listener = socket(AF_INET, SOCK_STREAM, 0), from = socket(AF_INET, SOCK_STREAM, 0);
+    if (bind(listener, (struct sockaddr *)&address, size) || listen(listener, 1)
+        || getsockname(listener, (struct sockaddr *)&address, &size) || connect(from, (struct sockaddr *)&address, size))
+        fail("sink: %s", strerror(errno));
+    watch_new(s, from);
+    watch_new(other, accept(listener, NULL, NULL));
+    close(listener);
+    s->connected = other->connected = 2;
+    upgraded += 2;
+}
+
 static void start_connecting(Socket *s) {
+    if (s->role == 's') return;
+    if (!*s->path) {
+        loop_back(s, s + 1);
+        return;
+    }
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     /* Beyond 28,000 sockets one local address has no ports left: spread them over 127.0.0.2 and on. */
     struct sockaddr_in from = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x7f000001u + (uint32_t)(s->number / 20000))};
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    s->fd = socket(AF_INET, SOCK_STREAM, 0);
-    if (s->fd < 0) fail("socket %d: %s", s->number, strerror(errno));
-    int on = 1;
-    setsockopt(s->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    if (s->number >= 20000 && bind(s->fd, (struct sockaddr *)&from, sizeof from)) fail("bind: %s", strerror(errno));
-    if (connect(s->fd, (struct sockaddr *)&address, sizeof address)) fail("port %d: %s", port, strerror(errno));
-    fcntl(s->fd, F_SETFL, O_NONBLOCK);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    if (fd < 0) fail("socket %d: %s", s->number, strerror(errno));
+    if (s->number >= 20000 && bind(fd, (struct sockaddr *)&from, sizeof from)) fail("bind: %s", strerror(errno));
+    if (connect(fd, (struct sockaddr *)&address, sizeof address)) fail("port %d: %s", port, strerror(errno));
+    watch_new(s, fd);
     char out[LINE], key[25] = "AAAAAAAAAAAAAAAAAAAAAA==";
     snprintf(key, sizeof key, "%08dAAAAAAAAAAAAA", s->number);
     key[21] = 'A';
@@ -283,109 +364,143 @@ static void start_connecting(Socket *s) {
     }
     length += snprintf(out + length, sizeof out - (size_t)length, "\r\n");
     s->connected = 1;
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = s};
-    if (epoll_ctl(poller, EPOLL_CTL_ADD, s->fd, &event)) fail("epoll: %s", strerror(errno));
     send_all(s, out, (size_t)length);
 }
 
+static Group group_of(char role) {
+    Group group = {calloc((size_t)count + 1, sizeof(Socket *)), 0, 0};
+    if (!group.list) fail("no memory");
+    for (int i = 0; i < count; i++)
+        if (sockets[i].role == role) group.list[group.count++] = &sockets[i];
+    return group;
+}
+
 static void connect_all(int at_once) {
+    writers = group_of('w');
+    flooders = group_of('f');
     uint64_t begin = now_ns();
     double cpu = cpu_seconds();
     int started = 0;
     while (upgraded < count) {
         while (started < count && started - upgraded < at_once) start_connecting(&sockets[started++]);
-        if (!turn(10000, 0)) fail("only %d of %d sockets were accepted within 10 s of each other", upgraded, count);
+        if (upgraded < count && !turn(10000, 0))
+            fail("only %d of %d sockets were accepted within 10 s of each other", upgraded, count);
     }
     double took = (now_ns() - begin) / 1e9, settled = took;
     cpu = cpu_seconds() - cpu;
     while (turn(500, 0)) settled = (now_ns() - begin) / 1e9;
     printf("{\"sockets\": %d, \"seconds\": %.6f, \"cpu_share\": %.4f, \"settled\": %.6f, \"deliveries\": %llu}\n", count, took,
-        cpu / took, settled, (unsigned long long)deliveries);
+        cpu / took, settled, (unsigned long long)counts.deliveries);
 }
 
-static void report(double took, double cpu, uint64_t sent) {
-    uint64_t waiting = 0;
-    for (int i = 0; i < count; i++)
-        if (sockets[i].writes) waiting += sockets[i].sent - sockets[i].own;
-    printf("{\"deliveries\": %llu, \"messages\": %llu, \"sent\": %llu, \"waiting\": %llu, \"seconds\": %.6f, \"cpu_share\": %.4f, "
-           "\"p50_us\": %.1f, \"p99_us\": %.1f, \"p999_us\": %.1f, \"max_us\": %.1f}\n",
-        (unsigned long long)deliveries, (unsigned long long)messages, (unsigned long long)sent, (unsigned long long)waiting,
-        took, cpu / took, quantile_us(.5), quantile_us(.99), quantile_us(.999), latest_ns / 1e3);
+/* Messages that did not come back to who wrote them. */
+static uint64_t outstanding(void) {
+    uint64_t sum = 0;
+    for (int i = 0; i < writers.count; i++) sum += writers.list[i]->sent - writers.list[i]->own;
+    return sum;
 }
 
-static void reset(void) {
-    deliveries = messages = latest_ns = 0;
-    memset(histogram, 0, sizeof histogram);
-}
-
+/* Till all has come and nothing more does; half a second of silence ends it in any case. */
 static void settle(void) {
-    /* What is on its way belongs to this run, not to the next. */
-    counting = 0;
-    for (int quiet = 0; quiet < 5;) quiet = turn(100, 0) ? 0 : quiet + 1;
-    for (int i = 0; i < count; i++) sockets[i].own = sockets[i].sent;
+    uint64_t patience = now_ns() + 30000000000u;
+    for (int quiet = 0; quiet < (outstanding() ? 10 : 2);) {
+        quiet = turn(50, 0) ? 0 : quiet + 1;
+        if (now_ns() > patience) fail("30 s after the last message the server is not quiet");
+    }
+}
+
+static void start_counting(void) {
+    memset(&counts, 0, sizeof counts);
+    memset(&latency, 0, sizeof latency);
+    memset(&lateness, 0, sizeof lateness);
+    counted_from = now_ns();
+}
+
+/* `c`, `took`, `cpu` and `backlog` are those of the end of the time that was measured; what came later has its latency. */
+static void report(const Counts *c, double took, double cpu, uint64_t backlog) {
+    settle();
+    printf("{\"deliveries\": %llu, \"to_consoles\": %llu, \"messages\": %llu, \"refused\": %llu, \"sent\": %llu, "
+           "\"flooded\": %llu, \"backlog\": %llu, \"waiting\": %llu, \"seconds\": %.6f, \"cpu_share\": %.4f, \"p50_us\": %.1f, "
+           "\"p99_us\": %.1f, \"p999_us\": %.1f, \"max_us\": %.1f, \"late_p99_us\": %.1f}\n",
+        (unsigned long long)c->deliveries, (unsigned long long)c->to_consoles, (unsigned long long)c->messages,
+        (unsigned long long)c->refused, (unsigned long long)c->sent, (unsigned long long)c->flooded,
+        (unsigned long long)backlog, (unsigned long long)outstanding(), took, cpu / took, quantile_us(&latency, .5),
+        quantile_us(&latency, .99), quantile_us(&latency, .999), latency.most / 1e3, quantile_us(&lateness, .99));
+    counted_from = 0;
+    for (int i = 0; i < writers.count; i++) writers.list[i]->own = writers.list[i]->sent;
 }
 
 static void run_closed(double seconds, double warm, int flight) {
-    in_flight = flight;
-    counting = 0;
-    uint64_t begin = now_ns(), from = begin + (uint64_t)(warm * 1e9), end = from + (uint64_t)(seconds * 1e9);
+    uint64_t from = now_ns() + (uint64_t)(warm * 1e9), end = from + (uint64_t)(seconds * 1e9), now;
     double cpu = 0;
     int measuring = 0;
-    for (int i = 0; i < count; i++)
-        if (sockets[i].writes) top_up(&sockets[i]);
-    for (;;) {
-        uint64_t now = now_ns();
+    in_flight = flight;
+    for (int i = 0; i < writers.count; i++) top_up(writers.list[i]);
+    while ((now = now_ns()) < end) {
         if (!measuring && now >= from) {
             measuring = 1;
-            reset();
+            start_counting();
+            /* In a closed loop a slow server is sent less: no latency of it would be true. */
+            counted_from = 0;
             from = now;
             cpu = cpu_seconds();
-        }
-        if (now >= end) {
-            report((now - from) / 1e9, cpu_seconds() - cpu, messages);
-            break;
         }
         turn(50, 1);
     }
-    in_flight = 0;
-    settle();
+    Counts at_end = counts;
+    report(&at_end, (now - from) / 1e9, cpu_seconds() - cpu, outstanding());
 }
 
-static void run_open(double seconds, double warm, double rate) {
-    uint64_t begin = now_ns(), from = begin + (uint64_t)(warm * 1e9), end = from + (uint64_t)(seconds * 1e9);
-    uint64_t number = 0, sent = 0;
+typedef struct { Group *group; double rate; uint64_t begin, number; } Schedule;
+
+static uint64_t due_of(const Schedule *schedule) {
+    if (schedule->rate <= 0) return UINT64_MAX;
+    return schedule->begin + (uint64_t)(schedule->number / schedule->rate * 1e9);
+}
+
+static void send_due(Schedule *schedule, uint64_t now) {
+    Group *group = schedule->group;
+    for (uint64_t due; (due = due_of(schedule)) <= now; schedule->number++) {
+        char out[2048];
+        Socket *s = group->list[group->at++ % group->count];
+        if (s->role == 'w') {
+            send_all(s, out, message(out, s, due));
+            counts.sent++;
+            if (counted_from && due >= counted_from) add(&lateness, now_ns() - due);
+        } else if (!s->out_length) {
+            /* Who floods sends what the server takes, and waits for nothing else. */
+            send_all(s, out, message(out, s, due));
+            counts.flooded++;
+        }
+    }
+}
+
+static void run_open(double seconds, double warm, double rate, double flood) {
+    uint64_t begin = now_ns(), from = begin + (uint64_t)(warm * 1e9), end = from + (uint64_t)(seconds * 1e9), now;
+    Schedule schedules[] = {{&writers, rate, begin, 0}, {&flooders, flood, begin, 0}};
     double cpu = 0;
-    int writer = 0, measuring = 0;
-    in_flight = 0;
-    for (;;) {
-        uint64_t now = now_ns();
-        if (!measuring && now >= from) {
-            measuring = counting = 1;
-            reset();
-            sent = 0;
+    for (int i = 0; i < 2; i++)
+        if (schedules[i].rate > 0 && !schedules[i].group->count) fail("nobody is there to send at this rate");
+    while ((now = now_ns()) < end) {
+        if (!counted_from && now >= from) {
+            start_counting();
             from = now;
             cpu = cpu_seconds();
         }
-        if (now >= end) break;
-        uint64_t due = begin + (uint64_t)(number / rate * 1e9);
-        while (due <= now) {
-            do writer = (writer + 1) % count; while (!sockets[writer].writes);
-            char out[2048];
-            send_all(&sockets[writer], out, message(out, &sockets[writer], due));
-            sent++;
-            number++;
-            due = begin + (uint64_t)(number / rate * 1e9);
+        for (int i = 0; i < 2; i++) send_due(&schedules[i], now);
+        turn(0, 0);
+        uint64_t next = end;
+        for (int i = 0; i < 2; i++)
+            if (due_of(&schedules[i]) < next) next = due_of(&schedules[i]);
+        if (next > (now = now_ns())) {
+            /* `epoll_wait` counts in milliseconds, and spinning instead would hide what the generator itself takes. */
+            struct pollfd any = {poller, POLLIN, 0};
+            struct timespec gap = {(time_t)((next - now) / 1000000000u), (long)((next - now) % 1000000000u)};
+            ppoll(&any, 1, &gap, NULL);
         }
-        uint64_t gap = due - now;
-        /* Nearly due: no sleep that could come too late. */
-        turn(gap > 2000000 ? (int)(gap / 1000000) - 1 : 0, 0);
     }
-    double took = (now_ns() - from) / 1e9;
-    cpu = cpu_seconds() - cpu;
-    /* Those on their way count, as late as they are. */
-    for (int quiet = 0; quiet < 5;) quiet = turn(100, 0) ? 0 : quiet + 1;
-    report(took, cpu, sent);
-    settle();
+    Counts at_end = counts;
+    report(&at_end, (now - from) / 1e9, cpu_seconds() - cpu, outstanding());
 }
 
 static void add_socket(char role, const char *path, const char *headers) {
@@ -397,7 +512,7 @@ static void add_socket(char role, const char *path, const char *headers) {
     Socket *s = &sockets[count];
     memset(s, 0, sizeof *s);
     s->number = count++;
-    s->writes = role == 'w';
+    s->role = role;
     s->path = strdup(path);
     s->headers = strdup(headers);
     s->tag_length = (size_t)snprintf(s->tag, sizeof s->tag, "w%06dw", s->number);
@@ -406,6 +521,7 @@ static void add_socket(char role, const char *path, const char *headers) {
 int main(void) {
     static char line[LINE * 2];
     poller = epoll_create1(0);
+    prctl(PR_SET_TIMERSLACK, 1);
     while (fgets(line, sizeof line, stdin)) {
         char *fields[6] = {"", "", "", "", "", ""}, *at = line;
         line[strcspn(line, "\n")] = 0;
@@ -419,9 +535,12 @@ int main(void) {
             expected = strdup(fields[3]);
         } else if (!strcmp(verb, "greet")) greeting = strdup(fields[1]);
         else if (!strcmp(verb, "socket")) add_socket(*fields[1], fields[2], fields[3]);
-        else if (!strcmp(verb, "connect")) connect_all(atoi(fields[1]));
+        else if (!strcmp(verb, "sink")) {
+            add_socket('f', "", "");
+            add_socket('s', "", "");
+        } else if (!strcmp(verb, "connect")) connect_all(atoi(fields[1]));
         else if (!strcmp(verb, "run")) run_closed(atof(fields[1]), atof(fields[2]), atoi(fields[3]));
-        else if (!strcmp(verb, "rate")) run_open(atof(fields[1]), atof(fields[2]), atof(fields[3]));
+        else if (!strcmp(verb, "rate")) run_open(atof(fields[1]), atof(fields[2]), atof(fields[3]), atof(fields[4]));
         else if (!strcmp(verb, "quit")) break;
         else fail("unknown line: %s", verb);
         fflush(stdout);

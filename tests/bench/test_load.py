@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 
+import attrs
 import pytest
 
 from bench.load import open_load
@@ -22,6 +27,8 @@ def test_in_a_closed_loop_everybody_gets_every_message_and_no_more() -> None:
         assert connected.sockets == 15
         measured = load.closed_loop(in_flight=2, seconds=0.3)
         assert measured.messages > 0
+        # Four on their way at most for each of six writers, at either edge of the time.
+        assert measured.sent == pytest.approx(measured.messages, abs=24)
         # Each message goes to the five of its room; at the edges of the time some of them are on their way.
         assert measured.deliveries == pytest.approx(5 * measured.messages, rel=0.05, abs=100)
 
@@ -31,7 +38,48 @@ def test_an_open_loop_sends_on_schedule_and_counts_latency_from_when_a_message_w
         measured = load.open_loop(rate=500, seconds=0.4)
         assert measured.sent == pytest.approx(200, abs=20)
         assert measured.waiting == 0
+        assert measured.deliveries == pytest.approx(2 * measured.sent, abs=10)
         assert 0 < measured.p50_us <= measured.p99_us <= measured.p999_us <= measured.max_us * 1.02
+
+
+def test_an_open_loop_sleeps_between_two_messages() -> None:
+    with LIMIT.start() as target, open_load(target.port, target.rooms(2, 2, 1)) as (load, _):
+        assert load.open_loop(rate=500, seconds=0.4).cpu_share < 0.5
+
+
+def test_a_flood_into_the_sink_is_sent_and_no_server_gets_any_of_it() -> None:
+    with LIMIT.start() as target, open_load(target.port, target.rooms(1, 2, 1), sink=True) as (load, _):
+        measured = load.open_loop(rate=100, seconds=0.4, flood=2000)
+        assert measured.flooded == pytest.approx(800, abs=80)
+        assert measured.deliveries == pytest.approx(80, abs=10)
+
+
+def test_what_a_console_gets_is_counted_apart() -> None:
+    with LIMIT.start() as target:
+        writer, reader = target.rooms(1, 2, 1)
+        sockets = [writer, reader, *[attrs.evolve(reader, role="console")] * 3]
+        with open_load(target.port, sockets) as (load, _):
+            measured = load.closed_loop(in_flight=1, seconds=0.3)
+    assert measured.deliveries == pytest.approx(2 * measured.messages, abs=5)
+    assert measured.to_consoles == pytest.approx(3 * measured.messages, abs=5)
+
+
+def test_a_server_that_stalls_is_not_spared() -> None:
+    with (
+        LIMIT.start() as target,
+        open_load(target.port, target.rooms(2, 2, 1)) as (load, _),
+        ThreadPoolExecutor(1) as pool,
+    ):
+        running = pool.submit(load.open_loop, rate=500, seconds=0.8)
+        time.sleep(0.4)
+        os.kill(target.process.pid, signal.SIGSTOP)
+        time.sleep(0.4)
+        os.kill(target.process.pid, signal.SIGCONT)
+        measured = running.result()
+    # Those that were due while it stood still wait for its return, though none of them was sent late.
+    assert measured.p99_us > 300_000
+    assert measured.late_p99_us < 300_000
+    assert measured.waiting == 0
 
 
 def test_a_server_that_is_not_there_is_told_by_its_port() -> None:

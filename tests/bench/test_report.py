@@ -7,43 +7,63 @@ import json
 import pytest
 
 from bench.plan import choose
-from bench.report import Figure, Report
+from bench.report import Report
 
 
 def report() -> Report:
     made = Report(command="python -m bench rooms")
-    made.figures += [
-        Figure("rooms", "actorchat", "deliveries/s", (90.0, 100.0, 400.0), 0.5),
-        Figure("rooms", "ws", "deliveries/s", (50.0, 80.0, 60.0), 0.25),
-        Figure("idle", "actorchat", "KiB", (5.0,), less=True),
-    ]
+    rooms = made.runs("rooms", "deliveries/s")
+    for who, load, values in (("actorchat", 0.5, (90.0, 100.0, 400.0)), ("ws", 0.25, (50.0, 80.0, 60.0))):
+        for value in values:
+            rooms.add(who, value, load)
+    made.runs("idle", "KiB", less=True).add("actorchat", 5.0)
     return made
 
 
-def test_a_bar_compares_medians_of_one_run() -> None:
+def test_a_bar_is_the_median_of_what_the_rounds_gave_each_by_itself() -> None:
     made = report()
-    made.ask("x ws", "rooms", "actorchat", ("rooms", "ws"), 1.6)
-    made.ask("x ws, more", "rooms", "actorchat", ("rooms", "ws"), 1.7)
+    made.ask("x ws", "rooms", "actorchat", ("rooms", "ws"), 1.8)
+    made.ask("x ws, more", "rooms", "actorchat", ("rooms", "ws"), 1.81)
     made.ask_value("KiB", "idle", "actorchat", 4.0, most=True)
-    assert [(bar.value, bar.held) for bar in made.bars] == [(100 / 60, True), (100 / 60, False), (5.0, False)]
+    assert [(bar.value, bar.held) for bar in made.bars] == [(1.8, True), (1.8, False), (5.0, False)]
+    assert made.bars[0].values == (90 / 50, 100 / 80, 400 / 60)
 
 
-def test_who_was_not_measured_is_held_to_nothing() -> None:
+def test_a_bar_with_a_peer_that_is_not_here_is_not_measured_and_says_why() -> None:
     made = report()
+    made.leave_out("picows", "not installed")
     made.ask("x picows", "rooms", "actorchat", ("rooms", "picows"), 1.0)
     made.ask_value("KiB", "idle", "nobody", 1.0)
-    assert made.bars == []
+    assert [(bar.held, bar.verdict) for bar in made.bars] == [
+        (None, "not measured: picows: not installed"),
+        (None, "not measured: nobody: not among those that were measured"),
+    ]
+
+
+def test_a_bar_below_the_noise_of_its_figure_is_not_measured() -> None:
+    made = report()
+    made.runs("noise", "KiB").add("two alike", 4.5)
+    made.ask_value("KiB", "idle", "actorchat", 4.0, most=True, noise=("noise", "two alike"))
+    assert made.bars[0].verdict == "not measured: the noise is 4.5"
+
+
+def test_a_bar_is_asked_before_what_it_is_about_is_measured() -> None:
+    made = Report()
+    made.ask_value("x", "case", "actorchat", 1.0)
+    made.runs("case", "x").add("actorchat", 1.0)
+    assert made.bars[0].held
 
 
 def test_the_page_shows_best_first_with_spread_and_verdicts() -> None:
     made = report()
-    made.ask("x ws", "rooms", "actorchat", ("rooms", "ws"), 1.7)
-    made.leave_out("Bun: needs node and npm")
+    made.ask("x ws", "rooms", "actorchat", ("rooms", "ws"), 1.9)
+    made.leave_out("Bun", "needs node and npm")
+    made.fail("idle", "out of order")
     lines = made.markdown().splitlines()
     assert "| rooms, deliveries/s | actorchat | 100 | 90 to 400 | 1.00 | 50% |" in lines
     assert "|  | ws | 60 | 50 to 80 | 0.60 | 25% |" in lines
-    assert "| x ws | 1.67 | ≥ 1.7: NOT HELD |" in lines
-    assert lines[-1] == "- left out: Bun: needs node and npm"
+    assert "| x ws | ≥ 1.9 | 1.8 | 1.25 to 6.67 | NOT HELD |" in lines
+    assert lines[-2:] == ["- left out: Bun: needs node and npm", "- FAILED: idle: out of order"]
 
 
 def test_the_figures_are_json_with_every_round() -> None:

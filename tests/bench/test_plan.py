@@ -1,0 +1,115 @@
+"""Proves that a run loses nothing that it has measured, and leaves no server behind, however it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from bench import __main__ as command
+from bench.plan import Plan
+from bench.report import Report
+from bench.servers import ACTORCHAT, Server, Target, Unavailable, private_kib
+
+
+def broken() -> AbstractContextManager[Target]:
+    raise Unavailable("does not listen")
+
+
+def whole(plan: Plan) -> None:
+    """What works."""
+    plan.report.runs("whole", "x").add("actorchat", 1.0)
+
+
+def failing(plan: Plan) -> None:
+    """What fails on its way."""
+    plan.report.runs("half", "x").add("actorchat", 2.0)
+    raise RuntimeError("out of order")
+
+
+def test_all_measures_on_when_a_case_fails_and_names_it_and_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "CASES", (failing, whole))
+    done = CliRunner().invoke(command.main, ["all", "--quick"])
+    assert done.exit_code == 1
+    assert "FAILED: failing: out of order" in done.output
+    assert "half, x" in done.output
+    assert "whole, x" in done.output
+
+
+def test_of_ours_one_that_does_not_start_fails_the_run_and_a_peer_is_left_out() -> None:
+    report = Report()
+    plan = Plan(report, 2, 0.1, True, ())
+    # attrs compares by value, and ours is known by its name.
+    plan.measure("rooms", (Server(ACTORCHAT.name, broken), Server("ws", broken)), lambda server, target: None)
+    assert report.failed == ["rooms, actorchat: does not listen"]
+    report.ask_value("x", "rooms", "ws", 1.0)
+    assert report.bars[0].verdict == "not measured: ws: does not listen"
+
+
+def test_a_server_that_is_measured_twice_is_a_fresh_one_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+
+    @contextmanager
+    def start() -> Iterator[None]:
+        started.append(len(started))
+        yield
+
+    measured: list[str] = []
+    plan = Plan(Report(), 2, 0.1, True, ())
+    server = Server("any", start)  # type: ignore[arg-type] # no target is used
+    plan.measure("x", [server], lambda *_: measured.append("a"), lambda *_: measured.append("b"))
+    assert measured == ["a", "b", "a", "b"]
+    assert len(started) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda each: each.name)
+def test_a_benchmark_that_is_ended_leaves_no_server(number: signal.Signals) -> None:
+    arguments = [sys.executable, "-m", "bench", "rooms", "--quick", "--peers", "none", "--seconds", "20"]
+    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as bench:
+        children = wait_for_children(bench.pid)
+        bench.send_signal(number)
+        bench.wait(20)
+    deadline = time.monotonic() + 10
+    while any(map(is_running, children)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(is_running, children))
+
+
+def wait_for_children(pid: int) -> list[int]:
+    """A server, and the generator that loads it."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        if len(children) > 1:
+            return children
+        time.sleep(0.05)
+    raise AssertionError("it starts nothing")
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+
+
+@pytest.mark.slow
+def test_the_memory_of_what_a_launcher_starts_is_counted() -> None:
+    holding = f"{sys.executable} -c 'held = bytearray(50 << 20); input()'; true"
+    with subprocess.Popen(["/bin/sh", "-c", holding], stdin=subprocess.PIPE, start_new_session=True) as launcher:
+        deadline = time.monotonic() + 20
+        while private_kib(launcher) < 50 << 10 and time.monotonic() < deadline:
+            pass
+        held = private_kib(launcher)
+        launcher.communicate(b"\n")
+    assert held > 50 << 10
