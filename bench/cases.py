@@ -126,7 +126,7 @@ def latency(plan: Plan) -> None:
 
     def measure(server: Server, target: Target) -> None:
         with plan.sockets(target, SMALL_ROOMS, 2, 1) as (load, _):
-            rate = _highest_rate(load, min(plan.seconds, 0.5))
+            rate = _highest_rate(load, min(plan.seconds, 0.4))
             highest.add(server.name, rate)
             at(server.name, load, rate / 2)
             if server is ACTORCHAT:
@@ -160,10 +160,10 @@ def _count(runs: Runs, server: Server, load: Load, in_flight: int, seconds: floa
 
 
 def _highest_rate(load: Load, seconds: float) -> float:
-    """Messages a second, one by one and on schedule, that the server keeps up with; found by halving, to about 3 %."""
+    """Messages a second, one by one and on schedule, that the server keeps up with; found by halving, to about 6 %."""
     closed = load.closed_loop(in_flight=1, seconds=seconds)
     low, high = 0.0, 2 * closed.messages / closed.seconds
-    for _ in range(6):
+    for _ in range(5):
         rate = (low + high) / 2
         # Twice, since the machine may have stalled just then.
         if _keeps_up(load, rate, seconds) or _keeps_up(load, rate, seconds):

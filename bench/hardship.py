@@ -43,7 +43,7 @@ def flood(plan: Plan) -> None:
                     writer, reader = chat_sockets(port, Path(name), 1, 2, 1)
                     sockets += [attrs.evolve(writer, role="floods"), reader]
                 with open_load(port, sockets, sink=runs is alone) as (load, _):
-                    measured = load.open_loop(rate=QUIET_RATE, seconds=plan.seconds, flood=FLOOD_RATE)
+                    measured = load.open_loop(rate=QUIET_RATE, seconds=2 * plan.seconds, flood=FLOOD_RATE)
             if measured.waiting:
                 raise RuntimeError(f"{measured.waiting:,} messages of quiet rooms never came back")
             runs.add(who, measured.p99_us / 1000, measured.cpu_share)
