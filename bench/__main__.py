@@ -30,7 +30,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--quick", is_flag=True, help="One short round: does it run, is it roughly right?"),
         click.option("--rounds", type=click.IntRange(1), help="How often each is measured; the median counts.  [5]"),
-        click.option("--seconds", type=click.FloatRange(0.2), help="How long each measurement takes.  [0.8]"),
+        click.option("--seconds", type=click.FloatRange(0.2), help="How long each measurement takes.  [0.6]"),
         click.option("--peers", default=PEERS, show_default=True, help="Names split by commas, `all` or `none`."),
         click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures."),
         click.option("--plot", type=click.Path(file_okay=False, path_type=Path), help="Draw a PNG of each case here."),
@@ -57,7 +57,7 @@ def _measure(
     # As Ctrl-C does it: every block is left, and with it every server is ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     report = Report()
-    plan = Plan(report, rounds or (1 if quick else 5), seconds or (0.5 if quick else 0.8), quick, choose(peers))
+    plan = Plan(report, rounds or (1 if quick else 5), seconds or (0.5 if quick else 0.6), quick, choose(peers))
     for case in cases:
         try:
             case(plan)

@@ -106,6 +106,10 @@ class Load:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def connect(
         self, port: int, sockets: Sequence[Socket], *, ids: bool, dialect: Dialect | None, sink: bool
     ) -> Connected:

@@ -388,7 +388,7 @@ static void connect_all(int at_once) {
     }
     double took = (now_ns() - begin) / 1e9, settled = took;
     cpu = cpu_seconds() - cpu;
-    while (turn(500, 0)) settled = (now_ns() - begin) / 1e9;
+    while (turn(300, 0)) settled = (now_ns() - begin) / 1e9;
     printf("{\"sockets\": %d, \"seconds\": %.6f, \"cpu_share\": %.4f, \"settled\": %.6f, \"deliveries\": %llu}\n", count, took,
         cpu / took, settled, (unsigned long long)counts.deliveries);
 }

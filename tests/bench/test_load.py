@@ -44,7 +44,7 @@ def test_an_open_loop_sends_on_schedule_and_counts_latency_from_when_a_message_w
 
 def test_an_open_loop_sleeps_between_two_messages() -> None:
     with LIMIT.start() as target, open_load(target.port, target.rooms(2, 2, 1)) as (load, _):
-        assert load.open_loop(rate=500, seconds=0.4).cpu_share < 0.5
+        assert load.open_loop(rate=500, seconds=0.4).cpu_share < 0.25
 
 
 def test_a_flood_into_the_sink_is_sent_and_no_server_gets_any_of_it() -> None:
@@ -64,21 +64,20 @@ def test_what_a_console_gets_is_counted_apart() -> None:
     assert measured.to_consoles == pytest.approx(3 * measured.messages, abs=5)
 
 
-def test_a_server_that_stalls_is_not_spared() -> None:
-    with (
-        LIMIT.start() as target,
-        open_load(target.port, target.rooms(2, 2, 1)) as (load, _),
-        ThreadPoolExecutor(1) as pool,
-    ):
-        running = pool.submit(load.open_loop, rate=500, seconds=0.8)
-        time.sleep(0.4)
-        os.kill(target.process.pid, signal.SIGSTOP)
-        time.sleep(0.4)
-        os.kill(target.process.pid, signal.SIGCONT)
-        measured = running.result()
-    # Those that were due while it stood still wait for its return, though none of them was sent late.
+@pytest.mark.parametrize("who", ["server", "load"])
+def test_whoever_stalls_latency_counts_from_when_a_message_was_due(who: str) -> None:
+    with LIMIT.start() as target, open_load(target.port, target.rooms(2, 2, 1)) as (load, _):
+        stalling = target.process.pid if who == "server" else load.pid
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(load.open_loop, rate=500, seconds=0.8)
+            time.sleep(0.4)
+            os.kill(stalling, signal.SIGSTOP)
+            time.sleep(0.4)
+            os.kill(stalling, signal.SIGCONT)
+            measured = running.result()
     assert measured.p99_us > 300_000
-    assert measured.late_p99_us < 300_000
+    # Which of the two it was stands beside it.
+    assert (measured.late_p99_us > 300_000) == (who == "load")
     assert measured.waiting == 0
 
 
