@@ -55,16 +55,23 @@ def _measure(
     if plot is not None and find_spec("matplotlib") is None:
         raise click.ClickException('--plot needs matplotlib: pip install -e ".[bench]"')
     # As Ctrl-C does it: every block is left, and with it every server is ended.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     report = Report()
     plan = Plan(report, rounds or (1 if quick else 5), seconds or (0.5 if quick else 0.6), quick, choose(peers))
-    for case in cases:
-        try:
-            case(plan)
-        except Exception as error:
-            # What the other cases measure, and this one until now, is not lost.
-            report.fail(case.__name__, str(error) or repr(error))
-            plan.tell(f"{case.__name__} FAILED: {error}")
+    ended: int | str | None = None
+    try:
+        for case in cases:
+            try:
+                case(plan)
+            except Exception as error:
+                # What the other cases measure, and this one until now, is not lost.
+                report.fail(case.__name__, str(error) or repr(error))
+                plan.tell(f"{case.__name__} FAILED: {error}")
+    except (KeyboardInterrupt, SystemExit) as end:
+        report.fail("all", "the run was ended before it was done")
+        ended = end.code if isinstance(end, SystemExit) else 128 + signal.SIGINT
+    finally:
+        signal.signal(signal.SIGTERM, before)
     plan.tell("done\n")
     report.show()
     if json_file is not None:
@@ -74,7 +81,7 @@ def _measure(
     if plot is not None:
         report.plot(plot)
     if report.failed:
-        sys.exit(1)
+        sys.exit(ended or 1)
 
 
 def _command(case: Case) -> click.Command:
