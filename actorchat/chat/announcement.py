@@ -12,27 +12,30 @@ import attrs
 from actorchat.chat.model import ChatState, StoredMessage, identity_of, visible_to
 from actorchat.chat.operations import Changed
 from actorchat.chat.replay import changed_messages, status_ranges
-from actorchat.chat.roster import Audience, Member, Position, Roster
-from actorchat.protocol import Frames, MessageType, Profile, Role, text_frame, to_sender
+from actorchat.chat.roster import Audience, Position, Roster
+from actorchat.protocol import Frames, MessageType, Profile, Role, User, text_frame, to_sender
 
 __all__ = ["Announcement"]
 
 
-@attrs.define(eq=False)
 class _Stream:
     """What one audience gets, frame by frame. `behind` is where its members must read on from.
 
     `own`, by the author's id, is what stands in the place of some frames for the author's own sockets.
     """
 
-    audience: Audience
-    frames: list[bytes] = attrs.Factory(list)
-    own: dict[int, dict[int, bytes]] = attrs.Factory(dict)
-    behind: Position | None = None
+    __slots__ = ("audience", "behind", "extended", "frames", "own")
 
-    @property
-    def extended(self) -> bool:
-        return self.audience.profile is Profile.EXTENDED
+    def __init__(self, audience: Audience, frames: list[bytes]) -> None:
+        self.audience = audience
+        self.extended = audience.profile is Profile.EXTENDED
+        self.frames = frames
+        self.own: dict[int, dict[int, bytes]] = {}
+        self.behind: Position | None = None
+
+    def is_for(self, author: User) -> bool:
+        """Whether the author's sockets are told the `client_id`, as far as they are in this audience."""
+        return self.extended and self.audience.role is author.role
 
     def push(self, frames: Frames) -> None:
         """`frames` are its own, joined."""
@@ -56,9 +59,13 @@ class Announcement:
     `shown` is what the feed's consoles get, None for nothing.
     """
 
+    __slots__ = ("_added", "_after", "_for_all", "_roster", "_shown", "_streams", "shown")
+
     def __init__(self, roster: Roster, changes: Sequence[Changed], *, listening: bool) -> None:
         self._roster = roster
-        self._streams = [_Stream(audience) for audience in roster.audiences if audience.members]
+        # Most of what is said is for everybody. Streams are made when the first thing is not.
+        self._for_all: list[bytes] = []
+        self._streams: list[_Stream] | None = None
         self._shown: list[bytes] | None = [] if listening else None
         self._added: list[StoredMessage] = []
         self._after = roster.announced
@@ -67,15 +74,26 @@ class Announcement:
             self._after = change.chat
         self.shown = Frames.joined(self._shown) if self._shown else None
 
-    def send(self) -> list[tuple[Member, Position]]:
-        """Everything is announced now. Returns the members that fell behind, to be read on for."""
-        self._roster.announced = self._after
-        self._roster.tail.extend(self._added)
-        behind: list[tuple[Member, Position]] = []
+    def send(self) -> bool:
+        """Everything is announced now. True: members fell behind, and are to be read on for."""
+        roster = self._roster
+        roster.announced = self._after
+        roster.tail.extend(self._added)
+        if self._streams is not None:
+            return self._send_streams(self._streams)
+        if self._for_all:
+            frames = Frames.joined(self._for_all)
+            for audience in roster.audiences:
+                if audience.members:
+                    audience.push(frames)
+        return False
+
+    def _send_streams(self, streams: list[_Stream]) -> bool:
+        fell_behind = False
         joined: list[tuple[list[bytes], Frames]] = []
-        for stream in self._streams:
+        for stream in streams:
             if stream.frames:
-                # Most of what is said is for everybody: joined once, not once for each audience.
+                # Many streams are the same: joined once, not once for each audience.
                 same = next((made for frames, made in joined if frames == stream.frames), None)
                 if same is None:
                     same = Frames.joined(stream.frames)
@@ -83,44 +101,48 @@ class Announcement:
                 stream.push(same)
             if stream.behind is not None:
                 for member in tuple(stream.audience.members):
-                    position = attrs.evolve(stream.behind)
-                    self._roster.fall_behind(member, position)
-                    behind.append((member, position))
-        return behind
+                    self._roster.fall_behind(member, attrs.evolve(stream.behind))
+                    fell_behind = True
+        return fell_behind
+
+    def _split(self) -> list[_Stream]:
+        """The streams of those who still read along, from now on each with frames of its own."""
+        if self._streams is None:
+            audiences = self._roster.audiences
+            self._streams = [_Stream(audience, self._for_all.copy()) for audience in audiences if audience.members]
+        return [stream for stream in self._streams if stream.behind is None]
 
     def _encode(self, change: Changed, before: ChatState | None) -> None:
         chat = change.chat
-        reading = [stream for stream in self._streams if stream.behind is None]
         if change.chat_changed:
             frame = text_frame(self._roster.encoder.chat_updated(chat))
-            for stream in reading:
+            for stream in self._split():
                 if stream.extended:
                     stream.frames.append(frame)
             if self._shown is not None and chat.listed:
                 self._shown.append(frame)
         for message in change.messages:
-            self._encode_message(chat, message, reading)
+            self._encode_message(chat, message)
         ranges = status_ranges(before, chat)
         if ranges:
-            self._encode_receipts(chat, before, ranges, reading)
+            self._encode_receipts(chat, before, ranges, self._split())
 
-    def _encode_message(self, chat: ChatState, message: StoredMessage, reading: list[_Stream]) -> None:
+    def _encode_message(self, chat: ChatState, message: StoredMessage) -> None:
         payload = self._roster.encoder.added(chat, message)
         frame = text_frame(payload)
-        author = message.author
-        for stream in reading:
-            if visible_to(message, stream.audience.role):
-                if (
-                    message.client_id is not None
-                    and author is not None
-                    and author.role is stream.audience.role
-                    and stream.extended
-                    and identity_of(author) in self._roster.present
-                ):
+        standard, author, client_id = message.type is MessageType.STANDARD, message.author, message.client_id
+        named = client_id is not None and author is not None and identity_of(author) in self._roster.present
+        if self._streams is None and standard and not named:
+            self._for_all.append(frame)
+        else:
+            for stream in self._split():
+                if not visible_to(message, stream.audience.role):
+                    continue
+                if client_id is not None and author is not None and named and stream.is_for(author):
                     places = stream.own.setdefault(author.id, {})
-                    places[len(stream.frames)] = text_frame(to_sender(payload, message.client_id))
+                    places[len(stream.frames)] = text_frame(to_sender(payload, client_id))
                 stream.frames.append(frame)
-        if self._shown is not None and message.type is MessageType.STANDARD:
+        if standard and self._shown is not None:
             self._shown.append(frame)
         self._added.append(message)
 

@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 import trio
 
 from actorchat.actors import ActorError, ActorSystem, DeadLetter, Ref, Restart, Virtual
+from actorchat.chat.announcer import Announcer
 from actorchat.chat.commands import FeedReceiver, FromMember, Perform, RoomReceiver
 from actorchat.chat.directory import (
     ConsoleJoined,
@@ -124,9 +125,9 @@ class Chats:
             name="feed",
         )
         ports = RoomPorts(journal, archive, self._feeds.anchor, RateLimiter(limits), limits)
-        self._rooms: Virtual[UUID, RoomMessage, Roster] = system.virtual(
-            lambda chat, roster: Room(roster, ports),
-            anchor=lambda chat: Roster(chat, self._profiles),
+        self._rooms: Virtual[UUID, RoomMessage, Announcer] = system.virtual(
+            lambda chat, announcer: Room(announcer, ports),
+            anchor=lambda chat: Announcer(Roster(chat, self._profiles), self._feeds.anchor),
             idle=ROOM_IDLE,
             inbox=ROOM_INBOX,
             restart=_KEPT_UP,
@@ -205,7 +206,7 @@ class Chats:
 
         Raises `ChatRefused` `not_found`, `StorageUnavailable`; then, or cancelled, there is nothing to leave.
         """
-        room, roster = self._rooms[chat], self._rooms.anchor(chat)
+        room, roster = self._rooms[chat], self._rooms.anchor(chat).roster
         roster.entering += 1
         try:
             try:
@@ -316,10 +317,10 @@ async def _show(session: Session, snapshot: FeedSnapshot) -> None:
         await session.wait_drained()
 
 
-def _close_members(chat: UUID, roster: Roster, error: BaseException) -> None:
+def _close_members(chat: UUID, announcer: Announcer, error: BaseException) -> None:
     """A room that can't be kept up: who asked is answered, its sockets come back and resume from storage."""
-    roster.settle()
-    for member in tuple(roster.members()):
+    announcer.settle()
+    for member in tuple(announcer.roster.members()):
         member.session.close(CloseCode.SERVER_FAILED, "the chat failed")
 
 

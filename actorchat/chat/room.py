@@ -1,12 +1,13 @@
-"""Owns one chat while somebody is there: it authorizes, orders, hands to the journal, and announces what was committed.
+"""Owns one chat while somebody is there: it authorizes, orders, and hands to the journal.
 
-It never waits for storage while it works, and decides nothing that `actorchat.chat.rules` decides.
+What was committed is announced by its announcer, for which it reads what that misses. It never waits for storage
+while it works, and decides nothing that `actorchat.chat.rules` decides.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import assert_never
 from uuid import UUID
@@ -15,13 +16,12 @@ import attrs
 import trio
 
 from actorchat.actors import Actor, Request
-from actorchat.chat.announcement import Announcement
+from actorchat.chat.announcer import Announcer
 from actorchat.chat.commands import Departed, FromMember, Perform
-from actorchat.chat.feed import FeedItem, FeedRoster
+from actorchat.chat.feed import FeedRoster
 from actorchat.chat.limits import ROOM_IN_FLIGHT, Limits, RateLimiter, check_message
 from actorchat.chat.model import (
     Identity,
-    Stage,
     identity_of,
 )
 from actorchat.chat.operations import (
@@ -35,22 +35,19 @@ from actorchat.chat.operations import (
 )
 from actorchat.chat.ports import Archive, Journal, StorageUnavailable
 from actorchat.chat.replay import catch_up
-from actorchat.chat.roster import Member, Position, Roster
-from actorchat.chat.typing_relay import INTERVAL, SILENCE, Typed, Typist
+from actorchat.chat.roster import Member, Position
+from actorchat.chat.typing_relay import INTERVAL, SILENCE, Typist
+from actorchat.chat.typing_shown import show_typing, stop_typing
 from actorchat.protocol import (
     CloseCode,
-    Frames,
     MarkMessageDelivered,
     MarkMessageRead,
     MessageType,
-    Profile,
     RefusalCode,
     Role,
     SendMessage,
-    TypingUpdated,
     UpdateTyping,
     User,
-    encode_event,
 )
 
 __all__ = ["Announce", "Enter", "Room", "RoomMessage", "RoomPorts"]
@@ -83,7 +80,7 @@ class Enter(Request[bool]):
 
 @attrs.frozen
 class Announce:
-    """Outcomes wait in the roster."""
+    """The announcer can't go on by itself: storage is to be read, or members are to read on."""
 
 
 _ANNOUNCE = Announce()
@@ -121,23 +118,24 @@ RoomMessage = (
 
 
 class Room(Actor[RoomMessage]):
-    """The actor of one chat. All that must outlive a crash is in its roster and in storage."""
+    """The actor of one chat. All that must outlive a crash is with its announcer, its roster and in storage."""
 
-    def __init__(self, roster: Roster, ports: RoomPorts) -> None:
-        self._roster, self._ports = roster, ports
+    def __init__(self, announcer: Announcer, ports: RoomPorts) -> None:
+        self._announcer, self._roster, self._ports = announcer, announcer.roster, ports
 
     async def on_start(self) -> None:
         roster = self._roster
         if roster.announced is None:
             # Operations come through here only, so nothing is in flight and what storage says is announced.
             roster.announced = await self._ports.archive.chat(roster.chat)
+            self._announcer.complete = roster.announced is not None
             return
-        # Before anything is announced: that may leave members behind, who then read on already.
-        for member, position in roster.behind.items():
+        self._announcer.complete = False
+        for position in roster.behind.values():
             if position.lagging:
-                self._read_on(member, position)
-        await self._recover()
-        self._publish(self._roster.settle())
+                # Who read on for the incarnation before this one is gone with it.
+                position.reader = None
+        await self._announce()
         for identity, presence in roster.present.items():
             if presence.sockets == 0:
                 self.after(PRESENCE_GRACE, _Lapsed(identity), key=("lapsed", identity))
@@ -145,26 +143,18 @@ class Room(Actor[RoomMessage]):
             self.after(SILENCE, _TypingSilent(identity), key=("silent", identity))
             self.after(INTERVAL, _TypingDue(identity), key=("typing", identity))
 
-    def _wake(self) -> None:
+    def _call(self) -> None:
         self.ref.signal(_ANNOUNCE)
 
     def can_passivate(self) -> bool:
-        return self._roster.vacant
-
-    async def receive_batch(self, messages: Sequence[RoomMessage]) -> None:
-        now = trio.current_time()
-        for message in messages:
-            if isinstance(message, (FromMember, Perform)):
-                self._take(message, now)
-            else:
-                await self.receive(message)
+        return self._roster.vacant and not self._announcer.in_flight
 
     async def receive(self, message: RoomMessage) -> None:
         match message:
-            case Announce():
-                await self._announce()
             case FromMember() | Perform():
                 self._take(message, trio.current_time())
+            case Announce():
+                await self._announce()
             case Enter():
                 self.reply(message, self._roster.announced is not None)
             case Departed(identity=identity):
@@ -247,23 +237,24 @@ class Room(Actor[RoomMessage]):
         return Refused(RefusalCode.RATE_LIMITED, "too many messages", wait) if wait else None
 
     def _submit(self, operation: ChatOperation, origin: FromMember | Perform) -> Refused | None:
-        roster = self._roster
-        if roster.in_flight < ROOM_IN_FLIGHT and self._ports.journal.submit(operation, roster, origin):
-            roster.submitted(self._wake)
+        announcer = self._announcer
+        if announcer.in_flight < ROOM_IN_FLIGHT and self._ports.journal.submit(operation, announcer, origin):
+            announcer.submitted(self._call)
             return None
         return Refused(RefusalCode.OVERLOADED, "the chat has too much to do", 1.0)
 
     # What was decided
 
     async def _announce(self) -> None:
-        changes = self._roster.settle()
-        announced = self._roster.announced
-        if changes and announced is not None and changes[0].chat.rev > announced.rev + 1:
+        if not self._announcer.complete:
             await self._recover()
-        self._publish(changes)
+            self._announcer.catch_up()
+        for member, position in self._roster.behind.items():
+            if position.lagging and position.reader is None:
+                self._read_on(member, position)
 
     async def _recover(self) -> None:
-        """Announce from storage what was committed after `announced`: an incarnation crashed before it could."""
+        """Announce from storage what was committed after `announced`, and could not be announced then."""
         roster, archive = self._roster, self._ports.archive
         while roster.announced is not None:
             announced = roster.announced
@@ -280,34 +271,7 @@ class Room(Actor[RoomMessage]):
                 messages = tuple(message for message in messages if message.rev < messages[-1].rev)
                 chat = attrs.evolve(announced, rev=messages[-1].rev, next_index=messages[-1].index + 1)
             changed = (chat.stage, chat.operator) != (announced.stage, announced.operator)
-            self._publish([Changed(chat, messages, changed)])
-
-    def _publish(self, changes: Sequence[Changed]) -> None:
-        """Encode once for each audience and the feed, then send; all in one step. Nothing is sent if encoding fails."""
-        roster, before = self._roster, self._roster.announced
-        fresh = [change for change in changes if before is None or change.chat.rev > before.rev]
-        if not fresh:
-            self._put_counters()
-            return
-        chat = fresh[-1].chat
-        feed = self._ports.feed(chat.source)
-        announcement = Announcement(roster, fresh, listening=feed.listening)
-        if any(change.chat_changed and change.chat.stage is Stage.CLOSED for change in fresh):
-            now = trio.current_time()
-            for identity in roster.typists:
-                self._stop_typing(identity, now)
-        for member, position in announcement.send():
-            self._read_on(member, position)
-        if announcement.shown is not None or roster.counters:
-            feed.put(FeedItem(chat.uuid, chat.rev, announcement.shown, tuple(roster.counters)))
-            roster.counters.clear()
-
-    def _put_counters(self) -> None:
-        announced, counters = self._roster.announced, self._roster.counters
-        if counters and announced is not None:
-            item = FeedItem(announced.uuid, announced.rev, None, tuple(counters))
-            counters.clear()
-            self._ports.feed(announced.source).put(item)
+            self._announcer.publish([Changed(chat, messages, changed)])
 
     # Members that read more than the room remembers
 
@@ -340,34 +304,13 @@ class Room(Actor[RoomMessage]):
         if isinstance(step, float):
             self.after(step, _TypingDue(identity), key=("typing", identity))
         elif step is not None:
-            self._show_typing(user, step)
+            show_typing(self._roster, self._ports.feed, user, step)
 
     def _typing_due(self, identity: Identity, now: float) -> None:
         typist = self._roster.typists.get(identity)
         typed = None if typist is None else typist.relay.due(now)
         if typist is not None and typed is not None:
-            self._show_typing(typist.user, typed)
+            show_typing(self._roster, self._ports.feed, typist.user, typed)
 
     def _stop_typing(self, identity: Identity, now: float) -> None:
-        typist = self._roster.typists.get(identity) if self._roster.typists else None
-        typed = None if typist is None else typist.relay.stop(now)
-        if typist is not None and typed is not None:
-            self._show_typing(typist.user, typed)
-
-    def _show_typing(self, user: User, typed: Typed) -> None:
-        roster, chat = self._roster, self._roster.announced
-        if chat is None:
-            return
-        if chat.listed:
-            feed = self._ports.feed(chat.source)
-            if feed.listening:
-                frames = _typing_frames(user, chat.uuid, typed.text, typed.stopped)
-                feed.put_typing(chat.uuid, identity_of(user), frames, stopped=typed.stopped)
-        for audience in roster.audiences:
-            if audience.profile is Profile.EXTENDED and audience.role is not user.role and audience.members:
-                audience.push(_typing_frames(user, chat.uuid, "", typed.stopped))
-
-
-def _typing_frames(user: User, chat: UUID, text: str, stopped: bool) -> Frames:
-    event = TypingUpdated(text=text, stopped=stopped, chat_id=chat, user=user)
-    return Frames.of([encode_event(event, Profile.EXTENDED)], typing=True)
+        stop_typing(self._roster, self._ports.feed, identity, now)

@@ -6,21 +6,13 @@ Joining and leaving are synchronous: between two steps of anybody else. Knows no
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from uuid import UUID
 
 import attrs
 
 from actorchat.chat.encoding import Encoder
-from actorchat.chat.model import (
-    ChatState,
-    Identity,
-    OperatorCounters,
-    SourceCounters,
-    StoredMessage,
-    identity_of,
-)
-from actorchat.chat.operations import Changed, Outcome
+from actorchat.chat.model import ChatState, Identity, StoredMessage, identity_of
 from actorchat.chat.ports import Session
 from actorchat.chat.profiles import Profiles
 from actorchat.chat.typing_relay import Typist
@@ -80,19 +72,12 @@ class Position:
 
 
 class Roster:
-    """`announced` is the chat as last announced, None until the room's first incarnation has read it.
-
-    `outcomes` are decided and not yet announced; `in_flight` operations are with the journal or in `outcomes`.
-    `counters` came with outcomes that are settled, and are not yet with the feed.
-    """
+    """`announced` is the chat as last announced, None until the room's first incarnation has read it."""
 
     def __init__(self, chat: UUID, profiles: Profiles) -> None:
         self.chat = chat
         self.announced: ChatState | None = None
         self.tail: deque[StoredMessage] = deque(maxlen=TAIL)
-        self.outcomes: deque[Outcome] = deque()
-        self.counters: list[OperatorCounters | SourceCounters] = []
-        self.in_flight = 0
         self.entering = 0
         self.present: dict[Identity, Presence] = {}
         self.typists: dict[Identity, Typist] = {}
@@ -100,39 +85,11 @@ class Roster:
         self.encoder = Encoder()
         self.audiences = tuple(Audience(role, profile) for role in Role for profile in Profile)
         self.profiles = profiles
-        self._wake: Callable[[], object] | None = None
-
-    def submitted(self, wake: Callable[[], object]) -> None:
-        """An operation is with the journal. `wake` must hold the room's address until the outcome is settled."""
-        self.in_flight += 1
-        self._wake = wake
-
-    def decided(self, outcomes: Sequence[Outcome]) -> None:
-        """The journal's word (`ports.Recipient`): keep it here, where a crash of the room can't lose it."""
-        idle = not self.outcomes
-        self.outcomes.extend(outcomes)
-        if idle and self._wake is not None:
-            self._wake()
-
-    def settle(self) -> list[Changed]:
-        """Answer whoever asked, once; what is returned is to be announced."""
-        changes = []
-        while self.outcomes:
-            outcome = self.outcomes.popleft()
-            self.in_flight -= 1
-            self.counters.extend(outcome.counters)
-            if isinstance(outcome.decision, Changed):
-                changes.append(outcome.decision)
-            if outcome.origin is not None:
-                outcome.origin.answer(outcome.decision)
-        if not self.in_flight:
-            self._wake = None
-        return changes
 
     @property
     def vacant(self) -> bool:
-        """Whether the room may sleep."""
-        return not (self.present or self.entering or self.in_flight or self.outcomes)
+        """Nobody is there or about to be."""
+        return not (self.present or self.entering)
 
     def members(self) -> Iterator[Member]:
         for audience in self.audiences:

@@ -17,6 +17,7 @@ import trio
 from trio.testing import MockClock
 
 from actorchat.chat import ChatRefused, replay, room
+from actorchat.chat.announcer import Announcer
 from actorchat.chat.chats import ROOM_IDLE
 from actorchat.chat.model import ChatState, message_status
 from actorchat.chat.operations import (
@@ -29,8 +30,7 @@ from actorchat.chat.operations import (
     TransferChat,
 )
 from actorchat.chat.ports import Page
-from actorchat.chat.room import Room
-from actorchat.chat.roster import TAIL, Roster
+from actorchat.chat.roster import TAIL
 from actorchat.protocol import (
     ChatUpdated,
     ErrorEvent,
@@ -129,15 +129,15 @@ class Scene:
         self.perform(ReopenChat(self.chat, OLGA))
 
     def crash(self) -> None:
-        plant(self.patch, Room, "_publish", 1)
+        plant(self.patch, Announcer, "publish", 1, times=2)
         self.messages()
 
     def crash_with_mark(self) -> None:
-        plant(self.patch, Room, "_publish", 1)
+        plant(self.patch, Announcer, "publish", 1, times=2)
         self.read_by_olga()
 
     def crash_between_reads(self) -> None:
-        plant(self.patch, Roster, "settle", 2)
+        plant(self.patch, Announcer, "settle", 2, times=2)
         self.read_by_olga()
         self.message()
 
@@ -441,7 +441,7 @@ async def test_a_counter_outlives_a_crash_between_the_answer_and_the_announcemen
     async with open_world() as world:
         console = await world.console(PETR)
         anna = await world.join(await world.reserve(), ANNA)
-        plant(monkeypatch, Room, "_publish", 1)
+        plant(monkeypatch, Announcer, "publish", 1, times=2)
         anna.say("hi")
         await trio.sleep(5)
         assert picture(console).unread == 1
@@ -456,7 +456,7 @@ async def test_what_a_crashed_room_announces_from_storage_is_whole_however_its_p
         scene = await fill(world, 2, monkeypatch)
         # One commit takes them all.
         take_time(monkeypatch, 0.1)
-        calls = plant(monkeypatch, Room, "_publish", 1)
+        calls = plant(monkeypatch, Announcer, "publish", 1, times=2)
         for number in range(16):
             scene.perform(TransferChat(scene.chat, OLGA, (PETR if number % 2 else OLGA).id))
         await trio.sleep(5)

@@ -1,13 +1,10 @@
 """What belongs to a room's address."""
 
-from uuid import UUID
-
 import pytest
 
 from actorchat.chat.feed import Console, FeedRoster
 from actorchat.chat.limits import FEED_TYPING
 from actorchat.chat.model import Identity
-from actorchat.chat.operations import Outcome, Refused, SweepChat
 from actorchat.chat.profiles import Profiles
 from actorchat.chat.roster import Member, Position, Roster
 from actorchat.protocol import Frames, Role
@@ -16,35 +13,18 @@ from tests.chat.world import Recorder
 
 
 @pytest.fixture
-def woken() -> list[UUID]:
-    return []
-
-
-@pytest.fixture
 def roster() -> Roster:
     return Roster(CHAT, Profiles())
 
 
-def test_a_room_may_sleep_only_when_nobody_is_there_enters_or_waits_for_an_outcome(roster: Roster) -> None:
+def test_a_room_is_vacant_only_when_nobody_is_there_or_enters(roster: Roster) -> None:
     seen = [roster.vacant]
     roster.entering = 1
     seen.append(roster.vacant)
-    roster.entering, roster.in_flight = 0, 1
+    roster.entering = 0
+    roster.arrive(Member(Recorder(ANNA)), Position(-1))
     seen.append(roster.vacant)
-    roster.in_flight = 0
-    roster.decided([Outcome(SweepChat(CHAT), None, Refused("conflict", ""))])
-    seen.append(roster.vacant)
-    assert seen == [True, False, False, False]
-
-
-def test_many_outcomes_wake_the_room_once(roster: Roster, woken: list[UUID]) -> None:
-    for _ in range(3):
-        roster.submitted(lambda: woken.append(CHAT))
-    outcome = Outcome(SweepChat(CHAT), None, Refused("conflict", ""))
-    roster.decided([outcome, outcome])
-    roster.decided([outcome])
-    assert woken == [CHAT]
-    assert len(roster.outcomes) == 3
+    assert seen == [True, False, False]
 
 
 def test_a_user_with_a_second_socket_is_still_present_when_the_first_is_gone(roster: Roster) -> None:

@@ -19,6 +19,7 @@ import trio
 
 from actorchat.chat import ChatRefused
 from actorchat.chat.announcement import Announcement
+from actorchat.chat.announcer import Announcer
 from actorchat.chat.encoding import Encoder
 from actorchat.chat.operations import (
     AcceptChat,
@@ -32,7 +33,6 @@ from actorchat.chat.operations import (
 )
 from actorchat.chat.ports import ChatFilter
 from actorchat.chat.room import Room
-from actorchat.chat.roster import Roster
 from actorchat.protocol import MessageType, Profile, Role, User, encode_entity
 from tests.system.driver import Desk, Tab
 from tests.system.model import Answer, Chat, Commit, Json, Model, Person, Refusal, Repeat
@@ -53,12 +53,12 @@ STRANGER: Final = ("operator", 99)
 MOST_TABS, MOST_CONSOLES, MOST_CHATS = 14, 5, 9
 
 CRASHES: Final = [
-    (Room, "_announce"),
-    (Roster, "settle"),
-    (Room, "_publish"),
+    (Announcer, "_announce"),
+    (Announcer, "settle"),
+    (Announcer, "publish"),
     (Announcement, "_encode"),
     (Encoder, "added"),
-    (Room, "receive_batch"),
+    (Room, "_take"),
 ]
 
 WEIGHTS: Final = {

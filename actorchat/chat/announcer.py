@@ -1,0 +1,119 @@
+"""Owns what becomes of decided operations in one chat: who asked is answered, members and feed are shown what changed.
+
+All in the journal's own step, so that nobody has to be woken for it. What that can't do it leaves to the room: it reads
+no storage and waits for nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import trio
+
+from actorchat.chat.announcement import Announcement
+from actorchat.chat.feed import FeedItem, FeedRoster
+from actorchat.chat.model import ChatState, OperatorCounters, SourceCounters, Stage
+from actorchat.chat.operations import Changed, Outcome
+from actorchat.chat.roster import Roster
+from actorchat.chat.typing_shown import stop_typing
+from actorchat.protocol import Frames
+
+__all__ = ["Announcer"]
+
+_log = logging.getLogger(__name__)
+
+
+class Announcer:
+    """Announces one chat's commits (`ports.Recipient`). It belongs to the room's address, as its roster does.
+
+    `in_flight` operations are with the journal, or wait here for the room. `complete`: all that was committed before
+    the next outcome is announced. Until it is, outcomes wait here, where a crash of the room can't lose them.
+    """
+
+    def __init__(self, roster: Roster, feed: Callable[[str], FeedRoster]) -> None:
+        self.roster = roster
+        self.in_flight = 0
+        self.complete = False
+        self._feed = feed
+        self._outcomes: deque[Outcome] = deque()
+        # They came with outcomes that are settled, and are not yet with the feed.
+        self._counters: list[OperatorCounters | SourceCounters] = []
+        self._call_room: Callable[[], object] | None = None
+
+    def submitted(self, call_room: Callable[[], object]) -> None:
+        """An operation is with the journal. `call_room` must hold the room's address until it is settled."""
+        self.in_flight += 1
+        self._call_room = call_room
+
+    def decided(self, outcomes: Sequence[Outcome]) -> None:
+        """The journal's word: announced now, or kept for the room to announce when it has read what is missing."""
+        called, call_room = bool(self._outcomes), self._call_room
+        self._outcomes.extend(outcomes)
+        if self.complete:
+            try:
+                if self._announce():
+                    return
+            except Exception:
+                _log.exception("announcing in chat %s failed; its room reads storage and goes on", self.roster.chat)
+                self.complete = False
+        if not called and call_room is not None:
+            call_room()
+
+    def _announce(self) -> bool:
+        """False: the room has to go on."""
+        changes, announced = self.settle(), self.roster.announced
+        if not changes or (announced is not None and changes[0].chat.rev == announced.rev + 1):
+            return not self.publish(changes)
+        self.complete = False
+        return False
+
+    def settle(self) -> list[Changed]:
+        """Answer whoever asked, once; what is returned is to be announced."""
+        changes = []
+        outcomes = self._outcomes
+        while outcomes:
+            outcome = outcomes.popleft()
+            decision, origin = outcome.decision, outcome.origin
+            self.in_flight -= 1
+            if outcome.counters:
+                self._counters.extend(outcome.counters)
+            if isinstance(decision, Changed):
+                changes.append(decision)
+            if origin is not None:
+                origin.answer(decision)
+        if not self.in_flight:
+            self._call_room = None
+        return changes
+
+    def catch_up(self) -> None:
+        """What storage has is announced: announce what waits beyond that. Members may be left behind."""
+        changes, announced = self.settle(), self.roster.announced
+        self.publish([change for change in changes if announced is None or change.chat.rev > announced.rev])
+        self.complete = True
+
+    def publish(self, changes: Sequence[Changed]) -> bool:
+        """Encode for everybody, then send, then tell the feed: nothing is sent if encoding fails.
+
+        True: members are left behind, and the room has to see to it that they read on.
+        """
+        roster = self.roster
+        if not changes:
+            if self._counters and roster.announced is not None:
+                self._put(roster.announced, None)
+            return False
+        chat = changes[-1].chat
+        announcement = Announcement(roster, changes, listening=self._feed(chat.source).listening)
+        if roster.typists and any(change.chat_changed and change.chat.stage is Stage.CLOSED for change in changes):
+            now = trio.current_time()
+            for identity in roster.typists:
+                stop_typing(roster, self._feed, identity, now)
+        left_behind = announcement.send()
+        if announcement.shown is not None or self._counters:
+            self._put(chat, announcement.shown)
+        return left_behind
+
+    def _put(self, chat: ChatState, frames: Frames | None) -> None:
+        self._feed(chat.source).put(FeedItem(chat.uuid, chat.rev, frames, tuple(self._counters)))
+        self._counters.clear()
