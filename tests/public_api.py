@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 import attrs
+import msgspec
 
 __all__ = ["MODULES", "SNAPSHOT", "describe"]
 
@@ -47,7 +48,9 @@ def describe() -> str:
 def _lines_of(name: str, value: object) -> Iterator[str]:
     if isinstance(value, type):
         bases = ", ".join(
-            _type(base) for base in getattr(value, "__orig_bases__", value.__bases__) if base is not object
+            _type(base)
+            for base in getattr(value, "__orig_bases__", value.__bases__)
+            if base not in (object, msgspec.Struct)
         )
         yield f"class {name}({bases})" if bases else f"class {name}"
         if _has_own_init(value):
@@ -65,6 +68,8 @@ def _has_own_init(value: type) -> bool:
     """Whether its `__init__` is this project's, no protocol's or enum's, and for users to call."""
     if attrs.has(value) and any(field.name.startswith("_") for field in attrs.fields(value)):
         return False
+    if issubclass(value, msgspec.Struct):
+        return True
     ours = [base for base in value.__mro__ if base.__module__.startswith("actorchat")]
     return not getattr(value, "_is_protocol", False) and any("__init__" in vars(base) for base in ours)
 

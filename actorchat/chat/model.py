@@ -9,6 +9,7 @@ from enum import StrEnum
 from uuid import UUID
 
 import attrs
+import msgspec
 
 from actorchat.protocol import (
     Chat,
@@ -84,8 +85,7 @@ class Policy:
     on_closed: OnClosed = OnClosed.REOPEN
 
 
-@attrs.frozen
-class ChatState:
+class ChatState(msgspec.Struct, frozen=True, gc=False):
     """One chat as it stands after revision `rev`.
 
     `operator` stays set on a closed chat: that is who it reopens with. Watermarks are the highest index that a side has
@@ -137,8 +137,7 @@ class ChatState:
         return min(due, default=None)
 
 
-@attrs.frozen
-class StoredMessage:
+class StoredMessage(msgspec.Struct, frozen=True, gc=False):
     """One message as committed. `author` is None for the server's own system messages; `time` is epoch seconds."""
 
     id: int

@@ -9,6 +9,7 @@ from typing import Protocol
 from uuid import UUID
 
 import attrs
+import msgspec
 
 from actorchat.chat.model import (
     ChatState,
@@ -44,8 +45,7 @@ __all__ = [
 ]
 
 
-@attrs.frozen
-class AddMessage:
+class AddMessage(msgspec.Struct, frozen=True, gc=False):
     """A standard message of `author`, or a system message for `type_role` (an internal note when it has an author)."""
 
     chat: UUID
@@ -151,8 +151,7 @@ class SetOnline:
 Operation = ChatOperation | ReserveChat | RecordPerson | SetOnline
 
 
-@attrs.frozen
-class Changed:
+class Changed(msgspec.Struct, frozen=True, gc=False):
     """The operation was committed as revision `chat.rev`."""
 
     chat: ChatState
@@ -160,8 +159,7 @@ class Changed:
     chat_changed: bool = False
 
 
-@attrs.frozen
-class Unchanged:
+class Unchanged(msgspec.Struct, frozen=True, gc=False):
     """Nothing to store: it is so already. `message` is the stored one of a repeated `client_id`."""
 
     chat: ChatState
@@ -196,8 +194,7 @@ class Asker(Protocol):
         """Take the decision, once. Never blocks."""
 
 
-@attrs.frozen
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """What became of one submitted operation.
 
     `origin` is who asked, if the submitter named somebody. `counters`: those that it changed, as they stand after it.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-import attrs
+from msgspec.structs import replace
 
 from actorchat.chat.model import ChatState, StoredMessage
 from actorchat.protocol import Role, User
@@ -43,11 +43,11 @@ class Profiles:
         operator = None if chat.operator is None else self.user(chat.operator)
         if owner is chat.owner and operator is chat.operator:
             return chat
-        return attrs.evolve(chat, owner=owner, operator=operator)
+        return replace(chat, owner=owner, operator=operator)
 
     def message(self, message: StoredMessage) -> StoredMessage:
         """The same message with its author as it is now."""
         if not self._latest or message.author is None:
             return message
         author = self.user(message.author)
-        return message if author is message.author else attrs.evolve(message, author=author)
+        return message if author is message.author else replace(message, author=author)

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import attrs
 import trio
+from msgspec.structs import replace
 
 from actorchat.actors import Actor, Request
 from actorchat.chat.announcer import Announcer
@@ -269,7 +270,7 @@ class Room(Actor[RoomMessage]):
             if page.has_more:
                 # The last commit may have stored more messages than fit on this page.
                 messages = tuple(message for message in messages if message.rev < messages[-1].rev)
-                chat = attrs.evolve(announced, rev=messages[-1].rev, next_index=messages[-1].index + 1)
+                chat = replace(announced, rev=messages[-1].rev, next_index=messages[-1].index + 1)
             changed = (chat.stage, chat.operator) != (announced.stage, announced.operator)
             self._announcer.publish([Changed(chat, messages, changed)])
 

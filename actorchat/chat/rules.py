@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import assert_never
 
 import attrs
+import msgspec
+from msgspec.structs import replace
 
 from actorchat.chat.model import (
     ChatState,
@@ -49,8 +51,7 @@ class MarkedMessage:
     type_role: Role
 
 
-@attrs.frozen(kw_only=True)
-class Situation:
+class Situation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a decision may look at besides the chat, all of it as it stands in the transaction.
 
     `now` is epoch seconds. `message_id` is the first free message id; a decision uses as many as it stores messages.
@@ -215,9 +216,9 @@ def _mark(chat: ChatState, operation: MarkMessage, situation: Situation) -> Deci
     if (to_delivered, to_read) == (delivered, read):
         return Unchanged(chat)
     if side is Role.USER:
-        after = attrs.evolve(chat, rev=chat.rev + 1, visitor_delivered=to_delivered, visitor_read=to_read)
+        after = replace(chat, rev=chat.rev + 1, visitor_delivered=to_delivered, visitor_read=to_read)
     else:
-        after = attrs.evolve(chat, rev=chat.rev + 1, operators_delivered=to_delivered, operators_read=to_read)
+        after = replace(chat, rev=chat.rev + 1, operators_delivered=to_delivered, operators_read=to_read)
     return Changed(after)
 
 
@@ -344,7 +345,7 @@ def _transition(
         )
         for offset, (role, text) in enumerate(say)
     )
-    after = attrs.evolve(
+    after = replace(
         chat,
         stage=stage,
         operator=chat.operator if isinstance(operator, _Same) else operator,

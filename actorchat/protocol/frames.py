@@ -9,7 +9,7 @@ from enum import IntEnum
 from itertools import accumulate, pairwise
 from typing import Final
 
-import attrs
+import msgspec
 
 from actorchat.protocol.limits import MAX_CONTROL_BYTES
 
@@ -83,8 +83,7 @@ def _control(first: int, payload: bytes) -> bytes:
     return _frame(first, payload)
 
 
-@attrs.frozen(slots=True)
-class Frames:
+class Frames(msgspec.Struct, frozen=True, gc=False):
     """Whole text frames back to back: ``ends[i]`` is the offset behind frame i in ``data``.
 
     ``typing`` marks frames that a full outbox drops first.

@@ -12,6 +12,7 @@ from typing import Final
 from uuid import UUID
 
 import attrs
+from msgspec.structs import replace
 
 from actorchat.chat.model import (
     ChatState,
@@ -339,7 +340,7 @@ class _Decider:
         match operation:
             case AddMessage(author=user):
                 known = self._known(user)
-                return operation if known is user else attrs.evolve(operation, author=known)
+                return operation if known is user else replace(operation, author=known)
             case AcceptChat(by=user) | CloseChat(by=user) | ReopenChat(by=user) | ReturnChat(by=user):
                 known = self._known(user)
                 return operation if known is user else attrs.evolve(operation, by=known)
@@ -387,9 +388,9 @@ class _Decider:
         for draft in self.changes.drafts.values():
             state = draft.state
             if person_key(state.owner) == key:
-                draft.state = attrs.evolve(state, owner=record.user)
+                draft.state = replace(state, owner=record.user)
             elif state.operator is not None and person_key(state.operator) == key:
-                draft.state = attrs.evolve(state, operator=record.user)
+                draft.state = replace(state, operator=record.user)
 
     def _set_online(self, operation: SetOnline) -> Decided:
         key = (True, operation.operator_id)

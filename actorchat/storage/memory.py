@@ -13,6 +13,7 @@ from operator import attrgetter
 from uuid import UUID
 
 import attrs
+from msgspec.structs import replace
 
 from actorchat.chat.model import (
     ChatState,
@@ -175,7 +176,7 @@ class MemoryStore:
         record = None if author is None else self._rows.people.get(person_key(author))
         if record is None or record.user is author:
             return message
-        return attrs.evolve(message, author=record.user)
+        return replace(message, author=record.user)
 
     def _log(self, chat: UUID) -> Sequence[StoredMessage]:
         row = self._rows.chats.get(chat)

@@ -11,6 +11,7 @@ from typing import Final, Protocol, TypeVar
 from uuid import UUID
 
 import attrs
+from msgspec.structs import replace
 
 from actorchat.chat.model import ChatState, OperatorCounters, PersonRecord, SourceCounters, StoredMessage
 from actorchat.chat.rules import MarkedMessage
@@ -140,7 +141,7 @@ def with_known_people(chat: ChatState, owner: PersonRecord | None, operator: Per
     stale_operator = operator is not None and operator.user is not chat.operator
     if not stale_owner and not stale_operator:
         return chat
-    return attrs.evolve(
+    return replace(
         chat,
         owner=owner.user if owner is not None else chat.owner,
         operator=operator.user if operator is not None else chat.operator,

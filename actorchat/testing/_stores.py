@@ -12,6 +12,7 @@ from typing import Final
 from uuid import UUID
 
 import attrs
+from msgspec.structs import replace
 
 from actorchat.chat.model import (
     Identity,
@@ -147,7 +148,7 @@ def _check_idempotency(bench: _Bench) -> None:
     one.
     """
     send = AddMessage(CHAT, ANN, "once", client_id="k")
-    [(first, _), (again, _), (other, _)] = bench.batch(send, send, attrs.evolve(send, text="twice"))
+    [(first, _), (again, _), (other, _)] = bench.batch(send, send, replace(send, text="twice"))
     assert isinstance(first, Changed)
     assert again == Unchanged(first.chat, first.messages[0])
     assert isinstance(other, Refused)
@@ -155,8 +156,8 @@ def _check_idempotency(bench: _Bench) -> None:
     assert bench.one(send)[0] == Unchanged(first.chat, first.messages[0])
     # A key belongs to its author and its chat.
     bench.batch(ReserveChat(UUID(int=2), SHOP, BOB))
-    bench.changed(attrs.evolve(send, author=EVE, text="mine"))
-    bench.changed(attrs.evolve(send, chat=UUID(int=2), author=BOB))
+    bench.changed(replace(send, author=EVE, text="mine"))
+    bench.changed(replace(send, chat=UUID(int=2), author=BOB))
 
 
 def _check_key_horizon(bench: _Bench) -> None:
@@ -169,7 +170,7 @@ def _check_key_horizon(bench: _Bench) -> None:
     bench.batch(*map(key, range(200, 256)))
     assert isinstance(bench.one(key(0))[0], Unchanged)
     bench.changed(AddMessage(CHAT, ANN, "no key"))
-    bench.changed(attrs.evolve(key(0), author=EVE))
+    bench.changed(replace(key(0), author=EVE))
     assert isinstance(bench.one(key(0))[0], Unchanged)
     # Inside one batch the horizon moves too: the first of these pushes k0 out, the last puts it in anew.
     decisions = [decision for decision, _ in bench.batch(key(256), key(1), key(0), key(1))]

@@ -6,6 +6,7 @@ import logging
 
 import attrs
 import pytest
+from msgspec.structs import replace
 
 from actorchat.chat.announcer import Announcer
 from actorchat.chat.feed import FeedRoster
@@ -66,7 +67,7 @@ class Scene:
 
 def said(rev: int) -> Changed:
     """The commit that makes revision `rev`: a message with the revision as its text."""
-    chat = attrs.evolve(RESERVED, stage=Stage.NEW, rev=rev, next_index=rev)
+    chat = replace(RESERVED, stage=Stage.NEW, rev=rev, next_index=rev)
     return Changed(chat, (StoredMessage(rev, rev - 1, rev, MessageType.STANDARD, Role.USER, str(rev), ANNA, 0),))
 
 
@@ -114,9 +115,9 @@ def test_what_fails_in_the_step_calls_the_room_and_takes_no_other_answer_along(
 
 def test_members_that_fall_behind_in_the_step_call_the_room_which_goes_on_being_complete() -> None:
     scene = Scene.open(Profile.STRICT)
-    far = attrs.evolve(RESERVED, stage=Stage.NEW, rev=500, next_index=500)
+    far = replace(RESERVED, stage=Stage.NEW, rev=500, next_index=500)
     scene.announcer.roster.announced = far
-    read = attrs.evolve(far, rev=501, visitor_delivered=499, visitor_read=499)
+    read = replace(far, rev=501, visitor_delivered=499, visitor_read=499)
     scene.decide(Changed(read))
     assert (scene.called, scene.announcer.complete) == (1, True)
     assert [position.lagging for position in scene.announcer.roster.behind.values()] == [True]

@@ -8,6 +8,7 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from actorchat.chat.model import (
     ChatState,
@@ -44,7 +45,7 @@ NOW = 1_000
 
 
 def situation(**changes: Any) -> Situation:
-    return attrs.evolve(Situation(policy=Policy(), now=NOW, message_id=50), **changes)
+    return replace(Situation(policy=Policy(), now=NOW, message_id=50), **changes)
 
 
 def put(state: ChatState, operation: ChatOperation, **changes: Any) -> Changed:
@@ -206,7 +207,7 @@ def test_an_operator_gone_offline_loses_its_chat_but_not_anothers() -> None:
 
 def test_an_idle_chat_is_closed_when_swept_and_not_before() -> None:
     policy = Policy(idle_timeout=60)
-    state = attrs.evolve(chat(Stage.OPEN, OLGA), last_activity=NOW - 60)
+    state = replace(chat(Stage.OPEN, OLGA), last_activity=NOW - 60)
     assert state.due_at(policy) == NOW
     assert put(state, SweepChat(CHAT), policy=policy).chat.stage is Stage.CLOSED
     early = decide(state, SweepChat(CHAT), situation(policy=policy, now=NOW - 1))
@@ -309,7 +310,7 @@ def test_watermarks_never_go_back_and_read_never_passes_delivered(
 def test_a_messages_status_follows_the_counterparts_watermarks(
     delivered: int, read: int, expected: MessageStatus
 ) -> None:
-    state = attrs.evolve(chat(Stage.OPEN), operators_delivered=delivered, operators_read=read)
+    state = replace(chat(Stage.OPEN), operators_delivered=delivered, operators_read=read)
     assert message_status(state, STORED) is expected
 
 
@@ -326,7 +327,7 @@ def test_a_messages_status_follows_the_counterparts_watermarks(
 def test_what_a_chat_with_an_unread_message_adds_to_the_counters(
     stage: Stage, operator: User | None, new: int, opened: int, unread: int
 ) -> None:
-    share = contribution(attrs.evolve(chat(stage, operator), last_visitor_index=0))
+    share = contribution(replace(chat(stage, operator), last_visitor_index=0))
     assert (share.new, share.open, share.unread) == (new, opened, unread)
     assert share.operator_id == (OLGA.id if new or opened else None)
 
