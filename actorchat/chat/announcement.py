@@ -9,48 +9,65 @@ from collections.abc import Sequence
 
 import attrs
 
-from actorchat.chat.model import ChatState, StoredMessage, identity_of, visible_to
+from actorchat.chat.model import ChatState, Identity, StoredMessage, identity_of, visible_to
 from actorchat.chat.operations import Changed
 from actorchat.chat.replay import changed_messages, status_ranges
 from actorchat.chat.roster import Audience, Position, Roster
-from actorchat.protocol import Frames, MessageType, Profile, Role, User, text_frame, to_sender
+from actorchat.protocol import Frames, MessageType, Profile, Role, text_frame, to_sender
 
 __all__ = ["Announcement"]
 
 
+class _Strand:
+    """Frames in order. `own`: the same for the extended sockets of one author, who is told `client_id`s as well."""
+
+    __slots__ = ("frames", "own")
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        self.own: dict[Identity, list[bytes]] = {}
+
+    def copy(self) -> _Strand:
+        copy = _Strand()
+        copy.frames = self.frames.copy()
+        copy.own = {author: frames.copy() for author, frames in self.own.items()}
+        return copy
+
+    def add(self, frame: bytes) -> None:
+        self.frames.append(frame)
+        if self.own:
+            for own in self.own.values():
+                own.append(frame)
+
+    def add_named(self, frame: bytes, author: Identity, named: bytes) -> None:
+        """`named` in the place of `frame` for its author."""
+        if author not in self.own:
+            self.own[author] = self.frames.copy()
+        self.add(frame)
+        self.own[author][-1] = named
+
+    def push(self, audience: Audience, frames: Frames) -> None:
+        """`frames` are its own, joined."""
+        if self.own and audience.profile is Profile.EXTENDED:
+            role = audience.role
+            own = {author: Frames.joined(named) for author, named in self.own.items() if author.role is role}
+            if own:
+                for member in audience.members:
+                    member.session.push(own.get(member.identity, frames))
+                return
+        audience.push(frames)
+
+
 class _Stream:
-    """What one audience gets, frame by frame. `behind` is where its members must read on from.
+    """What one audience gets. `behind` is where its members must read on from."""
 
-    `own`, by the author's id, is what stands in the place of some frames for the author's own sockets.
-    """
+    __slots__ = ("audience", "behind", "extended", "strand")
 
-    __slots__ = ("audience", "behind", "extended", "frames", "own")
-
-    def __init__(self, audience: Audience, frames: list[bytes]) -> None:
+    def __init__(self, audience: Audience, strand: _Strand) -> None:
         self.audience = audience
         self.extended = audience.profile is Profile.EXTENDED
-        self.frames = frames
-        self.own: dict[int, dict[int, bytes]] = {}
+        self.strand = strand
         self.behind: Position | None = None
-
-    def is_for(self, author: User) -> bool:
-        """Whether the author's sockets are told the `client_id`, as far as they are in this audience."""
-        return self.extended and self.audience.role is author.role
-
-    def push(self, frames: Frames) -> None:
-        """`frames` are its own, joined."""
-        if not self.own:
-            self.audience.push(frames)
-            return
-        senders = {author: self._to_sender(places) for author, places in self.own.items()}
-        for member in self.audience.members:
-            member.session.push(senders.get(member.identity.id, frames))
-
-    def _to_sender(self, places: dict[int, bytes]) -> Frames:
-        frames = self.frames.copy()
-        for place, frame in places.items():
-            frames[place] = frame
-        return Frames.joined(frames)
 
 
 class Announcement:
@@ -59,20 +76,26 @@ class Announcement:
     `shown` is what the feed's consoles get, None for nothing.
     """
 
-    __slots__ = ("_added", "_after", "_for_all", "_roster", "_shown", "_streams", "shown")
+    __slots__ = ("_added", "_after", "_for_all", "_frames", "_roster", "_shown", "_streams", "shown")
 
     def __init__(self, roster: Roster, changes: Sequence[Changed], *, listening: bool) -> None:
         self._roster = roster
-        # Most of what is said is for everybody. Streams are made when the first thing is not.
-        self._for_all: list[bytes] = []
+        # Most of what is said is for everybody, feed included. Streams are made when the first thing is not.
+        self._for_all = _Strand()
         self._streams: list[_Stream] | None = None
-        self._shown: list[bytes] | None = [] if listening else None
+        self._shown: list[bytes] = []
         self._added: list[StoredMessage] = []
         self._after = roster.announced
         for change in changes:
             self._encode(change, self._after)
             self._after = change.chat
-        self.shown = Frames.joined(self._shown) if self._shown else None
+        self._frames = Frames.joined(self._for_all.frames)
+        self.shown = self._join_shown() if listening else None
+
+    def _join_shown(self) -> Frames | None:
+        if self._streams is None:
+            return self._frames if self._frames.ends else None
+        return Frames.joined(self._shown) if self._shown else None
 
     def send(self) -> bool:
         """Everything is announced now. True: members fell behind, and are to be read on for."""
@@ -81,24 +104,24 @@ class Announcement:
         roster.tail.extend(self._added)
         if self._streams is not None:
             return self._send_streams(self._streams)
-        if self._for_all:
-            frames = Frames.joined(self._for_all)
+        if self._frames.ends:
             for audience in roster.audiences:
                 if audience.members:
-                    audience.push(frames)
+                    self._for_all.push(audience, self._frames)
         return False
 
     def _send_streams(self, streams: list[_Stream]) -> bool:
         fell_behind = False
         joined: list[tuple[list[bytes], Frames]] = []
         for stream in streams:
-            if stream.frames:
+            strand = stream.strand
+            if strand.frames:
                 # Many streams are the same: joined once, not once for each audience.
-                same = next((made for frames, made in joined if frames == stream.frames), None)
+                same = next((made for frames, made in joined if frames == strand.frames), None)
                 if same is None:
-                    same = Frames.joined(stream.frames)
-                    joined.append((stream.frames, same))
-                stream.push(same)
+                    same = Frames.joined(strand.frames)
+                    joined.append((strand.frames, same))
+                strand.push(stream.audience, same)
             if stream.behind is not None:
                 for member in tuple(stream.audience.members):
                     self._roster.fall_behind(member, attrs.evolve(stream.behind))
@@ -110,6 +133,7 @@ class Announcement:
         if self._streams is None:
             audiences = self._roster.audiences
             self._streams = [_Stream(audience, self._for_all.copy()) for audience in audiences if audience.members]
+            self._shown = self._for_all.frames.copy()
         return [stream for stream in self._streams if stream.behind is None]
 
     def _encode(self, change: Changed, before: ChatState | None) -> None:
@@ -118,8 +142,8 @@ class Announcement:
             frame = text_frame(self._roster.encoder.chat_updated(chat))
             for stream in self._split():
                 if stream.extended:
-                    stream.frames.append(frame)
-            if self._shown is not None and chat.listed:
+                    stream.strand.add(frame)
+            if chat.listed:
                 self._shown.append(frame)
         for message in change.messages:
             self._encode_message(chat, message)
@@ -130,20 +154,20 @@ class Announcement:
     def _encode_message(self, chat: ChatState, message: StoredMessage) -> None:
         payload = self._roster.encoder.added(chat, message)
         frame = text_frame(payload)
-        standard, author, client_id = message.type is MessageType.STANDARD, message.author, message.client_id
-        named = client_id is not None and author is not None and identity_of(author) in self._roster.present
-        if self._streams is None and standard and not named:
-            self._for_all.append(frame)
+        standard = message.type is MessageType.STANDARD
+        if self._streams is None and standard:
+            strands = [self._for_all]
         else:
-            for stream in self._split():
-                if not visible_to(message, stream.audience.role):
-                    continue
-                if client_id is not None and author is not None and named and stream.is_for(author):
-                    places = stream.own.setdefault(author.id, {})
-                    places[len(stream.frames)] = text_frame(to_sender(payload, client_id))
-                stream.frames.append(frame)
-        if standard and self._shown is not None:
-            self._shown.append(frame)
+            strands = [stream.strand for stream in self._split() if visible_to(message, stream.audience.role)]
+            if standard:
+                self._shown.append(frame)
+        if message.client_id is None or message.author is None:
+            for strand in strands:
+                strand.add(frame)
+        else:
+            author, named = identity_of(message.author), text_frame(to_sender(payload, message.client_id))
+            for strand in strands:
+                strand.add_named(frame, author, named)
         self._added.append(message)
 
     def _encode_receipts(
@@ -164,10 +188,12 @@ class Announcement:
         updated: list[bytes] | None = None
         for stream in reading:
             if stream.extended:
-                stream.frames.extend(receipts)
+                for frame in receipts:
+                    stream.strand.add(frame)
             elif remembered:
                 if updated is None:
                     updated = [text_frame(encoder.updated(chat, message)) for message in changed_messages(tail, ranges)]
-                stream.frames.extend(updated)
+                for frame in updated:
+                    stream.strand.add(frame)
             elif before is not None:
                 stream.behind = Position(chat.next_index - 1, before, lagging=True)

@@ -32,11 +32,12 @@ class Announcer:
     the next outcome is announced. Until it is, outcomes wait here, where a crash of the room can't lose them.
     """
 
-    def __init__(self, roster: Roster, feed: Callable[[str], FeedRoster]) -> None:
+    def __init__(self, roster: Roster, feeds: Callable[[str], FeedRoster]) -> None:
         self.roster = roster
         self.in_flight = 0
         self.complete = False
-        self._feed = feed
+        self._feeds = feeds
+        self._feed: FeedRoster | None = None
         self._outcomes: deque[Outcome] = deque()
         # They came with outcomes that are settled, and are not yet with the feed.
         self._counters: list[OperatorCounters | SourceCounters] = []
@@ -104,16 +105,22 @@ class Announcer:
                 self._put(roster.announced, None)
             return False
         chat = changes[-1].chat
-        announcement = Announcement(roster, changes, listening=self._feed(chat.source).listening)
+        announcement = Announcement(roster, changes, listening=self._feed_of(chat).listening)
         if roster.typists and any(change.chat_changed and change.chat.stage is Stage.CLOSED for change in changes):
             now = trio.current_time()
             for identity in roster.typists:
-                stop_typing(roster, self._feed, identity, now)
+                stop_typing(roster, self._feeds, identity, now)
         left_behind = announcement.send()
         if announcement.shown is not None or self._counters:
             self._put(chat, announcement.shown)
         return left_behind
 
     def _put(self, chat: ChatState, frames: Frames | None) -> None:
-        self._feed(chat.source).put(FeedItem(chat.uuid, chat.rev, frames, tuple(self._counters)))
+        self._feed_of(chat).put(FeedItem(chat.uuid, chat.rev, frames, tuple(self._counters)))
         self._counters.clear()
+
+    def _feed_of(self, chat: ChatState) -> FeedRoster:
+        # Looked up once: it is asked for with every announcement.
+        if self._feed is None or self._feed.source != chat.source:
+            self._feed = self._feeds(chat.source)
+        return self._feed

@@ -14,7 +14,7 @@ import trio
 from actorchat.actors import Ref
 from actorchat.chat.limits import Intake
 from actorchat.chat.model import Identity
-from actorchat.chat.operations import ChatOperation, Decision, Refused, Unchanged
+from actorchat.chat.operations import Changed, ChatOperation, Decision, Refused, Unchanged
 from actorchat.chat.ports import Session
 from actorchat.chat.roster import Member, Roster
 from actorchat.protocol import (
@@ -25,44 +25,43 @@ from actorchat.protocol import (
     Event,
     Frames,
     Malformed,
-    MarkMessageDelivered,
-    MarkMessageRead,
     MessageNotAdded,
     Profile,
     RefusalCode,
     SendMessage,
     UnknownType,
+    UpdateTyping,
     encode_event,
 )
 
 __all__ = ["Departed", "FeedReceiver", "FromMember", "Perform", "RoomReceiver", "push_event", "refuse"]
 
-OperationCommand = SendMessage | MarkMessageDelivered | MarkMessageRead
-"""The commands that become operations of the journal, and are answered."""
-
 
 @attrs.define(eq=False)
 class FromMember:
-    """A command of a socket. `begun`: the room has seen it."""
+    """A command of a socket. `begun`: the room has seen it.
+
+    `counted`: it becomes an operation of the journal, and is answered; typing is not.
+    """
 
     roster: Roster
     member: Member
     command: Command
     intake: Intake
+    counted: bool
     begun: bool = False
 
     def answer(self, decision: Decision) -> None:
         """What was decided. The socket may have one more operation in flight."""
         self._settle()
+        if isinstance(decision, Changed):
+            return
         if isinstance(decision, Refused):
-            self.refuse(decision)
+            refuse(self.roster, self.member.session, self.command, decision)
         elif isinstance(decision, Unchanged) and decision.message is not None:
             message = decision.message
             payload = self.roster.encoder.added(decision.chat, message, message.client_id)
             self.member.session.push(Frames.of([payload]))
-
-    def refuse(self, refused: Refused) -> None:
-        refuse(self.roster, self.member.session, self.command, refused)
 
     def fail(self) -> None:
         """The room failed over it; nothing was submitted."""
@@ -71,11 +70,11 @@ class FromMember:
 
     def lost(self) -> None:
         """It became a dead letter: a full inbox, a crash, a stop. What the room has begun it answers itself."""
-        if isinstance(self.command, OperationCommand) and not self.begun:
+        if self.counted and not self.begun:
             self.answer(_NOT_TAKEN)
 
     def _settle(self) -> None:
-        if isinstance(self.command, OperationCommand):
+        if self.counted:
             self.intake.done()
             self.member.session.operation_done()
 
@@ -166,16 +165,14 @@ class RoomReceiver:
         if isinstance(command, UnknownType):
             _answer_unknown(self._member.session, command)
             return False
-        item = FromMember(self._roster, self._member, command, self._intake)
-        if not isinstance(command, OperationCommand):
-            self._room.tell(item)
-            return False
-        refused = self._intake.take()
-        if refused is not None:
-            item.refuse(refused)
-            return False
-        self._room.tell(item)
-        return True
+        counted = not isinstance(command, UpdateTyping)
+        if counted:
+            refused = self._intake.take()
+            if refused is not None:
+                refuse(self._roster, self._member.session, command, refused)
+                return False
+        self._room.tell(FromMember(self._roster, self._member, command, self._intake, counted))
+        return counted
 
     def malformed(self, fault: Malformed) -> None:
         session = self._member.session

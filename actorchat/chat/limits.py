@@ -67,7 +67,9 @@ class TokenBucket:
 
     def take(self, now: float) -> float:
         """Take one token: 0, or the seconds until there is one."""
-        tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
+        tokens = self._tokens + (now - self._filled_at) * self._rate
+        if tokens > self._burst:
+            tokens = self._burst
         self._filled_at = now
         if tokens < 1.0:
             self._tokens = tokens

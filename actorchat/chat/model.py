@@ -63,8 +63,7 @@ class OnClosed(StrEnum):
     REFUSE = "refuse"
 
 
-@attrs.frozen(cache_hash=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
     """Who somebody is: ids are unique per role only."""
 
     role: Role

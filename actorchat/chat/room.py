@@ -196,7 +196,8 @@ class Room(Actor[RoomMessage]):
                 if refused is not None:
                     item.answer(refused)
                     return
-                self._stop_typing(item.member.identity, now)
+                if self._roster.typists:
+                    self._stop_typing(item.member.identity, now)
                 operation: ChatOperation = AddMessage(
                     chat, session.user, command.text, command.attachments, command.client_id
                 )

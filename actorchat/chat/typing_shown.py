@@ -31,7 +31,7 @@ def show_typing(roster: Roster, feed_of: Callable[[str], FeedRoster], user: User
 
 def stop_typing(roster: Roster, feed_of: Callable[[str], FeedRoster], identity: Identity, now: float) -> None:
     """Make up a stop, if typing was on."""
-    typist = roster.typists.get(identity) if roster.typists else None
+    typist = roster.typists.get(identity)
     typed = None if typist is None else typist.relay.stop(now)
     if typist is not None and typed is not None:
         show_typing(roster, feed_of, typist.user, typed)

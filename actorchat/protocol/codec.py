@@ -72,13 +72,9 @@ def decode_command(payload: bytes | str, profile: Profile = Profile.EXTENDED) ->
     does not allow, and nothing else.
     """
     try:
-        if isinstance(payload, bytes):
-            # msgspec skips unknown fields and raw data without looking at their UTF-8.
-            payload.decode()
-            may_hold_nul = b"\\u0000" in payload
-        else:
-            may_hold_nul = "\\u0000" in payload
-        if may_hold_nul:
+        # msgspec skips unknown fields and raw data without looking at their UTF-8.
+        text = payload.decode() if isinstance(payload, bytes) else payload
+        if "\\u0000" in text:
             return _explain_command(payload, profile)
         command: Command = _decode_known(payload).data
     except (msgspec.MsgspecError, UnicodeError, RecursionError):

@@ -26,8 +26,13 @@ ClientId = Annotated[str, Meta(max_length=MAX_CLIENT_ID_CHARS)]
 """The sender's own name for a message: an idempotency key per chat and user. *(ext)*"""
 
 
+# The hash of an Enum is Python code, and these are looked up by several times a message: theirs is that of their text.
+
+
 class Role(StrEnum):
     """Who somebody is; with ``User.id`` it is their identity."""
+
+    __hash__ = str.__hash__
 
     USER = "user"
     OPERATOR = "operator"
@@ -35,6 +40,8 @@ class Role(StrEnum):
 
 class ChatStatus(StrEnum):
     """Where a chat stands."""
+
+    __hash__ = str.__hash__
 
     NEW = "new"
     OPEN = "open"
@@ -44,12 +51,16 @@ class ChatStatus(StrEnum):
 class MessageType(StrEnum):
     """Standard messages go to all; system messages to one role of the room."""
 
+    __hash__ = str.__hash__
+
     STANDARD = "standard"
     SYSTEM = "system"
 
 
 class MessageStatus(StrEnum):
     """How far a message got with its counterpart."""
+
+    __hash__ = str.__hash__
 
     NEW = "new"
     DELIVERED = "delivered"

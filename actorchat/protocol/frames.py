@@ -58,7 +58,7 @@ def _frame(first: int, payload: bytes) -> bytes:
 
 def text_frame(payload: bytes) -> bytes:
     """Frame UTF-8 JSON as one final text frame."""
-    return _frame(_TEXT, payload)
+    return _header(_TEXT, len(payload)) + payload
 
 
 def ping_frame(payload: bytes = b"") -> bytes:
@@ -110,6 +110,8 @@ class Frames(msgspec.Struct, frozen=True, gc=False):
     @classmethod
     def joined(cls, frames: Sequence[bytes], typing: bool = False) -> "Frames":
         """Put frames behind each other that are framed already, by `text_frame`."""
+        if len(frames) == 1:
+            return cls(frames[0], (len(frames[0]),), typing)
         return cls(b"".join(frames), tuple(accumulate(map(len, frames))), typing)
 
     def payloads(self) -> tuple[bytes, ...]:

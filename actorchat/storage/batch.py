@@ -189,6 +189,8 @@ class _Decider:
 
     def decide(self, operation: Operation) -> Decided:
         match operation:
+            case AddMessage():
+                return self._add_message(operation)
             case ReserveChat():
                 return self._reserve(operation)
             case RecordPerson():
@@ -198,31 +200,52 @@ class _Decider:
             case _:
                 return self._decide_on_chat(operation)
 
+    def _add_message(self, operation: AddMessage) -> Decided:
+        draft = self._draft(operation.chat)
+        if draft is None:
+            return _NO_CHAT
+        author = self._known(operation.author)
+        if author is not operation.author:
+            operation = replace(operation, author=author)
+        new_keys, prior = None, None
+        if operation.client_id is not None:
+            new_keys = self._keys(draft, person_key(author))
+            index = new_keys.find(operation.client_id)
+            prior = None if index is None else self._message_at(draft, index)
+        return self._decided(draft, operation, new_keys, prior=prior)
+
     def _decide_on_chat(self, operation: ChatOperation) -> Decided:
         draft = self._draft(operation.chat)
         if draft is None:
             return _NO_CHAT
         known = self._by_known_person(operation)
-        new_keys, prior, marked, target = None, None, None, None
-        if isinstance(known, AddMessage):
-            if known.client_id is not None:
-                new_keys = self._keys(draft, person_key(known.author))
-                index = new_keys.find(known.client_id)
-                prior = None if index is None else self._message_at(draft, index)
-        elif isinstance(known, MarkMessage):
+        marked, target = None, None
+        if isinstance(known, MarkMessage):
             marked = self._marked(draft, known.message_id)
         elif isinstance(known, TransferChat):
             target = self._person((True, known.to))
+        return self._decided(draft, known, None, marked=marked, target=target)
+
+    def _decided(
+        self,
+        draft: Draft,
+        operation: ChatOperation,
+        new_keys: NewKeys | None,
+        *,
+        prior: StoredMessage | None = None,
+        marked: MarkedMessage | None = None,
+        target: PersonRecord | None = None,
+    ) -> Decided:
         situation = Situation(
             policy=self._policy,
             now=self._now,
             message_id=self.changes.next_message_id,
-            load=self._load(draft.state, known) if self._policy.capacity else 0,
+            load=self._load(draft.state, operation) if self._policy.capacity else 0,
             prior=prior,
             marked=marked,
             target=target,
         )
-        decision = decide(draft.state, known, situation)
+        decision = decide(draft.state, operation, situation)
         if not isinstance(decision, Changed):
             return decision, _NO_COUNTERS
         return decision, self._take(draft, decision, new_keys)
@@ -230,14 +253,12 @@ class _Decider:
     def _take(self, draft: Draft, decision: Changed, new_keys: NewKeys | None) -> Counters:
         before, after = draft.state, decision.chat
         draft.state = after
-        if decision.messages:
-            draft.messages.extend(decision.messages)
-            self.changes.messages.extend([(draft, message) for message in decision.messages])
-            self.changes.next_message_id += len(decision.messages)
-            if new_keys is not None:
-                message = decision.messages[0]
-                if message.client_id is not None:
-                    new_keys.add(message.client_id, message.index)
+        for message in decision.messages:
+            draft.messages.append(message)
+            self.changes.messages.append((draft, message))
+            self.changes.next_message_id += 1
+            if new_keys is not None and message.client_id is not None:
+                new_keys.add(message.client_id, message.index)
         if before.stage is Stage.CLOSED and after.stage is not Stage.CLOSED:
             self._unclosed.setdefault((after.owner.id, after.source), []).append(after.uuid)
         # Spares most messages the count: neither who has the chat nor whether it is unread has changed.
@@ -338,9 +359,6 @@ class _Decider:
 
     def _by_known_person(self, operation: ChatOperation) -> ChatOperation:
         match operation:
-            case AddMessage(author=user):
-                known = self._known(user)
-                return operation if known is user else replace(operation, author=known)
             case AcceptChat(by=user) | CloseChat(by=user) | ReopenChat(by=user) | ReturnChat(by=user):
                 known = self._known(user)
                 return operation if known is user else attrs.evolve(operation, by=known)

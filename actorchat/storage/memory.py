@@ -79,7 +79,7 @@ class MemoryStore:
             self._logs[draft.number].append(message)
             self._places[message.id] = (draft.number, message.index)
         for uuid, draft in changes.drafts.items():
-            if draft.before.active is not draft.state.active:
+            if draft.before.stage is not draft.state.stage and draft.before.active is not draft.state.active:
                 active = self._active.setdefault(draft.state.source, {})
                 if draft.state.active:
                     active[uuid] = self._rows.chats[uuid]
