@@ -19,3 +19,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--churn-joins", type=int, default=None, metavar="N", help="joins and leaves of the churn (default: 600)"
     )
+    parser.addoption(
+        "--churn-seconds",
+        type=float,
+        default=None,
+        metavar="N",
+        help="let sockets join and leave a server of its own process for N seconds (default: 6)",
+    )

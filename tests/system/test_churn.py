@@ -1,20 +1,31 @@
-"""Proves that sockets which come and go at a steady load leave a whole server as large as it was."""
+"""Proves that sockets which come and go at a steady load leave a whole server as large as it was.
+
+One test counts the live objects of a server in this process. The other measures the memory of one in a process of its
+own; `pytest tests/system/test_churn.py -s --churn-seconds=3600` goes on for an hour and tells how it goes.
+"""
 
 from __future__ import annotations
 
 import gc
+from itertools import count
+from pathlib import Path
 from random import Random
+from statistics import median
 from uuid import UUID
 
+import attrs
+import psutil  # type: ignore[import-untyped] # it ships no types
 import pytest
 import trio
 
 import actorchat
-from actorchat.protocol import SendMessage
+from actorchat.protocol import MessageAdded, Role, SendMessage, UpdateTyping
 from actorchat.server.serving import Server, open_server
 from actorchat.server.settings import LimitSettings, Settings
 from actorchat.testing import RawPeer
 from tests.server.running import SECRET, operator
+from tests.system.processes import TRANSPORTS, ServerProcess, server_process, token
+from tests.system.sockets import Socket, open_http, open_socket
 
 ROOMS = 20
 AT_ONCE = 10
@@ -53,7 +64,7 @@ async def alive(server: Server) -> int:
 
 
 @pytest.mark.slow
-async def test_joins_and_leaves_at_a_steady_load_leave_no_memory_behind(request: pytest.FixtureRequest) -> None:
+async def test_joins_and_leaves_at_a_steady_load_leave_no_objects_behind(request: pytest.FixtureRequest) -> None:
     joins = request.config.getoption("--churn-joins", default=None) or 600
     limits = LimitSettings(messages_per_second=0, visitors_per_minute=0)
     settings = Settings(port=0, storage="memory://", transport="reactor", secret=SECRET, limits=limits)
@@ -77,3 +88,144 @@ async def test_joins_and_leaves_at_a_steady_load_leave_no_memory_behind(request:
 async def read_on(visitor: actorchat.LocalSocket) -> None:
     async for _ in visitor:
         pass
+
+
+JOINS_PER_SECOND = 100
+OPEN_AT_MOST = 500
+"""Sockets that come and go, if the server falls behind: then fewer join."""
+
+QUIET_ROOMS = 100
+"""Nobody lives there: the room comes and goes with its guests."""
+
+OPERATORS = 50
+STAY_SECONDS = 2.0
+"""The longest; each stays half of it on average."""
+
+WARM_UP_SECONDS = (3.0, 120.0)
+MEMORY_BYTES = 4 * 2**20
+"""What the last third of the time may need more than the first. A minute's joins are 6,000, an hour's 360,000."""
+
+
+@attrs.define(eq=False)
+class House:
+    """The rooms of a server, those who live and write in some of them, and the guests who come and go."""
+
+    server: ServerProcess
+    random: Random
+    tokens: list[str]
+    joins: int = 0
+    messages: int = 0
+    last_index: dict[UUID, int] = attrs.Factory(dict)
+    _room_for_guests: trio.Semaphore = attrs.Factory(lambda: trio.Semaphore(OPEN_AT_MOST))
+
+    async def furnish(self, nursery: trio.Nursery) -> None:
+        """Make the rooms, and let people move into some."""
+        async with open_http(self.server.url) as http:
+            for number in range(ROOMS + QUIET_ROOMS):
+                visitor = token(Role.USER, 100 + number, ttl=7_200)
+                chat = await http.reserve(visitor)
+                self.last_index[chat] = (await http.post(visitor, chat, text="hello")).message_index
+                if number < ROOMS:
+                    await nursery.start(self._live, chat, visitor)
+
+    async def _live(self, chat: UUID, visitor: str, *, task_status: trio.TaskStatus[None]) -> None:
+        async with (
+            open_socket(self.server.port, f"/ws/chats/{chat}", visitor) as socket,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(self._write, socket)
+            task_status.started()
+            while True:
+                event = await socket.next()
+                # Who lives here for an hour keeps nothing of what was read.
+                socket.peer.frames.clear()
+                if isinstance(event, MessageAdded):
+                    self.last_index[chat] = event.message.message_index
+                    self.messages += 1
+
+    async def _write(self, socket: Socket) -> None:
+        for number in count():
+            await socket.send(SendMessage("*" * self.random.randrange(1, 200), client_id=str(number)))
+            await trio.sleep(1)
+
+    async def receive_guests(self) -> None:
+        """At a steady rate, until cancelled."""
+        start = trio.current_time()
+        chats = list(self.last_index)
+        async with trio.open_nursery() as nursery:
+            for number in count():
+                await trio.sleep_until(start + number / JOINS_PER_SECOND)
+                await self._room_for_guests.acquire()
+                nursery.start_soon(self._visit, self.random.choice(chats), self.random.choice(self.tokens))
+
+    async def _visit(self, chat: UUID, guest: str) -> None:
+        random = self.random
+        target = f"/ws/chats/{chat}?after={self.last_index[chat] - 1}"
+        try:
+            async with open_socket(self.server.port, target, guest) as socket:
+                await socket.next()
+                self.joins += 1
+                if random.random() < 0.2:
+                    await socket.send(UpdateTyping("hm", stopped=False))
+                with trio.move_on_after(random.uniform(0, STAY_SECONDS)):
+                    while True:
+                        await socket.next()
+                if random.random() < 0.5:
+                    await socket.peer.close()
+                    await socket.peer.read_to_end()
+        finally:
+            self._room_for_guests.release()
+
+
+@attrs.define
+class Samples:
+    """What a process kept in memory, over time."""
+
+    process: psutil.Process
+    bytes: list[int] = attrs.Factory(list)
+
+    async def take(self, seconds: float, house: House) -> None:
+        """Two a second; now and then say how it is."""
+        start, joins, messages = trio.current_time(), house.joins, house.messages
+        said = 0
+        while (passed := trio.current_time() - start) < seconds:
+            self.bytes.append(self.process.memory_info().rss)
+            if passed * 20 >= seconds * (said + 1):
+                said += 1
+                self._say(passed, (house.joins - joins) / passed, (house.messages - messages) / passed)
+            await trio.sleep(0.5)
+
+    def _say(self, passed: float, joins: float, messages: float) -> None:
+        size = f"{self.bytes[-1] / 2**20:.1f} MiB"
+        print(f"{passed:.0f} s: {size}, {joins:.1f} joins/s, {messages:.1f} messages/s")  # noqa: T201 - for those who wait
+
+    def thirds(self) -> list[float]:
+        size = len(self.bytes) // 3
+        return [median(self.bytes[start * size : (start + 1) * size]) for start in range(3)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_joins_and_leaves_at_a_steady_load_need_no_more_memory_in_the_end(
+    transport: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    seconds = request.config.getoption("--churn-seconds", default=None) or 6.0
+    low, high = WARM_UP_SECONDS
+    warm_up = min(max(low, seconds / 10), high)
+    tokens = [token(Role.OPERATOR, number, ttl=7_200) for number in range(1, OPERATORS + 1)]
+    with server_process(tmp_path / "data", transport) as server, trio.fail_after(warm_up + seconds + 60):
+        process = psutil.Process(server.pid)
+        files = process.num_fds()
+        house = House(server, Random(7), tokens)
+        async with trio.open_nursery() as nursery:
+            await house.furnish(nursery)
+            nursery.start_soon(house.receive_guests)
+            await trio.sleep(warm_up)
+            samples = Samples(process)
+            await samples.take(seconds, house)
+            nursery.cancel_scope.cancel()
+        first, _, last = samples.thirds()
+        assert last - first < MEMORY_BYTES
+        while process.num_fds() > files + 10:  # noqa: ASYNC110 - another process has no event to wait for
+            await trio.sleep(0.05)
+        assert "Traceback" not in server.log
