@@ -33,6 +33,10 @@ soak:
     {{python}} -m pytest -n auto tests/actors --schedules 20
     {{python}} -m pytest -m soak
 
+# Autobahn's own suite asks both websocket transports. Needs Python 2.7: `python2.7 -m pip install autobahntestsuite`.
+autobahn wstest="wstest":
+    WSTEST={{wstest}} {{python}} -m pytest -m autobahn tests/transports/test_autobahn.py
+
 # What the speed claims rest on: ratios measured side by side.
 bench *args:
     {{python}} -m bench {{args}}
