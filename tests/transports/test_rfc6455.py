@@ -12,7 +12,7 @@ from actorchat.testing import RawPeer, RecordingApplication, admission_of
 from actorchat.testing._transports import until
 from actorchat.transports.ports import Admission, Limits, Receiver
 from tests.transports.harness import OPENERS, open_sockets
-from tests.transports.rfc6455_cases import CASES, CLOSE, FINE, MALFORMED, Case
+from tests.transports.rfc6455_cases import ANSWER, CASES, CLOSE, FINE, MALFORMED, Case
 
 
 @attrs.frozen
@@ -40,11 +40,12 @@ class EchoApplication(RecordingApplication):
 
 
 async def send(peer: RawPeer, case: Case) -> None:
-    data = b"".join(case.send) if case.chop else b""
-    pieces = [data[start : start + case.chop] for start in range(0, len(data), case.chop)] if case.chop else case.send
     try:
-        for piece in pieces:
-            await peer.stream.send_all(piece)
+        for piece in case.pieces():
+            if piece == ANSWER:
+                await peer.receive_frame()
+            else:
+                await peer.stream.send_all(piece)
         if case.code == FINE:
             await peer.close(FINE)
     except (trio.BrokenResourceError, trio.ClosedResourceError):
