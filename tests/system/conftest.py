@@ -14,7 +14,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--kill-seed", type=int, default=None, metavar="N", help="the random choices of an earlier kill")
     parser.addoption(
-        "--noise-frames", type=int, default=None, metavar="N", help="random frames for each transport (default: 8,000)"
+        "--noise-frames",
+        type=int,
+        default=None,
+        metavar="N",
+        help="frames of noise that each transport reads (default: 8,000)",
     )
     parser.addoption(
         "--churn-joins", type=int, default=None, metavar="N", help="joins and leaves of the churn (default: 600)"

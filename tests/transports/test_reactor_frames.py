@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from random import Random
 
 import attrs
 import pytest
@@ -87,7 +88,7 @@ class Wire:
         return self.header + bytes(byte ^ mask[place % 4] for place, byte in enumerate(self.payload))
 
 
-def judged_by_wsproto(wires: Sequence[Wire], limit: int = LIMIT) -> list[Happened]:
+def judged_by_wsproto(wires: Iterable[Wire], limit: int = LIMIT) -> list[Happened]:
     """What wsproto and the limit of a message's size make of them."""
     connection = Connection(ConnectionType.SERVER)
     recorder = Recorder()
@@ -207,6 +208,55 @@ def test_any_stream_cut_anywhere_is_read_as_wsproto_reads_it(
     data = b"".join(wire.data for wire in stream)
     got = read(cut(data, places), frames=frames, pause_every=pause_every).until_over()
     assert got == judged_by_wsproto(stream)
+
+
+TOO_LONG = LIMIT + 1
+FEW = 0.02
+
+
+def mutated(random: Random, following: bool) -> Wire:
+    """A frame that is mostly right: a whole message, a part of one, or a control frame. `following`: of a message."""
+    payload = bytearray("так и есть, so be it 🐌".encode() * random.randrange(4))
+    if random.random() < FEW:
+        payload = bytearray(random.choice((125, 126, 127, LIMIT, TOO_LONG)))
+    if random.random() < 0.1 and payload:
+        payload[random.randrange(len(payload))] = random.randrange(0x80 if random.random() < 0.8 else 0x100)
+    first = random.choice((0x00, 0x80, 0x89, 0x8A) if following else (0x81, 0x81, 0x82, 0x01, 0x02, 0x89, 0x8A))
+    if first & 8:
+        payload = payload[:125]
+    if random.random() < FEW:
+        first = 0x88 if random.random() < 0.5 else first ^ 1 << random.randrange(8)
+        payload = random.choice((payload, bytearray(random.randrange(5_100).to_bytes(2))))
+    width = 0 if len(payload) < 126 else 2
+    if random.random() < FEW:
+        width = random.choice((2, 8))
+    return Wire(first, bytes(payload), None if random.random() < FEW / 4 else random.randbytes(4), width)
+
+
+def mutated_stream(random: Random) -> list[Wire]:
+    wires: list[Wire] = []
+    following = False
+    for _ in range(40):
+        wires.append(mutated(random, following))
+        if not wires[-1].first & 8:
+            following = not wires[-1].first & 0x80
+    return wires
+
+
+@pytest.mark.slow
+def test_mutated_frames_are_read_as_wsproto_reads_them(request: pytest.FixtureRequest) -> None:
+    """Counts the frames that were read: what follows a wrong one is not."""
+    left = request.config.getoption("--parser-frames", default=None) or 5_000
+    random = Random(7)
+    while left > 0:
+        stream = mutated_stream(random)
+        data = b"".join(wire.data for wire in stream)
+        places = [random.randrange(10_000) for _ in range(random.randrange(12))]
+        frames, pause_every = random.choice((1, 2, FOR_EVER)), random.choice((1, 2, FOR_EVER))
+        got = read(cut(data, places), frames=frames, pause_every=pause_every).until_over()
+        judged = iter(stream)
+        assert got == judged_by_wsproto(judged)
+        left -= len(stream) - len(list(judged))
 
 
 @given(st.binary(max_size=400), st.lists(st.integers(0, 10_000), max_size=6))
