@@ -298,6 +298,17 @@ def test_a_header_that_is_reason_enough_is_refused_before_its_payload(beginning:
         assert read([WHOLE.data, *pieces]).happened == [("text", "hello"), ("refused", code)]
 
 
+@pytest.mark.parametrize("length", [0, 1, 125, 126, 127, 255, 256, 65_535])
+def test_a_whole_text_frame_is_read_without_wsproto(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = Wire(0x81, b"x" * length, b"\x01\x02\x03\x04", 0 if length < 126 else 2)
+    monkeypatch.delattr("actorchat.transports.reactor.frames.Connection")
+    recorder = Recorder()
+    reader = FrameReader(recorder, limit=65_536)
+    data = wire.data * 2
+    assert reader.feed(bytearray(data), len(data), frames=FOR_EVER) is Progress.WAITS
+    assert recorder.happened == [("text", "x" * length)] * 2
+
+
 def test_nothing_is_kept_between_whole_frames() -> None:
     reader = FrameReader(Recorder(), LIMIT)
     data = bytearray(WHOLE.data * 3)
