@@ -247,6 +247,33 @@ async def test_a_paused_socket_is_not_read_and_not_asked_about() -> None:
         assert here.reactor.statistics().paused == 0
 
 
+async def test_what_waits_behind_a_pause_is_read_on_without_another_word_of_the_peer() -> None:
+    with hall() as here:
+        here.application.takes = True
+        guest = await here.enter()
+        guest.say(*range(10))
+        here.reactor.run_pass()
+        assert len(here.said) == 8
+        guest.connection.session.operation_done()
+        here.reactor.run_pass()
+        assert len(here.said) == 9
+
+
+async def test_what_comes_after_the_protocol_was_broken_changes_nothing_of_the_end() -> None:
+    with hall() as here:
+        guest = await here.enter()
+        session = guest.connection.session
+        while not session.backlog:
+            session.push(Frames.of([b"x" * 10_000]))
+        guest.peer.sendall(b"\xff\xff")
+        here.reactor.run_pass()
+        guest.say(1)
+        here.reactor.run_pass()
+        while guest.peer.recv(65_536):
+            here.reactor.run_pass()
+        assert here.said == []
+
+
 async def test_a_slow_peer_is_written_to_when_it_reads_again() -> None:
     with hall() as here:
         guest = await here.enter()
@@ -340,6 +367,28 @@ async def test_a_join_that_is_cancelled_from_outside_ends_the_socket() -> None:
             nursery.cancel_scope.cancel()
         assert guest.connection.ended
         assert here.ended == [guest.connection.session]
+
+
+async def test_a_socket_on_which_both_have_said_close_ends_whatever_the_peer_does() -> None:
+    with hall() as here:
+        guest = await here.enter()
+        guest.peer.sendall(frame_of(CLOSE, (1000).to_bytes(2)))
+        here.reactor.run_pass()
+        assert guest.connection.ended
+        assert guest.read() == b"\x88\x02" + (1000).to_bytes(2)
+
+
+async def test_a_peer_that_resets_its_connection_is_gone_and_nothing_has_failed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with hall() as here:
+        guest = await here.enter()
+        guest.connection.session.push(Frames.of([b"{}"]))
+        # With something unread this is a reset.
+        guest.peer.close()
+        here.reactor.run_pass()
+        assert here.ended == here.application.left == [guest.connection.session]
+    assert not caplog.records
 
 
 async def test_a_deadline_ends_a_socket_without_a_turn(mock_clock: trio.testing.MockClock) -> None:

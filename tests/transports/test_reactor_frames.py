@@ -22,10 +22,14 @@ Happened = tuple[str, object]
 
 @attrs.define
 class Recorder:
-    """Writes down what a reader tells, in wsproto's words. It pauses after every `pause_every`th message."""
+    """Writes down what a reader tells, in wsproto's words. It pauses after every `pause_every`th message.
+
+    While it is `paused` it takes no message.
+    """
 
     pause_every: int = FOR_EVER
     happened: list[Happened] = attrs.Factory(list)
+    paused: bool = False
     _messages: int = 0
 
     def received(self, payload: bytes) -> bool:
@@ -41,8 +45,10 @@ class Recorder:
         return self._go_on()
 
     def _go_on(self) -> bool:
+        assert not self.paused
         self._messages += 1
-        return self._messages % self.pause_every != 0
+        self.paused = self._messages % self.pause_every == 0
+        return not self.paused
 
     def answer_ping(self, frame: bytes) -> None:
         self.happened.append(("pong", frame))
@@ -137,6 +143,7 @@ def read(pieces: Sequence[bytes], *, frames: int = FOR_EVER, pause_every: int = 
             progress = reader.feed(shared, len(part), frames=frames)
             shared[:] = bytes(len(shared))
             while progress in (Progress.BOUND, Progress.PAUSED):
+                recorder.paused = False
                 progress = reader.go_on(frames=frames)
             if progress is Progress.OVER:
                 return recorder
@@ -314,6 +321,14 @@ def test_nothing_is_kept_between_whole_frames() -> None:
     data = bytearray(WHOLE.data * 3)
     assert reader.feed(data, len(data), frames=FOR_EVER) is Progress.WAITS
     assert (reader._rest, reader._wsproto, reader._message) == (None, None, None)
+
+
+@pytest.mark.parametrize("last", [Wire(0x88, b"", bytes(4), 0), Wire(0x83, b"", bytes(4), 0)])
+def test_nothing_is_kept_of_what_comes_after_the_end(last: Wire) -> None:
+    reader = FrameReader(Recorder(), LIMIT)
+    data = bytearray(WHOLE.data + last.data + WHOLE.data)
+    assert reader.feed(data, len(data), frames=FOR_EVER) is Progress.OVER
+    assert reader._rest is None
 
 
 def test_without_messages_only_control_frames_are_read_and_the_rest_waits() -> None:
