@@ -58,12 +58,12 @@ class Hall:
     ended: list[Session] = attrs.Factory(list)
     guests: list[Guest] = attrs.Factory(list)
 
-    def open(self) -> Guest:
+    def open(self, received: bytes = b"") -> Guest:
         mine, theirs = socket.socketpair()
         mine.setblocking(False)
         theirs.setblocking(False)
         connection = Connection(mine, self.reactor, admission_of(len(self.guests)), Limits(), self.ended.append)
-        connection.open(b"", b"")
+        connection.open(b"", received)
         self.guests.append(Guest(connection, theirs))
         return self.guests[-1]
 
@@ -99,6 +99,29 @@ async def test_a_flooding_socket_gets_one_turn_while_everybody_else_gets_theirs(
         assert sorted(here.said) == [0, 1, 2, 3, 4, *range(1_000, 1_019)]
         here.reactor.run_pass()
         assert sorted(here.said)[:11] == [*range(10), 1_000]
+
+
+async def test_a_socket_with_something_left_over_and_more_to_read_gets_one_turn() -> None:
+    with hall(Budget(turn_frames=5, turn_bytes=12 * len(say(10)))) as here:
+        guest = await here.enter()
+        guest.say(*range(10, 60))
+        here.reactor.run_pass()
+        here.reactor.run_pass()
+        assert here.said == list(range(10, 20))
+
+
+async def test_a_busy_reactor_lets_others_run_between_its_passes() -> None:
+    with hall(Budget(turn_frames=1)) as here:
+        guest = await here.enter()
+        guest.say(*range(100))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(here.reactor.run)
+            turns = 0
+            while len(here.said) < 100:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+            nursery.cancel_scope.cancel()
+        assert turns >= 100
 
 
 async def test_what_a_turn_left_over_is_read_without_another_word_of_the_peer() -> None:
@@ -220,6 +243,7 @@ async def test_a_turn_that_raises_ends_that_socket_with_1011_and_no_other(
         here.reactor.run_pass()
         assert here.said == [2]
         assert broken.read()[2:4] == CloseCode.SERVER_FAILED.to_bytes(2)
+        assert broken.peer.recv(1) == b"", "nothing follows"
         broken.peer.close()
         here.reactor.run_pass()
         assert here.ended == [broken.connection.session]
@@ -269,8 +293,11 @@ async def test_what_comes_after_the_protocol_was_broken_changes_nothing_of_the_e
         here.reactor.run_pass()
         guest.say(1)
         here.reactor.run_pass()
-        while guest.peer.recv(65_536):
+        got = b""
+        while data := guest.peer.recv(65_536):
+            got += data
             here.reactor.run_pass()
+        assert (1002).to_bytes(2) in got[-100:], "what waited was sent before the end"
         assert here.said == []
 
 
@@ -342,7 +369,8 @@ async def test_a_peer_that_goes_while_it_joins_gives_the_join_up(way: str) -> No
         assert application.sessions == []
 
 
-async def test_who_has_joined_at_the_moment_its_peer_went_leaves() -> None:
+@pytest.mark.parametrize("way", ["end", "break"])
+async def test_who_has_joined_at_the_moment_its_peer_went_leaves(way: str) -> None:
     with hall() as here:
         guest = here.open()
 
@@ -350,12 +378,72 @@ async def test_who_has_joined_at_the_moment_its_peer_went_leaves() -> None:
             async def join(self, session: Session, admission: Admission) -> Receiver:
                 receiver = await super().join(session, admission)
                 # No checkpoint follows at which it could be cancelled.
-                guest.connection.expired()
+                if way == "end":
+                    guest.connection.expired()
+                else:
+                    guest.peer.sendall(b"\xff\xff")
+                    here.reactor.run_pass()
                 return receiver
 
         application = Late()
         await guest.connection.join(application, admission_of(0))
         assert application.left == application.sessions == [guest.connection.session]
+
+
+async def test_who_has_ended_before_it_joins_enters_nothing() -> None:
+    with hall() as here:
+        guest = here.open()
+        guest.connection.expired()
+        await guest.connection.join(here.application, admission_of(0))
+        assert here.application.sessions == []
+
+
+async def test_a_ping_that_came_with_the_handshake_is_answered_while_it_joins() -> None:
+    with hall() as here:
+        guest = here.open(frame_of(PING, b"?"))
+        here.reactor.run_pass()
+        assert guest.read() == b"\x8a\x01?"
+
+
+async def test_the_close_of_a_peer_that_was_refused_is_read_behind_its_commands() -> None:
+    with hall() as here:
+        guest = here.open()
+        guest.connection.session.close(CloseCode.SERVER_FAILED)
+        guest.peer.sendall(say(1) + frame_of(CLOSE, CloseCode.SERVER_FAILED.to_bytes(2)))
+        here.reactor.run_pass()
+        assert guest.connection.ended
+
+
+async def test_the_close_of_a_peer_that_was_paused_and_too_slow_is_read() -> None:
+    with hall() as here:
+        here.application.takes = True
+        guest = await here.enter()
+        guest.say(*range(9))
+        here.reactor.run_pass()
+        here.reactor.run_pass()
+        session = guest.connection.session
+        while not session.closed:
+            session.push(Frames.of([b"x" * 100_000]))
+        while session.backlog:
+            guest.read()
+            here.reactor.run_pass()
+        guest.peer.sendall(frame_of(CLOSE, CloseCode.OVERLOADED.to_bytes(2)))
+        here.reactor.run_pass()
+        assert guest.connection.ended
+
+
+async def test_an_end_is_told_once_and_wakes_who_waits_for_the_peer() -> None:
+    with hall() as here, trio.fail_after(5):
+        guest = await here.enter()
+        session = guest.connection.session
+        while session.backlog <= Limits().outbox_low:
+            session.push(Frames.of([b"x" * 10_000]))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.wait_drained)
+            await trio.testing.wait_all_tasks_blocked()
+            guest.connection.expired()
+            guest.connection.expired()
+        assert here.ended == [session]
 
 
 async def test_a_join_that_is_cancelled_from_outside_ends_the_socket() -> None:
@@ -404,6 +492,21 @@ async def test_a_deadline_ends_a_socket_without_a_turn(mock_clock: trio.testing.
         here.reactor.run_pass()
         assert here.ended == [guest.connection.session]
         assert here.application.left == [guest.connection.session]
+
+
+async def test_the_earlier_of_two_deadlines_counts_and_neither_keeps_a_socket_that_has_ended(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    with hall() as here:
+        guests = [await here.enter() for _ in range(3)]
+        for guest, lingers in zip(guests, [(5.0, 2.0), (2.0, 5.0), (5.0, 2.0)], strict=True):
+            for linger in lingers:
+                guest.connection.closing(linger)
+        guests[2].connection.expired()
+        mock_clock.jump(2.1)
+        here.reactor.run_pass()
+        assert all(guest.connection.ended for guest in guests)
+        assert (here.reactor._expiring, here.reactor._ties) == ({}, {})
 
 
 async def test_closing_the_reactor_ends_every_socket_and_leaves_every_room() -> None:
@@ -464,3 +567,20 @@ async def test_sockets_that_come_and_go_at_once_leave_nothing_behind() -> None:
                     nursery.start_soon(come_and_go, number)
             await until(lambda: dialer.open_sockets == 0, "every socket ends")
             assert sorted(map(id, application.left)) == sorted(map(id, application.sessions))
+
+
+@pytest.mark.parametrize(("last", "reset"), [(say(1), True), (b"\xff\xff", False)])
+async def test_only_who_leaves_without_a_close_of_either_side_is_reset(last: bytes, reset: bool) -> None:
+    application = RecordingApplication()
+    with trio.fail_after(20):
+        async with (
+            open_sockets(application, Limits(), trio.current_time, transport="reactor") as dialer,
+            dialer.dial(admission_of(1)) as peer,
+        ):
+            await until(lambda: bool(application.sessions), "it joins")
+            await peer.stream.send_all(last)
+            await peer.half_close()
+            with suppress(trio.EndOfChannel):
+                while True:
+                    await peer.receive_frame()
+            assert ([opcode for opcode, _ in peer.frames], peer.was_reset) == ([] if reset else [CLOSE], reset)
