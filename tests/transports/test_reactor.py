@@ -418,9 +418,10 @@ async def test_the_close_of_a_peer_that_was_paused_and_too_slow_is_read() -> Non
     with hall() as here:
         here.application.takes = True
         guest = await here.enter()
-        guest.say(*range(9))
-        here.reactor.run_pass()
-        here.reactor.run_pass()
+        for numbers in (range(9), range(9, 10)):
+            guest.say(*numbers)
+            here.reactor.run_pass()
+        assert here.reactor.statistics().paused == 1
         session = guest.connection.session
         while not session.closed:
             session.push(Frames.of([b"x" * 100_000]))
