@@ -121,8 +121,10 @@ async def input_behind_a_close_is_ignored(open_transport: OpenTransport) -> None
         session.close(CloseCode.DONE)
         with suppress(trio.BrokenResourceError):
             await send_commands(peer, 3)
+            await peer.send_binary(b"")
         await close_follows(peer, CloseCode.DONE, [])
         expect(not application.commands, "a closed session takes no commands")
+        expect(not application.faults, "nor has it anything to find fault with")
 
 
 async def the_third_malformed_frame_in_a_row_closes_with_1008(open_transport: OpenTransport) -> None:

@@ -187,6 +187,17 @@ def test_what_waits_is_joined_into_one_send() -> None:
     assert len(wire.frames()) == 10
 
 
+def test_what_is_joined_is_no_more_than_a_kernel_takes_at_once() -> None:
+    wire = ScriptedWire()
+    outbox = Outbox(wire, Limits())
+    for _ in range(10):
+        outbox.push(frames_of(b"x" * 20_000))
+    calls = wire.calls
+    wire.make_room(1_000_000)
+    assert wire.calls == calls + 3
+    assert len(wire.frames()) == 10
+
+
 def test_an_overflow_keeps_the_tail_of_the_half_sent_frame_only() -> None:
     wire = ScriptedWire()
     wire.room = 150
@@ -219,6 +230,15 @@ def test_typing_makes_room_for_newer_typing_and_never_closes() -> None:
     outbox.push(frames_of(b"w" * 400, typing=True))
     wire.make_room(10_000)
     assert [payload[:1] for _, payload in wire.frames()] == [b"e", b"w"]
+
+
+def test_as_many_bytes_wait_as_the_bound_says_and_no_more() -> None:
+    outbox = Outbox(ScriptedWire(), LIMITS)
+    for _ in range(2):
+        outbox.push(frames_of(b"a" * 496))
+    assert (outbox.backlog, outbox.closed) == (LIMITS.outbox_bytes, False)
+    outbox.push(frames_of(b""))
+    assert outbox.closed
 
 
 def test_many_small_frames_are_bounded_by_their_number() -> None:
@@ -309,7 +329,7 @@ def test_a_gone_peer_loses_everything_and_is_told_once(breaks_at: str) -> None:
 async def test_wait_drained_returns_at_the_low_mark_and_wait_flushed_at_none() -> None:
     wire = ScriptedWire()
     outbox = Outbox(wire, LIMITS)
-    outbox.push(frames_of(b"a" * 500))
+    outbox.push(frames_of(b"a" * 496))
     order: list[str] = []
 
     async def note(name: str, wait: Callable[[], Awaitable[None]]) -> None:
@@ -322,13 +342,16 @@ async def test_wait_drained_returns_at_the_low_mark_and_wait_flushed_at_none() -
         for expected in ([], ["drained"], ["drained", "flushed"]):
             await trio.testing.wait_all_tasks_blocked()
             assert order == expected
-            wire.make_room(450)
+            wire.make_room(500 - LIMITS.outbox_low)
 
 
-async def test_wait_drained_returns_when_the_peer_is_gone() -> None:
+@pytest.mark.parametrize("end", [Outbox.lost, lambda outbox: outbox.close(CloseCode.DONE)], ids=["lost", "closed"])
+async def test_wait_drained_returns_when_the_peer_is_gone_or_said_goodbye_to(end: Callable[[Outbox], None]) -> None:
     outbox = Outbox(ScriptedWire(), LIMITS)
     outbox.push(frames_of(b"a" * 500))
     async with trio.open_nursery() as nursery:
+        nursery.cancel_scope.deadline = trio.current_time() + 5
         nursery.start_soon(outbox.wait_drained)
         await trio.testing.wait_all_tasks_blocked()
-        outbox.lost()
+        end(outbox)
+    assert not nursery.cancel_scope.cancelled_caught
