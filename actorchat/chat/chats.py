@@ -201,6 +201,24 @@ class Chats:
 
     # Sockets
 
+    def chat_nowait(self, chat: UUID) -> ChatState:
+        """The chat as it was last announced, if its room is open; else WouldBlock."""
+        announced = self._rooms.anchor(chat).roster.announced
+        if announced is None:
+            raise trio.WouldBlock
+        return announced
+
+    def join_room_nowait(self, session: Session, chat: UUID, after: int | None) -> RoomReceiver:
+        """As `join_room`, if the room is open and nothing is to be replayed; else WouldBlock."""
+        room, roster = self._rooms[chat], self._rooms.anchor(chat).roster
+        member = Member(session)
+        # What is announced later reaches the member, whichever incarnation does it.
+        if roster.announced is None or roster.given_up or _replays(member, after):
+            raise trio.WouldBlock
+        roster.arrive(member, Position(roster.announced.next_index - 1, roster.announced))
+        roster.go_live(member)
+        return RoomReceiver(roster, member, self._intake, room)
+
     async def join_room(self, session: Session, chat: UUID, after: int | None) -> RoomReceiver:
         """Be in the room until the receiver's `leave`. Returns once the replay that `after` asks for is sent.
 
@@ -213,11 +231,12 @@ class Chats:
                 found = await room.ask(Enter())
             except ActorError as error:
                 raise StorageUnavailable(f"chat {chat} could not be opened") from error
+            roster.given_up = False
             announced = roster.announced
             if not found or announced is None:
                 raise ChatRefused("not_found", "there is no such chat")
             member = Member(session)
-            replay = after is not None and member.profile is Profile.EXTENDED
+            replay = _replays(member, after)
             index = after if after is not None and replay else announced.next_index - 1
             position = Position(index, None if replay else announced)
             roster.arrive(member, position)
@@ -302,6 +321,10 @@ class Chats:
             return
 
 
+def _replays(member: Member, after: int | None) -> bool:
+    return after is not None and member.profile is Profile.EXTENDED
+
+
 def _refusal(refused: Refused) -> ChatRefused:
     return ChatRefused(refused.code, refused.detail, refused.retry_after)
 
@@ -319,6 +342,7 @@ async def _show(session: Session, snapshot: FeedSnapshot) -> None:
 
 def _close_members(chat: UUID, announcer: Announcer, error: BaseException) -> None:
     """A room that can't be kept up: who asked is answered, its sockets come back and resume from storage."""
+    announcer.roster.given_up = True
     announcer.settle()
     for member in tuple(announcer.roster.members()):
         member.session.close(CloseCode.SERVER_FAILED, "the chat failed")

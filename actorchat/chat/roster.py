@@ -72,13 +72,17 @@ class Position:
 
 
 class Roster:
-    """`announced` is the chat as last announced, None until the room's first incarnation has read it."""
+    """`announced` is the chat as last announced, None until the room's first incarnation has read it.
+
+    `given_up`: the room was, and nobody has entered since; storage may hold what nobody is about to announce.
+    """
 
     def __init__(self, chat: UUID, profiles: Profiles) -> None:
         self.chat = chat
         self.announced: ChatState | None = None
         self.tail: deque[StoredMessage] = deque(maxlen=TAIL)
         self.entering = 0
+        self.given_up = False
         self.present: dict[Identity, Presence] = {}
         self.typists: dict[Identity, Typist] = {}
         self.behind: dict[Member, Position] = {}

@@ -5,13 +5,15 @@ Refuses to know sockets, HTTP, and what a role may do.
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import jwt
@@ -20,6 +22,10 @@ from actorchat.chat.operations import RecordPerson
 from actorchat.http.names import is_source_name
 from actorchat.protocol import Role, User
 from actorchat.server.settings import SHORTEST_SECRET, InvalidSettings, SettingFault
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 __all__ = [
     "VISITOR_TTL",
@@ -49,6 +55,10 @@ _MAX_ID: Final = 2**53 - 1
 _LONGEST_CLAIM: Final = 2048
 _MOST_SOURCES: Final = 1000
 
+REMEMBERED: Final = 4096
+LONGEST_REMEMBERED: Final = 2048
+"""Characters of a token that is remembered: of all together 8 MiB at most."""
+
 
 class BadToken(Exception):  # noqa: N818 - it is the token that is bad
     """Absent, not ours, expired or malformed; the text says which, and never quotes the token."""
@@ -76,18 +86,24 @@ class PublicKey:
     """The key of whoever else may sign tokens, with the one algorithm it is for."""
 
     algorithm: str
-    pem: str
+    key: RSAPublicKey | Ed25519PublicKey
 
 
 class Tokens:
-    """Signs with the server's secret; believes that, and the configured public key. `now` is for tests."""
+    """Signs with the server's secret; believes that, and the configured public key. `now` is for tests.
+
+    What the tokens last seen say is remembered: a signature, once good, is not checked again.
+    """
 
     def __init__(
         self, secret: str, public_key: PublicKey | None = None, *, now: Callable[[], float] = time.time
     ) -> None:
         self._now = now
         self._secret = secret
+        # Ready for use: PyJWT would look at a string anew each time, whether it is any kind of key.
+        self._secret_key = jwt.PyJWK({"kty": "oct", "k": _base64url(secret)}, "HS256")
         self._public_key = public_key
+        self._seen: OrderedDict[str, Claims] = OrderedDict()
 
     def issue(self, user: User, sources: Collection[str], ttl: float) -> str:
         """A token for `user`, good for `ttl` seconds; profile fields that are empty are not claimed."""
@@ -103,29 +119,53 @@ class Tokens:
 
     def verify(self, token: str) -> Claims:
         """What the token claims. Raises BadToken, and nothing else, for whatever is wrong with it."""
+        claims = self._seen.get(token)
+        if claims is None:
+            claims = self._judge(token)
+            if len(token) <= LONGEST_REMEMBERED:
+                self._seen[token] = claims
+                if len(self._seen) > REMEMBERED:
+                    self._seen.popitem(last=False)
+        else:
+            self._seen.move_to_end(token)
+        if claims.expires <= self._now():
+            raise BadToken("the token has expired")
+        return claims
+
+    def _judge(self, token: str) -> Claims:
+        """As `verify`, but for its end."""
+        public, foreign = self._public_key, False
         try:
-            algorithm = jwt.get_unverified_header(token).get("alg")
-            foreign = self._public_key is not None and algorithm == self._public_key.algorithm
-            if self._public_key is not None and foreign:
-                key, allowed = self._public_key.pem, self._public_key.algorithm
-            else:
-                key, allowed = self._secret, "HS256"
-            # Expiry is checked below, by our own clock.
-            payload = jwt.decode(
-                token,
-                key,
-                algorithms=[allowed],
-                audience=AUDIENCE,
-                options={"require": ["exp", "sub", "aud"], "verify_exp": False},
-            )
+            try:
+                payload = _decode(token, self._secret_key, "HS256")
+            except jwt.InvalidAlgorithmError:
+                if public is None:
+                    raise
+                foreign = True
+                payload = _decode(token, public.key, public.algorithm)
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise BadToken(f"the token is not good: {error}") from None
         claims = _read(payload)
         if foreign and claims.user.id >= _FOREIGN_IDS:
             raise BadToken("ids in tokens from elsewhere are below 2^52")
-        if claims.expires <= self._now():
-            raise BadToken("the token has expired")
         return claims
+
+
+def _base64url(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).rstrip(b"=").decode("ascii")
+
+
+def _decode(
+    token: str, key: jwt.PyJWK | RSAPublicKey | Ed25519PublicKey, algorithm: str
+) -> Mapping[str, Any]:  # Any: JSON
+    return jwt.decode(
+        token,
+        key,
+        algorithms=[algorithm],
+        audience=AUDIENCE,
+        # Expiry is checked by our own clock, at each use.
+        options={"require": ["exp", "sub", "aud"], "verify_exp": False},
+    )
 
 
 def _read(payload: Mapping[str, Any]) -> Claims:  # Any: JSON that somebody signed, not yet looked at
@@ -178,9 +218,9 @@ def load_public_key(path: Path) -> PublicKey:
     except (ValueError, UnsupportedAlgorithm):
         raise _key_fault(f"{path} holds no public key in PEM") from None
     if isinstance(key, Ed25519PublicKey):
-        return PublicKey("EdDSA", pem.decode("ascii"))
+        return PublicKey("EdDSA", key)
     if isinstance(key, RSAPublicKey) and key.key_size >= 2048:
-        return PublicKey("RS256", pem.decode("ascii"))
+        return PublicKey("RS256", key)
     raise _key_fault(f"{path}: expected an Ed25519 key, or an RSA key of at least 2048 bits")
 
 

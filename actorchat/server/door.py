@@ -11,13 +11,13 @@ from uuid import UUID
 import trio
 
 from actorchat.chat.chats import Chats
-from actorchat.chat.model import ChatState
+from actorchat.chat.model import ChatState, PersonRecord
 from actorchat.http.names import is_source_name
 from actorchat.http.ports import Caller, Visit
 from actorchat.http.problems import Problem
 from actorchat.protocol import Role, User
 from actorchat.server.addresses import AddressLimiter
-from actorchat.server.auth import VISITOR_TTL, BadToken, Tokens
+from actorchat.server.auth import VISITOR_TTL, BadToken, Claims, Tokens
 from actorchat.server.people import People
 
 __all__ = ["Door"]
@@ -45,21 +45,27 @@ class Door:
         self._addresses = AddressLimiter(visitors_per_minute)
 
     async def caller(self, authorization: str | None) -> Caller:
-        if authorization is None:
-            raise Problem("not_authenticated", "a token is needed: Authorization: Bearer …")
-        scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer":
-            raise Problem("not_authenticated", "expected Authorization: Bearer …")
-        return await self.bearer(token.strip())
+        return await self.bearer(_token(authorization))
 
     async def bearer(self, token: str) -> Caller:
         """Who a bare token speaks for: 401 if nobody. What it claims of them is stored if it is news."""
+        claims = self._claims(token)
+        return _caller(await self._people.record(claims), claims)
+
+    def caller_nowait(self, authorization: str | None) -> Caller:
+        """As `caller`, if nothing has to be waited for; else WouldBlock."""
+        return self.bearer_nowait(_token(authorization))
+
+    def bearer_nowait(self, token: str) -> Caller:
+        """As `bearer`, if nothing has to be waited for; else WouldBlock."""
+        claims = self._claims(token)
+        return _caller(self._people.record_nowait(claims), claims)
+
+    def _claims(self, token: str) -> Claims:
         try:
-            claims = self._tokens.verify(token)
+            return self._tokens.verify(token)
         except BadToken as error:
             raise Problem("not_authenticated", str(error)) from None
-        record = await self._people.record(claims)
-        return Caller(record.user, claims.sources or frozenset(), claims.expires)
 
     async def visit(self, authorization: str | None, source: str, address: str) -> Visit:
         anonymous = authorization is None
@@ -87,12 +93,11 @@ class Door:
         state = await self._chats.archive.chat(chat)
         if state is None:
             raise Problem("not_found", "there is no such chat")
-        if caller.is_operator:
-            if state.source not in caller.sources:
-                raise Problem("not_allowed", "the chat is of a source that is not yours")
-        elif state.owner.id != caller.user.id:
-            raise Problem("not_participant", "the chat is somebody else's")
-        return state
+        return _theirs(caller, state)
+
+    def chat_nowait(self, caller: Caller, chat: UUID) -> ChatState:
+        """As `chat`, if its room is open; else WouldBlock. What was committed just now it may not show yet."""
+        return _theirs(caller, self._chats.chat_nowait(chat))
 
     def sources(self, caller: Caller, asked: Collection[str]) -> frozenset[str]:
         if caller.user.role is not Role.OPERATOR:
@@ -109,3 +114,25 @@ class Door:
         known = source in self._sources if self._sources else is_source_name(source)
         if not known:
             raise Problem("not_found", "there is no such source", path="source")
+
+
+def _token(authorization: str | None) -> str:
+    if authorization is None:
+        raise Problem("not_authenticated", "a token is needed: Authorization: Bearer …")
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() != "bearer":
+        raise Problem("not_authenticated", "expected Authorization: Bearer …")
+    return token.strip()
+
+
+def _caller(record: PersonRecord, claims: Claims) -> Caller:
+    return Caller(record.user, claims.sources or frozenset(), claims.expires)
+
+
+def _theirs(caller: Caller, chat: ChatState) -> ChatState:
+    if caller.is_operator:
+        if chat.source not in caller.sources:
+            raise Problem("not_allowed", "the chat is of a source that is not yours")
+    elif chat.owner.id != caller.user.id:
+        raise Problem("not_participant", "the chat is somebody else's")
+    return chat

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
+import trio
+
 from actorchat.chat.chats import Chats
 from actorchat.chat.model import Identity, PersonRecord, identity_of
 from actorchat.chat.operations import RecordPerson
@@ -27,6 +29,13 @@ class People:
     def __init__(self, chats: Chats) -> None:
         self._chats = chats
         self._seen: OrderedDict[Identity, PersonRecord] = OrderedDict()
+
+    def record_nowait(self, claims: Claims) -> PersonRecord:
+        """As `record`, for somebody who is remembered and of whom `claims` are no news; else WouldBlock."""
+        stored = self._seen.get(identity_of(claims.user))
+        if stored is None or record_person(stored, claims.as_operation()) != stored:
+            raise trio.WouldBlock
+        return stored
 
     async def record(self, claims: Claims) -> PersonRecord:
         """The stored record, after `claims`. Raises ChatRefused and StorageUnavailable."""

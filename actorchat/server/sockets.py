@@ -6,7 +6,7 @@ Refuses to know how rights are judged and how bytes travel.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
 from typing import Final
 from urllib.parse import parse_qs
 from uuid import UUID
@@ -18,7 +18,7 @@ from actorchat.chat.ports import Session, StorageUnavailable
 from actorchat.http.origins import is_allowed_origin
 from actorchat.http.ports import Caller
 from actorchat.http.problems import Problem, problem_of_refusal
-from actorchat.protocol import CloseCode, Command, Malformed, UnknownType, select_subprotocol
+from actorchat.protocol import CloseCode, Command, Malformed, Profile, UnknownType, select_subprotocol
 from actorchat.server.door import Door
 from actorchat.transports.head import RequestHead
 from actorchat.transports.listener import Rejection
@@ -55,15 +55,41 @@ class SocketDoor:
         self._door = door
         self._origins = origins
 
-    async def __call__(self, head: RequestHead, peer: str) -> Admission | Rejection:
+    def __call__(self, head: RequestHead, peer: str) -> Admission | Rejection | Awaitable[Admission | Rejection]:
         origin, host = _text(head.header(b"origin")), _text(head.header(b"host"))
         if not is_allowed_origin(origin, host, self._origins):
             return _rejection(Problem("not_allowed", "pages of this origin may not call this server"))
         _, profile, bearer = select_subprotocol(head.subprotocols)
+        authorization = _text(head.header(b"authorization"))
+        door = self._door
+        try:
+            if authorization is None and bearer is not None:
+                caller = door.bearer_nowait(bearer)
+            else:
+                caller = door.caller_nowait(authorization)
+            wanted = _wanted(head)
+            if isinstance(wanted, RoomTarget):
+                door.chat_nowait(caller, wanted.chat)
+            return self._admit(caller, wanted, profile, peer)
+        except trio.WouldBlock:
+            return self._wait(head, peer, profile, authorization, bearer)
+        except Problem as problem:
+            return _rejection(problem, readable=bearer is None)
+
+    async def _wait(
+        self, head: RequestHead, peer: str, profile: Profile, authorization: str | None, bearer: str | None
+    ) -> Admission | Rejection:
+        door = self._door
         try:
             with trio.fail_after(_SECONDS):
-                caller = await self._caller(_text(head.header(b"authorization")), bearer)
-                target = await self._target(caller, head)
+                if authorization is None and bearer is not None:
+                    caller = await door.bearer(bearer)
+                else:
+                    caller = await door.caller(authorization)
+                wanted = _wanted(head)
+                if isinstance(wanted, RoomTarget):
+                    await door.chat(caller, wanted.chat)
+                return self._admit(caller, wanted, profile, peer)
         except trio.TooSlowError:
             return _rejection(Problem("overloaded", "no answer in time; try again later"))
         except Problem as problem:
@@ -72,26 +98,24 @@ class SocketDoor:
             return _rejection(problem_of_refusal(refused))
         except StorageUnavailable:
             return _rejection(Problem("storage_unavailable", "storage is away; try again later"))
+
+    def _admit(self, caller: Caller, wanted: RoomTarget | list[str], profile: Profile, peer: str) -> Admission:
+        target = wanted if isinstance(wanted, RoomTarget) else FeedTarget(self._door.sources(caller, wanted))
         return Admission(user=caller.user, profile=profile, target=target, expires_at=caller.expires, peer=peer)
 
-    async def _caller(self, authorization: str | None, bearer: str | None) -> Caller:
-        if authorization is None and bearer is not None:
-            return await self._door.bearer(bearer)
-        return await self._door.caller(authorization)
 
-    async def _target(self, caller: Caller, head: RequestHead) -> RoomTarget | FeedTarget:
-        try:
-            query = parse_qs(head.query, keep_blank_values=True, max_num_fields=_MOST_FIELDS)
-        except ValueError:
-            raise Problem("malformed", f"a query has {_MOST_FIELDS} fields at most", status=400) from None
-        room = _ROOM.fullmatch(head.path)
-        if room is not None:
-            after = _after(query.get("after", []))
-            chat = await self._door.chat(caller, UUID(room[1]))
-            return RoomTarget(chat.uuid, after)
-        if head.path == _FEED:
-            return FeedTarget(self._door.sources(caller, query.get("source", [])))
-        raise Problem("not_found", "there is no socket at this path")
+def _wanted(head: RequestHead) -> RoomTarget | list[str]:
+    """The room, or the sources of the feed, that the request is for; rights are yet to be judged."""
+    try:
+        query = parse_qs(head.query, keep_blank_values=True, max_num_fields=_MOST_FIELDS)
+    except ValueError:
+        raise Problem("malformed", f"a query has {_MOST_FIELDS} fields at most", status=400) from None
+    room = _ROOM.fullmatch(head.path)
+    if room is not None:
+        return RoomTarget(UUID(room[1]), _after(query.get("after", [])))
+    if head.path == _FEED:
+        return query.get("source", [])
+    raise Problem("not_found", "there is no socket at this path")
 
 
 def _text(value: bytes | None) -> str | None:
@@ -119,8 +143,16 @@ class Sockets:
     def __init__(self, chats: Chats) -> None:
         self._chats = chats
 
-    async def join(self, session: Session, admission: Admission) -> Receiver:
+    def join(self, session: Session, admission: Admission) -> Receiver | Awaitable[Receiver]:
         target = admission.target
+        if isinstance(target, RoomTarget):
+            try:
+                return self._chats.join_room_nowait(session, target.chat, target.after)
+            except trio.WouldBlock:
+                pass
+        return self._join(session, target)
+
+    async def _join(self, session: Session, target: RoomTarget | FeedTarget) -> Receiver:
         try:
             if isinstance(target, RoomTarget):
                 return await self._chats.join_room(session, target.chat, target.after)

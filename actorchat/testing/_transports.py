@@ -114,6 +114,10 @@ class RecordingApplication:
         await trio.lowlevel.checkpoint()
         if self.refuses:
             raise RuntimeError("planted by a check")
+        return self.receiver(session)
+
+    def receiver(self, session: Session) -> Receiver:
+        """Take a session that joins."""
         self.sessions.append(session)
         return _Recorder(self, session)
 

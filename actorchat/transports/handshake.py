@@ -1,22 +1,23 @@
-"""Owns the server's answer to a websocket's opening handshake; wsproto checks and writes it.
+"""Owns the server's answer to a websocket's opening handshake (RFC 6455, section 4.2.2).
 
-Knows nothing of who may open a socket, and of what follows.
+Knows nothing of who may open a socket, and of what follows. `actorchat.transports.head` has checked the request.
 """
 
 from __future__ import annotations
 
-from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, Request
+from wsproto.utilities import generate_accept_token
 
 from actorchat.transports.head import Upgrade
 
 __all__ = ["accept"]
 
 
-def accept(upgrade: Upgrade, subprotocol: str | None) -> bytes:
-    """The head of the answer that opens the websocket, with that subprotocol if any."""
-    protocol = WSConnection(ConnectionType.SERVER)
-    protocol.receive_data(upgrade.request)
-    requests = [event for event in protocol.events() if isinstance(event, Request)]
-    assert requests, "a validated upgrade is a request"  # noqa: S101 - upgrade() has checked it
-    return protocol.send(AcceptConnection(subprotocol=subprotocol))
+def accept(upgrade: Upgrade) -> bytes:
+    """The head of the answer that opens the websocket, with the subprotocol if any."""
+    head = (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: " + generate_accept_token(upgrade.key)
+    )
+    if upgrade.subprotocol is None:
+        return head + b"\r\n\r\n"
+    return head + b"\r\nSec-WebSocket-Protocol: " + upgrade.subprotocol.encode("ascii") + b"\r\n\r\n"

@@ -14,7 +14,7 @@ import attrs
 import h11
 import trio
 
-__all__ = ["BadHead", "RequestHead", "Upgrade", "read_head"]
+__all__ = ["BadHead", "HeadReader", "RequestHead", "Upgrade", "read_head"]
 
 _MAX_HEAD_BYTES: Final = 16_384
 _MAX_SECONDS: Final = 10.0
@@ -32,10 +32,29 @@ class BadHead(Exception):  # noqa: N818 - it is what was read, not a failure of 
 
 @attrs.frozen
 class Upgrade:
-    """What a websocket handshake needs of a head: the smallest request for it, and what came behind."""
+    """A websocket's opening handshake that was found good: the client's key, the subprotocol that answers it, if any.
 
-    request: bytes
+    `rest` is what came behind the head.
+    """
+
+    key: bytes
+    subprotocol: str | None
     rest: bytes
+
+    @property
+    def request(self) -> bytes:
+        """The smallest request for it, as if the client had offered `subprotocol` alone."""
+        lines = [
+            b"GET / HTTP/1.1",
+            b"Host: actorchat",
+            b"Upgrade: websocket",
+            b"Connection: Upgrade",
+            b"Sec-WebSocket-Version: 13",
+            b"Sec-WebSocket-Key: " + self.key,
+        ]
+        if self.subprotocol is not None:
+            lines.append(b"Sec-WebSocket-Protocol: " + self.subprotocol.encode("ascii"))
+        return b"\r\n".join([*lines, b"", b""])
 
 
 @attrs.frozen
@@ -74,10 +93,7 @@ class RequestHead:
         return "websocket" in map(str.lower, self.tokens(b"upgrade"))
 
     def upgrade(self, subprotocol: str | None) -> Upgrade:
-        """The handshake, as if the client had offered `subprotocol` alone.
-
-        Raises BadHead 400 or 426 if it is none.
-        """
+        """The handshake, to be answered with `subprotocol`. Raises BadHead 400 or 426 if it is none."""
         if self.version != "1.1":
             raise BadHead(400, "a websocket opens with HTTP/1.1")
         if self.method != "GET" or "upgrade" not in map(str.lower, self.tokens(b"connection")):
@@ -91,53 +107,59 @@ class RequestHead:
             nonce = b""
         if len(nonce) != 16:
             raise BadHead(400, "Sec-WebSocket-Key has to be 16 bytes in base64")
-        lines = [
-            b"GET / HTTP/1.1",
-            b"Host: actorchat",
-            b"Upgrade: websocket",
-            b"Connection: Upgrade",
-            b"Sec-WebSocket-Version: 13",
-            b"Sec-WebSocket-Key: " + key,
-        ]
-        if subprotocol is not None:
-            lines.append(b"Sec-WebSocket-Protocol: " + subprotocol.encode("ascii"))
-        return Upgrade(b"\r\n".join([*lines, b"", b""]), self.rest)
+        return Upgrade(key, subprotocol, self.rest)
 
 
-async def read_head(
-    receive: Callable[[], Awaitable[bytes]],
-    *,
-    max_bytes: int = _MAX_HEAD_BYTES,
-    seconds: float = _MAX_SECONDS,
-) -> RequestHead | None:
-    """Read one request's head; None if the peer left without a word.
+class HeadReader:
+    """Reads one request's head, in whatever pieces it comes; at most `max_bytes` of it.
 
-    Raises BadHead: 400 for what is no HTTP/1.1, 431 over `max_bytes`, 408 if it has not come whole within
-    `seconds`, however steadily it trickles. BrokenResourceError passes through.
+    What it refuses it refuses with BadHead: 400 for what is no HTTP/1.1, 431 for what is too large.
     """
-    with trio.move_on_after(seconds):
-        return await _read(receive, max_bytes)
-    raise BadHead(408, "the request's head took too long")
 
+    def __init__(self, max_bytes: int = _MAX_HEAD_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._parser = h11.Connection(h11.SERVER, max_incomplete_event_size=max_bytes)
+        self._chunks: list[bytes] = []
 
-async def _read(receive: Callable[[], Awaitable[bytes]], max_bytes: int) -> RequestHead | None:
-    parser = h11.Connection(h11.SERVER, max_incomplete_event_size=max_bytes)
-    chunks: list[bytes] = []
-    while True:
-        data = await receive()
-        if not data:
-            if not chunks:
-                return None
-            raise BadHead(400, "the request ended within its head")
-        chunks.append(data)
+    @property
+    def begun(self) -> bool:
+        """Something of a head has come."""
+        return bool(self._chunks)
+
+    def feed(self, data: bytes) -> RequestHead | None:
+        """Take the next bytes, which are some; the head, once it is whole."""
+        self._chunks.append(data)
         try:
-            parser.receive_data(data)
-            event = parser.next_event()
+            self._parser.receive_data(data)
+            event = self._parser.next_event()
         except h11.RemoteProtocolError as error:
             detail = _TOO_LARGE if error.error_status_hint == 431 else str(error)
             raise BadHead(error.error_status_hint, detail) from None
         if isinstance(event, h11.Request):
-            return _head(event, b"".join(chunks), parser.trailing_data[0], max_bytes)
+            return _head(event, b"".join(self._chunks), self._parser.trailing_data[0], self._max_bytes)
+        return None
+
+
+async def read_head(
+    receive: Callable[[], Awaitable[bytes]], reader: HeadReader | None = None, *, seconds: float = _MAX_SECONDS
+) -> RequestHead | None:
+    """Read one request's head, what `reader` has of it going before; None if the peer left without a word.
+
+    Raises BadHead, also 408 if it has not come whole within `seconds`, however steadily it trickles.
+    BrokenResourceError passes through.
+    """
+    reader = reader or HeadReader()
+    with trio.move_on_after(seconds):
+        while True:
+            data = await receive()
+            if not data:
+                if reader.begun:
+                    raise BadHead(400, "the request ended within its head")
+                return None
+            head = reader.feed(data)
+            if head is not None:
+                return head
+    raise BadHead(408, "the request's head took too long")
 
 
 def _head(request: h11.Request, raw: bytes, rest: bytes, max_bytes: int) -> RequestHead:

@@ -19,7 +19,7 @@ import trio
 
 from actorchat.protocol import close_frame, select_subprotocol
 from actorchat.transports.handshake import accept
-from actorchat.transports.head import BadHead, RequestHead, Upgrade, read_head
+from actorchat.transports.head import BadHead, HeadReader, RequestHead, Upgrade, read_head
 from actorchat.transports.http_stream import HttpStream, TlsHttpStream
 from actorchat.transports.lines import Line, SocketLine, StreamLine
 from actorchat.transports.ports import Admission
@@ -28,7 +28,9 @@ __all__ = ["Door", "HttpSide", "Listener", "Rejection", "UpgradeSide", "bind"]
 
 _logger: Final = logging.getLogger(__name__)
 _BACKLOG: Final = 1_024
-_ACCEPTED_A_TURN: Final = 64
+_ACCEPTED_A_TURN: Final = 16
+_HEAD_BYTES: Final = 4_096
+_DEFER_SECONDS: Final = 10
 _PAUSE: Final = 0.1
 # What the kernel may hold of one slow peer beyond what is in flight, instead of megabytes.
 _UNSENT_BYTES: Final = 131_072
@@ -48,8 +50,10 @@ class Rejection:
     reason: str = ""
 
 
-Door = Callable[[RequestHead, str], Awaitable[Admission | Rejection]]
-"""Judges an upgrade by its head and the peer's address; bounded in time by itself."""
+Door = Callable[[RequestHead, str], "Admission | Rejection | Awaitable[Admission | Rejection]"]
+"""Judges an upgrade by its head and the peer's address: at once where it can, else by what is returned, which is
+bounded in time by itself.
+"""
 
 HttpSide = Callable[[HttpStream | TlsHttpStream, RequestHead], Awaitable[bytes | None]]
 """Serves a connection whose head is replayed; the connection is closed when it returns None.
@@ -66,7 +70,8 @@ class UpgradeSide(Protocol):
 
     nursery: trio.Nursery
 
-    async def serve(self, line: Line, upgrade: Upgrade, subprotocol: str | None, admission: Admission) -> None: ...
+    def serve(self, line: Line, upgrade: Upgrade, admission: Admission) -> Awaitable[None] | None:
+        """Open a websocket on `line`. None: no task is needed for it any more; else the rest has to be awaited."""
 
 
 async def bind(host: str, port: int) -> tuple[socket.socket, ...]:
@@ -86,6 +91,9 @@ async def bind(host: str, port: int) -> tuple[socket.socket, ...]:
             if port == 0 and len(bound) > 1:
                 port = bound[0].getsockname()[1]
             sock.bind((address[0], port, *address[2:]))
+            if hasattr(socket, "TCP_DEFER_ACCEPT"):
+                # Who connects says something first: taken when it has, most connections are opened in one step.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, _DEFER_SECONDS)
             sock.listen(_BACKLOG)
     except BaseException:
         for sock in bound:
@@ -96,11 +104,18 @@ async def bind(host: str, port: int) -> tuple[socket.socket, ...]:
 
 @attrs.define(slots=True)
 class _Opening:
-    """One accepted connection until it is known what it is for."""
+    """One accepted connection; `slot` until it is known what it is for."""
 
     line: Line
     http: Callable[[bytes], HttpStream | TlsHttpStream]
     handshake: Callable[[], Awaitable[None]] | None
+    slot: trio.Semaphore | None
+
+    def known(self) -> None:
+        """It is known what the connection is for: it doesn't count as opening any more."""
+        slot, self.slot = self.slot, None
+        if slot is not None:
+            slot.release()
 
 
 class Listener:
@@ -159,14 +174,16 @@ class Listener:
         while True:
             try:
                 await trio.lowlevel.wait_readable(listening)
-                for _ in range(_ACCEPTED_A_TURN):
-                    await self._opening.acquire()
-                    try:
-                        sock, address = listening.accept()
-                    except BaseException:
-                        self._opening.release()
-                        raise
-                    nursery.start_soon(self._connection, sock, _peer(address))
+                while True:
+                    for _ in range(_ACCEPTED_A_TURN):
+                        await self._acquire()
+                        try:
+                            sock, address = listening.accept()
+                        except BaseException:
+                            self._opening.release()
+                            raise
+                        self._take(sock, _peer(address), nursery)
+                    await trio.lowlevel.checkpoint()
             except BlockingIOError:
                 continue
             except (trio.ClosedResourceError, ValueError):
@@ -178,7 +195,14 @@ class Listener:
                     _logger.warning("no connection can be accepted now: %s", error)
                     await trio.sleep(_PAUSE)
 
-    async def _connection(self, sock: socket.socket, peer: str) -> None:
+    async def _acquire(self) -> None:
+        try:
+            self._opening.acquire_nowait()
+        except trio.WouldBlock:
+            await self._opening.acquire()
+
+    def _take(self, sock: socket.socket, peer: str, nursery: trio.Nursery) -> None:
+        """Do at once what can be: often that is all, and the connection never costs a task."""
         try:
             opening = self._open(sock)
         except Exception:  # it was reset between accept and now
@@ -187,10 +211,33 @@ class Listener:
             sock.close()
             return
         try:
+            serving = self._begin(opening, peer)
+        except Exception:
+            _logger.exception("connection of %s failed", peer)
+            serving = opening.line.reset()
+        if serving is None:
+            opening.known()
+        else:
+            nursery.start_soon(self._connection, opening, serving, peer)
+
+    def _begin(self, opening: _Opening, peer: str) -> _Serving | None:
+        """Serve a connection as far as nothing has to be waited for."""
+        line, reader = opening.line, HeadReader()
+        if isinstance(line, SocketLine):
             try:
-                serving = await self._route(opening, peer, opening.line.receive)
-            finally:
-                self._opening.release()
+                data = line.socket.recv(_HEAD_BYTES)
+                head = reader.feed(data) if data else None
+            except OSError:
+                # Nothing has come yet, or nothing ever will: whoever waits for it hears which.
+                head = None
+            except BadHead as bad:
+                return _refuse_head(line, bad)
+            if head is not None:
+                return self._decide(opening, peer, head)
+        return self._route(opening, peer, line.receive, reader)
+
+    async def _connection(self, opening: _Opening, serving: _Serving | None, peer: str) -> None:
+        try:
             while serving is not None:
                 serving = await serving
         except (trio.BrokenResourceError, OSError) as error:
@@ -198,6 +245,7 @@ class Listener:
         except Exception:
             _logger.exception("connection of %s failed", peer)
         finally:
+            opening.known()
             await opening.line.reset()
 
     def _open(self, sock: socket.socket) -> _Opening:
@@ -207,47 +255,66 @@ class Listener:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
         nursery = self._transport.nursery
         if self._tls is None:
-            return _Opening(SocketLine(sock, nursery), lambda replay: HttpStream(_stream(sock), replay), None)
+            line = SocketLine(sock, nursery)
+            return _Opening(line, lambda replay: HttpStream(_stream(sock), replay), None, self._opening)
         stream = trio.SSLStream(_stream(sock), self._tls, server_side=True, https_compatible=True)
         return _Opening(
             StreamLine(stream, nursery, sock),
             lambda replay: TlsHttpStream(stream, replay),
             stream.do_handshake,
+            self._opening,
         )
 
-    async def _route(self, opening: _Opening, peer: str, receive: Callable[[], Awaitable[bytes]]) -> _Serving | None:
-        """Read the head and decide; what is returned serves the connection and holds only what it needs."""
-        line = opening.line
+    async def _route(
+        self, opening: _Opening, peer: str, receive: Callable[[], Awaitable[bytes]], reader: HeadReader
+    ) -> _Serving | None:
+        """Read the head; what is returned serves the connection and holds only what it needs."""
         try:
             if opening.handshake is not None:
                 # One that is done is not done again.
                 with trio.fail_after(_HANDSHAKE_SECONDS):
                     await opening.handshake()
-            head = await read_head(receive)
-            if head is None:
-                return None
-            if not head.is_websocket_upgrade:
-                return self._serve_http(opening, peer, head)
-            subprotocol = select_subprotocol(head.subprotocols)[0]
-            upgrade = head.upgrade(subprotocol)
+            head = await read_head(receive, reader)
         except BadHead as bad:
-            await _reply(line, bad.status, _error_body("bad_request", bad.detail))
-            return None
+            return _refuse_head(opening.line, bad)
         except trio.TooSlowError:
             return None
+        return None if head is None else self._decide(opening, peer, head)
+
+    def _decide(self, opening: _Opening, peer: str, head: RequestHead) -> _Serving | None:
+        if not head.is_websocket_upgrade:
+            opening.known()
+            return self._serve_http(opening, peer, head)
         try:
-            verdict = await self._door(head, peer)
+            upgrade = head.upgrade(select_subprotocol(head.subprotocols)[0])
+        except BadHead as bad:
+            return _refuse_head(opening.line, bad)
+        try:
+            verdict = self._door(head, peer)
         except Exception:
-            await _reply(line, 500, _error_body("server_failed", "the server failed"))
+            _logger.exception("connection of %s failed", peer)
+            return _reply(opening.line, 500, _FAILED)
+        if isinstance(verdict, Admission | Rejection):
+            return self._follow(opening, upgrade, verdict)
+        return self._wait_for(verdict, opening, upgrade)
+
+    async def _wait_for(
+        self, asked: Awaitable[Admission | Rejection], opening: _Opening, upgrade: Upgrade
+    ) -> _Serving | None:
+        try:
+            verdict = await asked
+        except Exception:
+            await _reply(opening.line, 500, _FAILED)
             raise
+        return self._follow(opening, upgrade, verdict)
+
+    def _follow(self, opening: _Opening, upgrade: Upgrade, verdict: Admission | Rejection) -> _Serving | None:
+        opening.known()
         if isinstance(verdict, Admission):
-            return self._transport.serve(line, upgrade, subprotocol, verdict)
-        code = verdict.close_code
-        if code is not None:
-            await _refuse(line, upgrade, subprotocol, code, verdict.reason)
-            return None
-        await _reply(line, verdict.status, verdict.body)
-        return None
+            return self._transport.serve(opening.line, upgrade, verdict)
+        if verdict.close_code is not None:
+            return _refuse(opening.line, upgrade, verdict.close_code, verdict.reason)
+        return _reply(opening.line, verdict.status, verdict.body)
 
     async def _serve_http(self, opening: _Opening, peer: str, head: RequestHead) -> _Serving | None:
         stream = opening.http(head.raw)
@@ -268,7 +335,7 @@ class Listener:
             known, read = read, b""
             return known
 
-        return await self._route(opening, peer, receive)
+        return self._route(opening, peer, receive, HeadReader())
 
 
 def _stream(sock: socket.socket) -> trio.SocketStream:
@@ -283,6 +350,10 @@ def _error_body(code: str, detail: str) -> bytes:
     return orjson.dumps({"error": {"code": code, "detail": detail, "path": ""}})
 
 
+def _refuse_head(line: Line, bad: BadHead) -> _Serving:
+    return _reply(line, bad.status, _error_body("bad_request", bad.detail))
+
+
 async def _reply(line: Line, status: int, body: bytes) -> None:
     """Answer and close. The answer is small and the first thing sent: it fits whatever buffer there is."""
     extra = b"Sec-WebSocket-Version: 13\r\n" if status == HTTPStatus.UPGRADE_REQUIRED else b""
@@ -295,8 +366,11 @@ async def _reply(line: Line, status: int, body: bytes) -> None:
         await line.finish(peer_knows=False)
 
 
-async def _refuse(line: Line, upgrade: Upgrade, subprotocol: str | None, code: int, reason: str) -> None:
+async def _refuse(line: Line, upgrade: Upgrade, code: int, reason: str) -> None:
     """Open a websocket only to close it: browsers cannot read the status of a refused handshake."""
     with trio.move_on_after(_REPLY_SECONDS):
-        line.send(accept(upgrade, subprotocol) + close_frame(code, reason))
+        line.send(accept(upgrade) + close_frame(code, reason))
         await line.finish(peer_knows=False)
+
+
+_FAILED: Final = _error_body("server_failed", "the server failed")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -269,7 +269,8 @@ class MemoryTransport:
         try:
             with line.scope:
                 try:
-                    session.attach(await self._application.join(session, admission))
+                    joined = self._application.join(session, admission)
+                    session.attach(await joined if isinstance(joined, Awaitable) else joined)
                     line.pump()
                 except Exception as error:
                     session.fail(error)

@@ -173,6 +173,11 @@ class Outbox:
             await self._drained.wait()
         await trio.lowlevel.checkpoint()
 
+    def hold(self, frames: Frames) -> None:
+        """Keep the first frames until `flush`, and what is pushed meanwhile with them: all leaves as one."""
+        self._queue = _Queue()
+        self._queue.append(_Entry(frames.data, frames.ends, _Kind.EVENT))
+
     def push(self, frames: Frames) -> None:
         """Send whole frames after all that was pushed before."""
         sent = 0
@@ -216,7 +221,7 @@ class Outbox:
         self._wire.closing(self._limits.overflow_linger)
 
     def flush(self) -> None:
-        """Give the wire as much as it takes; the wire calls this when it can take more."""
+        """Give the wire as much as it takes. The wire calls this when it can take more, whoever held something once."""
         queue = self._queue
         if queue is None:
             return

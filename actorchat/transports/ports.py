@@ -5,6 +5,7 @@ Refuses to know what an admission means, and what becomes of a command.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Protocol
 from uuid import UUID
 
@@ -76,11 +77,12 @@ class Receiver(Protocol):
 class Application(Protocol):
     """What sockets are opened for: a room or a feed behind each."""
 
-    async def join(self, session: Session, admission: Admission) -> Receiver:
+    def join(self, session: Session, admission: Admission) -> Receiver | Awaitable[Receiver]:
         """Enter the target: events are pushed to `session` from now on; input goes to what this returns.
 
-        Its `leave` is the way out. If this raises or is cancelled, there is nothing to leave. While it waits,
-        a lost session says so by letting `wait_drained` return.
+        Where something has to be waited for, what has to be awaited is returned instead, and nothing has happened yet.
+        The receiver's `leave` is the way out. If this raises or is cancelled, there is nothing to leave. While it
+        waits, a lost session says so by letting `wait_drained` return.
         """
 
 

@@ -6,7 +6,7 @@ Refuses to know HTTP beyond the handshake, and who may open a socket.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -40,12 +40,13 @@ class WebsocketTransport:
         self._application = application
         self._limits = limits
 
-    async def serve(self, line: Line, upgrade: Upgrade, subprotocol: str | None, admission: Admission) -> None:
+    async def serve(self, line: Line, upgrade: Upgrade, admission: Admission) -> None:
         """Open a websocket on `line`, join, deliver input; returns when the socket has ended and is closed.
 
         Whatever the peer or the application does, nothing but Cancelled is raised.
         """
         session = SocketSession(admission, line, self._limits)
+        subprotocol = upgrade.subprotocol
         stream = _Stream(line, session, upgrade)
         del upgrade
         try:
@@ -84,7 +85,8 @@ class WebsocketTransport:
         websocket = await request.accept(subprotocol=subprotocol)
         del request
         self.sessions.add(session)
-        session.attach(await self._application.join(session, admission))
+        joined = self._application.join(session, admission)
+        session.attach(await joined if isinstance(joined, Awaitable) else joined)
         try:
             await _read(websocket, session)
         finally:

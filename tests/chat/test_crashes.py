@@ -278,6 +278,27 @@ async def test_who_asked_a_room_that_is_given_up_is_answered(
             await world.chats.drain()
 
 
+async def test_nobody_enters_a_room_that_was_given_up_before_it_has_looked_into_storage(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        # Somebody stays in the roster, so the address outlives the room.
+        anna = await world.join(chat, ANNA)
+        for owner in (Announcer, Room):
+            plant(monkeypatch, owner, "_announce", 1, times=50)
+        await world.chats.perform(AddMessage(chat, ANNA, "not announced"))
+        await trio.sleep(30)
+        assert anna.recorder.closed is not None
+        monkeypatch.undo()
+        with pytest.raises(trio.WouldBlock):
+            world.chats.join_room_nowait(Recorder(OLGA), chat, None)
+        await world.join(chat, OLGA)
+        assert world.chats.chat_nowait(chat) == await world.state(chat)
+        petr = world.chats.join_room_nowait(Recorder(PETR), chat, None)
+        petr.leave()
+
+
 async def test_a_directory_that_crashes_while_storage_is_away_waits_for_it(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:

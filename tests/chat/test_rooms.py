@@ -33,7 +33,7 @@ from actorchat.protocol import (
     UserDisconnected,
 )
 from tests.chat.people import ANNA, BORIS, OLGA, PETR
-from tests.chat.world import Socket, World, open_world
+from tests.chat.world import Recorder, Socket, World, open_world
 
 
 async def test_everybody_in_the_room_gets_each_message_once_in_index_order() -> None:
@@ -421,3 +421,28 @@ async def test_many_senders_in_one_batch_each_see_their_own_client_ids_in_place(
         client_ids = [[event.client_id for event in each.recorder.got(MessageAdded)] for each in (anna, tab, olga)]
         assert client_ids[0] == client_ids[1] == ["k0", None, "k2", None, "k4", None]
         assert client_ids[2] == [None, "k1", None, "k3", None, "k5"]
+
+
+async def test_only_an_open_room_is_entered_without_waiting(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        for after in (None, -1):
+            with pytest.raises(trio.WouldBlock):
+                world.chats.join_room_nowait(Recorder(OLGA), chat, after)
+        with pytest.raises(trio.WouldBlock):
+            world.chats.chat_nowait(chat)
+        anna = await world.join(chat, ANNA)
+        assert world.chats.chat_nowait(chat) == await world.state(chat)
+        olga, strict = Recorder(OLGA), Recorder(PETR, Profile.STRICT)
+        receivers = [
+            world.chats.join_room_nowait(olga, chat, None),
+            world.chats.join_room_nowait(strict, chat, 0),
+        ]
+        with pytest.raises(trio.WouldBlock):
+            world.chats.join_room_nowait(Recorder(OLGA), chat, 0)
+        anna.say("hello")
+        await world.settle()
+        assert [event.user.id for event in olga.got(UserConnected)] == [ANNA.id, OLGA.id, PETR.id]
+        assert olga.texts() == strict.texts() == ["hello"]
+        for receiver in receivers:
+            receiver.leave()

@@ -122,9 +122,15 @@ class World:
         self, chat: UUID, user: User, profile: Profile = Profile.EXTENDED, after: int | None = None
     ) -> Socket:
         recorder = Recorder(user, profile)
-        joining = self.chats.join_room(recorder, chat, after)
-        socket: Socket = await self.nursery.start(self._hold, recorder, joining)
+        socket: Socket = await self.nursery.start(self._hold, recorder, self._enter(recorder, chat, after))
         return socket
+
+    async def _enter(self, recorder: Recorder, chat: UUID, after: int | None) -> RoomReceiver:
+        """As sockets do."""
+        try:
+            return self.chats.join_room_nowait(recorder, chat, after)
+        except trio.WouldBlock:
+            return await self.chats.join_room(recorder, chat, after)
 
     async def console(self, user: User, sources: frozenset[str] = LK) -> Socket:
         recorder = Recorder(user)

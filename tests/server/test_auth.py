@@ -19,6 +19,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from actorchat.protocol import Role, User
 from actorchat.server.auth import (
+    LONGEST_REMEMBERED,
+    REMEMBERED,
     BadToken,
     Tokens,
     anonymous_id,
@@ -89,6 +91,30 @@ def test_a_token_with_a_wrong_claim_is_refused(wrong: dict[str, object]) -> None
     judge, token = tokens(**wrong)
     with pytest.raises(BadToken):
         judge.verify(token)
+
+
+def test_a_token_that_was_good_is_not_good_for_longer_than_it_says() -> None:
+    now = [NOW]
+    judge = Tokens(SECRET, now=lambda: now[0])
+    token = judge.issue(User(7, Role.USER), (), 60)
+    for now[0] in (NOW, NOW + 59):
+        assert judge.verify(token).user.id == 7
+    now[0] = NOW + 60
+    with pytest.raises(BadToken, match="expired"):
+        judge.verify(token)
+
+
+def test_what_good_tokens_say_is_remembered_of_so_many_of_them_and_only_of_short_ones() -> None:
+    judge = Tokens(SECRET, now=lambda: NOW)
+    first = judge.issue(User(1, Role.USER), (), 60)
+    remembered = judge.verify(first)
+    assert judge.verify(first) is remembered
+    for number in range(REMEMBERED):
+        judge.verify(judge.issue(User(2, Role.USER), (), 60 + number))
+    assert judge.verify(first) is not remembered
+    assert judge.verify(first) == remembered
+    long = judge.issue(User(1, Role.USER, avatar="x" * LONGEST_REMEMBERED), (), 60)
+    assert judge.verify(long) is not judge.verify(long)
 
 
 def unsigned(algorithm: str) -> str:

@@ -1,5 +1,6 @@
 """What a request for a socket is told when the server can't decide."""
 
+from collections.abc import Awaitable
 from typing import cast
 
 import pytest
@@ -32,6 +33,9 @@ class _Door:
     def __init__(self, outcome: Exception | None) -> None:
         self._outcome = outcome
 
+    def bearer_nowait(self, token: str) -> Caller:
+        raise trio.WouldBlock
+
     async def bearer(self, token: str) -> Caller:
         if self._outcome is not None:
             raise self._outcome
@@ -51,7 +55,9 @@ async def test_an_undecided_request_gets_503_and_may_come_back(
     autojump_clock: MockClock, outcome: Exception | None, code: bytes
 ) -> None:
     # Not a close with a code of its own: browsers then see 1006, on which clients come back.
-    verdict = await SocketDoor(cast("Door", _Door(outcome)), ())(await feed_request(), "192.0.2.1")
+    verdict = SocketDoor(cast("Door", _Door(outcome)), ())(await feed_request(), "192.0.2.1")
+    assert isinstance(verdict, Awaitable)
+    verdict = await verdict
     assert isinstance(verdict, Rejection)
     assert (verdict.status, verdict.close_code) == (503, None)
     assert code in verdict.body

@@ -1,6 +1,7 @@
 """Who gets a socket, who is told why not, and how: over real sockets."""
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
 from uuid import UUID, uuid4
 
 import jwt
@@ -108,9 +109,17 @@ async def test_a_bad_token_is_refused_before_any_data(api: Api, name: str) -> No
         assert await outcome(api, room(chat), None, protocols) == (4401, "not_authenticated")
 
 
-async def test_somebody_elses_chat_is_refused(api: Api) -> None:
-    _, chat = await api.visit()
+@pytest.mark.parametrize("room_is_open", [False, True])
+async def test_somebody_elses_chat_is_refused(api: Api, room_is_open: bool) -> None:
+    owner, chat = await api.visit()
     stranger, _ = await api.visit()
+    async with AsyncExitStack() as stack:
+        if room_is_open:
+            await stack.enter_async_context(api.socket(room(chat), owner))
+        await refused_to_others(api, chat, stranger)
+
+
+async def refused_to_others(api: Api, chat: UUID, stranger: str) -> None:
     for who, code in (
         (stranger, "not_participant"),
         (operator(1, ["shop"]), "not_allowed"),
@@ -118,6 +127,29 @@ async def test_somebody_elses_chat_is_refused(api: Api) -> None:
     ):
         assert await outcome(api, room(chat), who) == (403, code)
         assert await outcome(api, room(chat), None, [f"bearer.{who}", "actorchat.v1"]) == (4403, code)
+
+
+async def test_every_socket_of_an_open_room_hears_who_is_there(api: Api) -> None:
+    visitor, chat = await api.visit()
+    async with api.socket(room(chat), visitor) as first_tab, api.socket(room(chat), visitor) as second_tab:
+        async with api.socket(room(chat), operator(5)) as console:
+            there = [orjson.loads(await console.get_message())["data"]["user"]["role"] for _ in range(2)]
+        assert there == ["user", "operator"]
+        for socket, count in ((first_tab, 2), (second_tab, 2)):
+            for _ in range(count):
+                assert orjson.loads(await socket.get_message())["type"] == "user_connected"
+        assert (await api.write(visitor, chat)).status_code == 201
+        for socket in (first_tab, second_tab):
+            assert await first(socket) == (101, "message_added")
+
+
+async def test_what_a_newer_token_claims_is_stored_also_at_an_open_room(api: Api) -> None:
+    visitor, chat = await api.visit()
+    async with api.socket(room(chat), visitor):
+        assert await outcome(api, room(chat), operator(5, firstname="Olga")) == (101, "user_connected")
+        assert await outcome(api, room(chat), operator(5, firstname="Olya")) == (101, "user_connected")
+        people = (await api.call("GET", "/api/operators", operator(5))).json()
+    assert [each["user"]["firstname"] for each in people] == ["Olya"]
 
 
 @pytest.mark.parametrize("path", ["/ws/chats/00000000-0000-4000-8000-000000000000", "/ws/chats/x", "/ws/other", "/"])

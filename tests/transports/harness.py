@@ -106,7 +106,7 @@ class StreamDialer:
         line = StreamLine(stream, self.transport.nursery)
         head = await read_head(line.receive)
         assert head is not None
-        await self.transport.serve(line, head.upgrade(None), None, admission)
+        await self.transport.serve(line, head.upgrade(None), admission)
         with pytest.raises(trio.ClosedResourceError):
             await stream.send_all(b"it was closed by whoever served it")
 

@@ -14,22 +14,47 @@ import pytest
 import trio
 import trio.testing
 
+from actorchat.chat.ports import Session
 from actorchat.protocol import CloseCode
 from actorchat.testing import RawPeer, RecordingApplication, admission_of
+from actorchat.testing._peers import frame_of
 from actorchat.testing._transports import until
 from actorchat.transports.head import RequestHead
-from actorchat.transports.listener import Listener, Rejection, bind
-from actorchat.transports.ports import Admission, Limits
+from actorchat.transports.listener import Door, Listener, Rejection, bind
+from actorchat.transports.ports import Admission, Limits, Receiver
 from tests.transports.harness import OPENERS, SocketDialer, echo_http, open_sockets, read_all
 
 BOTH = pytest.mark.parametrize("transport", OPENERS)
 
 
+class AtOnce(RecordingApplication):
+    """An application that is entered without waiting."""
+
+    def join(self, session: Session, admission: Admission) -> Receiver:  # type: ignore[override]  # at once
+        return self.receiver(session)
+
+
 @asynccontextmanager
-async def opened(transport: str) -> AsyncIterator[SocketDialer]:
+async def opened(transport: str, application: RecordingApplication | None = None) -> AsyncIterator[SocketDialer]:
+    application = application or RecordingApplication()
     with trio.fail_after(20):
-        async with open_sockets(RecordingApplication(), Limits(), trio.current_time, transport=transport) as dialer:
+        async with open_sockets(application, Limits(), trio.current_time, transport=transport) as dialer:
             yield dialer
+
+
+@asynccontextmanager
+async def listening(dialer: SocketDialer, door: Door) -> AsyncIterator[None]:
+    """The dialer's next connections come to another listener, with that door."""
+    dialer.listener.close()
+    dialer.listener = Listener(await bind("127.0.0.1", 0), transport=dialer.transport, door=door, http=echo_http)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(dialer.listener.serve)
+        yield
+        dialer.listener.close()
+
+
+def text_frame(number: int) -> bytes:
+    return frame_of(1, b'{"type":"send_message","data":{"text":"%d"}}' % number)
 
 
 async def answer_to(dialer: SocketDialer, sent: bytes) -> bytes:
@@ -101,6 +126,40 @@ async def test_a_failing_door_costs_one_connection(transport: str, caplog: pytes
     assert len([record for record in caplog.records if record.name.startswith("actorchat")]) == 1
 
 
+async def test_who_is_judged_and_entered_at_once_costs_no_task(caplog: pytest.LogCaptureFixture) -> None:
+    application = AtOnce()
+    verdicts: list[Admission | Rejection] = [admission_of(number) for number in range(3)]
+
+    def door(head: RequestHead, peer: str) -> Admission | Rejection:
+        return verdicts.pop(0)
+
+    async with opened("reactor", application) as dialer, listening(dialer, door):
+        before = trio.lowlevel.current_statistics().tasks_living
+        streams = [await dialer.connect() for _ in range(3)]
+        for number, stream in enumerate(streams):
+            await RawPeer(stream).handshake(behind=text_frame(number))
+        await until(lambda: sorted(application.texts) == ["0", "1", "2"], "all are read")
+        assert trio.lowlevel.current_statistics().tasks_living == before
+        verdicts.append(Rejection(status=403))
+        async with await dialer.connect() as stream:
+            assert (await RawPeer(stream).handshake()).startswith(b"HTTP/1.1 403 ")
+        assert not caplog.records
+        async with await dialer.connect() as stream:
+            assert (await RawPeer(stream).handshake()).startswith(b"HTTP/1.1 500 ")
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+        for stream in streams:
+            await stream.aclose()
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_DEFER_ACCEPT"), reason="only Linux can put off accepting")
+async def test_a_connection_is_not_taken_before_it_has_said_something() -> None:
+    async with opened("reactor") as dialer, await dialer.connect() as stream:
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert dialer.listener.opening == 0
+        await stream.send_all(b"G")
+        await until(lambda: dialer.listener.opening == 1, "it is taken")
+
+
 @BOTH
 async def test_a_slow_head_gets_408(transport: str, mock_clock: trio.testing.MockClock) -> None:
     async with (
@@ -125,6 +184,7 @@ async def test_connections_over_the_cap_wait_their_turn(transport: str) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(listener.serve)
             slow = await dialer.connect()
+            await slow.send_all(b"GET / HT")
             quick = await dialer.connect()
             await quick.send_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             with trio.move_on_after(0.05) as waited:
@@ -178,6 +238,8 @@ async def test_a_client_that_goes_in_the_handshake_leaves_no_session_and_delays_
             trio.open_nursery() as nursery,
         ):
             sockets = await bind("127.0.0.1", 0)
+            if hasattr(socket, "TCP_DEFER_ACCEPT"):
+                sockets[0].setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 0)
             listener = Listener(sockets, transport=dialer.transport, door=door, http=echo_http)
             await nursery.start(listener.serve)
             stream = await trio.open_tcp_stream("127.0.0.1", listener.port)

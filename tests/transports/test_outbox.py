@@ -11,7 +11,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actorchat.protocol import CloseCode, Frames, pong_frame
+from actorchat.protocol import CloseCode, Frames, close_frame, pong_frame
 from actorchat.transports.outbox import Outbox
 from actorchat.transports.ports import Limits
 
@@ -355,3 +355,26 @@ async def test_wait_drained_returns_when_the_peer_is_gone_or_said_goodbye_to(end
         await trio.testing.wait_all_tasks_blocked()
         end(outbox)
     assert not nursery.cancel_scope.cancelled_caught
+
+
+def test_what_is_held_leaves_as_one_with_what_is_pushed_until_the_flush() -> None:
+    wire = ScriptedWire()
+    wire.room = 1_000
+    outbox = Outbox(wire, LIMITS)
+    outbox.hold(Frames(b"head", (4,)))
+    outbox.push(Frames(b"event", (5,)))
+    assert wire.calls == 0
+    outbox.flush()
+    assert (bytes(wire.taken), wire.calls) == (b"headevent", 1)
+    outbox.push(Frames(b"next", (4,)))
+    assert (bytes(wire.taken), wire.calls) == (b"headeventnext", 2)
+
+
+def test_a_close_while_something_is_held_comes_after_it() -> None:
+    wire = ScriptedWire()
+    wire.room = 1_000
+    outbox = Outbox(wire, LIMITS)
+    outbox.hold(Frames(b"head", (4,)))
+    outbox.close(CloseCode.DRAINING)
+    outbox.flush()
+    assert bytes(wire.taken) == b"head" + close_frame(CloseCode.DRAINING, "")

@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 from actorchat.chat.ports import Session
-from actorchat.protocol import CloseCode, Command, Frames, Malformed, UnknownType
+from actorchat.protocol import CloseCode, Command, Frames, Malformed, UnknownType, close_frame
 from actorchat.testing import RawPeer, RecordingApplication, admission_of
 from actorchat.testing._peers import frame_of
 from actorchat.testing._transports import until
@@ -39,6 +39,11 @@ class Guest:
     connection: Connection
     peer: socket.socket
 
+    async def join(self, application: RecordingApplication) -> None:
+        waiting = self.connection.enter(application, admission_of(0))
+        if waiting is not None:
+            await waiting
+
     def say(self, *numbers: int) -> None:
         self.peer.sendall(b"".join(map(say, numbers)))
 
@@ -58,18 +63,18 @@ class Hall:
     ended: list[Session] = attrs.Factory(list)
     guests: list[Guest] = attrs.Factory(list)
 
-    def open(self, received: bytes = b"") -> Guest:
+    def open(self, handshake: bytes = b"", received: bytes = b"") -> Guest:
         mine, theirs = socket.socketpair()
         mine.setblocking(False)
         theirs.setblocking(False)
         connection = Connection(mine, self.reactor, admission_of(len(self.guests)), Limits(), self.ended.append)
-        connection.open(b"", received)
+        connection.open(handshake, received)
         self.guests.append(Guest(connection, theirs))
         return self.guests[-1]
 
     async def enter(self) -> Guest:
         guest = self.open()
-        await guest.connection.join(self.application, admission_of(0))
+        await guest.join(self.application)
         return guest
 
     @property
@@ -218,7 +223,7 @@ async def test_a_socket_closed_in_the_batch_in_which_it_is_ready_gets_no_turn(mo
         # The loser's descriptor is another's by now, to whom nothing of it happens.
         third = here.guests[2]
         assert third.connection.fileno() in numbers
-        await third.connection.join(here.application, admission_of(3))
+        await third.join(here.application)
         third.say(3)
         here.reactor.run_pass()
         assert here.said == [1, 3]
@@ -339,7 +344,7 @@ async def test_while_it_joins_pings_are_answered_and_commands_wait() -> None:
         guest = here.open()
         session = guest.connection.session
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(guest.connection.join, application, admission_of(0))
+            nursery.start_soon(guest.join, application)
             await trio.testing.wait_all_tasks_blocked()
             guest.peer.sendall(frame_of(PING, b"?") + say(1) + say(2))
             here.reactor.run_pass()
@@ -358,7 +363,7 @@ async def test_a_peer_that_goes_while_it_joins_gives_the_join_up(way: str) -> No
         application = Waiting()
         guest = here.open()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(guest.connection.join, application, admission_of(0))
+            nursery.start_soon(guest.join, application)
             await trio.testing.wait_all_tasks_blocked()
             if way == "vanish":
                 guest.peer.close()
@@ -367,6 +372,17 @@ async def test_a_peer_that_goes_while_it_joins_gives_the_join_up(way: str) -> No
             here.reactor.run_pass()
         assert application.gave_up == 1
         assert application.sessions == []
+
+
+async def test_a_peer_that_went_before_it_began_to_wait_gives_the_join_up() -> None:
+    with hall() as here, trio.fail_after(5):
+        application = Waiting()
+        guest = here.open()
+        waiting = guest.connection.enter(application, admission_of(0))
+        assert waiting is not None
+        guest.connection.expired()
+        await waiting
+        assert (application.gave_up, application.sessions) == (1, [])
 
 
 @pytest.mark.parametrize("way", ["end", "break"])
@@ -386,7 +402,47 @@ async def test_who_has_joined_at_the_moment_its_peer_went_leaves(way: str) -> No
                 return receiver
 
         application = Late()
-        await guest.connection.join(application, admission_of(0))
+        await guest.join(application)
+        assert application.left == application.sessions == [guest.connection.session]
+
+
+class AtOnce(RecordingApplication):
+    """An application that is entered without waiting, and greets; or fails over it."""
+
+    def join(self, session: Session, admission: Admission) -> Receiver:  # type: ignore[override]  # at once
+        if self.refuses:
+            raise RuntimeError("planted by a test")
+        session.push(Frames.of([b'"welcome"']))
+        return self.receiver(session)
+
+
+async def test_who_is_entered_at_once_is_greeted_with_the_handshake_and_read_from_then_on() -> None:
+    with hall() as here:
+        application = AtOnce()
+        guest = here.open(b"101", say(1) + say(2))
+        assert guest.read() == b""
+        assert guest.connection.enter(application, admission_of(0)) is None
+        assert guest.read() == b"101" + Frames.of([b'"welcome"']).data
+        here.reactor.run_pass()
+        assert application.texts == ["1", "2"]
+
+
+async def test_an_entrance_that_fails_at_once_closes_with_1011(caplog: pytest.LogCaptureFixture) -> None:
+    with hall() as here:
+        application = AtOnce()
+        application.refuses = True
+        guest = here.open(b"101")
+        assert guest.connection.enter(application, admission_of(0)) is None
+        assert guest.read() == b"101" + close_frame(CloseCode.SERVER_FAILED, "the server failed")
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+async def test_who_is_entered_at_once_and_whose_peer_has_gone_leaves() -> None:
+    with hall() as here:
+        application = AtOnce()
+        guest = here.open(b"101")
+        guest.connection.expired()
+        assert guest.connection.enter(application, admission_of(0)) is None
         assert application.left == application.sessions == [guest.connection.session]
 
 
@@ -394,21 +450,27 @@ async def test_who_has_ended_before_it_joins_enters_nothing() -> None:
     with hall() as here:
         guest = here.open()
         guest.connection.expired()
-        await guest.connection.join(here.application, admission_of(0))
+        await guest.join(here.application)
         assert here.application.sessions == []
 
 
 async def test_a_ping_that_came_with_the_handshake_is_answered_while_it_joins() -> None:
     with hall() as here:
-        guest = here.open(frame_of(PING, b"?"))
-        here.reactor.run_pass()
-        assert guest.read() == b"\x8a\x01?"
+        guest = here.open(received=frame_of(PING, b"?"))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(guest.join, Waiting())
+            await trio.testing.wait_all_tasks_blocked()
+            here.reactor.run_pass()
+            assert guest.read() == b"\x8a\x01?"
+            nursery.cancel_scope.cancel()
 
 
 async def test_the_close_of_a_peer_that_was_refused_is_read_behind_its_commands() -> None:
     with hall() as here:
+        application = AtOnce()
+        application.refuses = True
         guest = here.open()
-        guest.connection.session.close(CloseCode.SERVER_FAILED)
+        assert guest.connection.enter(application, admission_of(0)) is None
         guest.peer.sendall(say(1) + frame_of(CLOSE, CloseCode.SERVER_FAILED.to_bytes(2)))
         here.reactor.run_pass()
         assert guest.connection.ended
@@ -451,7 +513,7 @@ async def test_a_join_that_is_cancelled_from_outside_ends_the_socket() -> None:
     with hall() as here:
         guest = here.open()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(guest.connection.join, Waiting(), admission_of(0))
+            nursery.start_soon(guest.join, Waiting())
             await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
         assert guest.connection.ended

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from math import inf
 from typing import Final
@@ -15,7 +15,7 @@ from typing import Final
 import trio
 
 from actorchat.protocol import Frames
-from actorchat.transports.ports import Admission, Application, Limits
+from actorchat.transports.ports import Admission, Application, Limits, Receiver
 from actorchat.transports.reactor.frames import FrameReader, Progress
 from actorchat.transports.reactor.loop import READ, WRITE, Reactor
 from actorchat.transports.session import SocketSession
@@ -71,25 +71,44 @@ class Connection:
         return f"<Connection of {self.session!r}>"
 
     def open(self, handshake: bytes, received: bytes) -> None:
-        """Send the handshake, and read from now on; `received` came behind the peer's half of it."""
+        """Have the handshake sent, and read from now on; `received` came behind the peer's half of it.
+
+        `enter` sends it, with whatever the target says at once.
+        """
         self._reactor.add(self)
-        self.session.push(Frames(handshake, (len(handshake),)))
+        self.session.outbox.hold(Frames(handshake, (len(handshake),)))
         self._reactor.watch(self, self.interest | READ)
         if received:
             self._reader.feed(bytearray(received), len(received), frames=0)
             self._reactor.queue(self)
 
-    async def join(self, application: Application, admission: Admission) -> None:
-        """Enter the target; returns once the receiver is there, or there will be none.
+    def enter(self, application: Application, admission: Admission) -> Awaitable[None] | None:
+        """Enter the target. None: the receiver is there, or there will be none; else that has to be awaited.
 
-        Cancelled from outside, the socket ends. If the socket ends meanwhile, entering is given up.
+        Cancelled from outside while it waits, the socket ends. If the socket ends meanwhile, entering is given up.
         """
+        session, joined = self.session, None
+        try:
+            joined = application.join(session, admission)
+            if not isinstance(joined, Awaitable):
+                session.attach(joined)
+        except Exception as error:
+            session.fail(error)
+        session.outbox.flush()
+        if isinstance(joined, Awaitable):
+            return self._join(joined)
+        if self._is_over():
+            session.leave()
+        self._resume()
+        return None
+
+    async def _join(self, joining: Awaitable[Receiver]) -> None:
         session = self.session
         try:
             with trio.CancelScope() as self._joining:
                 if self._is_over():
-                    return
-                session.attach(await application.join(session, admission))
+                    self._joining.cancel()
+                session.attach(await joining)
                 if self._is_over():
                     session.leave()
         except Exception as error:

@@ -6,7 +6,7 @@ Refuses to know TLS and other streams, which `actorchat.transports.websocket` se
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import trio
@@ -39,20 +39,19 @@ class ReactorTransport:
         # One for all connections: each would keep a bound method of its own.
         self._forget = self.sessions.discard
 
-    async def serve(self, line: Line, upgrade: Upgrade, subprotocol: str | None, admission: Admission) -> None:
+    def serve(self, line: Line, upgrade: Upgrade, admission: Admission) -> Awaitable[None] | None:
         """Take the socket of `line`, which has ended then, open a websocket on it, and join.
 
-        Returns when the target was entered, or never will be; the socket lives on in the reactor. Raises TypeError
-        for a line that is no plain socket. Whatever the peer or the application does, only Cancelled comes out.
+        None: the target was entered, or never will be; the socket lives on in the reactor. Else that has to be awaited;
+        whatever the peer or the application does, only Cancelled comes out. Raises TypeError for a line that is no
+        plain socket.
         """
         if not isinstance(line, SocketLine):
             raise TypeError(f"the reactor serves plain sockets, not a {type(line).__name__}")
-        handshake, received = accept(upgrade, subprotocol), upgrade.rest
         connection = Connection(line.detach(), self._reactor, admission, self._limits, self._forget)
-        connection.open(handshake, received)
+        connection.open(accept(upgrade), upgrade.rest)
         self.sessions.add(connection.session)
-        del upgrade, handshake, received
-        await connection.join(self._application, admission)
+        return connection.enter(self._application, admission)
 
     async def drain(self, code: int = CloseCode.DRAINING, reason: str = "draining") -> None:
         """Close every socket with `code`, also those opened later, and return when the last has ended.
