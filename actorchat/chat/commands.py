@@ -12,7 +12,7 @@ import attrs
 import trio
 
 from actorchat.actors import Ref
-from actorchat.chat.limits import Intake
+from actorchat.chat.limits import Intake, rate_limited
 from actorchat.chat.model import Identity
 from actorchat.chat.operations import Changed, ChatOperation, Decision, Refused, Unchanged
 from actorchat.chat.ports import Session
@@ -57,6 +57,8 @@ class FromMember:
         if isinstance(decision, Changed):
             return
         if isinstance(decision, Refused):
+            if decision.code == RefusalCode.RATE_LIMITED and decision.retry_after is not None:
+                self.member.limited_until = trio.current_time() + decision.retry_after
             refuse(self.roster, self.member.session, self.command, decision)
         elif isinstance(decision, Unchanged) and decision.message is not None:
             message = decision.message
@@ -165,14 +167,27 @@ class RoomReceiver:
         if isinstance(command, UnknownType):
             _answer_unknown(self._member.session, command)
             return False
+        member = self._member
+        if member.limited_until and isinstance(command, SendMessage) and self._refuse_limited(command):
+            return False
         counted = not isinstance(command, UpdateTyping)
         if counted:
             refused = self._intake.take()
             if refused is not None:
-                refuse(self._roster, self._member.session, command, refused)
+                refuse(self._roster, member.session, command, refused)
                 return False
-        self._room.tell(FromMember(self._roster, self._member, command, self._intake, counted))
+        self._room.tell(FromMember(self._roster, member, command, self._intake, counted))
         return counted
+
+    def _refuse_limited(self, command: SendMessage) -> bool:
+        """Say at once what the room would say again: a flood costs it no step."""
+        member = self._member
+        wait = member.limited_until - trio.current_time()
+        if wait <= 0 or self._intake.draining:
+            member.limited_until = 0.0
+            return False
+        refuse(self._roster, member.session, command, rate_limited(wait))
+        return True
 
     def malformed(self, fault: Malformed) -> None:
         session = self._member.session

@@ -15,7 +15,7 @@ from actorchat.chat.model import Identity
 from actorchat.chat.operations import Refused
 from actorchat.protocol import RefusalCode
 
-__all__ = ["Intake", "Limits", "RateLimiter", "TokenBucket", "check_message"]
+__all__ = ["Intake", "Limits", "RateLimiter", "TokenBucket", "check_message", "rate_limited"]
 
 ROOM_INBOX = 1_024
 """Commands that wait in one room; over it they are refused with `overloaded`."""
@@ -54,6 +54,11 @@ def check_message(text: str, attachments: tuple[UUID, ...], limits: Limits) -> R
         detail = f"there are {len(attachments)} attachments, at most {limits.attachments} are allowed"
         return Refused(RefusalCode.TOO_MANY_ATTACHMENTS, detail)
     return None
+
+
+def rate_limited(wait: float) -> Refused:
+    """What who has no token hears, `wait` seconds before there is one."""
+    return Refused(RefusalCode.RATE_LIMITED, "too many messages", wait)
 
 
 class TokenBucket:

@@ -20,7 +20,7 @@ from actorchat.actors import Actor, Request
 from actorchat.chat.announcer import Announcer
 from actorchat.chat.commands import Departed, FromMember, Perform
 from actorchat.chat.feed import FeedRoster
-from actorchat.chat.limits import ROOM_IN_FLIGHT, Limits, RateLimiter, check_message
+from actorchat.chat.limits import ROOM_IN_FLIGHT, Limits, RateLimiter, check_message, rate_limited
 from actorchat.chat.model import (
     Identity,
     identity_of,
@@ -236,7 +236,7 @@ class Room(Actor[RoomMessage]):
     def _check_rate(self, identity: Identity, now: float) -> Refused | None:
         bucket = self._ports.limiter.bucket(identity, now)
         wait = 0.0 if bucket is None else bucket.take(now)
-        return Refused(RefusalCode.RATE_LIMITED, "too many messages", wait) if wait else None
+        return rate_limited(wait) if wait else None
 
     def _submit(self, operation: ChatOperation, origin: FromMember | Perform) -> Refused | None:
         announcer = self._announcer

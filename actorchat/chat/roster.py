@@ -25,14 +25,18 @@ TAIL = 64
 
 
 class Member:
-    """One socket in a room: live in an audience, or behind and reading up to the present."""
+    """One socket in a room: live in an audience, or behind and reading up to the present.
 
-    __slots__ = ("identity", "profile", "session")
+    Before `limited_until` its user has no message to spend.
+    """
+
+    __slots__ = ("identity", "limited_until", "profile", "session")
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self.identity = identity_of(session.user)
         self.profile = session.profile
+        self.limited_until = 0.0
 
 
 @attrs.define(eq=False)

@@ -101,6 +101,54 @@ async def test_over_the_rate_messages_are_refused_with_a_time_to_wait() -> None:
         assert 0 < refusal.retry_after <= 1
 
 
+async def test_who_was_refused_for_its_rate_is_refused_without_the_room_until_there_is_a_message_to_spend(
+    mock_clock: MockClock,
+) -> None:
+    async with open_world(limits=Limits(messages_per_second=0.5, burst=1)) as world:
+        anna = await world.join(await world.reserve(), ANNA)
+        anna.say("taken")
+        anna.say("refused by the room")
+        await world.settle()
+        mock_clock.jump(1.5)
+        anna.say("refused at once", client_id="k")
+        refusals = anna.recorder.got(MessageNotAdded)
+        assert [(each.text, each.client_id) for each in refusals] == [
+            ("refused by the room", None),
+            ("refused at once", "k"),
+        ]
+        assert refusals[1].retry_after == pytest.approx(0.5)
+        mock_clock.jump(0.5)
+        anna.say("taken again")
+        await world.settle()
+        assert anna.recorder.texts() == ["taken", "taken again"]
+        assert anna.recorder.done == 3
+
+
+async def test_a_rate_that_is_used_up_holds_back_messages_only(mock_clock: MockClock) -> None:
+    async with open_world(limits=Limits(messages_per_second=0.5, burst=1)) as world:
+        chat = await world.reserve()
+        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
+        olga.say("mark me")
+        for _ in range(2):
+            anna.say("too many")
+        await world.settle()
+        (message, _) = anna.recorder.got(MessageAdded)
+        anna.receiver.receive(MarkMessageRead(message.message.id))
+        await world.settle()
+        assert olga.recorder.got(Receipts)[-1].read == 0
+
+
+async def test_a_draining_server_says_so_also_to_who_is_over_its_rate() -> None:
+    async with open_world(limits=Limits(messages_per_second=0.01, burst=1)) as world:
+        anna = await world.join(await world.reserve(), ANNA)
+        for _ in range(2):
+            anna.say("too many")
+        await world.settle()
+        await world.chats.drain()
+        anna.say("too late")
+        assert [each.code for each in anna.recorder.got(MessageNotAdded)] == ["rate_limited", "draining"]
+
+
 async def test_another_operator_cannot_write_into_an_open_chat() -> None:
     async with open_world() as world:
         chat = await world.reserve()
