@@ -156,7 +156,7 @@ def _trap(abort: Callable[[object], trio.lowlevel.Abort]) -> object:
 @coroutine
 def _park(trap: object) -> Generator[object, Outcome[object], None]:
     result = yield trap
-    if isinstance(result, Error):
+    if type(result) is Error:  # `isinstance` would ask an abstract base class at each wake-up
         result.unwrap()
 
 

@@ -350,20 +350,21 @@ async def test_a_cancelled_system_tells_the_asker_of_a_room_that_was_about_to_co
             await gate.wait()
 
     async def ask(ref: Ref[Message]) -> None:
-        with trio.fail_after(5), pytest.raises(ActorStopped):
+        with pytest.raises(ActorStopped):
             await ref.ask(Total())
 
-    async with trio.open_nursery() as outside:
-        with trio.CancelScope() as scope:
-            async with open_system() as system:
-                ref = system.virtual(lambda key, anchor: Slow(), anchor=Anchor, idle=0.01)["a"]
-                ref.tell(Add(1))
-                await leaving.wait()
-                outside.start_soon(ask, ref)
-                await trio.testing.wait_all_tasks_blocked()
-                scope.cancel()
-                gate.set()
-                await trio.sleep_forever()
+    with trio.fail_after(5):
+        async with trio.open_nursery() as outside:
+            with trio.CancelScope() as scope:
+                async with open_system() as system:
+                    ref = system.virtual(lambda key, anchor: Slow(), anchor=Anchor, idle=0.01)["a"]
+                    ref.tell(Add(1))
+                    await leaving.wait()
+                    outside.start_soon(ask, ref)
+                    await trio.testing.wait_all_tasks_blocked()
+                    scope.cancel()
+                    gate.set()
+                    await trio.sleep_forever()
 
 
 async def test_the_backoff_of_a_given_up_room_is_remembered_though_nobody_holds_its_address(
