@@ -50,7 +50,7 @@ class Group(Generic[M_contra]):
         taken = 0
         for ref in list(self._members):
             inbox = ref._inbox
-            if inbox.sleeper is not None and inbox.accepted < inbox.begun + inbox.base:
+            if inbox.sleeper is not None and inbox.now is None and inbox.accepted < inbox.begun + inbox.base:
                 inbox.accepted += 1
                 inbox.handed = message
                 sleeper, inbox.sleeper = inbox.sleeper, None

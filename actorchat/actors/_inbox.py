@@ -96,6 +96,10 @@ class Inbox:
     attention: bool = False
     """Something besides user messages is to be seen to before the next of them."""
     sleeper: trio.lowlevel.Task | None = None
+    now: Callable[[object], bool] | None = None
+    """Whether a sleeper is asked first, and what with: `Actor.receive_now`."""
+    left: bool = False
+    """A sleeper was cancelled."""
     waiters: dict[Call, None] | None = None
     newest: dict[Hashable, Slot] | None = None
 
@@ -162,7 +166,7 @@ class Inbox:
 
     def leave(self, _: object) -> trio.lowlevel.Abort:
         """The sleeper is cancelled."""
-        self.sleeper = None
+        self.sleeper, self.left = None, True
         return trio.lowlevel.Abort.SUCCEEDED
 
     def take_next(self) -> object:

@@ -85,6 +85,8 @@ async def _serve(ref: Ref[NoReturn], actor: Actor[NoReturn], inbox: Inbox) -> En
     receive, take, trap = actor.receive, inbox.take, _trap(inbox.leave)
     whole = type(actor).receive_batch is not Actor.receive_batch
     plain = not (whole or system._instrument is not None or isinstance(ref._keeper._overflow, Coalesce))
+    if plain and type(actor).receive_now is not Actor.receive_now:
+        inbox.now = actor.receive_now  # type: ignore[assignment] # the address takes what the actor does
     burst = 0
     # A crash may have come between seeing to the control lane and the rest of it.
     inbox.attention = True
@@ -246,6 +248,7 @@ async def _wind_up(ref: Ref[NoReturn], end: End, returns: bool) -> None:
     """What had begun is lost, what belongs to the incarnation ends, `on_stop`."""
     actor, system, started = ref._actor, ref._system, ref._state is State.RUNNING
     ref._move(State.LEAVING if returns else State.ENDING)
+    ref._inbox.now = None
     if not returns:
         ref._inbox.close()
     if actor is None:

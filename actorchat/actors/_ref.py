@@ -15,7 +15,8 @@ from weakref import WeakKeyDictionary
 
 import attrs
 import trio
-from trio.lowlevel import checkpoint, current_task, reschedule, wait_task_rescheduled
+from outcome import Error, Outcome
+from trio.lowlevel import Task, checkpoint, current_task, reschedule, wait_task_rescheduled
 
 from actorchat.actors._clock import Alarm
 from actorchat.actors._errors import ActorCrashed, ActorStopped, AskCycle, MailboxFull
@@ -165,9 +166,12 @@ class Ref(Generic[M_contra]):
             if sleeper is None:
                 inbox.put(message)
             else:
-                inbox.handed = message
                 inbox.sleeper = None
-                reschedule(sleeper, AWAKE)
+                if inbox.now is None:
+                    inbox.handed = message
+                    reschedule(sleeper, AWAKE)
+                else:
+                    self._handle_now(message, sleeper, inbox.now)
             return True
         loss = self._offer(message)
         if loss is not None:
@@ -273,6 +277,30 @@ class Ref(Generic[M_contra]):
         if self._state is State.DORMANT:
             self._keeper._activate(self)
         return self._state not in _NEVER_AGAIN and self._keeper._receptive(self._order)
+
+    def _handle_now(self, message: object, sleeper: Task, handle: Callable[[object], bool]) -> None:
+        """Have the parked actor handle `message` in this very step, or hand it over to its task."""
+        inbox, actor = self._inbox, self._actor
+        assert actor is not None  # noqa: S101 - somebody sleeps
+        inbox.begun += 1
+        inbox.left, actor._current = False, message
+        result: Outcome[None] = AWAKE
+        try:
+            if not handle(message):
+                inbox.begun -= 1
+                inbox.handed = message
+            actor._current = None
+        except BaseException as error:
+            # Not the sender's: the actor's task raises it, and loses the message.
+            result = Error(error)
+        if inbox.left:
+            # By what it did it has cancelled itself, and its task has been told so.
+            if type(result) is Error:
+                _log.error("%s raised while it was cancelled", self._name, exc_info=result.error)
+        elif result is AWAKE and inbox.empty and not inbox.attention:
+            inbox.sleeper = sleeper
+        else:
+            reschedule(sleeper, result)
 
     def _offer(self, item: object) -> Loss | None:
         """Take `item` in by the long way; None if it is in, else why not."""

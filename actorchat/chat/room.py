@@ -150,6 +150,12 @@ class Room(Actor[RoomMessage]):
     def can_passivate(self) -> bool:
         return self._roster.vacant and not self._announcer.in_flight
 
+    def receive_now(self, message: RoomMessage) -> bool:
+        if not isinstance(message, FromMember | Perform):
+            return False
+        self._take(message, trio.current_time())
+        return True
+
     async def receive(self, message: RoomMessage) -> None:
         match message:
             case FromMember() | Perform():

@@ -1,0 +1,246 @@
+"""Proves that a message handled in its sender's own step keeps every promise of one that goes through the inbox."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from actorchat.actors import (
+    Actor,
+    ActorSystem,
+    DeadLetter,
+    End,
+    Group,
+    Loss,
+    Ref,
+    Request,
+    Restart,
+    Virtual,
+    open_system,
+)
+from actorchat.testing import settle
+from tests.actors.messages import Broken
+
+
+@attrs.frozen
+class Do:
+    """Do `work`, then note the number; at once only if `now`."""
+
+    n: int
+    work: Callable[[AtOnce], object] = lambda _: None
+    now: bool = True
+
+
+@attrs.frozen
+class Seen(Request[tuple[int, ...]]):
+    """What was noted."""
+
+
+class AtOnce(Actor[Do | Seen]):
+    def __init__(self, seen: list[int], trace: list[str]) -> None:
+        self.seen, self.trace = seen, trace
+
+    async def on_start(self) -> None:
+        self.trace.append("start")
+
+    async def on_stop(self, end: End) -> None:
+        self.trace.append(end.cause.value)
+
+    def receive_now(self, message: Do | Seen) -> bool:
+        if isinstance(message, Seen) or not message.now:
+            return False
+        self._do(message)
+        return True
+
+    async def receive(self, message: Do | Seen) -> None:
+        if isinstance(message, Seen):
+            self.reply(message, tuple(self.seen))
+        else:
+            self._do(message)
+
+    def _do(self, message: Do) -> None:
+        message.work(self)
+        self.seen.append(message.n)
+
+
+@attrs.frozen
+class World:
+    """A parked actor that handles at once what it is told, what became of it, and what was lost."""
+
+    system: ActorSystem
+    ref: Ref[Do | Seen]
+    seen: list[int]
+    trace: list[str]
+    lost: list[DeadLetter]
+
+
+@asynccontextmanager
+async def world(restart: Restart | None = None) -> AsyncIterator[World]:
+    seen: list[int] = []
+    trace: list[str] = []
+    lost: list[DeadLetter] = []
+    # The core's own, and not that of the books: with an instrument nothing is handled at once.
+    with trio.fail_after(100):
+        async with open_system(on_dead_letter=lost.append) as system:
+            ref = await system.start(lambda: AtOnce(seen, trace), restart=restart)
+            await settle(system)
+            yield World(system, ref, seen, trace, lost)
+
+
+def fail(actor: AtOnce) -> None:
+    raise Broken
+
+
+async def test_it_is_handled_before_tell_returns_and_the_actor_stays_parked(autojump_clock: MockClock) -> None:
+    async with world() as at:
+        for n in range(200):
+            assert at.ref.tell(Do(n))
+            assert at.seen == list(range(n + 1))
+            assert at.system.settled
+        info = at.system.tree()[0]
+        assert (info.begun, info.queued, info.message) == (200, 0, None)
+        assert await at.ref.ask(Seen()) == tuple(range(200))
+
+
+async def test_a_group_has_its_members_handle_it_at_once(autojump_clock: MockClock) -> None:
+    async with world() as at:
+        group: Group[Do] = Group()
+        group.add(at.ref)
+        assert group.publish(Do(1)) == 1
+        assert at.seen == [1]
+
+
+async def test_what_it_refuses_and_what_comes_behind_that_stays_in_order(autojump_clock: MockClock) -> None:
+    async with world() as at:
+        for n in range(20):
+            assert at.ref.tell(Do(n, now=n % 3 == 0))
+        assert at.seen == [0]
+        await settle(at.system)
+        assert at.seen == list(range(20))
+
+
+async def test_what_it_tells_itself_comes_after_it(autojump_clock: MockClock) -> None:
+    async with world() as at:
+        at.ref.tell(Do(1, lambda actor: (actor.ref.tell(Do(2)), actor.ref.tell(Do(3)))))
+        at.ref.tell(Do(4))
+        assert at.seen == [1]
+        await settle(at.system)
+        assert at.seen == [1, 2, 3, 4]
+
+
+async def test_what_it_signals_itself_and_what_it_waits_for_comes(autojump_clock: MockClock) -> None:
+    async with world() as at:
+        at.ref.tell(Do(1, lambda actor: actor.ref.signal(Do(2))))
+        at.ref.tell(Do(3, lambda actor: actor.after(5, Do(4), key="later")))
+        await trio.sleep(6)
+        assert at.seen == [1, 2, 3, 4]
+
+
+async def test_a_crash_is_the_actors_and_not_the_senders(autojump_clock: MockClock) -> None:
+    async with world(Restart(jitter=0)) as at:
+        assert at.ref.tell(Do(1, fail))
+        assert at.ref.tell(Do(2))
+        await settle(at.system)
+        assert (at.seen, at.trace) == ([2], ["start", "crashed", "start"])
+        (letter,) = at.lost
+        assert isinstance(letter.message, Do)
+        assert (letter.message.n, letter.reason, type(letter.error)) == (1, Loss.CRASHED, Broken)
+        at.ref.tell(Do(3))
+        assert at.seen == [2, 3]
+
+
+async def test_an_order_to_stop_that_it_gives_itself_is_obeyed(autojump_clock: MockClock) -> None:
+    async with world() as at:
+        at.ref.tell(Do(1, lambda actor: actor.ref.stop()))
+        assert not at.ref.tell(Do(2))
+        await at.ref.join()
+        assert (at.seen, at.trace) == ([1], ["start", "stopped"])
+
+
+def kill(actor: AtOnce) -> None:
+    actor.ref.kill()
+
+
+def kill_and_fail(actor: AtOnce) -> None:
+    actor.ref.kill()
+    raise Broken
+
+
+@pytest.mark.parametrize("work", [kill, kill_and_fail])
+async def test_who_kills_itself_meanwhile_ends_once(
+    autojump_clock: MockClock, work: Callable[[AtOnce], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with world(Restart(jitter=0)) as at:
+        at.ref.tell(Do(1, work))
+        assert not at.ref.tell(Do(2))
+        await at.ref.join()
+        await wait_all_tasks_blocked()
+        assert at.trace == ["start", "killed"]
+        lost = [(letter.message.n, letter.reason) for letter in at.lost if isinstance(letter.message, Do)]
+        if work is kill:
+            assert (at.seen, lost, caplog.records) == ([1], [(2, Loss.STOPPED)], [])
+        else:
+            assert (at.seen, lost) == ([], [(2, Loss.STOPPED), (1, Loss.CRASHED)])
+            assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+async def test_who_refuses_a_message_and_kills_itself_loses_it_aloud(autojump_clock: MockClock) -> None:
+    class Refusing(AtOnce):
+        def receive_now(self, message: Do | Seen) -> bool:
+            self.ref.kill()
+            return False
+
+    lost: list[DeadLetter] = []
+    async with open_system(on_dead_letter=lost.append) as system:
+        ref = await system.start(lambda: Refusing([], []))
+        await settle(system)
+        assert ref.tell(Do(1))
+        await ref.join()
+    assert [letter.reason for letter in lost] == [Loss.STOPPED]
+
+
+async def test_two_that_tell_each_other_do_not_sink_into_each_other(autojump_clock: MockClock) -> None:
+    """Whoever is at work already gets it in its inbox."""
+    async with world() as at:
+        seen: list[int] = []
+        other = await at.system.start(lambda: AtOnce(seen, []))
+        await settle(at.system)
+
+        def volley(n: int) -> Do:
+            next_one = at.ref if n % 2 else other
+            return Do(n, lambda _: n < 2_000 and next_one.tell(volley(n + 1)))
+
+        at.ref.tell(volley(0))
+        await settle(at.system)
+        assert sorted([*seen, *at.seen]) == list(range(2_001))
+
+
+async def test_a_virtual_actor_that_handles_at_once_is_not_idle(autojump_clock: MockClock) -> None:
+    seen: list[int] = []
+    async with open_system() as system:
+        rooms: Virtual[str, Do | Seen, None] = system.virtual(lambda key: AtOnce(seen, []), idle=10)
+        ref = rooms["a"]
+        for n in range(10):
+            ref.tell(Do(n))
+            await trio.sleep(9)
+            assert rooms.active == 1
+        await trio.sleep(20)
+        assert rooms.active == 0
+    assert seen == list(range(10))
+
+
+async def test_an_address_does_not_keep_the_actor_that_has_ended(autojump_clock: MockClock) -> None:
+    async with world() as at:
+        incarnations: list[weakref.ref[AtOnce]] = []
+        at.ref.tell(Do(1, lambda actor: incarnations.append(weakref.ref(actor))))
+        at.ref.stop()
+        await at.ref.join()
+        gc.collect()
+        assert [each() for each in incarnations] == [None]
