@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from functools import partial
+from math import inf, nextafter
 from typing import TYPE_CHECKING, ClassVar, Generic, NoReturn, TypeVar
 
 import attrs
@@ -12,7 +13,7 @@ import trio
 from actorchat.actors._events import Down, End
 from actorchat.actors._inbox import NOTHING, message_of
 from actorchat.actors._message import Call, Pending, Request
-from actorchat.actors._ref import OfIncarnation, Ref, Watch
+from actorchat.actors._ref import OfIncarnation, Order, Ref, Watch
 
 if TYPE_CHECKING:
     from actorchat.actors._system import ActorSystem
@@ -33,21 +34,28 @@ class _Timer(OfIncarnation):
     period: float | None
     live: bool = True
     queued: bool = False
+    begun: int = -1
+    """How many messages had begun at its last tick."""
 
     def fire(self, now: float) -> float | None:
-        if not self.queued:
+        ref = self.actor.ref
+        # A handler slower than its period holds up neither the messages that wait nor a stop.
+        held_up = ref._inbox.queued and self.begun == ref._inbox.begun
+        if not (self.queued or (self.period is not None and (held_up or ref._order >= Order.DRAIN))):
             self.queued = True
-            self.actor.ref._inbox.signal(self)
+            ref._inbox.signal(self)
         if self.period is None:
             return None
         # Moments that a slow handler or a suspended machine missed are not made up for.
-        self.moment += self.period * (int((now - self.moment) / self.period) + 1)
+        later = self.moment + self.period * (int((now - self.moment) / self.period) + 1)
+        self.moment = max(later, nextafter(now, inf))
         return self.moment
 
     def make(self) -> object:
-        self.queued = False
+        self.queued, self.begun = False, self.actor.ref._inbox.begun
         if not self.live:
             return NOTHING
+        self.actor.ref._inbox.ticks += 1
         if self.period is None and self.actor._timers is not None:
             self.live = False
             del self.actor._timers[self.key]
@@ -144,12 +152,14 @@ class Actor(Generic[M]):
         call = self._call_of(request)
         if call is not None:
             call.reply(value)
+            call.served()
 
     def fail(self, request: Request[R], error: Exception) -> None:
         """Raise `error` in the asker, and nowhere else: a refusal, while this actor lives on."""
         call = self._call_of(request)
         if call is not None:
             call.fail(error)
+            call.served()
 
     def defer(self, request: Request[R]) -> Pending[R]:
         """Answer `request` later. Fails by itself when this incarnation ends: `ActorCrashed` or `ActorStopped`."""
@@ -157,14 +167,14 @@ class Actor(Generic[M]):
         if self._open is None:
             self._open = set()
         if call is not None and not call.done:
-            call.defer()
-            self._open.add(call)
-        return Pending(call, self._open)
+            call.defer(self._open)
+        return Pending(call)
 
     def watch(self, ref: Ref[NoReturn], as_: Callable[[Down], M]) -> None:
         """Get exactly one control message, made by `as_`, when `ref` ends and does not come back by itself.
 
-        At once if it has stopped already. Not on a restart, nor on passivation. A watch ends with this incarnation.
+        At once, and as `STOPPED`, if it has stopped already. Not on a restart, nor on passivation. A watch ends with
+        this incarnation.
         """
 
         def fire(watch: Watch, end: End) -> None:
@@ -185,7 +195,8 @@ class Actor(Generic[M]):
     def every(self, period: float, message: M, *, key: Hashable) -> None:
         """Get `message` each `period` seconds, the first one in `period`. Replaces the timer of the same key.
 
-        At most one tick waits: a handler slower than the period gets one, not all it missed.
+        At most one tick waits: a handler slower than the period gets one, not all it missed, and between two of them a
+        message that waits. No tick comes once the actor drains.
         """
         if period <= 0:
             raise ValueError("a period is more than 0 seconds")
@@ -213,10 +224,9 @@ class Actor(Generic[M]):
         async def run() -> None:
             try:
                 with scope:
-                    try:
-                        self._later(partial(ok, await work()))
-                    except Exception as error:
-                        self._later(partial(err or _raise, error))
+                    self._later(partial(ok, await work()))
+            except Exception as error:
+                self._later(partial(err or _raise, error))
             finally:
                 if self._pipes is not None:
                     self._pipes.discard(scope)
@@ -259,7 +269,7 @@ class Actor(Generic[M]):
             self.cancel(key)
         for scope in self._pipes or ():
             scope.cancel()
-        for call in self._open or ():
+        for call in tuple(self._open or ()):
             call.fail(error())
         self._open = self._watched = None
 

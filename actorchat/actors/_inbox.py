@@ -88,6 +88,8 @@ class Inbox:
     dropped: int = 0
     signals: int = 0
     """Control messages handled."""
+    ticks: int = 0
+    """Those of them that timers made."""
     put: Callable[[object], None] = attrs.field(init=False)
     take: Callable[[], object] = attrs.field(init=False)
     handed: object = NOTHING
@@ -104,8 +106,6 @@ class Inbox:
     newest: dict[Hashable, Slot] | None = None
 
     def __attrs_post_init__(self) -> None:
-        if self.bound < 1:
-            raise ValueError("an inbox holds at least one message")
         sender, receiver = trio.open_memory_channel[object](inf)
         self.put, self.take = sender.send_nowait, receiver.receive_nowait
 

@@ -166,6 +166,8 @@ async def _handle(ref: Ref[NoReturn], actor: Actor[NoReturn], inbox: Inbox, most
     """What `_serve` does with plain messages: for a batch as one, for coalesced ones, and with an instrument."""
     instrument = ref._system._instrument
     items: list[object] = []
+    if ref._order is Order.DRAIN:
+        most = min(most, ref._until - inbox.begun - inbox.dropped)
     actor._batch = items
     while inbox.queued and len(items) < most:
         item = inbox.take_next()
@@ -199,12 +201,10 @@ async def _attend(ref: Ref[NoReturn], actor: Actor[NoReturn], inbox: Inbox) -> E
         ref._order = order = Order.NONE
         if inbox.empty and not actor._open and not actor._pipes and actor.can_passivate():
             return End(Cause.PASSIVATED)
-    elif order is Order.RESTART or order >= Order.STOP:
-        return ref._ordered()
     if inbox.waiters is not None:
         ref._admit()
     done = 0
-    while inbox.control and ref._order is order:
+    while inbox.control and ref._order is order and order in (Order.NONE, Order.DRAIN):
         item = inbox.control.popleft()
         if isinstance(item, OfIncarnation):
             item = item.make() if item.actor is actor else NOTHING
@@ -221,8 +221,10 @@ async def _attend(ref: Ref[NoReturn], actor: Actor[NoReturn], inbox: Inbox) -> E
         inbox.attention = True
     else:
         inbox.control = None
+    order = ref._order
     drained = inbox.begun + inbox.dropped >= ref._until and not inbox.control
-    return End(Cause.STOPPED) if ref._order is Order.DRAIN and drained else None
+    ends = order is Order.RESTART or order >= Order.STOP or (order is Order.DRAIN and drained)
+    return ref._ordered() if ends else None
 
 
 def _sift(group: BaseExceptionGroup[BaseException], ref: Ref[NoReturn]) -> BaseException:
@@ -311,7 +313,9 @@ def _follow(ref: Ref[NoReturn], end: End, raised: BaseException | None, returns:
     ref._restarts += end.cause in (Cause.CRASHED, Cause.RESTARTED)
     if end.cause in (Cause.PASSIVATED, Cause.STOPPED):
         ref._tell_ended()
-    if order < Order.DRAIN or (end.cause is Cause.STOPPED and keeper._receptive(order)):
+    if order < Order.DRAIN or (
+        end.cause is Cause.STOPPED and keeper._receptive(order) and ref._inbox.begun + ref._inbox.dropped >= ref._until
+    ):
         ref._order = Order.NONE
     ref._start(0.0 if ref._order and delay < inf else delay)
     return raised

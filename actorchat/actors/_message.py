@@ -48,7 +48,8 @@ class Call:
     asker: Ref[NoReturn] | None = None
     deadline: float = inf
     begun: bool = False
-    deferred: bool = False
+    still_open: set[Call] | None = None
+    """The deferred answers of the incarnation that has it, once it is one of them."""
     done: bool = False
     task: trio.lowlevel.Task = attrs.Factory(current_task)
 
@@ -70,14 +71,23 @@ class Call:
         if not self.done:
             self._end(Error(error))
 
+    def served(self) -> None:
+        """The handler has answered: what it does after that is on nobody's time."""
+        self.deadline = inf
+
     def abort(self, _: object) -> trio.lowlevel.Abort:
         """The asker is cancelled: it waits no longer, and a request that has not begun never does."""
         self._end(None)
         return trio.lowlevel.Abort.SUCCEEDED
 
-    def defer(self) -> None:
+    @property
+    def deferred(self) -> bool:
+        return self.still_open is not None
+
+    def defer(self, still_open: set[Call]) -> None:
         """Who replies is open now, so nobody can say that the asker waits for this actor."""
-        self.deferred = True
+        self.still_open = still_open
+        still_open.add(self)
         if self.asker is not None:
             self.asker._waits_for = None
 
@@ -88,6 +98,8 @@ class Call:
 
     def _end(self, result: Outcome[object] | None) -> None:
         self.done = True
+        if self.still_open is not None:
+            self.still_open.discard(self)
         # The edge goes in the same step as the wait, so a ring of edges is a ring of waits.
         if self.asker is not None:
             self.asker._waits_for = None
@@ -103,10 +115,10 @@ class Pending(Generic[R]):
     It fails by itself when the incarnation that deferred it ends.
     """
 
-    __slots__ = ("_call", "_open")
+    __slots__ = ("_call",)
 
-    def __init__(self, call: Call | None, still_open: set[Call]) -> None:
-        self._call, self._open = call, still_open
+    def __init__(self, call: Call | None) -> None:
+        self._call = call
 
     @property
     def expired(self) -> bool:
@@ -115,11 +127,9 @@ class Pending(Generic[R]):
 
     def reply(self, value: R) -> None:
         if self._call is not None:
-            self._open.discard(self._call)
             self._call.reply(value)
 
     def fail(self, error: Exception) -> None:
         """Raise `error` in the asker, and nowhere else."""
         if self._call is not None:
-            self._open.discard(self._call)
             self._call.fail(error)

@@ -121,8 +121,6 @@ class Ref(Generic[M_contra]):
     _starter: Call | None = None
     _waits_for: Ref[NoReturn] | None = None
     _watches: WeakKeyDictionary[Watch, None] | None = None
-    _moved: trio.Event | None = None
-    """The next move to another state."""
     _ended: trio.Event | None = None
     """The next end: at rest, or a virtual actor between two incarnations."""
     _drops: Counter[Loss] | None = None
@@ -145,7 +143,9 @@ class Ref(Generic[M_contra]):
     @property
     def stopped(self) -> bool:
         """It has stopped for good. A virtual actor has only when its system has closed."""
-        return self._state is State.STOPPED
+        return self._state is State.STOPPED or (
+            self._state is State.DORMANT and not self._keeper._receptive(Order.NONE)
+        )
 
     @property
     def queued(self) -> int:
@@ -325,6 +325,7 @@ class Ref(Generic[M_contra]):
         if key is None:
             self._inbox.add(item)
         elif (replaced := self._inbox.add_newest(key, item)) is not NOTHING:
+            self._until += 1
             self._system._lose(self, replaced, Loss.COALESCED)
 
     def _key_of(self, item: object) -> Hashable | None:
@@ -333,7 +334,9 @@ class Ref(Generic[M_contra]):
         if not isinstance(overflow, Coalesce) or isinstance(item, Call):
             return None
         try:
-            return overflow.key(item)
+            key = overflow.key(item)
+            hash(key)
+            return key
         except Exception:
             _log.exception("the key of a message to %s failed: it is queued as it is", self._name)
             return None
@@ -400,7 +403,7 @@ class Ref(Generic[M_contra]):
         """Have the incarnation obey `order` before its next message; from `KILL` on, cancel what it is doing."""
         if self._state in AT_REST:
             return
-        if self._order < Order.DRAIN:
+        if self._order < Order.DRAIN or self._state is State.LEAVING:
             self._until = self._inbox.accepted
         self._order = max(self._order, order)
         if not self._keeper._receptive(order):
@@ -475,20 +478,12 @@ class Ref(Generic[M_contra]):
 
     def _move(self, state: State) -> None:
         self._state = state
-        moved, self._moved = self._moved, None
-        if moved is not None:
-            moved.set()
+        self._keeper._moved()
 
     def _tell_ended(self) -> None:
         ended, self._ended = self._ended, None
         if ended is not None:
             ended.set()
-
-    async def _wait_until(self, states: frozenset[State]) -> None:
-        while self._state not in states:
-            if self._moved is None:
-                self._moved = trio.Event()
-            await self._moved.wait()
 
 
 _NEVER_AGAIN = AT_REST | {State.ENDING}

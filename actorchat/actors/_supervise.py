@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, ClassVar, NoReturn, TypeVar, cast
 import attrs
 import trio
 
-from actorchat.actors._errors import ActorCrashed, TooManyRestarts
-from actorchat.actors._events import What
+from actorchat.actors._errors import ActorCrashed, SystemClosing, TooManyRestarts
+from actorchat.actors._events import Cause, End, What
 from actorchat.actors._inbox import Coalesce, Overflow, Stop
 from actorchat.actors._life import live
 from actorchat.actors._ref import Order, Ref, State
@@ -50,19 +50,20 @@ class Restart:
 class Budget:
     """What is left of a `Restart`."""
 
-    __slots__ = ("_crashes", "_random", "_restart", "_streak", "not_before")
+    __slots__ = ("_crashes", "_last", "_random", "_restart", "_streak", "not_before")
 
     def __init__(self, restart: Restart, random: Random) -> None:
         self._restart, self._random = restart, random
         self._crashes: deque[float] = deque()
         self._streak = 0
+        self._last = -inf
         self.not_before = -inf
         """The moment until which the next activation waits, after an actor was given up."""
 
     @property
     def remembered(self) -> float:
         """The moment from which it is as good as new."""
-        return max(self.not_before, self._crashes[-1] + self._restart.within) if self._crashes else -inf
+        return max(self.not_before, self._last + self._restart.within)
 
     def crash(self, now: float) -> float | None:
         """One crash more: the delay before the restart, or None if the budget is spent."""
@@ -74,12 +75,12 @@ class Budget:
         delay = min(restart.backoff * 2.0 ** min(self._streak, 60), restart.cap)
         delay *= 1.0 + restart.jitter * self._random.random()
         self._streak += 1
+        self._last = now
         crashes.append(now)
         if len(crashes) <= restart.max:
             return delay
         # The next life has a fresh budget, but doesn't begin at once.
         crashes.clear()
-        crashes.append(now)
         self.not_before = now + delay
         return None
 
@@ -99,6 +100,10 @@ class Keeper:
     _restart: Restart | None
     _parent: str | None = None
     """The name of the family or supervisor."""
+
+    def __attrs_post_init__(self) -> None:
+        if self._bound < 1:
+            raise ValueError("an inbox holds at least one message")
 
     def _make(self, ref: Ref[NoReturn]) -> Actor[NoReturn]:
         """The next incarnation."""
@@ -129,6 +134,9 @@ class Keeper:
     def _give_up(self, ref: Ref[NoReturn], error: Exception) -> None:
         raise (ActorCrashed if self._restart is None else TooManyRestarts)(ref._name) from error
 
+    def _moved(self) -> None:
+        """An address of it is in another state."""
+
     def _ended(self, ref: Ref[NoReturn]) -> None:
         """The address is about to rest."""
         self._system._forget(ref)
@@ -154,8 +162,10 @@ class _Child(Alone):
         if not self._supervisor._grouped:
             return super()._crashed(ref, error)
         self._supervisor._crashed[ref] = error
-        self._supervisor._alarm.set()
         return inf
+
+    def _moved(self) -> None:
+        self._supervisor._change.set()
 
     def _ended(self, ref: Ref[NoReturn]) -> None:
         super()._ended(ref)
@@ -187,7 +197,8 @@ class Supervisor:
         self._budget = Budget(restart, system._random)
         self._children: dict[Ref[NoReturn], None] = {}
         self._crashed: dict[Ref[NoReturn], Exception] = {}
-        self._alarm = trio.Event()
+        self._change = trio.Event()
+        """A child has moved to another state."""
 
     def spawn(
         self,
@@ -198,6 +209,8 @@ class Supervisor:
         overflow: Overflow | Stop | Coalesce[M] = Overflow.REJECT,
     ) -> Ref[M]:
         """Start a child; under a group strategy once those spawned before it have started. See `ActorSystem.spawn`."""
+        if self._nursery.cancel_scope.cancel_called:
+            raise SystemClosing
         child = _Child(
             system=self._system,
             nursery=self._nursery,
@@ -211,23 +224,25 @@ class Supervisor:
         ref = self._system._enter(child, name)
         self._children[ref] = None
         ref._start(inf if self._grouped else 0.0)
-        self._alarm.set()
         return ref
 
     async def _run(self) -> None:
         """Start what waits, till cancelled. Raises `TooManyRestarts` when the group's budget is spent."""
         while True:
-            await self._alarm.wait()
-            self._alarm = trio.Event()
             if self._crashed:
                 await self._recover()
-            for ref in list(self._children):
-                if self._crashed:
-                    self._alarm.set()
-                    break
-                if ref._state is State.BACKOFF and self._grouped:
-                    ref._start()
-                    await ref._wait_until(_SETTLED)
+            waiting = next((ref for ref in self._children if self._grouped and ref._state is State.BACKOFF), None)
+            if waiting is None:
+                await self._wait_for_change()
+                continue
+            waiting._start()
+            # It may wait for one that has crashed meanwhile.
+            while waiting._state not in _SETTLED and not self._crashed:
+                await self._wait_for_change()
+
+    async def _wait_for_change(self) -> None:
+        await self._change.wait()
+        self._change = trio.Event()
 
     async def _recover(self) -> None:
         """Bring down those that the strategy names, and wait till they may start again."""
@@ -236,6 +251,8 @@ class Supervisor:
         delay = self._budget.crash(trio.current_time())
         self._system._emit(What.GAVE_UP if delay is None else What.RESTARTING, ref, error)
         if delay is None:
+            for one, its in list(self._crashed.items()):
+                one._rest(End(Cause.CRASHED, its))
             raise TooManyRestarts(ref.name) from error
         await trio.sleep(delay)
         # Who crashed meanwhile joins the round.
@@ -255,10 +272,14 @@ class Supervisor:
             ref = standing[-1]
             ref._give(Order.RESTART)
             with trio.move_on_after(self._system._grace) as patience:
-                await ref._wait_until(_DOWN)
-            if patience.cancelled_caught:
+                await self._wait_till_down(ref)
+            if patience.cancelled_caught and ref._order is Order.RESTART:
                 ref._cut()
-                await ref._wait_until(_DOWN)
+                await self._wait_till_down(ref)
+
+    async def _wait_till_down(self, ref: Ref[NoReturn]) -> None:
+        while ref._state not in _DOWN:
+            await self._wait_for_change()
 
     async def _stop(self) -> None:
         """Stop the children in reverse order, draining, within the system's `drain` seconds; then kill them."""

@@ -179,7 +179,7 @@ class ActorSystem:
         if name in self._names:
             raise ValueError(f"an actor named {name} is alive already")
         self._count += 1
-        label = name or f"{getattr(keeper._factory, '__name__', 'actor')}-{self._count}"
+        label = name if name is not None else f"{getattr(keeper._factory, '__name__', 'actor')}-{self._count}"
         ref = Ref[object](self, keeper, label, State.STARTING)
         if name is not None:
             self._names[name] = ref

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
-from math import isinf
+from math import inf
 from typing import TYPE_CHECKING, ClassVar, Generic, NoReturn, TypeVar, cast
 from weakref import WeakValueDictionary
 
@@ -89,7 +89,7 @@ class Virtual(Keeper, Generic[K, M, A]):
         self._live[ref] = -1
         ref._since, ref._restarts = trio.current_time(), 0
         ref._start(0.0 if ref._budget is None else ref._budget.not_before - trio.current_time())
-        if not self._looking and not isinf(self._idle):
+        if not self._looking and self._idle < inf:
             self._looking = True
             self._nursery.start_soon(self._look, name=f"{self._parent} idle")
 
@@ -99,7 +99,10 @@ class Virtual(Keeper, Generic[K, M, A]):
     def _give_up(self, ref: Ref[NoReturn], error: Exception) -> None:
         if ref._budget is not None:
             # Perhaps nobody else holds the address, and its budget with it, as long as that is remembered.
-            self._system._clock.add(Alarm(partial(self._forgive, ref)), ref._budget.remembered)
+            until = ref._budget.remembered
+            self._system._clock.add(
+                Alarm(partial(self._forgive, ref)), until if until < inf else ref._budget.not_before
+            )
         if self._on_give_up is not None:
             try:
                 self._on_give_up(cast("K", ref._key), cast("A", ref._anchor), error)
@@ -124,7 +127,7 @@ class Virtual(Keeper, Generic[K, M, A]):
         # In a frame of its own: what it holds would keep an address alive while `_look` sleeps.
         for ref, before in list(self._live.items()):
             inbox = ref._inbox
-            handled = inbox.begun + inbox.signals
+            handled = inbox.begun + inbox.signals - inbox.ticks
             if handled == before and inbox.sleeper is not None and inbox.empty:
                 ref._give(Order.PASSIVATE)
             else:

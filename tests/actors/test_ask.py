@@ -329,3 +329,22 @@ async def caught(wait: Awaitable[object]) -> object:
 
 async def settle_blocked() -> None:
     await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_what_a_handler_asks_after_its_answer_is_not_on_its_askers_time(autojump_clock: MockClock) -> None:
+    answers: list[object] = []
+
+    async def pause() -> None:
+        await trio.sleep(1)
+
+    class Logging(Counter):
+        async def receive(self, message: Message) -> None:
+            if isinstance(message, Total):
+                self.reply(message, ())
+                answers.append(await log.ask(Call(lambda _: pause())))
+
+    async with open_system() as system:
+        log = system.spawn(Counter)
+        assert await system.spawn(Logging).ask(Total(), timeout=0.5) == ()
+        await trio.sleep(2)
+    assert answers == [None]

@@ -296,3 +296,23 @@ async def test_hold_is_cut_by_kill_and_its_asker_hears(autojump_clock: MockClock
         assert [letter.reason for letter in lost] == [Loss.CRASHED, Loss.STOPPED]
         assert not ref.tell(Add(2))
         assert not ref.signal(Add(3))
+
+
+async def test_a_pipe_that_fails_while_it_is_cancelled_harms_nobody(autojump_clock: MockClock) -> None:
+    async def stumble() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise Broken
+
+    async def work() -> int:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stumble)
+            await trio.sleep_forever()
+
+    async with open_system() as system:
+        ref = await system.start(Counter)
+        await ref.ask(Call(lambda actor: actor.pipe(work, ok=Add)))
+        ref.kill()
+        await ref.join()
+        await trio.sleep(1)

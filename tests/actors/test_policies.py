@@ -14,7 +14,7 @@ from trio.testing import MockClock
 from actorchat.actors import Coalesce, DeadLetter, Down, Loss, Overflow, Ref, Restart
 from actorchat.testing import Probe, settle
 from tests.actors.books import open_system
-from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Message
+from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Message, Total
 
 BOUND = 3
 SLOW = Restart(backoff=10, jitter=0)
@@ -211,3 +211,10 @@ async def test_a_key_that_raises_does_not_raise_in_the_sender() -> None:
         assert [ref.tell(Add(n)) for n in range(3)] == [True, True, False]
         gate.set()
     assert seen == [0, 1]
+
+
+async def test_a_key_that_can_not_be_hashed_does_not_raise_in_the_sender() -> None:
+    async with open_system() as system:
+        ref = system.spawn(Counter, overflow=Coalesce[Message](lambda message: [message]))  # type: ignore[arg-type,return-value]
+        assert ref.tell(Add(1))
+        assert await ref.ask(Total()) == (1,)

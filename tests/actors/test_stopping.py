@@ -304,3 +304,17 @@ async def test_an_on_stop_that_is_cut_while_a_task_of_its_own_raises_harms_nobod
         assert await other.ask(Total()) == ()
         other.stop()
         await other.join()
+
+
+@pytest.mark.parametrize("order", ["stop", "kill"])
+async def test_an_order_given_in_a_control_message_comes_before_the_next_message(
+    autojump_clock: MockClock, order: str
+) -> None:
+    seen: list[int] = []
+    async with open_system() as system:
+        ref = system.spawn(lambda: Counter(seen=seen))
+        for n in range(3):
+            ref.tell(Add(n))
+        ref.signal(Call(lambda actor: actor.ref.stop(drain=False) if order == "stop" else actor.ref.kill()))
+        await ref.join()
+    assert seen == []

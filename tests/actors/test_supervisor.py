@@ -7,15 +7,19 @@ import trio
 from trio.testing import MockClock
 
 from actorchat.actors import (
+    Cause,
+    DeadLetter,
+    Down,
     End,
     Ref,
     Restart,
     Strategy,
     Supervisor,
+    SystemClosing,
     TooManyRestarts,
     open_supervisor,
 )
-from actorchat.testing import settle
+from actorchat.testing import Probe, settle
 from tests.actors.books import open_system
 from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Message, Total
 
@@ -174,3 +178,79 @@ async def test_a_crash_beside_a_child_that_drains_leaves_it_to_drain(
         await slow.join()
         assert seen == list(range(10))
         assert await other.ask(Total()) == ()
+
+
+@pytest.mark.parametrize("strategy", list(Strategy))
+async def test_a_supervisor_that_has_ended_takes_no_child(autojump_clock: MockClock, strategy: Strategy) -> None:
+    async with open_system() as system:
+        async with open_supervisor(system, strategy) as supervisor:
+            pass
+        with pytest.raises(SystemClosing):
+            supervisor.spawn(Counter, "late")
+        assert system.find("late", Counter) is None
+
+
+async def test_a_child_that_waits_in_its_start_for_a_crashed_one_holds_up_no_recovery(
+    autojump_clock: MockClock,
+) -> None:
+    class Asking(Counter):
+        async def on_start(self) -> None:
+            await first.ask(Total())
+
+    async with (
+        open_system() as system,
+        open_supervisor(system, Strategy.ONE_FOR_ALL, Restart(jitter=0)) as supervisor,
+    ):
+        first = supervisor.spawn(Counter)
+        gate = trio.Event()
+        first.tell(Hold(gate))
+        first.tell(Boom())
+        second = supervisor.spawn(Asking)
+        await trio.sleep(1)
+        gate.set()
+        with trio.fail_after(5):
+            assert await second.ask(Total()) == ()
+
+
+async def test_a_child_that_is_stopped_while_it_is_to_be_restarted_is_left_to_drain(autojump_clock: MockClock) -> None:
+    seen: list[int] = []
+
+    class Slow(Counter):
+        async def receive(self, message: Message) -> None:
+            await super().receive(message)
+            await trio.sleep(0.6)
+
+    lost: list[DeadLetter] = []
+    async with (
+        open_system(drain=60, on_dead_letter=lost.append) as system,
+        open_supervisor(system, Strategy.ONE_FOR_ALL, Restart(jitter=0)) as supervisor,
+    ):
+        other, slow = supervisor.spawn(Counter), supervisor.spawn(lambda: Slow(seen=seen))
+        await settle(system)
+        for n in range(5):
+            slow.tell(Add(n))
+        await trio.sleep(0.1)
+        other.tell(Boom())
+        await trio.sleep(0.1)
+        slow.stop()
+        await slow.join()
+        assert seen == list(range(5))
+    assert [type(letter.message) for letter in lost] == [Boom]
+
+
+@pytest.mark.parametrize("strategy", list(Strategy))
+async def test_watchers_of_a_child_that_is_given_up_hear_of_its_crash(
+    autojump_clock: MockClock, strategy: Strategy
+) -> None:
+    watcher = Probe[Down]()
+    async with open_system() as system:
+        await system.start(lambda: watcher)
+        with pytest.RaisesGroup(TooManyRestarts):
+            async with open_supervisor(system, strategy, Restart(max=0)) as supervisor:
+                ref = supervisor.spawn(Counter)
+                await settle(system)
+                watcher.watch(ref, as_=lambda down: down)
+                ref.tell(Boom())
+                await trio.sleep_forever()
+        down = await watcher.expect(Down)
+        assert (down.cause, type(down.error)) == (Cause.CRASHED, Broken)

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from actorchat.actors import Ref, Restart
 from actorchat.testing import crash, settle
 from tests.actors.books import open_system
-from tests.actors.messages import Add, Boom, Broken, Call, Counter, Message, Total
+from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Message, Total
 
 
 async def seen(ref: Ref[Message]) -> tuple[int, ...]:
@@ -200,3 +200,39 @@ async def test_a_result_for_a_crashed_incarnation_does_not_reach_the_next(autoju
         ref.tell(Call(crash_later))
         await settle(system)
         assert await seen(ref) == ()
+
+
+async def test_a_tick_handler_slower_than_its_period_holds_up_neither_messages_nor_a_stop(
+    autojump_clock: MockClock,
+) -> None:
+    class Slow(Counter):
+        async def on_start(self) -> None:
+            self.every(1, Hold(trio.Event()), key="tick")
+
+        async def receive(self, message: Message) -> None:
+            if isinstance(message, Hold):
+                await trio.sleep(1.5)
+            else:
+                await super().receive(message)
+
+    seen: list[int] = []
+    async with open_system(drain=50) as system:
+        ref = system.spawn(lambda: Slow(seen=seen))
+        await trio.sleep(5)
+        ref.tell(Add(1))
+        await trio.sleep(10)
+        assert seen == [1]
+        ref.stop()
+        with trio.fail_after(10):
+            await ref.join()
+
+
+async def test_a_period_too_short_for_the_clock_leaves_others_their_turn(mock_clock: MockClock) -> None:
+    async with open_system() as system:
+        ref = system.spawn(Counter)
+        mock_clock.jump(1_000_000)
+        await ref.ask(Call(lambda actor: actor.every(1e-12, Add(1), key="tick")))
+        mock_clock.jump(0.001)
+        for _ in range(10):
+            await trio.lowlevel.checkpoint()
+        ref.kill()

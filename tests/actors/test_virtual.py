@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Sequence
 from functools import partial
 
 import pytest
@@ -12,12 +13,16 @@ import trio.testing
 from trio.testing import MockClock
 
 from actorchat.actors import (
+    Actor,
     ActorStopped,
     ActorSystem,
+    AskTimeout,
     Cause,
+    Coalesce,
     DeadLetter,
     Down,
     End,
+    Group,
     Loss,
     Ref,
     Restart,
@@ -490,3 +495,140 @@ async def test_a_room_stopped_while_it_leaves_loses_what_waits_aloud(autojump_cl
         ref.stop(drain=False)
         await ref.join()
         assert [(letter.message, letter.reason) for letter in lost] == [(Add(2), Loss.STOPPED)]
+
+
+async def test_an_answer_nobody_waits_for_any_more_holds_no_actor(autojump_clock: MockClock) -> None:
+    class Owing(Counter):
+        async def receive(self, message: Message) -> None:
+            if isinstance(message, Total):
+                self.defer(message)
+
+    async with open_system() as system:
+        rooms: Virtual[str, Message, None] = system.virtual(lambda key: Owing(), idle=10)
+        with pytest.raises(AskTimeout):
+            await rooms["a"].ask(Total(), timeout=1)
+        await trio.sleep(30)
+        assert rooms.active == 0
+
+
+async def test_timers_hold_no_actor(autojump_clock: MockClock) -> None:
+    class Ticking(Counter):
+        async def on_start(self) -> None:
+            self.every(1, Add(1), key="tick")
+
+    async with open_system() as system:
+        rooms: Virtual[str, Message, None] = system.virtual(lambda key: Ticking(), idle=10.5)
+        rooms["a"].tell(Add(0))
+        await trio.sleep(40)
+        assert rooms.active == 0
+
+
+async def test_a_stop_lets_those_that_waited_begin_however_many_were_replaced_since(
+    autojump_clock: MockClock,
+) -> None:
+    lives: list[list[int]] = []
+
+    class Slow(Counter):
+        async def on_start(self) -> None:
+            lives.append(self.seen)
+
+        async def receive(self, message: Message) -> None:
+            await super().receive(message)
+            await trio.sleep(1)
+
+    by_tens = Coalesce[Message](lambda message: message.n // 10 if isinstance(message, Add) else None)
+    async with open_system() as system:
+        rooms: Virtual[str, Message, None] = system.virtual(lambda key: Slow(), overflow=by_tens)
+        ref = rooms["a"]
+        ref.tell(Add(0))
+        await trio.sleep(0.5)
+        for n in (10, 20, 30):
+            ref.tell(Add(n))
+        ref.stop()
+        for n in (31, 32, 33):
+            ref.tell(Add(n))
+        await ref.join()
+        assert lives[0] == [0, 10, 20, 33]
+
+
+async def test_a_batch_ends_where_the_stop_was(autojump_clock: MockClock) -> None:
+    batches: list[tuple[int, list[int]]] = []
+
+    class Batching(Actor[int]):
+        async def receive_batch(self, messages: Sequence[int]) -> None:
+            batches.append((id(self), list(messages)))
+            await trio.sleep(1)
+
+    async with open_system() as system:
+        rooms: Virtual[str, int, None] = system.virtual(lambda key: Batching())
+        ref = rooms["a"]
+        ref.tell(0)
+        await trio.sleep(0.5)
+        ref.tell(1)
+        ref.tell(2)
+        ref.stop()
+        ref.tell(3)
+        await trio.sleep(10)
+        assert [numbers for _, numbers in batches] == [[0], [1, 2], [3]]
+        assert batches[0][0] == batches[1][0] != batches[2][0]
+
+
+async def test_a_second_stop_while_the_first_is_obeyed_ends_the_next_incarnation(autojump_clock: MockClock) -> None:
+    class Slow(Room):
+        async def on_stop(self, end: End) -> None:
+            await trio.sleep(1)
+            await super().on_stop(end)
+
+    async with open_system() as system:
+        rooms = system.virtual(Slow, anchor=Anchor)
+        ref = rooms["a"]
+        ref.tell(Add(1))
+        await trio.sleep(0.1)
+        ref.stop()
+        await trio.sleep(0.1)
+        ref.tell(Add(2))
+        ref.stop()
+        await trio.sleep(10)
+        assert rooms.anchor("a").seen == [1, 2]
+        assert rooms.active == 0
+
+
+async def test_after_a_give_up_the_whole_budget_is_there_again(autojump_clock: MockClock) -> None:
+    given_up: list[int] = []
+    lives = 0
+
+    def make(key: str, anchor: None) -> Counter:
+        nonlocal lives
+        lives += 1
+        return Counter()
+
+    async with open_system() as system:
+        rooms = system.virtual(
+            make,
+            anchor=lambda key: None,
+            restart=Restart(max=2, jitter=0),
+            on_give_up=lambda key, anchor, error: given_up.append(lives),
+        )
+        ref = rooms["a"]
+        for _ in range(9):
+            ref.tell(Boom())
+            await trio.sleep(0.1)
+        assert given_up == [3, 6, 9]
+
+
+async def test_when_the_system_has_closed_its_virtual_actors_have_stopped(autojump_clock: MockClock) -> None:
+    stopped: list[bool] = []
+    async with open_system() as system:
+        ref = rooms_of(system)["a"]
+        ref.tell(Add(1))
+        await trio.sleep(1)
+        stopped.append(ref.stopped)
+    stopped.append(ref.stopped)
+    assert stopped == [False, True]
+    assert not Group[Message]().add(ref)
+
+
+async def test_an_inbox_without_room_is_refused_when_the_family_is_made() -> None:
+    async with open_system() as system:
+        with pytest.raises(ValueError, match="at least one message"):
+            system.virtual(Room, anchor=Anchor, inbox=0)
