@@ -25,13 +25,13 @@ from actorchat.protocol import (
     Event,
     Frames,
     Malformed,
-    MessageNotAdded,
     Profile,
     RefusalCode,
     SendMessage,
     UnknownType,
     UpdateTyping,
     encode_event,
+    message_not_added_payload,
 )
 
 __all__ = ["Departed", "FeedReceiver", "FromMember", "Perform", "RoomReceiver", "push_event", "refuse"]
@@ -129,20 +129,18 @@ def push_event(session: Session, event: Event) -> None:
 def refuse(roster: Roster, session: Session, command: Command, refused: Refused) -> None:
     """Tell the sending socket, and it alone: `message_not_added` for messages, `error` for marks *(ext)*."""
     if isinstance(command, SendMessage):
-        code = RefusalCode(refused.code)
-        push_event(
-            session,
-            MessageNotAdded(
-                code=code,
-                detail=refused.detail,
-                retryable=code in RETRYABLE,
-                retry_after=refused.retry_after,
-                text=command.text,
-                client_id=command.client_id,
-                chat_id=roster.chat,
-                attachments=command.attachments if code in _ABOUT_ATTACHMENTS else (),
-            ),
+        code = refused.code
+        payload = message_not_added_payload(
+            code=code,
+            detail=refused.detail,
+            retryable=code in RETRYABLE,
+            retry_after=refused.retry_after,
+            text=command.text,
+            client_id=command.client_id,
+            chat_id=roster.chat,
+            attachments=command.attachments if code in _ABOUT_ATTACHMENTS else (),
         )
+        session.push(Frames.of([payload]))
     elif session.profile is Profile.EXTENDED:
         push_event(session, ErrorEvent(refused.code, refused.detail, "data.message_id"))
 
@@ -162,8 +160,8 @@ class RoomReceiver:
     def __init__(self, roster: Roster, member: Member, intake: Intake, room: Ref[FromMember | Departed]) -> None:
         self._roster, self._member, self._intake, self._room = roster, member, intake, room
 
-    def receive(self, command: Command | UnknownType) -> bool:
-        """True: the session has one more operation in flight, until `operation_done`."""
+    def receive(self, command: Command | UnknownType) -> bool | None:
+        """True: the session has one more operation in flight, until `operation_done`. False: refused at once."""
         if isinstance(command, UnknownType):
             _answer_unknown(self._member.session, command)
             return False
@@ -177,7 +175,7 @@ class RoomReceiver:
                 refuse(self._roster, member.session, command, refused)
                 return False
         self._room.tell(FromMember(self._roster, member, command, self._intake, counted))
-        return counted
+        return counted or None
 
     def _refuse_limited(self, command: SendMessage) -> bool:
         """Say at once what the room would say again: a flood costs it no step."""

@@ -1,10 +1,11 @@
-"""Owns the fast way to write a message event: bytes joined around the cached JSON of chat and user.
+"""Owns the fast way to write what is said of a message: bytes joined around the cached JSON of chat and user.
 
 Refuses to know who caches the fragments. Every result equals that of ``encode_event``, byte for byte.
 """
 
 from itertools import product
 from typing import Final
+from uuid import UUID
 
 import msgspec
 
@@ -15,6 +16,10 @@ _encode: Final = msgspec.json.Encoder().encode
 _MESSAGE: Final = b'{"id":%d,%b,"text":%b,"send_time":"%b","message_index":%d,"chat":%b,"user":%b,"attachments":%b}'
 _ADDED: Final = b'{"type":"message_added","data":{"message":' + _MESSAGE + b"}}"
 _UPDATED: Final = b'{"type":"message_updated","data":{"message":' + _MESSAGE + b"}}"
+_NOT_ADDED: Final = (
+    b'{"type":"message_not_added","data":{"code":%b,"detail":%b,"retryable":%b,"retry_after":%b,"text":%b,'
+    b'"client_id":%b,"chat_id":%b,"attachments":%b}}'
+)
 
 # The three enums of a message have twelve combinations: one look-up instead of three formattings.
 _kinds: Final = {
@@ -94,4 +99,28 @@ def message_updated_payload(
         chat_fragment,
         user_fragment,
         attachments_fragment,
+    )
+
+
+def message_not_added_payload(
+    *,
+    code: str,
+    detail: str,
+    retryable: bool,
+    retry_after: float | None,
+    text: str,
+    client_id: str | None,
+    chat_id: UUID,
+    attachments: tuple[UUID, ...] = (),
+) -> bytes:
+    """Write ``message_not_added``: who floods is told so for each of its messages."""
+    return _NOT_ADDED % (
+        _encode(code),
+        _encode(detail),
+        b"true" if retryable else b"false",
+        _encode(retry_after),
+        _encode(text),
+        _encode(client_id),
+        _encode(chat_id),
+        _encode(attachments),
     )

@@ -89,7 +89,7 @@ class _Recorder:
         self.application.commands.append(command)
         if self.application.fails:
             raise RuntimeError("planted by a check")
-        return self.application.takes
+        return self.application.takes or None
 
     def malformed(self, fault: Malformed) -> None:
         self.application.faults.append(fault)

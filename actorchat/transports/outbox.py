@@ -173,10 +173,10 @@ class Outbox:
             await self._drained.wait()
         await trio.lowlevel.checkpoint()
 
-    def hold(self, frames: Frames) -> None:
-        """Keep the first frames until `flush`, and what is pushed meanwhile with them: all leaves as one."""
-        self._queue = _Queue()
-        self._queue.append(_Entry(frames.data, frames.ends, _Kind.EVENT))
+    def hold(self) -> None:
+        """Keep what is pushed until `flush`: all leaves as one. It has to fit the bound."""
+        if self._queue is None:
+            self._queue = _Queue()
 
     def push(self, frames: Frames) -> None:
         """Send whole frames after all that was pushed before."""

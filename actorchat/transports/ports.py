@@ -64,7 +64,8 @@ class Receiver(Protocol):
         """Take a valid frame.
 
         True: an operation was taken, and `session.operation_done()` will answer it exactly once, perhaps
-        from within this call.
+        from within this call. False: it was refused at once, and a transport may let who sends such frames wait a few
+        milliseconds before it reads on.
         """
 
     def malformed(self, fault: Malformed) -> None:

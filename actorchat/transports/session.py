@@ -53,6 +53,7 @@ class SocketSession:
         "outbox",
         "peer",
         "ping_at",
+        "refused",
         "silent_at",
     )
 
@@ -66,6 +67,8 @@ class SocketSession:
         self.silent_at = inf
         # Set by the transport: input waits for a receiver.
         self.held = False
+        # Something was refused at once; a transport that lets such a peer wait clears it.
+        self.refused = False
         self.on_resume: Callable[[], None] | None = None
         self._user = admission.user
         self._profile = admission.profile
@@ -158,6 +161,8 @@ class SocketSession:
             self.fail(error)
         if taken is not True:
             self.operation_done()
+            if taken is False:
+                self.refused = True
         return self._in_flight < self._limits.operations_in_flight
 
     def received_binary(self) -> bool:

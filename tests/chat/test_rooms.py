@@ -27,7 +27,9 @@ from actorchat.protocol import (
     Profile,
     Receipts,
     Role,
+    SendMessage,
     TypingUpdated,
+    UnknownType,
     UpdateTyping,
     UserConnected,
     UserDisconnected,
@@ -122,6 +124,20 @@ async def test_who_was_refused_for_its_rate_is_refused_without_the_room_until_th
         await world.settle()
         assert anna.recorder.texts() == ["taken", "taken again"]
         assert anna.recorder.done == 3
+
+
+async def test_what_is_refused_at_once_is_told_from_what_is_taken_and_from_typing() -> None:
+    async with open_world(limits=Limits(messages_per_second=0.01, burst=1)) as world:
+        anna = await world.join(await world.reserve(), ANNA)
+        receive = anna.receiver.receive
+        taken = [receive(SendMessage("taken")), receive(SendMessage("refused by the room"))]
+        await world.settle()
+        at_once = [
+            receive(SendMessage("refused")),
+            receive(UnknownType("dance")),
+            receive(UpdateTyping("typing", False)),
+        ]
+        assert (taken, at_once) == ([True, True], [False, False, None])
 
 
 async def test_a_rate_that_is_used_up_holds_back_messages_only(mock_clock: MockClock) -> None:

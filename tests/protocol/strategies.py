@@ -88,6 +88,17 @@ commands: Final[st.SearchStrategy[Command]] = st.one_of(
     st.builds(MarkMessageRead, integers),
     st.builds(UpdateTyping, texts, st.booleans()),
 )
+refusals: Final[st.SearchStrategy[MessageNotAdded]] = st.builds(
+    MessageNotAdded,
+    st.sampled_from(RefusalCode),
+    texts,
+    st.booleans(),
+    st.none() | st.floats(0, 1e9),
+    texts,
+    st.none() | client_ids,
+    st.uuids(),
+    uuid_tuples,
+)
 events: Final[st.SearchStrategy[Event]] = st.one_of(
     st.builds(MessageAdded, messages, st.none() | client_ids),
     st.builds(MessageUpdated, messages),
@@ -97,17 +108,7 @@ events: Final[st.SearchStrategy[Event]] = st.one_of(
     st.builds(OperatorUpdated, users, st.booleans(), integers, integers),
     st.builds(TypingUpdated, texts, st.booleans(), st.uuids(), users),
     st.builds(GlobalUpdated, integers),
-    st.builds(
-        MessageNotAdded,
-        st.sampled_from(RefusalCode),
-        texts,
-        st.booleans(),
-        st.none() | st.floats(0, 1e9),
-        texts,
-        st.none() | client_ids,
-        st.uuids(),
-        uuid_tuples,
-    ),
+    refusals,
     st.builds(ErrorEvent, texts, texts, texts),
     st.builds(Receipts, st.uuids(), st.sampled_from(Role), integers, integers),
 )

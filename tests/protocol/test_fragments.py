@@ -6,12 +6,14 @@ from hypothesis import strategies as st
 from actorchat.protocol import (
     Message,
     MessageAdded,
+    MessageNotAdded,
     MessageUpdated,
     Profile,
     attachments_fragment,
     chat_fragment,
     encode_event,
     message_added_payload,
+    message_not_added_payload,
     message_updated_payload,
     user_fragment,
 )
@@ -51,6 +53,21 @@ def test_message_updated_from_fragments_equals_the_event(message: Message) -> No
         attachments_fragment=attachments_fragment(message.attachments),
     )
     assert joined == encode_event(MessageUpdated(message), Profile.STRICT)
+
+
+@given(strategies.refusals)
+def test_message_not_added_from_fragments_equals_the_event(refusal: MessageNotAdded) -> None:
+    joined = message_not_added_payload(
+        code=refusal.code,
+        detail=refusal.detail,
+        retryable=refusal.retryable,
+        retry_after=refusal.retry_after,
+        text=refusal.text,
+        client_id=refusal.client_id,
+        chat_id=refusal.chat_id,
+        attachments=refusal.attachments,
+    )
+    assert joined == encode_event(refusal, Profile.STRICT)
 
 
 def test_no_attachments_are_an_empty_array() -> None:

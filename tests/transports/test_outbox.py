@@ -361,7 +361,8 @@ def test_what_is_held_leaves_as_one_with_what_is_pushed_until_the_flush() -> Non
     wire = ScriptedWire()
     wire.room = 1_000
     outbox = Outbox(wire, LIMITS)
-    outbox.hold(Frames(b"head", (4,)))
+    outbox.hold()
+    outbox.push(Frames(b"head", (4,)))
     outbox.push(Frames(b"event", (5,)))
     assert wire.calls == 0
     outbox.flush()
@@ -370,11 +371,34 @@ def test_what_is_held_leaves_as_one_with_what_is_pushed_until_the_flush() -> Non
     assert (bytes(wire.taken), wire.calls) == (b"headeventnext", 2)
 
 
+def test_a_hold_keeps_what_the_wire_has_refused_before_and_the_flush_sends_it_first() -> None:
+    wire = ScriptedWire()
+    wire.room = 3
+    outbox = Outbox(wire, LIMITS)
+    outbox.push(Frames(b"first", (5,)))
+    wire.room = 1_000
+    outbox.hold()
+    outbox.push(Frames(b"next", (4,)))
+    outbox.flush()
+    assert bytes(wire.taken) == b"firstnext"
+
+
+def test_a_hold_in_which_nothing_was_pushed_leaves_nothing_behind() -> None:
+    wire = ScriptedWire()
+    wire.room = 1_000
+    outbox = Outbox(wire, LIMITS)
+    outbox.hold()
+    outbox.flush()
+    outbox.push(Frames(b"event", (5,)))
+    assert (bytes(wire.taken), wire.calls) == (b"event", 1)
+
+
 def test_a_close_while_something_is_held_comes_after_it() -> None:
     wire = ScriptedWire()
     wire.room = 1_000
     outbox = Outbox(wire, LIMITS)
-    outbox.hold(Frames(b"head", (4,)))
+    outbox.hold()
+    outbox.push(Frames(b"head", (4,)))
     outbox.close(CloseCode.DRAINING)
     outbox.flush()
     assert bytes(wire.taken) == b"head" + close_frame(CloseCode.DRAINING, "")

@@ -13,6 +13,7 @@ import attrs
 import pytest
 import trio
 import trio.testing
+from trio.testing import MockClock
 
 from actorchat.chat.ports import Session
 from actorchat.protocol import CloseCode, Command, Frames, Malformed, UnknownType, close_frame
@@ -21,6 +22,7 @@ from actorchat.testing._peers import frame_of
 from actorchat.testing._transports import until
 from actorchat.transports.ports import Admission, Limits, Receiver
 from actorchat.transports.reactor.connection import Connection
+from actorchat.transports.reactor.frames import FrameReader
 from actorchat.transports.reactor.loop import READ, Budget, Reactor
 from tests.transports.harness import SocketDialer, open_sockets
 
@@ -319,6 +321,196 @@ async def test_a_slow_peer_is_written_to_when_it_reads_again() -> None:
             got += len(guest.read())
             here.reactor.run_pass()
         assert (session.backlog, guest.connection.interest) == (0, READ)
+
+
+class Refusing(RecordingApplication):
+    """An application that refuses, and says so, what it was told to."""
+
+    def __init__(self, *taken: str) -> None:
+        super().__init__()
+        self.taken = taken
+
+    async def join(self, session: Session, admission: Admission) -> Receiver:
+        receiver = await super().join(session, admission)
+        return Refuser(receiver.receive, receiver.malformed, receiver.leave, self, session)
+
+
+@attrs.frozen
+class Refuser:
+    take: Callable[[Command | UnknownType], bool | None]
+    malformed: Callable[[Malformed], None]
+    leave: Callable[[], None]
+    application: Refusing
+    session: Session
+
+    def receive(self, command: Command | UnknownType) -> bool | None:
+        self.take(command)
+        text = self.application.texts[-1]
+        if text in self.application.taken:
+            return None
+        self.session.push(Frames.of([text.encode()]))
+        return False
+
+
+def answers(*numbers: int) -> bytes:
+    return Frames.of([b"%d" % number for number in numbers]).data
+
+
+async def test_who_is_refused_rests_and_what_came_meanwhile_is_read_in_one_turn(mock_clock: MockClock) -> None:
+    with hall(Budget(rest_seconds=1)) as here:
+        here.application = Refusing()
+        guest, other = await here.enter(), await here.enter()
+        guest.say(0)
+        here.reactor.run_pass()
+        assert guest.read() == answers(0)
+        for number in range(1, 6):
+            guest.say(number)
+            other.say(10 * number)
+            here.reactor.run_pass()
+        assert here.said == [0, 10]
+        mock_clock.jump(1)
+        here.reactor.run_pass()
+        assert here.said == [0, 10, 1, 2, 3, 4, 5, 20, 30, 40, 50]
+        assert guest.read() == answers(1, 2, 3, 4, 5)
+
+
+async def test_who_is_refused_rests_also_when_what_it_said_took_several_turns(mock_clock: MockClock) -> None:
+    with hall(Budget(rest_seconds=1, turn_frames=2)) as here:
+        here.application = Refusing()
+        guest = await here.enter()
+        guest.say(0, 1)
+        here.reactor.run_pass()
+        here.reactor.run_pass()
+        guest.say(2)
+        here.reactor.run_pass()
+        assert here.said == [0, 1]
+        mock_clock.jump(1)
+        here.reactor.run_pass()
+        assert here.said == [0, 1, 2]
+
+
+async def test_what_who_was_refused_is_answered_in_a_turn_leaves_as_one(
+    mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hall(Budget(rest_seconds=1)) as here:
+        here.application = Refusing()
+        guest = await here.enter()
+        guest.say(0)
+        here.reactor.run_pass()
+        sent: list[bytes] = []
+
+        def send(data: bytes) -> int:
+            sent.append(data)
+            return len(data)
+
+        monkeypatch.setattr(guest.connection.session.outbox, "_send", send)
+        guest.peer.sendall(say(1) + frame_of(PING, b"?") + say(2) + frame_of(CLOSE, (1000).to_bytes(2)))
+        mock_clock.jump(1)
+        here.reactor.run_pass()
+        assert sent == [answers(1) + b"\x8a\x01?" + answers(2) + close_frame(1000)]
+        assert guest.connection.ended
+
+
+async def test_who_was_refused_once_is_read_at_once_again_when_it_is_not_any_more(mock_clock: MockClock) -> None:
+    with hall(Budget(rest_seconds=1)) as here:
+        here.application = Refusing("1", "2")
+        guest = await here.enter()
+        guest.say(0)
+        here.reactor.run_pass()
+        guest.say(1)
+        mock_clock.jump(1)
+        here.reactor.run_pass()
+        guest.say(2)
+        here.reactor.run_pass()
+        assert here.said == [0, 1, 2]
+
+
+async def test_a_rest_ends_without_another_word_of_anybody(autojump_clock: MockClock) -> None:
+    with hall(Budget(rest_seconds=1)) as here, trio.fail_after(10):
+        here.application = Refusing()
+        guest = await here.enter()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(here.reactor.run)
+            guest.say(0)
+            await trio.sleep(0.5)
+            guest.say(1, 2)
+            await trio.sleep(0.4)
+            assert here.said == [0]
+            await trio.sleep(0.2)
+            assert here.said == [0, 1, 2]
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_socket_that_ends_while_it_rests_has_no_turn_any_more(mock_clock: MockClock) -> None:
+    with hall(Budget(rest_seconds=1)) as here:
+        here.application = Refusing()
+        guest, other = await here.enter(), await here.enter()
+        for each in (guest, other):
+            each.say(0)
+        here.reactor.run_pass()
+        guest.say(1)
+        guest.connection.expired()
+        other.say(2)
+        mock_clock.jump(1)
+        here.reactor.run_pass()
+        assert (here.said, here.ended) == ([0, 0, 2], [guest.connection.session])
+
+
+async def test_who_is_closed_while_it_rests_is_read_until_it_answers(mock_clock: MockClock) -> None:
+    with hall(Budget(rest_seconds=1)) as here:
+        here.application = Refusing()
+        guest = await here.enter()
+        guest.say(0)
+        here.reactor.run_pass()
+        guest.connection.session.close(CloseCode.DRAINING)
+        guest.peer.sendall(frame_of(CLOSE, (1001).to_bytes(2)))
+        here.reactor.run_pass()
+        assert here.ended == [guest.connection.session]
+
+
+async def test_who_never_reads_its_refusals_is_closed_as_too_slow(mock_clock: MockClock) -> None:
+    with hall(Budget(rest_seconds=1)) as here:
+        here.application = Refusing()
+        guest = await here.enter()
+        session = guest.connection.session
+        while not session.backlog:
+            session.push(Frames.of([b"x" * 10_000]))
+        most = 0
+        while not session.closed:
+            assert len(here.said) < 10_000
+            guest.say(*range(50))
+            mock_clock.jump(1)
+            here.reactor.run_pass()
+            most = max(most, session.backlog)
+        assert most <= Limits().outbox_bytes
+        got = b""
+        while data := guest.read():
+            got += data
+            here.reactor.run_pass()
+        assert close_frame(CloseCode.OVERLOADED, "too slow") in got[-100:]
+
+
+async def test_a_turn_of_who_was_refused_that_raises_sends_what_it_was_answered_and_1011(
+    mock_clock: MockClock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hall(Budget(rest_seconds=1)) as here:
+        here.application = Refusing()
+        guest = await here.enter()
+        guest.say(0)
+        here.reactor.run_pass()
+        guest.read()
+        feed = FrameReader.feed
+
+        def fail(reader: FrameReader, data: bytearray, count: int, *, frames: int, messages: bool = True) -> None:
+            feed(reader, data, count, frames=frames, messages=messages)
+            raise RecursionError("planted")
+
+        monkeypatch.setattr(FrameReader, "feed", fail)
+        guest.say(1)
+        mock_clock.jump(1)
+        here.reactor.run_pass()
+        assert guest.read() == answers(1) + close_frame(CloseCode.SERVER_FAILED, "the server failed")
+    assert len(caplog.records) == 1
 
 
 class Waiting(RecordingApplication):

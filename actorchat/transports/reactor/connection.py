@@ -38,6 +38,7 @@ class Connection:
         "_reactor",
         "_reader",
         "_socket",
+        "_was_refused",
         "deadline",
         "ended",
         "interest",
@@ -64,6 +65,8 @@ class Connection:
         self._reactor = reactor
         self._reader = FrameReader(self.session, limits.frame_bytes)
         self._on_end = on_end
+        # Something of it was refused once: much may be, and what a turn answers leaves as one.
+        self._was_refused = False
         self._flush: Callable[[], None] | None = None
         self._joining: trio.CancelScope | None = None
 
@@ -76,7 +79,9 @@ class Connection:
         `enter` sends it, with whatever the target says at once.
         """
         self._reactor.add(self)
-        self.session.outbox.hold(Frames(handshake, (len(handshake),)))
+        outbox = self.session.outbox
+        outbox.hold()
+        outbox.push(Frames(handshake, (len(handshake),)))
         self._reactor.watch(self, self.interest | READ)
         if received:
             self._reader.feed(bytearray(received), len(received), frames=0)
@@ -150,10 +155,8 @@ class Connection:
         count = 0
         frames = reactor.budget.turn_frames
         messages = session.attached or session.closed
-        if progress is Progress.BOUND or progress is Progress.PAUSED:
-            progress = reader.go_on(frames=frames, messages=messages)
-        else:
-            buffer = reactor.buffer
+        buffer = reactor.buffer
+        if progress is not Progress.BOUND and progress is not Progress.PAUSED:
             try:
                 count = self._socket.recv_into(buffer)
             except BlockingIOError:
@@ -166,8 +169,22 @@ class Connection:
             if progress is Progress.OVER:
                 return count, False
             session.heard = True
-            progress = reader.feed(buffer, count, frames=frames, messages=messages)
+        if self._was_refused:
+            session.outbox.hold()
+        try:
+            if count:
+                progress = reader.feed(buffer, count, frames=frames, messages=messages)
+            else:
+                progress = reader.go_on(frames=frames, messages=messages)
+        finally:
+            if self._was_refused:
+                session.outbox.flush()
+        if session.refused:
+            self._was_refused = True
         if progress is Progress.WAITS:
+            if session.refused:
+                session.refused = False
+                reactor.rest(self)
             return count, False
         if progress is Progress.PAUSED:
             session.held = not messages
@@ -175,6 +192,9 @@ class Connection:
         elif progress is Progress.OVER:
             self._stop_reading()
         return count, progress is Progress.BOUND
+
+    def rested(self) -> None:
+        self._resume()
 
     def failed(self, error: Exception) -> None:
         self.session.fail(error)

@@ -30,13 +30,15 @@ _QUEUED: Final = 4
 class Budget:
     """How much is done before other tasks get their turn, and in one turn of one socket.
 
-    A pass ends after `pass_seconds` or `pass_bytes`, whichever comes first, and between two turns only.
+    A pass ends after `pass_seconds` or `pass_bytes`, whichever comes first, and between two turns only. Who rests has
+    no turn for `rest_seconds`.
     """
 
     pass_seconds: float = 0.002
     pass_bytes: int = 262_144
     turn_bytes: int = 16_384
     turn_frames: int = 64
+    rest_seconds: float = 0.004
 
 
 class Seat(Protocol):
@@ -58,6 +60,9 @@ class Seat(Protocol):
 
     def failed(self, error: Exception) -> None:
         """A turn has raised: end this socket, and nobody else's."""
+
+    def rested(self) -> None:
+        """The rest is over: ask for turns again."""
 
     def expired(self) -> None:
         """The deadline has passed: end now."""
@@ -87,6 +92,8 @@ class Reactor:
         self._round: deque[Seat] = deque()
         self._next: deque[Seat] = deque()
         self._passes = 0
+        # Until when each seat rests; all rests are equally long, so the first ends first.
+        self._resting: dict[Seat, float] = {}
         self._deadlines: list[tuple[float, int]] = []
         # Whose deadline an entry is. The heap itself must not keep a seat that has ended before.
         self._expiring: dict[int, Seat] = {}
@@ -101,6 +108,8 @@ class Reactor:
                 await trio.lowlevel.checkpoint()
             else:
                 deadline = self._deadlines[0][0] if self._deadlines else inf
+                if self._resting:
+                    deadline = min(deadline, next(iter(self._resting.values())))
                 with trio.CancelScope(deadline=deadline) as self._waiting:
                     await trio.lowlevel.wait_readable(self._selector.fileno())
                 self._waiting = None
@@ -111,6 +120,8 @@ class Reactor:
         self._passes += 1
         if self._deadlines:
             self._expire()
+        if self._resting:
+            self._end_rests()
         if not self._round:
             self._begin_round()
         budget = self.budget
@@ -149,6 +160,12 @@ class Reactor:
             seat.ready = _QUEUED
             self._next.append(seat)
             self.wake()
+
+    def rest(self, seat: Seat) -> None:
+        """Don't read `seat` until `rest_seconds` are over: what comes meanwhile is read in one turn, not in many."""
+        if not seat.ended and seat not in self._resting:
+            self.watch(seat, seat.interest & ~READ)
+            self._resting[seat] = trio.current_time() + self.budget.rest_seconds
 
     def wake(self) -> None:
         """Look again at what is to be done: from any task."""
@@ -205,6 +222,17 @@ class Reactor:
             seat = self._expiring.pop(heappop(deadlines)[1], None)
             if seat is not None:
                 seat.expired()
+
+    def _end_rests(self) -> None:
+        now = trio.current_time()
+        over: list[Seat] = []
+        for seat, until in self._resting.items():
+            if until > now:
+                break
+            over.append(seat)
+        for seat in over:
+            del self._resting[seat]
+            seat.rested()
 
     def close(self) -> None:
         """End every seat, then the selector. Nobody may be running it any more, or ask for anything."""
