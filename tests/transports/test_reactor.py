@@ -378,10 +378,10 @@ async def test_who_is_refused_rests_also_when_what_it_said_took_several_turns(mo
     with hall(Budget(rest_seconds=1, turn_frames=2)) as here:
         here.application = Refusing()
         guest = await here.enter()
-        guest.say(0, 1)
+        guest.peer.sendall(say(0) + say(1) + say(2)[:5])
         here.reactor.run_pass()
         here.reactor.run_pass()
-        guest.say(2)
+        guest.peer.sendall(say(2)[5:])
         here.reactor.run_pass()
         assert here.said == [0, 1]
         mock_clock.jump(1)
