@@ -41,7 +41,8 @@ def flood(plan: Plan) -> None:
                 sockets = chat_sockets(port, Path(name), QUIET_ROOMS, 2, 1)
                 if runs is flooded:
                     writer, reader = chat_sockets(port, Path(name), 1, 2, 1)
-                    sockets += [attrs.evolve(writer, role="floods"), reader]
+                    # Its own room is not quiet: what comes there is not measured.
+                    sockets += [attrs.evolve(writer, role="floods"), attrs.evolve(reader, role="console")]
                 with open_load(port, sockets, sink=runs is alone) as (load, _):
                     measured = load.open_loop(rate=QUIET_RATE, seconds=2 * plan.seconds, flood=FLOOD_RATE)
             if measured.waiting:

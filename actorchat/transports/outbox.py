@@ -247,9 +247,11 @@ class Outbox:
             self._wire.want_write(self.flush)
         elif queue.closed:
             return
-        if not self._fits(queue, entry, sent):
+        fits = self._fits(queue, entry, sent)
+        if not fits:
             queue.drop(only_typing=True)
-        if self._fits(queue, entry, sent):
+            fits = self._fits(queue, entry, sent)
+        if fits:
             queue.append(entry, sent)
             return
         if entry.kind is _Kind.TYPING:
