@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-from trio.lowlevel import reschedule
-
-from actorchat.actors._inbox import AWAKE
 from actorchat.actors._ref import Ref, Watch
 
 M_contra = TypeVar("M_contra", contravariant=True)
@@ -47,15 +44,4 @@ class Group(Generic[M_contra]):
 
         What a member's full inbox does is that member's overflow policy.
         """
-        taken = 0
-        for ref in list(self._members):
-            inbox = ref._inbox
-            if inbox.sleeper is not None and inbox.now is None and inbox.accepted < inbox.begun + inbox.base:
-                inbox.accepted += 1
-                inbox.handed = message
-                sleeper, inbox.sleeper = inbox.sleeper, None
-                reschedule(sleeper, AWAKE)
-                taken += 1
-            else:
-                taken += ref.tell(message)
-        return taken
+        return sum([ref.tell(message) for ref in list(self._members)])
