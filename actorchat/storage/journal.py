@@ -68,8 +68,9 @@ class Journal:
         self._closed = False
         self._away = False
         self._probe_delay = _FIRST_PROBE
-        self._taken = 0
-        self._current_from: int | None = None
+        self._taken = self._told = 0
+        # Committed; told when the next batch is on its way, or at once if nothing waits.
+        self._untold: tuple[list[_Entry], list[Decided]] | None = None
         self._doubt_from: int | None = None
         self._progress = trio.lowlevel.ParkingLot()
         self._batches = self._operations = self._largest = self._outages = self._in_doubt = 0
@@ -91,7 +92,7 @@ class Journal:
         """Return when everything submitted before this call is decided and its recipients were told."""
         end = self._taken + len(self._waiting)
         await trio.lowlevel.checkpoint()
-        while self._decided_upto() < end:
+        while self._told_upto() < end:
             await self._progress.park()
 
     async def drain(self) -> None:
@@ -114,13 +115,14 @@ class Journal:
 
     async def run(self) -> None:
         """Commit what is submitted, until cancelled."""
-        while True:
-            await self._wake.wait()
-            self._wake = trio.Event()
-            while self._waiting:
-                await self._decide(self._take())
-                self._current_from = None
-                self._progress.unpark_all()
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake = trio.Event()
+                while self._waiting:
+                    await self._decide(self._take())
+        finally:
+            self._tell_untold()
 
     async def _decide(self, entries: list[_Entry]) -> None:
         if self._away:
@@ -136,7 +138,6 @@ class Journal:
         else:
             entries = self._waiting[:MAX_BATCH]
             del self._waiting[:MAX_BATCH]
-        self._current_from = self._taken
         self._taken += len(entries)
         return entries
 
@@ -147,7 +148,7 @@ class Journal:
         batch = Batch(self._writer, self._batches, int(self._clock()))
         operations = [operation for operation, _, _ in entries]
         try:
-            decided = await self._runner.run(partial(self._store.commit, operations, batch))
+            decided = await self._runner.run(partial(self._store.commit, operations, batch), self._tell_untold)
         except StorageUnavailable as error:
             _log.error("storage is away, nothing of the batch was stored: %s", error)
             self._go_away(batch, None)
@@ -155,11 +156,13 @@ class Journal:
         except CommitInDoubt as doubt:
             _log.error("storage is away, a commit of %d operations is in doubt", len(entries))
             self._in_doubt += 1
-            self._doubt_from = self._current_from
+            self._doubt_from = self._told
             self._go_away(batch, (entries, doubt.decided))
         else:
             self._probe_delay = _FIRST_PROBE
-            self._tell(entries, decided)
+            self._untold = entries, decided
+            if not self._waiting:
+                self._tell_untold()
 
     def _go_away(self, batch: Batch, doubt: tuple[list[_Entry], list[Decided]] | None) -> None:
         self._away = True
@@ -177,12 +180,16 @@ class Journal:
                 continue
             break
         _log.warning("storage is back")
+        self._doubt_from = None
         if doubt is not None:
             entries, decided = doubt
             self._tell(entries, decided if stored else [_AWAY] * len(entries))
         self._away = False
-        self._doubt_from = None
-        self._progress.unpark_all()
+
+    def _tell_untold(self) -> None:
+        untold, self._untold = self._untold, None
+        if untold is not None:
+            self._tell(*untold)
 
     def _tell(self, entries: list[_Entry], decided: Iterable[Decided]) -> None:
         groups: dict[int, tuple[Recipient, list[Outcome]]] = {}
@@ -196,11 +203,11 @@ class Journal:
                 recipient.decided(outcomes)
             except Exception:
                 _log.exception("%r failed to take %d outcomes", recipient, len(outcomes))
+        self._told += len(entries)
+        self._progress.unpark_all()
 
-    def _decided_upto(self) -> int:
-        if self._doubt_from is not None:
-            return self._doubt_from
-        return self._taken if self._current_from is None else self._current_from
+    def _told_upto(self) -> int:
+        return self._told if self._doubt_from is None else self._doubt_from
 
 
 @asynccontextmanager

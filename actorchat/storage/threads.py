@@ -23,17 +23,22 @@ T = TypeVar("T")
 class Runner(Protocol):
     """Somewhere to run a blocking call."""
 
-    async def run(self, call: Callable[[], T]) -> T:
+    async def run(self, call: Callable[[], T], meanwhile: Callable[[], object] | None = None) -> T:
         """Return what `call` returns. Never abandoned: a cancelled caller still gets the result of what has
         begun.
+
+        `meanwhile` is called once, in the caller's task, as soon as `call` is on its way. It should not raise: what it
+        raises is raised in place of `call`'s result, when nothing of `call` is running.
         """
 
 
 class InPlace:
     """Runs calls that don't block, in the caller's task."""
 
-    async def run(self, call: Callable[[], T]) -> T:
+    async def run(self, call: Callable[[], T], meanwhile: Callable[[], object] | None = None) -> T:
         try:
+            if meanwhile is not None:
+                meanwhile()
             return call()
         finally:
             await trio.lowlevel.cancel_shielded_checkpoint()
@@ -54,7 +59,7 @@ class Workers:
         for thread in self._threads:
             thread.start()
 
-    async def run(self, call: Callable[[], T]) -> T:
+    async def run(self, call: Callable[[], T], meanwhile: Callable[[], object] | None = None) -> T:
         task = trio.lowlevel.current_task()
         result: list[outcome.Outcome[T]] = []
 
@@ -63,8 +68,12 @@ class Workers:
             self._token.run_sync_soon(trio.lowlevel.reschedule, task)
 
         self._calls.put(work)
-        # A thread can't be stopped, and what it does (a commit) must be known: so the wait is not cancelled.
-        await trio.lowlevel.wait_task_rescheduled(lambda _: Abort.FAILED)
+        try:
+            if meanwhile is not None:
+                meanwhile()
+        finally:
+            # A thread can't be stopped, and what it does (a commit) must be known: so the wait is not cancelled.
+            await trio.lowlevel.wait_task_rescheduled(lambda _: Abort.FAILED)
         return result[0].unwrap()
 
     async def join(self) -> None:

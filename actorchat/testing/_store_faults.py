@@ -117,8 +117,10 @@ class DelayedRunner:
         self._runner = runner
         self._seconds = seconds
 
-    async def run(self, call: Callable[[], T]) -> T:
+    async def run(self, call: Callable[[], T], meanwhile: Callable[[], object] | None = None) -> T:
         half = self._seconds() / 2
+        if meanwhile is not None:
+            meanwhile()
         # As a thread's work: not cancelled once begun, so that it is as long as `seconds` says.
         with trio.CancelScope(shield=True):
             await trio.sleep(half)

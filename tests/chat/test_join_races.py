@@ -408,7 +408,11 @@ def take_time(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Let every commit and reading take that long."""
     whole = InPlace.run
 
-    async def slowly(runner: InPlace, call: Callable[[], object]) -> object:
+    async def slowly(
+        runner: InPlace, call: Callable[[], object], meanwhile: Callable[[], object] | None = None
+    ) -> object:
+        if meanwhile is not None:
+            meanwhile()
         await trio.sleep(seconds)
         return await whole(runner, call)
 

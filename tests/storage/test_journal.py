@@ -2,8 +2,10 @@
 
 import logging
 import random
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import pytest
 import trio
@@ -13,9 +15,12 @@ from actorchat.chat.model import Policy
 from actorchat.chat.operations import Changed, Decision, Operation, Outcome, Refused
 from actorchat.storage.journal import Journal, open_journal
 from actorchat.storage.memory import MemoryStore
-from actorchat.storage.threads import InPlace
+from actorchat.storage.store import Batch, Decided
+from actorchat.storage.threads import InPlace, open_workers
 from actorchat.testing import CommitFault, DelayedRunner, FaultyStore
 from tests.storage.world import ANN, CHAT, NOW, RESERVE, Listener, say, stored
+
+T = TypeVar("T")
 
 AWAY, STORED, FORGOTTEN = CommitFault.AWAY, CommitFault.STORED, CommitFault.FORGOTTEN
 
@@ -86,6 +91,89 @@ async def test_operations_that_come_during_a_commit_are_the_next_batch(autojump_
         await journal.barrier()
         assert store.commits == 3
         assert [message.text for message in listener.announced] == list("abcd")
+
+
+async def test_the_next_commit_is_in_the_thread_while_the_last_batch_is_announced() -> None:
+    begun = threading.Event()
+
+    class Store(MemoryStore):
+        def commit(self, operations: Sequence[Operation], batch: Batch) -> list[Decided]:
+            if say("b") in operations:
+                begun.set()
+            return super().commit(operations, batch)
+
+    meets: list[bool] = []
+    last = Listener(lambda outcome: meets.append(begun.wait(5)))
+    following = Listener()
+    async with open_workers("writer") as writer, open_journal(Store(Policy()), writer, clock=lambda: NOW) as journal:
+        journal.submit(RESERVE, last)
+        await trio.lowlevel.checkpoint()
+        journal.submit(say("b"), following)
+        await journal.barrier()
+    assert meets == [True]
+    assert following.codes == [None]
+
+
+@pytest.mark.parametrize("fault", [None, AWAY, STORED, FORGOTTEN])
+async def test_the_last_batch_is_told_once_and_before_what_comes_of_the_next_one(
+    autojump_clock: object, fault: CommitFault | None
+) -> None:
+    async with journal_on(None, fault, away_for=2, took=1.0) as (journal, _):
+        listener = Listener()
+        journal.submit(say("a"), listener)
+        await trio.sleep(0.5)
+        journal.submit(say("b"), listener)
+        await journal.barrier()
+        await trio.sleep(60)
+        assert [outcome.operation for outcome in listener.outcomes] == [say("a"), say("b")]
+        assert listener.codes[0] is None
+        assert not journal.statistics().away
+
+
+async def test_a_barrier_does_not_wait_for_the_batch_after_it(autojump_clock: object) -> None:
+    async with journal_on(took=1.0) as (journal, _):
+        first, second = Listener(), Listener()
+        journal.submit(say("a"), first)
+        await trio.sleep(0.1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(journal.barrier)
+            await trio.sleep(0.1)
+            journal.submit(say("b"), second)
+        assert (first.codes, second.codes) == ([None], [])
+
+
+class SlowToBegin(InPlace):
+    """May be cancelled before it begins, where a thread's queue takes a call at once."""
+
+    async def run(self, call: Callable[[], T], meanwhile: Callable[[], object] | None = None) -> T:
+        await trio.sleep(1)
+        return await super().run(call, meanwhile)
+
+
+async def test_a_barrier_waits_for_a_batch_that_is_stored_and_not_yet_told(autojump_clock: object) -> None:
+    async with open_journal(MemoryStore(Policy()), SlowToBegin(), clock=lambda: NOW) as journal:
+        first = Listener()
+        journal.submit(RESERVE, first)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(journal.barrier)
+            await trio.sleep(0.5)
+            journal.submit(say("b"), Listener())
+            await trio.sleep(1)
+            assert not first.outcomes
+        assert first.codes == [None]
+
+
+async def test_what_is_stored_is_told_though_the_next_batch_is_cancelled_before_it_begins(
+    autojump_clock: object,
+) -> None:
+    first, second = Listener(), Listener()
+    with trio.move_on_after(1.5):
+        async with open_journal(MemoryStore(Policy()), SlowToBegin(), clock=lambda: NOW) as journal:
+            journal.submit(RESERVE, first)
+            await trio.sleep(0.5)
+            journal.submit(say("b"), second)
+            await trio.sleep_forever()
+    assert (first.codes, second.codes) == ([None], [])
 
 
 async def test_while_storage_is_away_operations_are_refused_at_once(autojump_clock: object) -> None:

@@ -168,3 +168,12 @@ async def test_an_error_in_a_worker_is_raised_where_it_was_asked_for() -> None:
         with pytest.raises(ZeroDivisionError):
             await workers.run(lambda: 1 / 0)
         assert await workers.run(lambda: threading.current_thread().name) == "worker"
+
+
+async def test_an_error_meanwhile_is_raised_when_the_call_has_ended_and_harms_no_later_one() -> None:
+    done: list[str] = []
+    async with open_workers("worker") as workers:
+        with pytest.raises(ZeroDivisionError):
+            await workers.run(lambda: done.append("call"), lambda: 1 / 0)
+        assert done == ["call"]
+        assert await workers.run(lambda: threading.current_thread().name) == "worker"

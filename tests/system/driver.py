@@ -146,10 +146,10 @@ class CountingRunner:
         self._running = 0
         self._idle = trio.Event()
 
-    async def run(self, call: Callable[[], T]) -> T:
+    async def run(self, call: Callable[[], T], meanwhile: Callable[[], object] | None = None) -> T:
         self._running += 1
         try:
-            return await self._runner.run(call)
+            return await self._runner.run(call, meanwhile)
         finally:
             self._running -= 1
             if not self._running:
