@@ -58,6 +58,8 @@ _MOST_SOURCES: Final = 1000
 REMEMBERED: Final = 4096
 LONGEST_REMEMBERED: Final = 2048
 """Characters of a token that is remembered: of all together 8 MiB at most."""
+MOST_REMEMBERED_SOURCES: Final = 32
+"""Sources that a remembered token claims: what it says takes a few KiB more at most."""
 
 
 class BadToken(Exception):  # noqa: N818 - it is the token that is bad
@@ -122,7 +124,7 @@ class Tokens:
         claims = self._seen.get(token)
         if claims is None:
             claims = self._judge(token)
-            if len(token) <= LONGEST_REMEMBERED:
+            if len(token) <= LONGEST_REMEMBERED and len(claims.sources or ()) <= MOST_REMEMBERED_SOURCES:
                 self._seen[token] = claims
                 if len(self._seen) > REMEMBERED:
                     self._seen.popitem(last=False)

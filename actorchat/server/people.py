@@ -32,9 +32,11 @@ class People:
 
     def record_nowait(self, claims: Claims) -> PersonRecord:
         """As `record`, for somebody who is remembered and of whom `claims` are no news; else WouldBlock."""
-        stored = self._seen.get(identity_of(claims.user))
+        identity = identity_of(claims.user)
+        stored = self._seen.get(identity)
         if stored is None or record_person(stored, claims.as_operation()) != stored:
             raise trio.WouldBlock
+        self._seen.move_to_end(identity)
         return stored
 
     async def record(self, claims: Claims) -> PersonRecord:

@@ -30,7 +30,7 @@ _logger: Final = logging.getLogger(__name__)
 _BACKLOG: Final = 1_024
 _ACCEPTED_A_TURN: Final = 16
 _HEAD_BYTES: Final = 4_096
-_DEFER_SECONDS: Final = 10
+_DEFER_SECONDS: Final = 1
 _PAUSE: Final = 0.1
 # What the kernel may hold of one slow peer beyond what is in flight, instead of megabytes.
 _UNSENT_BYTES: Final = 131_072

@@ -57,7 +57,7 @@ class _Entry:
 class _Queue:
     """What the wire refused, in order. Only the first entry can be half sent: `sent` bytes of it are gone."""
 
-    __slots__ = ("bytes", "closed", "entries", "frames", "sent")
+    __slots__ = ("bytes", "closed", "entries", "frames", "sent", "unbounded")
 
     def __init__(self) -> None:
         self.entries: deque[_Entry] = deque()
@@ -65,6 +65,7 @@ class _Queue:
         self.frames = 0
         self.sent = 0
         self.closed = False
+        self.unbounded = False
 
     def append(self, entry: _Entry, sent: int = 0) -> None:
         """Add at the end; `sent` of its bytes have left already, which only the first entry can say."""
@@ -173,10 +174,14 @@ class Outbox:
             await self._drained.wait()
         await trio.lowlevel.checkpoint()
 
-    def hold(self) -> None:
-        """Keep what is pushed until `flush`: all leaves as one. It has to fit the bound."""
+    def hold(self, *, unbounded: bool = False) -> None:
+        """Keep what is pushed until `flush`: all leaves as one. It has to fit the bound, unless that is to begin then.
+
+        Does nothing while something waits already.
+        """
         if self._queue is None:
             self._queue = _Queue()
+            self._queue.unbounded = unbounded
 
     def push(self, frames: Frames) -> None:
         """Send whole frames after all that was pushed before."""
@@ -225,6 +230,7 @@ class Outbox:
         queue = self._queue
         if queue is None:
             return
+        queue.unbounded = False
         while queue.entries:
             try:
                 sent = self._send(queue.head())
@@ -263,7 +269,9 @@ class Outbox:
         # One push onto an empty outbox passes whole: a reader that keeps up is not to blame for a large announcement,
         # and its bytes are shared with all who get it.
         limits = self._limits
-        return not queue.entries or (
+        if queue.unbounded or not queue.entries:
+            return True
+        return (
             queue.bytes + len(entry.data) - sent <= limits.outbox_bytes
             and queue.frames + len(entry.ends) <= limits.outbox_frames
         )

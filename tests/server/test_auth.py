@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 from actorchat.protocol import Role, User
 from actorchat.server.auth import (
     LONGEST_REMEMBERED,
+    MOST_REMEMBERED_SOURCES,
     REMEMBERED,
     BadToken,
     Tokens,
@@ -115,6 +116,11 @@ def test_what_good_tokens_say_is_remembered_of_so_many_of_them_and_only_of_short
     assert judge.verify(first) == remembered
     long = judge.issue(User(1, Role.USER, avatar="x" * LONGEST_REMEMBERED), (), 60)
     assert judge.verify(long) is not judge.verify(long)
+    wide = judge.issue(User(1, Role.USER), [*map(str, range(MOST_REMEMBERED_SOURCES + 1))], 60)
+    assert len(wide) <= LONGEST_REMEMBERED
+    assert judge.verify(wide) is not judge.verify(wide)
+    narrower = judge.issue(User(1, Role.USER), [*map(str, range(MOST_REMEMBERED_SOURCES))], 60)
+    assert judge.verify(narrower) is judge.verify(narrower)
 
 
 def unsigned(algorithm: str) -> str:

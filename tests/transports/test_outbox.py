@@ -402,3 +402,25 @@ def test_a_close_while_something_is_held_comes_after_it() -> None:
     outbox.close(CloseCode.DRAINING)
     outbox.flush()
     assert bytes(wire.taken) == b"head" + close_frame(CloseCode.DRAINING, "")
+
+
+def test_what_an_entrance_says_behind_the_handshake_passes_however_large_it_is() -> None:
+    wire = ScriptedWire()
+    wire.room = 10_000
+    outbox = Outbox(wire, LIMITS)
+    outbox.hold(unbounded=True)
+    outbox.push(Frames(b"head", (4,)))
+    outbox.push(Frames(b"x" * 2_000, (2_000,)))
+    outbox.flush()
+    assert bytes(wire.taken) == b"head" + b"x" * 2_000
+
+
+def test_what_an_entrance_said_counts_as_any_backlog_after_the_flush() -> None:
+    outbox = Outbox(ScriptedWire(), LIMITS)
+    outbox.hold(unbounded=True)
+    outbox.push(Frames(b"head", (4,)))
+    outbox.push(Frames(b"x" * 2_000, (2_000,)))
+    outbox.flush()
+    assert not outbox.closed
+    outbox.push(Frames(b"more", (4,)))
+    assert outbox.closed

@@ -80,7 +80,8 @@ class Connection:
         """
         self._reactor.add(self)
         outbox = self.session.outbox
-        outbox.hold()
+        # Whoever is in the room is told behind the handshake: as many as that may be.
+        outbox.hold(unbounded=True)
         outbox.push(Frames(handshake, (len(handshake),)))
         self._reactor.watch(self, self.interest | READ)
         if received:

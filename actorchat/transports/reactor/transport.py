@@ -49,7 +49,11 @@ class ReactorTransport:
         if not isinstance(line, SocketLine):
             raise TypeError(f"the reactor serves plain sockets, not a {type(line).__name__}")
         connection = Connection(line.detach(), self._reactor, admission, self._limits, self._forget)
-        connection.open(accept(upgrade), upgrade.rest)
+        try:
+            connection.open(accept(upgrade), upgrade.rest)
+        except BaseException:
+            connection.expired()
+            raise
         self.sessions.add(connection.session)
         return connection.enter(self._application, admission)
 
