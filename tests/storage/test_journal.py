@@ -94,11 +94,13 @@ async def test_operations_that_come_during_a_commit_are_the_next_batch(autojump_
 
 
 async def test_the_next_commit_is_in_the_thread_while_the_last_batch_is_announced() -> None:
-    begun = threading.Event()
+    let_go, begun = threading.Event(), threading.Event()
 
     class Store(MemoryStore):
         def commit(self, operations: Sequence[Operation], batch: Batch) -> list[Decided]:
-            if say("b") in operations:
+            if RESERVE in operations:
+                let_go.wait(5)
+            else:
                 begun.set()
             return super().commit(operations, batch)
 
@@ -107,8 +109,9 @@ async def test_the_next_commit_is_in_the_thread_while_the_last_batch_is_announce
     following = Listener()
     async with open_workers("writer") as writer, open_journal(Store(Policy()), writer, clock=lambda: NOW) as journal:
         journal.submit(RESERVE, last)
-        await trio.lowlevel.checkpoint()
+        await trio.testing.wait_all_tasks_blocked()
         journal.submit(say("b"), following)
+        let_go.set()
         await journal.barrier()
     assert meets == [True]
     assert following.codes == [None]
