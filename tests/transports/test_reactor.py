@@ -5,6 +5,7 @@ Most tests give the passes by hand: what they say of fairness, they say in passe
 
 from __future__ import annotations
 
+import selectors
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,7 +21,10 @@ from actorchat.protocol import CloseCode, Command, Frames, Malformed, UnknownTyp
 from actorchat.testing import RawPeer, RecordingApplication, admission_of
 from actorchat.testing._peers import frame_of
 from actorchat.testing._transports import until
+from actorchat.transports.head import Upgrade
+from actorchat.transports.lines import SocketLine
 from actorchat.transports.ports import Admission, Limits, Receiver
+from actorchat.transports.reactor import open_reactor_transport
 from actorchat.transports.reactor.connection import Connection
 from actorchat.transports.reactor.frames import FrameReader
 from actorchat.transports.reactor.loop import READ, Budget, Reactor
@@ -627,6 +631,24 @@ async def test_an_entrance_that_fails_at_once_closes_with_1011(caplog: pytest.Lo
         assert guest.connection.enter(application, admission_of(0)) is None
         assert guest.read() == b"101" + close_frame(CloseCode.SERVER_FAILED, "the server failed")
         assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+async def test_a_socket_that_can_not_be_watched_is_closed_and_who_opened_it_hears_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("planted by a test")
+
+    mine, theirs = socket.socketpair()
+    mine.setblocking(False)
+    async with open_reactor_transport(RecordingApplication()) as transport:
+        with theirs:
+            monkeypatch.setattr(selectors.DefaultSelector, "register", full)
+            with pytest.raises(OSError, match="planted"):
+                transport.serve(SocketLine(mine, transport.nursery), Upgrade(b"a" * 24, None, b""), admission_of(1))
+            monkeypatch.undo()
+            assert theirs.recv(1) == b""
+            assert transport.statistics().seats == 0
 
 
 async def test_who_is_entered_at_once_and_whose_peer_has_gone_leaves() -> None:

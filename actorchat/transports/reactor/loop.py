@@ -181,13 +181,13 @@ class Reactor:
         before = seat.interest
         if before == interest or seat.ended:
             return
-        seat.interest = interest
         if not before:
             self._selector.register(seat.fileno(), interest, seat)
         elif not interest:
             self._selector.unregister(seat.fileno())
         else:
             self._selector.modify(seat.fileno(), interest, seat)
+        seat.interest = interest
 
     def expire_at(self, seat: Seat, deadline: float) -> None:
         """Call `seat.expired` at `deadline`, unless it has ended by then or got an earlier one."""
