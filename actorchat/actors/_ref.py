@@ -325,6 +325,7 @@ class Ref(Generic[M_contra]):
         if key is None:
             self._inbox.add(item)
         elif (replaced := self._inbox.add_newest(key, item)) is not NOTHING:
+            # One has been dropped that no stop waited for: the newer one has its place.
             self._until += 1
             self._system._lose(self, replaced, Loss.COALESCED)
 

@@ -309,8 +309,8 @@ async def open_supervisor(
 
     When a child crashes, those that the strategy names stop after their current message, in reverse start order, and
     start in start order, each when the one before has started. Inboxes stay; a child that is being stopped is left to
-    drain. When the body ends, children stop in
-    reverse order, draining. A spent budget cancels the body and leaves as `TooManyRestarts`, in an `ExceptionGroup`.
+    drain. When the body ends, children stop in reverse order, draining, and no more can be spawned. A spent budget
+    cancels the body and leaves as `TooManyRestarts`, in an `ExceptionGroup`.
     """
     async with trio.open_nursery() as nursery:
         supervisor = Supervisor(system, nursery, strategy, restart or Restart(), name)
