@@ -112,8 +112,7 @@ class Intake:
         self._capacity = capacity
         self._in_flight = 0
         self._draining = False
-        self._empty = trio.Event()
-        self._empty.set()
+        self._drained = trio.Event()
 
     @property
     def in_flight(self) -> int:
@@ -129,17 +128,17 @@ class Intake:
             return Refused(RefusalCode.DRAINING, "the server is restarting", 1.0)
         if self._in_flight >= self._capacity:
             return Refused(RefusalCode.OVERLOADED, "the server has too much to do", 1.0)
-        if not self._in_flight:
-            self._empty = trio.Event()
         self._in_flight += 1
         return None
 
     def done(self) -> None:
         self._in_flight -= 1
-        if not self._in_flight:
-            self._empty.set()
+        if self._draining and not self._in_flight:
+            self._drained.set()
 
     async def drain(self) -> None:
         """Refuse from now on; return when everything taken is done."""
         self._draining = True
-        await self._empty.wait()
+        if not self._in_flight:
+            self._drained.set()
+        await self._drained.wait()

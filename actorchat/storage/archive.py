@@ -31,8 +31,8 @@ class StoreArchive:
         self._runner = runner
 
     async def _run(self, read: Callable[[], T]) -> T:
-        # What runs a read is never cancelled, and a caller that pages must be.
-        await trio.lowlevel.checkpoint_if_cancelled()
+        # What runs a read is never cancelled and may not yield; a caller that pages must do both.
+        await trio.lowlevel.checkpoint()
         return await self._runner.run(read)
 
     async def chat(self, chat: UUID) -> ChatState | None:

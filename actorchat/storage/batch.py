@@ -112,9 +112,12 @@ class Draft:
 
 @attrs.define(eq=False)
 class Changes:
-    """What a batch leaves to be stored. `messages` have consecutive ids, in commit order."""
+    """What a batch leaves to be stored. `messages` have consecutive ids, in commit order.
 
-    drafts: dict[UUID, Draft] = attrs.Factory(dict)
+    `drafts` by the integer of the chat's UUID: it is looked up for each message, and a UUID hashes in Python code.
+    """
+
+    drafts: dict[int, Draft] = attrs.Factory(dict)
     created: list[Draft] = attrs.Factory(list)
     messages: list[tuple[Draft, StoredMessage]] = attrs.Factory(list)
     people: dict[PersonKey, PersonRecord] = attrs.Factory(dict)
@@ -312,7 +315,7 @@ class _Decider:
         return counters.new_chats + counters.open_chats
 
     def _draft(self, uuid: UUID) -> Draft | None:
-        draft = self.changes.drafts.get(uuid)
+        draft = self.changes.drafts.get(uuid.int)
         if draft is None:
             row = self._rows.chats.get(uuid)
             if row is None:
@@ -320,7 +323,7 @@ class _Decider:
             state = row.state
             owner = self._person(person_key(state.owner))
             operator = None if state.operator is None else self._person((True, state.operator.id))
-            draft = self.changes.drafts[uuid] = Draft(row, with_known_people(state, owner, operator))
+            draft = self.changes.drafts[uuid.int] = Draft(row, with_known_people(state, owner, operator))
         return draft
 
     def _keys(self, draft: Draft, person: PersonKey) -> NewKeys:
@@ -385,7 +388,7 @@ class _Decider:
         if self._draft(operation.chat) is not None:
             return Refused(RefusalCode.CONFLICT, "there is another chat with this uuid"), _NO_COUNTERS
         chat = ChatState(operation.chat, operation.source, owner, last_activity=self._now)
-        draft = self.changes.drafts[chat.uuid] = Draft(None, chat)
+        draft = self.changes.drafts[chat.uuid.int] = Draft(None, chat)
         self.changes.created.append(draft)
         self._unclosed.setdefault(pair, []).append(chat.uuid)
         return Changed(chat), _NO_COUNTERS

@@ -117,9 +117,11 @@ class Journal:
         """Commit what is submitted, until cancelled."""
         try:
             while True:
+                # Yields though something waits: whoever answers an outcome with another operation, or with another try,
+                # can't keep this task going.
                 await self._wake.wait()
-                self._wake = trio.Event()
-                while self._waiting:
+                await self._decide(self._take())
+                while self._untold is not None:
                     await self._decide(self._take())
         finally:
             self._tell_untold()
@@ -127,14 +129,13 @@ class Journal:
     async def _decide(self, entries: list[_Entry]) -> None:
         if self._away:
             self._tell(entries, [_AWAY] * len(entries))
-            # Else whoever answers a refusal with another try would keep this task going for ever.
-            await trio.lowlevel.checkpoint()
         else:
             await self._commit(entries)
 
     def _take(self) -> list[_Entry]:
         if len(self._waiting) <= MAX_BATCH:
             entries, self._waiting = self._waiting, []
+            self._wake = trio.Event()
         else:
             entries = self._waiting[:MAX_BATCH]
             del self._waiting[:MAX_BATCH]
@@ -204,7 +205,8 @@ class Journal:
             except Exception:
                 _log.exception("%r failed to take %d outcomes", recipient, len(outcomes))
         self._told += len(entries)
-        self._progress.unpark_all()
+        if self._progress:
+            self._progress.unpark_all()
 
     def _told_upto(self) -> int:
         return self._told if self._doubt_from is None else self._doubt_from

@@ -78,13 +78,14 @@ class MemoryStore:
         for draft, message in changes.messages:
             self._logs[draft.number].append(message)
             self._places[message.id] = (draft.number, message.index)
-        for uuid, draft in changes.drafts.items():
-            if draft.before.stage is not draft.state.stage and draft.before.active is not draft.state.active:
-                active = self._active.setdefault(draft.state.source, {})
-                if draft.state.active:
-                    active[uuid] = self._rows.chats[uuid]
+        for draft in changes.drafts.values():
+            chat = draft.state
+            if draft.before.stage is not chat.stage and draft.before.active is not chat.active:
+                active = self._active.setdefault(chat.source, {})
+                if chat.active:
+                    active[chat.uuid] = self._rows.chats[chat.uuid]
                 else:
-                    del active[uuid]
+                    del active[chat.uuid]
 
     def at(self, row: ChatRow, index: int) -> StoredMessage:
         return self._now(self._logs[row.number][index])

@@ -33,15 +33,12 @@ class Runner(Protocol):
 
 
 class InPlace:
-    """Runs calls that don't block, in the caller's task."""
+    """Runs calls that don't block, in the caller's task, without yielding."""
 
     async def run(self, call: Callable[[], T], meanwhile: Callable[[], object] | None = None) -> T:
-        try:
-            if meanwhile is not None:
-                meanwhile()
-            return call()
-        finally:
-            await trio.lowlevel.cancel_shielded_checkpoint()
+        if meanwhile is not None:
+            meanwhile()
+        return call()
 
 
 class Workers:

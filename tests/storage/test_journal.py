@@ -117,6 +117,21 @@ async def test_the_next_commit_is_in_the_thread_while_the_last_batch_is_announce
     assert following.codes == [None]
 
 
+@pytest.mark.parametrize("fault", [None, AWAY])
+async def test_whoever_answers_an_outcome_with_another_operation_starves_nobody(fault: CommitFault | None) -> None:
+    async with journal_on(fault) as (journal, _):
+
+        def again(_: Outcome) -> None:
+            if len(listener.outcomes) < 1_000:
+                journal.submit(say("again"), listener)
+
+        listener = Listener(again)
+        journal.submit(say("first"), listener)
+        for _ in range(10):
+            await trio.lowlevel.checkpoint()
+        assert 1 < len(listener.outcomes) < 20
+
+
 @pytest.mark.parametrize("fault", [None, AWAY, STORED, FORGOTTEN])
 async def test_the_last_batch_is_told_once_and_before_what_comes_of_the_next_one(
     autojump_clock: object, fault: CommitFault | None

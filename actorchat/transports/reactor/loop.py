@@ -104,15 +104,22 @@ class Reactor:
     async def run(self) -> None:
         """Give turns until cancelled."""
         while True:
-            if self._round or self._next:
-                await trio.lowlevel.checkpoint()
-            else:
-                deadline = self._deadlines[0][0] if self._deadlines else inf
-                if self._resting:
-                    deadline = min(deadline, next(iter(self._resting.values())))
-                with trio.CancelScope(deadline=deadline) as self._waiting:
-                    await trio.lowlevel.wait_readable(self._selector.fileno())
-                self._waiting = None
+            # One scope for many waits: it lasts till a deadline comes or somebody wakes the reactor.
+            with trio.CancelScope() as scope:
+                while True:
+                    if self._round or self._next:
+                        await trio.lowlevel.checkpoint()
+                    else:
+                        deadline = self._deadlines[0][0] if self._deadlines else inf
+                        if self._resting:
+                            deadline = min(deadline, next(iter(self._resting.values())))
+                        if scope.deadline != deadline:
+                            scope.deadline = deadline
+                        self._waiting = scope
+                        await trio.lowlevel.wait_readable(self._selector.fileno())
+                        self._waiting = None
+                    self.run_pass()
+            self._waiting = None
             self.run_pass()
 
     def run_pass(self) -> None:
