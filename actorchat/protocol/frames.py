@@ -96,6 +96,9 @@ class Frames(msgspec.Struct, frozen=True, gc=False):
     @classmethod
     def of(cls, payloads: Sequence[bytes], typing: bool = False) -> "Frames":
         """Frame each JSON payload, in order."""
+        if len(payloads) == 1:
+            frame = text_frame(payloads[0])
+            return cls(frame, (len(frame),), typing)
         parts: list[bytes] = []
         ends: list[int] = []
         end = 0

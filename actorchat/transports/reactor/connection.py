@@ -161,6 +161,7 @@ class Connection:
             try:
                 count = self._socket.recv_into(buffer)
             except BlockingIOError:
+                self._watch_reading()
                 return 0, False
             except OSError:
                 count = 0
@@ -186,6 +187,8 @@ class Connection:
             if session.refused:
                 session.refused = False
                 reactor.rest(self)
+            elif self._was_refused:
+                self._watch_reading()
             return count, False
         if progress is Progress.PAUSED:
             session.held = not messages
@@ -194,8 +197,9 @@ class Connection:
             self._stop_reading()
         return count, progress is Progress.BOUND
 
-    def rested(self) -> None:
-        self._resume()
+    def _watch_reading(self) -> None:
+        """A rest is over, if there was one."""
+        self._reactor.watch(self, self.interest | READ)
 
     def failed(self, error: Exception) -> None:
         self.session.fail(error)

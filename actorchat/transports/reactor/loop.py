@@ -31,7 +31,7 @@ class Budget:
     """How much is done before other tasks get their turn, and in one turn of one socket.
 
     A pass ends after `pass_seconds` or `pass_bytes`, whichever comes first, and between two turns only. Who rests has
-    no turn for `rest_seconds`.
+    no turn for `rest_seconds`, and then one as soon as anybody else has, in twice that time at the latest.
     """
 
     pass_seconds: float = 0.002
@@ -60,9 +60,6 @@ class Seat(Protocol):
 
     def failed(self, error: Exception) -> None:
         """A turn has raised: end this socket, and nobody else's."""
-
-    def rested(self) -> None:
-        """The rest is over: ask for turns again."""
 
     def expired(self) -> None:
         """The deadline has passed: end now."""
@@ -112,7 +109,9 @@ class Reactor:
                     else:
                         deadline = self._deadlines[0][0] if self._deadlines else inf
                         if self._resting:
-                            deadline = min(deadline, next(iter(self._resting.values())))
+                            # Nobody is woken for it alone as long as others wake the reactor anyway.
+                            rested = next(iter(self._resting.values())) + self.budget.rest_seconds
+                            deadline = min(deadline, rested)
                         if scope.deadline != deadline:
                             scope.deadline = deadline
                         self._waiting = scope
@@ -127,8 +126,6 @@ class Reactor:
         self._passes += 1
         if self._deadlines:
             self._expire()
-        if self._resting:
-            self._end_rests()
         if not self._round:
             self._begin_round()
         budget = self.budget
@@ -160,6 +157,8 @@ class Reactor:
             if not seat.ready:
                 queue.append(seat)
             seat.ready |= events | _QUEUED
+        if self._resting:
+            self._end_rests()
 
     def queue(self, seat: Seat) -> None:
         """Give `seat` a turn in the next round, whatever the selector says."""
@@ -169,7 +168,10 @@ class Reactor:
             self.wake()
 
     def rest(self, seat: Seat) -> None:
-        """Don't read `seat` until `rest_seconds` are over: what comes meanwhile is read in one turn, not in many."""
+        """Don't watch what `seat` says, and give it a turn to read when `rest_seconds` are over.
+
+        What comes meanwhile is read in one turn, not in many. Watching it again is the seat's to ask for.
+        """
         if not seat.ended and seat not in self._resting:
             self.watch(seat, seat.interest & ~READ)
             self._resting[seat] = trio.current_time() + self.budget.rest_seconds
@@ -232,6 +234,8 @@ class Reactor:
 
     def _end_rests(self) -> None:
         now = trio.current_time()
+        # After those who have something to say now, and after what that brings.
+        queue = self._next if self._round else self._round
         over: list[Seat] = []
         for seat, until in self._resting.items():
             if until > now:
@@ -239,7 +243,9 @@ class Reactor:
             over.append(seat)
         for seat in over:
             del self._resting[seat]
-            seat.rested()
+            if not seat.ready:
+                queue.append(seat)
+            seat.ready |= READ | _QUEUED
 
     def close(self) -> None:
         """End every seat, then the selector. Nobody may be running it any more, or ask for anything."""
