@@ -43,6 +43,8 @@ _MAX_MARKABLE: Final = 8_192
 class BatchCursor(Cursor, Protocol):
     """What is used of a driver's cursor to write."""
 
+    def fetchmany(self, size: int, /) -> list[Row]: ...
+
     def executemany(self, statement: str, rows: Iterable[Row], /) -> object: ...
 
 

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Iterator
 from typing import Final
+
+import attrs
 
 from actorchat.chat.model import ChatState, OperatorCounters, Policy, contribution
 from actorchat.storage.sql_batch import BatchCursor
@@ -21,6 +24,7 @@ _log = logging.getLogger("actorchat.storage")
 
 _WRITER_KEPT: Final = 86_400
 _TIMERS: Final = "timers"
+_PAGE: Final = 1_000
 
 
 def prepare_start(cursor: BatchCursor, statements: Statements, policy: Policy, now: int) -> int:
@@ -28,27 +32,48 @@ def prepare_start(cursor: BatchCursor, statements: Statements, policy: Policy, n
 
     Returns how many counters were wrong.
     """
-    chats = [(row[0], chat_of(row)) for row in _all(cursor, statements.active_chats)]
-    corrected = _recount(cursor, statements, [chat for _, chat in chats])
     timers = f"{policy.idle_timeout} {policy.answer_timeout}"
-    if _all(cursor, statements.setting, (_TIMERS,)) != [(timers,)]:
-        cursor.executemany(statements.update_due, [(chat.due_at(policy), number) for number, chat in chats])
+    renewed = _all(cursor, statements.setting, (_TIMERS,)) != [(timers,)]
+    due: list[Row] = []
+    counted = _Counted()
+    for number, chat in _active(cursor, statements):
+        counted.add(chat)
+        if renewed:
+            due.append((chat.due_at(policy), number))
+    if renewed:
+        cursor.executemany(statements.update_due, due)
         cursor.execute(statements.put_setting, (_TIMERS, timers))
     cursor.execute(statements.forget_writers, (now - _WRITER_KEPT,))
-    return corrected
+    return _correct(cursor, statements, counted)
 
 
-def _recount(cursor: BatchCursor, statements: Statements, chats: list[ChatState]) -> int:
-    """Counters are the sum of the chats' contributions; chats that are not active have none."""
-    new: Counter[int] = Counter()
-    open_: Counter[int] = Counter()
-    unread: Counter[str] = Counter()
-    for chat in chats:
+def _active(cursor: BatchCursor, statements: Statements) -> Iterator[tuple[int, ChatState]]:
+    """Every active chat with its number: a page in memory at a time, since there may be very many."""
+    cursor.execute(statements.active_chats)
+    while rows := cursor.fetchmany(_PAGE):
+        for row in rows:
+            yield row[0], chat_of(row)
+
+
+@attrs.define(eq=False)
+class _Counted:
+    """Counters as the sum of the chats' contributions; chats that are not active have none."""
+
+    new: Counter[int] = attrs.Factory(Counter)
+    open: Counter[int] = attrs.Factory(Counter)
+    unread: Counter[str] = attrs.Factory(Counter)
+
+    def add(self, chat: ChatState) -> None:
         share = contribution(chat)
-        unread[chat.source] += share.unread
+        self.unread[chat.source] += share.unread
         if share.operator_id is not None:
-            new[share.operator_id] += share.new
-            open_[share.operator_id] += share.open
+            self.new[share.operator_id] += share.new
+            self.open[share.operator_id] += share.open
+
+
+def _correct(cursor: BatchCursor, statements: Statements, counted: _Counted) -> int:
+    """Store those counters that are wrong, and say how many are."""
+    new, open_, unread = counted.new, counted.open, counted.unread
     operators = {row[0]: row[1:] for row in _all(cursor, statements.all_operator_counters)}
     sources = {row[0]: row[1:] for row in _all(cursor, statements.all_source_counters)}
     wrong_operators = [

@@ -5,15 +5,16 @@ import stat
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from uuid import UUID
 
 import attrs
 import pytest
 
 from actorchat.chat.model import Policy, SourceCounters, Stage
-from actorchat.chat.operations import AcceptChat, AddMessage, Changed, RecordPerson, Refused, Unchanged
+from actorchat.chat.operations import AcceptChat, AddMessage, Changed, RecordPerson, Refused, ReserveChat, Unchanged
 from actorchat.chat.ports import ChatFilter, StorageUnavailable
 from actorchat.protocol import Role
-from actorchat.storage import sql_batch
+from actorchat.storage import sql_batch, sql_start
 from actorchat.storage.sqlite import SqliteStore
 from actorchat.storage.statements import Statements
 from actorchat.storage.store import Batch, CommitInDoubt, Decided, StoreUrlError
@@ -212,6 +213,21 @@ def test_wrong_counters_are_corrected_at_the_start_and_counted(
         assert store.feed_snapshot(["shop"], 1).counters == (SourceCounters("shop", 1, 2),)
         assert store.operators(None) == right[1]
     assert "recounted" in caplog.text
+
+
+def test_a_start_counts_every_chat_though_it_reads_them_by_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql_start, "_PAGE", 2)
+    path = tmp_path / "chat.db"
+    chats = [UUID(int=number) for number in range(5)]
+    with closing(SqliteStore(path, Policy())) as store:
+        for number, chat in enumerate(chats):
+            owner = attrs.evolve(ANN, id=100 + number)
+            store.commit([ReserveChat(chat, "shop", owner), AddMessage(chat, owner, "x")], batch(number))
+    with closing(SqliteStore(path, Policy(idle_timeout=5))) as store:
+        assert store.corrected_counters == 0
+        assert set(store.due(NOW + 5, 9)) == set(chats)
 
 
 def test_due_times_follow_the_policy_that_the_store_is_opened_with(tmp_path: Path) -> None:
