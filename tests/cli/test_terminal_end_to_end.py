@@ -65,7 +65,7 @@ def test_a_visitor_and_an_operator_talk_in_two_terminals(visitor: Terminal, oper
     visitor.wait_for("waiting for an operator")
     visitor.enter("is anybody there?")
     visitor.wait_for("you: is anybody there? ✓")
-    operator.wait_for("1  new", "1 unread", "is anybody there?")
+    operator.wait_for("1  new", "1 unread", "is anybody there?", "type a chat's number to open it: 1")
     operator.enter("1")
     operator.wait_for("is anybody there?", "nobody has it")
     visitor.wait_for("you: is anybody there? ✓✓ read", "here: Olga")

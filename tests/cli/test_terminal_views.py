@@ -285,6 +285,13 @@ def test_the_desks_title_tells_who_is_there_and_what_waits() -> None:
     assert drawing.desk_title(view) == "3 unread chats · operators: Olga (7: 1 new, 2 open)"
 
 
+def test_the_list_says_what_to_type_as_soon_as_there_is_a_chat() -> None:
+    view = DeskView().connected(ConnectionState.LIVE, "")
+    assert drawing.desk_hint(view) == []
+    view = view.after(ChatUpdated(OTHER_CHAT)).after(ChatUpdated(CHAT)).after(MessageAdded(message(0, user=VISITOR)))
+    assert drawing.desk_hint(view) == [("class:notice", "type a chat's number to open it: 1 and Enter")]
+
+
 def test_the_feed_is_told_by_rows_that_changed() -> None:
     view = desk(CHAT)
     assert tell_item(view, ChatUpdated(CHAT)) == []

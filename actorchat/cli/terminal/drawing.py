@@ -93,6 +93,14 @@ def desk_lines(view: DeskView) -> list[Line]:
     return lines
 
 
+def desk_hint(view: DeskView) -> Line:
+    """What to type, for somebody who sees the list for the first time."""
+    if not view.rows:
+        return []
+    first = view.sorted_rows()[0].number
+    return [("class:notice", f"type a chat's number to open it: {first} and Enter")]
+
+
 def row_line(row: Row) -> str:
     """One chat of the list: number, state, visitor, unread, owner, and what was or is being written."""
     owner = row.chat.operator_user

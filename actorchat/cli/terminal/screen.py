@@ -205,7 +205,7 @@ class ScreenFront:
         state = drawing.connection_line(scene.connection, scene.reason)
         if state:
             return [*state]
-        return [*drawing.typing_line(scene)] if isinstance(scene, ChatView) else []
+        return [*drawing.typing_line(scene)] if isinstance(scene, ChatView) else [*drawing.desk_hint(scene)]
 
 
 @asynccontextmanager
