@@ -149,7 +149,8 @@ class Journal:
         batch = Batch(self._writer, self._batches, int(self._clock()))
         operations = [operation for operation, _, _ in entries]
         try:
-            decided = await self._runner.run(partial(self._store.commit, operations, batch), self._tell_untold)
+            meanwhile = None if self._untold is None else self._tell_untold
+            decided = await self._runner.run(partial(self._store.commit, operations, batch), meanwhile)
         except StorageUnavailable as error:
             _log.error("storage is away, nothing of the batch was stored: %s", error)
             self._go_away(batch, None)

@@ -33,11 +33,12 @@ class Runner(Protocol):
 
 
 class InPlace:
-    """Runs calls that don't block, in the caller's task, without yielding."""
+    """Runs calls that don't block, in the caller's task. Yields only between `meanwhile` and the call."""
 
     async def run(self, call: Callable[[], T], meanwhile: Callable[[], object] | None = None) -> T:
         if meanwhile is not None:
             meanwhile()
+            await trio.lowlevel.cancel_shielded_checkpoint()
         return call()
 
 

@@ -13,6 +13,7 @@ import trio.testing
 
 from actorchat.chat.model import Policy
 from actorchat.chat.operations import Changed, Decision, Operation, Outcome, Refused
+from actorchat.storage import journal as journal_module
 from actorchat.storage.journal import Journal, open_journal
 from actorchat.storage.memory import MemoryStore
 from actorchat.storage.store import Batch, Decided
@@ -115,6 +116,19 @@ async def test_the_next_commit_is_in_the_thread_while_the_last_batch_is_announce
         await journal.barrier()
     assert meets == [True]
     assert following.codes == [None]
+
+
+async def test_others_run_between_two_batches_that_are_committed_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "MAX_BATCH", 2)
+    async with journal_on() as (journal, _):
+        listener = Listener()
+        for number in range(10):
+            journal.submit(say(str(number)), listener)
+        seen = set()
+        while len(listener.outcomes) < 10:
+            await trio.lowlevel.checkpoint()
+            seen.add(len(listener.outcomes))
+        assert len(seen) >= 3
 
 
 @pytest.mark.parametrize("fault", [None, AWAY])
