@@ -45,23 +45,17 @@ class Door:
         self._addresses = AddressLimiter(visitors_per_minute)
 
     async def caller(self, authorization: str | None) -> Caller:
-        return await self.bearer(_token(authorization))
-
-    async def bearer(self, token: str) -> Caller:
-        """Who a bare token speaks for: 401 if nobody. What it claims of them is stored if it is news."""
-        claims = self._claims(token)
+        """Who a request speaks for: 401 if nobody. What its token claims of them is stored if it is news."""
+        claims = self._claims(authorization)
         return _caller(await self._people.record(claims), claims)
 
     def caller_nowait(self, authorization: str | None) -> Caller:
         """As `caller`, if nothing has to be waited for; else WouldBlock."""
-        return self.bearer_nowait(_token(authorization))
-
-    def bearer_nowait(self, token: str) -> Caller:
-        """As `bearer`, if nothing has to be waited for; else WouldBlock."""
-        claims = self._claims(token)
+        claims = self._claims(authorization)
         return _caller(self._people.record_nowait(claims), claims)
 
-    def _claims(self, token: str) -> Claims:
+    def _claims(self, authorization: str | None) -> Claims:
+        token = _token(authorization)
         try:
             return self._tokens.verify(token)
         except BadToken as error:

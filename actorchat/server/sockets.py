@@ -61,31 +61,29 @@ class SocketDoor:
             return _rejection(Problem("not_allowed", "pages of this origin may not call this server"))
         _, profile, bearer = select_subprotocol(head.subprotocols)
         authorization = _text(head.header(b"authorization"))
+        if authorization is None and bearer is not None:
+            authorization = f"Bearer {bearer}"
+        # Who brings the token as a subprotocol is a browser, which shows its page no HTTP answer.
+        readable = bearer is None
         door = self._door
         try:
-            if authorization is None and bearer is not None:
-                caller = door.bearer_nowait(bearer)
-            else:
-                caller = door.caller_nowait(authorization)
+            caller = door.caller_nowait(authorization)
             wanted = _wanted(head)
             if isinstance(wanted, RoomTarget):
                 door.chat_nowait(caller, wanted.chat)
             return self._admit(caller, wanted, profile, peer)
         except trio.WouldBlock:
-            return self._wait(head, peer, profile, authorization, bearer)
+            return self._wait(head, peer, profile, authorization, readable=readable)
         except Problem as problem:
-            return _rejection(problem, readable=bearer is None)
+            return _rejection(problem, readable=readable)
 
     async def _wait(
-        self, head: RequestHead, peer: str, profile: Profile, authorization: str | None, bearer: str | None
+        self, head: RequestHead, peer: str, profile: Profile, authorization: str | None, *, readable: bool
     ) -> Admission | Rejection:
         door = self._door
         try:
             with trio.fail_after(_SECONDS):
-                if authorization is None and bearer is not None:
-                    caller = await door.bearer(bearer)
-                else:
-                    caller = await door.caller(authorization)
+                caller = await door.caller(authorization)
                 wanted = _wanted(head)
                 if isinstance(wanted, RoomTarget):
                     await door.chat(caller, wanted.chat)
@@ -93,7 +91,7 @@ class SocketDoor:
         except trio.TooSlowError:
             return _rejection(Problem("overloaded", "no answer in time; try again later"))
         except Problem as problem:
-            return _rejection(problem, readable=bearer is None)
+            return _rejection(problem, readable=readable)
         except ChatRefused as refused:
             return _rejection(problem_of_refusal(refused))
         except StorageUnavailable:

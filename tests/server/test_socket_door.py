@@ -33,10 +33,10 @@ class _Door:
     def __init__(self, outcome: Exception | None) -> None:
         self._outcome = outcome
 
-    def bearer_nowait(self, token: str) -> Caller:
+    def caller_nowait(self, authorization: str) -> Caller:
         raise trio.WouldBlock
 
-    async def bearer(self, token: str) -> Caller:
+    async def caller(self, authorization: str) -> Caller:
         if self._outcome is not None:
             raise self._outcome
         await trio.sleep_forever()
