@@ -27,7 +27,7 @@ TAIL = 64
 class Member:
     """One socket in a room: live in an audience, or behind and reading up to the present.
 
-    Before `limited_until` its user has no message to spend.
+    Before `limited_until`, a moment of Trio's clock, its user has no message to spend.
     """
 
     __slots__ = ("identity", "limited_until", "profile", "session")
