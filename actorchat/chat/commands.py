@@ -145,10 +145,8 @@ def refuse(roster: Roster, session: Session, command: Command, refused: Refused)
         push_event(session, ErrorEvent(refused.code, refused.detail, "data.message_id"))
 
 
-_ABOUT_ATTACHMENTS = (
-    RefusalCode.ATTACHMENT_UNKNOWN,
-    RefusalCode.ATTACHMENT_REJECTED,
-    RefusalCode.TOO_MANY_ATTACHMENTS,
+_ABOUT_ATTACHMENTS = frozenset(
+    {RefusalCode.ATTACHMENT_UNKNOWN, RefusalCode.ATTACHMENT_REJECTED, RefusalCode.TOO_MANY_ATTACHMENTS}
 )
 
 

@@ -175,8 +175,7 @@ class PersonRecorded:
     renamed: bool = False
 
 
-@attrs.frozen
-class Refused:
+class Refused(msgspec.Struct, frozen=True, gc=False):
     """Not stored, and never will be. `detail` is for people; `retry_after` in seconds."""
 
     code: str
