@@ -429,7 +429,7 @@ async def test_who_was_refused_once_is_read_at_once_again_when_it_is_not_any_mor
         assert here.said == [0, 1, 2]
 
 
-async def test_a_rest_ends_without_another_word_of_anybody_in_twice_its_time(autojump_clock: MockClock) -> None:
+async def test_a_rest_ends_without_another_word_of_anybody(autojump_clock: MockClock) -> None:
     with hall(Budget(rest_seconds=1)) as here, trio.fail_after(10):
         here.application = Refusing()
         guest = await here.enter()
@@ -438,28 +438,10 @@ async def test_a_rest_ends_without_another_word_of_anybody_in_twice_its_time(aut
             guest.say(0)
             await trio.sleep(0.5)
             guest.say(1, 2)
-            await trio.sleep(1.4)
+            await trio.sleep(0.4)
             assert here.said == [0]
             await trio.sleep(0.2)
             assert here.said == [0, 1, 2]
-            nursery.cancel_scope.cancel()
-
-
-async def test_a_rest_that_is_over_ends_as_soon_as_anybody_else_speaks(autojump_clock: MockClock) -> None:
-    with hall(Budget(rest_seconds=1)) as here, trio.fail_after(10):
-        here.application = Refusing("10", "20")
-        guest, other = await here.enter(), await here.enter()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(here.reactor.run)
-            guest.say(0)
-            await trio.sleep(0.5)
-            guest.say(1)
-            other.say(10)
-            await trio.sleep(0.6)
-            assert here.said == [0, 10]
-            other.say(20)
-            await trio.sleep(0.1)
-            assert here.said == [0, 10, 20, 1]
             nursery.cancel_scope.cancel()
 
 

@@ -31,7 +31,7 @@ class Budget:
     """How much is done before other tasks get their turn, and in one turn of one socket.
 
     A pass ends after `pass_seconds` or `pass_bytes`, whichever comes first, and between two turns only. Who rests has
-    no turn for `rest_seconds`, and then one as soon as anybody else has, in twice that time at the latest.
+    no turn for `rest_seconds`.
     """
 
     pass_seconds: float = 0.002
@@ -109,9 +109,7 @@ class Reactor:
                     else:
                         deadline = self._deadlines[0][0] if self._deadlines else inf
                         if self._resting:
-                            # Nobody is woken for it alone as long as others wake the reactor anyway.
-                            rested = next(iter(self._resting.values())) + self.budget.rest_seconds
-                            deadline = min(deadline, rested)
+                            deadline = min(deadline, next(iter(self._resting.values())))
                         if scope.deadline != deadline:
                             scope.deadline = deadline
                         self._waiting = scope
