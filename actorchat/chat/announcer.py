@@ -88,7 +88,7 @@ class Announcer:
             self._call_room = None
         return changes
 
-    def announce_rest(self) -> None:
+    def announce_waiting(self) -> None:
         """What storage has is announced: announce what waits beyond that. Members may be left behind."""
         changes, announced = self.settle(), self.roster.announced
         self.publish([change for change in changes if announced is None or change.chat.rev > announced.rev])

@@ -256,7 +256,7 @@ class Room(Actor[RoomMessage]):
     async def _announce(self) -> None:
         if not self._announcer.complete:
             await self._recover()
-            self._announcer.announce_rest()
+            self._announcer.announce_waiting()
         for member, position in self._roster.behind.items():
             if position.lagging and position.reader is None:
                 self._read_on(member, position)

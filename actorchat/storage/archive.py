@@ -31,9 +31,12 @@ class StoreArchive:
         self._runner = runner
 
     async def _run(self, read: Callable[[], T]) -> T:
-        # What runs a read is never cancelled and may not yield; a caller that pages must do both.
-        await trio.lowlevel.checkpoint()
-        return await self._runner.run(read)
+        # What runs a read is never cancelled and may not yield; a caller that pages must do both. It yields after the
+        # read, so that in memory, too, what was read may be old by the time it is used.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        found = await self._runner.run(read)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return found
 
     async def chat(self, chat: UUID) -> ChatState | None:
         return await self._run(partial(self._store.chat, chat))

@@ -153,10 +153,13 @@ class Journal:
             decided = await self._runner.run(partial(self._store.commit, operations, batch), meanwhile)
         except StorageUnavailable as error:
             _log.error("storage is away, nothing of the batch was stored: %s", error)
+            # Before what comes of this batch, though the runner may have failed without a word to it.
+            self._tell_untold()
             self._go_away(batch, None)
             self._tell(entries, [_AWAY] * len(entries))
         except CommitInDoubt as doubt:
             _log.error("storage is away, a commit of %d operations is in doubt", len(entries))
+            self._tell_untold()
             self._in_doubt += 1
             self._doubt_from = self._told
             self._go_away(batch, (entries, doubt.decided))

@@ -48,7 +48,7 @@ def prepare_start(cursor: BatchCursor, statements: Statements, policy: Policy, n
 
 
 def _active(cursor: BatchCursor, statements: Statements) -> Iterator[tuple[int, ChatState]]:
-    """Every active chat with its number: a page in memory at a time, since there may be very many."""
+    """Every active chat with its number. Rows are read by the page, since there may be very many."""
     cursor.execute(statements.active_chats)
     while rows := cursor.fetchmany(_PAGE):
         for row in rows:

@@ -25,7 +25,7 @@ class Runner(Protocol):
 
     async def run(self, call: Callable[[], T], meanwhile: Callable[[], object] | None = None) -> T:
         """Return what `call` returns. Never abandoned: a cancelled caller still gets the result of what has
-        begun.
+        begun. It may not yield: a caller that loops sees to that, and to its own cancellation.
 
         `meanwhile` is called once, in the caller's task, as soon as `call` is on its way. It should not raise: what it
         raises is raised in place of `call`'s result, when nothing of `call` is running.

@@ -86,7 +86,7 @@ def test_over_a_missing_revision_nothing_is_announced_until_the_room_has_read_it
     scene.decide(said(5), asker=asker)
     assert (scene.olga.texts(), len(asker.answers), scene.called) == ([], 1, 2)
     scene.announcer.publish([said(1), said(2), said(3)])
-    scene.announcer.announce_rest()
+    scene.announcer.announce_waiting()
     scene.decide(said(6))
     assert scene.olga.texts() == ["1", "2", "3", "4", "5", "6"]
     assert (len(asker.answers), scene.called, scene.announcer.in_flight) == (4, 2, 0)

@@ -33,10 +33,10 @@ class _Door:
     def __init__(self, outcome: Exception | None) -> None:
         self._outcome = outcome
 
-    def caller_nowait(self, authorization: str) -> Caller:
+    def caller_nowait(self, authorization: str | None) -> Caller:
         raise trio.WouldBlock
 
-    async def caller(self, authorization: str) -> Caller:
+    async def caller(self, authorization: str | None) -> Caller:
         if self._outcome is not None:
             raise self._outcome
         await trio.sleep_forever()

@@ -13,6 +13,7 @@ import trio.testing
 
 from actorchat.chat.model import Policy
 from actorchat.chat.operations import Changed, Decision, Operation, Outcome, Refused
+from actorchat.chat.ports import StorageUnavailable
 from actorchat.storage import journal as journal_module
 from actorchat.storage.journal import Journal, open_journal
 from actorchat.storage.memory import MemoryStore
@@ -116,6 +117,32 @@ async def test_the_next_commit_is_in_the_thread_while_the_last_batch_is_announce
         await journal.barrier()
     assert meets == [True]
     assert following.codes == [None]
+
+
+class Refusing(InPlace):
+    """Takes one call, and fails the others before it has said anything of them."""
+
+    def __init__(self) -> None:
+        self._taken = False
+
+    async def run(self, call: Callable[[], T], meanwhile: Callable[[], object] | None = None) -> T:
+        if self._taken:
+            raise StorageUnavailable("refused")
+        self._taken = True
+        return await super().run(call, meanwhile)
+
+
+async def test_what_is_stored_is_told_first_though_the_next_batch_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(journal_module, "MAX_BATCH", 1)
+    with trio.move_on_after(0.01):
+        async with open_journal(MemoryStore(Policy()), Refusing(), clock=lambda: NOW) as journal:
+            listener = Listener()
+            for operation in (RESERVE, say("b"), say("c")):
+                journal.submit(operation, listener)
+            await trio.sleep_forever()
+    assert listener.codes == [None, "storage_unavailable", "storage_unavailable"]
 
 
 async def test_others_run_between_two_batches_that_are_committed_in_place(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -198,7 +198,7 @@ class Connection:
         return count, progress is Progress.BOUND
 
     def _watch_reading(self) -> None:
-        """A rest is over, if there was one."""
+        """Be told by the selector again when there is something to read: a rest is over, if there was one."""
         self._reactor.watch(self, self.interest | READ)
 
     def failed(self, error: Exception) -> None:

@@ -101,9 +101,11 @@ class Reactor:
     async def run(self) -> None:
         """Give turns until cancelled."""
         while True:
-            # One scope for many waits: it lasts till a deadline comes or somebody wakes the reactor.
+            # One scope for many waits: it lasts till a deadline comes or a turn is asked for.
             with trio.CancelScope() as scope:
                 while True:
+                    self._waiting = None
+                    self.run_pass()
                     if self._round or self._next:
                         await trio.lowlevel.checkpoint()
                     else:
@@ -114,10 +116,6 @@ class Reactor:
                             scope.deadline = deadline
                         self._waiting = scope
                         await trio.lowlevel.wait_readable(self._selector.fileno())
-                        self._waiting = None
-                    self.run_pass()
-            self._waiting = None
-            self.run_pass()
 
     def run_pass(self) -> None:
         """Give turns until everybody ready has had one, or the budget is spent."""
@@ -159,11 +157,12 @@ class Reactor:
             self._end_rests()
 
     def queue(self, seat: Seat) -> None:
-        """Give `seat` a turn in the next round, whatever the selector says."""
+        """Give `seat` a turn in the next round, whatever the selector says: from any task."""
         if not seat.ready and not seat.ended:
             seat.ready = _QUEUED
             self._next.append(seat)
-            self.wake()
+            if self._waiting is not None:
+                self._waiting.cancel()
 
     def rest(self, seat: Seat) -> None:
         """Don't watch what `seat` says, and give it a turn to read when `rest_seconds` are over.
@@ -173,11 +172,6 @@ class Reactor:
         if not seat.ended and seat not in self._resting:
             self.watch(seat, seat.interest & ~READ)
             self._resting[seat] = trio.current_time() + self.budget.rest_seconds
-
-    def wake(self) -> None:
-        """Look again at what is to be done: from any task."""
-        if self._waiting is not None:
-            self._waiting.cancel()
 
     def add(self, seat: Seat) -> None:
         """Take a seat; it is watched for nothing yet."""
@@ -232,7 +226,7 @@ class Reactor:
 
     def _end_rests(self) -> None:
         now = trio.current_time()
-        # After those who have something to say now, and after what that brings.
+        # One pass after those who have something to say now: other tasks run in between.
         queue = self._next if self._round else self._round
         over: list[Seat] = []
         for seat, until in self._resting.items():
