@@ -65,7 +65,7 @@ class Receiver(Protocol):
 
         True: an operation was taken, and `session.operation_done()` will answer it exactly once, perhaps
         from within this call. False: it was refused at once, and a transport may let who sends such frames wait a few
-        milliseconds before it reads on.
+        milliseconds, and for others, before it reads on.
         """
 
     def malformed(self, fault: Malformed) -> None:

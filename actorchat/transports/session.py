@@ -26,10 +26,23 @@ from actorchat.protocol import (
 from actorchat.transports.outbox import Outbox, Wire
 from actorchat.transports.ports import Admission, Limits, Receiver
 
-__all__ = ["Sessions", "SocketSession"]
+__all__ = ["Operations", "Sessions", "SocketSession"]
 
 _logger: Final = logging.getLogger(__name__)
 _PING: Final = Frames(ping_frame(), (len(ping_frame()),))
+
+
+class Operations:
+    """Counts what the sockets of one transport were granted and is not answered yet.
+
+    `on_none`, if set, is called whenever the last is answered.
+    """
+
+    __slots__ = ("in_flight", "on_none")
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.on_none: Callable[[], None] | None = None
 
 
 class SocketSession:
@@ -43,6 +56,7 @@ class SocketSession:
         "_in_flight",
         "_limits",
         "_malformed",
+        "_operations",
         "_profile",
         "_receiver",
         "_user",
@@ -57,7 +71,7 @@ class SocketSession:
         "silent_at",
     )
 
-    def __init__(self, admission: Admission, wire: Wire, limits: Limits) -> None:
+    def __init__(self, admission: Admission, wire: Wire, limits: Limits, operations: Operations) -> None:
         self.outbox = Outbox(wire, limits)
         self.peer = admission.peer
         self.expires_at = inf if admission.expires_at is None else admission.expires_at
@@ -73,6 +87,7 @@ class SocketSession:
         self._user = admission.user
         self._profile = admission.profile
         self._limits = limits
+        self._operations = operations
         self._receiver: Receiver | None = None
         self._in_flight = 0
         self._malformed = 0
@@ -122,6 +137,10 @@ class SocketSession:
         self._in_flight -= 1
         if self._in_flight == self._limits.operations_in_flight - 1:
             self._resume()
+        operations = self._operations
+        operations.in_flight -= 1
+        if not operations.in_flight and operations.on_none is not None:
+            operations.on_none()
 
     def attach(self, receiver: Receiver) -> None:
         """Deliver input to `receiver` from now on, until `leave`."""
@@ -149,6 +168,7 @@ class SocketSession:
             self.outbox.close(CloseCode.TOO_BIG, f"a message holds {self._limits.frame_bytes} bytes at most")
             return True
         self._in_flight += 1
+        self._operations.in_flight += 1
         taken = None
         try:
             taken = receiver.receive(decode_command(payload, self._profile))
@@ -160,7 +180,9 @@ class SocketSession:
         except Exception as error:
             self.fail(error)
         if taken is not True:
-            self.operation_done()
+            # Nobody waits for what was not granted.
+            self._in_flight -= 1
+            self._operations.in_flight -= 1
             if taken is False:
                 self.refused = True
         return self._in_flight < self._limits.operations_in_flight

@@ -362,20 +362,125 @@ def answers(*numbers: int) -> bytes:
 
 async def test_who_is_refused_rests_and_what_came_meanwhile_is_read_in_one_turn(mock_clock: MockClock) -> None:
     with hall(Budget(rest_seconds=1)) as here:
-        here.application = Refusing()
+        here.application = Refusing("10", "20", "30")
         guest, other = await here.enter(), await here.enter()
         guest.say(0)
         here.reactor.run_pass()
         assert guest.read() == answers(0)
-        for number in range(1, 6):
+        for number in range(1, 4):
             guest.say(number)
             other.say(10 * number)
             here.reactor.run_pass()
-        assert here.said == [0, 10]
+        assert here.said == [0, 10, 20, 30]
         mock_clock.jump(1)
         here.reactor.run_pass()
-        assert here.said == [0, 10, 1, 2, 3, 4, 5, 20, 30, 40, 50]
-        assert guest.read() == answers(1, 2, 3, 4, 5)
+        assert here.said == [0, 10, 20, 30, 1, 2, 3]
+        assert guest.read() == answers(1, 2, 3)
+
+
+async def test_who_has_rested_is_read_while_nobody_else_has_something_to_say(mock_clock: MockClock) -> None:
+    with hall(Budget(rest_seconds=1)) as here:
+        here.application = Refusing("10", "20")
+        guest, other = await here.enter(), await here.enter()
+        guest.say(0)
+        here.reactor.run_pass()
+        guest.say(1)
+        mock_clock.jump(1)
+        for number in (10, 20):
+            other.say(number)
+            here.reactor.run_pass()
+        assert here.said == [0, 10, 20]
+        here.reactor.run_pass()
+        assert here.said == [0, 10, 20, 1]
+
+
+async def test_who_has_rested_is_read_as_little_at_once_as_the_budget_says(mock_clock: MockClock) -> None:
+    with hall(Budget(rest_seconds=1, rested_frames=2)) as here:
+        here.application = Refusing("10")
+        guest, other = await here.enter(), await here.enter()
+        guest.say(0)
+        here.reactor.run_pass()
+        guest.say(1, 2, 3, 4, 5)
+        mock_clock.jump(1)
+        here.reactor.run_pass()
+        assert here.said == [0, 1, 2]
+        other.say(10)
+        here.reactor.run_pass()
+        here.reactor.run_pass()
+        here.reactor.run_pass()
+        assert here.said == [0, 1, 2, 10, 3, 4, 5]
+
+
+async def test_two_who_have_rested_take_turns(mock_clock: MockClock) -> None:
+    with hall(Budget(rest_seconds=1, rested_frames=1)) as here:
+        here.application = Refusing()
+        guests = await here.enter(), await here.enter()
+        for guest in guests:
+            guest.say(0)
+        here.reactor.run_pass()
+        guests[0].say(1, 3)
+        guests[1].say(2, 4)
+        mock_clock.jump(1)
+        said = []
+        for _ in range(4):
+            here.reactor.run_pass()
+            said.append(here.said[-1])
+        assert said == [1, 2, 3, 4]
+
+
+async def test_who_has_rested_waits_for_the_operations_of_others_and_not_for_ever(mock_clock: MockClock) -> None:
+    with hall(Budget(rest_seconds=1)) as here:
+        here.application = Refusing()
+        guest = await here.enter()
+        guest.say(0)
+        here.reactor.run_pass()
+        guest.say(1)
+        here.reactor.operations.in_flight = 1
+        mock_clock.jump(1.9)
+        here.reactor.run_pass()
+        assert here.said == [0]
+        mock_clock.jump(0.1)
+        here.reactor.run_pass()
+        assert here.said == [0, 1]
+
+
+async def test_who_has_rested_is_read_though_others_never_stop_speaking(mock_clock: MockClock) -> None:
+    with hall(Budget(rest_seconds=1)) as here:
+        here.application = Refusing("10")
+        guest, other = await here.enter(), await here.enter()
+        guest.say(0)
+        here.reactor.run_pass()
+        guest.say(1)
+        for _ in range(4):
+            mock_clock.jump(0.5)
+            other.say(10)
+            here.reactor.run_pass()
+        assert here.said == [0, 10, 10, 10, 10, 1]
+
+
+@pytest.mark.parametrize("left_over", [False, True])
+async def test_the_last_answer_wakes_the_reactor_for_who_has_rested(autojump_clock: MockClock, left_over: bool) -> None:
+    with hall(Budget(rest_seconds=1, rested_frames=2)) as here, trio.fail_after(10):
+        here.application = Refusing()
+        guest = await here.enter()
+        session = guest.connection.session
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(here.reactor.run)
+            guest.say(0)
+            await trio.sleep(0.1)
+            here.reactor.operations.in_flight = session._in_flight = 2
+            guest.say(1, 2, 3, 4)
+            await trio.sleep(2 if left_over else 1)
+            said = [0, 1, 2] if left_over else [0]
+            assert here.said == said
+            passes = here.reactor.statistics().passes
+            session.operation_done()
+            await trio.testing.wait_all_tasks_blocked()
+            assert (here.said, here.reactor.statistics().passes) == (said, passes)
+            session.operation_done()
+            await trio.testing.wait_all_tasks_blocked()
+            assert here.said == [0, 1, 2, 3, 4]
+            nursery.cancel_scope.cancel()
 
 
 async def test_who_is_refused_rests_also_when_what_it_said_took_several_turns(mock_clock: MockClock) -> None:
@@ -429,7 +534,36 @@ async def test_who_was_refused_once_is_read_at_once_again_when_it_is_not_any_mor
         assert here.said == [0, 1, 2]
 
 
-async def test_a_rest_ends_without_another_word_of_anybody(autojump_clock: MockClock) -> None:
+async def test_what_was_left_over_is_read_though_an_operation_is_never_answered(autojump_clock: MockClock) -> None:
+    with hall(Budget(rest_seconds=1, rested_frames=1)) as here, trio.fail_after(10):
+        here.application = Refusing()
+        guest = await here.enter()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(here.reactor.run)
+            guest.say(0)
+            await trio.sleep(0.5)
+            here.reactor.operations.in_flight = 1
+            guest.say(1, 2)
+            await trio.sleep(2)
+            assert here.said == [0, 1]
+            await trio.sleep(1)
+            assert here.said == [0, 1, 2]
+            nursery.cancel_scope.cancel()
+
+
+async def test_nobody_counts_operations_for_the_reactor_when_nobody_rests(mock_clock: MockClock) -> None:
+    with hall(Budget(rest_seconds=1)) as here:
+        here.application = Refusing("1")
+        guest = await here.enter()
+        guest.say(0)
+        here.reactor.run_pass()
+        assert here.reactor.operations.on_none is not None
+        mock_clock.jump(1)
+        here.reactor.run_pass()
+        assert here.reactor.operations.on_none is None
+
+
+async def test_a_rest_ends_after_twice_its_time_without_another_word_of_anybody(autojump_clock: MockClock) -> None:
     with hall(Budget(rest_seconds=1)) as here, trio.fail_after(10):
         here.application = Refusing()
         guest = await here.enter()
@@ -438,27 +572,11 @@ async def test_a_rest_ends_without_another_word_of_anybody(autojump_clock: MockC
             guest.say(0)
             await trio.sleep(0.5)
             guest.say(1, 2)
-            await trio.sleep(0.4)
+            await trio.sleep(1.4)
             assert here.said == [0]
             await trio.sleep(0.2)
             assert here.said == [0, 1, 2]
             nursery.cancel_scope.cancel()
-
-
-async def test_who_has_rested_is_read_one_pass_after_those_who_have_not(mock_clock: MockClock) -> None:
-    with hall(Budget(rest_seconds=1)) as here:
-        here.application = Refusing("10", "20")
-        guest, other = await here.enter(), await here.enter()
-        guest.say(0)
-        here.reactor.run_pass()
-        guest.say(1)
-        other.say(10)
-        mock_clock.jump(1)
-        here.reactor.run_pass()
-        assert here.said == [0, 10]
-        other.say(20)
-        here.reactor.run_pass()
-        assert here.said == [0, 10, 1, 20]
 
 
 async def test_who_has_rested_and_says_nothing_is_heard_at_once_when_it_does(mock_clock: MockClock) -> None:
@@ -502,7 +620,7 @@ async def test_who_is_closed_while_it_rests_is_read_until_it_answers(mock_clock:
 
 
 async def test_who_never_reads_its_refusals_is_closed_as_too_slow(mock_clock: MockClock) -> None:
-    with hall(Budget(rest_seconds=1)) as here:
+    with hall(Budget(rest_seconds=1, rested_frames=50)) as here:
         here.application = Refusing()
         guest = await here.enter()
         session = guest.connection.session

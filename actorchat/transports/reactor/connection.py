@@ -56,7 +56,7 @@ class Connection:
         on_end: Callable[[SocketSession], None],
     ) -> None:
         self.send = sock.send
-        self.session = SocketSession(admission, self, limits)
+        self.session = SocketSession(admission, self, limits, reactor.operations)
         self.interest = 0
         self.ready = 0
         self.deadline = inf
@@ -154,7 +154,7 @@ class Connection:
             reactor.watch(self, self.interest & ~READ)
             return 0, False
         count = 0
-        frames = reactor.budget.turn_frames
+        frames = reactor.budget.rested_frames if self._was_refused else reactor.budget.turn_frames
         messages = session.attached or session.closed
         buffer = reactor.buffer
         if progress is not Progress.BOUND and progress is not Progress.PAUSED:
@@ -189,13 +189,16 @@ class Connection:
                 reactor.rest(self)
             elif self._was_refused:
                 self._watch_reading()
-            return count, False
-        if progress is Progress.PAUSED:
+        elif progress is Progress.BOUND:
+            if not session.refused:
+                return count, True
+            reactor.rest(self, left_over=True)
+        elif progress is Progress.PAUSED:
             session.held = not messages
             self._pause()
-        elif progress is Progress.OVER:
+        else:
             self._stop_reading()
-        return count, progress is Progress.BOUND
+        return count, False
 
     def _watch_reading(self) -> None:
         """Be told by the selector again when there is something to read: a rest is over, if there was one."""

@@ -17,6 +17,8 @@ from typing import Final, Protocol
 import attrs
 import trio
 
+from actorchat.transports.session import Operations
+
 __all__ = ["READ", "WRITE", "Budget", "Reactor", "ReactorStatistics", "Seat"]
 
 READ: Final = selectors.EVENT_READ
@@ -31,7 +33,8 @@ class Budget:
     """How much is done before other tasks get their turn, and in one turn of one socket.
 
     A pass ends after `pass_seconds` or `pass_bytes`, whichever comes first, and between two turns only. Who rests has
-    no turn for `rest_seconds`.
+    no turn for `rest_seconds`, then one of `rested_frames` in each quiet moment, and after `rest_seconds` more at the
+    latest: as little as is worth a turn, because whoever speaks meanwhile waits for its end.
     """
 
     pass_seconds: float = 0.002
@@ -39,6 +42,7 @@ class Budget:
     turn_bytes: int = 16_384
     turn_frames: int = 64
     rest_seconds: float = 0.004
+    rested_frames: int = 16
 
 
 class Seat(Protocol):
@@ -76,7 +80,11 @@ class ReactorStatistics:
 
 
 class Reactor:
-    """Every seat gets at most one turn a round; a round takes as many passes as its turns need."""
+    """Every seat gets at most one turn a round; a round takes as many passes as its turns need.
+
+    Who rests comes behind all others: it is read in quiet moments, when nobody else has something to say and of all
+    `operations` none is in flight.
+    """
 
     def __init__(self, budget: Budget | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
         self.budget = budget or Budget()
@@ -89,8 +97,11 @@ class Reactor:
         self._round: deque[Seat] = deque()
         self._next: deque[Seat] = deque()
         self._passes = 0
+        self.operations = Operations()
         # Until when each seat rests; all rests are equally long, so the first ends first.
         self._resting: dict[Seat, float] = {}
+        # Whose rest is over: until when each waits for a quiet moment.
+        self._rested: deque[tuple[Seat, float]] = deque()
         self._deadlines: list[tuple[float, int]] = []
         # Whose deadline an entry is. The heap itself must not keep a seat that has ended before.
         self._expiring: dict[int, Seat] = {}
@@ -106,12 +117,14 @@ class Reactor:
                 while True:
                     self._waiting = None
                     self.run_pass()
-                    if self._round or self._next:
+                    if self._round or self._next or (self._rested and not self.operations.in_flight):
                         await trio.lowlevel.checkpoint()
                     else:
                         deadline = self._deadlines[0][0] if self._deadlines else inf
-                        if self._resting:
-                            deadline = min(deadline, next(iter(self._resting.values())))
+                        if self._rested:
+                            deadline = min(deadline, self._rested[0][1])
+                        elif self._resting:
+                            deadline = min(deadline, self._rest_over() + self.budget.rest_seconds)
                         if scope.deadline != deadline:
                             scope.deadline = deadline
                         self._waiting = scope
@@ -153,7 +166,7 @@ class Reactor:
             if not seat.ready:
                 queue.append(seat)
             seat.ready |= events | _QUEUED
-        if self._resting:
+        if self._resting or self._rested:
             self._end_rests()
 
     def queue(self, seat: Seat) -> None:
@@ -164,14 +177,29 @@ class Reactor:
             if self._waiting is not None:
                 self._waiting.cancel()
 
-    def rest(self, seat: Seat) -> None:
-        """Don't watch what `seat` says, and give it a turn to read when `rest_seconds` are over.
+    def rest(self, seat: Seat, *, left_over: bool = False) -> None:
+        """Don't watch what `seat` says, and give it a turn to read in a quiet moment after `rest_seconds`.
 
-        What comes meanwhile is read in one turn, not in many. Watching it again is the seat's to ask for.
+        With something `left_over` it has rested: any quiet moment will do. What comes meanwhile is read in few turns,
+        not in many. Watching it again is the seat's to ask for.
         """
-        if not seat.ended and seat not in self._resting:
-            self.watch(seat, seat.interest & ~READ)
-            self._resting[seat] = trio.current_time() + self.budget.rest_seconds
+        if seat.ended or seat in self._resting:
+            return
+        self.watch(seat, seat.interest & ~READ)
+        until = trio.current_time() + self.budget.rest_seconds
+        if left_over:
+            self._rested.append((seat, until))
+        else:
+            self._resting[seat] = until
+        self.operations.on_none = self._on_quiet
+
+    def _on_quiet(self) -> None:
+        """No operation is in flight any more."""
+        if self._waiting is not None and (self._rested or self._rest_over() <= trio.current_time()):
+            self._waiting.cancel()
+
+    def _rest_over(self) -> float:
+        return next(iter(self._resting.values()), inf)
 
     def add(self, seat: Seat) -> None:
         """Take a seat; it is watched for nothing yet."""
@@ -226,18 +254,21 @@ class Reactor:
 
     def _end_rests(self) -> None:
         now = trio.current_time()
-        # One pass after those who have something to say now: other tasks run in between.
-        queue = self._next if self._round else self._round
-        over: list[Seat] = []
-        for seat, until in self._resting.items():
-            if until > now:
-                break
-            over.append(seat)
-        for seat in over:
-            del self._resting[seat]
+        resting, rested, queue = self._resting, self._rested, self._round
+        while self._rest_over() <= now:
+            seat = next(iter(resting))
+            rested.append((seat, resting.pop(seat) + self.budget.rest_seconds))
+        quiet = not queue and not self.operations.in_flight
+        while rested and (quiet or rested[0][1] <= now):
+            seat, _ = rested.popleft()
+            if seat.ended:
+                continue
+            quiet = False
             if not seat.ready:
                 queue.append(seat)
             seat.ready |= READ | _QUEUED
+        if not rested and not resting:
+            self.operations.on_none = None
 
     def close(self) -> None:
         """End every seat, then the selector. Nobody may be running it any more, or ask for anything."""
