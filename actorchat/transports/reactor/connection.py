@@ -147,7 +147,9 @@ class Connection:
             self._write()
         session, reader, reactor = self.session, self._reader, self._reactor
         progress = reader.progress
-        if self.ended or not (ready & READ or progress is Progress.BOUND or progress is Progress.PAUSED):
+        # What is left over of who was refused waits for the reactor's word.
+        left_over = progress is Progress.PAUSED or (progress is Progress.BOUND and not session.refused)
+        if self.ended or not (ready & READ or left_over):
             return 0, False
         if session.paused:
             self._pause()
@@ -217,6 +219,7 @@ class Connection:
         return self.ended or self._reader.progress is Progress.OVER
 
     def _pause(self) -> None:
+        self.session.refused = False
         self.session.on_resume = self._resume
 
     def _resume(self) -> None:

@@ -101,7 +101,7 @@ class Reactor:
         # Until when each seat rests; all rests are equally long, so the first ends first.
         self._resting: dict[Seat, float] = {}
         # Whose rest is over: until when each waits for a quiet moment.
-        self._rested: deque[tuple[Seat, float]] = deque()
+        self._rested: dict[Seat, float] = {}
         self._deadlines: list[tuple[float, int]] = []
         # Whose deadline an entry is. The heap itself must not keep a seat that has ended before.
         self._expiring: dict[int, Seat] = {}
@@ -122,9 +122,9 @@ class Reactor:
                     else:
                         deadline = self._deadlines[0][0] if self._deadlines else inf
                         if self._rested:
-                            deadline = min(deadline, self._rested[0][1])
+                            deadline = min(deadline, _first(self._rested))
                         elif self._resting:
-                            deadline = min(deadline, self._rest_over() + self.budget.rest_seconds)
+                            deadline = min(deadline, _first(self._resting) + self.budget.rest_seconds)
                         if scope.deadline != deadline:
                             scope.deadline = deadline
                         self._waiting = scope
@@ -183,23 +183,18 @@ class Reactor:
         With something `left_over` it has rested: any quiet moment will do. What comes meanwhile is read in few turns,
         not in many. Watching it again is the seat's to ask for.
         """
-        if seat.ended or seat in self._resting:
+        if seat.ended:
             return
         self.watch(seat, seat.interest & ~READ)
-        until = trio.current_time() + self.budget.rest_seconds
-        if left_over:
-            self._rested.append((seat, until))
-        else:
-            self._resting[seat] = until
+        if seat not in self._resting and seat not in self._rested:
+            queue = self._rested if left_over else self._resting
+            queue[seat] = trio.current_time() + self.budget.rest_seconds
         self.operations.on_none = self._on_quiet
 
     def _on_quiet(self) -> None:
         """No operation is in flight any more."""
-        if self._waiting is not None and (self._rested or self._rest_over() <= trio.current_time()):
+        if self._waiting is not None and (self._rested or _first(self._resting) <= trio.current_time()):
             self._waiting.cancel()
-
-    def _rest_over(self) -> float:
-        return next(iter(self._resting.values()), inf)
 
     def add(self, seat: Seat) -> None:
         """Take a seat; it is watched for nothing yet."""
@@ -255,12 +250,13 @@ class Reactor:
     def _end_rests(self) -> None:
         now = trio.current_time()
         resting, rested, queue = self._resting, self._rested, self._round
-        while self._rest_over() <= now:
+        while _first(resting) <= now:
             seat = next(iter(resting))
-            rested.append((seat, resting.pop(seat) + self.budget.rest_seconds))
+            rested[seat] = resting.pop(seat) + self.budget.rest_seconds
         quiet = not queue and not self.operations.in_flight
-        while rested and (quiet or rested[0][1] <= now):
-            seat, _ = rested.popleft()
+        while rested and (quiet or _first(rested) <= now):
+            seat = next(iter(rested))
+            del rested[seat]
             if seat.ended:
                 continue
             quiet = False
@@ -276,3 +272,7 @@ class Reactor:
             seat.expired()
         trio.lowlevel.notify_closing(self._selector.fileno())
         self._selector.close()
+
+
+def _first(times: dict[Seat, float]) -> float:
+    return next(iter(times.values()), inf)
