@@ -183,12 +183,9 @@ class Reactor:
         With something `left_over` it has rested: any quiet moment will do. What comes meanwhile is read in few turns,
         not in many. Watching it again is the seat's to ask for.
         """
-        if seat.ended:
-            return
         self.watch(seat, seat.interest & ~READ)
-        if seat not in self._resting and seat not in self._rested:
-            queue = self._rested if left_over else self._resting
-            queue[seat] = trio.current_time() + self.budget.rest_seconds
+        queue = self._rested if left_over else self._resting
+        queue[seat] = trio.current_time() + self.budget.rest_seconds
         self.operations.on_none = self._on_quiet
 
     def _on_quiet(self) -> None:
