@@ -41,7 +41,7 @@ __all__ = ["Departed", "FeedReceiver", "FromMember", "Perform", "RoomReceiver", 
 class FromMember:
     """A command of a socket. `begun`: the room has seen it.
 
-    `counted`: it becomes an operation of the journal, and is answered; typing is not.
+    `counted`: it becomes an operation of the journal, and is still to be answered; typing is not.
     """
 
     roster: Roster
@@ -77,6 +77,7 @@ class FromMember:
 
     def _settle(self) -> None:
         if self.counted:
+            self.counted = False
             self.intake.done()
             self.member.session.operation_done()
 

@@ -18,7 +18,7 @@ import trio
 from actorchat.protocol import CloseCode, Command, Event, UnknownType, decode_event, encode_command
 from actorchat.transports.heartbeat import beat
 from actorchat.transports.ports import Admission, Application, Limits
-from actorchat.transports.session import Operations, Sessions, SocketSession
+from actorchat.transports.session import Sessions, SocketSession
 
 __all__ = ["MemoryConnection", "MemoryTransport", "open_memory_transport"]
 
@@ -50,7 +50,7 @@ class _MemoryLine:
     """What the kernel and the network are for a real socket: a bounded buffer each way. The `Wire` of an outbox."""
 
     def __init__(self, admission: Admission, limits: Limits, buffer_bytes: int) -> None:
-        self.session = SocketSession(admission, self, limits, Operations())
+        self.session = SocketSession(admission, self, limits)
         self.session.on_resume = self.pump
         self.scope = trio.CancelScope()
         self.ended = trio.Event()

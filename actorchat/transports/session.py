@@ -23,26 +23,14 @@ from actorchat.protocol import (
     decode_command,
     ping_frame,
 )
+from actorchat.transports.operations import Operations
 from actorchat.transports.outbox import Outbox, Wire
 from actorchat.transports.ports import Admission, Limits, Receiver
 
-__all__ = ["Operations", "Sessions", "SocketSession"]
+__all__ = ["Sessions", "SocketSession"]
 
 _logger: Final = logging.getLogger(__name__)
 _PING: Final = Frames(ping_frame(), (len(ping_frame()),))
-
-
-class Operations:
-    """Counts what the sockets of one transport were granted and is not answered yet.
-
-    `on_none`, if set, is called whenever the last is answered.
-    """
-
-    __slots__ = ("in_flight", "on_none")
-
-    def __init__(self) -> None:
-        self.in_flight = 0
-        self.on_none: Callable[[], None] | None = None
 
 
 class SocketSession:
@@ -50,6 +38,7 @@ class SocketSession:
 
     Its transport calls `received` and `received_binary`, sets `heard` on any byte, stops reading while
     `paused`, and is told by `on_resume` when it may go on. Nothing here blocks or raises but `wait_drained`.
+    `operations` counts for a transport that wants to know what is in flight on all its sockets.
     """
 
     __slots__ = (
@@ -71,7 +60,7 @@ class SocketSession:
         "silent_at",
     )
 
-    def __init__(self, admission: Admission, wire: Wire, limits: Limits, operations: Operations) -> None:
+    def __init__(self, admission: Admission, wire: Wire, limits: Limits, operations: Operations | None = None) -> None:
         self.outbox = Outbox(wire, limits)
         self.peer = admission.peer
         self.expires_at = inf if admission.expires_at is None else admission.expires_at
@@ -87,7 +76,7 @@ class SocketSession:
         self._user = admission.user
         self._profile = admission.profile
         self._limits = limits
-        self._operations = operations
+        self._operations = operations or Operations()
         self._receiver: Receiver | None = None
         self._in_flight = 0
         self._malformed = 0
@@ -134,11 +123,11 @@ class SocketSession:
         self._resume()
 
     def operation_done(self) -> None:
+        operations = self._operations
+        operations.in_flight -= 1
         self._in_flight -= 1
         if self._in_flight == self._limits.operations_in_flight - 1:
             self._resume()
-        operations = self._operations
-        operations.in_flight -= 1
         if not operations.in_flight and operations.on_none is not None:
             operations.on_none()
 

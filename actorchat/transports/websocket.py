@@ -19,7 +19,7 @@ from actorchat.transports.head import Upgrade
 from actorchat.transports.heartbeat import beat
 from actorchat.transports.lines import Line
 from actorchat.transports.ports import Admission, Application, Limits
-from actorchat.transports.session import Operations, Sessions, SocketSession
+from actorchat.transports.session import Sessions, SocketSession
 
 __all__ = ["WebsocketTransport", "open_websocket_transport"]
 
@@ -37,7 +37,6 @@ class WebsocketTransport:
     def __init__(self, application: Application, limits: Limits, nursery: trio.Nursery) -> None:
         self.nursery = nursery
         self.sessions = Sessions()
-        self._operations = Operations()
         self._application = application
         self._limits = limits
 
@@ -46,7 +45,7 @@ class WebsocketTransport:
 
         Whatever the peer or the application does, nothing but Cancelled is raised.
         """
-        session = SocketSession(admission, line, self._limits, self._operations)
+        session = SocketSession(admission, line, self._limits)
         subprotocol = upgrade.subprotocol
         stream = _Stream(line, session, upgrade)
         del upgrade

@@ -187,6 +187,16 @@ async def test_a_command_that_fails_closes_its_own_socket_only(monkeypatch: pyte
         assert anna.recorder.done == 1
 
 
+async def test_an_operation_whose_refusal_can_not_be_told_is_over_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_world(limits=Limits(text_length=3)) as world:
+        chat = await world.reserve()
+        anna = await world.join(chat, ANNA)
+        plant(monkeypatch, Recorder, "push", 1)
+        anna.say("too long")
+        await world.settle()
+        assert (anna.recorder.done, anna.recorder.closed) == (1, 1011)
+
+
 async def test_who_left_before_the_crash_is_still_told_to_have_left(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:

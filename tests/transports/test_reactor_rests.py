@@ -121,6 +121,23 @@ async def test_two_who_have_rested_take_turns(mock_clock: MockClock) -> None:
         assert said == [1, 2, 3, 4]
 
 
+async def test_of_many_who_are_late_one_has_a_turn_in_a_round(mock_clock: MockClock) -> None:
+    with hall(Budget(rest_seconds=1)) as here:
+        here.application = Refusing("10", "20")
+        *guests, other = [await here.enter() for _ in range(4)]
+        for guest in guests:
+            guest.say(0)
+        here.reactor.run_pass()
+        for number, guest in enumerate(guests, 1):
+            guest.say(number)
+        mock_clock.jump(2)
+        for number in (10, 20):
+            other.say(number)
+            here.reactor.run_pass()
+        here.reactor.run_pass()
+        assert here.said == [0, 0, 0, 10, 1, 20, 2, 3]
+
+
 async def test_who_has_rested_waits_for_the_operations_of_others_and_not_for_ever(mock_clock: MockClock) -> None:
     with hall(Budget(rest_seconds=1)) as here:
         here.application = Refusing()
@@ -355,7 +372,7 @@ async def test_what_was_left_over_waits_also_when_the_peer_takes_its_answers_aga
         assert here.said == [0, 1, 2]
 
 
-async def test_what_was_left_over_is_read_when_a_pause_is_over(mock_clock: MockClock) -> None:
+async def test_what_was_left_over_is_read_in_a_quiet_moment_when_a_pause_is_over(mock_clock: MockClock) -> None:
     with hall(Budget(rest_seconds=1, rested_frames=1)) as here:
         here.application = Refusing()
         guest = await here.enter()
@@ -369,8 +386,11 @@ async def test_what_was_left_over_is_read_when_a_pause_is_over(mock_clock: MockC
         mock_clock.jump(1)
         here.reactor.run_pass()
         assert here.said == [0, 1]
-        here.reactor.operations.in_flight = 1
+        here.reactor.operations.in_flight = 2
         session.operation_done()
+        here.reactor.run_pass()
+        assert here.said == [0, 1]
+        here.reactor.operations.in_flight = 0
         for _ in range(3):
             here.reactor.run_pass()
         assert here.said == [0, 1, 2, 3]

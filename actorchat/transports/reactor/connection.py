@@ -65,7 +65,7 @@ class Connection:
         self._reactor = reactor
         self._reader = FrameReader(self.session, limits.frame_bytes)
         self._on_end = on_end
-        # Something of it was refused once: much may be, and what a turn answers leaves as one.
+        # Something of it was refused once: from now on its turns are small, and what one answers leaves as one.
         self._was_refused = False
         self._flush: Callable[[], None] | None = None
         self._joining: trio.CancelScope | None = None
@@ -147,9 +147,9 @@ class Connection:
             self._write()
         session, reader, reactor = self.session, self._reader, self._reactor
         progress = reader.progress
+        left_over = progress is Progress.BOUND or progress is Progress.PAUSED
         # What is left over of who was refused waits for the reactor's word.
-        left_over = progress is Progress.PAUSED or (progress is Progress.BOUND and not session.refused)
-        if self.ended or not (ready & READ or left_over):
+        if self.ended or not (ready & READ or (left_over and not session.refused)):
             return 0, False
         if session.paused:
             self._pause()
@@ -159,7 +159,7 @@ class Connection:
         frames = reactor.budget.rested_frames if self._was_refused else reactor.budget.turn_frames
         messages = session.attached or session.closed
         buffer = reactor.buffer
-        if progress is not Progress.BOUND and progress is not Progress.PAUSED:
+        if not left_over:
             try:
                 count = self._socket.recv_into(buffer)
             except BlockingIOError:
@@ -219,12 +219,18 @@ class Connection:
         return self.ended or self._reader.progress is Progress.OVER
 
     def _pause(self) -> None:
-        self.session.refused = False
         self.session.on_resume = self._resume
 
     def _resume(self) -> None:
-        self.session.on_resume = None
-        if not self.ended:
+        session = self.session
+        session.on_resume = None
+        if self.ended:
+            return
+        if session.refused and not session.closed:
+            # A pause is no rest: who floods may have some granted between.
+            self._reactor.rest(self, left_over=True)
+        else:
+            session.refused = False
             self._reactor.watch(self, self.interest | READ)
             if self._reader.progress in (Progress.BOUND, Progress.PAUSED):
                 self._reactor.queue(self)

@@ -1,6 +1,7 @@
 """Owns when each socket gets its turn: one selector, one task that waits on it, bounded passes.
 
-Knows nothing of frames and sessions. All interest in reading and writing lives here, and all deadlines.
+Knows nothing of sessions, and of frames only how many. All interest in reading and writing lives here, and all
+deadlines.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Final, Protocol
 import attrs
 import trio
 
-from actorchat.transports.session import Operations
+from actorchat.transports.operations import Operations
 
 __all__ = ["READ", "WRITE", "Budget", "Reactor", "ReactorStatistics", "Seat"]
 
@@ -33,8 +34,9 @@ class Budget:
     """How much is done before other tasks get their turn, and in one turn of one socket.
 
     A pass ends after `pass_seconds` or `pass_bytes`, whichever comes first, and between two turns only. Who rests has
-    no turn for `rest_seconds`, then one of `rested_frames` in each quiet moment, and after `rest_seconds` more at the
-    latest: as little as is worth a turn, because whoever speaks meanwhile waits for its end.
+    no turn for `rest_seconds`, then turns of `rested_frames`: in quiet moments between what others say, and after
+    `rest_seconds` more in any case. They are as small as is worth a turn, because whoever speaks meanwhile waits for
+    its end.
     """
 
     pass_seconds: float = 0.002
@@ -82,8 +84,8 @@ class ReactorStatistics:
 class Reactor:
     """Every seat gets at most one turn a round; a round takes as many passes as its turns need.
 
-    Who rests comes behind all others: it is read in quiet moments, when nobody else has something to say and of all
-    `operations` none is in flight.
+    Who rests comes behind all others, one in a round: it is read in quiet moments, when nobody else has something to
+    say and of all `operations` none is in flight, and at last in any moment.
     """
 
     def __init__(self, budget: Budget | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -100,7 +102,7 @@ class Reactor:
         self.operations = Operations()
         # Until when each seat rests; all rests are equally long, so the first ends first.
         self._resting: dict[Seat, float] = {}
-        # Whose rest is over: until when each waits for a quiet moment.
+        # Whose rest is over: until when each waits for a quiet moment, nearly in that order.
         self._rested: dict[Seat, float] = {}
         self._deadlines: list[tuple[float, int]] = []
         # Whose deadline an entry is. The heap itself must not keep a seat that has ended before.
@@ -124,6 +126,7 @@ class Reactor:
                         if self._rested:
                             deadline = min(deadline, _first(self._rested))
                         elif self._resting:
+                            # Quiet moments are noticed when somebody else wakes this, and not waited for.
                             deadline = min(deadline, _first(self._resting) + self.budget.rest_seconds)
                         if scope.deadline != deadline:
                             scope.deadline = deadline
@@ -184,6 +187,7 @@ class Reactor:
         not in many. Watching it again is the seat's to ask for.
         """
         self.watch(seat, seat.interest & ~READ)
+        self._rested.pop(seat, None)
         queue = self._rested if left_over else self._resting
         queue[seat] = trio.current_time() + self.budget.rest_seconds
         self.operations.on_none = self._on_quiet
@@ -226,6 +230,8 @@ class Reactor:
         self.watch(seat, 0)
         seat.ended = True
         self._seats.discard(seat)
+        self._resting.pop(seat, None)
+        self._rested.pop(seat, None)
         self._expiring.pop(self._ties.pop(seat, -1), None)
 
     def statistics(self) -> ReactorStatistics:
@@ -251,12 +257,10 @@ class Reactor:
             seat = next(iter(resting))
             rested[seat] = resting.pop(seat) + self.budget.rest_seconds
         quiet = not queue and not self.operations.in_flight
-        while rested and (quiet or _first(rested) <= now):
+        # One only, however many are late: whoever speaks meanwhile has a turn in the next round.
+        if rested and (quiet or _first(rested) <= now):
             seat = next(iter(rested))
             del rested[seat]
-            if seat.ended:
-                continue
-            quiet = False
             if not seat.ready:
                 queue.append(seat)
             seat.ready |= READ | _QUEUED
