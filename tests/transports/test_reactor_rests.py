@@ -396,6 +396,40 @@ async def test_what_was_left_over_is_read_in_a_quiet_moment_when_a_pause_is_over
         assert here.said == [0, 1, 2, 3]
 
 
+async def test_the_close_of_a_peer_is_read_behind_what_was_left_over_when_a_pause_ends_with_a_close(
+    mock_clock: MockClock,
+) -> None:
+    with hall(Budget(rest_seconds=1, rested_frames=1)) as here:
+        here.application = Refusing()
+        guest = await here.enter()
+        session = guest.connection.session
+        guest.say(0)
+        here.reactor.run_pass()
+        guest.peer.sendall(say(1) + say(2) + frame_of(CLOSE, (1001).to_bytes(2)))
+        mock_clock.jump(1)
+        here.reactor.run_pass()
+        session._in_flight = Limits().operations_in_flight
+        here.reactor.run_pass()
+        here.reactor.operations.in_flight = 1
+        session.close(CloseCode.DRAINING)
+        for _ in range(3):
+            here.reactor.run_pass()
+        assert (here.said, here.ended) == ([0, 1], [session])
+
+
+async def test_who_is_to_rest_again_comes_behind_all_who_rest(mock_clock: MockClock) -> None:
+    with hall(Budget(rest_seconds=1)) as here:
+        here.application = Refusing()
+        guests = await here.enter(), await here.enter()
+        for number, guest in enumerate(guests):
+            here.reactor.rest(guest.connection, left_over=True)
+            guest.say(number)
+        here.reactor.rest(guests[0].connection, left_over=True)
+        here.reactor.run_pass()
+        here.reactor.run_pass()
+        assert here.said == [1, 0]
+
+
 async def test_a_turn_of_who_was_refused_that_raises_sends_what_it_was_answered_and_1011(
     mock_clock: MockClock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
