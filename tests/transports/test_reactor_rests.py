@@ -261,6 +261,29 @@ async def test_what_was_left_over_is_read_though_an_operation_is_never_answered(
             nursery.cancel_scope.cancel()
 
 
+async def test_what_was_left_over_is_read_after_a_pause_though_nobody_else_is_ever_answered(
+    autojump_clock: MockClock,
+) -> None:
+    with hall(Budget(rest_seconds=1, rested_frames=1)) as here, trio.fail_after(20):
+        here.application = Refusing()
+        guest = await here.enter()
+        session = guest.connection.session
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(here.reactor.run)
+            guest.say(0)
+            await trio.sleep(0.5)
+            here.reactor.operations.in_flight = 2
+            guest.say(1, 2)
+            await trio.sleep(2)
+            session._in_flight = Limits().operations_in_flight
+            await trio.sleep(5)
+            assert here.said == [0, 1]
+            session.operation_done()
+            await trio.sleep(1.1)
+            assert here.said == [0, 1, 2]
+            nursery.cancel_scope.cancel()
+
+
 async def test_nobody_counts_operations_for_the_reactor_when_nobody_rests(mock_clock: MockClock) -> None:
     with hall(Budget(rest_seconds=1)) as here:
         here.application = Refusing("1")

@@ -227,7 +227,7 @@ class Connection:
         if self.ended:
             return
         if session.refused and not session.closed:
-            # A pause is no rest: who floods may have some granted between.
+            # It has waited for an operation of its own, and not rested: it is read on in a quiet moment.
             self._reactor.rest(self, left_over=True)
         else:
             session.refused = False

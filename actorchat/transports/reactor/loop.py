@@ -189,8 +189,10 @@ class Reactor:
         self.watch(seat, seat.interest & ~READ)
         self._rested.pop(seat, None)
         queue = self._rested if left_over else self._resting
-        queue[seat] = trio.current_time() + self.budget.rest_seconds
+        queue[seat] = until = trio.current_time() + self.budget.rest_seconds
         self.operations.on_none = self._on_quiet
+        if self._waiting is not None:
+            self._waiting.deadline = min(self._waiting.deadline, until)
 
     def _on_quiet(self) -> None:
         """No operation is in flight any more."""
