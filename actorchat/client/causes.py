@@ -10,7 +10,8 @@ from typing import Final
 import trio
 
 _NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "UNEXPECTED_EOF_WHILE_READING"})
-"""What OpenSSL says of a server that answers a handshake in plain text, or hangs up."""
+"""What OpenSSL says of a server that answers a handshake in plain text, or hangs up. Older Pythons say the latter as
+`SSLZeroReturnError`, without a reason."""
 
 
 def leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
@@ -27,7 +28,7 @@ def explain_failure(error: BaseException) -> str:
     match root:
         case ssl.SSLCertVerificationError():
             return f"its certificate is not trusted: {root.verify_message}"
-        case ssl.SSLError() if root.reason in _NO_TLS:
+        case ssl.SSLError() if root.reason in _NO_TLS or isinstance(root, ssl.SSLZeroReturnError):
             return "it does not seem to speak TLS; perhaps the address begins with http: or ws:"
         case ssl.SSLError() if root.reason:
             return f"TLS failed: {root.reason.lower().replace('_', ' ')}"
