@@ -46,7 +46,12 @@ def describe() -> str:
 
 
 def _lines_of(name: str, value: object) -> Iterator[str]:
-    if isinstance(value, type):
+    if typing.is_typeddict(value):
+        yield f"class {name}(TypedDict)"
+        optional = getattr(value, "__optional_keys__", ())
+        for key, kind in value.__annotations__.items():
+            yield f"    {key}: {_type(kind)}{' = ...' if key in optional else ''}"
+    elif isinstance(value, type):
         bases = ", ".join(
             _type(base)
             for base in getattr(value, "__orig_bases__", value.__bases__)

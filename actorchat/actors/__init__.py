@@ -32,7 +32,7 @@ from actorchat.actors._group import Group
 from actorchat.actors._inbox import Coalesce, Overflow, Stop
 from actorchat.actors._message import Askable, Pending, Request
 from actorchat.actors._ref import Ref
-from actorchat.actors._supervise import Restart, Strategy, Supervisor, open_supervisor
+from actorchat.actors._supervise import ActorOptions, InboxOptions, Restart, Strategy, Supervisor, open_supervisor
 from actorchat.actors._system import ActorSystem, open_system
 from actorchat.actors._virtual import Virtual
 
@@ -41,6 +41,7 @@ __all__ = [
     "ActorCrashed",
     "ActorError",
     "ActorInfo",
+    "ActorOptions",
     "ActorStopped",
     "ActorSystem",
     "AskCycle",
@@ -55,6 +56,7 @@ __all__ = [
     "Event",
     "Events",
     "Group",
+    "InboxOptions",
     "Instrument",
     "Loss",
     "MailboxFull",

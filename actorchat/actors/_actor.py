@@ -13,9 +13,10 @@ import trio
 from actorchat.actors._events import Down, End
 from actorchat.actors._inbox import NOTHING, message_of
 from actorchat.actors._message import Call, Pending, Request
-from actorchat.actors._ref import OfIncarnation, Order, Ref, Watch
+from actorchat.actors._ref import Order, Own, Ref, Watch
 
 if TYPE_CHECKING:
+    from actorchat.actors._clock import Alarm
     from actorchat.actors._system import ActorSystem
 
 M = TypeVar("M")
@@ -24,48 +25,44 @@ T = TypeVar("T")
 
 
 @attrs.define(eq=False)
-class _Timer(OfIncarnation):
-    """A keyed timer, and its tick in the control lane: a cancelled one is dead there too."""
+class _Timer:
+    """A keyed timer, and its tick in the control lane: a cancelled one comes to nothing there too."""
 
     actor: Actor[NoReturn]
     key: Hashable
     message: object
     moment: float
     period: float | None
-    live: bool = True
+    alarm: Alarm | None = None
     queued: bool = False
     begun: int = -1
     """How many messages had begun at its last tick."""
 
-    def fire(self, now: float) -> float | None:
-        ref = self.actor.ref
+    def set(self) -> None:
+        self.alarm = self.actor.system._clock.at(self.moment, self.ring)
+
+    def ring(self) -> None:
+        ref, now = self.actor.ref, trio.current_time()
         # A handler slower than its period holds up neither the messages that wait nor a stop.
         held_up = ref._inbox.queued and self.begun == ref._inbox.begun
         if not (self.queued or (self.period is not None and (held_up or ref._order >= Order.DRAIN))):
             self.queued = True
-            ref._inbox.signal(self)
-        if self.period is None:
-            return None
-        # Moments that a slow handler or a suspended machine missed are not made up for.
-        later = self.moment + self.period * (int((now - self.moment) / self.period) + 1)
-        self.moment = max(later, nextafter(now, inf))
-        return self.moment
+            self.actor._later(self.make)
+        if self.period is not None:
+            # Moments that a slow handler or a suspended machine missed are not made up for.
+            later = self.moment + self.period * (int((now - self.moment) / self.period) + 1)
+            self.moment = max(later, nextafter(now, inf))
+            self.set()
 
     def make(self) -> object:
-        self.queued, self.begun = False, self.actor.ref._inbox.begun
-        if not self.live:
+        timers, inbox = self.actor._timers, self.actor.ref._inbox
+        self.queued, self.begun = False, inbox.begun
+        if timers is None or timers.get(self.key) is not self:
             return NOTHING
-        self.actor.ref._inbox.ticks += 1
-        if self.period is None and self.actor._timers is not None:
-            self.live = False
-            del self.actor._timers[self.key]
+        inbox.ticks += 1
+        if self.period is None:
+            del timers[self.key]
         return self.message
-
-
-@attrs.define(eq=False)
-class _Later(OfIncarnation):
-    actor: Actor[NoReturn]
-    make: Callable[[], object]
 
 
 class Actor(Generic[M]):
@@ -152,21 +149,18 @@ class Actor(Generic[M]):
         call = self._call_of(request)
         if call is not None:
             call.reply(value)
-            call.served()
 
     def fail(self, request: Request[R], error: Exception) -> None:
         """Raise `error` in the asker, and nowhere else: a refusal, while this actor lives on."""
         call = self._call_of(request)
         if call is not None:
             call.fail(error)
-            call.served()
 
     def defer(self, request: Request[R]) -> Pending[R]:
         """Answer `request` later. Fails by itself when this incarnation ends: `ActorCrashed` or `ActorStopped`."""
         call = self._call_of(request)
-        if self._open is None:
-            self._open = set()
         if call is not None and not call.done:
+            self._open = self._open or set()
             call.defer(self._open)
         return Pending(call)
 
@@ -207,8 +201,8 @@ class Actor(Generic[M]):
         timer = self._timers.pop(key, None) if self._timers else None
         if timer is None:
             return False
-        timer.live = False
-        self.system._clock.discard()
+        if timer.alarm is not None:
+            timer.alarm.cancel()
         return True
 
     def pipe(
@@ -241,9 +235,8 @@ class Actor(Generic[M]):
         self.cancel(key)
         if self._timers is None:
             self._timers = {}
-        moment = trio.current_time() + delay
-        timer = self._timers[key] = _Timer(self._untyped(), key, message, moment, period)
-        self.system._clock.add(timer, moment)
+        timer = self._timers[key] = _Timer(self._untyped(), key, message, trio.current_time() + delay, period)
+        timer.set()
 
     def _untyped(self) -> Actor[NoReturn]:
         return self  # type: ignore[return-value] # bookkeeping holds actors of every message type
@@ -251,7 +244,7 @@ class Actor(Generic[M]):
     def _later(self, make: Callable[[], object]) -> None:
         """Have `make` called for a message when the control lane gets there, if this incarnation still lives then."""
         if self.ref._actor is self:
-            self.ref._inbox.signal(_Later(self._untyped(), make))
+            self.ref._inbox.signal(Own(self._untyped(), make))
 
     def _call_of(self, request: Request[R]) -> Call | None:
         current = self._current
@@ -261,16 +254,17 @@ class Actor(Generic[M]):
         if not mine:
             raise RuntimeError(f"{type(request).__name__} is not being handled: defer what is answered later")
         calls = [item for item in mine if isinstance(item, Call)]
-        return next((call for call in calls if not (call.done or call.deferred)), calls[-1] if calls else None)
+        owing = [call for call in calls if not call.done and call.still_open is None]
+        return next(iter(owing or calls[-1:]), None)
 
-    def _release(self, error: Callable[[], Exception]) -> None:
+    def _release(self, end: End) -> None:
         """End what belongs to this incarnation."""
         for key in list(self._timers or ()):
             self.cancel(key)
         for scope in self._pipes or ():
             scope.cancel()
         for call in tuple(self._open or ()):
-            call.fail(error())
+            call.fail(self.ref._failure(end))
         self._open = self._watched = None
 
 

@@ -1,6 +1,6 @@
-"""Owns the waiting for moments: one task and one heap serve every timer, delay and ask deadline of a system.
+"""Owns the waiting for moments: one task and one heap serve every timer and ask deadline of a system.
 
-Knows nothing of actors; what is due says itself what happens then.
+Knows nothing of actors.
 """
 
 from __future__ import annotations
@@ -9,66 +9,58 @@ import heapq
 from collections.abc import Callable
 from itertools import count
 from math import inf
-from typing import Protocol
 
 import attrs
 import trio
 
 
-class Due(Protocol):
-    """What waits for a moment."""
-
-    @property
-    def live(self) -> bool: ...
-
-    def fire(self, now: float) -> float | None:
-        """Must not raise. A float is the next moment."""
-
-
 @attrs.define(eq=False)
 class Alarm:
-    """One call at one moment."""
+    """One call at one moment, unless it is cancelled before."""
 
-    ring: Callable[[], None]
-    live: bool = True
+    ring: Callable[[], object] | None
+    """Must not raise."""
+    _clock: Clock
 
-    def fire(self, now: float) -> None:
-        self.live = False
-        self.ring()
+    def cancel(self) -> None:
+        if self.ring is not None:
+            self.ring = None
+            self._clock._forget_one()
 
 
 class Clock:
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Due]] = []
+        self._heap: list[tuple[float, int, Alarm]] = []
         self._order = count()
         self._pause = trio.CancelScope()
         self._dead = 0
 
-    def add(self, due: Due, moment: float) -> None:
-        heapq.heappush(self._heap, (moment, next(self._order), due))
+    def at(self, moment: float, ring: Callable[[], object]) -> Alarm:
+        alarm = Alarm(ring, self)
+        heapq.heappush(self._heap, (moment, next(self._order), alarm))
         if moment < self._pause.deadline:
             self._pause.deadline = moment
+        return alarm
 
-    def discard(self) -> None:
-        """Something that was added is no longer live. Its entry goes when it is due, or when most are dead."""
+    def _forget_one(self) -> None:
+        """The entry of a cancelled alarm goes when it is due, or when most are dead."""
         self._dead += 1
         if self._dead > 256 and self._dead * 2 > len(self._heap):
-            self._heap = [entry for entry in self._heap if entry[2].live]
+            self._heap = [entry for entry in self._heap if entry[2].ring is not None]
             heapq.heapify(self._heap)
             self._dead = 0
 
     async def run(self) -> None:
         """Until cancelled. Sleeps while nothing is due."""
         while True:
-            while self._heap and not self._heap[0][2].live:
-                heapq.heappop(self._heap)
+            self._ring(trio.current_time())
             with trio.CancelScope(deadline=self._heap[0][0] if self._heap else inf) as self._pause:
                 await trio.sleep_forever()
-            self._fire(trio.current_time())
 
-    def _fire(self, now: float) -> None:
-        while self._heap and self._heap[0][0] <= now:
-            _, _, due = heapq.heappop(self._heap)
-            again = due.fire(now) if due.live else None
-            if again is not None:
-                self.add(due, again)
+    def _ring(self, now: float) -> None:
+        # In a frame of its own: what rang last would be kept alive while `run` sleeps.
+        while self._heap and (self._heap[0][0] <= now or self._heap[0][2].ring is None):
+            alarm = heapq.heappop(self._heap)[2]
+            ring, alarm.ring = alarm.ring, None
+            if ring is not None:
+                ring()

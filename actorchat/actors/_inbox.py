@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from math import inf
 from typing import Final, Generic, TypeVar
 
@@ -82,6 +82,8 @@ class Inbox:
     """
 
     bound: int
+    newest: dict[Hashable, Slot] | None
+    """Under `Coalesce`: which keys wait."""
     base: float = -inf
     accepted: int = 0
     begun: int = 0
@@ -103,7 +105,6 @@ class Inbox:
     left: bool = False
     """A sleeper was cancelled."""
     waiters: dict[Call, None] | None = None
-    newest: dict[Hashable, Slot] | None = None
 
     def __attrs_post_init__(self) -> None:
         sender, receiver = trio.open_memory_channel[object](inf)
@@ -122,10 +123,6 @@ class Inbox:
     def full(self) -> bool:
         return self.queued >= self.bound
 
-    def close(self) -> None:
-        """From now on every message takes the way that asks first."""
-        self.base = -inf
-
     def add(self, item: object) -> None:
         self.accepted += 1
         if self.sleeper is None:
@@ -133,21 +130,6 @@ class Inbox:
         else:
             self.handed = item
             self.wake()
-
-    def add_newest(self, key: Hashable, message: object) -> object:
-        """Put `message` in under its key; the waiting one that it replaces, or NOTHING."""
-        if self.newest is None:
-            self.newest = {}
-        slot = self.newest.get(key)
-        if slot is None:
-            slot = self.newest[key] = Slot(key, message)
-            self.add(slot)
-            return NOTHING
-        # The replaced one is the one lost; the newest has its place.
-        replaced, slot.message = slot.message, message
-        self.accepted += 1
-        self.drop_one()
-        return replaced
 
     def signal(self, item: object) -> None:
         if self.control is None:
@@ -170,17 +152,14 @@ class Inbox:
         return trio.lowlevel.Abort.SUCCEEDED
 
     def take_next(self) -> object:
-        """The oldest item, which the caller counts as begun or dropped."""
+        """The oldest item, under `Coalesce` the newest message of its key. The caller counts it as begun or dropped."""
         item, self.handed = self.handed, NOTHING
-        return self.take() if item is NOTHING else item
-
-    def unwrap(self, item: object) -> object:
-        """The item itself, or the newest message of its key."""
-        if not isinstance(item, Slot):
-            return item
-        if self.newest is not None:
+        if item is NOTHING:
+            item = self.take()
+        if isinstance(item, Slot) and self.newest is not None:
             del self.newest[item.key]
-        return item.message
+            item = item.message
+        return item
 
     def drop_one(self) -> None:
         """One accepted message will never begin."""
@@ -194,32 +173,28 @@ class Inbox:
 
     def drop_oldest(self) -> object:
         self.drop_one()
-        self.attention = True  # whoever handles messages meanwhile counts them anew
-        return self.unwrap(self.take_next())
+        return self.take_next()
 
     async def wait_for_room(self, call: Call) -> None:
         """Cancelled, its message is not in."""
         if self.waiters is None:
             self.waiters = {}
-        self.waiters[call] = None
+        waiters = self.waiters
+        waiters[call] = None
         self.attention = True
 
         def leave(_: object) -> trio.lowlevel.Abort:
-            if self.waiters is not None:
-                del self.waiters[call]
+            del waiters[call]
             return call.abort(_)
 
         await wait_task_rescheduled(leave)
 
-    def refuse_waiters(self, error: Callable[[], Exception]) -> None:
+    def close(self, error: Callable[[], Exception]) -> None:
+        """Nothing more is taken in the short way, and who waits for room gets `error`."""
+        self.base = -inf
         waiters, self.waiters = self.waiters, None
         for call in waiters or ():
             call.fail(error())
-
-    def empty_out(self) -> Iterator[object]:
-        """Drop and give all that waits, oldest first. Coalesced messages come as themselves."""
-        while self.queued:
-            yield self.drop_oldest()
 
 
 def message_of(item: object) -> object:

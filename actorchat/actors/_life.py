@@ -18,9 +18,9 @@ from trio.lowlevel import checkpoint, current_task, wait_task_rescheduled
 from actorchat.actors._actor import Actor
 from actorchat.actors._errors import ActorError
 from actorchat.actors._events import Cause, End, Loss, What
-from actorchat.actors._inbox import NOTHING, Coalesce, Inbox, message_of
+from actorchat.actors._inbox import NOTHING, Inbox, message_of
 from actorchat.actors._message import Call
-from actorchat.actors._ref import OfIncarnation, Order, Ref, State, error_of
+from actorchat.actors._ref import Order, Own, Ref, State
 
 _log = logging.getLogger("actorchat.actors")
 
@@ -29,40 +29,52 @@ BURST = 64
 
 
 async def live(ref: Ref[NoReturn]) -> None:
-    """One incarnation. Raises what its keeper lets propagate, and what is no `Exception`, after `on_stop`."""
-    system, scope, task = ref._system, ref._scope, current_task()
-    assert scope is not None  # noqa: S101 - made by `Ref._start`
-    system._tasks[task] = ref
-    end = ref._ordered()
-    raised: BaseException | None = None
+    """The task of an address, from its start till it rests: incarnation after incarnation.
+
+    Raises what the keeper lets propagate, and what is no `Exception`, after `on_stop`.
+    """
+    ref._system._tasks[current_task()] = ref
     try:
-        with scope:
+        while _follow(ref, *await _wind_up(ref, *await _run(ref))):
+            pass
+    finally:
+        del ref._system._tasks[current_task()]
+
+
+async def _run(ref: Ref[NoReturn]) -> tuple[End, BaseException | None]:
+    """An incarnation till before its `on_stop`: how it ended, and what it raised."""
+    end = None
+    try:
+        with ref._scope as scope:
             try:
+                if ref._pause is not None:
+                    with ref._pause:
+                        await trio.sleep_forever()
+                    ref._move(State.STARTING)
+                ref._pause = ref._before = None
                 if ref._order < Order.STOP:
                     actor = await _begin(ref)
                     end = await _serve(ref, actor, ref._inbox)
             except BaseExceptionGroup as group:
-                sifted = _sift(group, ref)
-                if sifted is group:
+                if not _cancels(group):
                     raise
-                raise sifted from None
-        if scope.cancelled_caught:
-            end = ref._ordered()
+                # It goes on as a cancellation.
+                plain, others = group.split(Exception)
+                if plain is not None:
+                    _log.error("%s raised while it was cancelled", ref._name, exc_info=plain)
+                raise others or group from None
+        return ref._ordered() if end is None or scope.cancelled_caught else end, None
     except BaseException as error:
-        raised, end = error, _end_of(error, ref)
-    returns = ref._order < Order.STOP and (
-        end.cause is Cause.RESTARTED
-        or (isinstance(raised, Exception) and ref._keeper._restart is not None and ref._starter is None)
-        or (ref._keeper.virtual and end.cause in (Cause.PASSIVATED, Cause.STOPPED))
-    )
-    try:
-        await _wind_up(ref, end, returns)
-    except BaseException as error:
-        raised = error
-    del system._tasks[task]
-    raised = _follow(ref, end, raised, returns)
-    if raised is not None:
-        raise raised
+        if _cancels(error):
+            return ref._before or End(Cause.CANCELLED), error
+        _log.error("%s crashed", ref._name, exc_info=error)
+        return ref._ordered(error) if ref._order >= Order.KILL else End(Cause.CRASHED, error), error
+
+
+def _cancels(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(trio.Cancelled) is not None
+    return isinstance(error, trio.Cancelled)
 
 
 async def _begin(ref: Ref[NoReturn]) -> Actor[NoReturn]:
@@ -81,10 +93,10 @@ async def _begin(ref: Ref[NoReturn]) -> Actor[NoReturn]:
 
 async def _serve(ref: Ref[NoReturn], actor: Actor[NoReturn], inbox: Inbox) -> End:
     """Handle messages until the incarnation is to end. Costs nothing while there are none."""
-    system, settlers, task = ref._system, ref._system._settlers, current_task()
+    system, task = ref._system, current_task()
     receive, take, trap = actor.receive, inbox.take, _trap(inbox.leave)
     whole = type(actor).receive_batch is not Actor.receive_batch
-    plain = not (whole or system._instrument is not None or isinstance(ref._keeper._overflow, Coalesce))
+    plain = ref._keeper._plain and not whole
     if plain and type(actor).receive_now is not Actor.receive_now:
         inbox.now = actor.receive_now  # type: ignore[assignment] # the address takes what the actor does
     burst = 0
@@ -98,28 +110,25 @@ async def _serve(ref: Ref[NoReturn], actor: Actor[NoReturn], inbox: Inbox) -> En
         if inbox.handed is not NOTHING and plain:
             # The hot path of a parked actor that is told one message.
             item, inbox.handed, count = inbox.handed, NOTHING, 1
+        elif not (count := inbox.accepted - inbox.begun - inbox.dropped):
+            if inbox.attention:
+                continue
+            if system._unsettled is not None:
+                system._look_settled()
+            inbox.sleeper = task
+            await _park(trap)
+            burst = 0
+            continue
+        elif burst >= BURST:
+            await checkpoint()
+            burst = 0
+            continue
+        elif not plain:
+            await _handle(ref, actor, inbox, actor.batch_max if whole else 1)
+            burst += BURST if whole else 1
+            continue
         else:
-            count = inbox.accepted - inbox.begun - inbox.dropped
-            if not count:
-                if inbox.attention:
-                    continue
-                if settlers:
-                    system._look_settled()
-                inbox.sleeper = task
-                await _park(trap)
-                burst = 0
-                continue
-            if burst >= BURST:
-                await checkpoint()
-                burst = 0
-                continue
-            if not plain:
-                await _handle(ref, actor, inbox, actor.batch_max if whole else 1)
-                burst += BURST if whole else 1
-                continue
-            if count > BURST:
-                count = BURST
-            item = take()
+            item, count = take(), min(count, BURST)
         burst += count
         while True:
             inbox.begun += 1
@@ -172,7 +181,6 @@ async def _handle(ref: Ref[NoReturn], actor: Actor[NoReturn], inbox: Inbox, most
     while inbox.queued and len(items) < most:
         item = inbox.take_next()
         inbox.begun += 1
-        item = inbox.unwrap(item)
         if isinstance(item, Call):
             if item.done:
                 inbox.skip()
@@ -206,7 +214,7 @@ async def _attend(ref: Ref[NoReturn], actor: Actor[NoReturn], inbox: Inbox) -> E
     done = 0
     while inbox.control and ref._order is order and order in (Order.NONE, Order.DRAIN):
         item = inbox.control.popleft()
-        if isinstance(item, OfIncarnation):
+        if isinstance(item, Own):
             item = item.make() if item.actor is actor else NOTHING
         if item is not NOTHING:
             inbox.signals += 1
@@ -227,95 +235,79 @@ async def _attend(ref: Ref[NoReturn], actor: Actor[NoReturn], inbox: Inbox) -> E
     return ref._ordered() if ends else None
 
 
-def _sift(group: BaseExceptionGroup[BaseException], ref: Ref[NoReturn]) -> BaseException:
-    """A group that holds `Cancelled` goes on as a cancellation; its plain errors are reported here."""
-    cancelled, others = group.split(trio.Cancelled)
-    if cancelled is None or others is None:
-        return group
-    fatal, plain = others.split(lambda one: not isinstance(one, (Exception, BaseExceptionGroup)))
-    if plain is not None:
-        _log.error("%s raised while it was cancelled", ref._name, exc_info=plain)
-    return cancelled if fatal is None else BaseExceptionGroup(group.message, [cancelled, fatal])
-
-
-def _end_of(raised: BaseException, ref: Ref[NoReturn]) -> End:
-    group = isinstance(raised, BaseExceptionGroup) and raised.subgroup(trio.Cancelled) is not None
-    if group or isinstance(raised, trio.Cancelled):
-        return End(Cause.CANCELLED)
-    _log.error("%s crashed", ref._name, exc_info=raised)
-    return ref._ordered(raised) if ref._order >= Order.KILL else End(Cause.CRASHED, raised)
-
-
-async def _wind_up(ref: Ref[NoReturn], end: End, returns: bool) -> None:
+async def _wind_up(ref: Ref[NoReturn], end: End, raised: BaseException | None) -> tuple[End, BaseException | None]:
     """What had begun is lost, what belongs to the incarnation ends, `on_stop`."""
     actor, system, started = ref._actor, ref._system, ref._state is State.RUNNING
-    ref._move(State.LEAVING if returns else State.ENDING)
+    ref._move(State.LEAVING)
     ref._inbox.now = None
-    if not returns:
-        ref._inbox.close()
     if actor is None:
-        return
+        return end, raised
     # With an instrument user messages are a batch, if of one; a control message it has not heard of.
     hearing = system._instrument if actor._batch else None
     items = actor._batch or (() if actor._current is None else (actor._current,))
     actor._batch, actor._current = (), None
     for item in items:
-        system._lose_queued(ref, item, Loss.CRASHED, lambda: error_of(ref, end), end.error)
+        ref._lose(item, Loss.CRASHED, end)
         if hearing is not None:
             hearing.end(ref._name, message_of(item), end.error)
-    actor._release(lambda: error_of(ref, end))
-    if started and type(actor).on_stop is not Actor.on_stop:
-        now = trio.current_time()
-        cut = ref._order >= Order.KILL or trio.current_effective_deadline() <= now
-        # Shielded for at most `limit` seconds; `Ref._cut` makes that `grace` when it is cut short meanwhile.
-        seconds = system._grace if cut else system._limit
-        scope = ref._shield = trio.CancelScope(deadline=now + seconds, shield=True)
-        try:
-            with scope:
-                await actor.on_stop(end)
-        except Exception as error:
-            if error.__context__ is None:
-                error.__context__ = end.error
-            _log.exception("on_stop of %s failed", ref._name)
-        finally:
-            ref._shield = None
-            # What it set up for itself has nobody left to come to.
-            actor._release(lambda: error_of(ref, end))
+    actor._release(end)
+    if not started or type(actor).on_stop is Actor.on_stop:
+        return end, raised
+    now = trio.current_time()
+    cut = ref._order >= Order.KILL or trio.current_effective_deadline() <= now
+    # Shielded for at most `limit` seconds; `Ref._cut` makes that `grace` when it is cut short meanwhile.
+    ref._shield = trio.CancelScope(deadline=now + (system._grace if cut else system._limit), shield=True)
+    try:
+        with ref._shield as scope:
+            await actor.on_stop(end)
         if scope.cancelled_caught:
             _log.error("on_stop of %s took too long and was cut", ref._name)
+    except Exception as error:
+        error.__context__ = error.__context__ or end.error
+        _log.exception("on_stop of %s failed", ref._name)
+    except BaseException as error:
+        raised = error
+    ref._shield = None
+    # What it set up for itself has nobody left to come to.
+    actor._release(end)
+    return end, raised
 
 
-def _follow(ref: Ref[NoReturn], end: End, raised: BaseException | None, returns: bool) -> BaseException | None:
-    """The last step of the task, without a gap: the next incarnation is on its way, or the address is at rest.
-
-    Gives what is to propagate.
-    """
+def _follow(ref: Ref[NoReturn], end: End, raised: BaseException | None) -> bool:
+    """In one step: the next incarnation is planned (True), or the address is at rest. Raises what is to propagate."""
     keeper, order = ref._keeper, ref._order
     delay: float | None = None
     ref._actor = None
     if isinstance(raised, Exception):
         error, raised = raised, None
-        if end.cause is Cause.CRASHED and ref._starter is None and (order < Order.STOP or keeper._restart is None):
+        if end.cause is Cause.CRASHED and ref._starter is None:
             try:
                 delay = keeper._crashed(ref, error)
             except ActorError as verdict:
                 raised = verdict
-    elif returns and (end.cause is Cause.RESTARTED or not ref._inbox.empty):
-        delay = inf if end.cause is Cause.RESTARTED else 0.0
-    if delay is None or order >= Order.STOP or trio.current_effective_deadline() <= trio.current_time():
-        if returns and order >= (Order.STOP if end.cause is Cause.CRASHED else Order.DRAIN):
-            end = ref._ordered(end.error)
-        elif delay is not None:
-            # It was to come back, and its nursery is cancelled: what waits for it must hear.
-            end = ref._ordered(end.error)
+    elif end.cause is Cause.RESTARTED:
+        delay = inf
+    elif keeper.virtual and end.cause in (Cause.PASSIVATED, Cause.STOPPED):
+        if not ref._inbox.empty:
+            delay = 0.0
+        elif order >= Order.DRAIN:
+            end = ref._ordered()
+    if delay is not None and (order >= Order.STOP or trio.current_effective_deadline() <= trio.current_time()):
+        # It was to come back, and must not: what waits for it must hear.
+        delay, end = None, ref._ordered(end.error)
+    if delay is None:
         ref._rest(end)
-        return raised
-    ref._restarts += end.cause in (Cause.CRASHED, Cause.RESTARTED)
+        if raised is not None:
+            raise raised
+        return False
     if end.cause in (Cause.PASSIVATED, Cause.STOPPED):
         ref._tell_ended()
+    else:
+        ref._restarts += 1
+        ref._before = end if end.cause is Cause.CRASHED else None
     if order < Order.DRAIN or (
         end.cause is Cause.STOPPED and keeper._receptive(order) and ref._inbox.begun + ref._inbox.dropped >= ref._until
     ):
         ref._order = Order.NONE
-    ref._start(0.0 if ref._order and delay < inf else delay)
-    return raised
+    ref._plan(0.0 if ref._order and delay < inf else delay)
+    return True

@@ -13,6 +13,7 @@ from trio.lowlevel import current_task, reschedule
 from actorchat.actors._errors import AskTimeout, NoReply
 
 if TYPE_CHECKING:
+    from actorchat.actors._clock import Alarm
     from actorchat.actors._ref import Ref
 
 R = TypeVar("R")
@@ -47,42 +48,33 @@ class Call:
     target: Ref[NoReturn]
     asker: Ref[NoReturn] | None = None
     deadline: float = inf
+    """Bounds what the handler asks as well, until it has answered."""
+    alarm: Alarm | None = None
     begun: bool = False
     still_open: set[Call] | None = None
     """The deferred answers of the incarnation that has it, once it is one of them."""
     done: bool = False
     task: trio.lowlevel.Task = attrs.Factory(current_task)
 
-    @property
-    def live(self) -> bool:
-        return not self.done
-
-    def fire(self, now: float) -> None:
-        """The deadline has come."""
-        self.fail(AskTimeout(self.target.name, type(self.message), self.target.queued, begun=self.begun))
-
     def reply(self, value: object) -> None:
+        self.deadline = inf
         if self.done:
             self.target._system.late_replies += 1
         else:
             self._end(Value(value))
 
     def fail(self, error: BaseException) -> None:
+        self.deadline = inf
         if not self.done:
             self._end(Error(error))
 
-    def served(self) -> None:
-        """The handler has answered: what it does after that is on nobody's time."""
-        self.deadline = inf
+    def time_out(self) -> None:
+        self._end(Error(AskTimeout(self.target.name, type(self.message), self.target.queued, begun=self.begun)))
 
     def abort(self, _: object) -> trio.lowlevel.Abort:
         """The asker is cancelled: it waits no longer, and a request that has not begun never does."""
         self._end(None)
         return trio.lowlevel.Abort.SUCCEEDED
-
-    @property
-    def deferred(self) -> bool:
-        return self.still_open is not None
 
     def defer(self, still_open: set[Call]) -> None:
         """Who replies is open now, so nobody can say that the asker waits for this actor."""
@@ -93,7 +85,7 @@ class Call:
 
     def end_handling(self) -> None:
         """The handler has returned: whoever has no answer by now, and is promised none, gets none."""
-        if not (self.done or self.deferred):
+        if not self.done and self.still_open is None:
             self.fail(NoReply(self.target.name, type(self.message)))
 
     def _end(self, result: Outcome[object] | None) -> None:
@@ -103,8 +95,8 @@ class Call:
         # The edge goes in the same step as the wait, so a ring of edges is a ring of waits.
         if self.asker is not None:
             self.asker._waits_for = None
-        if self.deadline < inf:
-            self.target._system._clock.discard()
+        if self.alarm is not None:
+            self.alarm.cancel()
         if result is not None:
             reschedule(self.task, result)
 

@@ -18,10 +18,9 @@ import trio
 from outcome import Error, Outcome
 from trio.lowlevel import Task, checkpoint, current_task, reschedule, wait_task_rescheduled
 
-from actorchat.actors._clock import Alarm
 from actorchat.actors._errors import ActorCrashed, ActorStopped, AskCycle, MailboxFull
-from actorchat.actors._events import Cause, End, Loss, What
-from actorchat.actors._inbox import AWAKE, NOTHING, Coalesce, Inbox, Overflow, Stop, message_of
+from actorchat.actors._events import Cause, DeadLetter, End, Loss, What
+from actorchat.actors._inbox import AWAKE, Coalesce, Inbox, Overflow, Slot, Stop, message_of
 from actorchat.actors._message import Askable, Call
 
 if TYPE_CHECKING:
@@ -40,11 +39,9 @@ class State(enum.Enum):
     STARTING = "starting"
     RUNNING = "running"
     BACKOFF = "backoff"
-    """Between two incarnations, or before the first: no task."""
+    """Between two incarnations, or before the first."""
     LEAVING = "leaving"
-    """In `on_stop`, and may come back."""
-    ENDING = "ending"
-    """In `on_stop` for the last time."""
+    """In `on_stop`."""
     STOPPED = "stopped"
 
 
@@ -63,14 +60,16 @@ class Order(enum.IntEnum):
     OVERFLOW = 6
 
 
-_CAUSES = {
-    Order.PASSIVATE: Cause.PASSIVATED,
-    Order.RESTART: Cause.RESTARTED,
-    Order.DRAIN: Cause.STOPPED,
-    Order.STOP: Cause.STOPPED,
-    Order.KILL: Cause.KILLED,
-    Order.OVERFLOW: Cause.OVERFLOWED,
-}
+_CAUSES = (
+    Cause.CANCELLED,
+    Cause.PASSIVATED,
+    Cause.RESTARTED,
+    Cause.STOPPED,
+    Cause.STOPPED,
+    Cause.KILLED,
+    Cause.OVERFLOWED,
+)
+"""Of the end that each order brings; without one, of that of a cancelled nursery."""
 
 
 @attrs.define(eq=False)
@@ -80,15 +79,13 @@ class Watch:
     fire: Callable[[Watch, End], None]
 
 
-class OfIncarnation:
-    """A control message that only one incarnation takes: `actor`. It makes the message when it is handled."""
+@attrs.frozen(eq=False)
+class Own:
+    """A control message that only one incarnation takes: `actor`."""
 
-    __slots__ = ("actor",)
     actor: Actor[NoReturn]
-
-    def make(self) -> object:
-        """The message, or NOTHING. What it raises crashes the actor, between two messages."""
-        raise NotImplementedError
+    make: Callable[[], object]
+    """Gives the message when it is handled, or NOTHING. What it raises crashes the actor, between two messages."""
 
 
 @attrs.define(eq=False, init=False, repr=False)
@@ -111,12 +108,14 @@ class Ref(Generic[M_contra]):
     _anchor: object = None
     _actor: Actor[NoReturn] | None = None
     _kind: type[Actor[NoReturn]] | None = None
-    _scope: trio.CancelScope | None = None
-    """Around an incarnation, less its `on_stop`."""
+    _scope: trio.CancelScope = attrs.field(init=False)
+    """Around an incarnation and the wait for it, less its `on_stop`."""
+    _pause: trio.CancelScope | None = None
+    """Around the wait for it."""
+    _before: End | None = None
+    """How the last incarnation ended, while the next one is waited for."""
     _shield: trio.CancelScope | None = None
     """Around its `on_stop`."""
-    _alarm: Alarm | None = None
-    """Ends the backoff."""
     _budget: Budget | None = None
     _starter: Call | None = None
     _waits_for: Ref[NoReturn] | None = None
@@ -131,7 +130,8 @@ class Ref(Generic[M_contra]):
 
     def __init__(self, system: ActorSystem, keeper: Keeper, name: str, state: State, key: object = None) -> None:
         # Made by `ActorSystem.spawn` and by families.
-        self.__attrs_init__(system, keeper, name, state, key, Inbox(keeper._bound))
+        newest: dict[Hashable, Slot] | None = {} if isinstance(keeper._overflow, Coalesce) else None
+        self.__attrs_init__(system, keeper, name, state, key, Inbox(keeper._inbox, newest))
 
     def __repr__(self) -> str:
         return f"<Ref {self._name} {self._state.value}>"
@@ -160,22 +160,22 @@ class Ref(Generic[M_contra]):
         inbox = self._inbox
         accepted = inbox.accepted
         if accepted < inbox.begun + inbox.base:
-            # `Inbox.add`, without the call.
+            # `Inbox.add`, without the calls.
             inbox.accepted = accepted + 1
             sleeper = inbox.sleeper
             if sleeper is None:
                 inbox.put(message)
+                return True
+            inbox.sleeper = None
+            if inbox.now is None:
+                inbox.handed = message
+                reschedule(sleeper, AWAKE)
             else:
-                inbox.sleeper = None
-                if inbox.now is None:
-                    inbox.handed = message
-                    reschedule(sleeper, AWAKE)
-                else:
-                    self._handle_now(message, sleeper, inbox.now)
+                self._handle_now(message, sleeper, inbox.now)
             return True
         loss = self._offer(message)
         if loss is not None:
-            self._system._lose(self, message, loss)
+            self._lose(message, loss)
         return loss is None
 
     def signal(self, message: M_contra) -> bool:
@@ -190,8 +190,8 @@ class Ref(Generic[M_contra]):
         """
         if self._state is State.DORMANT:
             self._keeper._activate(self)
-        if self._state in _NEVER_AGAIN:
-            self._system._lose(self, message, Loss.STOPPED)
+        if self._state in AT_REST or self._order >= Order.KILL:
+            self._lose(message, Loss.STOPPED)
             return False
         self._inbox.signal(message)
         return True
@@ -204,9 +204,8 @@ class Ref(Generic[M_contra]):
         """
         if not self._receptive():
             raise ActorStopped(self._name)
-        if self._inbox.waiters is None and (not self._inbox.full or self._replaces(message)):
-            await trio.lowlevel.checkpoint_if_cancelled()
-            self._put(message)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._inbox.waiters is None and self._put(message):
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
         asker = self._system._tasks.get(current_task())
@@ -241,7 +240,7 @@ class Ref(Generic[M_contra]):
             await checkpoint()
             raise ActorStopped(self._name) if loss is Loss.STOPPED else self._full()
         if call.deadline < inf:
-            self._system._clock.add(call, call.deadline)
+            call.alarm = self._system._clock.at(call.deadline, call.time_out)
         reply: R = await wait_task_rescheduled(call.abort)
         return reply
 
@@ -265,10 +264,10 @@ class Ref(Generic[M_contra]):
             raise RuntimeError(f"{self._name} would wait for itself for ever")
         if self._state in AT_REST:
             await checkpoint()
-            return
-        if self._ended is None:
-            self._ended = trio.Event()
-        await self._ended.wait()
+        else:
+            if self._ended is None:
+                self._ended = trio.Event()
+            await self._ended.wait()
 
     # Taking messages
 
@@ -276,7 +275,7 @@ class Ref(Generic[M_contra]):
         """Activate what is dormant; False if no message is taken."""
         if self._state is State.DORMANT:
             self._keeper._activate(self)
-        return self._state not in _NEVER_AGAIN and self._keeper._receptive(self._order)
+        return self._state not in AT_REST and self._keeper._receptive(self._order)
 
     def _handle_now(self, message: object, sleeper: Task, handle: Callable[[object], bool]) -> None:
         """Have the parked actor handle `message` in this very step, or hand it over to its task."""
@@ -306,28 +305,42 @@ class Ref(Generic[M_contra]):
         """Take `item` in by the long way; None if it is in, else why not."""
         if not self._receptive():
             return Loss.STOPPED
-        inbox, overflow = self._inbox, self._keeper._overflow
-        if inbox.full and not self._replaces(item):
-            if overflow is Overflow.STOP or isinstance(overflow, Stop):
-                self._give(Order.OVERFLOW)
-                return Loss.OVERFLOWED
-            if overflow is not Overflow.DROP_OLD:
-                return Loss.DROPPED_NEW if overflow is Overflow.DROP_NEW else Loss.REJECTED
-            self._system._lose_queued(self, inbox.drop_oldest(), Loss.DROPPED_OLD, self._full)
+        if self._put(item):
+            return None
+        overflow = self._keeper._overflow
+        if overflow is Overflow.STOP or isinstance(overflow, Stop):
+            self._give(Order.OVERFLOW)
+            return Loss.OVERFLOWED
+        if overflow is not Overflow.DROP_OLD:
+            return Loss.DROPPED_NEW if overflow is Overflow.DROP_NEW else Loss.REJECTED
+        oldest = self._inbox.drop_oldest()
         self._put(item)
+        self._lose(oldest, Loss.DROPPED_OLD)
         return None
 
-    def _put(self, item: object) -> None:
-        """Take `item` in: there is room, or it takes the place of another."""
+    def _put(self, item: object) -> bool:
+        """Take `item` in if there is room, or if it takes the place of an older one."""
+        inbox, slot = self._inbox, None
+        newest, key = inbox.newest, self._key_of(item)
+        if newest is not None and key is not None:
+            slot = newest.get(key)
+        if slot is None and inbox.full:
+            return False
         if self._system._instrument is not None:
             self._system._instrument.enqueue(self._name, message_of(item))
-        key = self._key_of(item)
-        if key is None:
-            self._inbox.add(item)
-        elif (replaced := self._inbox.add_newest(key, item)) is not NOTHING:
+        if slot is not None:
+            replaced, slot.message = slot.message, item
+            inbox.accepted += 1
+            inbox.drop_one()
             # One has been dropped that no stop waited for: the newer one has its place.
             self._until += 1
-            self._system._lose(self, replaced, Loss.COALESCED)
+            self._lose(replaced, Loss.COALESCED)
+        elif newest is not None and key is not None:
+            newest[key] = Slot(key, item)
+            inbox.add(newest[key])
+        else:
+            inbox.add(item)
+        return True
 
     def _key_of(self, item: object) -> Hashable | None:
         """Under which only the newest is kept; None: it is one of its own."""
@@ -342,27 +355,35 @@ class Ref(Generic[M_contra]):
             _log.exception("the key of a message to %s failed: it is queued as it is", self._name)
             return None
 
-    def _replaces(self, item: object) -> bool:
-        newest = self._inbox.newest
-        return newest is not None and self._key_of(item) in newest
-
     def _admit(self) -> None:
         """Take in the messages of waiting senders, in their order, as far as there is room."""
         inbox = self._inbox
-        while inbox.waiters and not inbox.full:
+        while inbox.waiters:
             call = next(iter(inbox.waiters))
+            if not self._put(call.message):
+                # Look again after the next message: that is when there is room.
+                inbox.attention = True
+                return
             del inbox.waiters[call]
-            self._put(call.message)
             call.reply(None)
-        if inbox.waiters:
-            # Look again after the next message: that is when there is room.
-            inbox.attention = True
-        else:
-            inbox.waiters = None
+        inbox.waiters = None
 
     def _full(self) -> MailboxFull:
         overflow = self._keeper._overflow
         return MailboxFull(self._name, overflow.retry_after if isinstance(overflow, Stop) else None)
+
+    def _lose(self, item: object, reason: Loss, end: End | None = None) -> None:
+        """`item` is a dead letter; who asked is told that the inbox was full, or of the `end`."""
+        if isinstance(item, Call):
+            if item.done and reason is not Loss.CRASHED:
+                self._system.abandoned += 1
+                return
+            item.fail(self._full() if end is None else self._failure(end))
+            item = item.message
+        if self._drops is None:
+            self._drops = Counter()
+        self._drops[reason] += 1
+        self._system.dead_letters._add(DeadLetter(self._name, item, reason, None if end is None else end.error))
 
     def _wait_from(self, asker: Ref[NoReturn]) -> None:
         """`asker` is about to wait for this address: refuse it if the ring of waits would close."""
@@ -378,87 +399,80 @@ class Ref(Generic[M_contra]):
     # From incarnation to incarnation
 
     def _start(self, delay: float = 0.0) -> None:
-        """Start the next incarnation in `delay` seconds, with the inbox open within its bound; inf: when told again."""
-        self._silence()
-        slow = self._system._instrument is not None or isinstance(self._keeper._overflow, Coalesce)
-        if not slow and self._keeper._receptive(self._order):
-            self._inbox.base = self._inbox.bound + self._inbox.dropped
-        if delay > 0:
-            self._move(State.BACKOFF)
-            if delay < inf:
-                self._alarm = Alarm(self._start)
-                self._system._clock.add(self._alarm, trio.current_time() + delay)
-        else:
-            self._move(State.STARTING)
-            self._scope = trio.CancelScope()
-            self._keeper._nursery.start_soon(self._keeper.life, self, name=self._name)
+        """Start the task, which begins the first incarnation in `delay` seconds; inf: when it is resumed."""
+        self._since, self._restarts = trio.current_time(), 0
+        self._plan(delay)
+        self._keeper._nursery.start_soon(self._keeper.life, self, name=self._name)
 
-    def _silence(self) -> None:
-        if self._alarm is not None:
-            if self._alarm.live:
-                self._alarm.live = False
-                self._system._clock.discard()
-            self._alarm = None
+    def _plan(self, delay: float) -> None:
+        """The next incarnation begins in `delay` seconds, with the inbox open within its bound till then."""
+        if self._keeper._plain and self._keeper._receptive(self._order):
+            self._inbox.base = self._inbox.bound + self._inbox.dropped
+        self._scope = trio.CancelScope()
+        if delay > 0:
+            self._pause = trio.CancelScope(deadline=trio.current_time() + delay)
+        self._move(State.BACKOFF if delay > 0 else State.STARTING)
+
+    def _resume(self) -> None:
+        """The wait for the next incarnation is over."""
+        if self._pause is not None:
+            self._pause.cancel()
+            self._move(State.STARTING)
 
     def _give(self, order: Order) -> None:
         """Have the incarnation obey `order` before its next message; from `KILL` on, cancel what it is doing."""
         if self._state in AT_REST:
             return
-        if self._order < Order.DRAIN or self._state is State.LEAVING:
-            self._until = self._inbox.accepted
+        self._until = self._inbox.accepted
         self._order = max(self._order, order)
         if not self._keeper._receptive(order):
-            self._inbox.close()
-            self._inbox.refuse_waiters(lambda: ActorStopped(self._name))
-        if self._state is State.BACKOFF:
-            if order >= Order.STOP:
-                self._rest(self._ordered())
-                return
-            if order is Order.DRAIN and self._alarm is not None:
-                self._start()
-        elif order >= Order.KILL:
+            self._inbox.close(lambda: ActorStopped(self._name))
+        if order >= Order.STOP or (order is Order.DRAIN and self._pause is not None and self._pause.deadline < inf):
+            self._resume()
+        if order >= Order.KILL:
             self._cut()
         self._inbox.call_attention()
 
     def _cut(self) -> None:
-        """Cancel the handler; an `on_stop` that runs has `grace` seconds from now, and no more."""
-        if self._scope is not None:
-            self._scope.cancel()
+        """Cancel the handler, or the wait for the next incarnation."""
+        self._scope.cancel()
+        self._hurry()
+
+    def _hurry(self) -> None:
+        """An `on_stop` that runs has `grace` seconds from now, and no more."""
         if self._shield is not None:
             self._shield.deadline = min(self._shield.deadline, trio.current_time() + self._system._grace)
 
-    def _abandon(self) -> None:
-        """Its nursery is cancelled."""
-        if self._state is State.BACKOFF:
-            self._rest(End(Cause.CANCELLED))
-        else:
-            self._cut()
-
     def _ordered(self, error: BaseException | None = None) -> End:
         """The end that an order brings; without one, that of a nursery that is cancelled."""
-        hint = self._full().retry_after if self._order is Order.OVERFLOW else None
-        return End(_CAUSES.get(self._order, Cause.CANCELLED), error, hint)
+        return End(_CAUSES[self._order], error, self._full().retry_after if self._order is Order.OVERFLOW else None)
+
+    def _failure(self, end: End) -> Exception:
+        """What those get whose requests an incarnation had, or would have had."""
+        if end.cause is not Cause.CRASHED:
+            return ActorStopped(self._name)
+        error = ActorCrashed(self._name)
+        error.__cause__ = end.error
+        return error
 
     def _rest(self, end: End) -> None:
         """Bring the address to rest, without a gap: what waits is lost, those who wait hear of it."""
-        system, inbox = self._system, self._inbox
-        self._state, self._actor, self._scope = State.ENDING, None, None
-        inbox.close()
-        self._silence()
-        starter, self._starter = self._starter, None
+        inbox, starter = self._inbox, self._starter
+        self._order = Order.KILL  # whoever hears of it puts nothing more in
+        self._starter = None
         if starter is not None:
             starter.fail(end.error or ActorStopped(self._name))
+        inbox.close(lambda: ActorStopped(self._name))
         if end.cause is Cause.PASSIVATED:
-            system._emit(What.PASSIVATED, self)
+            self._system._emit(What.PASSIVATED, self)
         else:
-            system._emit(What.ENDED, self, end.error, end.cause.value)
-            for item in inbox.empty_out():
-                system._lose_queued(self, item, Loss.STOPPED, lambda: error_of(self, end), end.error)
+            self._system._emit(What.ENDED, self, end.error, end.cause.value)
+            while inbox.queued:
+                self._lose(inbox.drop_oldest(), Loss.STOPPED, end)
             control, inbox.control = inbox.control, None
             for item in control or ():
-                if not isinstance(item, OfIncarnation):
-                    system._lose(self, item, Loss.STOPPED, end.error)
-            inbox.refuse_waiters(lambda: ActorStopped(self._name))
+                if not isinstance(item, Own):
+                    self._lose(item, Loss.STOPPED, end)
             watches, self._watches = self._watches, None
             for watch in list(watches or ()):
                 watch.fire(watch, end)
@@ -467,7 +481,7 @@ class Ref(Generic[M_contra]):
         self._keeper._ended(self)
         self._move(State.DORMANT if self._keeper.virtual else State.STOPPED)
         self._tell_ended()
-        system._look_settled()
+        self._system._look_settled()
 
     def _watch(self, watch: Watch) -> None:
         if self._state is State.STOPPED:
@@ -485,15 +499,3 @@ class Ref(Generic[M_contra]):
         ended, self._ended = self._ended, None
         if ended is not None:
             ended.set()
-
-
-_NEVER_AGAIN = AT_REST | {State.ENDING}
-
-
-def error_of(ref: Ref[NoReturn], end: End) -> Exception:
-    """What those get whose requests an incarnation had, or would have had."""
-    if end.cause is not Cause.CRASHED:
-        return ActorStopped(ref._name)
-    error = ActorCrashed(ref._name)
-    error.__cause__ = end.error
-    return error

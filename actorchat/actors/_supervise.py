@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from math import inf
 from random import Random
-from typing import TYPE_CHECKING, ClassVar, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, ClassVar, Generic, NoReturn, TypedDict, TypeVar, Unpack, cast
 
 import attrs
 import trio
 
 from actorchat.actors._errors import ActorCrashed, SystemClosing, TooManyRestarts
-from actorchat.actors._events import Cause, End, What
+from actorchat.actors._events import What
 from actorchat.actors._inbox import Coalesce, Overflow, Stop
 from actorchat.actors._life import live
 from actorchat.actors._ref import Order, Ref, State
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from actorchat.actors._system import ActorSystem
 
 M = TypeVar("M")
-
-INBOX = 1024
-"""Messages that an inbox holds unless told otherwise."""
 
 
 @attrs.frozen
@@ -85,9 +82,28 @@ class Budget:
         return None
 
 
+class InboxOptions(TypedDict, Generic[M], total=False):
+    """Keywords of every `spawn`: the inbox of an actor."""
+
+    inbox: int
+    """How many messages wait at most, 1 or more (ValueError); 1,024 unless given."""
+    overflow: Overflow | Stop | Coalesce[M]
+    """What becomes of one more; `Overflow.REJECT` unless given."""
+
+
+class ActorOptions(InboxOptions[M], total=False):
+    """Keywords of `ActorSystem.spawn`, `start` and `virtual`: how an actor is kept."""
+
+    restart: Restart | None
+    """How often it comes back after a crash; None, unless given: not at all."""
+
+
 @attrs.define(eq=False, kw_only=True)
 class Keeper:
-    """Who keeps an address: makes its incarnations, says what it takes and what follows a crash."""
+    """Who keeps an address: makes its incarnations, says what it takes and what follows a crash.
+
+    By itself it keeps one actor that was spawned: restarts it, or lets its crash propagate.
+    """
 
     life = staticmethod(live)
     virtual: ClassVar[bool] = False
@@ -95,19 +111,23 @@ class Keeper:
 
     _system: ActorSystem
     _nursery: trio.Nursery
-    _bound: int
-    _overflow: Overflow | Stop | Coalesce[NoReturn]
-    _restart: Restart | None
+    _factory: Callable[..., object]
+    _inbox: int = 1024
+    _overflow: Overflow | Stop | Coalesce[NoReturn] = Overflow.REJECT
+    _restart: Restart | None = None
     _parent: str | None = None
     """The name of the family or supervisor."""
+    _plain: bool = attrs.field(init=False)
+    """Whether messages go straight into the inbox, and one by one out of it."""
 
     def __attrs_post_init__(self) -> None:
-        if self._bound < 1:
+        if self._inbox < 1:
             raise ValueError("an inbox holds at least one message")
+        self._plain = self._system._instrument is None and not isinstance(self._overflow, Coalesce)
 
     def _make(self, ref: Ref[NoReturn]) -> Actor[NoReturn]:
         """The next incarnation."""
-        raise NotImplementedError
+        return cast("Actor[NoReturn]", self._factory())
 
     def _activate(self, ref: Ref[NoReturn]) -> None:
         """Start an incarnation at a dormant address, unless that is over."""
@@ -143,17 +163,7 @@ class Keeper:
 
 
 @attrs.define(eq=False, kw_only=True)
-class Alone(Keeper):
-    """Keeps one actor that was spawned: restarts it, or lets its crash propagate."""
-
-    _factory: Callable[[], object]
-
-    def _make(self, ref: Ref[NoReturn]) -> Actor[NoReturn]:
-        return cast("Actor[NoReturn]", self._factory())
-
-
-@attrs.define(eq=False, kw_only=True)
-class _Child(Alone):
+class _Child(Keeper):
     """Keeps one child of a supervisor; under a group strategy it starts, and starts again, when that says so."""
 
     _supervisor: Supervisor
@@ -201,12 +211,7 @@ class Supervisor:
         """A child has moved to another state."""
 
     def spawn(
-        self,
-        factory: Callable[[], Actor[M]],
-        name: str | None = None,
-        *,
-        inbox: int = INBOX,
-        overflow: Overflow | Stop | Coalesce[M] = Overflow.REJECT,
+        self, factory: Callable[[], Actor[M]], name: str | None = None, **options: Unpack[InboxOptions[M]]
     ) -> Ref[M]:
         """Start a child; under a group strategy once those spawned before it have started. See `ActorSystem.spawn`."""
         if self._nursery.cancel_scope.cancel_called:
@@ -214,12 +219,11 @@ class Supervisor:
         child = _Child(
             system=self._system,
             nursery=self._nursery,
-            bound=inbox,
-            overflow=overflow,
             restart=self._restart,
             parent=self.name,
             factory=factory,
             supervisor=self,
+            **options,
         )
         ref = self._system._enter(child, name)
         self._children[ref] = None
@@ -235,7 +239,7 @@ class Supervisor:
             if waiting is None:
                 await self._wait_for_change()
                 continue
-            waiting._start()
+            waiting._resume()
             # It may wait for one that has crashed meanwhile.
             while waiting._state not in _SETTLED and not self._crashed:
                 await self._wait_for_change()
@@ -251,8 +255,6 @@ class Supervisor:
         delay = self._budget.crash(trio.current_time())
         self._system._emit(What.GAVE_UP if delay is None else What.RESTARTING, ref, error)
         if delay is None:
-            for one, its in list(self._crashed.items()):
-                one._rest(End(Cause.CRASHED, its))
             raise TooManyRestarts(ref.name) from error
         await trio.sleep(delay)
         # Who crashed meanwhile joins the round.
@@ -275,7 +277,6 @@ class Supervisor:
                 await self._wait_till_down(ref)
             if patience.cancelled_caught and ref._order is Order.RESTART:
                 ref._cut()
-                await self._wait_till_down(ref)
 
     async def _wait_till_down(self, ref: Ref[NoReturn]) -> None:
         while ref._state not in _DOWN:
@@ -321,4 +322,4 @@ async def open_supervisor(
         finally:
             nursery.cancel_scope.cancel()
             for ref in list(supervisor._children):
-                ref._abandon()
+                ref._hurry()

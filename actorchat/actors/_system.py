@@ -5,12 +5,11 @@ There is nothing process-wide: two systems in one process do not meet.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from math import inf
 from random import Random
-from typing import NoReturn, TypeVar, cast, overload
+from typing import NoReturn, TypeVar, Unpack, cast, overload
 
 import attrs
 import trio
@@ -19,12 +18,11 @@ from trio.lowlevel import Task, wait_task_rescheduled
 from actorchat.actors._actor import Actor
 from actorchat.actors._clock import Clock
 from actorchat.actors._errors import SystemClosing
-from actorchat.actors._events import ActorInfo, DeadLetter, DeadLetters, Event, Events, Instrument, Loss, What
-from actorchat.actors._inbox import Coalesce, Overflow, Stop
+from actorchat.actors._events import ActorInfo, DeadLetter, DeadLetters, Event, Events, Instrument, What
 from actorchat.actors._inspect import inspect, watch_stuck
 from actorchat.actors._message import Call
 from actorchat.actors._ref import Ref, State
-from actorchat.actors._supervise import INBOX, Alone, Restart
+from actorchat.actors._supervise import ActorOptions, Keeper
 from actorchat.actors._virtual import Virtual
 
 K = TypeVar("K")
@@ -50,7 +48,7 @@ class ActorSystem:
     _open: bool = attrs.field(default=True, init=False)
     _clock: Clock = attrs.field(factory=Clock, init=False)
     _tasks: dict[Task, Ref[NoReturn]] = attrs.field(factory=dict, init=False)
-    _settlers: set[trio.Event] = attrs.field(factory=set, init=False)
+    _unsettled: trio.Event | None = attrs.field(default=None, init=False)
     _observers: dict[Callable[[Event], None], None] = attrs.field(factory=dict, init=False)
     _roots: dict[Ref[NoReturn] | Virtual[Hashable, NoReturn, object], None] = attrs.field(factory=dict, init=False)
     _names: dict[str, Ref[NoReturn]] = attrs.field(factory=dict, init=False)
@@ -59,43 +57,29 @@ class ActorSystem:
     # Starting
 
     def spawn(
-        self,
-        factory: Callable[[], Actor[M]],
-        name: str | None = None,
-        *,
-        inbox: int = INBOX,
-        overflow: Overflow | Stop | Coalesce[M] = Overflow.REJECT,
-        restart: Restart | None = None,
+        self, factory: Callable[[], Actor[M]], name: str | None = None, **options: Unpack[ActorOptions[M]]
     ) -> Ref[M]:
         """Start an actor made by `factory`, which is called again for each restart. Returns before `on_start`.
 
-        Without `restart` its crash leaves through `open_system` as `ActorCrashed`, in an `ExceptionGroup`. It lives
-        in the system's nursery: cancel scopes around the caller don't bound it. `name` is unique among those alive
-        (ValueError).
+        Options are those of `ActorOptions`. Without `restart` its crash leaves through `open_system` as `ActorCrashed`,
+        in an `ExceptionGroup`. It lives in the system's nursery: cancel scopes around the caller don't bound it. `name`
+        is unique among those alive (ValueError).
 
         Raises `SystemClosing` once the system drains.
         """
-        keeper = Alone(
-            system=self, nursery=self._nursery, bound=inbox, overflow=overflow, restart=restart, factory=factory
-        )
+        keeper = Keeper(system=self, nursery=self._nursery, factory=factory, **options)
         ref = self._enter(keeper, name)
         ref._start()
         return ref
 
     async def start(
-        self,
-        factory: Callable[[], Actor[M]],
-        name: str | None = None,
-        *,
-        inbox: int = INBOX,
-        overflow: Overflow | Stop | Coalesce[M] = Overflow.REJECT,
-        restart: Restart | None = None,
+        self, factory: Callable[[], Actor[M]], name: str | None = None, **options: Unpack[ActorOptions[M]]
     ) -> Ref[M]:
         """`spawn`, and wait for the first `on_start`. What that raises is raised here only; it is not retried.
 
         Cancelled meanwhile, the actor is killed.
         """
-        ref = self.spawn(factory, name, inbox=inbox, overflow=overflow, restart=restart)
+        ref = self.spawn(factory, name, **options)
         call = ref._starter = Call(None, ref)
         try:
             await wait_task_rescheduled(call.abort)
@@ -112,11 +96,9 @@ class ActorSystem:
         *,
         anchor: Callable[[K], A],
         idle: float = ...,
-        inbox: int = ...,
-        overflow: Overflow | Stop | Coalesce[M] = ...,
-        restart: Restart | None = ...,
         on_give_up: Callable[[K, A, BaseException], object] | None = ...,
         name: str | None = ...,
+        **options: Unpack[ActorOptions[M]],
     ) -> Virtual[K, M, A]: ...
 
     @overload
@@ -124,13 +106,10 @@ class ActorSystem:
         self,
         factory: Callable[[K], Actor[M]],
         *,
-        anchor: None = ...,
         idle: float = ...,
-        inbox: int = ...,
-        overflow: Overflow | Stop | Coalesce[M] = ...,
-        restart: Restart | None = ...,
         on_give_up: Callable[[K, None, BaseException], object] | None = ...,
         name: str | None = ...,
+        **options: Unpack[ActorOptions[M]],
     ) -> Virtual[K, M, None]: ...
 
     def virtual(
@@ -139,11 +118,9 @@ class ActorSystem:
         *,
         anchor: Callable[[K], A] | None = None,
         idle: float = inf,
-        inbox: int = INBOX,
-        overflow: Overflow | Stop | Coalesce[M] = Overflow.REJECT,
-        restart: Restart | None = None,
         on_give_up: Callable[[K, A, BaseException], object] | None = None,
         name: str | None = None,
+        **options: Unpack[ActorOptions[M]],
     ) -> Virtual[K, M, A]:
         """A family of virtual actors, one per key, each made by `factory(key, anchor)` (or `factory(key)`) when needed.
 
@@ -154,25 +131,20 @@ class ActorSystem:
         """
         if not self._open:
             raise SystemClosing
-        make: Callable[[K, A], Actor[M]] = factory
-        if anchor is None:
-            make = lambda key, _: factory(key)  # noqa: E731 - one line says it
-        family = Virtual(
+        family = Virtual[K, M, A](
             system=self,
             nursery=self._nursery,
-            bound=inbox,
-            overflow=overflow,
-            restart=restart,
             parent=name or getattr(factory, "__name__", "virtual"),
-            factory=make,
-            anchor=anchor or cast("Callable[[K], A]", lambda _: None),
+            factory=factory,
+            anchor=anchor,
             idle=idle,
             on_give_up=on_give_up,
+            **options,
         )
         self._roots[cast("Virtual[Hashable, NoReturn, object]", family)] = None
         return family
 
-    def _enter(self, keeper: Alone, name: str | None) -> Ref[object]:
+    def _enter(self, keeper: Keeper, name: str | None) -> Ref[object]:
         """An address for what `keeper` keeps, not started yet."""
         if not self._open:
             raise SystemClosing
@@ -192,29 +164,6 @@ class ActorSystem:
             del self._names[ref._name]
 
     # Books
-
-    def _lose(self, ref: Ref[NoReturn], message: object, reason: Loss, error: BaseException | None = None) -> None:
-        if ref._drops is None:
-            ref._drops = Counter()
-        ref._drops[reason] += 1
-        self.dead_letters._add(DeadLetter(ref._name, message, reason, error))
-
-    def _lose_queued(
-        self,
-        ref: Ref[NoReturn],
-        item: object,
-        reason: Loss,
-        to_asker: Callable[[], Exception],
-        error: BaseException | None = None,
-    ) -> None:
-        """What was accepted is lost: its asker, if there is one, hears `to_asker`."""
-        if isinstance(item, Call):
-            if item.done and reason is not Loss.CRASHED:
-                self.abandoned += 1
-                return
-            item.fail(to_asker())
-            item = item.message
-        self._lose(ref, item, reason, error)
 
     def _emit(self, what: What, ref: Ref[NoReturn], error: BaseException | None = None, detail: str = "") -> None:
         if self._observers:
@@ -263,17 +212,15 @@ class ActorSystem:
     async def wait_settled(self) -> None:
         """Wait till everything is `settled`."""
         while not self.settled:
-            changed = trio.Event()
-            self._settlers.add(changed)
-            try:
-                await changed.wait()
-            finally:
-                self._settlers.discard(changed)
+            if self._unsettled is None:
+                self._unsettled = trio.Event()
+            await self._unsettled.wait()
 
     def _look_settled(self) -> None:
-        """Wake those who wait for everything to be settled; they look for themselves."""
-        for settler in self._settlers:
-            settler.set()
+        """Have those who wait for everything to be settled look for themselves."""
+        if self._unsettled is not None:
+            self._unsettled.set()
+            self._unsettled = None
 
     def live(self) -> list[Ref[NoReturn]]:
         """Every address that has an incarnation, or is about to."""
@@ -338,4 +285,4 @@ async def open_system(
             system._open = False
             nursery.cancel_scope.cancel()
             for ref in system.live():
-                ref._abandon()
+                ref._hurry()

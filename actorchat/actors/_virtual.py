@@ -15,7 +15,6 @@ from weakref import WeakValueDictionary
 import attrs
 import trio
 
-from actorchat.actors._clock import Alarm
 from actorchat.actors._ref import Order, Ref, State
 from actorchat.actors._supervise import Keeper
 
@@ -45,8 +44,7 @@ class Virtual(Keeper, Generic[K, M, A]):
 
     virtual: ClassVar[bool] = True
 
-    _factory: Callable[[K, A], Actor[M]]
-    _anchor: Callable[[K], A]
+    _anchor: Callable[[K], A] | None
     _idle: float
     _on_give_up: Callable[[K, A, BaseException], object] | None
     _refs: WeakValueDictionary[K, Ref[M]] = attrs.field(factory=WeakValueDictionary, init=False)
@@ -59,7 +57,7 @@ class Virtual(Keeper, Generic[K, M, A]):
         ref = self._refs.get(key)
         if ref is None:
             ref = self._refs[key] = Ref(self._system, self, str(key), State.DORMANT, key)
-            ref._anchor = self._anchor(key)
+            ref._anchor = self._anchor(key) if self._anchor is not None else None
         return ref
 
     def anchor(self, key: K) -> A:
@@ -81,13 +79,13 @@ class Virtual(Keeper, Generic[K, M, A]):
             ref._give(Order.DRAIN)
 
     def _make(self, ref: Ref[NoReturn]) -> Actor[NoReturn]:
-        return cast("Actor[NoReturn]", self._factory(cast("K", ref._key), cast("A", ref._anchor)))
+        made = self._factory(ref._key) if self._anchor is None else self._factory(ref._key, ref._anchor)
+        return cast("Actor[NoReturn]", made)
 
     def _activate(self, ref: Ref[NoReturn]) -> None:
         if self._closed or not self._system._open:
             return
         self._live[ref] = -1
-        ref._since, ref._restarts = trio.current_time(), 0
         ref._start(0.0 if ref._budget is None else ref._budget.not_before - trio.current_time())
         if not self._looking and self._idle < inf:
             self._looking = True
@@ -100,9 +98,7 @@ class Virtual(Keeper, Generic[K, M, A]):
         if ref._budget is not None:
             # Perhaps nobody else holds the address, and its budget with it, as long as that is remembered.
             until = ref._budget.remembered
-            self._system._clock.add(
-                Alarm(partial(self._forgive, ref)), until if until < inf else ref._budget.not_before
-            )
+            self._system._clock.at(until if until < inf else ref._budget.not_before, partial(self._forgive, ref))
         if self._on_give_up is not None:
             try:
                 self._on_give_up(cast("K", ref._key), cast("A", ref._anchor), error)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 
 import pytest
 import trio
 import trio.testing
 from trio.testing import MockClock
 
-from actorchat.actors import ActorCrashed, AskCycle, AskTimeout, Pending, Ref, Restart
+from actorchat.actors import ActorCrashed, AskCycle, AskTimeout, Loss, Pending, Ref, Restart
 from actorchat.testing import settle
 from tests.actors.books import open_system
-from tests.actors.messages import Add, Boom, Call, Counter, Hold, Message, Total
+from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Message, Total
 
 
 def asking(ref: Ref[Message], then: Callable[[], object] = lambda: "end") -> Call:
@@ -68,6 +69,17 @@ async def test_a_cancelled_ask_that_had_not_begun_never_does(autojump_clock: Moc
         await settle(system)
         assert (ran, system.abandoned, system.late_replies) == ([], 1, 0)
         assert not system.dead_letters.counts
+
+
+async def test_an_ask_that_timed_out_and_never_began_is_no_dead_letter(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        ref = await system.start(Counter)
+        ref.tell(Hold(trio.Event()))
+        with pytest.raises(AskTimeout):
+            await ref.ask(Total(), timeout=1)
+        ref.kill()
+        await ref.join()
+        assert (system.abandoned, system.dead_letters.counts) == (1, {Loss.CRASHED: 1})
 
 
 async def test_a_reply_that_comes_too_late_is_counted_and_harms_nobody(autojump_clock: MockClock) -> None:
@@ -331,7 +343,10 @@ async def settle_blocked() -> None:
     await trio.testing.wait_all_tasks_blocked()
 
 
-async def test_what_a_handler_asks_after_its_answer_is_not_on_its_askers_time(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("refuses", [False, True])
+async def test_what_a_handler_asks_after_its_answer_is_not_on_its_askers_time(
+    autojump_clock: MockClock, refuses: bool
+) -> None:
     answers: list[object] = []
 
     async def pause() -> None:
@@ -340,11 +355,15 @@ async def test_what_a_handler_asks_after_its_answer_is_not_on_its_askers_time(au
     class Logging(Counter):
         async def receive(self, message: Message) -> None:
             if isinstance(message, Total):
-                self.reply(message, ())
+                if refuses:
+                    self.fail(message, Broken())
+                else:
+                    self.reply(message, ())
                 answers.append(await log.ask(Call(lambda _: pause())))
 
     async with open_system() as system:
         log = system.spawn(Counter)
-        assert await system.spawn(Logging).ask(Total(), timeout=0.5) == ()
+        with pytest.raises(Broken) if refuses else nullcontext():
+            assert await system.spawn(Logging).ask(Total(), timeout=0.5) == ()
         await trio.sleep(2)
     assert answers == [None]

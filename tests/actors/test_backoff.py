@@ -1,4 +1,4 @@
-"""Proves what becomes of an actor that waits for its restart, when there is no task of its own, and is told to end."""
+"""Proves what becomes of an actor that waits for its restart and is told to end."""
 
 from __future__ import annotations
 
@@ -68,6 +68,17 @@ async def test_stopped_it_drains_at_once(autojump_clock: MockClock) -> None:
         assert (at.seen, trio.current_time(), at.downs()) == ([1], 0, [Cause.STOPPED])
 
 
+async def test_one_that_crashes_while_it_drains_does_not_wait_out_its_backoff(autojump_clock: MockClock) -> None:
+    seen: list[int] = []
+    async with open_system() as system:
+        ref = await system.start(lambda: Counter(seen=seen), restart=LONG)
+        ref.tell(Boom())
+        ref.tell(Add(1))
+        ref.stop()
+        await ref.join()
+        assert (seen, trio.current_time()) == ([1], 0)
+
+
 async def test_stopped_without_draining_it_ends_at_once(autojump_clock: MockClock) -> None:
     async with waiting() as at:
         at.ref.stop(drain=False)
@@ -115,6 +126,7 @@ async def test_a_virtual_actor_killed_before_its_next_activation_can_be_activate
         await trio.testing.wait_all_tasks_blocked()
         assert ref.tell(Add(1))
         ref.kill()
+        await ref.join()
         assert rooms.active == 0
         assert ref.tell(Add(2))
         await trio.sleep(2_000)

@@ -26,17 +26,21 @@ from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Total
 RESTART = Restart(max=3, within=60, backoff=0.5, jitter=0)
 
 
-async def test_a_crash_loses_one_message_and_keeps_the_queue_in_order(autojump_clock: MockClock) -> None:
+async def test_a_crash_loses_one_message_and_keeps_the_queue_in_order(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
     trace: list[str] = []
     lost: list[DeadLetter] = []
     async with open_system(on_dead_letter=lost.append) as system:
-        ref = system.spawn(lambda: Counter(trace), restart=RESTART)
+        ref = system.spawn(lambda: Counter(trace), "a", restart=RESTART)
         for message in (Add(1), Boom(), Add(2), Add(3)):
             assert ref.tell(message)
         assert await ref.ask(Total()) == (2, 3)
         assert trace == ["start", "stop crashed", "start"]
     assert [(letter.message, letter.reason) for letter in lost] == [(Boom(), Loss.CRASHED)]
     assert isinstance(lost[0].error, Broken)
+    (record,) = caplog.records
+    assert (record.message, record.exc_info and record.exc_info[0]) == ("a crashed", Broken)
 
 
 async def test_signals_survive_a_crash_and_overtake_messages(autojump_clock: MockClock) -> None:
@@ -262,26 +266,67 @@ async def test_a_full_inbox_keeps_its_bound_during_backoff(autojump_clock: MockC
         assert system.dead_letters.counts[Loss.REJECTED] == 1
 
 
-async def test_a_cancelled_group_is_a_cancellation_and_no_crash(autojump_clock: MockClock) -> None:
+async def stumble() -> None:
+    """Cancelled, it raises from one task of two."""
+
     async def raise_when_cancelled() -> None:
         try:
             await trio.sleep_forever()
         finally:
             raise Broken
 
-    async def work() -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(raise_when_cancelled)
-            nursery.start_soon(trio.sleep_forever)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(raise_when_cancelled)
+        nursery.start_soon(trio.sleep_forever)
 
+
+async def test_a_cancelled_group_is_a_cancellation_and_no_crash(autojump_clock: MockClock) -> None:
     trace: list[str] = []
     async with open_system() as system:
         ref = system.spawn(lambda: Counter(trace))
-        ref.tell(Call(lambda _: work()))
+        ref.tell(Call(lambda _: stumble()))
         await trio.sleep(1)
         ref.kill()
         await ref.join()
     assert trace == ["start", "stop killed"]
+
+
+async def test_what_an_actor_raises_while_its_system_is_cancelled_is_logged_and_goes_no_further(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    trace: list[str] = []
+    with trio.move_on_after(1):
+        async with open_system() as system:
+            system.spawn(lambda: Counter(trace), "a").tell(Call(lambda _: stumble()))
+            await trio.sleep_forever()
+    assert trace == ["start", "stop cancelled"]
+    assert [record.message for record in caplog.records] == ["a raised while it was cancelled"]
+
+
+async def test_what_an_actor_raises_while_it_is_killed_is_no_crash(autojump_clock: MockClock) -> None:
+    async def clean_up_badly() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise Broken
+
+    trace: list[str] = []
+    async with open_system() as system:
+        ref = system.spawn(lambda: Counter(trace))
+        ref.tell(Call(lambda _: clean_up_badly()))
+        await trio.sleep(1)
+        ref.kill()
+        await ref.join()
+    assert trace == ["start", "stop killed"]
+
+
+async def test_one_that_came_back_and_is_cancelled_later_ends_as_cancelled(autojump_clock: MockClock) -> None:
+    trace: list[str] = []
+    with trio.move_on_after(1):
+        async with open_system() as system:
+            system.spawn(lambda: Counter(trace), restart=Restart(jitter=0)).tell(Boom())
+            await trio.sleep_forever()
+    assert trace == ["start", "stop crashed", "start", "stop cancelled"]
 
 
 async def test_hold_is_cut_by_kill_and_its_asker_hears(autojump_clock: MockClock) -> None:

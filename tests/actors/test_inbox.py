@@ -237,6 +237,25 @@ async def test_a_crashing_batch_fails_all_its_asks_and_loses_all_its_messages() 
     assert set(failed) == {"ActorCrashed"}
 
 
+async def test_one_request_asked_twice_is_answered_twice_in_one_batch() -> None:
+    actor = Batching()
+    answers: list[tuple[int, ...]] = []
+    async with open_system() as system, trio.open_nursery() as nursery:
+        ref = system.spawn(lambda: actor)
+        request = Total()
+
+        async def ask() -> None:
+            answers.append(await ref.ask(request))
+
+        gate = await held(ref)
+        nursery.start_soon(ask)
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        gate.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert (answers, actor.sizes) == ([(), ()], [1, 2])
+
+
 async def test_a_flooded_actor_leaves_room_for_a_quiet_one() -> None:
     async with open_system() as system:
         busy, quiet = system.spawn(Counter, inbox=100_000), system.spawn(Counter)

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from functools import partial
 
+import pytest
 import trio
 import trio.testing
 from trio.testing import MockClock
 
-from actorchat.actors import Coalesce, Event, Loss, Restart, What, open_supervisor
+from actorchat.actors import (
+    Coalesce,
+    End,
+    Event,
+    Loss,
+    Restart,
+    Strategy,
+    TooManyRestarts,
+    Virtual,
+    What,
+    open_supervisor,
+)
 from actorchat.testing import settle
 from tests.actors.books import open_system
-from tests.actors.messages import Add, Boom, Call, Counter, Hold, Total
+from tests.actors.messages import Add, Boom, Call, Counter, Hold, Message, Total
 
 
 async def test_the_tree_tells_who_is_busy_with_what_and_waits_for_whom(autojump_clock: MockClock) -> None:
@@ -34,6 +46,7 @@ async def test_the_tree_tells_who_is_busy_with_what_and_waits_for_whom(autojump_
 
 async def test_the_tree_tells_age_restarts_signals_and_losses_by_reason(autojump_clock: MockClock) -> None:
     async with open_system() as system:
+        await trio.sleep(100)
         ref = system.spawn(Counter, "a", inbox=1, restart=Restart())
         await trio.sleep(3)
         ref.tell(Boom())
@@ -48,6 +61,53 @@ async def test_the_tree_tells_age_restarts_signals_and_losses_by_reason(autojump
         assert (info.age, info.restarts, info.signals, info.bound) == (5, 1, 1, 1)
         assert info.drops == {Loss.CRASHED: 1, Loss.REJECTED: 1}
         gate.set()
+
+
+async def test_a_virtual_actor_is_as_old_as_its_activation(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        rooms: Virtual[str, Message, None] = system.virtual(lambda key: Counter(), restart=Restart())
+        ref = rooms["a"]
+        ref.tell(Boom())
+        await trio.sleep(7)
+        (info,) = system.tree()
+        assert (info.age, info.restarts) == (7, 1)
+        ref.stop()
+        await ref.join()
+        ref.tell(Add(1))
+        await trio.sleep(2)
+        (info,) = system.tree()
+        assert (info.age, info.restarts) == (2, 0)
+
+
+async def test_the_tree_tells_what_an_actor_is_going_through(autojump_clock: MockClock) -> None:
+    class Slow(Counter):
+        async def on_start(self) -> None:
+            await trio.sleep(1)
+
+        async def on_stop(self, end: End) -> None:
+            await trio.sleep(1)
+
+    states: list[str] = []
+    async with open_system() as system:
+        system.spawn(Slow, restart=Restart(backoff=1, jitter=0)).tell(Boom())
+        await trio.sleep(0.5)
+        for _ in range(5):
+            states += [info.state for info in system.tree()]
+            await trio.sleep(1)
+    assert states == ["starting", "leaving", "backoff", "starting", "running"]
+
+
+async def test_an_ask_that_never_began_counts_as_dropped(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        ref = await system.start(Counter)
+        gate = trio.Event()
+        ref.tell(Hold(gate))
+        with trio.move_on_after(1):
+            await ref.ask(Total())
+        gate.set()
+        await settle(system)
+        (info,) = system.tree()
+        assert (info.begun, info.dropped, info.queued) == (1, 1, 0)
 
 
 async def test_a_walk_leaves_out_who_ends_before_it_gets_there(autojump_clock: MockClock) -> None:
@@ -79,6 +139,25 @@ async def test_events_tell_of_starts_restarts_and_ends(autojump_clock: MockClock
             await settle(system)
         nursery.cancel_scope.cancel()
     assert [event.what for event in seen] == [What.STARTED, What.RESTARTING, What.STARTED, What.ENDED]
+
+
+@pytest.mark.parametrize("strategy", list(Strategy))
+async def test_events_tell_of_the_restarts_of_a_supervisor(autojump_clock: MockClock, strategy: Strategy) -> None:
+    async with open_system() as system:
+        with system.events() as events:
+            with pytest.RaisesGroup(TooManyRestarts):
+                async with open_supervisor(system, strategy, Restart(max=1, jitter=0)) as supervisor:
+                    ref = supervisor.spawn(Counter, "a")
+                    for _ in range(2):
+                        ref.tell(Boom())
+                        await settle(system)
+                    await trio.sleep_forever()
+            seen: list[What] = []
+            async for event in events:
+                seen.append(event.what)
+                if event.what is What.ENDED:
+                    break
+    assert seen == [What.STARTED, What.RESTARTING, What.STARTED, What.GAVE_UP, What.ENDED]
 
 
 async def test_a_stuck_actor_is_told_of_once_with_where_it_waits(autojump_clock: MockClock) -> None:

@@ -11,12 +11,14 @@ from trio.testing import MockClock
 
 from actorchat.actors import (
     Cause,
+    DeadLetter,
     Down,
     End,
     Group,
     Restart,
     Strategy,
     SystemClosing,
+    Virtual,
     open_supervisor,
 )
 from actorchat.testing import Probe, settle
@@ -98,6 +100,48 @@ async def test_an_actor_stops_itself_and_stopping_twice_is_once(autojump_clock: 
         ref.stop()
         ref.kill()
         assert trace == ["start", "stop stopped"]
+
+
+async def test_who_drains_still_takes_signals(autojump_clock: MockClock) -> None:
+    seen: list[int] = []
+    async with open_system() as system:
+        ref = await system.start(lambda: Counter(seen=seen))
+        gate = trio.Event()
+        ref.tell(Hold(gate))
+        ref.tell(Add(2))
+        await trio.testing.wait_all_tasks_blocked()
+        ref.stop()
+        assert ref.signal(Add(1))
+        gate.set()
+        await ref.join()
+        assert not ref.signal(Add(3))
+    assert seen == [1, 2]
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+async def test_whoever_hears_of_a_loss_at_the_end_puts_nothing_more_in(
+    autojump_clock: MockClock, crashes: bool
+) -> None:
+    taken: list[bool] = []
+    lost: list[object] = []
+
+    def hear(letter: DeadLetter) -> None:
+        lost.append(letter.message)
+        if letter.message == Add(1):
+            taken.extend([ref.signal(Add(2)), ref.tell(Add(3))])
+
+    async with open_system(on_dead_letter=hear) as system:
+        rooms: Virtual[str, Message, None] = system.virtual(lambda key: Counter())
+        ref = rooms["a"]
+        if crashes:
+            ref.tell(Boom())
+        ref.tell(Add(1))
+        if not crashes:
+            ref.kill()
+        await ref.join()
+        assert rooms.active == 0
+    assert taken == [False, False]
+    assert lost == [*[Boom()] * crashes, Add(1), Add(2), Add(3)]
 
 
 async def test_a_milder_order_does_not_soften_a_harder_one() -> None:
@@ -318,3 +362,45 @@ async def test_an_order_given_in_a_control_message_comes_before_the_next_message
         ref.signal(Call(lambda actor: actor.ref.stop(drain=False) if order == "stop" else actor.ref.kill()))
         await ref.join()
     assert seen == []
+
+
+@pytest.mark.parametrize("drain", [True, False])
+async def test_signals_behind_an_order_to_stop_are_handled_if_it_drains_and_lost_aloud_if_not(
+    autojump_clock: MockClock, drain: bool
+) -> None:
+    seen: list[int] = []
+    lost: list[DeadLetter] = []
+    async with open_system(on_dead_letter=lost.append) as system:
+        ref = system.spawn(lambda: Counter(seen=seen))
+        ref.signal(Call(lambda actor: actor.ref.stop(drain=drain)))
+        ref.signal(Add(1))
+        await ref.join()
+    assert (seen, [letter.message for letter in lost]) == (([1], []) if drain else ([], [Add(1)]))
+
+
+async def test_an_on_stop_that_raises_is_logged_with_the_crash_before_it(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Bad(Counter):
+        async def on_stop(self, end: End) -> None:
+            raise ZeroDivisionError
+
+    async with open_system() as system:
+        system.spawn(Bad, "a", restart=Restart(max=1, jitter=0)).tell(Boom())
+        await settle(system)
+    records = [record for record in caplog.records if record.message == "on_stop of a failed"]
+    errors = [record.exc_info[1] for record in records if record.exc_info]
+    assert [type(error) for error in errors] == [ZeroDivisionError] * 2
+    assert [type(error and error.__context__) for error in errors] == [Broken, type(None)]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+async def test_an_on_stop_that_ends_the_program_ends_it(error: type[BaseException]) -> None:
+    class Fatal(Counter):
+        async def on_stop(self, end: End) -> None:
+            raise error
+
+    with pytest.RaisesGroup(error):
+        async with open_system() as system:
+            system.spawn(Fatal).stop()
+            await trio.sleep_forever()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -87,6 +90,21 @@ async def test_two_crashes_at_once_are_one_round(autojump_clock: MockClock, stra
         assert trace[-3:] == ["+a", "+b", "+c"]
         assert len(trace) == 9
         assert [await ref.ask(Total()) for ref in refs] == [(7,)] * 3
+
+
+async def test_an_older_sibling_that_crashes_during_the_delay_takes_those_between_along(
+    autojump_clock: MockClock,
+) -> None:
+    trace: list[str] = []
+    async with open_system() as system, open_supervisor(system, Strategy.REST_FOR_ONE, RESTART) as supervisor:
+        a, _, c = family(supervisor, trace)
+        await trio.sleep(1)
+        trace.clear()
+        c.tell(Boom())
+        await trio.sleep(0.5)
+        a.tell(Boom())
+        await trio.sleep(3)
+        assert trace == ["-c", "-a", "-b", "+a", "+b", "+c"]
 
 
 async def test_a_crash_in_on_start_during_recovery_starts_another_round(autojump_clock: MockClock) -> None:
@@ -175,6 +193,10 @@ async def test_a_crash_beside_a_child_that_drains_leaves_it_to_drain(
         await trio.sleep(0.5)
         slow.stop()
         other.tell(Boom())
+        await trio.sleep(2)
+        # Nor does it hold up the others.
+        assert await other.ask(Total()) == ()
+        assert len(seen) == 2
         await slow.join()
         assert seen == list(range(10))
         assert await other.ask(Total()) == ()
@@ -238,6 +260,25 @@ async def test_a_child_that_is_stopped_while_it_is_to_be_restarted_is_left_to_dr
     assert [type(letter.message) for letter in lost] == [Boom]
 
 
+async def test_a_child_that_is_stopped_while_it_waits_for_its_restart_drains_when_its_turn_comes(
+    autojump_clock: MockClock,
+) -> None:
+    life: list[str] = []
+    async with (
+        open_system() as system,
+        open_supervisor(system, Strategy.ONE_FOR_ALL, RESTART) as supervisor,
+    ):
+        first, second, _ = family(supervisor, life)
+        await settle(system)
+        life.clear()
+        first.tell(Boom())
+        await trio.sleep(0.5)
+        second.tell(Call(lambda _: life.append("b drains")))
+        second.stop()
+        await second.join()
+        assert life == ["-a", "-c", "-b", "+a", "+b", "b drains", "-b"]
+
+
 @pytest.mark.parametrize("strategy", list(Strategy))
 async def test_watchers_of_a_child_that_is_given_up_hear_of_its_crash(
     autojump_clock: MockClock, strategy: Strategy
@@ -254,3 +295,62 @@ async def test_watchers_of_a_child_that_is_given_up_hear_of_its_crash(
                 await trio.sleep_forever()
         down = await watcher.expect(Down)
         assert (down.cause, type(down.error)) == (Cause.CRASHED, Broken)
+
+
+@pytest.mark.parametrize("strategy", list(Strategy))
+async def test_a_child_that_has_ended_is_forgotten(autojump_clock: MockClock, strategy: Strategy) -> None:
+    trace: list[str] = []
+    async with open_system() as system, open_supervisor(system, strategy, RESTART) as supervisor:
+        first, second, _ = family(supervisor, trace)
+        await settle(system)
+        second.stop()
+        await second.join()
+        assert [info.name for info in system.tree()] == ["a", "c"]
+        gone = weakref.ref(second)
+        del second
+        gc.collect()
+        assert gone() is None
+        trace.clear()
+        supervisor.spawn(lambda: Named("b", trace), "b")
+        first.tell(Boom())
+        await trio.sleep(5)
+        assert trace[-1] == {Strategy.ONE_FOR_ONE: "+a"}.get(strategy, "+b")
+
+
+async def test_a_child_that_takes_too_long_to_drain_is_killed(autojump_clock: MockClock) -> None:
+    trace: list[str] = []
+    async with open_system(drain=5) as system, open_supervisor(system) as supervisor:
+        supervisor.spawn(lambda: Counter(trace)).tell(Hold(trio.Event()))
+        await trio.sleep(1)
+    assert trace == ["start", "stop killed"]
+    assert trio.current_time() == pytest.approx(6)
+
+
+async def test_a_child_that_crashes_while_it_is_stopped_leaves_its_siblings_alone(autojump_clock: MockClock) -> None:
+    def stop_and_crash(actor: Counter) -> None:
+        actor.ref.stop(drain=False)
+        raise Broken
+
+    trace: list[str] = []
+    async with open_system() as system, open_supervisor(system, Strategy.ONE_FOR_ALL, RESTART) as supervisor:
+        first, _, _ = family(supervisor, trace)
+        await settle(system)
+        first.tell(Call(stop_and_crash))
+        await trio.sleep(5)
+        assert trace == ["+a", "+b", "+c", "-a"]
+
+
+async def test_an_on_stop_of_a_child_has_its_grace_when_the_body_raises(autojump_clock: MockClock) -> None:
+    class Slow(Counter):
+        async def on_stop(self, end: End) -> None:
+            await trio.sleep_forever()
+
+    async with open_system(grace=2, limit=30) as system:
+        with pytest.RaisesGroup(ZeroDivisionError):
+            async with open_supervisor(system) as supervisor:
+                ref = supervisor.spawn(Slow)
+                await settle(system)
+                ref.stop()
+                await trio.sleep(1)
+                raise ZeroDivisionError
+    assert trio.current_time() == pytest.approx(3)

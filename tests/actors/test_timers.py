@@ -7,9 +7,10 @@ import weakref
 from functools import partial
 
 import trio
+import trio.testing
 from trio.testing import MockClock
 
-from actorchat.actors import Ref, Restart
+from actorchat.actors import End, Ref, Restart
 from actorchat.testing import crash, settle
 from tests.actors.books import open_system
 from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Message, Total
@@ -144,17 +145,21 @@ async def test_timers_of_an_idle_system_cost_one_waking_for_each_moment(autojump
 async def test_replaced_timers_do_not_pile_up_until_they_would_have_been_due(autojump_clock: MockClock) -> None:
     ticks: list[weakref.ref[Add]] = []
 
-    def set_one(actor: Counter) -> None:
-        tick = Add(len(ticks))
-        ticks.append(weakref.ref(tick))
-        actor.after(10, tick, key="typing")
+    def set_many(actor: Counter) -> None:
+        for _ in range(1000):
+            tick = Add(len(ticks))
+            ticks.append(weakref.ref(tick))
+            actor.after(10, tick, key="typing")
 
     async with open_system() as system:
         ref = system.spawn(Counter)
-        for _ in range(2000):
-            await do(ref, set_one)
-        gc.collect()
-        assert sum(tick() is not None for tick in ticks) < 1000
+        objects: list[int] = []
+        for _ in range(2):
+            await do(ref, set_many)
+            gc.collect()
+            objects.append(len(gc.get_objects()) - len(ticks))
+        assert sum(tick() is not None for tick in ticks) == 1
+        assert objects[1] - objects[0] < 800
         await trio.sleep(3600)
         assert await seen(ref) == (1999,)
 
@@ -171,6 +176,23 @@ async def test_no_timer_is_left_to_wake_anybody_when_its_actor_has_ended(autojum
             # The cap of the test is the next, far away.
             assert trio.lowlevel.current_statistics().seconds_to_next_deadline > 1e5
         assert ref.stopped
+
+
+async def test_what_an_actor_sets_up_in_its_on_stop_ends_with_it(autojump_clock: MockClock) -> None:
+    class Busy(Counter):
+        async def on_stop(self, end: End) -> None:
+            self.every(1, Add(1), key="a")
+            self.pipe(trio.sleep_forever, ok=lambda _: Add(2))
+
+    async with open_system() as system:
+        ref = await system.start(Busy)
+        before = trio.lowlevel.current_statistics().tasks_living
+        ref.stop()
+        await ref.join()
+        with trio.move_on_after(100):
+            await trio.sleep_forever()
+        assert trio.lowlevel.current_statistics().seconds_to_next_deadline > 1e5
+        assert trio.lowlevel.current_statistics().tasks_living == before - 1
 
 
 async def test_a_planted_crash_hits_the_nth_message_and_leaves_no_trace() -> None:
@@ -225,6 +247,22 @@ async def test_a_tick_handler_slower_than_its_period_holds_up_neither_messages_n
         ref.stop()
         with trio.fail_after(10):
             await ref.join()
+
+
+async def test_a_machine_that_was_suspended_gets_one_tick_not_all_it_missed(mock_clock: MockClock) -> None:
+    async def jump(seconds: float) -> None:
+        mock_clock.jump(seconds)
+        await trio.testing.wait_all_tasks_blocked()
+
+    async with open_system() as system:
+        ref = system.spawn(Counter)
+        await do(ref, lambda actor: actor.every(1, Add(1), key="a"))
+        await jump(10.5)
+        assert await seen(ref) == (1,)
+        await jump(0.4)
+        assert await seen(ref) == (1,)
+        await jump(0.2)
+        assert await seen(ref) == (1, 1)
 
 
 async def test_a_period_too_short_for_the_clock_leaves_others_their_turn(mock_clock: MockClock) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import assert_type
+from typing import Unpack, assert_type
 
 import attrs
 import trio
 
 from actorchat.actors import (
     Actor,
+    ActorOptions,
+    ActorSystem,
     Coalesce,
     Down,
     End,
@@ -99,6 +101,10 @@ async def load(key: str) -> int:
 
 def gone(down: Down) -> Message:
     return Gone(down.ref.name)
+
+
+def spawn_cache(system: ActorSystem, **options: Unpack[ActorOptions[Message]]) -> Ref[Message]:
+    return system.spawn(Cache, "cache", **options)
 
 
 async def calls() -> None:

@@ -50,6 +50,10 @@ async def calls() -> None:
         await cache.ask(Put("a", 1))  # mistake: a plain message can't be asked
         await cache.ask(Foreign())  # mistake: a request, and none of its own
 
+        system.spawn(Cache, inbx=64)  # mistake: no such option
+        system.spawn(Cache, inbox="64")  # mistake: a bound is a number
+        system.spawn(Cache, overflow=Coalesce[str](key=len))  # mistake: of an actor that takes str
+
         caches = system.virtual(Cache)
         caches[1].tell(Put("a", 1))  # mistake: the key is a str
         system.virtual(Anchored)  # mistake: it needs an anchor
