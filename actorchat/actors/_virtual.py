@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, ClassVar, Generic, NoReturn, TypeVar, cast
 from weakref import WeakValueDictionary
@@ -96,18 +95,14 @@ class Virtual(Keeper, Generic[K, M, A]):
 
     def _give_up(self, ref: Ref[NoReturn], error: Exception) -> None:
         if ref._budget is not None:
-            # Perhaps nobody else holds the address, and its budget with it, as long as that is remembered.
+            # The clock keeps the address, and its budget with it, as long as that is remembered: perhaps nobody else does.
             until = ref._budget.remembered
-            self._system._clock.at(until if until < inf else ref._budget.not_before, partial(self._forgive, ref))
+            self._system._clock.at(until if until < inf else ref._budget.not_before, lambda: ref)
         if self._on_give_up is not None:
             try:
                 self._on_give_up(cast("K", ref._key), cast("A", ref._anchor), error)
             except Exception:
                 _log.exception("on_give_up for %s failed", ref._name)
-
-    def _forgive(self, ref: Ref[NoReturn]) -> None:
-        if ref._budget is not None and ref._budget.remembered <= trio.current_time():
-            ref._budget = None
 
     def _ended(self, ref: Ref[NoReturn]) -> None:
         del self._live[ref]

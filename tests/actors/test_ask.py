@@ -306,6 +306,18 @@ async def test_senders_wait_in_order_and_a_cancelled_one_sends_nothing(autojump_
         assert await ask_when_free(ref) == (0, 1, 2, 3, 4, 5)
 
 
+async def test_a_send_is_a_checkpoint_and_cancelled_beforehand_sends_nothing(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        ref = system.spawn(Counter)
+        with trio.testing.assert_checkpoints():
+            await ref.send(Add(1))
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await ref.send(Add(2))
+        assert scope.cancelled_caught
+        assert await ref.ask(Total()) == (1,)
+
+
 @pytest.mark.parametrize("crashes", [False, True])
 async def test_each_blocked_sender_keeps_its_own_order(autojump_clock: MockClock, crashes: bool) -> None:
     seen: list[int] = []

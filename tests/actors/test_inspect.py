@@ -87,14 +87,15 @@ async def test_the_tree_tells_what_an_actor_is_going_through(autojump_clock: Moc
         async def on_stop(self, end: End) -> None:
             await trio.sleep(1)
 
-    states: list[str] = []
+    states: list[tuple[str, str | None]] = []
     async with open_system() as system:
         system.spawn(Slow, restart=Restart(backoff=1, jitter=0)).tell(Boom())
         await trio.sleep(0.5)
         for _ in range(5):
-            states += [info.state for info in system.tree()]
+            states += [(info.state, info.message) for info in system.tree()]
             await trio.sleep(1)
-    assert states == ["starting", "leaving", "backoff", "starting", "running"]
+    assert [state for state, _ in states] == ["starting", "leaving", "backoff", "starting", "running"]
+    assert {message for _, message in states} == {None}
 
 
 async def test_an_ask_that_never_began_counts_as_dropped(autojump_clock: MockClock) -> None:

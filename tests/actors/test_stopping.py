@@ -68,7 +68,9 @@ async def test_a_body_that_raises_cancels_at_once_and_on_stop_still_runs(autojum
 
 @pytest.mark.parametrize("way", ["stop", "kill", "cancel", "shutdown"])
 @pytest.mark.parametrize("raises", [True, False])
-async def test_an_on_stop_that_hangs_or_raises_is_bounded(autojump_clock: MockClock, way: str, raises: bool) -> None:
+async def test_an_on_stop_that_hangs_or_raises_is_bounded(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, way: str, raises: bool
+) -> None:
     class Bad(Counter):
         async def on_stop(self, end: End) -> None:
             if raises:
@@ -77,7 +79,7 @@ async def test_an_on_stop_that_hangs_or_raises_is_bounded(autojump_clock: MockCl
 
     with trio.move_on_after(100) as scope:
         async with open_system(limit=10, grace=1, drain=5) as system:
-            ref = await system.start(Bad)
+            ref = await system.start(Bad, "a")
             if way == "stop":
                 ref.stop()
                 await ref.join()
@@ -88,6 +90,9 @@ async def test_an_on_stop_that_hangs_or_raises_is_bounded(autojump_clock: MockCl
                 scope.cancel()
     limit = {"stop": 10, "kill": 1, "cancel": 1, "shutdown": 6}[way]
     assert trio.current_time() <= (0 if raises else limit) + 0.01
+    assert [record.message for record in caplog.records] == [
+        "on_stop of a failed" if raises else "on_stop of a took too long and was cut"
+    ]
 
 
 async def test_an_actor_stops_itself_and_stopping_twice_is_once(autojump_clock: MockClock) -> None:

@@ -6,11 +6,12 @@ import gc
 import weakref
 from functools import partial
 
+import pytest
 import trio
 import trio.testing
 from trio.testing import MockClock
 
-from actorchat.actors import End, Ref, Restart
+from actorchat.actors import ActorStopped, End, Ref, Restart
 from actorchat.testing import crash, settle
 from tests.actors.books import open_system
 from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Message, Total
@@ -176,6 +177,43 @@ async def test_no_timer_is_left_to_wake_anybody_when_its_actor_has_ended(autojum
             # The cap of the test is the next, far away.
             assert trio.lowlevel.current_statistics().seconds_to_next_deadline > 1e5
         assert ref.stopped
+
+
+async def test_timers_pipes_and_answers_owed_end_before_on_stop_runs(autojump_clock: MockClock) -> None:
+    told: list[str] = []
+
+    class Owing(Counter):
+        async def receive(self, message: Message) -> None:
+            if isinstance(message, Total):
+                self.defer(message)
+            else:
+                await super().receive(message)
+
+        async def on_stop(self, end: End) -> None:
+            await trio.sleep(5)
+            told.append("on_stop")
+
+    async def work() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            told.append("pipe")
+
+    async with open_system() as system, trio.open_nursery() as nursery:
+        ref = await system.start(Owing)
+
+        async def ask() -> None:
+            with pytest.raises(ActorStopped):
+                await ref.ask(Total())
+            told.append("asker")
+
+        await do(ref, lambda actor: actor.pipe(work, ok=lambda _: Add(1)))
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        ref.stop()
+        await ref.join()
+    assert sorted(told[:2]) == ["asker", "pipe"]
+    assert told[2:] == ["on_stop"]
 
 
 async def test_what_an_actor_sets_up_in_its_on_stop_ends_with_it(autojump_clock: MockClock) -> None:

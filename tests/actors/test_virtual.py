@@ -236,6 +236,30 @@ async def test_an_address_nobody_holds_is_gone_with_its_anchor(autojump_clock: M
         assert len(anchors) == rooms.active == 0
 
 
+async def test_the_idle_are_looked_for_by_one_task_of_their_family(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        rooms = rooms_of(system)
+        before = trio.lowlevel.current_statistics().tasks_living
+        for n in range(10):
+            rooms[str(n)].tell(Add(n))
+        await settle(system)
+        assert trio.lowlevel.current_statistics().tasks_living == before + 10 + 1
+
+
+async def test_an_on_give_up_that_raises_is_logged_and_harms_nobody(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def give_up(key: str, anchor: None, error: BaseException) -> None:
+        raise ZeroDivisionError
+
+    async with open_system() as system:
+        rooms: Virtual[str, Message, None] = system.virtual(lambda key: Counter(), on_give_up=give_up)
+        rooms["a"].tell(Boom())
+        await settle(system)
+        assert await rooms["a"].ask(Total()) == ()
+    assert [record.message for record in caplog.records] == ["a crashed", "on_give_up for a failed"]
+
+
 async def test_a_given_up_room_harms_nobody_and_activates_anew(autojump_clock: MockClock) -> None:
     lost: list[DeadLetter] = []
     given_up: list[tuple[str, Anchor, BaseException]] = []
