@@ -95,7 +95,7 @@ class Virtual(Keeper, Generic[K, M, A]):
 
     def _give_up(self, ref: Ref[NoReturn], error: Exception) -> None:
         if ref._budget is not None:
-            # The clock keeps the address, and its budget with it, as long as that is remembered: perhaps nobody else does.
+            # The clock keeps the address, and its budget with it, as long as that counts: perhaps nobody else does.
             until = ref._budget.remembered
             self._system._clock.at(until if until < inf else ref._budget.not_before, lambda: ref)
         if self._on_give_up is not None:

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from actorchat.actors import ActorCrashed, AskCycle, AskTimeout, Loss, Pending, Ref, Restart
+from actorchat.actors import ActorCrashed, AskCycle, AskTimeout, Loss, MailboxFull, Pending, Ref, Restart
 from actorchat.testing import settle
 from tests.actors.books import open_system
 from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Message, Total
@@ -304,6 +304,17 @@ async def test_senders_wait_in_order_and_a_cancelled_one_sends_nothing(autojump_
             await ref.send(Add(99))
         gate.set()
         assert await ask_when_free(ref) == (0, 1, 2, 3, 4, 5)
+
+
+async def test_an_ask_that_is_refused_is_a_checkpoint(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        ref = await system.start(Counter, inbox=1)
+        ref.tell(Hold(trio.Event()))
+        await settle_blocked()
+        ref.tell(Add(1))
+        with trio.testing.assert_checkpoints(), pytest.raises(MailboxFull):
+            await ref.ask(Total())
+        ref.kill()
 
 
 async def test_a_send_is_a_checkpoint_and_cancelled_beforehand_sends_nothing(autojump_clock: MockClock) -> None:

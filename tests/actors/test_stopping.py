@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from functools import partial
 
 import pytest
@@ -10,6 +12,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from actorchat.actors import (
+    ActorCrashed,
     Cause,
     DeadLetter,
     Down,
@@ -257,6 +260,34 @@ async def test_a_down_comes_after_on_stop_and_once_for_each_watch(autojump_clock
         ref.kill()
         await settle(system)
     assert trace == ["stopped", "down 1", "down 2"]
+
+
+async def test_a_watch_that_has_fired_keeps_nothing(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        watcher = Probe[Down]()
+        await system.start(lambda: watcher)
+        ref = await system.start(Counter)
+        watcher.watch(ref, as_=lambda down: down)
+        ref.stop()
+        await ref.join()
+        assert (await watcher.expect(Down)).ref is ref
+        gone = weakref.ref(ref)
+        del ref
+        await settle(system)
+        gc.collect()
+        assert gone() is None
+
+
+async def test_an_actor_has_no_address_before_its_start() -> None:
+    class Early(Counter):
+        def __init__(self) -> None:
+            super().__init__()
+            self.after(1, Add(1), key="too early")
+
+    with pytest.RaisesGroup(pytest.RaisesExc(ActorCrashed, check=lambda error: "on_start" in str(error.__cause__))):
+        async with open_system() as system:
+            system.spawn(Early)
+            await trio.sleep_forever()
 
 
 async def test_watchers_that_die_first_and_mutual_watches_are_no_trouble() -> None:

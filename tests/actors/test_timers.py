@@ -179,6 +179,20 @@ async def test_no_timer_is_left_to_wake_anybody_when_its_actor_has_ended(autojum
         assert ref.stopped
 
 
+async def test_a_timer_that_has_ticked_for_the_last_time_is_none_to_cancel(autojump_clock: MockClock) -> None:
+    found: list[bool] = []
+    async with open_system() as system:
+        ref = system.spawn(Counter)
+        await do(
+            ref,
+            lambda actor: actor.after(1, Add(1), key="once"),
+            lambda actor: actor.every(1, Add(2), key="often"),
+        )
+        await trio.sleep(1.5)
+        await do(ref, lambda actor: found.extend([actor.cancel("once"), actor.cancel("often")]))
+    assert found == [False, True]
+
+
 async def test_timers_pipes_and_answers_owed_end_before_on_stop_runs(autojump_clock: MockClock) -> None:
     told: list[str] = []
 
