@@ -60,15 +60,15 @@ class Order(enum.IntEnum):
     OVERFLOW = 6
 
 
-_CAUSES = (
-    Cause.CANCELLED,
-    Cause.PASSIVATED,
-    Cause.RESTARTED,
-    Cause.STOPPED,
-    Cause.STOPPED,
-    Cause.KILLED,
-    Cause.OVERFLOWED,
-)
+_CAUSES = {
+    Order.NONE: Cause.CANCELLED,
+    Order.PASSIVATE: Cause.PASSIVATED,
+    Order.RESTART: Cause.RESTARTED,
+    Order.DRAIN: Cause.STOPPED,
+    Order.STOP: Cause.STOPPED,
+    Order.KILL: Cause.KILLED,
+    Order.OVERFLOW: Cause.OVERFLOWED,
+}
 """Of the end that each order brings; without one, of that of a cancelled nursery."""
 
 
