@@ -304,10 +304,9 @@ def _follow(ref: Ref[NoReturn], end: End, raised: BaseException | None) -> bool:
         ref._tell_ended()
     else:
         ref._restarts += 1
-        ref._before = end if end.cause is Cause.CRASHED else None
     if order < Order.DRAIN or (
         end.cause is Cause.STOPPED and keeper._receptive(order) and ref._inbox.begun + ref._inbox.dropped >= ref._until
     ):
         ref._order = Order.NONE
-    ref._plan(0.0 if ref._order and delay < inf else delay)
+    ref._plan(0.0 if ref._order and delay < inf else delay, end if end.cause is Cause.CRASHED else None)
     return True

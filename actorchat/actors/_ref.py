@@ -113,7 +113,7 @@ class Ref(Generic[M_contra]):
     _pause: trio.CancelScope | None = None
     """Around the wait for it."""
     _before: End | None = None
-    """How the last incarnation ended, while the next one is waited for."""
+    """How the last incarnation ended, if it crashed and the next one is waited for."""
     _shield: trio.CancelScope | None = None
     """Around its `on_stop`."""
     _budget: Budget | None = None
@@ -404,13 +404,15 @@ class Ref(Generic[M_contra]):
         self._plan(delay)
         self._keeper._nursery.start_soon(self._keeper.life, self, name=self._name)
 
-    def _plan(self, delay: float) -> None:
-        """The next incarnation begins in `delay` seconds, with the inbox open within its bound till then."""
+    def _plan(self, delay: float, before: End | None = None) -> None:
+        """The next incarnation begins in `delay` seconds, with the inbox open within its bound till then.
+
+        `before` is how the last one ended, if it crashed.
+        """
         if self._keeper._plain and self._keeper._receptive(self._order):
             self._inbox.base = self._inbox.bound + self._inbox.dropped
-        self._scope = trio.CancelScope()
-        if delay > 0:
-            self._pause = trio.CancelScope(deadline=trio.current_time() + delay)
+        self._scope, self._before = trio.CancelScope(), before
+        self._pause = trio.CancelScope(deadline=trio.current_time() + delay) if delay > 0 else None
         self._move(State.BACKOFF if delay > 0 else State.STARTING)
 
     def _resume(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import attrs
@@ -111,6 +111,23 @@ async def test_a_system_that_ends_drains_it_and_one_that_is_cancelled_loses_what
             await trio.sleep(1)
     assert (at.seen, at.ref.stopped) == ([], True)
     assert [(letter.message, letter.reason) for letter in at.lost] == [(Add(1), Loss.STOPPED)]
+
+
+@pytest.mark.parametrize("way", [Ref.kill, lambda ref: ref.stop(drain=False), Ref.stop], ids=["kill", "cut", "stop"])
+async def test_a_virtual_actor_that_ended_in_its_backoff_is_activated_by_the_next_message(
+    autojump_clock: MockClock, way: Callable[[Ref[Message]], None]
+) -> None:
+    seen: list[int] = []
+    async with open_system() as system:
+        rooms: Virtual[str, Message, None] = system.virtual(lambda key: Counter(seen=seen), restart=LONG)
+        ref = rooms["a"]
+        ref.tell(Boom())
+        await trio.testing.wait_all_tasks_blocked()
+        way(ref)
+        await ref.join()
+        assert ref.tell(Add(1))
+        await ref.ask(Total())
+        assert (seen, trio.current_time()) == ([1], 0)
 
 
 async def test_a_virtual_actor_killed_before_its_next_activation_can_be_activated_again(
