@@ -1,4 +1,4 @@
-"""Owns the task of an incarnation: from making the actor to what follows its end. The one loop that handles messages.
+"""Owns the task of an address, incarnation after incarnation, and the one loop that handles messages.
 
 Knows neither who supervises (a `Keeper` says what follows a crash) nor what the messages mean.
 """
@@ -34,15 +34,17 @@ async def live(ref: Ref[NoReturn]) -> None:
     Raises what the keeper lets propagate, and what is no `Exception`, after `on_stop`.
     """
     ref._system._tasks[current_task()] = ref
+    again = False
     try:
-        while _follow(ref, *await _wind_up(ref, *await _run(ref))):
+        # What comes in between has no name: this frame sleeps, and an error would keep the actor that raised it.
+        while again := _follow(ref, *await _wind_up(ref, *await _run(ref, again))):
             pass
     finally:
         del ref._system._tasks[current_task()]
 
 
-async def _run(ref: Ref[NoReturn]) -> tuple[End, BaseException | None]:
-    """An incarnation till before its `on_stop`: how it ended, and what it raised."""
+async def _run(ref: Ref[NoReturn], again: bool) -> tuple[End, BaseException | None]:
+    """An incarnation, `again` or the first, till before its `on_stop`: how it ended, and what it raised."""
     end = None
     try:
         with ref._scope as scope:
@@ -51,6 +53,8 @@ async def _run(ref: Ref[NoReturn]) -> tuple[End, BaseException | None]:
                     with ref._pause:
                         await trio.sleep_forever()
                     ref._move(State.STARTING)
+                elif again:
+                    await checkpoint()
                 ref._pause = ref._before = None
                 if ref._order < Order.STOP:
                     actor = await _begin(ref)
@@ -240,6 +244,9 @@ async def _wind_up(ref: Ref[NoReturn], end: End, raised: BaseException | None) -
     actor, system, started = ref._actor, ref._system, ref._state is State.RUNNING
     ref._move(State.LEAVING)
     ref._inbox.now = None
+    if raised is not None and not (isinstance(raised, Exception) and ref._keeper._restart and not ref._starter):
+        # It does not come back: nobody is to wait for it.
+        ref._give(Order.STOP)
     if actor is None:
         return end, raised
     # With an instrument user messages are a batch, if of one; a control message it has not heard of.
@@ -281,10 +288,13 @@ def _follow(ref: Ref[NoReturn], end: End, raised: BaseException | None) -> bool:
     if isinstance(raised, Exception):
         error, raised = raised, None
         if end.cause is Cause.CRASHED and ref._starter is None:
-            try:
-                delay = keeper._crashed(ref, error)
-            except ActorError as verdict:
-                raised = verdict
+            if order >= Order.STOP and keeper._restart is not None:
+                end = ref._ordered(error)
+            else:
+                try:
+                    delay = keeper._crashed(ref, error)
+                except ActorError as verdict:
+                    raised = verdict
     elif end.cause is Cause.RESTARTED:
         delay = inf
     elif keeper.virtual and end.cause in (Cause.PASSIVATED, Cause.STOPPED):
@@ -308,5 +318,8 @@ def _follow(ref: Ref[NoReturn], end: End, raised: BaseException | None) -> bool:
         end.cause is Cause.STOPPED and keeper._receptive(order) and ref._inbox.begun + ref._inbox.dropped >= ref._until
     ):
         ref._order = Order.NONE
-    ref._plan(0.0 if ref._order and delay < inf else delay, end if end.cause is Cause.CRASHED else None)
+    if delay < inf:
+        ref._plan(0.0 if ref._order else delay)
+    else:
+        ref._plan(delay, end if end.cause is Cause.CRASHED else None)
     return True

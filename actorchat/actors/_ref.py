@@ -41,7 +41,7 @@ class State(enum.Enum):
     BACKOFF = "backoff"
     """Between two incarnations, or before the first."""
     LEAVING = "leaving"
-    """In `on_stop`."""
+    """Winding up: in `on_stop`, if it has begun."""
     STOPPED = "stopped"
 
 
@@ -104,7 +104,7 @@ class Ref(Generic[M_contra]):
     _inbox: Inbox
     _order: Order = Order.NONE
     _until: int = 0
-    """How many messages had been accepted when the order to drain came: those are handled yet."""
+    """How many messages had been accepted when the last order came: those are handled yet, if it is to drain."""
     _anchor: object = None
     _actor: Actor[NoReturn] | None = None
     _kind: type[Actor[NoReturn]] | None = None
@@ -113,7 +113,7 @@ class Ref(Generic[M_contra]):
     _pause: trio.CancelScope | None = None
     """Around the wait for it."""
     _before: End | None = None
-    """How the last incarnation ended, if it crashed and the next one is waited for."""
+    """How the last incarnation ended, if it crashed and a supervisor says when the next one begins."""
     _shield: trio.CancelScope | None = None
     """Around its `on_stop`."""
     _budget: Budget | None = None
@@ -318,14 +318,18 @@ class Ref(Generic[M_contra]):
         self._lose(oldest, Loss.DROPPED_OLD)
         return None
 
-    def _put(self, item: object) -> bool:
-        """Take `item` in if there is room, or if it takes the place of an older one."""
+    def _put(self, item: object, waiter: Call | None = None) -> bool:
+        """Take `item` in if there is room, or if it takes the place of an older one. `waiter` waits for that."""
         inbox, slot = self._inbox, None
         newest, key = inbox.newest, self._key_of(item)
         if newest is not None and key is not None:
             slot = newest.get(key)
-        if slot is None and inbox.full:
+        if (slot is None and inbox.full) or (waiter is not None and waiter.done):
             return False
+        if waiter is not None and inbox.waiters is not None:
+            # Before anybody hears of anything, and perhaps ends this address.
+            del inbox.waiters[waiter]
+            waiter.reply(None)
         if self._system._instrument is not None:
             self._system._instrument.enqueue(self._name, message_of(item))
         if slot is not None:
@@ -360,12 +364,10 @@ class Ref(Generic[M_contra]):
         inbox = self._inbox
         while inbox.waiters:
             call = next(iter(inbox.waiters))
-            if not self._put(call.message):
+            if not self._put(call.message, call):
                 # Look again after the next message: that is when there is room.
                 inbox.attention = True
                 return
-            del inbox.waiters[call]
-            call.reply(None)
         inbox.waiters = None
 
     def _full(self) -> MailboxFull:
@@ -407,7 +409,7 @@ class Ref(Generic[M_contra]):
     def _plan(self, delay: float, before: End | None = None) -> None:
         """The next incarnation begins in `delay` seconds, with the inbox open within its bound till then.
 
-        `before` is how the last one ended, if it crashed.
+        `before` is how it ends if that is cut short; `CANCELLED`, if not given.
         """
         if self._keeper._plain and self._keeper._receptive(self._order):
             self._inbox.base = self._inbox.bound + self._inbox.dropped
@@ -461,7 +463,7 @@ class Ref(Generic[M_contra]):
         """Bring the address to rest, without a gap: what waits is lost, those who wait hear of it."""
         inbox, starter = self._inbox, self._starter
         self._order = Order.KILL  # whoever hears of it puts nothing more in
-        self._starter = None
+        self._starter = self._pause = self._before = None
         if starter is not None:
             starter.fail(end.error or ActorStopped(self._name))
         inbox.close(lambda: ActorStopped(self._name))

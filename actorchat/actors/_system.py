@@ -67,7 +67,7 @@ class ActorSystem:
 
         Raises `SystemClosing` once the system drains.
         """
-        keeper = Keeper(system=self, nursery=self._nursery, factory=factory, **options)
+        keeper = Keeper(system=self, nursery=self._nursery, parent=None, factory=factory, **options)
         ref = self._enter(keeper, name)
         ref._start()
         return ref

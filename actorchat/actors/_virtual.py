@@ -55,8 +55,9 @@ class Virtual(Keeper, Generic[K, M, A]):
     def __getitem__(self, key: K) -> Ref[M]:
         ref = self._refs.get(key)
         if ref is None:
-            ref = self._refs[key] = Ref(self._system, self, str(key), State.DORMANT, key)
+            ref = Ref(self._system, self, str(key), State.DORMANT, key)
             ref._anchor = self._anchor(key) if self._anchor is not None else None
+            self._refs[key] = ref
         return ref
 
     def anchor(self, key: K) -> A:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import logging
+import weakref
 from itertools import pairwise
 
 import pytest
@@ -10,7 +13,9 @@ from trio.testing import MockClock
 
 from actorchat.actors import (
     ActorCrashed,
+    ActorStopped,
     DeadLetter,
+    End,
     Loss,
     MailboxFull,
     NoReply,
@@ -18,6 +23,7 @@ from actorchat.actors import (
     Pending,
     Restart,
     TooManyRestarts,
+    What,
 )
 from actorchat.testing import settle
 from tests.actors.books import open_system
@@ -361,3 +367,82 @@ async def test_a_pipe_that_fails_while_it_is_cancelled_harms_nobody(autojump_clo
         ref.kill()
         await ref.join()
         await trio.sleep(1)
+
+
+async def test_who_crashed_for_good_takes_nothing_more_in_its_last_on_stop(autojump_clock: MockClock) -> None:
+    class Slow(Counter):
+        async def on_stop(self, end: End) -> None:
+            await trio.sleep(5)
+
+    with pytest.RaisesGroup(ActorCrashed):
+        async with open_system() as system:
+            ref = system.spawn(Slow)
+            ref.tell(Boom())
+            await trio.sleep(1)
+            assert not ref.tell(Add(1))
+            with pytest.raises(ActorStopped):
+                await ref.ask(Total())
+            assert trio.current_time() == 1
+            await trio.sleep_forever()
+
+
+async def test_two_whose_system_is_cancelled_do_not_wait_for_each_other(autojump_clock: MockClock) -> None:
+    saved: list[bool] = []
+
+    class Hanging(Counter):
+        async def on_stop(self, end: End) -> None:
+            await trio.sleep_forever()
+
+    class Saving(Counter):
+        async def on_stop(self, end: End) -> None:
+            await trio.sleep(0.1)
+            with pytest.raises(ActorStopped):
+                await hanging.ask(Total())
+            saved.append(True)
+
+    with trio.move_on_after(1):
+        async with open_system(grace=1) as system:
+            hanging = system.spawn(Hanging)
+            system.spawn(Saving)
+            await trio.sleep_forever()
+    assert saved == [True]
+
+
+async def test_who_waits_for_its_restart_keeps_nothing_of_who_crashed(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    # What is captured holds tracebacks, and they hold actors.
+    caplog.set_level(logging.CRITICAL + 1, "actorchat.actors")
+    made: weakref.WeakSet[Counter] = weakref.WeakSet()
+
+    def make() -> Counter:
+        actor = Counter()
+        made.add(actor)
+        return actor
+
+    async with open_system() as system:
+        ref = system.spawn(make, restart=Restart(backoff=100, cap=100))
+        ref.tell(Boom())
+        await trio.sleep(1)
+        gc.collect()
+        assert (len(made), len(system.tree())) == (0, 1)
+
+
+async def test_an_order_to_end_during_the_on_stop_after_a_crash_is_obeyed_quietly(autojump_clock: MockClock) -> None:
+    class Slow(Counter):
+        async def on_stop(self, end: End) -> None:
+            await trio.sleep(5)
+
+    async with open_system(grace=1) as system:
+        with system.events() as events:
+            ref = system.spawn(Slow, restart=Restart(max=0))
+            ref.tell(Boom())
+            await trio.sleep(1)
+            ref.kill()
+            await ref.join()
+            seen: list[What] = []
+            async for event in events:
+                seen.append(event.what)
+                if event.what is What.ENDED:
+                    break
+    assert (seen, event.detail) == ([What.STARTED, What.ENDED], "killed")

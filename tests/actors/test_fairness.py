@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import trio
 
-from actorchat.actors import Ref
+from actorchat.actors import Ref, Restart
 from actorchat.testing import settle
 from tests.actors.books import open_system
-from tests.actors.messages import Add, Counter, Message, Total
+from tests.actors.messages import Add, Broken, Counter, Message, Total
 
 PASSES = 6
 """Passes of the scheduler that an ask and its reply take at most, with everybody getting a turn in each."""
@@ -76,3 +76,22 @@ async def test_an_actor_that_drains_yields_as_seldom_as_ever() -> None:
         await busy.join()
         nursery.cancel_scope.cancel()
     assert passes < 6_400 / 64 + 20
+
+
+async def test_an_actor_that_crashes_again_and_again_without_delay_yields_each_time() -> None:
+    starts = 0
+
+    class Failing(Counter):
+        async def on_start(self) -> None:
+            nonlocal starts
+            starts += 1
+            if starts == 10_000:
+                raise AssertionError("nobody else had a turn")
+            raise Broken
+
+    async with open_system() as system:
+        ref = system.spawn(Failing, restart=Restart(max=9_000))
+        for _ in range(20):
+            await trio.lowlevel.checkpoint()
+        ref.kill()
+    assert 10 <= starts <= 25

@@ -218,3 +218,34 @@ async def test_a_key_that_can_not_be_hashed_does_not_raise_in_the_sender() -> No
         ref = system.spawn(Counter, overflow=Coalesce[Message](lambda message: [message]))  # type: ignore[arg-type,return-value]
         assert ref.tell(Add(1))
         assert await ref.ask(Total()) == (1,)
+
+
+async def test_who_hears_of_a_replaced_message_may_end_the_actor_that_lets_a_sender_in(
+    autojump_clock: MockClock,
+) -> None:
+    lost: list[tuple[object, Loss]] = []
+
+    def hear(letter: DeadLetter) -> None:
+        lost.append((letter.message, letter.reason))
+        if letter.reason is Loss.COALESCED:
+            ref.kill()
+
+    async def send(n: int) -> None:
+        await ref.send(Add(n))
+        sent.append(n)
+
+    sent: list[int] = []
+    by_tens = Coalesce[Message](lambda message: message.n // 10 if isinstance(message, Add) else None)
+    async with open_system(on_dead_letter=hear) as system, trio.open_nursery() as nursery:
+        ref = await system.start(Counter, inbox=1, overflow=by_tens)
+        gate = trio.Event()
+        ref.tell(Hold(gate))
+        await trio.testing.wait_all_tasks_blocked()
+        ref.tell(Add(1))
+        for n in (11, 12):
+            nursery.start_soon(send, n)
+            await trio.testing.wait_all_tasks_blocked()
+        gate.set()
+        await ref.join()
+    assert sent == [11, 12]
+    assert lost == [(Add(11), Loss.COALESCED), (Add(12), Loss.STOPPED)]

@@ -440,3 +440,11 @@ async def test_an_on_stop_that_ends_the_program_ends_it(error: type[BaseExceptio
         async with open_system() as system:
             system.spawn(Fatal).stop()
             await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("option", ["inbx", "parent", "nursery"])
+async def test_an_option_that_is_none_is_refused(option: str) -> None:
+    async with open_system() as system:
+        with pytest.raises(TypeError, match=option):
+            system.spawn(Counter, **{option: None})  # type: ignore[arg-type] # that is the mistake
+        assert system.tree() == ()

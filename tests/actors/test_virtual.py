@@ -674,3 +674,21 @@ async def test_an_inbox_without_room_is_refused_when_the_family_is_made() -> Non
     async with open_system() as system:
         with pytest.raises(ValueError, match="at least one message"):
             system.virtual(Room, anchor=Anchor, inbox=0)
+
+
+async def test_an_anchor_that_can_not_be_made_leaves_no_address(autojump_clock: MockClock) -> None:
+    fails = True
+
+    def make(key: str) -> Anchor:
+        if fails:
+            raise Broken
+        return Anchor(key)
+
+    async with open_system() as system:
+        rooms = system.virtual(Room, anchor=make)
+        try:
+            rooms["a"]
+        except Broken:
+            fails = False
+            assert isinstance(rooms.anchor("a"), Anchor)
+        assert not fails
