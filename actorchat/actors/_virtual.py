@@ -55,9 +55,14 @@ class Virtual(Keeper, Generic[K, M, A]):
     def __getitem__(self, key: K) -> Ref[M]:
         ref = self._refs.get(key)
         if ref is None:
-            ref = Ref(self._system, self, str(key), State.DORMANT, key)
-            ref._anchor = self._anchor(key) if self._anchor is not None else None
-            self._refs[key] = ref
+            ref = self._refs[key] = Ref(self._system, self, str(key), State.DORMANT, key)
+            if self._anchor is not None:
+                try:
+                    # It may look up the address that it is to hang on.
+                    ref._anchor = self._anchor(key)
+                except BaseException:
+                    del self._refs[key]
+                    raise
         return ref
 
     def anchor(self, key: K) -> A:

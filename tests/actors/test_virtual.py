@@ -676,6 +676,15 @@ async def test_an_inbox_without_room_is_refused_when_the_family_is_made() -> Non
             system.virtual(Room, anchor=Anchor, inbox=0)
 
 
+async def test_an_anchor_may_look_up_the_address_it_hangs_on(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        rooms: Virtual[str, Message, Ref[Message]] = system.virtual(
+            lambda key, anchor: Counter(), anchor=lambda key: rooms[key]
+        )
+        ref = rooms["a"]
+        assert rooms.anchor("a") is ref
+
+
 async def test_an_anchor_that_can_not_be_made_leaves_no_address(autojump_clock: MockClock) -> None:
     fails = True
 
