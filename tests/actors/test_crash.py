@@ -446,3 +446,12 @@ async def test_an_order_to_end_during_the_on_stop_after_a_crash_is_obeyed_quietl
                 if event.what is What.ENDED:
                     break
     assert (seen, event.detail) == ([What.STARTED, What.ENDED], "killed")
+
+
+async def test_a_reply_to_what_is_not_being_handled_is_a_mistake_that_is_named(autojump_clock: MockClock) -> None:
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(ActorCrashed, check=lambda error: "Total is not being handled" in str(error.__cause__))
+    ):
+        async with open_system() as system:
+            system.spawn(Counter).tell(Call(lambda actor: actor.reply(Total(), ())))
+            await trio.sleep_forever()

@@ -11,6 +11,7 @@ from trio.testing import MockClock
 
 from actorchat.actors import (
     Coalesce,
+    DeadLetter,
     End,
     Event,
     Loss,
@@ -251,3 +252,36 @@ async def test_settling_waits_for_handlers_that_sleep_and_for_pipes(autojump_clo
         await settle(system)
         assert trio.current_time() == 10
         assert await ref.ask(Total()) == (1,)
+
+
+async def test_events_tell_of_a_passivation_and_of_how_many_were_missed(autojump_clock: MockClock) -> None:
+    async with open_system() as system:
+        with system.events(bound=2) as events:
+            rooms: Virtual[str, Message, None] = system.virtual(lambda key: Counter(), idle=10)
+            rooms["a"].tell(Add(1))
+            await trio.sleep(30)
+            rooms["a"].tell(Add(2))
+            await settle(system)
+            seen: list[What] = []
+            async for event in events:
+                seen.append(event.what)
+                if len(seen) == 2:
+                    break
+        # Outside the block nobody listens.
+        rooms["a"].tell(Boom())
+        await settle(system)
+    assert (seen, events.missed) == ([What.STARTED, What.PASSIVATED], 1)
+
+
+async def test_an_observer_of_dead_letters_that_raises_is_logged_and_harms_nobody(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def hear(letter: DeadLetter) -> None:
+        raise ZeroDivisionError
+
+    async with open_system(on_dead_letter=hear) as system:
+        ref = system.spawn(Counter, inbox=1)
+        assert [ref.tell(Add(1)), ref.tell(Add(2))] == [True, False]
+        await settle(system)
+        assert await ref.ask(Total()) == (1,)
+    assert [record.message for record in caplog.records] == ["the observer of dead letters failed"]

@@ -326,3 +326,15 @@ async def test_a_period_too_short_for_the_clock_leaves_others_their_turn(mock_cl
         for _ in range(10):
             await trio.lowlevel.checkpoint()
         ref.kill()
+
+
+@pytest.mark.parametrize("period", [0, -1])
+async def test_a_period_that_is_none_is_refused(autojump_clock: MockClock, period: float) -> None:
+    async with open_system() as system:
+        ref = system.spawn(Counter)
+
+        def set_it(actor: Counter) -> None:
+            with pytest.raises(ValueError, match="more than 0 seconds"):
+                actor.every(period, Add(1), key="a")
+
+        await do(ref, set_it)
