@@ -121,6 +121,7 @@ async def _once(folder: Path, question: Question, console: Console, as_json: boo
         console.print(draw(seen, question, folder))
 
 
+@trio.lowlevel.enable_ki_protection  # Ctrl-C comes between two drawings: within one it would leave half a screen
 async def _watch(folder: Path, question: Question, console: Console, as_json: bool) -> None:
     from rich.live import Live
 

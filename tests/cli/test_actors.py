@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -229,6 +230,34 @@ async def test_the_watch_fills_the_screen_and_ctrl_c_gives_it_back(tmp_path: Pat
     assert code == 0
     assert b"\x1b[?1049l" in rest
     assert b"Traceback" not in rest
+
+
+def test_ctrl_c_in_the_middle_of_drawing_gives_the_screen_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = 0
+
+    async def look(folder: Path, question: Question) -> Tree:
+        return TREE
+
+    class Interrupted(StringIO):
+        def write(self, text: str) -> int:
+            nonlocal drawn
+            if "by inbox" in text:
+                drawn += 1
+                if drawn == 2:
+                    signal.raise_signal(signal.SIGINT)
+            return super().write(text)
+
+    screen = Interrupted()
+    monkeypatch.setattr("actorchat.cli.actors.look", look)
+    monkeypatch.setattr(
+        "rich.console.Console", partial(Console, file=screen, force_terminal=True, width=110, height=30)
+    )
+    run("--watch", "--data", "anywhere")
+    shown = screen.getvalue()
+    assert shown.count("\x1b[?1049h") == shown.count("\x1b[?1049l") == 1
+    # What was being drawn is drawn to its end.
+    assert drawn >= 2
+    assert shown.count("by inbox") == drawn
 
 
 _LOOKS = 10
