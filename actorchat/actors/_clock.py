@@ -58,7 +58,7 @@ class Clock:
                 await trio.sleep_forever()
 
     def _ring(self, now: float) -> None:
-        # In a frame of its own: what rang last would be kept alive while `run` sleeps.
+        # A frame of its own, since that of `run` would keep what rang last while it sleeps.
         while self._heap and (self._heap[0][0] <= now or self._heap[0][2].ring is None):
             alarm = heapq.heappop(self._heap)[2]
             ring, alarm.ring = alarm.ring, None

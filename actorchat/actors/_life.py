@@ -273,7 +273,7 @@ async def _wind_up(ref: Ref[NoReturn], end: End, raised: BaseException | None) -
         error.__context__ = error.__context__ or end.error
         _log.exception("on_stop of %s failed", ref._name)
     except BaseException as error:
-        raised = error
+        raised = error  # `_follow` raises it, once the address is at rest
     ref._shield = None
     # What it set up for itself has nobody left to come to.
     actor._release(end)

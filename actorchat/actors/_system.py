@@ -163,7 +163,7 @@ class ActorSystem:
         if self._names.get(ref._name) is ref:
             del self._names[ref._name]
 
-    # Books
+    # Telling what happens
 
     def _emit(self, what: What, ref: Ref[NoReturn], error: BaseException | None = None, detail: str = "") -> None:
         if self._observers:
