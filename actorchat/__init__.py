@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from actorchat.server.local import LocalSocket
     from actorchat.server.preparing import StartFailed
     from actorchat.server.serving import Server, ServerStatistics, open_server
-    from actorchat.server.settings import ChatSettings, InvalidSettings, LimitSettings, Settings
+    from actorchat.server.settings import ChatSettings, HttpSettings, InvalidSettings, LimitSettings, Settings
 
 __all__ = [
     "ChatRefused",
     "ChatSettings",
+    "HttpSettings",
     "InvalidSettings",
     "LimitSettings",
     "LocalSocket",
@@ -35,6 +36,7 @@ __all__ = [
 _HOMES: Final = {
     "ChatRefused": "actorchat.chat.chats",
     "ChatSettings": "actorchat.server.settings",
+    "HttpSettings": "actorchat.server.settings",
     "InvalidSettings": "actorchat.server.settings",
     "LimitSettings": "actorchat.server.settings",
     "LocalSocket": "actorchat.server.local",

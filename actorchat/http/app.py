@@ -29,8 +29,18 @@ __all__ = ["make_app"]
 _log: Final = logging.getLogger("actorchat.http")
 
 
-def make_app(chats: Chats, door: Door, *, origins: Collection[str], unready: Callable[[], Problem | None]) -> ASGIApp:
-    """The whole HTTP side. `unready` says why this server should get no new work now, None if it may."""
+def make_app(
+    chats: Chats,
+    door: Door,
+    *,
+    origins: Collection[str],
+    cors_headers: Collection[str] = (),
+    unready: Callable[[], Problem | None],
+) -> ASGIApp:
+    """The whole HTTP side. `unready` says why this server should get no new work now, None if it may.
+
+    Pages of `origins` may call it, and send `cors_headers` beside those that the API takes.
+    """
 
     async def live(request: Request) -> Response:
         return json_response({"status": "ok"})
@@ -63,7 +73,7 @@ def make_app(chats: Chats, door: Door, *, origins: Collection[str], unready: Cal
         },
     )
     app.router.redirect_slashes = False
-    return Origins(app, origins)
+    return Origins(app, origins, cors_headers)
 
 
 async def _answer(request: Request, error: Exception) -> Response:

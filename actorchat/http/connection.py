@@ -24,8 +24,10 @@ from actorchat.protocol import encode_entity
 
 __all__ = ["HttpServer"]
 
-IDLE_SECONDS: Final = 60.0
-"""A kept-alive connection without a request for this long is closed."""
+KEEP_ALIVE_SECONDS: Final = 75.0
+"""A kept-alive connection without a request for this long is closed. Proxies often close theirs after 60: a request
+sent while this side closes is lost, so this side waits longer.
+"""
 
 SEND_SECONDS: Final = 30.0
 """A peer that doesn't take one piece of an answer for this long is cut off."""
@@ -39,9 +41,10 @@ _HEAD_TOO_LARGE: Final = 431
 class HttpServer:
     """Serves the requests of connections that somebody else accepted. One for each listener."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, keep_alive: float = KEEP_ALIVE_SECONDS) -> None:
+        """`keep_alive` is how many seconds a connection without a request stays open."""
         self._app = ASGIWrapper(app)  # type: ignore[arg-type] # two spellings of the same ASGI types
-        self._config = _make_config()
+        self._config = _make_config(keep_alive)
         self._context = WorkerContext(None)
         self._open: dict[_GuardedStream, _Connection] = {}
         self._none_open = trio.Event()
@@ -90,13 +93,13 @@ class HttpServer:
         return len(self._open)
 
 
-def _make_config() -> Config:
+def _make_config(keep_alive: float) -> Config:
     config = Config()
     # Its loggers would write past the program's own; the application logs what fails.
     config.accesslog = None
     config.errorlog = None
     config.include_server_header = False
-    config.keep_alive_timeout = IDLE_SECONDS
+    config.keep_alive_timeout = keep_alive
     # With a bound a request whose body nobody reads any more would never end. What is read is bounded by the
     # application, which reads at once or answers at once; after the answer nothing is queued.
     config.max_app_queue_size = sys.maxsize

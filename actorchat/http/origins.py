@@ -16,11 +16,7 @@ from actorchat.http.problems import Problem
 
 __all__ = ["Origins", "is_allowed_origin"]
 
-_PREFLIGHT: Final = (
-    (b"access-control-allow-methods", b"GET, POST, PATCH, DELETE"),
-    (b"access-control-allow-headers", b"authorization, content-type"),
-    (b"access-control-max-age", b"600"),
-)
+_HEADERS: Final = ("authorization", "content-type")
 
 
 def is_allowed_origin(origin: str | None, host: str | None, allowed: Collection[str]) -> bool:
@@ -40,9 +36,15 @@ def is_allowed_origin(origin: str | None, host: str | None, allowed: Collection[
 class Origins:
     """Refuses pages of foreign sites with 403, and lets browsers show answers to those of allowed ones."""
 
-    def __init__(self, app: ASGIApp, allowed: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, allowed: Collection[str], headers: Collection[str] = ()) -> None:
+        """`allowed` are other sites' origins; `headers` are further request headers that pages may send."""
         self._app = app
         self._allowed = allowed
+        self._preflight = [
+            (b"access-control-allow-methods", b"GET, POST, PATCH, DELETE"),
+            (b"access-control-allow-headers", ", ".join(dict.fromkeys([*_HEADERS, *headers])).encode("ascii")),
+            (b"access-control-max-age", b"600"),
+        ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
@@ -64,7 +66,7 @@ class Origins:
             await send(message)
 
         if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
-            await send_shared({"type": "http.response.start", "status": 204, "headers": list(_PREFLIGHT)})
+            await send_shared({"type": "http.response.start", "status": 204, "headers": self._preflight[:]})
             await send_shared({"type": "http.response.body", "body": b""})
             return
         await self._app(scope, receive, send_shared)

@@ -242,7 +242,8 @@ async def _start(stack: AsyncExitStack, settings: Settings) -> Server:
             return Problem("storage_unavailable", "storage is away")
         return None
 
-    http = HttpServer(make_app(chats, door, origins=settings.origins, unready=unready))
+    app = make_app(chats, door, origins=settings.origins, cors_headers=settings.http.cors_headers, unready=unready)
+    http = HttpServer(app, keep_alive=settings.http.keep_alive)
     parts = _Parts(
         chats=chats,
         journal=journal,

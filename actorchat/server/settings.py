@@ -7,6 +7,7 @@ Refuses to know where values come from (`actorchat.server.loading` reads them) a
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from actorchat.http.names import is_source_name
 __all__ = [
     "DEFAULT_DATA",
     "ChatSettings",
+    "HttpSettings",
     "InvalidSettings",
     "LimitSettings",
     "SettingFault",
@@ -30,6 +32,8 @@ __all__ = [
 DEFAULT_DATA: Final = Path("actorchat-data")
 SHORTEST_SECRET: Final = 32
 """Bytes: HS256 is no stronger than its key, and 32 is the size of its hash."""
+
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 
 _HAS_REACTOR: Final = sys.platform != "win32"
 """It waits on a selector by its descriptor, which only epoll and kqueue have."""
@@ -224,6 +228,34 @@ class ChatSettings:
         )
 
 
+def _seconds(low: float, high: float) -> _Parser[float]:
+    def parse(value: Any) -> float:
+        if not low <= (number := _number(value)) <= high:
+            raise ValueError
+        return number
+
+    return parse
+
+
+def _header(value: Any) -> str:
+    if not isinstance(value, str) or not _HEADER_NAME.fullmatch(value):
+        raise ValueError
+    return value.lower()
+
+
+@attrs.frozen(kw_only=True)
+class HttpSettings:
+    """How HTTP connections are served.
+
+    `keep_alive` is how many seconds an idle connection stays open; a proxy in front has to close its idle
+    connections earlier. `cors_headers` are request headers, beside `authorization` and `content-type`, that pages
+    of allowed origins may send.
+    """
+
+    keep_alive: float = _setting("a number of seconds, 1 to 3600", _seconds(1, 3600), 75.0)
+    cors_headers: tuple[str, ...] = _setting("names of headers like traceparent", _each(_header), ())
+
+
 def _section(cls: Callable[..., T]) -> _Parser[T]:
     def parse(value: Any) -> T:
         return cls(**value) if isinstance(value, Mapping) else _own(value)
@@ -261,6 +293,7 @@ class Settings:
     log_format: str = _choice("text", "json")
     limits: LimitSettings = _setting("the table [limits]", _section(LimitSettings), LimitSettings())
     chat: ChatSettings = _setting("the table [chat]", _section(ChatSettings), ChatSettings())
+    http: HttpSettings = _setting("the table [http]", _section(HttpSettings), HttpSettings())
 
     def __attrs_post_init__(self) -> None:
         faults = (*_faults(self), *self._contradictions())
@@ -302,5 +335,5 @@ def _faults(section: attrs.AttrsInstance, prefix: str = "") -> Iterator[SettingF
         value = getattr(section, field.name)
         if isinstance(value, _Wrong):
             yield SettingFault(prefix + field.name, value.detail)
-        elif isinstance(value, LimitSettings | ChatSettings):
+        elif isinstance(value, LimitSettings | ChatSettings | HttpSettings):
             yield from _faults(value, f"{field.name}.")

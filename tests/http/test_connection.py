@@ -9,7 +9,8 @@ import trio
 from starlette.types import Receive, Scope, Send
 from trio.testing import MemoryReceiveStream, MemorySendStream, MockClock, memory_stream_pair
 
-from actorchat.http.connection import BODY_GRACE, IDLE_SECONDS, SEND_SECONDS, HttpServer
+from actorchat.http.connection import BODY_GRACE, KEEP_ALIVE_SECONDS, SEND_SECONDS, HttpServer
+from actorchat.server.settings import HttpSettings
 
 
 class _Socket:
@@ -92,9 +93,9 @@ class _Client:
 
 
 @asynccontextmanager
-async def connected(wire: type[_Wire] = _Wire) -> AsyncIterator[_Client]:
+async def connected(wire: type[_Wire] = _Wire, keep_alive: float = KEEP_ALIVE_SECONDS) -> AsyncIterator[_Client]:
     near, far = memory_stream_pair()
-    server = HttpServer(_echo)
+    server = HttpServer(_echo, keep_alive=keep_alive)
     client = _Client(near, server)
 
     async def serve() -> None:
@@ -124,13 +125,19 @@ async def test_pipelined_requests_are_answered_in_order(autojump_clock: MockCloc
         assert answers.index(b"/a") < answers.index(b"/b")
 
 
-async def test_an_idle_connection_is_closed(autojump_clock: MockClock) -> None:
-    async with connected() as client:
+@pytest.mark.parametrize("keep_alive", [KEEP_ALIVE_SECONDS, 5.0])
+async def test_an_idle_connection_is_closed_after_keep_alive(autojump_clock: MockClock, keep_alive: float) -> None:
+    async with connected(keep_alive=keep_alive) as client:
         await client.send(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
         await client.answer()
         answered = trio.current_time()
         assert await client.is_closed()
-        assert trio.current_time() - answered == IDLE_SECONDS
+        assert trio.current_time() - answered == keep_alive
+
+
+def test_an_idle_connection_outlives_the_60_seconds_of_common_proxies() -> None:
+    assert KEEP_ALIVE_SECONDS > 60
+    assert HttpSettings().keep_alive == KEEP_ALIVE_SECONDS
 
 
 async def test_a_connection_ends_with_its_peer(autojump_clock: MockClock) -> None:
@@ -176,7 +183,7 @@ async def test_a_request_for_a_websocket_is_handed_back_after_the_answers_before
         await trio.testing.wait_all_tasks_blocked()
         assert client.handed_back == UPGRADE + b"frames"
         assert len(client.server) == 0
-        with trio.move_on_after(2 * IDLE_SECONDS):
+        with trio.move_on_after(2 * KEEP_ALIVE_SECONDS):
             raise AssertionError(f"was not left open: {await client.is_closed()}")
 
 

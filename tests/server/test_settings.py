@@ -6,7 +6,7 @@ import pytest
 
 from actorchat.chat.model import OnClosed
 from actorchat.server.loading import load_settings
-from actorchat.server.settings import ChatSettings, InvalidSettings, LimitSettings, Settings
+from actorchat.server.settings import ChatSettings, HttpSettings, InvalidSettings, LimitSettings, Settings
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +42,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"limits": {"messages_per_second": "nan"}}, "limits.messages_per_second: expected a number from 0"),
         ({"chat": {"on_closed": "explode"}}, "chat.on_closed: expected reopen or queue or refuse, got explode"),
         ({"chat": {"capacity": -1}}, "chat.capacity: expected a whole number from 0 (unlimited) on, got -1"),
+        ({"http": {"keep_alive": 0}}, "http.keep_alive: expected a number of seconds, 1 to 3600, got 0"),
+        ({"http": {"cors_headers": ["a b"]}}, "http.cors_headers: expected names of headers like traceparent, got"),
     ],
 )
 def test_a_bad_setting_is_named_with_what_would_be_legal(wrong: dict[str, object], told: str) -> None:
@@ -110,6 +112,12 @@ def test_lists_in_the_environment_are_split_on_commas(monkeypatch: pytest.Monkey
     settings = load_settings()
     assert settings.origins == ("https://a.example", "http://b.example:8080")
     assert settings.sources == ("lk", "shop")
+
+
+def test_the_table_http_comes_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACTORCHAT_HTTP_KEEP_ALIVE", "120")
+    monkeypatch.setenv("ACTORCHAT_HTTP_CORS_HEADERS", "Traceparent, x-request-id")
+    assert load_settings().http == HttpSettings(keep_alive=120, cors_headers=("traceparent", "x-request-id"))
 
 
 def test_sources_are_tables_or_a_list(tmp_path: Path) -> None:
