@@ -9,7 +9,8 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from uuid import UUID, uuid4
+from random import Random, SystemRandom
+from uuid import UUID
 
 import trio
 
@@ -109,10 +110,12 @@ class Chats:
         archive: Archive,
         limits: Limits,
         directory: Callable[[], Ref[DirectoryMessage]],
+        random: Random,
     ) -> None:
         self.archive = archive
         self._journal = journal
         self._directory = directory
+        self._random = random
         self._intake = Intake(limits.operations_in_flight)
         self._listened: Counter[str] = Counter()
         self._profiles = Profiles()
@@ -161,7 +164,7 @@ class Chats:
 
     async def reserve_chat(self, source: str, owner: User) -> tuple[ChatState, bool]:
         """The owner's newest chat at `source` that is not closed, else a new one; and whether it is new."""
-        outcome = await self._submit(ReserveChat(uuid4(), source, owner))
+        outcome = await self._submit(ReserveChat(UUID(int=self._random.getrandbits(128), version=4), source, owner))
         decision = outcome.decision
         assert isinstance(decision, Changed | Unchanged)  # noqa: S101 - what this operation comes to
         return decision.chat, isinstance(decision, Changed)
@@ -363,13 +366,23 @@ async def open_chats(
     policy: Policy,
     limits: Limits,
     clock: Callable[[], float] = time.time,
+    random: Random | None = None,
 ) -> AsyncIterator[Chats]:
-    """The chat, inside `system`, whose dead letters must go to `settle_dead_letter`. `clock` gives epoch seconds.
+    """The chat, inside `system`, whose dead letters must go to `settle_dead_letter`.
+
+    `clock` gives epoch seconds; `random` makes the ids of chats, None: from the operating system.
 
     Leaving the block stops nothing that `system` does not stop; drain first.
     """
     refs: list[Ref[DirectoryMessage]] = []
-    chats = Chats(system=system, journal=journal, archive=archive, limits=limits, directory=lambda: refs[0])
+    chats = Chats(
+        system=system,
+        journal=journal,
+        archive=archive,
+        limits=limits,
+        directory=lambda: refs[0],
+        random=random or SystemRandom(),
+    )
     refs.append(
         await system.start(
             lambda: Directory(archive, chats.store_presence, chats.consoles), name="directory", restart=_KEPT_UP

@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -199,9 +200,9 @@ def _is_storable(text: str) -> bool:
     return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def anonymous_id() -> int:
+def anonymous_id(random: Random) -> int:
     """A random id in 2^52 to 2^53-1, where no token from elsewhere reaches."""
-    return _FOREIGN_IDS + secrets.randbelow(_FOREIGN_IDS)
+    return _FOREIGN_IDS + random.randrange(_FOREIGN_IDS)
 
 
 def load_public_key(path: Path) -> PublicKey:

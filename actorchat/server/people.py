@@ -6,6 +6,7 @@ Refuses to know tokens' signatures, and rights.
 from __future__ import annotations
 
 from collections import OrderedDict
+from random import Random, SystemRandom
 from typing import Final
 
 import trio
@@ -26,8 +27,9 @@ _REMEMBERED: Final = 10_000
 class People:
     """One server's people. Claims that change nothing cost no operation."""
 
-    def __init__(self, chats: Chats) -> None:
+    def __init__(self, chats: Chats, random: Random | None = None) -> None:
         self._chats = chats
+        self._random = random or SystemRandom()
         self._seen: OrderedDict[Identity, PersonRecord] = OrderedDict()
 
     def record_nowait(self, claims: Claims) -> PersonRecord:
@@ -54,7 +56,7 @@ class People:
     async def new_visitor(self) -> User:
         """Somebody nobody was before. Raises ChatRefused and StorageUnavailable."""
         while True:
-            identity = Identity(Role.USER, anonymous_id())
+            identity = Identity(Role.USER, anonymous_id(self._random))
             if await self._chats.archive.person(identity) is None:
                 break
         record = await self._chats.record_person(RecordPerson(User(identity.id, identity.role), frozenset()))

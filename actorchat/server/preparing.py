@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from actorchat.server.auth import PublicKey, Tokens, ensure_secret, load_public_key, new_secret
@@ -85,15 +86,18 @@ def prepare_folder(settings: Settings) -> None:
         raise StartFailed(f"the data folder {folder} can't be made: {error.strerror}") from None
 
 
-def prepare_tokens(settings: Settings) -> Tokens:
-    """The signer and judge of tokens, its secret made on the first run. Raises StartFailed, InvalidSettings."""
+def prepare_tokens(settings: Settings, wall: Callable[[], float] = time.time) -> Tokens:
+    """The signer and judge of tokens, its secret made on the first run. Raises StartFailed, InvalidSettings.
+
+    `wall` gives epoch seconds.
+    """
     folder = settings.folder
     public_key = _public_key(settings)
     if settings.secret is not None:
-        return Tokens(settings.secret, public_key)
+        return Tokens(settings.secret, public_key, now=wall)
     if folder is None:
-        return Tokens(new_secret(), public_key)
+        return Tokens(new_secret(), public_key, now=wall)
     try:
-        return Tokens(ensure_secret(folder), public_key)
+        return Tokens(ensure_secret(folder), public_key, now=wall)
     except OSError as error:
         raise StartFailed(f"the data folder {folder} can't be used: {error.strerror}") from None

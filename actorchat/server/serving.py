@@ -25,22 +25,23 @@ from actorchat.http.connection import HttpServer
 from actorchat.http.problems import Problem
 from actorchat.protocol import CloseCode, Profile, User
 from actorchat.server.door import Door
+from actorchat.server.environment import Environment
 from actorchat.server.inspection import serve_inspection
 from actorchat.server.local import LocalDoor, LocalSocket
 from actorchat.server.people import People
 from actorchat.server.preparing import StartFailed, prepare_folder, prepare_tokens, tls_context
 from actorchat.server.settings import Settings
 from actorchat.server.sockets import SocketDoor, Sockets
-from actorchat.storage import Journal, JournalStatistics, Storage, StoreUrlError, open_journal, open_store
+from actorchat.storage import Journal, JournalStatistics, Storage, StoreUrlError, open_journal
 from actorchat.transports.head import RequestHead
 from actorchat.transports.http_stream import HttpStream, TlsHttpStream
-from actorchat.transports.listener import HttpSide, Listener, bind
+from actorchat.transports.listener import HttpSide, Listener
 from actorchat.transports.memory import MemoryTransport, open_memory_transport
 from actorchat.transports.ports import Application
 from actorchat.transports.reactor import ReactorTransport, open_reactor_transport
 from actorchat.transports.websocket import WebsocketTransport, open_websocket_transport
 
-__all__ = ["DRAIN_SECONDS", "Server", "ServerStatistics", "open_server"]
+__all__ = ["DRAIN_SECONDS", "Server", "ServerStatistics", "open_server", "start_server"]
 
 DRAIN_SECONDS: Final = 9.0
 """What a draining server may take before its sockets are cut: a second of ten is left to stop in."""
@@ -87,7 +88,7 @@ class Server:
         self._parts = parts
         self._state = state
 
-    async def _drain(self) -> None:
+    async def drain(self) -> None:
         """Close intake, let what was taken be decided and announced, tell the sockets. Bounded by a deadline."""
         parts, state = self._parts, self._state
         state.draining = True
@@ -169,18 +170,21 @@ class Server:
 
 
 @asynccontextmanager
-async def open_server(settings: Settings | None = None) -> AsyncIterator[Server]:
+async def open_server(
+    settings: Settings | None = None, *, environment: Environment | None = None
+) -> AsyncIterator[Server]:
     """A server inside any Trio program; several in one process don't know of each other.
 
     Leaving the block drains it, also when the block was cancelled: sockets get 1001, what was taken is stored;
     that takes at most ten seconds, shielded. What the block raises comes out as it is.
+    `environment` takes the place of the real clocks, network and storage: `actorchat.testing.simulation` makes one.
     Raises InvalidSettings or StartFailed if it can't start.
     """
     stop = trio.Event()
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         try:
-            yield await nursery.start(_run, settings or Settings(), stop)
+            yield await nursery.start(_run, settings or Settings(), environment or Environment(), stop)
         except BaseException as error:
             # Raised again below: from within the nursery it would come out in an exception group.
             failure = error
@@ -189,40 +193,56 @@ async def open_server(settings: Settings | None = None) -> AsyncIterator[Server]
         raise failure
 
 
-async def _run(settings: Settings, stop: trio.Event, *, task_status: trio.TaskStatus[Server]) -> None:
+async def _run(
+    settings: Settings, environment: Environment, stop: trio.Event, *, task_status: trio.TaskStatus[Server]
+) -> None:
     """A server in a task of its own: whoever cancels the block doesn't cancel what still has to be stored."""
     with trio.CancelScope() as scope:
         async with AsyncExitStack() as stack:
-            server = await _start(stack, settings)
+            server = await start_server(stack, settings, environment)
             # From here on it ends by `stop`, and then within DRAIN_SECONDS.
             scope.shield = True
             task_status.started(server)
             await stop.wait()
-            await server._drain()
+            await server.drain()
             if not server.drained:
                 scope.cancel()
 
 
-async def _start(stack: AsyncExitStack, settings: Settings) -> Server:
+async def start_server(stack: AsyncExitStack, settings: Settings, environment: Environment) -> Server:
+    """Start a server whose parts end with `stack`: without `Server.drain` before it, as one that was killed."""
+    wall, random = environment.wall, environment.random
     tls = tls_context(settings)
     prepare_folder(settings)
-    tokens = prepare_tokens(settings)
-    sockets = await _bind(settings)
+    tokens = prepare_tokens(settings, wall)
+    sockets = await _listen(settings, environment)
     for sock in sockets:
         stack.callback(sock.close)
-    storage = await _open_storage(stack, settings)
-    journal = await stack.enter_async_context(open_journal(storage.store, storage.runner))
-    system = await stack.enter_async_context(open_system(on_dead_letter=settle_dead_letter))
+    storage = await _open_storage(stack, settings, environment)
+    journal = await stack.enter_async_context(
+        open_journal(
+            storage.store,
+            storage.runner,
+            capacity=environment.journal_capacity,
+            clock=wall,
+            writer=f"{random.getrandbits(128):032x}",
+        )
+    )
+    system = await stack.enter_async_context(
+        open_system(on_dead_letter=settle_dead_letter, seed=random.getrandbits(64))
+    )
     chats = await stack.enter_async_context(
         open_chats(
             system=system,
             journal=journal,
             archive=storage.archive,
             policy=settings.chat.policy(),
-            limits=_limits(settings),
+            limits=_limits(settings, environment),
+            clock=wall,
+            random=random,
         )
     )
-    people = People(chats)
+    people = People(chats, random)
     door = Door(
         chats,
         tokens,
@@ -231,8 +251,8 @@ async def _start(stack: AsyncExitStack, settings: Settings) -> Server:
         visitors_per_minute=settings.limits.visitors_per_minute,
     )
     application = Sockets(chats)
-    memory = await stack.enter_async_context(open_memory_transport(application))
-    websockets = await stack.enter_async_context(_open_websockets(settings, application))
+    memory = await stack.enter_async_context(open_memory_transport(application, limits=environment.sockets, wall=wall))
+    websockets = await stack.enter_async_context(_open_websockets(settings, application, environment))
     state = _State()
 
     def unready() -> Problem | None:
@@ -263,6 +283,7 @@ async def _start(stack: AsyncExitStack, settings: Settings) -> Server:
             door=SocketDoor(door, settings.origins),
             http=_http_side(http),
             tls=tls,
+            kernel=environment.kernel,
         )
         state.listener, state.port = listener, listener.port
         await nursery.start(listener.serve)
@@ -270,18 +291,24 @@ async def _start(stack: AsyncExitStack, settings: Settings) -> Server:
 
 
 def _open_websockets(
-    settings: Settings, application: Application
+    settings: Settings, application: Application, environment: Environment
 ) -> AbstractAsyncContextManager[ReactorTransport | WebsocketTransport]:
     if settings.websocket_transport == "reactor":
-        return open_reactor_transport(application)
-    return open_websocket_transport(application)
+        return open_reactor_transport(
+            application,
+            limits=environment.sockets,
+            wall=environment.wall,
+            clock=environment.stopwatch,
+            kernel=environment.kernel,
+        )
+    return open_websocket_transport(application, limits=environment.sockets, wall=environment.wall)
 
 
-async def _bind(settings: Settings) -> tuple[socket.socket, ...]:
+async def _listen(settings: Settings, environment: Environment) -> tuple[socket.socket, ...]:
     if settings.port is None:
         return ()
     try:
-        return await bind(settings.host, settings.port)
+        return await environment.listen(settings.host, settings.port)
     except OSError as error:
         where = f"{settings.host}:{settings.port}"
         if error.errno == errno.EADDRINUSE:
@@ -290,20 +317,23 @@ async def _bind(settings: Settings) -> tuple[socket.socket, ...]:
         raise StartFailed(f"can't listen on {where}: {error.strerror or error}") from None
 
 
-async def _open_storage(stack: AsyncExitStack, settings: Settings) -> Storage:
+async def _open_storage(stack: AsyncExitStack, settings: Settings, environment: Environment) -> Storage:
     try:
-        return await stack.enter_async_context(open_store(settings.storage_url, settings.chat.policy()))
+        return await stack.enter_async_context(
+            environment.open_store(settings.storage_url, settings.chat.policy(), clock=environment.wall)
+        )
     except (StorageUnavailable, StoreUrlError) as error:
         raise StartFailed(f"the storage {settings.storage_url} can't be used: {error}") from None
 
 
-def _limits(settings: Settings) -> Limits:
+def _limits(settings: Settings, environment: Environment) -> Limits:
     limits = settings.limits
     return Limits(
         messages_per_second=limits.messages_per_second,
         burst=limits.burst,
         text_length=limits.text_length,
         attachments=limits.attachments,
+        operations_in_flight=environment.operations_in_flight,
     )
 
 

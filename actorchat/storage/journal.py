@@ -55,14 +55,20 @@ class Journal:
     """`actorchat.chat.ports.Journal`, made by `open_journal`."""
 
     def __init__(
-        self, store: Store, runner: Runner, nursery: trio.Nursery, capacity: int, clock: Callable[[], float]
+        self,
+        store: Store,
+        runner: Runner,
+        nursery: trio.Nursery,
+        capacity: int,
+        clock: Callable[[], float],
+        writer: str,
     ) -> None:
         self._store = store
         self._runner = runner
         self._nursery = nursery
         self._capacity = capacity
         self._clock = clock
-        self._writer = uuid4().hex
+        self._writer = writer
         self._waiting: list[_Entry] = []
         self._wake = trio.Event()
         self._closed = False
@@ -218,16 +224,22 @@ class Journal:
 
 @asynccontextmanager
 async def open_journal(
-    store: Store, runner: Runner, *, capacity: int = 10_000, clock: Callable[[], float] = time.time
+    store: Store,
+    runner: Runner,
+    *,
+    capacity: int = 10_000,
+    clock: Callable[[], float] = time.time,
+    writer: str | None = None,
 ) -> AsyncIterator[Journal]:
     """A journal that commits to `store`, whose `commit` and `recover` run in `runner`.
 
-    At most `capacity` operations wait; more are not taken. `clock` tells epoch seconds. Leaving the block
+    At most `capacity` operations wait; more are not taken. `clock` tells epoch seconds. `writer` names this
+    journal among all that ever wrote to the store; None: a random name. Leaving the block
     takes no more and decides everything that was taken, unless the caller's scope is cancelled: then what is
     undecided gets no answer.
     """
     async with trio.open_nursery() as nursery:
-        journal = Journal(store, runner, nursery, capacity, clock)
+        journal = Journal(store, runner, nursery, capacity, clock, writer or uuid4().hex)
         nursery.start_soon(journal.run)
         try:
             yield journal

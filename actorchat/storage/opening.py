@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -36,12 +37,12 @@ class Storage:
 
 
 @asynccontextmanager
-async def open_store(url: str, policy: Policy) -> AsyncIterator[Storage]:
+async def open_store(url: str, policy: Policy, *, clock: Callable[[], float] = time.time) -> AsyncIterator[Storage]:
     """Open `memory://` or `sqlite:///path/to/file` (four slashes for an absolute path). Leaving the block
     closes it.
 
     Raises `StoreUrlError` if the URL names nothing that can be opened, `StorageUnavailable` if it can't be
-    now, as while another server has it open.
+    now, as while another server has it open. `clock` gives epoch seconds.
     """
     scheme, _, rest = url.partition("://")
     if rest == "/:memory:":
@@ -51,21 +52,21 @@ async def open_store(url: str, policy: Policy) -> AsyncIterator[Storage]:
         memory = MemoryStore(policy)
         yield Storage(memory, in_place, StoreArchive(memory, in_place))
     elif scheme == "sqlite" and len(rest) > 1 and rest[0] == "/":
-        async with _open_sqlite(Path(rest[1:]), policy) as storage:
+        async with _open_sqlite(Path(rest[1:]), policy, clock) as storage:
             yield storage
     else:
         raise StoreUrlError(f"{url!r} is no storage URL: use sqlite:///path/to/file or memory://")
 
 
 @asynccontextmanager
-async def _open_sqlite(path: Path, policy: Policy) -> AsyncIterator[Storage]:
+async def _open_sqlite(path: Path, policy: Policy, clock: Callable[[], float]) -> AsyncIterator[Storage]:
     # SQLAlchemy takes a fifth of a second to import, and memory:// never needs it.
     from actorchat.storage.sqlite import SqliteStore
 
     async with open_workers("storage-reader", READERS) as readers, open_workers("storage-writer") as writer:
         give_up = await writer.run(partial(claim, path))
         try:
-            store = await writer.run(partial(SqliteStore, path, policy))
+            store = await writer.run(partial(SqliteStore, path, policy, clock=clock))
             try:
                 yield Storage(store, writer, StoreArchive(store, readers))
             finally:

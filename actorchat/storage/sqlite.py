@@ -68,10 +68,13 @@ class SqliteStore:
     start.
     """
 
-    def __init__(self, path: Path, policy: Policy, connect: Connect = connect) -> None:
+    def __init__(
+        self, path: Path, policy: Policy, connect: Connect = connect, clock: Callable[[], float] = time.time
+    ) -> None:
         self._path = path
         self._policy = policy
         self._connect = connect
+        self._clock = clock
         self._statements = Statements()
         self._batches = SqlBatches(self._statements, policy)
         self._readers: list[sqlite3.Connection] = []
@@ -249,7 +252,7 @@ class SqliteStore:
             self._writer = self._connect(self._path, False)
             upgrade(self._writer)
             cursor = self._begin()
-            self.corrected_counters = prepare_start(cursor, self._statements, self._policy, int(time.time()))
+            self.corrected_counters = prepare_start(cursor, self._statements, self._policy, int(self._clock()))
             cursor.execute("COMMIT")
             self._batches.forget(cursor)
         except sqlite3.DatabaseError as error:

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 import trio
 
+from actorchat.transports.kernel import KERNEL, Kernel
 from actorchat.transports.outbox import Wire
 
 __all__ = ["Line", "SocketLine", "StreamLine"]
@@ -63,12 +64,13 @@ class SocketLine(_Deadline):
     `send` is the kernel's own; a task exists only while its buffer is full.
     """
 
-    __slots__ = ("_nursery", "_wanted", "_writing", "send", "socket")
+    __slots__ = ("_kernel", "_nursery", "_wanted", "_writing", "send", "socket")
 
-    def __init__(self, sock: socket.socket, nursery: trio.Nursery) -> None:
+    def __init__(self, sock: socket.socket, nursery: trio.Nursery, kernel: Kernel = KERNEL) -> None:
         super().__init__()
         self.socket = sock
         self.send = sock.send
+        self._kernel = kernel
         self._nursery = nursery
         self._wanted = False
         self._writing = False
@@ -83,7 +85,7 @@ class SocketLine(_Deadline):
         while self._wanted:
             self._wanted = False
             try:
-                await trio.lowlevel.wait_writable(self.socket)
+                await self._kernel.wait_writable(self.socket)
             except (trio.ClosedResourceError, OSError, ValueError):  # closed before or while this waited
                 break
             flush()
@@ -91,7 +93,7 @@ class SocketLine(_Deadline):
 
     async def receive(self) -> bytes:
         while True:
-            await trio.lowlevel.wait_readable(self.socket)
+            await self._kernel.wait_readable(self.socket)
             try:
                 return self.socket.recv(_RECEIVE_BYTES)
             except BlockingIOError:
@@ -101,10 +103,7 @@ class SocketLine(_Deadline):
 
     def detach(self) -> socket.socket:
         """Give the connection away: this line has ended, without a word to the peer."""
-        old = self.socket
-        sock = socket.socket(old.family, old.type, old.proto, fileno=old.detach())
-        sock.setblocking(False)
-        return sock
+        return self._kernel.move(self.socket)
 
     async def finish(self, *, peer_knows: bool) -> None:
         with suppress(OSError, trio.BrokenResourceError):
@@ -122,7 +121,7 @@ class SocketLine(_Deadline):
 
     def _close(self) -> None:
         if self.socket.fileno() != -1:
-            trio.lowlevel.notify_closing(self.socket)
+            self._kernel.notify_closing(self.socket)
             self.socket.close()
 
 

@@ -21,6 +21,7 @@ from actorchat.protocol import close_frame, select_subprotocol
 from actorchat.transports.handshake import accept
 from actorchat.transports.head import BadHead, HeadReader, RequestHead, Upgrade, read_head
 from actorchat.transports.http_stream import HttpStream, TlsHttpStream
+from actorchat.transports.kernel import KERNEL, Kernel
 from actorchat.transports.lines import Line, SocketLine, StreamLine
 from actorchat.transports.ports import Admission
 
@@ -130,6 +131,7 @@ class Listener:
         http: HttpSide,
         tls: ssl.SSLContext | None = None,
         max_opening: int = 1_024,
+        kernel: Kernel = KERNEL,
     ) -> None:
         """`max_opening` connections at most are between accept and a whole head; more wait in the kernel."""
         self._sockets = tuple(sockets)
@@ -137,6 +139,7 @@ class Listener:
         self._door = door
         self._http = http
         self._tls = tls
+        self._kernel = kernel
         self._max_opening = max_opening
         self._opening = trio.Semaphore(max_opening)
 
@@ -167,13 +170,13 @@ class Listener:
         """Stop taking connections; those taken go on."""
         for sock in self._sockets:
             if sock.fileno() != -1:
-                trio.lowlevel.notify_closing(sock)
+                self._kernel.notify_closing(sock)
                 sock.close()
 
     async def _accept(self, listening: socket.socket, nursery: trio.Nursery) -> None:
         while True:
             try:
-                await trio.lowlevel.wait_readable(listening)
+                await self._kernel.wait_readable(listening)
                 while True:
                     for _ in range(_ACCEPTED_A_TURN):
                         await self._acquire()
@@ -253,11 +256,11 @@ class Listener:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
-        nursery = self._transport.nursery
+        nursery, kernel = self._transport.nursery, self._kernel
         if self._tls is None:
-            line = SocketLine(sock, nursery)
-            return _Opening(line, lambda replay: HttpStream(_stream(sock), replay), None, self._opening)
-        stream = trio.SSLStream(_stream(sock), self._tls, server_side=True, https_compatible=True)
+            line = SocketLine(sock, nursery, kernel)
+            return _Opening(line, lambda replay: HttpStream(kernel.stream(sock), replay), None, self._opening)
+        stream = trio.SSLStream(kernel.stream(sock), self._tls, server_side=True, https_compatible=True)
         return _Opening(
             StreamLine(stream, nursery, sock),
             lambda replay: TlsHttpStream(stream, replay),
@@ -336,10 +339,6 @@ class Listener:
             return known
 
         return self._route(opening, peer, receive, HeadReader())
-
-
-def _stream(sock: socket.socket) -> trio.SocketStream:
-    return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
 
 
 def _peer(address: object) -> str:

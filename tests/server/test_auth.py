@@ -4,6 +4,7 @@ import hmac
 import stat
 from base64 import urlsafe_b64encode
 from pathlib import Path
+from random import SystemRandom
 
 import jwt
 import orjson
@@ -205,6 +206,6 @@ def test_a_local_token_is_believed_by_the_server_of_the_folder(tmp_path: Path) -
 
 
 def test_anonymous_ids_are_out_of_reach_of_tokens_from_elsewhere() -> None:
-    ids = {anonymous_id() for _ in range(1000)}
+    ids = {anonymous_id(SystemRandom()) for _ in range(1000)}
     assert len(ids) == 1000
     assert all(2**52 <= number < 2**53 for number in ids)

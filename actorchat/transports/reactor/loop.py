@@ -18,6 +18,7 @@ from typing import Final, Protocol
 import attrs
 import trio
 
+from actorchat.transports.kernel import KERNEL, Kernel
 from actorchat.transports.operations import Operations
 
 __all__ = ["READ", "WRITE", "Budget", "Reactor", "ReactorStatistics", "Seat"]
@@ -88,13 +89,20 @@ class Reactor:
     say and of all `operations` none is in flight, and at last in any moment.
     """
 
-    def __init__(self, budget: Budget | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        budget: Budget | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+        kernel: Kernel = KERNEL,
+    ) -> None:
         self.budget = budget or Budget()
         # All that is read goes through it: what a seat keeps it copies.
         self.buffer = bytearray(self.budget.turn_bytes)
         self._clock = clock
-        self._selector = selectors.DefaultSelector()
-        self._seats: set[Seat] = set()
+        self._kernel = kernel
+        self._selector = kernel.selector()
+        # A dict: they are closed in the order they came.
+        self._seats: dict[Seat, None] = {}
         # This round's turns, and those who asked for one in the next round.
         self._round: deque[Seat] = deque()
         self._next: deque[Seat] = deque()
@@ -131,7 +139,7 @@ class Reactor:
                         if scope.deadline != deadline:
                             scope.deadline = deadline
                         self._waiting = scope
-                        await trio.lowlevel.wait_readable(self._selector.fileno())
+                        await self._kernel.wait_readable(self._selector.fileno())
 
     def run_pass(self) -> None:
         """Give turns until everybody ready has had one, or the budget is spent."""
@@ -201,7 +209,7 @@ class Reactor:
 
     def add(self, seat: Seat) -> None:
         """Take a seat; it is watched for nothing yet."""
-        self._seats.add(seat)
+        self._seats[seat] = None
 
     def watch(self, seat: Seat, interest: int) -> None:
         """Give `seat` a turn when its socket is ready for `interest`; 0 = never."""
@@ -231,7 +239,7 @@ class Reactor:
         """Forget a seat whose socket is about to be closed. Entries for it that are under way count for nothing."""
         self.watch(seat, 0)
         seat.ended = True
-        self._seats.discard(seat)
+        self._seats.pop(seat, None)
         self._resting.pop(seat, None)
         self._rested.pop(seat, None)
         self._expiring.pop(self._ties.pop(seat, -1), None)
@@ -273,7 +281,7 @@ class Reactor:
         """End every seat, then the selector. Nobody may be running it any more, or ask for anything."""
         for seat in tuple(self._seats):
             seat.expired()
-        trio.lowlevel.notify_closing(self._selector.fileno())
+        self._kernel.notify_closing(self._selector.fileno())
         self._selector.close()
 
 

@@ -15,6 +15,7 @@ from actorchat.protocol import CloseCode
 from actorchat.transports.handshake import accept
 from actorchat.transports.head import Upgrade
 from actorchat.transports.heartbeat import beat
+from actorchat.transports.kernel import KERNEL, Kernel
 from actorchat.transports.lines import Line, SocketLine
 from actorchat.transports.ports import Admission, Application, Limits
 from actorchat.transports.reactor.connection import Connection
@@ -75,13 +76,16 @@ async def open_reactor_transport(
     limits: Limits | None = None,
     wall: Callable[[], float] = time.time,
     budget: Budget | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+    kernel: Kernel = KERNEL,
 ) -> AsyncIterator[ReactorTransport]:
     """A transport with its reactor and heartbeat. Leaving resets what is still open: drain first.
 
-    Whoever calls `serve` has to be done with it before the block is left.
+    Whoever calls `serve` has to be done with it before the block is left. `wall` gives epoch seconds; `clock` measures
+    how long a pass of the reactor takes.
     """
     limits = limits or Limits()
-    reactor = Reactor(budget)
+    reactor = Reactor(budget, clock, kernel)
     try:
         async with trio.open_nursery() as nursery:
             transport = ReactorTransport(application, limits, reactor, nursery)
