@@ -34,8 +34,8 @@ from actorchat.chat.operations import (
 from actorchat.chat.ports import ChatFilter
 from actorchat.chat.room import Room
 from actorchat.protocol import MessageType, Profile, Role, User, encode_entity
+from actorchat.testing.simulation.model import Answer, Chat, Commit, Json, Model, Person, Refusal, Repeat
 from tests.system.driver import Desk, Tab
-from tests.system.model import Answer, Chat, Commit, Json, Model, Person, Refusal, Repeat
 
 SOURCES: Final = {
     ("operator", 1): frozenset({"lk"}),

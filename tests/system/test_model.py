@@ -13,8 +13,8 @@ from trio.testing import MockClock
 
 from actorchat.chat import Limits
 from actorchat.chat.model import OnClosed, Policy
+from actorchat.testing.simulation.model import Model
 from tests.system.driver import Document, open_desk
-from tests.system.model import Model
 from tests.system.session import WEIGHTS, Session, Step, saboteur
 
 DOCUMENT = Document()

@@ -30,8 +30,8 @@ from actorchat.protocol import Profile, Role, User
 from actorchat.storage import Batch, Decided, Store
 from actorchat.storage.memory import MemoryStore
 from actorchat.testing._store_faults import CommitFault, DelayedRunner, FaultyStore
+from actorchat.testing.simulation.model import Answer, Commit, Json, Model, Person, Refusal
 from tests.system.driver import Desk, Tab, open_desk
-from tests.system.model import Answer, Commit, Json, Model, Person, Refusal
 
 OPERATORS = [User(id=1, role=Role.OPERATOR, firstname="Olga"), User(id=2, role=Role.OPERATOR, firstname="Petr")]
 LK = frozenset({"lk"})

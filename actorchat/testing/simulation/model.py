@@ -1,6 +1,6 @@
-"""Owns what a chat must look like from outside: plain dicts and lists that follow the contract's semantics.
+"""What a chat must look like from outside: a second, plain implementation of the contract's rules, in dicts and lists.
 
-Refuses to know the product: nothing of `actorchat` is imported. People are pairs (role, id), times virtual seconds.
+Nothing of the product is imported. People are pairs (role, id), times are seconds.
 """
 
 from __future__ import annotations
@@ -97,8 +97,10 @@ def wire_time(seconds: int) -> str:
 class Model:
     """Every method is one thing that happens; what it gives back is what others must hear of it."""
 
-    def __init__(self, *, on_closed: str = "reopen", capacity: int = 0, longest: int = 4_000) -> None:
-        self.on_closed, self.capacity, self.longest = on_closed, capacity, longest
+    def __init__(
+        self, *, on_closed: str = "reopen", capacity: int = 0, longest: int = 4_000, keys_kept: int = KEYS_KEPT
+    ) -> None:
+        self.on_closed, self.capacity, self.longest, self.keys_kept = on_closed, capacity, longest, keys_kept
         self.people: dict[Person, Json] = {}
         self.sources: dict[Person, frozenset[str]] = {}
         self.online: set[Person] = set()
@@ -229,7 +231,7 @@ class Model:
         if attachments > 10:
             return Refusal("too_many_attachments")
         body = ("standard" if note_for is None else "system", note_for or who[0], text)
-        known = dict(chat.keys.get(who, [])[-KEYS_KEPT:])
+        known = dict(chat.keys.get(who, [])[-self.keys_kept :])
         if key is not None and key in known:
             stored = chat.messages[known[key]]
             same = not attachments and (stored["type"], stored["role"], stored["text"]) == body

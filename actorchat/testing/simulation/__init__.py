@@ -1,0 +1,1 @@
+"""Simulate programs, and the whole server: one process, virtual time, one seed."""

@@ -1,0 +1,90 @@
+"""Make one interpreter deterministic: Trio's scheduler, clocks, randomness and the garbage collector.
+
+Parts of the product take clocks and randomness as parameters. What is replaced here is used by libraries, and by
+programs under test: `time`, `os.urandom` and with it `uuid4` and `secrets`, the global generator of `random`. C code
+that reads the clock by itself (`datetime.now`) is not covered.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from heapq import heappush
+from itertools import count
+from random import Random
+from typing import Final, NoReturn
+from unittest import mock
+
+import trio
+
+# Trio has no public switch for a deterministic order of tasks; this is the one its own tests use.
+import trio._core._run as trio_run
+
+__all__ = ["NotSimulated", "real_seconds", "sealed"]
+
+real_seconds: Final = time.perf_counter
+"""The real clock, also inside `sealed`."""
+
+
+class NotSimulated(Exception):  # noqa: N818 - says what it is
+    """The program asked for something that no simulation controls: a thread, a real socket."""
+
+
+@contextmanager
+def sealed(entropy: Random, wall: Callable[[], float], monotonic: Callable[[], float]) -> Iterator[None]:
+    """Inside the block nothing differs between two runs but what `entropy` and the clocks say.
+
+    `wall` gives epoch seconds. Starting a thread, and connecting or binding a real socket, raises `NotSimulated`.
+    Import what a program needs before the block: modules that are imported inside keep the replaced functions.
+    """
+    with ExitStack() as stack:
+
+        def replace(owner: object, name: str, value: object) -> None:
+            stack.enter_context(mock.patch.object(owner, name, value))
+
+        replace(trio_run, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
+        stack.callback(trio_run._r.setstate, trio_run._r.getstate())
+        trio_run._r.seed(entropy.getrandbits(64))
+        replace(trio_run.Deadlines, "add", _add_deadline())
+        replace(os, "urandom", entropy.randbytes)
+        replace(random, "_urandom", entropy.randbytes)
+        stack.callback(random.setstate, random.getstate())
+        random.seed(entropy.getrandbits(64))
+        replace(time, "time", wall)
+        replace(time, "monotonic", monotonic)
+        replace(time, "perf_counter", monotonic)
+        replace(threading.Thread, "start", _refuse("start a thread"))
+        replace(socket.socket, "connect", _refuse("connect a real socket"))
+        replace(socket.socket, "bind", _refuse("bind a real socket"))
+        # Weak references and finalizers: collected when the world says so.
+        if gc.isenabled():
+            stack.callback(gc.enable)
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        stack.callback(gc.unfreeze)
+        yield
+
+
+def _add_deadline() -> Callable[[trio_run.Deadlines, float, trio.CancelScope], None]:
+    ages = count()
+
+    def add(self: trio_run.Deadlines, deadline: float, cancel_scope: trio.CancelScope) -> None:
+        # Of two scopes with one deadline the older comes first; Trio takes the one with the lower address.
+        heappush(self._heap, (deadline, next(ages), cancel_scope))
+        self._active += 1
+
+    return add
+
+
+def _refuse(what: str) -> Callable[..., NoReturn]:
+    def refuse(*args: object, **kwargs: object) -> NoReturn:
+        raise NotSimulated(f"a simulated program can't {what}: use what its world offers instead")
+
+    return refuse
