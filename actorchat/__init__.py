@@ -1,22 +1,28 @@
 """Live customer chat for websites as a Trio actor system.
 
+::
+
     async with actorchat.open_server(actorchat.Settings(storage="memory://")) as server: ...
 
-Public besides: `actorchat.actors`, `actorchat.protocol`, `actorchat.client`, `actorchat.testing`.
+Also public: `actorchat.actors`, `actorchat.protocol`, `actorchat.client`, `actorchat.testing`.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from actorchat.chat.chats import ChatRefused
     from actorchat.chat.ports import StorageUnavailable
     from actorchat.server.local import LocalSocket
+    from actorchat.server.local_api import LocalApi
     from actorchat.server.preparing import StartFailed
     from actorchat.server.serving import Server, ServerStatistics, open_server
     from actorchat.server.settings import ChatSettings, HttpSettings, InvalidSettings, LimitSettings, Settings
+
+    __version__: str
 
 __all__ = [
     "ChatRefused",
@@ -24,6 +30,7 @@ __all__ = [
     "HttpSettings",
     "InvalidSettings",
     "LimitSettings",
+    "LocalApi",
     "LocalSocket",
     "Server",
     "ServerStatistics",
@@ -39,6 +46,7 @@ _HOMES: Final = {
     "HttpSettings": "actorchat.server.settings",
     "InvalidSettings": "actorchat.server.settings",
     "LimitSettings": "actorchat.server.settings",
+    "LocalApi": "actorchat.server.local_api",
     "LocalSocket": "actorchat.server.local",
     "Server": "actorchat.server.serving",
     "ServerStatistics": "actorchat.server.serving",
@@ -50,7 +58,13 @@ _HOMES: Final = {
 
 
 def __getattr__(name: str) -> object:
-    """Load a public name when it is first used: the client and the command line do without the server."""
+    """Load a public name when it is first used: the client and the command line work without the server."""
+    if name == "__version__":
+        return version("actorchat")
     if name not in _HOMES:
         raise AttributeError(f"module 'actorchat' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -21,7 +21,7 @@ from actorchat.chat.model import (
     StoredMessage,
 )
 from actorchat.chat.operations import Asker, Operation, Outcome
-from actorchat.protocol import Frames, Profile, Role, User
+from actorchat.protocol import Frames, Operator, Profile, Role, User
 
 __all__ = [
     "Archive",
@@ -86,6 +86,9 @@ class ChatFilter:
 class OperatorRecord:
     person: PersonRecord
     counters: OperatorCounters
+
+    def wire(self) -> Operator:
+        return Operator(self.person.user, self.person.online, self.counters.new_chats, self.counters.open_chats)
 
 
 @attrs.frozen

@@ -27,7 +27,7 @@ from actorchat.chat.operations import (
     ReturnChat,
     TransferChat,
 )
-from actorchat.chat.ports import ChatFilter, OperatorRecord, Page
+from actorchat.chat.ports import ChatFilter, Page
 from actorchat.http.ports import Caller, Door
 from actorchat.http.problems import Problem, json_response
 from actorchat.http.requests import (
@@ -39,7 +39,7 @@ from actorchat.http.requests import (
     read_body,
     read_json,
 )
-from actorchat.protocol import Message, MessageType, Operator, Role
+from actorchat.protocol import Message, MessageType, Role
 
 __all__ = ["Api"]
 
@@ -141,7 +141,7 @@ class Api:
         call.only_operators("see operators")
         sources = self._door.sources(call.caller, call.query.every("source"))
         records = await self._chats.archive.operators(sources)
-        return json_response([_wire_operator(record) for record in records])
+        return json_response([record.wire() for record in records])
 
     async def _list_chats(self, call: _Call) -> Response:
         query, caller = call.query, call.caller
@@ -238,15 +238,6 @@ class Api:
     async def _transition(self, operation: ChatOperation) -> Response:
         decision = await self._chats.perform(operation)
         return json_response(decision.chat.wire())
-
-
-def _wire_operator(record: OperatorRecord) -> Operator:
-    return Operator(
-        user=record.person.user,
-        is_online=record.person.online,
-        new_chats=record.counters.new_chats,
-        open_chats=record.counters.open_chats,
-    )
 
 
 def _wire_page(page: Page) -> dict[str, object]:

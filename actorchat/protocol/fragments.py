@@ -21,7 +21,7 @@ _NOT_ADDED: Final = (
     b'"client_id":%b,"chat_id":%b,"attachments":%b}}'
 )
 
-# The three enums of a message have twelve combinations: one look-up instead of three formattings.
+# The three enums of a message have twelve combinations: one look-up instead of three formatted strings.
 _kinds: Final = {
     (type, role, status): f'"type":"{type}","type_role":"{role}","status":"{status}"'.encode()
     for type, role, status in product(MessageType, Role, MessageStatus)

@@ -81,21 +81,22 @@ class LocalDoor:
         self._transport = transport
 
     async def visitor(self, source: str, user: User | int | None, after: int | None, profile: Profile) -> LocalSocket:
-        known = await self._people.new_visitor() if user is None else await self._known(user, Role.USER)
+        known = await self._people.new_visitor() if user is None else await self.known(user, Role.USER)
         chat, _ = await self._chats.reserve_chat(source, known)
         return self._connect(known, profile, RoomTarget(chat.uuid, after))
 
     async def operator(
         self, operator: User | int, sources: Collection[str], chat: UUID, after: int | None, profile: Profile
     ) -> LocalSocket:
-        known = await self._known(operator, Role.OPERATOR, sources)
+        known = await self.known(operator, Role.OPERATOR, sources)
         return self._connect(known, profile, RoomTarget(chat, after))
 
     async def feed(self, operator: User | int, sources: Collection[str], profile: Profile) -> LocalSocket:
-        known = await self._known(operator, Role.OPERATOR, sources)
+        known = await self.known(operator, Role.OPERATOR, sources)
         return self._connect(known, profile, FeedTarget(frozenset(sources)))
 
-    async def _known(self, user: User | int, role: Role, sources: Collection[str] = ()) -> User:
+    async def known(self, user: User | int, role: Role, sources: Collection[str] = ()) -> User:
+        """The stored profile of somebody whom the embedding program vouches for. ValueError for another role."""
         user = User(user, role) if isinstance(user, int) else user
         if user.role is not role:
             raise ValueError(f"expected somebody with the role {role}, got {user}")

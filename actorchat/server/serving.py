@@ -24,10 +24,12 @@ from actorchat.http.app import make_app
 from actorchat.http.connection import HttpServer
 from actorchat.http.problems import Problem
 from actorchat.protocol import CloseCode, Profile, User
+from actorchat.server.auth import Tokens
 from actorchat.server.door import Door
 from actorchat.server.environment import Environment
 from actorchat.server.inspection import serve_inspection
 from actorchat.server.local import LocalDoor, LocalSocket
+from actorchat.server.local_api import LocalApi
 from actorchat.server.people import People
 from actorchat.server.preparing import StartFailed, prepare_folder, prepare_tokens, tls_context
 from actorchat.server.settings import Settings
@@ -65,6 +67,8 @@ class _Parts:
     chats: Chats
     journal: Journal
     local: LocalDoor
+    door: Door
+    tokens: Tokens
     memory: MemoryTransport
     websockets: ReactorTransport | WebsocketTransport
     http: HttpServer
@@ -152,6 +156,23 @@ class Server:
     ) -> LocalSocket:
         """An operator's feed of `sources`. Raises ChatRefused and StorageUnavailable."""
         return await self._parts.local.feed(operator, sources, profile)
+
+    async def api_for(self, user: User, *, sources: Collection[str] = ()) -> LocalApi:
+        """The calls of the HTTP API on behalf of `user`, without HTTP: history, accept, close, notes and so on.
+
+        `sources` are an operator's widget sources. The profile of `user` is stored; empty fields keep what is stored.
+        Raises ChatRefused and StorageUnavailable.
+        """
+        parts = self._parts
+        known = await parts.local.known(user, user.role, sources)
+        return LocalApi(parts.chats, parts.door, known, sources)
+
+    def issue_token(self, user: User, *, sources: Collection[str] = (), ttl: float = 3600.0) -> str:
+        """A signed token for `user`, valid for `ttl` seconds: for a page that the embedding program renders.
+
+        `sources` are an operator's widget sources. The token carries the profile of `user`.
+        """
+        return self._parts.tokens.issue(user, sources, ttl)
 
     def statistics(self) -> ServerStatistics:
         parts = self._parts
@@ -268,6 +289,8 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
         chats=chats,
         journal=journal,
         local=LocalDoor(chats, people, memory),
+        door=door,
+        tokens=tokens,
         memory=memory,
         websockets=websockets,
         http=http,
