@@ -14,10 +14,11 @@ fmt:
     {{python}} -m ruff format .
     {{python}} -m ruff check --fix .
 
-# Style, and that imports point down only.
+# Style, spelling, and that imports point down only.
 lint:
     {{python}} -m ruff format --check .
     {{python}} -m ruff check .
+    codespell
     {{python}} -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
 
 # Types, strictly.
@@ -27,6 +28,14 @@ types:
 # All tests, on all cores.
 test *args:
     {{python}} -m pytest -n auto {{args}}
+
+# Branch coverage of the tests; missing lines are listed. Fails below the floor.
+cov *args:
+    {{python}} -m pytest -n auto --cov --cov-report=term --cov-fail-under=95 {{args}}
+
+# The documentation site, in docs/_build. A warning is an error.
+docs:
+    {{python}} -m sphinx -q -W --keep-going -b html docs docs/_build
 
 # The actor core under 20 orders of tasks, and its soak in full: some minutes, before a release.
 soak:
@@ -42,4 +51,4 @@ bench *args:
     {{python}} -m bench {{args}}
 
 # All of it: what CI runs.
-check: lint types test
+check: lint types docs test

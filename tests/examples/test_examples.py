@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from examples import embedded_chat, ping_pong, rate_limited_crawler, supervised_worker
+from examples import embedded_chat, follow_feed, ping_pong, rate_limited_crawler, supervised_worker
 
 FILES = sorted((Path(__file__).parents[2] / "examples").glob("[!_]*.py"))
 
@@ -83,3 +83,14 @@ async def test_every_question_in_the_embedded_chat_is_answered(capsys: pytest.Ca
         await embedded_chat.main()
     answers = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Olga: ")]
     assert answers == ["Olga: At nine.", "Olga: We sleep on Sundays.", "Olga: I will ask."]
+
+
+async def test_the_feed_follower_sees_the_chat_and_both_messages(capsys: pytest.CaptureFixture[str]) -> None:
+    with trio.fail_after(20):
+        await follow_feed.main()
+    assert capsys.readouterr().out.splitlines() == [
+        "connected: all chats that are not closed follow",
+        "chat of Ann: new",
+        "Ann: do you ship abroad?",
+        "Ann: to Norway, that is",
+    ]
