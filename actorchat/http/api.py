@@ -5,7 +5,7 @@ Refuses to know tokens, sockets, and what a chat decides.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final, TypeVar
 from uuid import UUID
 
@@ -48,15 +48,12 @@ T = TypeVar("T")
 
 @attrs.frozen
 class _Call:
-    """One request whose caller is known and whose body is read."""
+    """One request whose caller is known, whose body is read and whose query names known parameters only."""
 
     request: Request
     caller: Caller
     body: bytes
-
-    @property
-    def query(self) -> Query:
-        return Query(self.request)
+    query: Query
 
     def read(self, cls: type[T]) -> T:
         return read_json(self.body, cls)
@@ -68,7 +65,10 @@ class _Call:
 
 _Endpoint = Callable[[_Call], Awaitable[Response]]
 _ChatEndpoint = Callable[[_Call, ChatState], Awaitable[Response]]
+_Parameters = Mapping[str, Collection[str]]  # by method
 
+_NO_PARAMETERS: Final[_Parameters] = {}
+_LIST_PARAMETERS: Final = ("status", "source", "operator", "before", "limit")
 
 REQUEST_SECONDS: Final = 45.0
 """An answer that takes longer is given up. Longer than the body may take, and than the chat may wait."""
@@ -95,10 +95,12 @@ class Api:
     def routes(self) -> list[Route]:
         return [
             Route("/api/visitors", _in_time(self._visit), methods=["POST"]),
-            self._route("/api/operators", GET=self._operators),
-            self._route("/api/chats", GET=self._list_chats, POST=self._reserve),
+            self._route("/api/operators", {"GET": ("source",)}, GET=self._operators),
+            self._route("/api/chats", {"GET": _LIST_PARAMETERS}, GET=self._list_chats, POST=self._reserve),
             self._chat_route("", GET=self._chat),
-            self._chat_route("/messages", GET=self._history, POST=self._add_message),
+            self._chat_route(
+                "/messages", {"GET": ("before", "after", "limit")}, GET=self._history, POST=self._add_message
+            ),
             self._chat_route("/accept", POST=self._accept),
             self._chat_route("/close", POST=self._close),
             self._chat_route("/reopen", POST=self._reopen),
@@ -106,18 +108,19 @@ class Api:
             self._chat_route("/return", POST=self._return),
         ]
 
-    def _route(self, path: str, **endpoints: _Endpoint) -> Route:
-        """One path, an endpoint for each method."""
+    def _route(self, path: str, parameters: _Parameters = _NO_PARAMETERS, **endpoints: _Endpoint) -> Route:
+        """One path, an endpoint for each method. `parameters` names the query parameters of those that take any."""
 
         async def handle(request: Request) -> Response:
             body = await read_body(request)
             caller = await self._door.caller(request.headers.get("authorization"))
             method = "GET" if request.method == "HEAD" else request.method
-            return await endpoints[method](_Call(request, caller, body))
+            query = Query(request, parameters.get(method, ()))
+            return await endpoints[method](_Call(request, caller, body, query))
 
         return Route(path, _in_time(handle), methods=list(endpoints))
 
-    def _chat_route(self, path: str, **endpoints: _ChatEndpoint) -> Route:
+    def _chat_route(self, path: str, parameters: _Parameters = _NO_PARAMETERS, **endpoints: _ChatEndpoint) -> Route:
         """As `_route`, below one chat that the caller may see."""
 
         def with_chat(endpoint: _ChatEndpoint) -> _Endpoint:
@@ -128,9 +131,10 @@ class Api:
             return handle
 
         inner = {method: with_chat(endpoint) for method, endpoint in endpoints.items()}
-        return self._route("/api/chats/{chat:uuid}" + path, **inner)
+        return self._route("/api/chats/{chat:uuid}" + path, parameters, **inner)
 
     async def _visit(self, request: Request) -> Response:
+        Query(request)
         body = read_json(await read_body(request), VisitorBody)
         address = request.client.host if request.client else ""
         visit = await self._door.visit(request.headers.get("authorization"), body.source, address)

@@ -6,6 +6,7 @@ Refuses to know what is done with it.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable
 from contextlib import aclosing
 from typing import Final, TypeVar
 from uuid import UUID
@@ -25,6 +26,7 @@ __all__ = [
     "Query",
     "TransferBody",
     "VisitorBody",
+    "check_parameters",
     "read_body",
     "read_json",
 ]
@@ -103,11 +105,23 @@ def read_json(body: bytes, cls: type[T]) -> T:
         raise Problem("malformed", error.detail, path=error.path) from None
 
 
-class Query:
-    """A request's query parameters. Every method raises Problem 400 for what is not legal."""
+def check_parameters(given: Iterable[str], known: Collection[str]) -> None:
+    """Raise Problem 400 for the first of the `given` names of query parameters that is not `known`."""
+    for name in given:
+        if name not in known:
+            takes = f"this path takes {', '.join(sorted(known))}" if known else "this path takes none"
+            raise _bad(name, f"there is no such query parameter; {takes}")
 
-    def __init__(self, request: Request) -> None:
+
+class Query:
+    """A request's query parameters. Every method raises Problem 400 for what is not legal.
+
+    So does the constructor for a parameter that is not among `known`: what is misspelt must not be ignored.
+    """
+
+    def __init__(self, request: Request, known: Collection[str] = ()) -> None:
         self._parameters = request.query_params
+        check_parameters(self._parameters, known)
 
     def limit(self) -> int:
         limit = self.number("limit")

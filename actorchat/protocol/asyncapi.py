@@ -136,6 +136,7 @@ def _channels() -> Schema:
                     "headers": subprotocols,
                     "query": {
                         "type": "object",
+                        "additionalProperties": False,
                         "properties": {
                             "after": {
                                 "type": "integer",
@@ -159,6 +160,7 @@ def _channels() -> Schema:
                     "headers": subprotocols,
                     "query": {
                         "type": "object",
+                        "additionalProperties": False,
                         "properties": {
                             "source": {
                                 "type": "array",

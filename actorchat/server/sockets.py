@@ -18,6 +18,7 @@ from actorchat.chat.ports import Session, StorageUnavailable
 from actorchat.http.origins import is_allowed_origin
 from actorchat.http.ports import Caller
 from actorchat.http.problems import Problem, problem_of_refusal
+from actorchat.http.requests import check_parameters
 from actorchat.protocol import CloseCode, Command, Malformed, Profile, UnknownType, select_subprotocol
 from actorchat.server.door import Door
 from actorchat.transports.head import RequestHead
@@ -110,8 +111,10 @@ def _wanted(head: RequestHead) -> RoomTarget | list[str]:
         raise Problem("malformed", f"a query has {_MOST_FIELDS} fields at most", status=400) from None
     room = _ROOM.fullmatch(head.path)
     if room is not None:
+        check_parameters(query, ("after",))
         return RoomTarget(UUID(room[1]), _after(query.get("after", [])))
     if head.path == _FEED:
+        check_parameters(query, ("source",))
         return query.get("source", [])
     raise Problem("not_found", "there is no socket at this path")
 

@@ -155,6 +155,36 @@ async def test_a_bad_query_names_the_parameter(api: Api, query: str, path: str) 
     assert error(answer) == (400, "malformed", path)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "name"),
+    [
+        ("GET", "/api/chats?statuss=closed", "statuss"),
+        ("GET", "/api/chats?status=new&owner=100", "owner"),
+        ("HEAD", "/api/chats?owner=100", ""),
+        ("POST", "/api/chats?source=lk", "source"),
+        ("GET", "/api/operators?sources=lk", "sources"),
+        ("GET", "/api/chats/{chat}?limit=1", "limit"),
+        ("GET", "/api/chats/{chat}/messages?befor=3", "befor"),
+        ("GET", "/api/chats/{chat}/messages?=3", ""),
+        ("POST", "/api/chats/{chat}/messages?limit=1", "limit"),
+        ("POST", "/api/chats/{chat}/accept?force", "force"),
+        ("POST", "/api/chats/{chat}/close?note=x", "note"),
+        ("POST", "/api/chats/{chat}/reopen?x=1", "x"),
+        ("POST", "/api/chats/{chat}/transfer?operator_id=2", "operator_id"),
+        ("POST", "/api/chats/{chat}/return?x=1", "x"),
+        ("POST", "/api/visitors?source=lk", "source"),
+    ],
+)
+async def test_an_unknown_query_parameter_is_refused_by_name(api: Api, method: str, path: str, name: str) -> None:
+    _, chat = await api.talk()
+    who = None if "visitors" in path else operator()
+    answer = await api.call(method, path.format(chat=chat), who, {} if method == "POST" else None)
+    assert answer.status_code == 400
+    if method != "HEAD":
+        assert error(answer) == (400, "malformed", name)
+        assert f"{name}: there is no such query parameter" in answer.json()["error"]["detail"]
+
+
 async def test_of_two_operators_one_accepts(api: Api) -> None:
     _, chat = await api.talk()
     accepted = await api.call("POST", f"/api/chats/{chat}/accept", operator(1, firstname="Olga"), {})

@@ -175,6 +175,17 @@ async def test_a_bad_resume_point_is_400(api: Api, query: str) -> None:
     assert await outcome(api, room(chat, query), visitor) == (400, "malformed")
 
 
+async def test_an_unknown_query_parameter_of_a_socket_is_refused_by_name(api: Api) -> None:
+    visitor, chat = await api.visit()
+    for path, who in ((room(chat, "?afer=3"), visitor), ("/ws/operators?sources=lk", operator())):
+        with pytest.raises(ConnectionRejected) as refused:
+            async with api.socket(path, who):
+                pass
+        assert refused.value.status_code == 400
+        name = path.partition("?")[2].partition("=")[0]
+        assert orjson.loads(refused.value.body or b"")["error"]["path"] == name
+
+
 async def test_origin_is_judged_before_the_token(api: Api) -> None:
     visitor, chat = await api.visit()
     own = api.server.url
