@@ -1,7 +1,4 @@
-"""Owns tokens: who signs them, who may be believed, and what they claim.
-
-Refuses to know sockets, HTTP, and what a role may do.
-"""
+"""Signs tokens, and checks tokens that come in: their signature and their claims."""
 
 from __future__ import annotations
 
@@ -27,6 +24,7 @@ from actorchat.server.settings import SHORTEST_SECRET, InvalidSettings, SettingF
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+    from jwt.types import Options
 
 __all__ = [
     "VISITOR_TTL",
@@ -53,6 +51,9 @@ _FOREIGN_IDS: Final = 2**52
 
 _SUBJECT: Final = re.compile(r"0|[1-9][0-9]{0,15}")
 _MAX_ID: Final = 2**53 - 1
+_LEEWAY: Final = 60.0
+"""Seconds by which an issuer's clock may be ahead of this machine's. `exp` is exact: sockets end at it too."""
+
 _LONGEST_CLAIM: Final = 2048
 _MOST_SOURCES: Final = 1000
 
@@ -148,7 +149,7 @@ class Tokens:
                 payload = _decode(token, public.key, public.algorithm)
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise BadToken(f"the token is not good: {error}") from None
-        claims = _read(payload)
+        claims = _read(payload, self._now())
         if foreign and claims.user.id >= _FOREIGN_IDS:
             raise BadToken("ids in tokens from elsewhere are below 2^52")
         return claims
@@ -158,27 +159,41 @@ def _base64url(text: str) -> str:
     return base64.urlsafe_b64encode(text.encode()).rstrip(b"=").decode("ascii")
 
 
+# PyJWT checks the signature and that the payload is an object. Claims are checked below: by this server's own clock,
+# with one leeway, and only those that mean something here. A claim that is not used, such as `jti`, may have any type.
+_NO_CLAIMS: Final[Options] = {
+    "verify_exp": False,
+    "verify_nbf": False,
+    "verify_iat": False,
+    "verify_aud": False,
+    "verify_iss": False,
+    "verify_sub": False,
+    "verify_jti": False,
+}
+
+
 def _decode(
     token: str, key: jwt.PyJWK | RSAPublicKey | Ed25519PublicKey, algorithm: str
 ) -> Mapping[str, Any]:  # Any: JSON
-    return jwt.decode(
-        token,
-        key,
-        algorithms=[algorithm],
-        audience=AUDIENCE,
-        # Expiry is checked by our own clock, at each use.
-        options={"require": ["exp", "sub", "aud"], "verify_exp": False},
-    )
+    return jwt.decode(token, key, algorithms=[algorithm], options=_NO_CLAIMS)
 
 
-def _read(payload: Mapping[str, Any]) -> Claims:  # Any: JSON that somebody signed, not yet looked at
-    subject, role, expires, sources = (payload.get(name) for name in ("sub", "role", "exp", "src"))
+def _read(payload: Mapping[str, Any], now: float) -> Claims:  # Any: JSON that somebody signed, not yet looked at
+    subject, role, sources = (payload.get(name) for name in ("sub", "role", "src"))
+    audience = payload.get("aud")
+    if audience != AUDIENCE and not (isinstance(audience, list) and AUDIENCE in audience):
+        raise BadToken(f"aud is {AUDIENCE!r}, or a list that has it")
     if not isinstance(subject, str) or not _SUBJECT.fullmatch(subject) or int(subject) > _MAX_ID:
         raise BadToken("sub is a decimal number from 0 to 2^53-1, as a string")
     if role not in tuple(Role):
         raise BadToken(f"role is {' or '.join(Role)}")
-    if isinstance(expires, bool) or not isinstance(expires, int | float) or not 0 < expires < 2**53:
-        raise BadToken("exp is a number of seconds since 1970")
+    expires = _seconds(payload, "exp")
+    if expires is None:
+        raise BadToken("exp is missing: the token has to expire")
+    for name in ("iat", "nbf"):
+        moment = _seconds(payload, name)
+        if moment is not None and moment > now + _LEEWAY:
+            raise BadToken(f"{name} is in the future: the token is not valid yet")
     if sources is not None:
         if not isinstance(sources, list) or len(sources) > _MOST_SOURCES or not all(map(is_source_name, sources)):
             raise BadToken("src is a list of source names")
@@ -192,7 +207,16 @@ def _read(payload: Mapping[str, Any]) -> Claims:  # Any: JSON that somebody sign
             raise BadToken(f"{name} is a string of at most {_LONGEST_CLAIM} characters")
         profile[name] = value
     user = User(int(subject), Role(role), **profile)
-    return Claims(user, frozenset(profile), sources, float(expires))
+    return Claims(user, frozenset(profile), sources, expires)
+
+
+def _seconds(payload: Mapping[str, Any], name: str) -> float | None:  # Any: as in `_read`
+    value = payload.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 2**53:
+        raise BadToken(f"{name} is a number of seconds since 1970")
+    return float(value)
 
 
 def _is_storable(text: str) -> bool:

@@ -1,7 +1,9 @@
 """Which tokens are believed, and what is taken from them."""
 
 import hmac
+import json
 import stat
+import time
 from base64 import urlsafe_b64encode
 from pathlib import Path
 from random import SystemRandom
@@ -41,7 +43,8 @@ def tokens(**claims: object) -> tuple[Tokens, str]:
     """A judge at the time `NOW`, and a token with these claims over good ones; None leaves a claim out."""
     payload = {"sub": "7", "role": "user", "aud": "actorchat", "exp": NOW + 60, "src": ["lk"]} | claims
     kept = {name: value for name, value in payload.items() if value is not None}
-    return Tokens(SECRET, now=lambda: NOW), jwt.encode(kept, SECRET, algorithm="HS256")
+    # Signed as JSON: PyJWT refuses to encode what other issuers write.
+    return Tokens(SECRET, now=lambda: NOW), jwt.api_jws.encode(json.dumps(kept).encode(), SECRET, algorithm="HS256")
 
 
 def test_an_issued_token_says_who_it_is_for() -> None:
@@ -70,6 +73,16 @@ def test_an_empty_profile_claim_is_a_claim() -> None:
         {"exp": True},
         {"aud": "other"},
         {"aud": None},
+        {"aud": ["other"]},
+        {"aud": []},
+        {"aud": {"actorchat": True}},
+        {"iat": NOW + 61},
+        {"iat": "yesterday"},
+        {"iat": True},
+        {"nbf": NOW + 61},
+        {"nbf": "soon"},
+        {"nbf": 1e400},
+        {"sub": 7},
         {"sub": None},
         {"sub": "x"},
         {"sub": "007"},
@@ -92,6 +105,51 @@ def test_an_empty_profile_claim_is_a_claim() -> None:
 def test_a_token_with_a_wrong_claim_is_refused(wrong: dict[str, object]) -> None:
     judge, token = tokens(**wrong)
     with pytest.raises(BadToken):
+        judge.verify(token)
+
+
+@pytest.mark.parametrize(
+    "usual",
+    [
+        {"iat": NOW + 2, "nbf": NOW + 2},
+        {"iat": NOW + 60, "nbf": NOW + 60},
+        {"iat": NOW + 0.25},
+        {"iat": None, "nbf": None},
+        {"jti": 17},
+        {"jti": {"id": 17}},
+        {"iss": 17},
+        {"iss": ["https://id.example"]},
+        {"aud": ["shop", "actorchat"]},
+        {"aud": ["actorchat", 17]},
+        {"exp": NOW + 0.5},
+        {"azp": 17, "scope": ["openid"], "auth_time": "noon"},
+    ],
+    ids=str,
+)
+def test_what_issuers_usually_write_into_a_token_is_taken(usual: dict[str, object]) -> None:
+    judge, token = tokens(**usual)
+    assert judge.verify(token).user.id == 7
+
+
+@pytest.mark.parametrize("claim", ["iat", "nbf"])
+def test_a_token_from_a_clock_that_is_two_seconds_ahead_is_believed(claim: str) -> None:
+    now = time.time()
+    claims = {"sub": "7", "role": "user", "aud": "actorchat", "exp": now + 60, claim: int(now) + 2}
+    assert Tokens(SECRET).verify(jwt.encode(claims, SECRET, algorithm="HS256")).user.id == 7
+
+
+@pytest.mark.parametrize(
+    ("wrong", "detail"),
+    [
+        ({"sub": 7}, "sub is a decimal"),
+        ({"aud": "x"}, "aud is 'actorchat'"),
+        ({"nbf": NOW * 2}, "nbf is in the future"),
+    ],
+    ids=str,
+)
+def test_a_refusal_names_the_claim_and_what_it_has_to_be(wrong: dict[str, object], detail: str) -> None:
+    judge, token = tokens(**wrong)
+    with pytest.raises(BadToken, match=f"^{detail}"):
         judge.verify(token)
 
 
