@@ -52,6 +52,10 @@ def make_app(
     async def asyncapi(request: Request) -> Response:
         return json_response(asyncapi_document())
 
+    async def socket(request: Request) -> Response:
+        detail = "this is a websocket; if the client asked for one, a proxy dropped Upgrade and Connection"
+        raise Problem("upgrade_required", detail)
+
     async def disconnected(request: Request, error: Exception) -> Response:
         # A draining server doesn't wait for bodies. Else nobody is left to read it.
         return (unready() or Problem("timeout", "the request ended before its body")).response()
@@ -62,6 +66,7 @@ def make_app(
             Route("/health/live", live),
             Route("/health/ready", ready),
             Route("/asyncapi.json", asyncapi),
+            Route("/ws/{path:path}", socket),
         ],
         exception_handlers={
             Problem: _answer,

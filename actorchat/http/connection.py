@@ -6,6 +6,7 @@ Refuses to know routes, and how connections are accepted.
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from math import inf
 from typing import Any, Final
 
@@ -13,13 +14,16 @@ import h11
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
-from hypercorn.events import Closed
+from hypercorn.events import Closed, Event
 from hypercorn.protocol import ProtocolWrapper
+from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.events import Response
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from starlette.types import ASGIApp
 
+from actorchat.http.targets import split_target
 from actorchat.protocol import encode_entity
 
 __all__ = ["HttpServer"]
@@ -35,6 +39,11 @@ SEND_SECONDS: Final = 30.0
 BODY_GRACE: Final = 0.5
 """Seconds that a draining server gives a request's body to arrive."""
 
+LINGER_SECONDS: Final = 2.0
+"""A peer that is still sending when it is answered gets so long to read the answer and to end."""
+
+_DISCARDED_BYTES: Final = 1_048_576
+_RECEIVED_BYTES: Final = 65_536
 _HEAD_TOO_LARGE: Final = 431
 
 
@@ -61,14 +70,17 @@ class HttpServer:
         connection = _Connection(self._app, self._config, self._context, {}, guarded)  # type: ignore[arg-type] # duck-typed
         self._open[guarded] = connection
         try:
-            await connection.run()
+            try:
+                await connection.run()
+            finally:
+                del self._open[guarded]
+                if not self._open:
+                    self._none_open.set()
+            await connection.linger()
         finally:
             if connection.upgrade is None:
                 # Hypercorn's own closing is skipped when it is cancelled. This doesn't wait for the peer.
                 await trio.aclose_forcefully(stream)
-            del self._open[guarded]
-            if not self._open:
-                self._none_open.set()
         return connection.upgrade
 
     async def drain(self) -> None:
@@ -139,14 +151,103 @@ class _UpgradeAsked(Exception):  # noqa: N818 - what came, not a failure
         self.request = request
 
 
+class _BadRequest(Exception):  # noqa: N818 - what came, not a failure
+    """A request whose head can be parsed but must not be served: answered with 400, and the connection closed."""
+
+
+class _Parser(h11.Connection):
+    """h11's parser, which ignores empty lines before a request (RFC 9112, 2.2)."""
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        if self.their_state is h11.IDLE:
+            buffered, _ = self.trailing_data
+            empty = len(buffered) - len(buffered.lstrip(b"\r\n"))
+            if empty:
+                self._receive_buffer.maybe_extract_at_most(empty)
+        return super().next_event()
+
+
+class _Requests(H11Protocol):
+    """Hypercorn's HTTP/1.1, without its upgrade to HTTP/2: upgraded to h2c, requests get past proxies."""
+
+    connection: h11.Connection
+
+    def __init__(self, wrapper: ProtocolWrapper) -> None:
+        super().__init__(
+            wrapper.app,
+            wrapper.config,
+            wrapper.context,
+            wrapper.task_group,
+            wrapper.state,
+            wrapper.ssl,
+            wrapper.client,
+            wrapper.server,
+            wrapper.send,
+        )
+        self.connection = _Parser(h11.SERVER, max_incomplete_event_size=wrapper.config.h11_max_incomplete_size)
+
+    @property
+    def is_body_unread(self) -> bool:
+        """Something of the request is still to come, or can't be told from the next one."""
+        return self.connection.their_state in (h11.SEND_BODY, h11.ERROR)
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        if isinstance(event, Response) and (self.is_body_unread or self.context.terminated.is_set()):
+            # The connection is closed behind this answer: the peer has to know before it sends the next request.
+            kept = [(name, value) for name, value in event.headers if name != b"connection"]
+            event = Response(event.stream_id, [*kept, (b"connection", b"close")], event.status_code)
+        await super().stream_send(event)
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """Called with a request's head, when the answer before it is sent."""
+        names = {name for name, _ in event.headers}
+        if {b"content-length", b"transfer-encoding"} <= names:
+            # A proxy that believes the other one sees other requests than this server.
+            raise _BadRequest("a request has Content-Length or Transfer-Encoding, never both")
+        asked = b",".join(value for name, value in event.headers if name == b"upgrade").lower().split(b",")
+        if b"websocket" in map(bytes.strip, asked):
+            raise _UpgradeAsked(event)
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        host, target = split_target(request.target.decode("ascii"))
+        if host is not None:
+            headers = [(name, value) for name, value in request.headers if name != b"host"]
+            request = h11.Request(
+                method=request.method,
+                target=target,
+                headers=[(b"host", host.encode("ascii")), *headers],
+                http_version=request.http_version,
+            )
+        await super()._create_stream(request)
+
+    async def _send_error_response(self, status_code: int) -> None:
+        """Answer what is no request."""
+        too_large = status_code == _HEAD_TOO_LARGE
+        await self.refuse(status_code, "the request's head is too large" if too_large else "this is not HTTP/1.1")
+
+    async def refuse(self, status: int, detail: str) -> None:
+        """Answer a request that is not served; the connection has to be closed behind it."""
+        body = encode_entity({"error": {"code": "bad_request", "detail": detail, "path": ""}})
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        for event in (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
+            await self._send_h11_event(event)
+
+
 class _Connection(TCPServer):
-    """Hypercorn's connection, for HTTP/1.1 only: upgraded to h2c, requests get past proxies.
+    """Hypercorn's connection, for HTTP/1.1 only.
 
     `upgrade` is the request for a websocket that it ended with, and what was read behind it.
     """
 
     upgrade: bytes | None = None
     _wrapper: ProtocolWrapper | None = None
+    _requests: _Requests
+    _gave_up = False
+    _lingers = False
 
     @property
     def protocol(self) -> ProtocolWrapper:
@@ -155,52 +256,55 @@ class _Connection(TCPServer):
 
     @protocol.setter
     def protocol(self, wrapper: ProtocolWrapper) -> None:
-        assert isinstance(wrapper.protocol, H11Protocol)  # noqa: S101 - no other protocol is offered
-        wrapper.protocol._check_protocol = _look_for_upgrade  # type: ignore[method-assign, assignment] # no setting
-        wrapper.protocol._send_error_response = self._refuse  # type: ignore[method-assign, assignment] # no setting
+        self._requests = wrapper.protocol = _Requests(wrapper)
         self._wrapper = wrapper
-
-    @property
-    def _h11(self) -> H11Protocol:
-        protocol = self.protocol.protocol
-        assert isinstance(protocol, H11Protocol)  # noqa: S101 - seen above
-        return protocol
+        self._reading = trio.CancelScope()
 
     async def give_up_body(self) -> None:
         """If a request's body is still coming, tell the application that it won't; what it answers closes this."""
-        if self._wrapper is not None and self._h11.connection.their_state is h11.SEND_BODY:
-            await self._h11.handle(Closed())
+        if self._wrapper is not None and self._requests.connection.their_state is h11.SEND_BODY:
+            self._gave_up = True
+            await self._requests.handle(Closed())
+
+    async def protocol_send(self, event: Event) -> None:
+        if isinstance(event, Closed):
+            await self.protocol.handle(Closed())
+            # It may be waiting for bytes, or for an answer that has been sent. Behind it the connection is closed.
+            self._reading.cancel()
+        else:
+            await super().protocol_send(event)
 
     async def _read_data(self) -> None:
-        try:
-            await super()._read_data()
-        except _UpgradeAsked as asked:
-            self.upgrade = _request_bytes(asked.request) + self._h11.connection.trailing_data[0]
+        with self._reading:
+            try:
+                await super()._read_data()
+            except _UpgradeAsked as asked:
+                self.upgrade = _request_bytes(asked.request) + self._requests.connection.trailing_data[0]
+            except _BadRequest as bad:
+                await self._requests.refuse(400, str(bad))
         # The timer for idle peers would hold the connection of one that is gone until it runs out.
         await self.idle_task.stop()
 
     async def _close(self) -> None:
-        if self.upgrade is None:
+        if self.upgrade is not None:
+            return
+        self._lingers = self._wrapper is not None and self._requests.is_body_unread and not self._gave_up
+        if not self._lingers:
             await super()._close()
 
-    async def _refuse(self, status: int) -> None:
-        """The answer to what is no request."""
-        detail = "the request's head is too large" if status == _HEAD_TOO_LARGE else "this is not HTTP/1.1"
-        body = encode_entity({"error": {"code": "bad_request", "detail": detail, "path": ""}})
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            (b"connection", b"close"),
-        ]
-        for event in (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
-            await self._h11._send_h11_event(event)
+    async def linger(self) -> None:
+        """Read and drop what the peer still sends, if anything: closed over that, it would lose the answer to a reset.
 
-
-async def _look_for_upgrade(request: h11.Request) -> None:
-    """Takes the place of the look for an `Upgrade: h2c`. Called with a head, when the answer before it is sent."""
-    asked = b",".join(value for name, value in request.headers if name == b"upgrade").lower().split(b",")
-    if b"websocket" in map(bytes.strip, asked):
-        raise _UpgradeAsked(request)
+        Takes no more than `LINGER_SECONDS`.
+        """
+        if not self._lingers:
+            return
+        discarded = 0
+        with trio.move_on_after(LINGER_SECONDS), suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            if hasattr(self.stream, "send_eof"):  # TLS can't close one direction alone
+                await self.stream.send_eof()
+            while discarded < _DISCARDED_BYTES and (data := await self.stream.receive_some(_RECEIVED_BYTES)):
+                discarded += len(data)
 
 
 def _request_bytes(request: h11.Request) -> bytes:

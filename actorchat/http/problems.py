@@ -34,6 +34,7 @@ STATUSES: Final = {
     "chat_closed": 409,
     "over_capacity": 409,
     "too_large": 413,
+    "upgrade_required": 426,
     "rate_limited": 429,
     "internal": 500,
     "overloaded": 503,
@@ -80,6 +81,8 @@ class Problem(Exception):  # noqa: N818 - not an error of this program
     def headers(self) -> dict[str, str]:
         if self.status == 401:
             return {"WWW-Authenticate": "Bearer"}
+        if self.status == 426:
+            return {"Upgrade": "websocket", "Connection": "Upgrade"}
         if self.status in (408, 413):
             # What is left of the body is not worth reading.
             return {"Connection": "close"}

@@ -19,6 +19,7 @@ from actorchat.http.origins import is_allowed_origin
 from actorchat.http.ports import Caller
 from actorchat.http.problems import Problem, problem_of_refusal
 from actorchat.http.requests import check_parameters
+from actorchat.http.targets import split_target
 from actorchat.protocol import CloseCode, Command, Malformed, Profile, UnknownType, select_subprotocol
 from actorchat.server.door import Door
 from actorchat.transports.head import RequestHead
@@ -57,7 +58,8 @@ class SocketDoor:
         self._origins = origins
 
     def __call__(self, head: RequestHead, peer: str) -> Admission | Rejection | Awaitable[Admission | Rejection]:
-        origin, host = _text(head.header(b"origin")), _text(head.header(b"host"))
+        origin = _text(head.header(b"origin"))
+        host = split_target(head.path)[0] or _text(head.header(b"host"))
         if not is_allowed_origin(origin, host, self._origins):
             return _rejection(Problem("not_allowed", "pages of this origin may not call this server"))
         _, profile, bearer = select_subprotocol(head.subprotocols)
@@ -109,11 +111,12 @@ def _wanted(head: RequestHead) -> RoomTarget | list[str]:
         query = parse_qs(head.query, keep_blank_values=True, max_num_fields=_MOST_FIELDS)
     except ValueError:
         raise Problem("malformed", f"a query has {_MOST_FIELDS} fields at most", status=400) from None
-    room = _ROOM.fullmatch(head.path)
+    path = split_target(head.path)[1]
+    room = _ROOM.fullmatch(path)
     if room is not None:
         check_parameters(query, ("after",))
         return RoomTarget(UUID(room[1]), _after(query.get("after", [])))
-    if head.path == _FEED:
+    if path == _FEED:
         check_parameters(query, ("source",))
         return query.get("source", [])
     raise Problem("not_found", "there is no socket at this path")

@@ -96,6 +96,8 @@ class RequestHead:
         """The handshake, to be answered with `subprotocol`. Raises BadHead 400 or 426 if it is none."""
         if self.version != "1.1":
             raise BadHead(400, "a websocket opens with HTTP/1.1")
+        if self.header(b"transfer-encoding") is not None or (self.header(b"content-length") or b"0") != b"0":
+            raise BadHead(400, "a websocket opens with a request without a body")
         if self.method != "GET" or "upgrade" not in map(str.lower, self.tokens(b"connection")):
             raise BadHead(400, "a websocket opens with GET and Connection: Upgrade")
         if self.header(b"sec-websocket-version") != b"13":
@@ -127,7 +129,11 @@ class HeadReader:
         return bool(self._chunks)
 
     def feed(self, data: bytes) -> RequestHead | None:
-        """Take the next bytes, which are some; the head, once it is whole."""
+        """Take the next bytes, which are some; the head, once it is whole. Empty lines before it are ignored."""
+        if not self._chunks:
+            data = data.lstrip(b"\r\n")
+            if not data:
+                return None
         self._chunks.append(data)
         try:
             self._parser.receive_data(data)

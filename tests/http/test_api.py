@@ -333,6 +333,14 @@ async def test_what_is_not_there_is_told_in_the_same_form(
     assert error(await api.call(method, path)) == refusal
 
 
+@pytest.mark.parametrize("path", ["/ws/operators", "/ws/chats/00000000-0000-4000-8000-000000000000?after=1"])
+async def test_a_plain_get_of_a_socket_is_told_to_upgrade(api: Api, path: str) -> None:
+    answer = await api.call("GET", path)
+    assert error(answer) == (426, "upgrade_required", "")
+    assert (answer.headers["upgrade"], answer.headers["connection"]) == ("websocket", "Upgrade")
+    assert error(await api.call("POST", path)) == (405, "method_not_allowed", "")
+
+
 async def test_health_says_live_and_ready(api: Api) -> None:
     assert (await api.call("GET", "/health/live")).status_code == 200
     assert (await api.call("GET", "/health/ready")).status_code == 200

@@ -9,7 +9,7 @@ import trio
 from starlette.types import Receive, Scope, Send
 from trio.testing import MemoryReceiveStream, MemorySendStream, MockClock, memory_stream_pair
 
-from actorchat.http.connection import BODY_GRACE, KEEP_ALIVE_SECONDS, SEND_SECONDS, HttpServer
+from actorchat.http.connection import BODY_GRACE, KEEP_ALIVE_SECONDS, LINGER_SECONDS, SEND_SECONDS, HttpServer
 from actorchat.server.settings import HttpSettings
 
 
@@ -54,12 +54,14 @@ class _Stuck(_Wire):
 
 
 async def _echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers with path, client and body."""
+    """Answers with path, client and body; `/deaf` doesn't read the body."""
     if scope["path"] == "/crash":
         await trio.sleep(1)
         raise RuntimeError("planned")
-    body = b""
-    more = True
+    if scope["path"] == "/slow":
+        await trio.sleep(1)
+    body = dict(scope["headers"])[b"host"] if scope["path"] == "/host" else b""
+    more = scope["path"] != "/deaf"
     while more:
         event = await receive()
         body += event.get("body", b"")
@@ -228,6 +230,76 @@ async def test_what_is_no_request_is_told_in_the_shape_of_errors(
         assert await client.is_closed()
 
 
+async def test_two_lengths_of_one_body_are_refused_and_the_connection_closed(autojump_clock: MockClock) -> None:
+    async with connected() as client:
+        smuggled = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+        both = b"Content-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n" % (5 + len(smuggled))
+        await client.send(b"POST /a HTTP/1.1\r\nHost: x\r\n" + both + b"0\r\n\r\n" + smuggled)
+        head, _, body = (await client.answer()).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400")
+        assert b"connection: close" in head.lower()
+        assert b"Content-Length or Transfer-Encoding" in body
+        assert await client.is_closed()
+
+
+@pytest.mark.parametrize("target", [b"http://chat.example/host", b"HTTPS://chat.example/host?a=b"])
+async def test_a_target_in_absolute_form_names_host_and_path(autojump_clock: MockClock, target: bytes) -> None:
+    async with connected() as client:
+        await client.send(b"GET %s HTTP/1.1\r\nHost: other.example\r\n\r\n" % target)
+        assert (await client.answer()).endswith(b"1.1 /host 192.0.2.7 chat.example")
+
+
+async def test_empty_lines_before_a_request_are_ignored(autojump_clock: MockClock) -> None:
+    async with connected() as client:
+        first = b"\r\nPOST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi\r\n"
+        await client.send(first + b"\r\nGET /b HTTP/1.1\r\nHost: x\r\n\r\n")
+        answers = await client.answer()
+        while b"/b" not in answers:
+            more = await client.answer()
+            assert more, f"it was closed after {answers!r}"
+            answers += more
+        assert answers.count(b"HTTP/1.1 200") == 2
+        for part in (b"\r", b"\n", b"\nGET /c HTTP/1.1\r\nHost: x\r\n\r\n"):
+            await client.send(part)
+        assert (await client.answer()).endswith(b"1.1 /c 192.0.2.7 ")
+
+
+@pytest.mark.parametrize("path", [b"/deaf", b"/a"], ids=["unread", "read"])
+async def test_a_close_that_leaves_a_body_unread_is_announced(autojump_clock: MockClock, path: bytes) -> None:
+    async with connected() as client:
+        await client.send(b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nhi" % path)
+        await trio.testing.wait_all_tasks_blocked()
+        if path == b"/a":
+            await client.send(b"ho")
+        head, _, _ = (await client.answer()).partition(b"\r\n\r\n")
+        assert (b"connection: close" in head.lower()) is (path == b"/deaf")
+
+
+async def test_a_peer_that_is_still_sending_can_read_the_answer(autojump_clock: MockClock) -> None:
+    async with connected() as client:
+        await client.send(b"POST /deaf HTTP/1.1\r\nHost: x\r\nContent-Length: 40000\r\n\r\n")
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(4):
+            await client.send(b"x" * 10_000)
+            await trio.testing.wait_all_tasks_blocked()
+        assert b"/deaf" in await client.answer()
+        assert await client.is_closed()
+
+
+async def test_a_peer_that_goes_on_sending_is_cut_off(autojump_clock: MockClock) -> None:
+    async with connected() as client:
+        await client.send(b"POST /deaf HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+
+        async def send_on() -> None:
+            while True:
+                await client.send(b"1\r\nx\r\n")
+                await trio.sleep(0.1)
+
+        with pytest.raises(trio.BrokenResourceError):
+            await send_on()
+        assert trio.current_time() == pytest.approx(LINGER_SECONDS, abs=0.11)
+
+
 async def test_what_is_no_http_is_answered_with_400_and_closed(autojump_clock: MockClock) -> None:
     async with connected() as client:
         await client.send(b"\x16\x03\x01 not http\r\n\r\n")
@@ -269,6 +341,25 @@ async def test_draining_lets_a_request_be_answered_first(autojump_clock: MockClo
         await trio.testing.wait_all_tasks_blocked()
         await client.send(b"i")
         assert (await client.answer()).endswith(b"hi")
+        assert await client.is_closed()
+
+
+async def test_draining_announces_the_close_behind_an_answer(autojump_clock: MockClock) -> None:
+    async with connected() as client, trio.open_nursery() as nursery:
+        await client.send(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(client.server.drain)
+        assert b"connection: close" in (await client.answer()).lower()
+        assert await client.is_closed()
+
+
+async def test_draining_answers_one_of_several_pipelined_requests(autojump_clock: MockClock) -> None:
+    async with connected() as client:
+        await client.send(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
+        await trio.testing.wait_all_tasks_blocked()
+        await client.server.drain()
+        assert trio.current_time() == pytest.approx(1)
+        assert (await client.answer()).startswith(b"HTTP/1.1 200")
         assert await client.is_closed()
 
 

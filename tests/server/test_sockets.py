@@ -72,6 +72,14 @@ async def test_a_socket_may_follow_requests_on_one_connection(api: Api) -> None:
             assert await first(socket) == (101, "message_added")
 
 
+async def test_a_target_in_absolute_form_leads_to_the_same_socket(api: Api) -> None:
+    visitor, chat = await api.visit()
+    path = f"http://chat.example{room(chat)}"
+    assert await outcome(api, path, visitor) == (101, "user_connected")
+    assert await outcome(api, path, visitor, origin="http://chat.example") == (101, "user_connected")
+    assert await outcome(api, path, visitor, origin="http://evil.example") == (403, "not_allowed")
+
+
 async def test_a_socket_that_follows_requests_is_judged_too(api: Api) -> None:
     async with await trio.open_tcp_stream("127.0.0.1", api.server.port) as stream:
         await get_live(stream)

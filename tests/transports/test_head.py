@@ -74,6 +74,13 @@ async def test_what_is_no_head_gets_its_status(sent: bytes, status: int) -> None
     assert caught.value.status == status
 
 
+@pytest.mark.parametrize(
+    "pieces", [(b"\r\n" + UPGRADE,), (b"\r", b"\n\r\n", UPGRADE), (b"\n" + UPGRADE[:9], UPGRADE[9:])]
+)
+async def test_empty_lines_before_a_head_are_ignored(pieces: tuple[bytes, ...]) -> None:
+    assert (await read(*pieces)).raw == UPGRADE
+
+
 async def test_a_peer_that_says_nothing_gets_no_answer() -> None:
     assert await read_head(chunks()) is None
 
@@ -96,6 +103,8 @@ async def test_a_trickling_head_is_cut_off_after_ten_seconds(autojump_clock: tri
         (b"Version: 13", b"Version: 8", 426),
         (b"dGhlIHNhbXBsZSBub25jZQ==", b"short", 400),
         (b"dGhlIHNhbXBsZSBub25jZQ==", b"AAAA", 400),
+        (b"Host: a", b"Host: a\r\nContent-Length: 5", 400),
+        (b"Host: a", b"Host: a\r\nTransfer-Encoding: chunked", 400),
     ],
 )
 async def test_a_wrong_handshake_gets_its_status(old: bytes, new: bytes, status: int) -> None:
