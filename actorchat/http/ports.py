@@ -16,11 +16,15 @@ __all__ = ["Caller", "Door", "Visit"]
 
 @attrs.frozen
 class Caller:
-    """Whoever calls: the stored profile, the sources that the token names, and its end in epoch seconds."""
+    """Whoever calls: the stored profile, the sources that the token names, and its end in epoch seconds.
+
+    `session_at` is when an anonymous visitor's session began, in epoch seconds; None for other tokens.
+    """
 
     user: User
     sources: frozenset[str]
     expires: float
+    session_at: float | None = None
 
     @property
     def is_operator(self) -> bool:

@@ -40,7 +40,12 @@ __all__ = [
 ]
 
 VISITOR_TTL: Final = 30 * 24 * 3600
-"""Seconds that the token of a visitor lasts."""
+"""Seconds that the token of an anonymous visitor lasts. It can be renewed as long as the session lasts."""
+
+SESSION_CLAIM: Final = "sid_at"
+"""The claim that says when the session of an anonymous visitor began, in seconds since the epoch. Renewed tokens carry it
+on. It means nothing in a token that was not signed with the server's own secret.
+"""
 
 AUDIENCE: Final = "actorchat"
 SECRET_FILE: Final = "secret"  # noqa: S105 - the name of the file
@@ -73,13 +78,15 @@ class Claims:
     """What a token says that was believed. `user` has the claimed profile fields only, `claimed` names them.
 
     `sources` is None where the token claims none: its bearer sees none now, and what is stored stays.
-    `expires` is in seconds since the epoch.
+    `expires` and `session_at` are in seconds since the epoch. `session_at` is when an anonymous visitor's session
+    began, None for a token that was not issued by `Tokens.open_session`.
     """
 
     user: User
     claimed: frozenset[str]
     sources: frozenset[str] | None
     expires: float
+    session_at: float | None = None
 
     def as_operation(self) -> RecordPerson:
         return RecordPerson(self.user, self.claimed, self.sources)
@@ -94,15 +101,22 @@ class PublicKey:
 
 
 class Tokens:
-    """Signs with the server's secret; believes that, and the configured public key. `now` is for tests.
+    """Signs with the server's secret; believes that, and the configured public key.
 
-    What the tokens last seen say is remembered: a signature, once good, is not checked again.
+    `now` gives epoch seconds. `session_age` is how many seconds an anonymous visitor's session lasts, however often its
+    token is renewed. What the tokens last seen say is remembered: a signature, once good, is not checked again.
     """
 
     def __init__(
-        self, secret: str, public_key: PublicKey | None = None, *, now: Callable[[], float] = time.time
+        self,
+        secret: str,
+        public_key: PublicKey | None = None,
+        *,
+        now: Callable[[], float] = time.time,
+        session_age: float = VISITOR_TTL,
     ) -> None:
         self._now = now
+        self._session_age = session_age
         self._secret = secret
         # Ready for use: PyJWT would look at a string anew each time, whether it is any kind of key.
         self._secret_key = jwt.PyJWK({"kty": "oct", "k": _base64url(secret)}, "HS256")
@@ -111,13 +125,33 @@ class Tokens:
 
     def issue(self, user: User, sources: Collection[str], ttl: float) -> str:
         """A token for `user`, good for `ttl` seconds; profile fields that are empty are not claimed."""
+        return self._sign(user, sources, self._now() + ttl)
+
+    def open_session(self, user: User, source: str) -> str:
+        """A token for a new anonymous visitor, whose session begins now."""
+        now = self._now()
+        return self._sign(user, (source,), now + min(VISITOR_TTL, self._session_age), now)
+
+    def renew(self, user: User, source: str, *, expires: float, session_at: float | None) -> str:
+        """Another token for the bearer of one that ends at `expires`.
+
+        That of an anonymous visitor lasts `VISITOR_TTL` again, but never longer than its session, which began at
+        `session_at`. Any other was signed elsewhere, and only its issuer may prolong it: it ends when it would have.
+        """
+        if session_at is not None:
+            expires = min(self._now() + VISITOR_TTL, session_at + self._session_age)
+        return self._sign(user, (source,), expires, session_at)
+
+    def _sign(self, user: User, sources: Collection[str], expires: float, session_at: float | None = None) -> str:
         payload: dict[str, Any] = {  # Any: a JWT's payload is JSON
             "sub": str(user.id),
             "role": user.role.value,
             "aud": AUDIENCE,
-            "exp": int(self._now() + ttl),
+            "exp": int(expires),
             "src": sorted(sources),
         }
+        if session_at is not None:
+            payload[SESSION_CLAIM] = int(session_at)
         payload |= {name: value for name in PROFILE if (value := getattr(user, name))}
         return jwt.encode(payload, self._secret, algorithm="HS256")
 
@@ -150,9 +184,16 @@ class Tokens:
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise BadToken(f"the token is not good: {error}") from None
         claims = _read(payload, self._now())
-        if foreign and claims.user.id >= _FOREIGN_IDS:
-            raise BadToken("ids in tokens from elsewhere are below 2^52")
-        return claims
+        if foreign:
+            if claims.user.id >= _FOREIGN_IDS:
+                raise BadToken("ids in tokens from elsewhere are below 2^52")
+            return claims
+        session_at = _seconds(payload, SESSION_CLAIM)
+        if session_at is None:
+            return claims
+        # The maximum age may have been lowered since the token was issued.
+        expires = min(claims.expires, session_at + self._session_age)
+        return attrs.evolve(claims, expires=expires, session_at=session_at)
 
 
 def _base64url(text: str) -> str:

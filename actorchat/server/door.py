@@ -17,7 +17,7 @@ from actorchat.http.ports import Caller, Visit
 from actorchat.http.problems import Problem
 from actorchat.protocol import Role, User
 from actorchat.server.addresses import AddressLimiter
-from actorchat.server.auth import VISITOR_TTL, BadToken, Claims, Tokens
+from actorchat.server.auth import BadToken, Claims, Tokens
 from actorchat.server.people import People
 
 __all__ = ["Door"]
@@ -62,26 +62,24 @@ class Door:
             raise Problem("not_authenticated", str(error)) from None
 
     async def visit(self, authorization: str | None, source: str, address: str) -> Visit:
-        anonymous = authorization is None
         if authorization is None:
             wait = self._addresses.take(address, trio.current_time())
             if wait:
                 raise Problem("rate_limited", "too many visitors from your address", retry_after=wait)
             self.check_source(source)
-            user, sources = await self._people.new_visitor(), frozenset[str]()
-        else:
-            caller = await self.caller(authorization)
-            if caller.is_operator:
-                raise Problem("not_allowed", "operators are no visitors")
-            self.check_source(source)
-            user, sources = caller.user, caller.sources
-        return await self._visit(user, sources | {source}, source, anonymous)
-
-    async def _visit(self, user: User, sources: frozenset[str], source: str, anonymous: bool) -> Visit:
+            user = await self._people.new_visitor()
+            chat, _ = await self._chats.reserve_chat(source, user)
+            return Visit(self._tokens.open_session(user, source), user, chat, anonymous=True)
+        caller = await self.caller(authorization)
+        if caller.is_operator:
+            raise Problem("not_allowed", "operators are no visitors")
+        self.check_source(source)
+        user = caller.user
         chat, _ = await self._chats.reserve_chat(source, user)
         # Without the profile: a claim would undo what newer tokens said of it.
-        token = self._tokens.issue(User(user.id, user.role), sources, VISITOR_TTL)
-        return Visit(token, user, chat, anonymous)
+        bearer = User(user.id, user.role)
+        token = self._tokens.renew(bearer, source, expires=caller.expires, session_at=caller.session_at)
+        return Visit(token, user, chat, anonymous=False)
 
     async def chat(self, caller: Caller, chat: UUID) -> ChatState:
         state = await self._chats.archive.chat(chat)
@@ -120,7 +118,7 @@ def _token(authorization: str | None) -> str:
 
 
 def _caller(record: PersonRecord, claims: Claims) -> Caller:
-    return Caller(record.user, claims.sources or frozenset(), claims.expires)
+    return Caller(record.user, claims.sources or frozenset(), claims.expires, claims.session_at)
 
 
 def _theirs(caller: Caller, chat: ChatState) -> ChatState:

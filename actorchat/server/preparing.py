@@ -93,11 +93,12 @@ def prepare_tokens(settings: Settings, wall: Callable[[], float] = time.time) ->
     """
     folder = settings.folder
     public_key = _public_key(settings)
+    age = settings.limits.session_age
     if settings.secret is not None:
-        return Tokens(settings.secret, public_key, now=wall)
+        return Tokens(settings.secret, public_key, now=wall, session_age=age)
     if folder is None:
-        return Tokens(new_secret(), public_key, now=wall)
+        return Tokens(new_secret(), public_key, now=wall, session_age=age)
     try:
-        return Tokens(ensure_secret(folder), public_key, now=wall)
+        return Tokens(ensure_secret(folder), public_key, now=wall, session_age=age)
     except OSError as error:
         raise StartFailed(f"the data folder {folder} can't be used: {error.strerror}") from None

@@ -196,11 +196,21 @@ def _file() -> Any:
     return _setting("the path of a file", _optional(_path), None)
 
 
+def _seconds(low: float, high: float) -> _Parser[float]:
+    def parse(value: Any) -> float:
+        if not low <= (number := _number(value)) <= high:
+            raise ValueError
+        return number
+
+    return parse
+
+
 @attrs.frozen(kw_only=True)
 class LimitSettings:
     """How much one person may do. Rates are per user, 0 = off; `burst` is how many messages may come at once.
 
-    `visitors_per_minute` bounds new anonymous visitors per network address (a proxy's, behind one).
+    `visitors_per_minute` bounds new anonymous visitors per network address (a proxy's, behind one). `session_age` is
+    how many seconds an anonymous visitor may keep an identity by renewing its token.
     """
 
     messages_per_second: float = _rate(10.0)
@@ -208,6 +218,7 @@ class LimitSettings:
     text_length: int = _setting("a whole number, 1 to 16000", _integer(1, 16_000), 4000)
     attachments: int = _setting("a whole number, 0 to 100", _integer(0, 100), 10)
     visitors_per_minute: float = _rate(60.0)
+    session_age: float = _setting("a number of seconds, 60 to 1000000000", _seconds(60, 1e9), 2_592_000.0)
 
 
 @attrs.frozen(kw_only=True)
@@ -226,15 +237,6 @@ class ChatSettings:
             idle_timeout=self.idle_timeout,
             on_closed=self.on_closed,
         )
-
-
-def _seconds(low: float, high: float) -> _Parser[float]:
-    def parse(value: Any) -> float:
-        if not low <= (number := _number(value)) <= high:
-            raise ValueError
-        return number
-
-    return parse
 
 
 def _header(value: Any) -> str:

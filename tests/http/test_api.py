@@ -1,10 +1,13 @@
 """What each route does, and what it refuses, against a whole server."""
 
+import time
 from uuid import UUID, uuid4
 
 import pytest
 
-from tests.server.running import Api, customer, error, operator
+from actorchat.protocol import Role, User
+from actorchat.server.auth import Tokens
+from tests.server.running import SECRET, Api, customer, error, operator
 
 
 async def test_a_visitor_is_made_with_a_token_and_a_reserved_chat(api: Api) -> None:
@@ -25,6 +28,24 @@ async def test_a_returning_visitor_gets_the_token_renewed_and_the_same_chat(api:
     assert UUID(answer.json()["chat"]["uuid"]) == chat
     renewed = answer.json()["token"]
     assert (await api.call("GET", f"/api/chats/{chat}", renewed)).status_code == 200
+
+
+async def test_a_renewed_token_ends_with_the_session_and_names_no_more_sources(api: Api) -> None:
+    began = int(time.time()) - 10 * 86_400
+    token = Tokens(SECRET, now=lambda: began).open_session(User(2**52 + 1, Role.USER), "lk")
+    for source in ("lk", "shop", "mall"):
+        token, _ = await api.visit(source, token)
+        claims = Tokens(SECRET).verify(token)
+        assert claims.expires == began + 30 * 86_400
+        assert claims.sources == frozenset({source})
+
+
+async def test_a_short_token_is_not_exchanged_for_a_long_one(api: Api) -> None:
+    token = customer(7)
+    expires = Tokens(SECRET).verify(token).expires
+    for _ in range(3):
+        token, _ = await api.visit(token=token)
+        assert Tokens(SECRET).verify(token).expires == expires
 
 
 async def test_a_customer_with_a_token_from_elsewhere_visits_as_themselves(api: Api) -> None:

@@ -25,6 +25,7 @@ from actorchat.server.auth import (
     LONGEST_REMEMBERED,
     MOST_REMEMBERED_SOURCES,
     REMEMBERED,
+    SESSION_CLAIM,
     BadToken,
     Tokens,
     anonymous_id,
@@ -37,6 +38,7 @@ from actorchat.server.settings import InvalidSettings
 
 SECRET = "a-secret-of-thirty-two-bytes-or-more"
 NOW = 1_000_000.0
+DAY = 24 * 3600
 
 
 def tokens(**claims: object) -> tuple[Tokens, str]:
@@ -180,6 +182,41 @@ def test_what_good_tokens_say_is_remembered_of_so_many_of_them_and_only_of_short
     assert judge.verify(wide) is not judge.verify(wide)
     narrower = judge.issue(User(1, Role.USER), [*map(str, range(MOST_REMEMBERED_SOURCES))], 60)
     assert judge.verify(narrower) is judge.verify(narrower)
+
+
+def test_a_token_that_is_renewed_again_and_again_ends_with_its_session() -> None:
+    now = [NOW]
+    judge, visitor = Tokens(SECRET, now=lambda: now[0], session_age=45 * DAY), User(2**52, Role.USER)
+    token = judge.open_session(visitor, "lk")
+    ends = []
+    for now[0] in (NOW, NOW + 10 * DAY, NOW + 20 * DAY, NOW + 40 * DAY, NOW + 45 * DAY - 1):
+        claims = judge.verify(token)
+        token = judge.renew(visitor, "lk", expires=claims.expires, session_at=claims.session_at)
+        ends.append((judge.verify(token).expires - NOW) / DAY)
+    assert ends == [30, 40, 45, 45, 45]
+    now[0] = NOW + 45 * DAY
+    with pytest.raises(BadToken, match="expired"):
+        judge.verify(token)
+
+
+def test_a_session_age_that_was_lowered_holds_for_tokens_that_are_out() -> None:
+    visitor = User(2**52, Role.USER)
+    token = Tokens(SECRET, now=lambda: NOW).open_session(visitor, "lk")
+    assert Tokens(SECRET, now=lambda: NOW + 59, session_age=60).verify(token).expires == NOW + 60
+    with pytest.raises(BadToken, match="expired"):
+        Tokens(SECRET, now=lambda: NOW + 60, session_age=60).verify(token)
+
+
+def test_a_token_that_was_signed_elsewhere_is_renewed_until_its_own_end(tmp_path: Path) -> None:
+    private, algorithm, judge, _ = elsewhere(tmp_path, "EdDSA")
+    good = {"sub": "7", "role": "user", "aud": "actorchat", "exp": NOW + 60}
+    # What looks like the beginning of a session means nothing in a token of another issuer.
+    signed = jwt.encode(good | {SESSION_CLAIM: NOW}, private, algorithm)
+    for token in (signed, judge.issue(User(7, Role.USER), (), 60)):
+        for _ in range(3):
+            claims = judge.verify(token)
+            token = judge.renew(claims.user, "lk", expires=claims.expires, session_at=claims.session_at)
+            assert judge.verify(token).expires == NOW + 60
 
 
 def unsigned(algorithm: str) -> str:
