@@ -66,8 +66,10 @@ class FromMember:
             self.member.session.push(Frames.of([payload]))
 
     def fail(self) -> None:
-        """The room failed over it; nothing was submitted."""
+        """The room failed over it; nothing was submitted. Typing is only shown: that closes no socket."""
         self._settle()
+        if isinstance(self.command, UpdateTyping):
+            return
         self.member.session.close(CloseCode.SERVER_FAILED, "the server failed")
 
     def lost(self) -> None:

@@ -12,7 +12,7 @@ from uuid import UUID
 import attrs
 import msgspec
 
-from actorchat.protocol.commands import COMMANDS, Command, SendMessage
+from actorchat.protocol.commands import COMMANDS, Command, SendMessage, UpdateTyping
 from actorchat.protocol.events import EVENTS, EXTENDED_EVENTS, Event, MessageAdded
 from actorchat.protocol.faults import Fault, Malformed, parse_json, structure
 from actorchat.protocol.profiles import Profile
@@ -68,8 +68,8 @@ _event_heads: Final[dict[type[Event], bytes]] = {
 def decode_command(payload: bytes | str, profile: Profile = Profile.EXTENDED) -> Command | UnknownType:
     """Read what a client sent; in the strict profile ``client_id`` is one of the ignored unknown fields.
 
-    Raises NotUtf8 for bytes that are not text, Malformed with every fault for all else the contract
-    does not allow, and nothing else.
+    Half an emoji in typing, which is only shown, becomes U+FFFD. Raises NotUtf8 for bytes that are not text,
+    Malformed with every fault for all else the contract does not allow, and nothing else.
     """
     try:
         # msgspec skips unknown fields and raw data without looking at their UTF-8.
@@ -169,6 +169,8 @@ def _explain_command(payload: bytes | str, profile: Profile) -> Command | Unknow
         return UnknownType(name)
     if not has_data:
         raise Malformed((Fault("data", "missing"),), type=name)
+    if cls is UpdateTyping and isinstance(data, dict) and isinstance(text := data.get("text"), str):
+        data = data | {"text": _whole_characters(text)}
     try:
         if cls is SendMessage and profile is Profile.STRICT:
             strict = structure(data, _StrictSendMessage, path="data")
@@ -183,6 +185,11 @@ def _explain_command(payload: bytes | str, profile: Profile) -> Command | Unknow
             text=_writable(data.get("text")),
             client_id=_writable(data.get("client_id")) if profile is Profile.EXTENDED else None,
         ) from None
+
+
+def _whole_characters(text: str) -> str:
+    """`text` with U+FFFD for each half of a surrogate pair: what is left where a client cuts text within an emoji."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _writable(value: object) -> str | None:

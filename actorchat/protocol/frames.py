@@ -73,7 +73,7 @@ def pong_frame(payload: bytes = b"") -> bytes:
 
 def close_frame(code: int, reason: str = "") -> bytes:
     """Frame a close; a reason too long for a control frame is cut at a whole character."""
-    cut = reason.encode()[: MAX_CONTROL_BYTES - 2].decode(errors="ignore")
+    cut = reason.encode(errors="replace")[: MAX_CONTROL_BYTES - 2].decode(errors="ignore")
     return _frame(_CLOSE, int(code).to_bytes(2) + cut.encode())
 
 

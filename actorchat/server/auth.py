@@ -33,6 +33,7 @@ __all__ = [
     "Tokens",
     "anonymous_id",
     "ensure_secret",
+    "is_storable",
     "load_public_key",
     "local_token",
     "new_secret",
@@ -244,7 +245,7 @@ def _read(payload: Mapping[str, Any], now: float) -> Claims:  # Any: JSON that s
         value = payload.get(name)
         if value is None:
             continue
-        if not isinstance(value, str) or len(value) > _LONGEST_CLAIM or not _is_storable(value):
+        if not isinstance(value, str) or len(value) > _LONGEST_CLAIM or not is_storable(value):
             raise BadToken(f"{name} is a string of at most {_LONGEST_CLAIM} characters")
         profile[name] = value
     user = User(int(subject), Role(role), **profile)
@@ -260,7 +261,7 @@ def _seconds(payload: Mapping[str, Any], name: str) -> float | None:  # Any: as 
     return float(value)
 
 
-def _is_storable(text: str) -> bool:
+def is_storable(text: str) -> bool:
     """Whether a database and a socket can take it: no NUL, no half of a surrogate pair."""
     return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 

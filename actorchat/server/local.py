@@ -23,7 +23,7 @@ from actorchat.protocol import (
     UnknownType,
     User,
 )
-from actorchat.server.auth import PROFILE, Claims
+from actorchat.server.auth import PROFILE, Claims, is_storable
 from actorchat.server.people import People
 from actorchat.transports.memory import MemoryConnection, MemoryTransport
 from actorchat.transports.ports import Admission, FeedTarget, RoomTarget
@@ -96,11 +96,17 @@ class LocalDoor:
         return self._connect(known, profile, FeedTarget(frozenset(sources)))
 
     async def known(self, user: User | int, role: Role, sources: Collection[str] = ()) -> User:
-        """The stored profile of somebody whom the embedding program vouches for. ValueError for another role."""
+        """The stored profile of somebody whom the embedding program vouches for. ValueError for another role.
+
+        ValueError also for a name or an avatar that no database or socket can take.
+        """
         user = User(user, role) if isinstance(user, int) else user
         if user.role is not role:
             raise ValueError(f"expected somebody with the role {role}, got {user}")
         claimed = frozenset(name for name in PROFILE if getattr(user, name))
+        for name in sorted(claimed):
+            if not is_storable(getattr(user, name)):
+                raise ValueError(f"{name} holds a NUL or half of a surrogate pair")
         record = await self._people.record(Claims(user, claimed, frozenset(sources), inf))
         return record.user
 

@@ -24,6 +24,7 @@ from actorchat.client.api import HistoryPage
 from actorchat.http.ports import Caller, Door
 from actorchat.http.problems import Problem
 from actorchat.protocol import Chat, ChatStatus, Message, MessageType, Operator, Role, User
+from actorchat.server.auth import is_storable
 
 __all__ = ["LocalApi"]
 
@@ -112,6 +113,8 @@ class LocalApi:
             self._only_operators("send system messages")
             if type_role is None:
                 raise ValueError("a system message needs type_role: the role of its recipients")
+        if not is_storable(text) or not is_storable(client_id or ""):
+            raise ChatRefused("malformed", "text and client_id hold no NUL and no half of a surrogate pair")
         await _allowed(self._door.chat(self._caller, chat))
         decision = await self._chats.perform(
             AddMessage(

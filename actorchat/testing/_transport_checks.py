@@ -141,6 +141,18 @@ async def the_third_malformed_frame_in_a_row_closes_with_1008(open_transport: Op
         expect(len(application.faults) == 5, "the last one is told too")
 
 
+async def malformed_typing_is_told_and_never_closes(open_transport: OpenTransport) -> None:
+    application = RecordingApplication()
+    async with opened(open_transport, application) as dialer, dialer.dial(admission_of(1)) as peer:
+        for _ in range(2):
+            await peer.send_text("not JSON")
+            for _ in range(3):
+                await peer.send_text('{"type":"update_typing","data":{"text":null,"stopped":false}}')
+        await peer.send_text('{"type":"update_typing","data":{"text":"\\ud83d","stopped":false}}')
+        await until(lambda: application.commands == [UpdateTyping("\ufffd", False)], "half an emoji is replaced")
+        expect(len(application.faults) == 8, "each malformed frame is told")
+
+
 async def what_is_not_utf8_closes_with_1007(open_transport: OpenTransport) -> None:
     application = RecordingApplication()
     async with opened(open_transport, application) as dialer, dialer.dial(admission_of(1)) as peer:
@@ -363,6 +375,7 @@ TRANSPORT_CHECKS: Final[Sequence[Check]] = (
     nothing_follows_a_close,
     input_behind_a_close_is_ignored,
     the_third_malformed_frame_in_a_row_closes_with_1008,
+    malformed_typing_is_told_and_never_closes,
     what_is_not_utf8_closes_with_1007,
     over_64_kib_closes_with_1009,
     reading_pauses_at_eight_operations_in_flight,

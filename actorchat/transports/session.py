@@ -19,6 +19,7 @@ from actorchat.protocol import (
     Malformed,
     NotUtf8,
     Profile,
+    UpdateTyping,
     User,
     decode_command,
     ping_frame,
@@ -210,7 +211,11 @@ class SocketSession:
         self.close(CloseCode.SERVER_FAILED, "the server failed")
 
     def _count_malformed(self, receiver: Receiver, fault: Malformed) -> None:
-        self._malformed += 1
+        if fault.type == UpdateTyping.type:
+            # Only shown, so it closes no socket. A transport may make the peer wait instead.
+            self.refused = True
+        else:
+            self._malformed += 1
         try:
             receiver.malformed(fault)
         except Exception as error:

@@ -25,6 +25,7 @@ from actorchat.protocol import (
     OperatorUpdated,
     Profile,
     Role,
+    UpdateTyping,
     User,
     UserDisconnected,
 )
@@ -185,6 +186,17 @@ async def test_a_command_that_fails_closes_its_own_socket_only(monkeypatch: pyte
         assert (anna.recorder.closed, olga.recorder.closed) == (1011, None)
         assert [event.message.text for event in olga.recorder.got(MessageAdded)] == ["two"]
         assert anna.recorder.done == 1
+
+
+async def test_typing_that_fails_closes_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_world() as world:
+        anna = await world.join(await world.reserve(), ANNA)
+        plant(monkeypatch, Room, "_typing", 1)
+        anna.receiver.receive(UpdateTyping("one", False))
+        await world.settle()
+        anna.say("two")
+        await world.settle()
+        assert (anna.recorder.closed, anna.recorder.texts()) == (None, ["two"])
 
 
 async def test_an_operation_whose_refusal_can_not_be_told_is_over_once(monkeypatch: pytest.MonkeyPatch) -> None:

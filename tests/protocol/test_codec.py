@@ -232,3 +232,13 @@ def test_a_malformed_event_is_explained_too() -> None:
         decode_event(b'{"type":"user_connected","data":{"user":{"id":1,"role":1}}}')
     with pytest.raises(Malformed, match="data: missing"):
         decode_event(b'{"type":"user_connected"}')
+
+
+@pytest.mark.parametrize("payload", [rb'"a\ud83d"', rb'"\udc0ca"', rb'"\ud83d\ud83d\udc0c\udc0c"'])
+@pytest.mark.parametrize("profile", Profile)
+def test_half_an_emoji_in_typing_is_shown_as_a_replacement_character(payload: bytes, profile: Profile) -> None:
+    command = decode_command(b'{"type":"update_typing","data":{"text":%s,"stopped":false}}' % payload, profile)
+    assert isinstance(command, UpdateTyping)
+    assert command.text == json.loads(payload).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    assert "\ufffd" in command.text
+    assert encode_command(command)

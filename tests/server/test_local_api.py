@@ -97,3 +97,18 @@ async def test_an_issued_token_signs_its_user_in_over_http() -> None:
         token = api.server.issue_token(ANN, ttl=60)
         answer = await api.call("GET", f"/api/chats/{chat}", token)
         assert answer.json()["owner_user"]["firstname"] == "Ann"
+
+
+@pytest.mark.parametrize("bad", ["\ud83d", "a\0b"], ids=["half an emoji", "NUL"])
+async def test_text_that_no_socket_could_carry_is_refused_where_it_comes_in(bad: str) -> None:
+    async with actorchat.open_server(MEMORY) as server:
+        chat = await _chat_of_ann(server)
+        ann = await server.api_for(ANN)
+        with pytest.raises(actorchat.ChatRefused, match="malformed"):
+            await ann.add_message(chat, bad)
+        with pytest.raises(actorchat.ChatRefused, match="malformed"):
+            await ann.add_message(chat, "fine", client_id=bad)
+        with pytest.raises(ValueError, match="firstname"):
+            await server.connect_visitor(source="lk", user=User(7, Role.USER, firstname=bad))
+        await ann.add_message(chat, "and on it goes")
+        assert [each.text for each in (await ann.history(chat)).messages] == ["hello", "and on it goes"]

@@ -192,6 +192,15 @@ async def test_the_third_malformed_frame_in_a_row_closes_the_socket(
 
 
 @BOTH_PROFILES
+async def test_malformed_typing_never_closes_the_socket(scene: Scene, profile: Profile) -> None:
+    async with scene.room(profile) as socket:
+        await socket.peer.stream.send_all(frame('{"type":"update_typing","data":{"text":null}}') * 9)
+        answers = await answers_before_a_message(socket)
+    errors = [answer.code for answer in answers if isinstance(answer, ErrorEvent)]
+    assert errors == (["malformed"] * 9 if profile is Profile.EXTENDED else [])
+
+
+@BOTH_PROFILES
 async def test_a_valid_frame_resets_the_count_of_malformed_ones(scene: Scene, profile: Profile) -> None:
     async with scene.room(profile) as socket:
         for _ in range(3):

@@ -65,6 +65,11 @@ def _command(name: str, type_: str, data: str) -> Wrong:
     return _told(f"{type_}: {name}", f'{{"type":"{type_}","data":{data}}}')
 
 
+def _shown(name: str, data: str) -> Wrong:
+    """Typing that is repaired instead of refused."""
+    return Wrong(f"update_typing: {name}", frame(f'{{"type":"update_typing","data":{data}}}'), NOTHING, NOTHING)
+
+
 def _mark(name: str, message_id: str, code: str = "malformed") -> Wrong:
     return _told(f"mark: {name}", f'{{"type":"mark_message_read","data":{{"message_id":{message_id}}}}}', code)
 
@@ -188,7 +193,8 @@ _OTHER_COMMANDS: Final = (
     _command("stopped null", "update_typing", '{"text":"a","stopped":null}'),
     _command("text a number", "update_typing", '{"text":1,"stopped":false}'),
     _command("a NUL", "update_typing", r'{"text":"\u0000","stopped":false}'),
-    _command("a lone surrogate", "update_typing", r'{"text":"\ud800","stopped":false}'),
+    _shown("half an emoji", r'{"text":"\ud83d","stopped":true}'),
+    _shown("the other half of an emoji", r'{"text":"\udc0c","stopped":true}'),
 )
 
 _TOO_BIG: Final = (
