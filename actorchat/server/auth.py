@@ -44,8 +44,8 @@ VISITOR_TTL: Final = 30 * 24 * 3600
 """Seconds that the token of an anonymous visitor lasts. It can be renewed as long as the session lasts."""
 
 SESSION_CLAIM: Final = "sid_at"
-"""The claim that says when the session of an anonymous visitor began, in seconds since the epoch. Renewed tokens carry it
-on. It means nothing in a token that was not signed with the server's own secret.
+"""The claim that says when the session of an anonymous visitor began, in seconds since the epoch. Renewed tokens carry
+it on. It means nothing in a token that was not signed with the server's own secret.
 """
 
 AUDIENCE: Final = "actorchat"
