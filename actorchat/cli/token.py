@@ -13,19 +13,25 @@ from actorchat.cli.failing import BAD_SETTINGS, FAILED, fail
 from actorchat.cli.options import Duration, config_option, data_option
 from actorchat.http.names import is_source_name
 from actorchat.protocol import Role
-from actorchat.server.auth import local_token
+from actorchat.server.auth import FOREIGN_IDS, local_token
 from actorchat.server.loading import load_settings
 from actorchat.server.settings import DEFAULT_DATA, InvalidSettings
 
 __all__ = ["token"]
 
-_LARGEST_ID = 2**53 - 1
-
 
 @click.command()
 @click.option("--role", type=click.Choice([role.value for role in Role]), required=True, help="Whose token.")
-@click.option("--user-id", type=click.IntRange(0, _LARGEST_ID), required=True, metavar="N", help="Their id.")
-@click.option("--source", "sources", multiple=True, metavar="S", help="A widget source of theirs; may repeat.")
+@click.option(
+    "--user-id",
+    type=click.IntRange(0, FOREIGN_IDS - 1),
+    required=True,
+    metavar="N",
+    help="Their id, below 2^52: the server gives the ids from there on to anonymous visitors.",
+)
+@click.option(
+    "--source", "sources", multiple=True, metavar="S", help="A widget source of theirs; an operator needs one or more."
+)
 @click.option("--firstname", default="", metavar="NAME")
 @click.option("--lastname", default="", metavar="NAME")
 @click.option("--ttl", type=Duration(), default="1h", show_default=True, help="How long it is good: 90s, 15m, 30d.")
@@ -43,7 +49,7 @@ def token(
 ) -> None:
     """Print a token signed with a local server's secret.
 
-    An operator sees the chats of the token's sources, and none without any.
+    An operator sees the chats of the token's sources.
 
     \b
     Examples:
@@ -58,6 +64,13 @@ def token(
         settings = load_settings(config, {"data": data})
     except InvalidSettings as error:
         fail(error.faults, BAD_SETTINGS)
+    known = settings.sources
+    if role == Role.OPERATOR and not sources:
+        example = known[0] if known else "lk"
+        raise click.UsageError(f"an operator sees only the chats of the token's sources: add --source {example}")
+    for source in sources:
+        if known and source not in known:
+            raise click.BadParameter(f"the settings name no source {source}: {', '.join(known)}", param_hint="--source")
     folder = settings.data or DEFAULT_DATA
     try:
         signed = local_token(

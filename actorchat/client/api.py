@@ -13,7 +13,7 @@ import attrs
 import msgspec
 
 from actorchat.client.address import ServerAddress
-from actorchat.client.causes import explain_failure
+from actorchat.client.causes import explain_failure, read_fault
 from actorchat.client.errors import ApiError, ApiUnreachable
 from actorchat.client.websocket import tls_context
 from actorchat.protocol.entities import Chat, ChatStatus, Message, MessageType, Operator, Role, User
@@ -47,18 +47,6 @@ class HistoryPage:
     from_index: int | None
     to_index: int | None
     has_more: bool
-
-
-@attrs.frozen
-class _Error:
-    code: str = ""
-    detail: str = ""
-    path: str = ""
-
-
-@attrs.frozen
-class _ErrorBody:
-    error: _Error
 
 
 @asynccontextmanager
@@ -201,8 +189,5 @@ class Api:
 
 
 def _refusal(status: int, content: bytes) -> ApiError:
-    try:
-        fault = msgspec.json.decode(content, type=_ErrorBody).error
-    except msgspec.MsgspecError:
-        fault = _Error()
+    fault = read_fault(content)
     return ApiError(status, fault.code or f"http_{status}", fault.detail, fault.path)

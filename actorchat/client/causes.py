@@ -7,11 +7,35 @@ import os
 import ssl
 from typing import Final
 
+import attrs
+import msgspec
 import trio
 
 _NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "UNEXPECTED_EOF_WHILE_READING"})
 """What OpenSSL says of a server that answers a handshake in plain text, or hangs up. Older Pythons say the latter as
 `SSLZeroReturnError`, without a reason."""
+
+
+@attrs.frozen
+class Fault:
+    """What a server's answer says is wrong; every part is ``""`` where the answer is not this API's."""
+
+    code: str = ""
+    detail: str = ""
+    path: str = ""
+
+
+@attrs.frozen
+class _Body:
+    error: Fault
+
+
+def read_fault(content: bytes | None) -> Fault:
+    """The fault in the body of a refused request. Never raises: a proxy may have answered."""
+    try:
+        return msgspec.json.decode(content or b"", type=_Body).error
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return Fault()
 
 
 def leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

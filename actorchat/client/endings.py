@@ -21,10 +21,14 @@ class Closed:
 
 @attrs.frozen
 class Rejected:
-    """The server answered the upgrade with this HTTP status; ``retry_after`` in seconds or None."""
+    """The server answered the upgrade with this HTTP status; ``retry_after`` in seconds or None.
+
+    ``detail`` is what the answer says is wrong, ``""`` if it does not say.
+    """
 
     status: int
     retry_after: float | None
+    detail: str = ""
 
 
 @attrs.frozen
@@ -52,8 +56,8 @@ _ENDS: Final[dict[int, tuple[type[ConnectionEnded], str]]] = {
     CloseCode.NOT_AUTHENTICATED: (NotAuthenticated, "the token is not, or no longer, good"),
     403: (NotAllowed, "not allowed"),
     CloseCode.NOT_ALLOWED: (NotAllowed, "not allowed"),
-    404: (NoSuchChat, "no such chat"),
-    CloseCode.NO_SUCH_CHAT: (NoSuchChat, "no such chat"),
+    404: (NoSuchChat, "no such chat or source"),
+    CloseCode.NO_SUCH_CHAT: (NoSuchChat, "no such chat or source"),
     CloseCode.SIGNED_OUT: (SignedOut, "signed out"),
 }
 
@@ -70,8 +74,8 @@ def final_error(ending: Ending, *, blamed: bool) -> ConnectionEnded | None:
             if code in _LOST or (blamed and code in OUR_FRAME):
                 return None
             return _error(code, reason)
-        case Rejected(status):
-            return None if status in _TRY_LATER or status >= 500 else _error(status, "")
+        case Rejected(status, _, detail):
+            return None if status in _TRY_LATER or status >= 500 else _error(status, detail)
 
 
 def explain(ending: Ending) -> str:
@@ -79,8 +83,8 @@ def explain(ending: Ending) -> str:
     match ending:
         case Closed(code, reason):
             return f"the connection was lost ({code}{': ' + reason if reason else ''})"
-        case Rejected(status):
-            return f"the server refused the connection for now (HTTP {status})"
+        case Rejected(status, _, detail):
+            return f"the server refused the connection for now (HTTP {status}{': ' + detail if detail else ''})"
         case Unreachable(detail):
             return detail
         case Reopened():

@@ -20,7 +20,7 @@ from trio_websocket import (
 from wsproto.utilities import ProtocolError
 
 from actorchat.client.address import ServerAddress
-from actorchat.client.causes import explain_failure, leaves
+from actorchat.client.causes import explain_failure, leaves, read_fault
 from actorchat.client.endings import Closed, Ending, Rejected, Unreachable
 from actorchat.protocol.profiles import Profile
 
@@ -93,7 +93,8 @@ async def attend(target: Target, resource: str, converse: Converse) -> Ending:
                 reading.cancel_scope.cancel()
     except* ConnectionRejected as group:
         rejection = next(error for error in leaves(group) if isinstance(error, ConnectionRejected))
-        ending = Rejected(rejection.status_code, _retry_after(rejection))
+        detail = read_fault(rejection.body).detail
+        ending = Rejected(rejection.status_code, _retry_after(rejection), detail)
     except* (ProtocolError, h11.ProtocolError, HandshakeError, OSError) as group:
         ending = Unreachable(f"{target.server.authority} speaks no websocket: {leaves(group)[0]}")
     finally:

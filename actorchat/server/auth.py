@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from jwt.types import Options
 
 __all__ = [
+    "FOREIGN_IDS",
     "VISITOR_TTL",
     "BadToken",
     "Claims",
@@ -52,8 +53,8 @@ AUDIENCE: Final = "actorchat"
 SECRET_FILE: Final = "secret"  # noqa: S105 - the name of the file
 PROFILE: Final = ("firstname", "lastname", "patronymic", "avatar")
 
-_FOREIGN_IDS: Final = 2**52
-"""Ids from here on are anonymous visitors': no token from elsewhere may claim one."""
+FOREIGN_IDS: Final = 2**52
+"""Ids from elsewhere are below this; the server gives the ids from here on to anonymous visitors."""
 
 _SUBJECT: Final = re.compile(r"0|[1-9][0-9]{0,15}")
 _MAX_ID: Final = 2**53 - 1
@@ -125,8 +126,15 @@ class Tokens:
         self._seen: OrderedDict[str, Claims] = OrderedDict()
 
     def issue(self, user: User, sources: Collection[str], ttl: float) -> str:
-        """A token for `user`, good for `ttl` seconds; profile fields that are empty are not claimed."""
-        return self._sign(user, sources, self._now() + ttl)
+        """A token for `user`, good for `ttl` seconds; profile fields that are empty are not claimed.
+
+        Raises ValueError for an id that `verify` would refuse.
+        """
+        highest = _MAX_ID if user.role is Role.USER else FOREIGN_IDS - 1
+        if not 0 <= user.id <= highest:
+            raise ValueError(f"the id of a {user.role} is 0 to {highest}, got {user.id}")
+        now = self._now()
+        return self._sign(user, sources, now + ttl, now if user.id >= FOREIGN_IDS else None)
 
     def open_session(self, user: User, source: str) -> str:
         """A token for a new anonymous visitor, whose session begins now."""
@@ -185,11 +193,9 @@ class Tokens:
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise BadToken(f"the token is not good: {error}") from None
         claims = _read(payload, self._now())
-        if foreign:
-            if claims.user.id >= _FOREIGN_IDS:
-                raise BadToken("ids in tokens from elsewhere are below 2^52")
-            return claims
-        session_at = _seconds(payload, SESSION_CLAIM)
+        session_at = None if foreign else _seconds(payload, SESSION_CLAIM)
+        if claims.user.id >= FOREIGN_IDS and (session_at is None or claims.user.role is not Role.USER):
+            raise BadToken("ids in tokens from elsewhere are below 2^52")
         if session_at is None:
             return claims
         # The maximum age may have been lowered since the token was issued.
@@ -268,7 +274,7 @@ def is_storable(text: str) -> bool:
 
 def anonymous_id(random: Random) -> int:
     """A random id in 2^52 to 2^53-1, where no token from elsewhere reaches."""
-    return _FOREIGN_IDS + random.randrange(_FOREIGN_IDS)
+    return FOREIGN_IDS + random.randrange(FOREIGN_IDS)
 
 
 def load_public_key(path: Path) -> PublicKey:

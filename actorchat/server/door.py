@@ -99,13 +99,13 @@ class Door:
         for source in asked:
             self.check_source(source)
             if source not in caller.sources:
-                raise Problem("not_allowed", f"the source {source} is not yours", path="source")
+                raise Problem("not_allowed", f"your token does not name the source {source[:64]!r}", path="source")
         return frozenset(asked)
 
     def check_source(self, source: str) -> None:
         known = source in self._sources if self._sources else is_source_name(source)
         if not known:
-            raise Problem("not_found", "there is no such source", path="source")
+            raise Problem("not_found", f"there is no source {source[:64]!r}", path="source")
 
 
 def _token(authorization: str | None) -> str:

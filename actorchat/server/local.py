@@ -23,7 +23,7 @@ from actorchat.protocol import (
     UnknownType,
     User,
 )
-from actorchat.server.auth import PROFILE, Claims, is_storable
+from actorchat.server.auth import FOREIGN_IDS, PROFILE, Claims, is_storable
 from actorchat.server.people import People
 from actorchat.transports.memory import MemoryConnection, MemoryTransport
 from actorchat.transports.ports import Admission, FeedTarget, RoomTarget
@@ -103,6 +103,8 @@ class LocalDoor:
         user = User(user, role) if isinstance(user, int) else user
         if user.role is not role:
             raise ValueError(f"expected somebody with the role {role}, got {user}")
+        if user.id >= FOREIGN_IDS and not (role is Role.USER and await self._people.is_known(user)):
+            raise ValueError(f"ids from 2^52 on are for anonymous visitors, whom the server numbers; got {user.id}")
         claimed = frozenset(name for name in PROFILE if getattr(user, name))
         for name in sorted(claimed):
             if not is_storable(getattr(user, name)):

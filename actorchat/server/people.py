@@ -53,6 +53,11 @@ class People:
         self._remember(identity, stored)
         return stored
 
+    async def is_known(self, user: User) -> bool:
+        """Whether anything is stored of this person. Raises StorageUnavailable."""
+        identity = identity_of(user)
+        return identity in self._seen or await self._chats.archive.person(identity) is not None
+
     async def new_visitor(self) -> User:
         """Somebody nobody was before. Raises ChatRefused and StorageUnavailable."""
         while True:

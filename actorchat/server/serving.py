@@ -134,8 +134,8 @@ class Server:
     ) -> LocalSocket:
         """A visitor in the room of their open chat at `source`, a new one if there is none.
 
-        `user` None is a new anonymous visitor. `after` replays what came later than that message index.
-        Raises ChatRefused and StorageUnavailable.
+        `user` None is a new anonymous visitor; other ids are below 2^52. `after` replays what came later than that
+        message index. Raises ChatRefused and StorageUnavailable, and ValueError for an id that can't be.
         """
         return await self._parts.local.visitor(source, user, after, profile)
 
@@ -170,7 +170,8 @@ class Server:
     def issue_token(self, user: User, *, sources: Collection[str] = (), ttl: float = 3600.0) -> str:
         """A signed token for `user`, valid for `ttl` seconds: for a page that the embedding program renders.
 
-        `sources` are an operator's widget sources. The token carries the profile of `user`.
+        `sources` are an operator's widget sources. The token carries the profile of `user`. Raises ValueError for an id
+        that no token may name: ids from elsewhere are below 2^52.
         """
         return self._parts.tokens.issue(user, sources, ttl)
 

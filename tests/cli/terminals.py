@@ -33,8 +33,9 @@ def free_port() -> int:
 class ServerProcess:
     """`actorchat serve` on a port and folder that stay the same over restarts."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, *, sources: str = "") -> None:
         self.data = data
+        self._environment = {**os.environ, "ACTORCHAT_SOURCES": sources} if sources else None
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -42,7 +43,7 @@ class ServerProcess:
     def start(self) -> None:
         command = [sys.executable, "-m", "actorchat", "serve", "--port", str(self.port), "--data", str(self.data)]
         with (self.data.parent / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=self._environment)
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             with socket.socket() as probe:

@@ -52,7 +52,7 @@ def test_without_a_server_there_is_no_token(tmp_path: Path) -> None:
     [
         ("--role", "admin", "--user-id", "1"),
         ("--role", "user", "--user-id", "-1"),
-        ("--role", "user", "--user-id", str(2**53)),
+        ("--role", "user", "--user-id", str(2**52)),
         ("--role", "user", "--user-id", "1", "--ttl", "1x"),
         ("--role", "user", "--user-id", "1", "--ttl", "0"),
         ("--role", "user", "--user-id", "1", "--source", "A"),
@@ -61,6 +61,31 @@ def test_without_a_server_there_is_no_token(tmp_path: Path) -> None:
 )
 def test_a_token_for_nobody_is_refused(wrong: tuple[str, ...]) -> None:
     assert run("token", *wrong).exit_code == 2
+
+
+def test_a_token_of_an_operator_without_a_source_is_refused_and_says_what_to_add(tmp_path: Path) -> None:
+    ensure_secret(tmp_path)
+    command = ("token", "--role", "operator", "--user-id", "7", "--data", str(tmp_path))
+    ended = run(*command)
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert "add --source lk" in ended.stderr
+    (tmp_path / "c.toml").write_text("[sources.shop]\n")
+    assert "add --source shop" in run(*command, "--config", str(tmp_path / "c.toml")).stderr
+
+
+def test_a_token_names_only_sources_that_the_settings_have(tmp_path: Path) -> None:
+    ensure_secret(tmp_path)
+    (tmp_path / "c.toml").write_text("[sources.shop]\n[sources.lk]\n")
+    command = ("token", "--role", "operator", "--user-id", "7", "--data", str(tmp_path), "--config", "c.toml")
+    ended = run(*command, "--source", "lk", "--source", "shpo")
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert "the settings name no source shpo: shop, lk" in ended.stderr
+    assert run(*command, "--source", "lk").exit_code == 0
+
+
+def test_the_largest_id_of_a_token_is_below_those_of_anonymous_visitors() -> None:
+    ended = run("token", "--role", "user", "--user-id", str(2**52))
+    assert f"0<=x<={2**52 - 1}" in ended.stderr
 
 
 def test_check_config_tells_every_fault(tmp_path: Path) -> None:

@@ -45,6 +45,15 @@ def test_a_visitors_token_makes_no_operator() -> None:
     assert (code, output) == (1, "actorchat: --token is a visitor's: --operator needs an operator's\n")
 
 
+def test_an_operators_token_without_a_source_is_refused_and_says_what_to_do() -> None:
+    code, output = run(NOWHERE, "--operator", "--token", "x.eyJzdWIiOiAiMSIsICJyb2xlIjogIm9wZXJhdG9yIn0.x")
+    assert (code, output) == (
+        1,
+        "actorchat: --token names no widget source, so it shows no chats; make one that does: "
+        "actorchat token --role operator --user-id 1 --source lk\n",
+    )
+
+
 def test_help_teaches_with_examples() -> None:
     code, output = run("--help")
     assert code == 0

@@ -187,7 +187,7 @@ def test_a_note_that_was_not_sent_stands_in_the_input_again(
     operator.wait_for("the note was not sent: cannot reach", "> /note call back")
 
 
-BAD_TOKEN = "x.eyJzdWIiOiAiMSIsICJyb2xlIjogIm9wZXJhdG9yIn0.x"
+BAD_TOKEN = "x.eyJzdWIiOiIxIiwicm9sZSI6Im9wZXJhdG9yIiwic3JjIjpbImxrIl19.x"
 
 
 def test_a_script_whose_message_is_refused_fails(shared_server: ServerProcess, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_script_whose_message_is_refused_fails(shared_server: ServerProcess, t
 
 
 def test_a_script_of_an_operator_hears_why_there_is_no_connection(shared_server: ServerProcess) -> None:
-    for url, why in ((shared_server.url, "expired (401)"), ("http://127.0.0.1:1", "onnection refused")):
+    for url, why in ((shared_server.url, "the token is not good"), ("http://127.0.0.1:1", "onnection refused")):
         command = [*PROGRAM, "chat", url, "--operator", "--token", BAD_TOKEN]
         ended = subprocess.run(command, input="hi\n", capture_output=True, text=True, timeout=30, check=False)
         assert ended.returncode == 1
@@ -216,7 +216,21 @@ def test_a_token_that_is_not_good_is_one_line_and_one(shared_server: ServerProce
         assert program.stderr is not None
         program.wait(30)
         assert program.returncode == 1
-        assert program.stderr.read() == "actorchat: the token is absent, invalid or expired (401)\n"
+        assert program.stderr.read() == "actorchat: the token is not good: Invalid header padding (401)\n"
+
+
+@pytest.mark.parametrize("operator", [True, False])
+def test_a_source_that_the_server_does_not_have_is_named(tmp_path: Path, operator: bool) -> None:
+    server = ServerProcess(tmp_path / "data", sources="shop")
+    server.start()
+    who = ["--operator", "--data", str(server.data)] if operator else ["--state", str(tmp_path / "visitors.json")]
+    try:
+        command = [*PROGRAM, "chat", server.url, *who]
+        ended = subprocess.run(command, input="", capture_output=True, text=True, timeout=30, check=False)
+    finally:
+        server.kill()
+    assert ended.stderr == "actorchat: there is no source 'lk'; choose a source with --source\n"
+    assert ended.returncode == 1
 
 
 def test_a_reader_that_goes_away_ends_the_program_in_one_line(shared_server: ServerProcess, tmp_path: Path) -> None:

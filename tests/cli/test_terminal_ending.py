@@ -61,7 +61,7 @@ def test_signals_are_heard_before_anything_is_begun(monkeypatch: pytest.MonkeyPa
 @pytest.mark.slow
 @pytest.mark.parametrize("delay", [0.1, 0.2, 0.3])
 def test_an_early_interrupt_leaves_without_a_word(delay: float) -> None:
-    token = "x.eyJzdWIiOiAiMSIsICJyb2xlIjogIm9wZXJhdG9yIn0.x"
+    token = "x.eyJzdWIiOiIxIiwicm9sZSI6Im9wZXJhdG9yIiwic3JjIjpbImxrIl19.x"
     arguments = ["-c", LOADED, "chat", "http://127.0.0.1:1", "--operator", "--token", token]
     program = pexpect.spawn(sys.executable, arguments)
     program.delaybeforesend = None

@@ -1,14 +1,31 @@
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
 
-from actorchat.client import ConnectionEnded, FeedConnection, FeedItem, NotAllowed, SnapshotBegins, open_feed
+from actorchat.client import (
+    ConnectionEnded,
+    FeedConnection,
+    FeedItem,
+    NoSuchChat,
+    NotAllowed,
+    SnapshotBegins,
+    open_feed,
+)
 from actorchat.protocol.events import ChatUpdated, GlobalUpdated
 from tests.client.peers import CHAT, NoJitter, Peer, Peers
 
 
 async def read(feed: FeedConnection, count: int) -> list[FeedItem]:
     return [await anext(feed) for _ in range(count)]
+
+
+def refusal_of(status: int, body: bytes) -> bytes:
+    return b"HTTP/1.1 %d No\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
+
+
+def fault(status: int, detail: str) -> bytes:
+    return refusal_of(status, msgspec.json.encode({"error": {"code": "x", "detail": detail, "path": ""}}))
 
 
 async def test_every_socket_begins_with_a_snapshot(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
@@ -37,6 +54,23 @@ async def test_a_feed_that_is_not_ones_own_is_a_typed_error(autojump_clock: Mock
     async with open_feed("ws://test", token="t", dial=Peers(nursery, 403).dial) as feed:
         with pytest.raises(NotAllowed):
             await anext(feed)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (fault(404, "there is no source 'shop'"), "there is no source 'shop' (404)"),
+        (fault(404, ""), "no such chat or source (404)"),
+        (refusal_of(404, b"<html>"), "no such chat or source (404)"),
+    ],
+)
+async def test_a_refused_feed_names_the_fault_that_the_server_names(
+    autojump_clock: MockClock, nursery: trio.Nursery, answer: bytes, said: str
+) -> None:
+    async with open_feed("ws://test", token="t", dial=Peers(nursery, answer).dial) as feed:
+        with pytest.raises(NoSuchChat) as refused:
+            await anext(feed)
+    assert str(refused.value) == said
 
 
 async def test_what_came_before_the_end_is_read_before_its_error(

@@ -300,6 +300,21 @@ def test_a_local_token_is_believed_by_the_server_of_the_folder(tmp_path: Path) -
     assert claims.sources == frozenset({"lk"})
 
 
+@pytest.mark.parametrize("role", ["user", "operator"])
+def test_a_backend_that_has_the_secret_signs_no_id_of_an_anonymous_visitor(role: str) -> None:
+    judge, token = tokens(sub=str(2**52), role=role)
+    with pytest.raises(BadToken, match=r"below 2\^52"):
+        judge.verify(token)
+    judge, token = tokens(sub=str(2**52 - 1), role=role)
+    assert judge.verify(token).user.id == 2**52 - 1
+
+
+@pytest.mark.parametrize("user", [User(2**52, Role.OPERATOR), User(2**53, Role.USER), User(-1, Role.USER)])
+def test_no_token_is_issued_that_would_be_refused(user: User) -> None:
+    with pytest.raises(ValueError, match="the id of a"):
+        Tokens(SECRET).issue(user, ("lk",), 60)
+
+
 def test_anonymous_ids_are_out_of_reach_of_tokens_from_elsewhere() -> None:
     ids = {anonymous_id(SystemRandom()) for _ in range(1000)}
     assert len(ids) == 1000

@@ -66,6 +66,17 @@ async def test_a_role_that_does_not_fit_is_the_callers_mistake() -> None:
             await server.connect_feed(User(1, Role.USER), sources=["lk"])
 
 
+async def test_ids_of_anonymous_visitors_are_the_servers_to_give() -> None:
+    async with open_server(MEMORY) as server:
+        visitor = await server.connect_visitor(source="lk")
+        again = await server.connect_visitor(source="lk", user=visitor.user.id)
+        assert again.chat == visitor.chat
+        with pytest.raises(ValueError, match=r"from 2\^52 on"):
+            await server.connect_visitor(source="lk", user=2**52)
+        with pytest.raises(ValueError, match=r"from 2\^52 on"):
+            await server.connect_feed(visitor.user.id, sources=["lk"])
+
+
 async def test_an_operator_in_a_chat_that_is_none_is_closed_with_4404() -> None:
     async with open_server(MEMORY) as server:
         member = await server.connect_operator(1, sources=["lk"], chat=UUID(int=0))

@@ -10,10 +10,10 @@ import trio
 
 from actorchat.cli.terminal.front import FrontGone
 from actorchat.cli.terminal.identity import IdentityError
-from actorchat.cli.terminal.sitting import Refused, Unsent, Wishes, sit
+from actorchat.cli.terminal.sitting import NoSuchSource, Refused, Unsent, Wishes, sit
 from actorchat.client import ClientError
 
-_EXPECTED: Final = (ClientError, IdentityError, FrontGone, Refused, Unsent)
+_EXPECTED: Final = (ClientError, IdentityError, FrontGone, NoSuchSource, Refused, Unsent)
 
 
 def run_to_end(wishes: Wishes, *, operator: bool) -> BaseException | None:

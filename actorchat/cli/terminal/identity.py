@@ -18,6 +18,8 @@ from actorchat.protocol.entities import Role, User
 TOKEN_SECONDS: Final = 7 * 86_400.0
 """How long a token made here is good: longer than anybody leaves a terminal open."""
 
+_NO_TOKEN: Final = "--token holds no token of this kind"  # noqa: S105 - a message
+
 
 class IdentityError(Exception):
     """No identity can be had; the text says why in one line."""
@@ -88,12 +90,25 @@ def make_operator_token(data: Path, user_id: int, name: str, source: str) -> str
 
 
 def user_of(token: str) -> User:
-    """Whose token it says to be, unchecked: the server checks. Raises IdentityError."""
+    """The user that the token names, unchecked: the server checks. Raises IdentityError."""
+    claims = _claims_of(token)
     try:
-        payload = token.split(".")[1]
-        # Any: JSON that somebody else wrote, looked at right below.
-        claims: Any = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
         names = {name: str(claims.get(name, "")) for name in ("firstname", "lastname", "patronymic", "avatar")}
         return User(int(claims["sub"]), Role(claims["role"]), **names)
     except (ValueError, LookupError, TypeError, AttributeError):
-        raise IdentityError("--token holds no token of this kind") from None
+        raise IdentityError(_NO_TOKEN) from None
+
+
+def names_sources(token: str) -> bool:
+    """Whether the token names any widget source; an operator sees no chat without one. Raises IdentityError."""
+    claims = _claims_of(token)
+    return isinstance(claims, dict) and bool(claims.get("src"))
+
+
+# Any: JSON that somebody else wrote; callers check what they take from it.
+def _claims_of(token: str) -> Any:
+    try:
+        payload = token.split(".")[1]
+        return json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except (ValueError, LookupError):
+        raise IdentityError(_NO_TOKEN) from None

@@ -16,10 +16,16 @@ from actorchat.cli.terminal.chat_view import ChatView
 from actorchat.cli.terminal.conversation import Conversation, first_index
 from actorchat.cli.terminal.desk import Desk
 from actorchat.cli.terminal.front import Front
-from actorchat.cli.terminal.identity import IdentityError, VisitorMemory, make_operator_token, user_of
+from actorchat.cli.terminal.identity import (
+    IdentityError,
+    VisitorMemory,
+    make_operator_token,
+    names_sources,
+    user_of,
+)
 from actorchat.cli.terminal.people import QUOTED_WIDTH, shorten
 from actorchat.cli.terminal.plain import PlainFront
-from actorchat.client import ApiError, Visit, open_api, open_feed, open_room
+from actorchat.client import Api, ApiError, NoSuchChat, Visit, open_api, open_feed, open_room
 from actorchat.client.address import ServerAddress
 from actorchat.protocol.entities import Role
 
@@ -51,6 +57,13 @@ class Unsent(Exception):  # noqa: N818 - says what happened, not that it was a f
         super().__init__("perhaps not sent: " + "; ".join(shorten(text, QUOTED_WIDTH) for text in texts))
 
 
+class NoSuchSource(Exception):  # noqa: N818 - names what the server does not have
+    """The server has no such widget source."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(f"{detail}; choose a source with --source")
+
+
 class Refused(Exception):  # noqa: N818 - says what happened
     """A script's line came to nothing, or it had no connection; why was said when it happened."""
 
@@ -58,7 +71,7 @@ class Refused(Exception):  # noqa: N818 - says what happened
 async def sit(wishes: Wishes, *, operator: bool) -> None:
     """Chat until the user leaves, or a signal says so.
 
-    Raises ClientError, IdentityError, Refused and Unsent, alone or in groups.
+    Raises ClientError, IdentityError, NoSuchSource, Refused and Unsent, alone or in groups.
     """
     async with trio.open_nursery() as nursery:
         # Waited for: what comes next loads modules and certificates, which takes a while.
@@ -94,20 +107,29 @@ async def _identify(wishes: Wishes) -> Visit:
     source = wishes.source or DEFAULT_SOURCE
     if wishes.token is not None:
         async with open_api(wishes.url, token=wishes.token) as api:
-            return await api.visit(source)
+            return await _visit_source(api, source)
     remembered = wishes.memory.recall(wishes.url, source)
     visit = None if remembered is None else await _return(wishes, source, remembered)
     if visit is None:
         async with open_api(wishes.url) as api:
-            visit = await api.visit(source)
+            visit = await _visit_source(api, source)
     wishes.memory.keep(wishes.url, source, visit.token)
     return visit
+
+
+async def _visit_source(api: Api, source: str) -> Visit:
+    try:
+        return await api.visit(source)
+    except ApiError as error:
+        if error.code != "not_found":
+            raise
+        raise NoSuchSource(error.detail) from None
 
 
 async def _return(wishes: Wishes, source: str, token: str) -> Visit | None:
     async with open_api(wishes.url, token=token) as api:
         try:
-            return await api.visit(source)
+            return await _visit_source(api, source)
         except ApiError as error:
             if error.status != 401:
                 raise
@@ -125,13 +147,21 @@ async def _answer(wishes: Wishes) -> None:
     me = user_of(token)
     if me.role is not Role.OPERATOR:
         raise IdentityError("--token is a visitor's: --operator needs an operator's")
+    if not names_sources(token):
+        raise IdentityError(
+            "--token names no widget source, so it shows no chats; make one that does: "
+            f"actorchat token --role operator --user-id {me.id} --source {wishes.source or DEFAULT_SOURCE}"
+        )
     async with (
         open_api(wishes.url, token=token) as api,
         _open_front() as front,
         open_feed(wishes.url, token=token, sources=sources) as feed,
     ):
         desk = Desk(front, api, feed, me, wishes.url, token)
-        await desk.run()
+        try:
+            await desk.run()
+        except NoSuchChat as error:
+            raise NoSuchSource(error.detail) from None
     _check_script(front, desk.refused)
 
 
