@@ -45,7 +45,7 @@ class Door(Protocol):
     """Says who calls and what they may see. Every method raises Problem for what it refuses."""
 
     async def caller(self, authorization: str | None) -> Caller:
-        """Who an `Authorization` header speaks for: 401 if nobody."""
+        """Who an `Authorization` header speaks for: 401 if nobody. Only the scheme `Bearer` counts as a header."""
 
     async def visit(self, authorization: str | None, source: str, address: str) -> Visit:
         """A new visitor with a reserved chat; with a user's token the same visitor and open chat again."""

@@ -55,14 +55,16 @@ class Door:
         return _caller(self._people.record_nowait(claims), claims)
 
     def _claims(self, authorization: str | None) -> Claims:
-        token = _token(authorization)
+        token = _bearer(authorization)
+        if token is None:
+            raise Problem("not_authenticated", "a token is needed: Authorization: Bearer …")
         try:
             return self._tokens.verify(token)
         except BadToken as error:
             raise Problem("not_authenticated", str(error)) from None
 
     async def visit(self, authorization: str | None, source: str, address: str) -> Visit:
-        if authorization is None:
+        if _bearer(authorization) is None:
             wait = self._addresses.take(address, trio.current_time())
             if wait:
                 raise Problem("rate_limited", "too many visitors from your address", retry_after=wait)
@@ -108,13 +110,10 @@ class Door:
             raise Problem("not_found", f"there is no source {source[:64]!r}", path="source")
 
 
-def _token(authorization: str | None) -> str:
-    if authorization is None:
-        raise Problem("not_authenticated", "a token is needed: Authorization: Bearer …")
-    scheme, _, token = authorization.partition(" ")
-    if scheme.lower() != "bearer":
-        raise Problem("not_authenticated", "expected Authorization: Bearer …")
-    return token.strip()
+def _bearer(authorization: str | None) -> str | None:
+    """The token of an `Authorization` header. Another scheme counts as no header: sites use basic authentication."""
+    scheme, _, token = (authorization or "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
 
 
 def _caller(record: PersonRecord, claims: Claims) -> Caller:

@@ -63,9 +63,8 @@ class SocketDoor:
         if not is_allowed_origin(origin, host, self._origins):
             return _rejection(Problem("not_allowed", "pages of this origin may not call this server"))
         _, profile, bearer = select_subprotocol(head.subprotocols)
-        authorization = _text(head.header(b"authorization"))
-        if authorization is None and bearer is not None:
-            authorization = f"Bearer {bearer}"
+        # The subprotocol is what the page chose; the header may be a site's basic authentication, sent by the browser.
+        authorization = _text(head.header(b"authorization")) if bearer is None else f"Bearer {bearer}"
         # Who brings the token as a subprotocol is a browser, which shows its page no HTTP answer.
         readable = bearer is None
         door = self._door

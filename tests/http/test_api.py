@@ -54,6 +54,14 @@ async def test_a_customer_with_a_token_from_elsewhere_visits_as_themselves(api: 
     assert (answer.json()["user"]["id"], answer.json()["user"]["firstname"]) == (7, "Ann")
 
 
+async def test_basic_authentication_of_a_site_counts_as_no_header(api: Api) -> None:
+    basic = {"Authorization": "Basic c3RhZ2luZzpzZWNyZXQ="}
+    assert (await api.call("POST", "/api/visitors", json={"source": "lk"}, headers=basic)).status_code == 201
+    refused = await api.call("GET", "/api/chats", headers=basic)
+    assert error(refused) == (401, "not_authenticated", "")
+    assert "a token is needed" in refused.text
+
+
 async def test_an_operator_is_no_visitor(api: Api) -> None:
     answer = await api.call("POST", "/api/visitors", operator(), {"source": "lk"})
     assert error(answer) == (403, "not_allowed", "")

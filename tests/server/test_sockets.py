@@ -98,6 +98,13 @@ async def test_a_browser_brings_its_token_as_a_subprotocol(api: Api) -> None:
         assert await first(socket) == (101, "user_connected")
 
 
+@pytest.mark.parametrize("header", ["Basic c3RhZ2luZzpzZWNyZXQ=", f"Bearer {customer(8)}", "Bearer x"])
+async def test_a_token_as_a_subprotocol_wins_over_the_header(api: Api, header: str) -> None:
+    visitor, chat = await api.visit()
+    async with api.socket(room(chat), None, [f"bearer.{visitor}", "actorchat.v1"], Authorization=header) as socket:
+        assert await first(socket) == (101, "user_connected")
+
+
 BAD_TOKENS = {
     "absent": None,
     "nonsense": "x.y.z",
