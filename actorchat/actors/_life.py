@@ -82,7 +82,12 @@ def _cancels(error: BaseException) -> bool:
 
 
 async def _begin(ref: Ref[NoReturn]) -> Actor[NoReturn]:
-    actor = ref._actor = ref._keeper._make(ref)
+    made = ref._keeper._make(ref)
+    if not isinstance(made, Actor):
+        raise TypeError(f"the factory of {ref._name} must return an Actor, not {made!r}")
+    if made._ref is not None:
+        raise TypeError(f"the factory of {ref._name} must return a new Actor each time, not {made!r} again")
+    actor = ref._actor = made
     actor._ref, ref._kind = ref, type(actor)
     if type(actor).on_start is not Actor.on_start:
         with trio.fail_after(ref._system._limit):

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from math import inf
 from random import Random
-from typing import TYPE_CHECKING, ClassVar, Generic, NoReturn, TypedDict, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, ClassVar, Generic, NoReturn, TypedDict, TypeVar, Unpack
 
 import attrs
 import trio
@@ -121,13 +121,15 @@ class Keeper:
     """Whether messages go straight into the inbox, and one by one out of it."""
 
     def __attrs_post_init__(self) -> None:
+        if not callable(self._factory):
+            raise TypeError(f"expected a factory, a class or function that returns an Actor, not {self._factory!r}")
         if self._inbox < 1:
             raise ValueError("an inbox holds at least one message")
         self._plain = self._system._instrument is None and not isinstance(self._overflow, Coalesce)
 
-    def _make(self, ref: Ref[NoReturn]) -> Actor[NoReturn]:
-        """The next incarnation."""
-        return cast("Actor[NoReturn]", self._factory())
+    def _make(self, ref: Ref[NoReturn]) -> object:
+        """What the factory returns for the next incarnation."""
+        return self._factory()
 
     def _activate(self, ref: Ref[NoReturn]) -> None:
         """Start an incarnation at a dormant address, unless that is over."""

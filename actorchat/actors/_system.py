@@ -65,7 +65,8 @@ class ActorSystem:
         in an `ExceptionGroup`. It lives in the system's nursery: cancel scopes around the caller don't bound it. `name`
         is unique among those alive (ValueError).
 
-        Raises `SystemClosing` once the system drains.
+        Raises `SystemClosing` once the system drains, and TypeError if `factory` can't be called. If what it returns is
+        no `Actor`, or one that it returned before, the actor crashes with a TypeError.
         """
         keeper = Keeper(system=self, nursery=self._nursery, parent=None, factory=factory, **options)
         ref = self._enter(keeper, name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING, ClassVar, Generic, NoReturn, TypeVar, cast
+from typing import ClassVar, Generic, NoReturn, TypeVar, cast
 from weakref import WeakValueDictionary
 
 import attrs
@@ -16,9 +16,6 @@ import trio
 
 from actorchat.actors._ref import Order, Ref, State
 from actorchat.actors._supervise import Keeper
-
-if TYPE_CHECKING:
-    from actorchat.actors._actor import Actor
 
 K = TypeVar("K")
 M = TypeVar("M")
@@ -83,9 +80,8 @@ class Virtual(Keeper, Generic[K, M, A]):
         for ref in list(self._live):
             ref._give(Order.DRAIN)
 
-    def _make(self, ref: Ref[NoReturn]) -> Actor[NoReturn]:
-        made = self._factory(ref._key) if self._anchor is None else self._factory(ref._key, ref._anchor)
-        return cast("Actor[NoReturn]", made)
+    def _make(self, ref: Ref[NoReturn]) -> object:
+        return self._factory(ref._key) if self._anchor is None else self._factory(ref._key, ref._anchor)
 
     def _activate(self, ref: Ref[NoReturn]) -> None:
         if self._closed or not self._system._open:
