@@ -19,7 +19,8 @@ from starlette.types import ASGIApp
 from actorchat.chat.chats import ChatRefused, Chats
 from actorchat.chat.ports import StorageUnavailable
 from actorchat.http.api import Api
-from actorchat.http.origins import Origins
+from actorchat.http.cors import Cors
+from actorchat.http.origins import AllowedOrigins
 from actorchat.http.ports import Door
 from actorchat.http.problems import Problem, json_response, problem_of_refusal
 from actorchat.protocol import asyncapi_document
@@ -33,7 +34,7 @@ def make_app(
     chats: Chats,
     door: Door,
     *,
-    origins: Collection[str],
+    origins: AllowedOrigins,
     cors_headers: Collection[str] = (),
     unready: Callable[[], Problem | None],
 ) -> ASGIApp:
@@ -78,7 +79,7 @@ def make_app(
         },
     )
     app.router.redirect_slashes = False
-    return Origins(app, origins, cors_headers)
+    return Cors(app, origins, cors_headers)
 
 
 async def _answer(request: Request, error: Exception) -> Response:

@@ -1,72 +1,182 @@
-"""Owns which sites' pages may call, and what browsers must be told for it.
-
-Refuses to know routes and sockets: both sides of the port ask here.
-"""
+"""Decides by its `Origin` whether a page may call this server."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import logging
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Collection
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final
-from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+import trio
 
-from actorchat.http.problems import Problem
+from actorchat.chat.limits import TokenBucket
 
-__all__ = ["Origins", "is_allowed_origin"]
+__all__ = ["AllowedOrigins", "InvalidOrigin", "parse_origin"]
 
-_HEADERS: Final = ("authorization", "content-type")
+_log: Final = logging.getLogger("actorchat.http")
+
+_DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
+_ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.IGNORECASE)
+_HOST: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
+_NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_OPAQUE_HOST: Final = re.compile(r"[^\s/?#@,*%]+")
+_AUTHORITY: Final = re.compile(r"(.*?)(?::([0-9]*))?", re.DOTALL)
+
+REPEATED_AFTER: Final = 600.0
+"""Seconds: a refused origin is logged once in this time."""
+
+_LOGGED_A_MINUTE: Final = 10
+_KNOWN_REFUSED: Final = 1_000
+_SHOWN_CHARACTERS: Final = 200
 
 
-def is_allowed_origin(origin: str | None, host: str | None, allowed: Collection[str]) -> bool:
-    """Allowed: no `Origin` at all, the server's own `Host`, and the configured ones (scheme://host[:port])."""
-    if origin is None:
+class InvalidOrigin(ValueError):  # noqa: N818 - a value, not a failure
+    """This is no origin that a browser could send; the text says why, and what would be one."""
+
+
+def parse_origin(text: str) -> str:
+    """An entry of the setting `origins` as browsers serialise origins. Raises InvalidOrigin.
+
+    `https://*.shop.example` stands for every subdomain. `null` and the origins of apps, such as `capacitor://localhost`,
+    are taken too.
+    """
+    if text.lower() in ("null", "file://"):
+        return text.lower()
+    match = _ORIGIN.fullmatch(text)
+    if match is None:
+        raise InvalidOrigin("expected an origin like https://shop.example, with its scheme")
+    scheme, rest = match[1].lower(), match[2].removesuffix("/")
+    if "@" in rest:
+        raise InvalidOrigin("an origin has no user name and password")
+    if re.search(r"[/?#]", rest):
+        raise InvalidOrigin("an origin ends with the host or port, without a path")
+    if scheme in ("ws", "wss"):
+        raise InvalidOrigin(f"a page's origin begins with http:// or https://, never with {scheme}://")
+    if scheme not in _DEFAULT_PORTS:
+        if _OPAQUE_HOST.fullmatch(rest) is None:
+            raise InvalidOrigin(f"expected one host behind {scheme}://, as in capacitor://localhost")
+        return f"{scheme}://{rest.lower()}"
+    host, port = _split(rest)
+    wildcard = host.startswith("*.")
+    if "*" in host.removeprefix("*."):
+        raise InvalidOrigin("a wildcard stands for whole subdomains at the front, as in https://*.shop.example")
+    if port and not 0 < int(port) < 65_536:
+        raise InvalidOrigin(f"there is no port {port}")
+    shown = ("*." if wildcard else "") + _ascii_host(host.removeprefix("*."))
+    return _serialised(scheme, shown, port)
+
+
+def _split(authority: str) -> tuple[str, str]:
+    """Host and port; the port is empty if none is named."""
+    match = _AUTHORITY.fullmatch(authority)
+    if match is None or (authority.startswith("[") and authority.endswith("]")):
+        return authority, ""
+    return match[1], (match[2] or "").lstrip("0") or ("0" if match[2] else "")
+
+
+def _serialised(scheme: str, host: str, port: str) -> str:
+    return f"{scheme}://{host}" + ("" if port in ("", _DEFAULT_PORTS[scheme]) else f":{port}")
+
+
+def _ascii_host(host: str) -> str:
+    """The host as browsers send it: lower case, IDN as `xn--…`, IPv6 in its short form."""
+    if host.startswith("["):
+        try:
+            return f"[{IPv6Address(host[1:-1] if host.endswith(']') else host[1:]).compressed}]"
+        except ValueError:
+            raise InvalidOrigin(f"{host} is no IPv6 address") from None
+    if not host.isascii():
+        # Imported here: it is needed by few deployments, and its tables take a while to load.
+        import idna
+
+        try:
+            host = idna.encode(host, uts46=True).decode("ascii")
+        except idna.IDNAError as error:
+            raise InvalidOrigin(f"the host can't be written in ASCII ({error}); write it as xn--…") from None
+    host = host.lower()
+    if _HOST.fullmatch(host) is None:
+        raise InvalidOrigin(f"{host!r} is no host" if host else "expected a host name or address behind the scheme")
+    if _NUMBER.fullmatch(host.removesuffix(".").rpartition(".")[2]):
+        try:
+            IPv4Address(host)
+        except ValueError:
+            raise InvalidOrigin(f"{host} is no IPv4 address with four parts") from None
+    return host
+
+
+class AllowedOrigins:
+    """The origins whose pages may call: the server's own, and the configured ones."""
+
+    def __init__(self, configured: Collection[str] = (), clock: Callable[[], float] = trio.current_time) -> None:
+        """`configured` are results of `parse_origin`. `clock` gives seconds; it paces what is logged."""
+        self._exact = frozenset(configured)
+        self._wildcards = tuple(
+            (scheme, host.removeprefix("*"), port)
+            for scheme, host, port in map(_parts, configured)
+            if host.startswith("*.")
+        )
+        self._clock = clock
+        self._logged: OrderedDict[str, float] = OrderedDict()
+        self._lines: TokenBucket | None = None
+
+    def allow(self, origin: str | None, host: str | None) -> bool:
+        """Whether a page of `origin` may call: yes without an `Origin`, from the server's own `Host`, or if configured.
+
+        Both are compared as browsers serialise them: in lower case and without the scheme's default port.
+        """
+        if origin is None:
+            return True
+        origin = origin.lower()
+        if origin in self._exact:
+            return True
+        scheme, name, port = _parts(origin)
+        if scheme not in _DEFAULT_PORTS or not (_HOST.fullmatch(name) or name.startswith("[")):
+            return False
+        port = port or _DEFAULT_PORTS[scheme]
+        own, own_port = _split(host.lower()) if host else ("", "")
+        if (name, port) == (own, own_port or _DEFAULT_PORTS[scheme]):
+            return True
+        if _serialised(scheme, name, port) in self._exact:
+            return True
+        return any(
+            scheme == wanted_scheme and name.endswith(suffix) and port == (wanted_port or _DEFAULT_PORTS[scheme])
+            for wanted_scheme, suffix, wanted_port in self._wildcards
+        )
+
+    def log_refusal(self, origin: str, host: str | None) -> None:
+        """Log that a page of `origin` was refused, and what to configure; rarely, however many there are."""
+        if self._is_news(origin):
+            try:
+                advice = f'if its pages may use the chat, set origins = ["{parse_origin(origin)}"]'
+            except InvalidOrigin:
+                advice = "it is no origin that could be allowed"
+            _log.warning(
+                "refused a page of the origin %.*r: neither this server's own (its Host is %.*r) nor in origins; %s",
+                _SHOWN_CHARACTERS,
+                origin,
+                _SHOWN_CHARACTERS,
+                host,
+                advice,
+            )
+
+    def _is_news(self, origin: str) -> bool:
+        now = self._clock()
+        if now - self._logged.get(origin, -REPEATED_AFTER) < REPEATED_AFTER:
+            return False
+        if self._lines is None:
+            self._lines = TokenBucket(_LOGGED_A_MINUTE / 60, _LOGGED_A_MINUTE, now)
+        if self._lines.take(now):
+            return False
+        self._logged[origin] = now
+        self._logged.move_to_end(origin)
+        if len(self._logged) > _KNOWN_REFUSED:
+            self._logged.popitem(last=False)
         return True
-    origin = origin.lower()
-    if origin in allowed:
-        return True
-    try:
-        authority = urlsplit(origin).netloc
-    except ValueError:
-        return False
-    return bool(authority) and host is not None and authority == host.lower()
 
 
-class Origins:
-    """Refuses pages of foreign sites with 403, and lets browsers show answers to those of allowed ones."""
-
-    def __init__(self, app: ASGIApp, allowed: Collection[str], headers: Collection[str] = ()) -> None:
-        """`allowed` are other sites' origins; `headers` are further request headers that pages may send."""
-        self._app = app
-        self._allowed = allowed
-        self._preflight = [
-            (b"access-control-allow-methods", b"GET, POST, PATCH, DELETE"),
-            (b"access-control-allow-headers", ", ".join(dict.fromkeys([*_HEADERS, *headers])).encode("ascii")),
-            (b"access-control-max-age", b"600"),
-        ]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope)
-        origin = headers.get("origin")
-        if origin is None or scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        if not is_allowed_origin(origin, headers.get("host"), self._allowed):
-            refusal = Problem("not_allowed", "pages of this origin may not call this server")
-            await refusal.response()(scope, receive, send)
-            return
-
-        async def send_shared(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                answer = MutableHeaders(scope=message)
-                answer["Access-Control-Allow-Origin"] = origin
-                answer["Access-Control-Expose-Headers"] = "Retry-After"
-                answer.add_vary_header("Origin")
-            await send(message)
-
-        if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
-            await send_shared({"type": "http.response.start", "status": 204, "headers": self._preflight[:]})
-            await send_shared({"type": "http.response.body", "body": b""})
-            return
-        await self._app(scope, receive, send_shared)
+def _parts(origin: str) -> tuple[str, str, str]:
+    """Scheme, host and port of an origin in lower case; all empty if it is none."""
+    match = _ORIGIN.fullmatch(origin)
+    return ("", "", "") if match is None else (match[1], *_split(match[2]))

@@ -22,6 +22,7 @@ from actorchat.chat.limits import Limits
 from actorchat.chat.ports import StorageUnavailable
 from actorchat.http.app import make_app
 from actorchat.http.connection import HttpServer
+from actorchat.http.origins import AllowedOrigins
 from actorchat.http.problems import Problem
 from actorchat.protocol import CloseCode, Profile, User
 from actorchat.server.auth import Tokens
@@ -284,7 +285,8 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
             return Problem("storage_unavailable", "storage is away")
         return None
 
-    app = make_app(chats, door, origins=settings.origins, cors_headers=settings.http.cors_headers, unready=unready)
+    origins = AllowedOrigins(settings.origins)
+    app = make_app(chats, door, origins=origins, cors_headers=settings.http.cors_headers, unready=unready)
     http = HttpServer(app, keep_alive=settings.http.keep_alive)
     parts = _Parts(
         chats=chats,
@@ -304,7 +306,7 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
         listener = Listener(
             sockets,
             transport=websockets,
-            door=SocketDoor(door, settings.origins),
+            door=SocketDoor(door, origins),
             http=_http_side(http),
             tls=tls,
             kernel=environment.kernel,

@@ -12,12 +12,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 import attrs
 
 from actorchat.chat.model import OnClosed, Policy
 from actorchat.http.names import is_source_name
+from actorchat.http.origins import InvalidOrigin, parse_origin
 
 __all__ = [
     "DEFAULT_DATA",
@@ -68,6 +68,10 @@ class _Wrong:
     detail: str
 
 
+class _Refused(ValueError):  # noqa: N818 - a value, not a failure
+    """Says itself what is wrong with a value, in place of what the setting says of every wrong one."""
+
+
 # Any: a setting comes as text, as TOML's own types, or as whatever an embedding program passes.
 _Parser = Callable[[Any], T]
 
@@ -81,6 +85,8 @@ def _setting(legal: str, parse: _Parser[object], default: object, *, secret: boo
     def convert(value: Any) -> object:
         try:
             return parse(value)
+        except _Refused as reason:
+            return _Wrong(str(reason))
         except (ValueError, TypeError):
             # Settings.__attrs_post_init__ raises before anybody can see it.
             return _Wrong(f"expected {legal}" + ("" if secret else f", got {_shown(value)}"))
@@ -146,12 +152,13 @@ def _source(value: Any) -> str:
 
 
 def _origin(value: Any) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
-        raise ValueError
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ValueError
-    return f"{parts.scheme}://{parts.netloc}".lower()
+    if not isinstance(value, str):
+        raise TypeError
+    try:
+        return parse_origin(value)
+    except InvalidOrigin as error:
+        # A value with a password in it is not shown.
+        raise _Refused(f"{error}" if "@" in value else f"{error}, got {_shown(value)}") from None
 
 
 def _storage(value: Any) -> str:

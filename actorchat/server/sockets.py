@@ -6,7 +6,7 @@ Refuses to know how rights are judged and how bytes travel.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Collection
+from collections.abc import Awaitable
 from typing import Final
 from urllib.parse import parse_qs
 from uuid import UUID
@@ -15,7 +15,8 @@ import trio
 
 from actorchat.chat.chats import ChatRefused, Chats
 from actorchat.chat.ports import Session, StorageUnavailable
-from actorchat.http.origins import is_allowed_origin
+from actorchat.http.cors import foreign_origin
+from actorchat.http.origins import AllowedOrigins
 from actorchat.http.ports import Caller
 from actorchat.http.problems import Problem, problem_of_refusal
 from actorchat.http.requests import check_parameters
@@ -53,15 +54,16 @@ _REFUSED: Final = {
 class SocketDoor:
     """Decides on each request for a socket, before anything is sent to it."""
 
-    def __init__(self, door: Door, origins: Collection[str]) -> None:
+    def __init__(self, door: Door, origins: AllowedOrigins) -> None:
         self._door = door
         self._origins = origins
 
     def __call__(self, head: RequestHead, peer: str) -> Admission | Rejection | Awaitable[Admission | Rejection]:
         origin = _text(head.header(b"origin"))
         host = split_target(head.path)[0] or _text(head.header(b"host"))
-        if not is_allowed_origin(origin, host, self._origins):
-            return _rejection(Problem("not_allowed", "pages of this origin may not call this server"))
+        if origin is not None and not self._origins.allow(origin, host):
+            self._origins.log_refusal(origin, host)
+            return _rejection(foreign_origin())
         _, profile, bearer = select_subprotocol(head.subprotocols)
         # The subprotocol is what the page chose; the header may be a site's basic authentication, sent by the browser.
         authorization = _text(head.header(b"authorization")) if bearer is None else f"Bearer {bearer}"

@@ -13,6 +13,7 @@ from trio.testing import MockClock
 from actorchat.chat.chats import ChatRefused, Chats
 from actorchat.chat.ports import StorageUnavailable
 from actorchat.http.app import make_app
+from actorchat.http.origins import AllowedOrigins
 from actorchat.http.ports import Caller, Visit
 from actorchat.http.problems import Problem
 from actorchat.http.requests import BODY_SECONDS
@@ -48,7 +49,7 @@ class _Door:
 
 def app_over(outcome: Exception | None, unready: Problem | None = None) -> ASGIApp:
     # No route gets as far as the chats.
-    return make_app(cast("Chats", None), _Door(outcome), origins=(), unready=lambda: unready)
+    return make_app(cast("Chats", None), _Door(outcome), origins=AllowedOrigins(), unready=lambda: unready)
 
 
 async def get(app: ASGIApp, path: str = "/api/chats") -> httpx.Response:

@@ -33,8 +33,15 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"workers": 2}, "workers: expected 1: more workers need a bus between them, got 2"),
         ({"log_format": "xml"}, "log_format: expected text or json, got xml"),
         ({"tls_cert": "c.pem"}, "tls_key: needed with tls_cert: TLS takes both"),
-        ({"origins": "shop.example"}, "origins: expected origins like https://shop.example, got shop.example"),
-        ({"origins": ["https://a.example/path"]}, "origins: expected origins like"),
+        (
+            {"origins": "shop.example"},
+            "origins: expected an origin like https://shop.example, with its scheme, got shop.example",
+        ),
+        (
+            {"origins": ["https://b.example", "https://a.example/path"]},
+            "origins: an origin ends with the host or port, without a path, got https://a.example/path",
+        ),
+        ({"origins": [3]}, "origins: expected origins like https://shop.example, got [3]"),
         ({"sources": ["Shop"]}, "sources: expected names of a-z, 0-9, _ and -, at most 64 characters"),
         ({"sources": {"shop": {"on_closed": "queue"}}}, "sources: expected names of"),
         ({"limits": {"burst": 0}}, "limits.burst: expected a number from 1 on, got 0"),
@@ -57,6 +64,12 @@ def test_a_short_secret_is_refused_without_being_quoted() -> None:
     with pytest.raises(InvalidSettings) as caught:
         Settings(secret="only31bytes-only31bytes-only31b")
     assert str(caught.value) == "secret: expected at least 32 bytes"
+
+
+def test_a_password_in_an_origin_is_not_quoted() -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        load_settings(options={"origins": ["https://user:password@shop.example"]})
+    assert str(caught.value) == "origins: an origin has no user name and password (from the command line)"
 
 
 def test_a_secret_is_in_no_repr() -> None:

@@ -9,6 +9,7 @@ from trio.testing import MockClock
 
 from actorchat.chat.chats import ChatRefused
 from actorchat.chat.ports import StorageUnavailable
+from actorchat.http.origins import AllowedOrigins
 from actorchat.http.ports import Caller
 from actorchat.server.door import Door
 from actorchat.server.sockets import SocketDoor
@@ -55,7 +56,7 @@ async def test_an_undecided_request_gets_503_and_may_come_back(
     autojump_clock: MockClock, outcome: Exception | None, code: bytes
 ) -> None:
     # Not a close with a code of its own: browsers then see 1006, on which clients come back.
-    verdict = SocketDoor(cast("Door", _Door(outcome)), ())(await feed_request(), "192.0.2.1")
+    verdict = SocketDoor(cast("Door", _Door(outcome)), AllowedOrigins())(await feed_request(), "192.0.2.1")
     assert isinstance(verdict, Awaitable)
     verdict = await verdict
     assert isinstance(verdict, Rejection)

@@ -215,6 +215,16 @@ async def test_origin_is_judged_before_the_token(api: Api) -> None:
     assert evil == (403, "not_allowed")
 
 
+async def test_a_refused_origin_is_logged_with_what_to_configure(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        refused = await outcome(api, "/ws/operators", None, ["bearer.x", "actorchat.v1"], origin="https://b.example")
+        assert refused == (403, "not_allowed")
+        answer = await api.call("GET", "/health/live", headers={"Origin": "https://b.example"})
+        assert answer.status_code == 403
+    (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("actorchat")]
+    assert 'origins = ["https://b.example"]' in line
+
+
 async def test_the_token_is_judged_before_the_chat(api: Api) -> None:
     assert await outcome(api, room(uuid4()), None) == (401, "not_authenticated")
 

@@ -1,0 +1,60 @@
+"""Refuses requests from pages of foreign origins, and tells browsers what pages of allowed ones may send and read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from actorchat.http.origins import AllowedOrigins
+from actorchat.http.problems import Problem
+
+__all__ = ["Cors", "foreign_origin"]
+
+_HEADERS: Final = ("authorization", "content-type")
+
+
+def foreign_origin() -> Problem:
+    """What a page is told whose origin is not allowed."""
+    return Problem("not_allowed", "pages of this origin may not call this server")
+
+
+class Cors:
+    """Refuses pages of foreign sites with 403, and lets browsers show answers to those of allowed ones."""
+
+    def __init__(self, app: ASGIApp, allowed: AllowedOrigins, headers: Collection[str] = ()) -> None:
+        """`headers` are request headers that pages may send, beside those that the API takes."""
+        self._app = app
+        self._allowed = allowed
+        self._preflight = [
+            (b"access-control-allow-methods", b"GET, POST, PATCH, DELETE"),
+            (b"access-control-allow-headers", ", ".join(dict.fromkeys([*_HEADERS, *headers])).encode("ascii")),
+            (b"access-control-max-age", b"600"),
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        origin, host = headers.get("origin"), headers.get("host")
+        if origin is None or scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if not self._allowed.allow(origin, host):
+            self._allowed.log_refusal(origin, host)
+            await foreign_origin().response()(scope, receive, send)
+            return
+
+        async def send_shared(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answer = MutableHeaders(scope=message)
+                answer["Access-Control-Allow-Origin"] = origin
+                answer["Access-Control-Expose-Headers"] = "Retry-After"
+                answer.add_vary_header("Origin")
+            await send(message)
+
+        if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
+            await send_shared({"type": "http.response.start", "status": 204, "headers": self._preflight[:]})
+            await send_shared({"type": "http.response.body", "body": b""})
+            return
+        await self._app(scope, receive, send_shared)
