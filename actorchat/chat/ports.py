@@ -6,7 +6,7 @@ Each is a few Protocols; `actorchat.testing` has the conformance check that ever
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 from uuid import UUID
 
 import attrs
@@ -24,6 +24,7 @@ from actorchat.chat.operations import Asker, Operation, Outcome
 from actorchat.protocol import Frames, Operator, Profile, Role, User
 
 __all__ = [
+    "PAGE_BYTES",
     "Archive",
     "ChatFilter",
     "FeedSnapshot",
@@ -34,6 +35,10 @@ __all__ = [
     "Session",
     "StorageUnavailable",
 ]
+
+
+PAGE_BYTES: Final = 65_536
+"""Bytes of text after which a page ends: 200 messages of ordinary length, but not 200 of 4,000 characters."""
 
 
 class StorageUnavailable(Exception):  # noqa: N818 - a state of the storage, named as its wire code
@@ -60,7 +65,11 @@ class Journal(Protocol):
 
 @attrs.frozen
 class Page:
-    """Messages in ascending index order with the chat as it is now; `has_more` in the direction that was asked."""
+    """Messages in ascending index order with the chat as it is now; `has_more` in the direction that was asked.
+
+    A page has fewer messages than its limit, and `has_more`, if their texts reach the bytes that were asked for: it
+    ends with the message that does, and so never is empty.
+    """
 
     chat: ChatState
     messages: tuple[StoredMessage, ...]
@@ -103,21 +112,25 @@ class FeedSnapshot:
 class Archive(Protocol):
     """Reads what was committed. Every method is one consistent reading and raises `StorageUnavailable` if it can't.
 
-    `role` filters what that role may see. Unknown chats: None or empty.
+    `role` filters what that role may see, `size` bounds a page in bytes of UTF-8 text. Unknown chats: None or empty.
     """
 
     async def chat(self, chat: UUID) -> ChatState | None: ...
 
-    async def newest(self, chat: UUID, role: Role, *, before: int | None, limit: int) -> Page | None:
+    async def newest(
+        self, chat: UUID, role: Role, *, before: int | None, limit: int, size: int = PAGE_BYTES
+    ) -> Page | None:
         """The newest `limit` messages with an index below `before` (None: of all); `has_more` = older ones exist."""
 
-    async def after(self, chat: UUID, role: Role, *, after: int, limit: int) -> Page | None:
+    async def after(self, chat: UUID, role: Role, *, after: int, limit: int, size: int = PAGE_BYTES) -> Page | None:
         """The oldest `limit` messages with an index above `after`; `has_more` = newer ones exist."""
 
     async def since(self, chat: UUID, *, rev: int, limit: int) -> Page | None:
         """The oldest `limit` messages, for both roles, committed after revision `rev`."""
 
-    async def authored(self, chat: UUID, author_role: Role, *, after: int, upto: int, limit: int) -> Page | None:
+    async def authored(
+        self, chat: UUID, author_role: Role, *, after: int, upto: int, limit: int, size: int = PAGE_BYTES
+    ) -> Page | None:
         """The oldest `limit` standard messages of that side with `after < index <= upto`."""
 
     async def chats(self, which: ChatFilter) -> tuple[ChatState, ...]: ...

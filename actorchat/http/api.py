@@ -11,12 +11,13 @@ from uuid import UUID
 
 import attrs
 import trio
+from msgspec import Raw
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from actorchat.chat.chats import Chats
-from actorchat.chat.model import ChatState, Identity, Stage, wire_message
+from actorchat.chat.model import ChatState, Identity, Stage, StoredMessage, wire_message
 from actorchat.chat.operations import (
     AcceptChat,
     AddMessage,
@@ -39,7 +40,7 @@ from actorchat.http.requests import (
     read_body,
     read_json,
 )
-from actorchat.protocol import Message, MessageType, Role
+from actorchat.protocol import MessageType, Role, encode_entity
 
 __all__ = ["Api"]
 
@@ -72,6 +73,10 @@ _LIST_PARAMETERS: Final = ("status", "source", "operator", "before", "limit")
 
 REQUEST_SECONDS: Final = 45.0
 """An answer that takes longer is given up. Longer than the body may take, and than the chat may wait."""
+
+
+ANSWER_BYTES: Final = 163_840
+"""A page of history ends with the message that reaches this: a peer that doesn't read its answer holds no more."""
 
 
 def _in_time(handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
@@ -195,7 +200,7 @@ class Api:
             page = await self._chats.archive.after(chat.uuid, role, after=after, limit=limit)
         if page is None:
             raise Problem("not_found", "there is no such chat")
-        return json_response(_wire_page(page))
+        return json_response(_wire_page(page, newest_first=after is None))
 
     async def _add_message(self, call: _Call, chat: ChatState) -> Response:
         body = call.read(MessageBody)
@@ -244,11 +249,23 @@ class Api:
         return json_response(decision.chat.wire())
 
 
-def _wire_page(page: Page) -> dict[str, object]:
-    messages: list[Message] = [wire_message(page.chat, message) for message in page.messages]
+def _wire_page(page: Page, *, newest_first: bool) -> dict[str, object]:
+    """The page, or if its JSON is too large as much of it as `ANSWER_BYTES` say, from the end that was asked for."""
+    messages: list[StoredMessage] = []
+    encoded: list[Raw] = []
+    size = 0
+    for message in reversed(page.messages) if newest_first else page.messages:
+        if size >= ANSWER_BYTES:
+            break
+        messages.append(message)
+        encoded.append(Raw(encode_entity(wire_message(page.chat, message))))
+        size += len(encoded[-1])
+    if newest_first:
+        messages.reverse()
+        encoded.reverse()
     return {
-        "messages": messages,
-        "from_index": messages[0].message_index if messages else None,
-        "to_index": messages[-1].message_index if messages else None,
-        "has_more": page.has_more,
+        "messages": encoded,
+        "from_index": messages[0].index if messages else None,
+        "to_index": messages[-1].index if messages else None,
+        "has_more": page.has_more or len(messages) < len(page.messages),
     }

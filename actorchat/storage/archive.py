@@ -13,7 +13,7 @@ from uuid import UUID
 import trio
 
 from actorchat.chat.model import ChatState, Identity, PersonRecord
-from actorchat.chat.ports import ChatFilter, FeedSnapshot, OperatorRecord, Page
+from actorchat.chat.ports import PAGE_BYTES, ChatFilter, FeedSnapshot, OperatorRecord, Page
 from actorchat.protocol import Role
 from actorchat.storage.store import Reads
 from actorchat.storage.threads import Runner
@@ -41,17 +41,23 @@ class StoreArchive:
     async def chat(self, chat: UUID) -> ChatState | None:
         return await self._run(partial(self._store.chat, chat))
 
-    async def newest(self, chat: UUID, role: Role, *, before: int | None, limit: int) -> Page | None:
-        return await self._run(partial(self._store.newest, chat, role, before=before, limit=limit))
+    async def newest(
+        self, chat: UUID, role: Role, *, before: int | None, limit: int, size: int = PAGE_BYTES
+    ) -> Page | None:
+        return await self._run(partial(self._store.newest, chat, role, before=before, limit=limit, size=size))
 
-    async def after(self, chat: UUID, role: Role, *, after: int, limit: int) -> Page | None:
-        return await self._run(partial(self._store.after, chat, role, after=after, limit=limit))
+    async def after(self, chat: UUID, role: Role, *, after: int, limit: int, size: int = PAGE_BYTES) -> Page | None:
+        return await self._run(partial(self._store.after, chat, role, after=after, limit=limit, size=size))
 
     async def since(self, chat: UUID, *, rev: int, limit: int) -> Page | None:
         return await self._run(partial(self._store.since, chat, rev=rev, limit=limit))
 
-    async def authored(self, chat: UUID, author_role: Role, *, after: int, upto: int, limit: int) -> Page | None:
-        return await self._run(partial(self._store.authored, chat, author_role, after=after, upto=upto, limit=limit))
+    async def authored(
+        self, chat: UUID, author_role: Role, *, after: int, upto: int, limit: int, size: int = PAGE_BYTES
+    ) -> Page | None:
+        return await self._run(
+            partial(self._store.authored, chat, author_role, after=after, upto=upto, limit=limit, size=size)
+        )
 
     async def chats(self, which: ChatFilter) -> tuple[ChatState, ...]:
         return await self._run(partial(self._store.chats, which))

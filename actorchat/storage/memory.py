@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
+from math import inf
 from operator import attrgetter
 from uuid import UUID
 
@@ -26,11 +27,11 @@ from actorchat.chat.model import (
     visible_to,
 )
 from actorchat.chat.operations import Operation
-from actorchat.chat.ports import ChatFilter, FeedSnapshot, OperatorRecord, Page
+from actorchat.chat.ports import PAGE_BYTES, ChatFilter, FeedSnapshot, OperatorRecord, Page
 from actorchat.chat.rules import MarkedMessage
 from actorchat.protocol import MessageType, Role
 from actorchat.storage.batch import Changes, apply_changes, decide_batch, decide_each
-from actorchat.storage.rows import ChatRow, Rows, person_key, with_known_people
+from actorchat.storage.rows import ChatRow, Rows, cut_page, person_key, with_known_people
 from actorchat.storage.store import Batch, Decided
 
 __all__ = ["MemoryStore"]
@@ -101,28 +102,30 @@ class MemoryStore:
         row = self._rows.chats.get(chat)
         return None if row is None else self._state(row)
 
-    def newest(self, chat: UUID, role: Role, *, before: int | None, limit: int) -> Page | None:
+    def newest(self, chat: UUID, role: Role, *, before: int | None, limit: int, size: int = PAGE_BYTES) -> Page | None:
         log = self._log(chat)
         end = len(log) if before is None else max(0, min(before, len(log)))
         older = (log[index] for index in range(end - 1, -1, -1))
-        page = self._page(chat, (message for message in older if visible_to(message, role)), limit)
+        page = self._page(chat, (message for message in older if visible_to(message, role)), limit, size)
         return None if page is None else attrs.evolve(page, messages=page.messages[::-1])
 
-    def after(self, chat: UUID, role: Role, *, after: int, limit: int) -> Page | None:
+    def after(self, chat: UUID, role: Role, *, after: int, limit: int, size: int = PAGE_BYTES) -> Page | None:
         newer = self._from(chat, after + 1)
-        return self._page(chat, (message for message in newer if visible_to(message, role)), limit)
+        return self._page(chat, (message for message in newer if visible_to(message, role)), limit, size)
 
     def since(self, chat: UUID, *, rev: int, limit: int) -> Page | None:
         start = bisect_right(self._log(chat), rev, key=attrgetter("rev"))
-        return self._page(chat, self._from(chat, start), limit)
+        return self._page(chat, self._from(chat, start), limit, inf)
 
-    def authored(self, chat: UUID, author_role: Role, *, after: int, upto: int, limit: int) -> Page | None:
+    def authored(
+        self, chat: UUID, author_role: Role, *, after: int, upto: int, limit: int, size: int = PAGE_BYTES
+    ) -> Page | None:
         theirs = (
             message
             for message in islice(self._from(chat, after + 1), max(0, upto - max(after, -1)))
             if message.type is MessageType.STANDARD and message.type_role is author_role
         )
-        return self._page(chat, theirs, limit)
+        return self._page(chat, theirs, limit, size)
 
     def chats(self, which: ChatFilter) -> tuple[ChatState, ...]:
         chats = [state for row in self._rows.chats.values() if _matches(state := row.state, which)]
@@ -187,12 +190,12 @@ class MemoryStore:
         log = self._log(chat)
         return (log[index] for index in range(max(0, start), len(log)))
 
-    def _page(self, chat: UUID, messages: Iterable[StoredMessage], limit: int) -> Page | None:
+    def _page(self, chat: UUID, messages: Iterable[StoredMessage], limit: int, size: float) -> Page | None:
         row = self._rows.chats.get(chat)
         if row is None:
             return None
-        taken = list(islice(messages, limit + 1))
-        return Page(self._state(row), tuple(map(self._now, taken[:limit])), len(taken) > limit)
+        taken, has_more = cut_page(messages, limit, size)
+        return Page(self._state(row), tuple(map(self._now, taken)), has_more)
 
 
 def _activity(chat: ChatState) -> tuple[int, UUID]:

@@ -6,7 +6,7 @@ cache, filled before each batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, Protocol, TypeVar
 from uuid import UUID
 
@@ -24,6 +24,7 @@ __all__ = [
     "PersonKey",
     "RecentKeys",
     "Rows",
+    "cut_page",
     "person_key",
     "with_known_people",
 ]
@@ -37,6 +38,21 @@ _MAX_CACHED_KEYS: Final = 200_000
 
 T = TypeVar("T")
 V = TypeVar("V")
+
+
+def cut_page(messages: Iterable[StoredMessage], limit: int, size: float) -> tuple[list[StoredMessage], bool]:
+    """The first `limit` messages, or as few as have `size` bytes of text, one at least; and whether more follow.
+
+    At most one message more than that is looked at.
+    """
+    taken: list[StoredMessage] = []
+    for message in messages:
+        if len(taken) >= limit or (taken and size <= 0):
+            return taken, True
+        taken.append(message)
+        size -= len(message.text) if message.text.isascii() else len(message.text.encode())
+    return taken, False
+
 
 PersonKey = tuple[bool, int]
 """(is an operator, id): an `Identity` that hashes without Python code, looked up several times a message."""

@@ -6,6 +6,7 @@ Knows no transaction: the caller makes each reading consistent.
 from __future__ import annotations
 
 from collections.abc import Collection
+from math import inf
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -17,8 +18,9 @@ from actorchat.chat.model import (
     SourceCounters,
     StoredMessage,
 )
-from actorchat.chat.ports import ChatFilter, FeedSnapshot, OperatorRecord, Page
+from actorchat.chat.ports import PAGE_BYTES, ChatFilter, FeedSnapshot, OperatorRecord, Page
 from actorchat.protocol import MAX_SAFE_INTEGER, Role
+from actorchat.storage.rows import cut_page
 from actorchat.storage.sql_rows import Row, chat_of, keys, message_of, person_of, role_text
 from actorchat.storage.statements import Statements
 
@@ -31,6 +33,8 @@ class Cursor(Protocol):
     """What is used of a driver's cursor."""
 
     def execute(self, statement: str, parameters: Row = (), /) -> object: ...
+
+    def fetchone(self) -> Row | None: ...
 
     def fetchall(self) -> list[Row]: ...
 
@@ -46,22 +50,24 @@ class SqlReads:
         row = self._chat(chat)
         return None if row is None else chat_of(row)
 
-    def newest(self, chat: UUID, role: Role, *, before: int | None, limit: int) -> Page | None:
+    def newest(self, chat: UUID, role: Role, *, before: int | None, limit: int, size: int = PAGE_BYTES) -> Page | None:
         end = _BEYOND if before is None else before
-        return self._page(chat, self._statements.newest, (end, role_text(role)), limit, backwards=True)
+        return self._page(chat, self._statements.newest, (end, role_text(role)), limit, size, backwards=True)
 
-    def after(self, chat: UUID, role: Role, *, after: int, limit: int) -> Page | None:
-        return self._page(chat, self._statements.after, (after, role_text(role)), limit)
+    def after(self, chat: UUID, role: Role, *, after: int, limit: int, size: int = PAGE_BYTES) -> Page | None:
+        return self._page(chat, self._statements.after, (after, role_text(role)), limit, size)
 
     def since(self, chat: UUID, *, rev: int, limit: int) -> Page | None:
         found = self._chat(chat)
         if found is None:
             return None
         known = self._all(self._statements.index_at_rev, (found[0], rev))
-        return self._page(chat, self._statements.all_after, (known[0][0] if known else -1,), limit)
+        return self._page(chat, self._statements.all_after, (known[0][0] if known else -1,), limit, inf)
 
-    def authored(self, chat: UUID, author_role: Role, *, after: int, upto: int, limit: int) -> Page | None:
-        return self._page(chat, self._statements.authored, (after, upto, role_text(author_role)), limit)
+    def authored(
+        self, chat: UUID, author_role: Role, *, after: int, upto: int, limit: int, size: int = PAGE_BYTES
+    ) -> Page | None:
+        return self._page(chat, self._statements.authored, (after, upto, role_text(author_role)), limit, size)
 
     def chats(self, which: ChatFilter) -> tuple[ChatState, ...]:
         parameters: list[object] = []
@@ -109,16 +115,18 @@ class SqlReads:
         rows = self._all(self._statements.chat, (chat.hex,))
         return rows[0] if rows else None
 
-    def _page(self, chat: UUID, statement: str, parameters: Row, limit: int, *, backwards: bool = False) -> Page | None:
+    def _page(
+        self, chat: UUID, statement: str, parameters: Row, limit: int, size: float, *, backwards: bool = False
+    ) -> Page | None:
         found = self._chat(chat)
         if found is None:
             return None
-        rows = self._all(statement, (found[0], *parameters, limit + 1))
-        has_more = len(rows) > limit
-        del rows[limit:]
+        # Row by row: no more is read than the page holds.
+        self._cursor.execute(statement, (found[0], *parameters, limit + 1))
+        messages, has_more = cut_page(map(message_of, iter(self._cursor.fetchone, None)), limit, size)
         if backwards:
-            rows.reverse()
-        return Page(chat_of(found), tuple(map(message_of, rows)), has_more)
+            messages.reverse()
+        return Page(chat_of(found), tuple(messages), has_more)
 
     def _all(self, statement: str, parameters: Row) -> list[Row]:
         self._cursor.execute(statement, parameters)

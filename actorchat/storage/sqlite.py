@@ -18,7 +18,7 @@ from uuid import UUID
 
 from actorchat.chat.model import ChatState, Identity, PersonRecord, Policy
 from actorchat.chat.operations import Operation
-from actorchat.chat.ports import ChatFilter, FeedSnapshot, OperatorRecord, Page, StorageUnavailable
+from actorchat.chat.ports import PAGE_BYTES, ChatFilter, FeedSnapshot, OperatorRecord, Page, StorageUnavailable
 from actorchat.protocol import Role
 from actorchat.storage.batch import decide_each
 from actorchat.storage.sql_batch import SqlBatches
@@ -133,21 +133,23 @@ class SqliteStore:
         with self._reading() as reads:
             return reads.chat(chat)
 
-    def newest(self, chat: UUID, role: Role, *, before: int | None, limit: int) -> Page | None:
+    def newest(self, chat: UUID, role: Role, *, before: int | None, limit: int, size: int = PAGE_BYTES) -> Page | None:
         with self._reading() as reads:
-            return reads.newest(chat, role, before=before, limit=limit)
+            return reads.newest(chat, role, before=before, limit=limit, size=size)
 
-    def after(self, chat: UUID, role: Role, *, after: int, limit: int) -> Page | None:
+    def after(self, chat: UUID, role: Role, *, after: int, limit: int, size: int = PAGE_BYTES) -> Page | None:
         with self._reading() as reads:
-            return reads.after(chat, role, after=after, limit=limit)
+            return reads.after(chat, role, after=after, limit=limit, size=size)
 
     def since(self, chat: UUID, *, rev: int, limit: int) -> Page | None:
         with self._reading() as reads:
             return reads.since(chat, rev=rev, limit=limit)
 
-    def authored(self, chat: UUID, author_role: Role, *, after: int, upto: int, limit: int) -> Page | None:
+    def authored(
+        self, chat: UUID, author_role: Role, *, after: int, upto: int, limit: int, size: int = PAGE_BYTES
+    ) -> Page | None:
         with self._reading() as reads:
-            return reads.authored(chat, author_role, after=after, upto=upto, limit=limit)
+            return reads.authored(chat, author_role, after=after, upto=upto, limit=limit, size=size)
 
     def chats(self, which: ChatFilter) -> tuple[ChatState, ...]:
         with self._reading() as reads:

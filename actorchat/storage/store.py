@@ -13,7 +13,7 @@ import attrs
 
 from actorchat.chat.model import ChatState, Identity, OperatorCounters, PersonRecord, SourceCounters
 from actorchat.chat.operations import Decision, Operation
-from actorchat.chat.ports import ChatFilter, FeedSnapshot, OperatorRecord, Page
+from actorchat.chat.ports import PAGE_BYTES, ChatFilter, FeedSnapshot, OperatorRecord, Page
 from actorchat.protocol import Role
 
 __all__ = ["Batch", "CommitInDoubt", "Counters", "Decided", "Reads", "Store", "StoreUrlError"]
@@ -57,13 +57,17 @@ class Reads(Protocol):
 
     def chat(self, chat: UUID) -> ChatState | None: ...
 
-    def newest(self, chat: UUID, role: Role, *, before: int | None, limit: int) -> Page | None: ...
+    def newest(
+        self, chat: UUID, role: Role, *, before: int | None, limit: int, size: int = PAGE_BYTES
+    ) -> Page | None: ...
 
-    def after(self, chat: UUID, role: Role, *, after: int, limit: int) -> Page | None: ...
+    def after(self, chat: UUID, role: Role, *, after: int, limit: int, size: int = PAGE_BYTES) -> Page | None: ...
 
     def since(self, chat: UUID, *, rev: int, limit: int) -> Page | None: ...
 
-    def authored(self, chat: UUID, author_role: Role, *, after: int, upto: int, limit: int) -> Page | None: ...
+    def authored(
+        self, chat: UUID, author_role: Role, *, after: int, upto: int, limit: int, size: int = PAGE_BYTES
+    ) -> Page | None: ...
 
     def chats(self, which: ChatFilter) -> tuple[ChatState, ...]: ...
 

@@ -15,7 +15,7 @@ import trio
 
 from actorchat.chat.model import ChatState, Identity, PersonRecord
 from actorchat.chat.operations import Operation
-from actorchat.chat.ports import ChatFilter, FeedSnapshot, OperatorRecord, Page, StorageUnavailable
+from actorchat.chat.ports import PAGE_BYTES, ChatFilter, FeedSnapshot, OperatorRecord, Page, StorageUnavailable
 from actorchat.protocol import Role
 from actorchat.storage.store import Batch, CommitInDoubt, Decided, Store
 from actorchat.storage.threads import Runner
@@ -73,17 +73,19 @@ class FaultyStore:
     def chat(self, chat: UUID) -> ChatState | None:
         return self._readable.chat(chat)
 
-    def newest(self, chat: UUID, role: Role, *, before: int | None, limit: int) -> Page | None:
-        return self._readable.newest(chat, role, before=before, limit=limit)
+    def newest(self, chat: UUID, role: Role, *, before: int | None, limit: int, size: int = PAGE_BYTES) -> Page | None:
+        return self._readable.newest(chat, role, before=before, limit=limit, size=size)
 
-    def after(self, chat: UUID, role: Role, *, after: int, limit: int) -> Page | None:
-        return self._readable.after(chat, role, after=after, limit=limit)
+    def after(self, chat: UUID, role: Role, *, after: int, limit: int, size: int = PAGE_BYTES) -> Page | None:
+        return self._readable.after(chat, role, after=after, limit=limit, size=size)
 
     def since(self, chat: UUID, *, rev: int, limit: int) -> Page | None:
         return self._readable.since(chat, rev=rev, limit=limit)
 
-    def authored(self, chat: UUID, author_role: Role, *, after: int, upto: int, limit: int) -> Page | None:
-        return self._readable.authored(chat, author_role, after=after, upto=upto, limit=limit)
+    def authored(
+        self, chat: UUID, author_role: Role, *, after: int, upto: int, limit: int, size: int = PAGE_BYTES
+    ) -> Page | None:
+        return self._readable.authored(chat, author_role, after=after, upto=upto, limit=limit, size=size)
 
     def chats(self, which: ChatFilter) -> tuple[ChatState, ...]:
         return self._readable.chats(which)

@@ -259,6 +259,16 @@ def _check_pages(bench: _Bench) -> None:
     assert author is not None
     assert author.firstname == "Eva"
     assert found.chat.operator == FAY
+    # Bounded in bytes too, in either direction: a page ends with the message that reaches the bound.
+    assert page(store.after(CHAT, user, after=-1, limit=9, size=2)) == ([0, 1], True)
+    assert page(store.after(CHAT, user, after=-1, limit=9, size=0)) == ([0], True)
+    assert page(store.newest(CHAT, user, before=None, limit=9, size=1)) == ([5], True)
+    assert page(store.newest(CHAT, user, before=2, limit=2, size=2)) == ([0, 1], False)
+    assert page(store.authored(CHAT, user, after=-1, upto=5, limit=9, size=2)) == ([0, 1], True)
+    bench.talk("ж🐌")
+    assert page(store.after(CHAT, user, after=5, limit=9, size=6)) == ([7], False)
+    assert page(store.after(CHAT, user, after=3, limit=9, size=7)) == ([5, 7], False)
+    assert page(store.newest(CHAT, user, before=None, limit=9, size=6)) == ([7], True)
 
 
 def _check_lists(bench: _Bench) -> None:

@@ -166,6 +166,39 @@ async def test_pages_are_ascending_and_exclusive(api: Api) -> None:
     assert await page("after=4") == ("", None, None, False)
 
 
+@pytest.mark.parametrize("character", ["🐌", "\x01"], ids=["four bytes each", "escaped"])
+@pytest.mark.parametrize("backwards", [False, True], ids=["after", "before"])
+async def test_an_answer_of_long_messages_ends_early_and_says_that_there_is_more(
+    api: Api, character: str, backwards: bool
+) -> None:
+    visitor, chat = await api.visit()
+    texts = [f"{number} {character * 3990}" for number in range(30)]
+    for text in texts:
+        await api.write(visitor, chat, text)
+    seen: list[str] = []
+    query = "limit=200" if backwards else "limit=200&after=-1"
+    more = True
+    while more:
+        answer = await api.call("GET", f"/api/chats/{chat}/messages?{query}", visitor)
+        assert len(answer.content) < 192 * 1024
+        page = answer.json()
+        found = [message["text"] for message in page["messages"]]
+        assert found
+        seen = found + seen if backwards else seen + found
+        more = page["has_more"]
+        assert page["to_index"] - page["from_index"] + 1 == len(found)
+        query = f"limit=200&before={page['from_index']}" if backwards else f"limit=200&after={page['to_index']}"
+    assert seen == texts
+
+
+async def test_200_messages_of_ordinary_length_are_one_answer(api: Api) -> None:
+    visitor, chat = await api.visit()
+    for number in range(200):
+        await api.write(visitor, chat, f"{number} {'ordinary ' * 13}")
+    page = (await api.call("GET", f"/api/chats/{chat}/messages?limit=200", visitor)).json()
+    assert (len(page["messages"]), page["has_more"]) == (200, False)
+
+
 @pytest.mark.parametrize(
     ("query", "path"),
     [
