@@ -60,7 +60,11 @@ def settings_options(command: F) -> F:
         click.option("--bus", hidden=True),
         click.option("--workers", hidden=True),
         config_option,
-        click.option("--log-format", metavar="FORMAT", help="text for people, json for machines. [default: text]"),
+        click.option(
+            "--log-format",
+            metavar="FORMAT",
+            help="text for people; json for machines, a line each on stderr. [default: text]",
+        ),
     )
     for option in reversed(options):
         command = option(command)

@@ -6,6 +6,7 @@ Refuses to know what a server is composed of.
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import shlex
 import signal
@@ -21,11 +22,13 @@ import trio
 
 from actorchat.cli.failing import BAD_SETTINGS, FAILED, fail, warn
 from actorchat.cli.options import settings_options
-from actorchat.server.loading import load_settings, unknown_variables
+from actorchat.server.loading import load_settings, unknown_variables, wanted_log_format
 from actorchat.server.preparing import StartFailed
 from actorchat.server.settings import DEFAULT_DATA, InvalidSettings, Settings
 
 __all__ = ["serve"]
+
+_log: Final = logging.getLogger("actorchat.cli")
 
 GC_THRESHOLDS: Final = (50_000, 20, 20)
 """Messages come and go in batches of thousands of values, few of them in cycles: Python's 700 looks far too often."""
@@ -67,14 +70,15 @@ def serve(config: Path | None, **options: object) -> None:
       on_closed = "reopen"                 # or queue, refuse
       [sources.shop]                       # with any named, only those exist
     """
-    warn(unknown_variables())
+    as_json = wanted_log_format(config, options) == "json"
+    warn(unknown_variables(), as_json=as_json)
     try:
         settings = load_settings(config, options)
         if settings.data is None:
             # Also with memory://, so that the other commands find the secret.
             settings = attrs.evolve(settings, data=DEFAULT_DATA)
     except InvalidSettings as error:
-        fail(error.faults, BAD_SETTINGS)
+        fail(error.faults, BAD_SETTINGS, as_json=as_json)
     from actorchat.server.logs import configure_logging
 
     configure_logging(settings.log_format)
@@ -83,9 +87,14 @@ def serve(config: Path | None, **options: object) -> None:
     try:
         drained = trio.run(_serve, settings)
     except InvalidSettings as error:
-        fail(error.faults, BAD_SETTINGS)
+        fail(error.faults, BAD_SETTINGS, as_json=as_json)
     except StartFailed as error:
-        fail((error,), FAILED)
+        fail((error,), FAILED, as_json=as_json)
+    except Exception:
+        if not as_json:
+            raise
+        _log.critical("the server failed", exc_info=True)
+        sys.exit(FAILED)
     sys.exit(0 if drained else FAILED)
 
 
@@ -99,7 +108,7 @@ async def _serve(settings: Settings) -> bool:
         # What is there now, modules above all, stays: no collection need look at it.
         gc.freeze()
         with trio.open_signal_receiver(*_STOPPING) as signals:
-            click.echo(_welcome(server.url, server.settings))
+            _welcome(server.url, server.settings)
             async for _ in signals:
                 break
         # From here on the second one ends the process in the way that can't fail.
@@ -107,26 +116,36 @@ async def _serve(settings: Settings) -> bool:
             signal.signal(number, signal.SIG_DFL)
         with suppress(OSError):
             # Nobody may be left to read it.
-            click.echo("Stopping: what was accepted is stored first. Ctrl-C stops at once.")
+            _say_stopping(server.settings)
         last_resort.start()
     last_resort.cancel()
     return server.drained
 
 
-def _welcome(url: str, settings: Settings) -> str:
+def _welcome(url: str, settings: Settings) -> None:
+    if settings.log_format == "json":
+        # `transport` is what runs: the setting may say `auto`.
+        _log.info("the server listens", extra={"url": url, "transport": settings.websocket_transport})
+        return
     source = f" --source {settings.sources[0]}" if settings.sources else ""
     visit = f"actorchat chat {url}{source}"
-    return "\n".join(
-        (
-            f"actorchat serves {url}",
-            "",
-            "Talk over it from two more terminals:",
-            f"  as a visitor:   {visit}",
-            f"  as an operator: {visit} --operator {_identity(settings)}",
-            "",
-            "Ctrl-C stops it.",
-        )
+    lines = (
+        f"actorchat serves {url}",
+        "",
+        "Talk over it from two more terminals:",
+        f"  as a visitor:   {visit}",
+        f"  as an operator: {visit} --operator {_identity(settings)}",
+        "",
+        "Ctrl-C stops it.",
     )
+    click.echo("\n".join(lines))
+
+
+def _say_stopping(settings: Settings) -> None:
+    if settings.log_format == "json":
+        _log.info("the server stops: what was accepted is stored first")
+    else:
+        click.echo("Stopping: what was accepted is stored first. Ctrl-C stops at once.")
 
 
 def _identity(settings: Settings) -> str:

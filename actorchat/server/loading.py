@@ -16,11 +16,11 @@ import attrs
 from typed_settings.cls_utils import deep_options
 from typed_settings.dict_utils import merge_settings, set_path
 from typed_settings.loaders import EnvLoader
-from typed_settings.types import LoadedSettings, LoaderMeta, OptionInfo
+from typed_settings.types import LoadedSettings, LoaderMeta, MergedSettings, OptionInfo, OptionList
 
 from actorchat.server.settings import InvalidSettings, SettingFault, Settings
 
-__all__ = ["load_settings", "unknown_variables"]
+__all__ = ["load_settings", "unknown_variables", "wanted_log_format"]
 
 _PREFIX: Final = "ACTORCHAT_"
 _MISSPELT: Final = 0.9
@@ -50,15 +50,7 @@ def load_settings(
     names = {option.path: option for option in known}
     collected = _Collected()
     environment = EnvLoader(prefix=_PREFIX)
-    given = {name: value for name, value in (options or {}).items() if value is not None}
-    merged = merge_settings(
-        known,
-        [
-            LoadedSettings(_read_file(config, names, collected), LoaderMeta(str(config))),
-            environment(Settings, known),
-            LoadedSettings(given, LoaderMeta("the command line")),
-        ],
-    )
+    merged = _merge(config, options, known, collected)
     collected.faults.extend(_misspelt_variables(environment, names))
     values: dict[str, Any] = {}
     for path, loaded in merged.items():
@@ -74,6 +66,27 @@ def load_settings(
     if collected.faults:
         raise InvalidSettings((*collected.faults, *look(values)))
     return settings
+
+
+def wanted_log_format(config: Path | None, options: Mapping[str, Any]) -> object:
+    """The `log_format` of settings that may be invalid otherwise; None if there is none. Never raises."""
+    loaded = _merge(config, options, deep_options(Settings), _Collected()).get("log_format")
+    return None if loaded is None else loaded.value
+
+
+def _merge(
+    config: Path | None, options: Mapping[str, Any] | None, known: OptionList, collected: _Collected
+) -> MergedSettings:
+    names = {option.path: option for option in known}
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    return merge_settings(
+        known,
+        [
+            LoadedSettings(_read_file(config, names, collected), LoaderMeta(str(config))),
+            EnvLoader(prefix=_PREFIX)(Settings, known),
+            LoadedSettings(given, LoaderMeta("the command line")),
+        ],
+    )
 
 
 def _read_file(path: Path | None, names: Mapping[str, OptionInfo], collected: _Collected) -> dict[str, Any]:

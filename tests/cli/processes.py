@@ -41,6 +41,13 @@ class ServerProcess:
             assert data, f"it ended after {self.said!r}: {await self.rest_of_stderr()!r}"
             self.said += data.decode()
 
+    async def read_log_until(self, words: str) -> None:
+        assert self.process.stderr is not None
+        while words not in self.complained:
+            data = await self.process.stderr.receive_some()
+            assert data, f"it ended after {self.complained!r}"
+            self.complained += data.decode()
+
     async def rest_of_stderr(self) -> str:
         assert self.process.stderr is not None
         while data := await self.process.stderr.receive_some():

@@ -1,5 +1,6 @@
 """`actorchat serve` as people and service managers see it: its words, its signals, its exit status."""
 
+import json
 import os
 import signal
 import socket
@@ -168,10 +169,46 @@ def test_bad_settings_are_a_line_each_and_status_2(tmp_path: Path) -> None:
     assert ended.returncode == 2
     assert ended.stderr.splitlines() == [
         "actorchat: port: expected a port, 0 to 65535, got x (from the command line)",
-        "actorchat: workers: expected 1: more workers need a bus between them, got 2 (from the command line)",
+        "actorchat: workers: expected 1: this version serves from one process, got 2 (from the command line)",
         "actorchat: secret: expected at least 32 bytes (from ACTORCHAT_SECRET)",
     ]
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+async def test_with_a_json_log_every_line_is_json_and_stdout_is_empty(tmp_path: Path) -> None:
+    async with started(tmp_path, *FREE, "--log-format", "json", env={"ACTORCHAT_SOMETHING_ELSE": "x"}) as server:
+        await server.read_log_until("the server listens")
+        assert await server.stop() == 0
+        lines = [json.loads(line) for line in (await server.rest_of_stderr()).splitlines()]
+        assert server.process.stdout is not None
+        assert await server.process.stdout.receive_some() == b""
+    assert [(line["level"], line["event"].partition(" ")[0]) for line in lines] == [
+        ("warning", "ACTORCHAT_SOMETHING_ELSE"),
+        ("info", "the"),
+        ("info", "the"),
+    ]
+    assert lines[1]["url"].startswith("http://127.0.0.1:")
+    assert all(line["timestamp"].endswith("Z") and line["logger"] == "actorchat.cli" for line in lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["option", "environment", "file"])
+def test_a_failed_start_is_told_in_json_too_wherever_the_format_was_set(tmp_path: Path, place: str) -> None:
+    (tmp_path / "c.toml").write_text('log_format = "json"\nprot = 1\n' if place == "file" else "prot = 1\n")
+    option = ("--log-format", "json") if place == "option" else ()
+    env = {"ACTORCHAT_LOG_FORMAT": "json"} if place == "environment" else {}
+    ended = run(tmp_path, "serve", "--config", "c.toml", "--port", "x", *option, **env)
+    assert ended.returncode == 2
+    lines = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert [(line["level"], line["event"].partition(":")[0]) for line in lines] == [
+        ("error", "prot"),
+        ("error", "port"),
+    ]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ended = run(tmp_path, "serve", "--port", str(taken.getsockname()[1]), "--log-format", "json")
+    assert ended.returncode == 1
+    assert "is in use" in json.loads(ended.stderr)["event"]
 
 
 async def work_of(code: str) -> float:
@@ -187,7 +224,7 @@ async def test_starting_takes_less_work_than_importing_trio_twelve_times(tmp_pat
     # Of the processor, not of the clock, and in units of this very moment: test machines are busy and differ.
     unit = min([await work_of("import trio") for _ in range(3)])
     async with started(tmp_path, *FREE, "--log-format", log_format) as server:
-        await server.read_until("Ctrl-C stops it.")
+        await (server.read_log_until("the server listens") if log_format == "json" else server.read_until("Ctrl-C"))
         spent = psutil.Process(server.process.pid).cpu_times()
         assert spent.user + spent.system < 12 * unit
         assert await server.stop() == 0

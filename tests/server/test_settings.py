@@ -24,13 +24,13 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"host": ""}, "host: expected a host name or address, got ''"),
         ({"storage": "mysql://x"}, "storage: expected sqlite:///path or memory://, got mysql://x"),
         ({"storage": "sqlite:///:memory:"}, "storage: expected sqlite:///path or memory://, got sqlite:///:memory:"),
-        ({"bus": "redis://x"}, "bus: expected local, got redis://x"),
+        ({"bus": "redis://x"}, "bus: expected local: this version has no bus between servers, got redis://x"),
         ({"transport": "fast"}, "transport: expected auto or reactor or trio-websocket, got fast"),
         (
             {"transport": "reactor", "tls_cert": "c.pem", "tls_key": "k.pem"},
             "transport: the reactor speaks no TLS; expected auto or trio-websocket with tls_cert",
         ),
-        ({"workers": 2}, "workers: expected 1: more workers need a bus between them, got 2"),
+        ({"workers": 2}, "workers: expected 1: this version serves from one process, got 2"),
         ({"log_format": "xml"}, "log_format: expected text or json, got xml"),
         ({"tls_cert": "c.pem"}, "tls_key: needed with tls_cert: TLS takes both"),
         (
@@ -101,8 +101,8 @@ def test_all_faults_of_all_places_are_told_at_once(tmp_path: Path, monkeypatch: 
         f"limits.burts: there is no such setting: did you mean limits.burst? (from {config})",
         f"limit: there is no such setting: did you mean limits? (from {config})",
         "ACTORCHAT_LIMITS_BURTS: there is no such setting: did you mean ACTORCHAT_LIMITS_BURST?",
-        "bus: expected local, got redis://x (from the command line)",
-        f"workers: expected 1: more workers need a bus between them, got 2 (from {config})",
+        "bus: expected local: this version has no bus between servers, got redis://x (from the command line)",
+        f"workers: expected 1: this version serves from one process, got 2 (from {config})",
         "chat.capacity: expected a whole number from 0 (unlimited) on, got many (from ACTORCHAT_CHAT_CAPACITY)",
     ]
 
