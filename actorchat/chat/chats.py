@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from random import Random, SystemRandom
 from uuid import UUID
 
@@ -33,6 +33,7 @@ from actorchat.chat.model import ChatState, PersonRecord, Policy, Stage
 from actorchat.chat.operations import (
     Changed,
     ChatOperation,
+    EndLeaving,
     Operation,
     Outcome,
     PersonRecorded,
@@ -297,24 +298,34 @@ class Chats:
     # For the directory and the sweeper
 
     async def store_presence(self, operator_id: int, online: bool) -> PersonRecord:
-        """Commit that an operator came or went; who went gives its chats back to the queue first."""
+        """Commit that an operator is online or offline, and return its record. Raises `StorageUnavailable`."""
+        return await self._store_presence(SetOnline(operator_id, online))
+
+    async def return_chats(self, operator_id: int) -> PersonRecord:
+        """Give the chats of a leaving operator back to the queue, and return its record.
+
+        It is still leaving afterwards if some chats could not be returned. Raises `StorageUnavailable`.
+        """
+        active = frozenset({Stage.NEW, Stage.OPEN})
+        tried = set[UUID]()
+        while True:
+            chats = await self.archive.chats(ChatFilter(stages=active, operator_id=operator_id, limit=200))
+            left = [chat.uuid for chat in chats if chat.uuid not in tried]
+            if not left:
+                return await self._store_presence(EndLeaving(operator_id))
+            tried.update(left)
+            for chat in left:
+                # One that can't be stored now must not keep the others.
+                with suppress(ChatRefused):
+                    await self.perform(ReleaseChat(chat, operator_id))
+
+    async def _store_presence(self, operation: SetOnline | EndLeaving) -> PersonRecord:
         try:
-            if not online:
-                await self._release_chats(operator_id)
-            outcome = await self._submit(SetOnline(operator_id, online))
+            outcome = await self._submit(operation)
         except ChatRefused as error:
             raise StorageUnavailable(str(error)) from error
         assert isinstance(outcome.decision, PersonRecorded)  # noqa: S101 - what this operation comes to
         return outcome.decision.person
-
-    async def _release_chats(self, operator_id: int) -> None:
-        active = frozenset({Stage.NEW, Stage.OPEN})
-        while True:
-            chats = await self.archive.chats(ChatFilter(stages=active, operator_id=operator_id, limit=200))
-            if not chats:
-                return
-            for chat in chats:
-                await self.perform(ReleaseChat(chat.uuid, operator_id))
 
     async def sweep(self, chat: UUID) -> None:
         try:
@@ -385,7 +396,9 @@ async def open_chats(
     )
     refs.append(
         await system.start(
-            lambda: Directory(archive, chats.store_presence, chats.consoles), name="directory", restart=_KEPT_UP
+            lambda: Directory(archive, chats.store_presence, chats.return_chats, chats.consoles),
+            name="directory",
+            restart=_KEPT_UP,
         )
     )
     if policy.answer_timeout or policy.idle_timeout:

@@ -40,7 +40,10 @@ OFFLINE_GRACE = 30.0
 """Seconds for which an operator without a console is still online."""
 
 RETRY = 1.0
-"""Seconds after which a change of presence that storage could not take is tried again."""
+"""Seconds after which a change of presence, or a return of chats, that storage could not take is tried again."""
+
+_ROUNDING = 0.001
+"""Seconds by which a timer may end early: sums of floats are not exact."""
 
 
 @attrs.frozen
@@ -99,6 +102,24 @@ class _PresenceFailed:
     error: Exception
 
 
+@attrs.frozen
+class _Return:
+    """It is time to try again to return the chats of an operator that went offline."""
+
+    operator_id: int
+
+
+@attrs.frozen
+class _ReturnTried:
+    person: PersonRecord
+
+
+@attrs.frozen
+class _ReturnFailed:
+    operator_id: int
+    error: Exception
+
+
 DirectoryMessage = (
     Counted
     | PersonSeen
@@ -109,6 +130,9 @@ DirectoryMessage = (
     | _StoreOnline
     | _PresenceStored
     | _PresenceFailed
+    | _Return
+    | _ReturnTried
+    | _ReturnFailed
 )
 
 
@@ -117,6 +141,7 @@ class _Operator:
     person: PersonRecord
     counters: OperatorCounters
     storing: bool = False
+    returning: bool = False
 
 
 @attrs.define(eq=False)
@@ -134,13 +159,16 @@ class Consoles:
     def __init__(self) -> None:
         self.views: dict[Console, _View] = {}
         self._of_operator: Counter[int] = Counter()
+        self._left_at: dict[int, float] = {}
 
     def join(self, console: Console, counters: Iterable[SourceCounters]) -> None:
         """The console is live; its snapshot showed `counters`."""
         unread = {source: SourceCounters(source) for source in console.sources}
         unread.update({counter.source: counter for counter in counters})
         self.views[console] = _View(unread)
-        self._of_operator[console.session.user.id] += 1
+        operator_id = console.session.user.id
+        self._of_operator[operator_id] += 1
+        self._left_at.pop(operator_id, None)
 
     def leave(self, console: Console) -> bool:
         """Whether it was its operator's last one. A console that never joined is nobody's."""
@@ -151,26 +179,35 @@ class Consoles:
         if self._of_operator[operator_id]:
             return False
         del self._of_operator[operator_id]
+        self._left_at[operator_id] = trio.current_time()
         return True
 
     def connected(self, operator_id: int) -> bool:
         return operator_id in self._of_operator
 
+    def grace_left(self, operator_id: int) -> float:
+        """Seconds until the grace of an operator without a console is over; not above 0 if it is."""
+        left_at = self._left_at.get(operator_id)
+        return 0.0 if left_at is None else left_at + OFFLINE_GRACE - trio.current_time()
+
 
 class Directory(Actor[DirectoryMessage]):
     """The one actor that knows all operators. It holds a record per operator, and none per visitor or chat.
 
-    `store_presence(operator_id, online)` commits the passage, and before `online=False` returns the operator's chats
-    to the queue; what it returns or raises comes back as a message.
+    `store_presence(operator_id, online)` commits that the operator is online or offline. `return_chats(operator_id)`
+    then gives the chats of an operator that is leaving back to the queue, as far as it can. Both return the operator's
+    record; what they return or raise comes back as a message. Between the two the operator is stored as offline, so no
+    chat reopens with it, and as leaving, so a restart completes the return.
     """
 
     def __init__(
         self,
         archive: Archive,
         store_presence: Callable[[int, bool], Awaitable[PersonRecord]],
+        return_chats: Callable[[int], Awaitable[PersonRecord]],
         consoles: Consoles,
     ) -> None:
-        self._archive, self._store_presence = archive, store_presence
+        self._archive, self._store_presence, self._return_chats = archive, store_presence, return_chats
         self._consoles = consoles
         self._operators: dict[int, _Operator] = {}
         self._sources: dict[str, SourceCounters] = {}
@@ -193,6 +230,8 @@ class Directory(Actor[DirectoryMessage]):
             connected = self._consoles.connected(operator_id)
             if connected and not record.person.online:
                 self._store(operator_id, online=True)
+            elif record.person.leaving:
+                self._return(operator_id)
             elif record.person.online and not connected:
                 self._start_grace(operator_id)
         if self._consoles.views:
@@ -223,8 +262,7 @@ class Directory(Actor[DirectoryMessage]):
             case _Tell():
                 self._waiting = False
             case _GraceOver(operator_id=operator_id):
-                if not self._consoles.connected(operator_id):
-                    self._store(operator_id, online=False)
+                self._grace_over(operator_id)
             case _StoreOnline(operator_id=operator_id):
                 if self._consoles.connected(operator_id) and not self._operators[operator_id].person.online:
                     self._store(operator_id, online=True)
@@ -232,6 +270,14 @@ class Directory(Actor[DirectoryMessage]):
                 self._stored(person)
             case _PresenceFailed(operator_id=operator_id, error=error):
                 self._retry(operator_id, error)
+            case _Return(operator_id=operator_id):
+                self._return(operator_id)
+            case _ReturnTried(person=person):
+                self._return_tried(person.user.id, again=person.leaving)
+            case _ReturnFailed(operator_id=operator_id, error=error):
+                if not isinstance(error, StorageUnavailable):
+                    _log.error("the chats of operator %s could not be returned", operator_id, exc_info=error)
+                self._return_tried(operator_id, again=True)
             case _:
                 assert_never(message)
         self._tell()
@@ -319,11 +365,22 @@ class Directory(Actor[DirectoryMessage]):
             operator = self._operators[person.user.id] = _Operator(person, OperatorCounters(person.user.id))
         else:
             # Presence has its own message: this one may be older.
-            operator.person = attrs.evolve(person, online=operator.person.online)
+            known = operator.person
+            operator.person = attrs.evolve(person, online=known.online, leaving=known.leaving)
         self._operator_due(operator)
 
     def _start_grace(self, operator_id: int) -> None:
         self.after(OFFLINE_GRACE, _GraceOver(operator_id), key=("grace", operator_id))
+
+    def _grace_over(self, operator_id: int) -> None:
+        if self._consoles.connected(operator_id):
+            return
+        left = self._consoles.grace_left(operator_id)
+        if left > _ROUNDING:
+            # The operator came and went again, and the message of that is still on its way.
+            self.after(left, _GraceOver(operator_id), key=("grace", operator_id))
+        else:
+            self._store(operator_id, online=False)
 
     def _store(self, operator_id: int, *, online: bool) -> None:
         operator = self._operators[operator_id]
@@ -340,15 +397,35 @@ class Directory(Actor[DirectoryMessage]):
         operator_id = person.user.id
         operator = self._operators[operator_id]
         operator.storing = False
-        if operator.person.online is not person.online:
-            operator.person = attrs.evolve(operator.person, online=person.online)
+        told = operator.person
+        operator.person = attrs.evolve(told, online=person.online, leaving=person.leaving)
+        if told.online is not person.online:
             self._operator_due(operator)
         # It may have come or gone while its presence was stored.
         connected = self._consoles.connected(operator_id)
         if person.online and not connected:
             self._start_grace(operator_id)
         elif connected and not person.online:
+            # Ends the leaving: what was not returned yet stays with the operator.
             self._store(operator_id, online=True)
+        elif person.leaving:
+            self._return(operator_id)
+
+    def _return(self, operator_id: int) -> None:
+        operator = self._operators[operator_id]
+        if operator.returning or self._consoles.connected(operator_id):
+            return
+        operator.returning = True
+        self.pipe(
+            partial(self._return_chats, operator_id),
+            ok=_ReturnTried,
+            err=lambda error: _ReturnFailed(operator_id, error),
+        )
+
+    def _return_tried(self, operator_id: int, *, again: bool) -> None:
+        self._operators[operator_id].returning = False
+        if again:
+            self.after(RETRY, _Return(operator_id), key=("return", operator_id))
 
     def _retry(self, operator_id: int, error: Exception) -> None:
         if not isinstance(error, StorageUnavailable):

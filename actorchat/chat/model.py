@@ -87,8 +87,13 @@ class Policy:
 class ChatState(msgspec.Struct, frozen=True, gc=False):
     """One chat as it stands after revision `rev`.
 
-    `operator` stays set on a closed chat: that is who it reopens with. Watermarks are the highest index that a side has
-    received or read, -1 for none. Times are whole seconds since the epoch.
+    `operator` stays set on a closed chat: the chat reopens with it. Watermarks are the highest index that a side has
+    received or read, -1 for none.
+
+    Timers start from the other fields, in whole seconds since the epoch, rounded up so that no timer ends early.
+    `last_activity` is the last message or transition. Since `awaiting_since` somebody owes the customer an answer;
+    it is None on the customer's turn, and handing the chat on doesn't change it. `assigned_at` is when `operator` got
+    the chat, in any way.
     """
 
     uuid: UUID
@@ -105,6 +110,7 @@ class ChatState(msgspec.Struct, frozen=True, gc=False):
     last_visitor_index: int = -1
     last_activity: int = 0
     awaiting_since: int | None = None
+    assigned_at: int | None = None
 
     def wire(self) -> Chat:
         return Chat(
@@ -125,15 +131,18 @@ class ChatState(msgspec.Struct, frozen=True, gc=False):
         return self.stage is Stage.NEW or self.stage is Stage.OPEN
 
     def due_at(self, policy: Policy) -> float | None:
-        """When the sweeper must look at this chat next, or None."""
+        """When the one timer that runs ends, or None if none does.
+
+        While an operator owes an answer, the answer timer; on the customer's turn, the idle timer. A chat that waits in
+        the queue has no timer: it is never closed unanswered.
+        """
         if not self.active:
             return None
-        due: list[float] = []
-        if policy.idle_timeout:
-            due.append(self.last_activity + policy.idle_timeout)
-        if policy.answer_timeout and self.operator is not None and self.awaiting_since is not None:
-            due.append(self.awaiting_since + policy.answer_timeout)
-        return min(due, default=None)
+        if self.awaiting_since is None:
+            return self.last_activity + policy.idle_timeout if policy.idle_timeout else None
+        if self.operator is None or not policy.answer_timeout:
+            return None
+        return max(self.awaiting_since, self.assigned_at or 0) + policy.answer_timeout
 
 
 class StoredMessage(msgspec.Struct, frozen=True, gc=False):
@@ -225,8 +234,13 @@ def contribution(chat: ChatState) -> Contribution:
 
 @attrs.frozen
 class PersonRecord:
-    """What is stored of a person. `sources`, `online` matter for operators only; `online` is as last committed."""
+    """What is stored of a person. All but `user` is about operators only.
+
+    `online` is the contract's `is_online`, as last committed. `leaving`: the operator went offline, and not all chats
+    that were theirs are back in the queue yet.
+    """
 
     user: User
     sources: frozenset[str] = frozenset()
     online: bool = False
+    leaving: bool = False

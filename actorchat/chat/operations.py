@@ -28,6 +28,7 @@ __all__ = [
     "ChatOperation",
     "CloseChat",
     "Decision",
+    "EndLeaving",
     "MarkMessage",
     "Operation",
     "Outcome",
@@ -102,7 +103,7 @@ class ReturnChat:
 
 @attrs.frozen
 class ReleaseChat:
-    """The chat's operator went offline past the grace. Nothing happens if it is another's by now."""
+    """Return the chat of an operator that is leaving. Nothing happens if it is another's or the operator is back."""
 
     chat: UUID
     operator_id: int
@@ -110,7 +111,7 @@ class ReleaseChat:
 
 @attrs.frozen
 class SweepChat:
-    """The chat's `due_at` has passed: close it if idle, return it to the queue if unanswered."""
+    """The chat's timer may have ended: close the chat if idle, return it to the queue if unanswered."""
 
     chat: UUID
 
@@ -142,13 +143,23 @@ class RecordPerson:
 
 @attrs.frozen
 class SetOnline:
-    """An operator's first feed socket came, or the last one is gone past the grace."""
+    """An operator's first feed socket came, or the last one is gone past the grace.
+
+    An operator that goes offline with chats is leaving from then on, until `EndLeaving`; coming online ends it too.
+    """
 
     operator_id: int
     online: bool
 
 
-Operation = ChatOperation | ReserveChat | RecordPerson | SetOnline
+@attrs.frozen
+class EndLeaving:
+    """The chats of a leaving operator were returned. Nothing changes while there are others."""
+
+    operator_id: int
+
+
+Operation = ChatOperation | ReserveChat | RecordPerson | SetOnline | EndLeaving
 
 
 class Changed(msgspec.Struct, frozen=True, gc=False):

@@ -27,19 +27,21 @@ from actorchat.chat.operations import (
     ChatOperation,
     CloseChat,
     Decision,
+    EndLeaving,
     MarkMessage,
     RecordPerson,
     Refused,
     ReleaseChat,
     ReopenChat,
     ReturnChat,
+    SetOnline,
     SweepChat,
     TransferChat,
     Unchanged,
 )
 from actorchat.protocol import MessageType, RefusalCode, Role, User
 
-__all__ = ["MarkedMessage", "Situation", "decide", "prospective_operator", "record_person"]
+__all__ = ["MarkedMessage", "Situation", "decide", "prospective_operator", "record_person", "record_presence"]
 
 
 @attrs.frozen
@@ -54,19 +56,23 @@ class MarkedMessage:
 class Situation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a decision may look at besides the chat, all of it as it stands in the transaction.
 
-    `now` is epoch seconds. `message_id` is the first free message id; a decision uses as many as it stores messages.
+    `now` is epoch seconds, rounded down; `rounded` is 1 if that took something off, so that timers begin at
+    `now + rounded`. `message_id` is the first free message id; a decision uses as many as it stores messages.
     `load` is the sum of `new` and `open` chats of the operator whom the operation would give the chat to.
     `prior` is the stored message of the same chat, author and `client_id`. `marked` is the chat's message that a mark
-    names, None where there is none *in this chat*. `target` is the operator a transfer names.
+    names, None where there is none *in this chat*. `target` is the operator a transfer names. `holder` is the chat's
+    operator, for operations on closed chats and `ReleaseChat`.
     """
 
     policy: Policy
     now: int
     message_id: int
+    rounded: int = 0
     load: int = 0
     prior: StoredMessage | None = None
     marked: MarkedMessage | None = None
     target: PersonRecord | None = None
+    holder: PersonRecord | None = None
 
 
 def decide(chat: ChatState, operation: ChatOperation, situation: Situation) -> Decision:
@@ -87,9 +93,7 @@ def decide(chat: ChatState, operation: ChatOperation, situation: Situation) -> D
         case ReturnChat(by=by):
             return _return(chat, by, situation)
         case ReleaseChat(operator_id=operator_id):
-            if chat.active and chat.operator is not None and chat.operator.id == operator_id:
-                return _hand_over(chat, None, None, _OFFLINE, situation)
-            return Unchanged(chat)
+            return _release(chat, operator_id, situation)
         case SweepChat():
             return _sweep(chat, situation)
         case _:
@@ -118,7 +122,8 @@ def _add_message(chat: ChatState, operation: AddMessage, situation: Situation) -
         # A message can only name uploads, and no upload is stored yet.
         return Refused(RefusalCode.ATTACHMENT_UNKNOWN, "there is no such attachment")
     author, now, index = operation.author, situation.now, chat.next_index
-    stage, operator, awaiting = chat.stage, chat.operator, chat.awaiting_since
+    timers_from = now + situation.rounded
+    stage, operator, awaiting, assigned = chat.stage, chat.operator, chat.awaiting_since, chat.assigned_at
     last_visitor_index = chat.last_visitor_index
     if operation.type is MessageType.SYSTEM:
         if stage is Stage.RESERVED:
@@ -131,12 +136,15 @@ def _add_message(chat: ChatState, operation: AddMessage, situation: Situation) -
             if isinstance(reopened, Refused):
                 return reopened
             stage, operator = reopened
+            assigned = None if operator is None else timers_from
         last_visitor_index = index
-        awaiting = now if awaiting is None else awaiting
+        awaiting = timers_from if awaiting is None else awaiting
     else:
         taken = _taken_by(chat, author, situation)
         if isinstance(taken, Refused):
             return taken
+        if stage is not Stage.OPEN:
+            assigned = timers_from
         stage, operator, awaiting = Stage.OPEN, taken, None
     # Spelled out, not evolved: this is the one decision made for every message.
     after = ChatState(
@@ -152,8 +160,9 @@ def _add_message(chat: ChatState, operation: AddMessage, situation: Situation) -
         chat.operators_delivered,
         chat.operators_read,
         last_visitor_index,
-        now,
+        timers_from,
         awaiting,
+        assigned,
     )
     message = StoredMessage(
         situation.message_id,
@@ -193,8 +202,9 @@ def _reopened_for_visitor(chat: ChatState, situation: Situation) -> tuple[Stage,
         case OnClosed.QUEUE:
             return Stage.NEW, None
         case OnClosed.REOPEN:
-            # A full operator can't take it back: capacity is never passed, so it waits in the queue.
-            if chat.operator is None or _full(situation):
+            # Nobody waits for an operator that isn't there, and capacity is never passed: the queue takes it instead.
+            holder = situation.holder
+            if holder is None or not holder.online or chat.source not in holder.sources or _full(situation):
                 return Stage.NEW, None
             return Stage.OPEN, chat.operator
         case _:
@@ -249,18 +259,20 @@ def _closed(chat: ChatState, by: User | None, text: str, situation: Situation) -
 def _reopen(chat: ChatState, by: User, situation: Situation) -> Decision:
     if chat.stage is not Stage.CLOSED:
         return Refused(RefusalCode.CONFLICT, "the chat is not closed")
+    awaiting = None
     if by.role is Role.USER:
         reopened = _reopened_for_visitor(chat, situation)
         if isinstance(reopened, Refused):
             return reopened
         stage, operator = reopened
+        awaiting = situation.now + situation.rounded
     else:
         taken = _taken_by(chat, by, situation)
         if isinstance(taken, Refused):
             return taken
         stage, operator = Stage.OPEN, taken
     say = ((Role.USER, _REOPENED),)
-    return _transition(chat, situation, stage=stage, operator=operator, say=say, by=by)
+    return _transition(chat, situation, stage=stage, operator=operator, awaiting_since=awaiting, say=say, by=by)
 
 
 def _transfer(chat: ChatState, by: User, situation: Situation) -> Decision:
@@ -287,22 +299,29 @@ def _return(chat: ChatState, by: User, situation: Situation) -> Decision:
 
 
 def _hand_over(chat: ChatState, to: User | None, by: User | None, text: str, situation: Situation) -> Changed:
-    # Whoever gets the chat gets the whole answer time.
-    awaiting = None if chat.awaiting_since is None else situation.now
+    """`by` None: the server does it. The customer's waiting time goes on."""
+    awaiting = chat.awaiting_since
+    if awaiting is None and by is not None:
+        # A person hands a chat on so that somebody says something: from now on that is owed.
+        awaiting = situation.now + situation.rounded
     say = ((Role.USER, text), (Role.OPERATOR, text))
     return _transition(chat, situation, stage=Stage.NEW, operator=to, awaiting_since=awaiting, say=say, by=by)
 
 
-def _sweep(chat: ChatState, situation: Situation) -> Decision:
-    policy, now = situation.policy, situation.now
-    if not chat.active:
+def _release(chat: ChatState, operator_id: int, situation: Situation) -> Decision:
+    theirs = chat.active and chat.operator is not None and chat.operator.id == operator_id
+    if not theirs or situation.holder is None or not situation.holder.leaving:
         return Unchanged(chat)
-    if policy.idle_timeout and now >= chat.last_activity + policy.idle_timeout:
+    return _hand_over(chat, None, None, _OFFLINE, situation)
+
+
+def _sweep(chat: ChatState, situation: Situation) -> Decision:
+    due = chat.due_at(situation.policy)
+    if due is None or situation.now < due:
+        return Unchanged(chat)
+    if chat.awaiting_since is None:
         return _closed(chat, None, _IDLE, situation)
-    waiting = chat.operator is not None and chat.awaiting_since is not None
-    if policy.answer_timeout and waiting and now >= (chat.awaiting_since or 0) + policy.answer_timeout:
-        return _hand_over(chat, None, None, _UNANSWERED, situation)
-    return Unchanged(chat)
+    return _hand_over(chat, None, None, _UNANSWERED, situation)
 
 
 def _not_active(chat: ChatState) -> Refused | None:
@@ -345,14 +364,21 @@ def _transition(
         )
         for offset, (role, text) in enumerate(say)
     )
+    timers_from = now + situation.rounded
+    holder, assigned_at = chat.operator if isinstance(operator, _Same) else operator, chat.assigned_at
+    if holder is None:
+        assigned_at = None
+    elif holder.id != _operator_id(chat) or (stage is Stage.OPEN and chat.stage is not Stage.OPEN):
+        assigned_at = timers_from
     after = replace(
         chat,
         stage=stage,
-        operator=chat.operator if isinstance(operator, _Same) else operator,
+        operator=holder,
+        assigned_at=assigned_at,
         awaiting_since=chat.awaiting_since if isinstance(awaiting_since, _Same) else awaiting_since,
         rev=rev,
         next_index=chat.next_index + len(messages),
-        last_activity=now,
+        last_activity=timers_from,
     )
     return Changed(after, messages, _changed(chat, after))
 
@@ -384,4 +410,19 @@ def record_person(stored: PersonRecord | None, operation: RecordPerson) -> Perso
     claims = {name: getattr(operation.user, name) for name in operation.claimed}
     user = attrs.evolve(stored.user, **claims) if claims else stored.user
     sources = stored.sources if operation.sources is None else operation.sources
-    return PersonRecord(user, sources, stored.online)
+    return attrs.evolve(stored, user=user, sources=sources)
+
+
+def record_presence(stored: PersonRecord, operation: SetOnline | EndLeaving, chats: int) -> PersonRecord:
+    """The operator's record after `operation`; `chats` of theirs are new or open."""
+    match operation:
+        case SetOnline(online=True):
+            return attrs.evolve(stored, online=True, leaving=False)
+        case SetOnline():
+            # Only the passage from online to offline costs an operator its chats.
+            leaving = chats > 0 if stored.online else stored.leaving
+            return attrs.evolve(stored, online=False, leaving=leaving)
+        case EndLeaving():
+            return attrs.evolve(stored, leaving=stored.leaving and chats > 0)
+        case _:
+            assert_never(operation)

@@ -31,11 +31,13 @@ from actorchat.chat.operations import (
     Changed,
     ChatOperation,
     CloseChat,
+    EndLeaving,
     MarkMessage,
     Operation,
     PersonRecorded,
     RecordPerson,
     Refused,
+    ReleaseChat,
     ReopenChat,
     ReserveChat,
     ReturnChat,
@@ -44,7 +46,14 @@ from actorchat.chat.operations import (
     Unchanged,
 )
 from actorchat.chat.ports import StorageUnavailable
-from actorchat.chat.rules import MarkedMessage, Situation, decide, prospective_operator, record_person
+from actorchat.chat.rules import (
+    MarkedMessage,
+    Situation,
+    decide,
+    prospective_operator,
+    record_person,
+    record_presence,
+)
 from actorchat.protocol import RefusalCode, User
 from actorchat.storage.rows import (
     KEY_HORIZON,
@@ -127,10 +136,10 @@ class Changes:
 
 
 def decide_batch(
-    operations: Iterable[Operation], rows: Rows, messages: Messages, policy: Policy, now: int
+    operations: Iterable[Operation], rows: Rows, messages: Messages, policy: Policy, now: float
 ) -> tuple[list[Decided], Changes]:
-    """Decide `operations` in order. `rows` holds what `actorchat.storage.needs` asked for, and is not
-    changed.
+    """Decide `operations` in order at `now`, epoch seconds. `rows` holds what `actorchat.storage.needs` asked
+    for, and is not changed.
     """
     decider = _Decider(rows, messages, policy, now)
     return [decider.decide(operation) for operation in operations], decider.changes
@@ -181,11 +190,12 @@ def apply_changes(rows: Rows, changes: Changes) -> None:
 class _Decider:
     """One batch in the making: `changes` over `rows`."""
 
-    def __init__(self, rows: Rows, messages: Messages, policy: Policy, now: int) -> None:
+    def __init__(self, rows: Rows, messages: Messages, policy: Policy, now: float) -> None:
         self._rows = rows
         self._messages = messages
         self._policy = policy
-        self._now = now
+        self._now = int(now)
+        self._rounded = int(self._now < now)
         self._first_message_id = rows.next_message_id
         self._unclosed: dict[tuple[int, str], list[UUID]] = {}
         self.changes = Changes(next_message_id=rows.next_message_id)
@@ -198,8 +208,8 @@ class _Decider:
                 return self._reserve(operation)
             case RecordPerson():
                 return self._record(operation)
-            case SetOnline():
-                return self._set_online(operation)
+            case SetOnline() | EndLeaving():
+                return self._record_presence(operation)
             case _:
                 return self._decide_on_chat(operation)
 
@@ -239,16 +249,22 @@ class _Decider:
         marked: MarkedMessage | None = None,
         target: PersonRecord | None = None,
     ) -> Decided:
+        chat = draft.state
+        holder = None
+        if chat.operator is not None and (chat.stage is Stage.CLOSED or isinstance(operation, ReleaseChat)):
+            holder = self._person((True, chat.operator.id))
         situation = Situation(
             policy=self._policy,
             now=self._now,
+            rounded=self._rounded,
             message_id=self.changes.next_message_id,
-            load=self._load(draft.state, operation) if self._policy.capacity else 0,
+            load=self._load(chat, operation) if self._policy.capacity else 0,
             prior=prior,
             marked=marked,
             target=target,
+            holder=holder,
         )
-        decision = decide(draft.state, operation, situation)
+        decision = decide(chat, operation, situation)
         if not isinstance(decision, Changed):
             return decision, _NO_COUNTERS
         return decision, self._take(draft, decision, new_keys)
@@ -413,12 +429,14 @@ class _Decider:
             elif state.operator is not None and person_key(state.operator) == key:
                 draft.state = replace(state, operator=record.user)
 
-    def _set_online(self, operation: SetOnline) -> Decided:
+    def _record_presence(self, operation: SetOnline | EndLeaving) -> Decided:
         key = (True, operation.operator_id)
         stored = self._person(key)
         if stored is None:
             return _NO_OPERATOR
-        if stored.online is operation.online:
+        counters = self._operator(operation.operator_id)
+        record = record_presence(stored, operation, counters.new_chats + counters.open_chats)
+        if record == stored:
             return PersonRecorded(stored, False), _NO_COUNTERS
-        record = self.changes.people[key] = attrs.evolve(stored, online=operation.online)
+        self.changes.people[key] = record
         return PersonRecorded(record, True), _NO_COUNTERS

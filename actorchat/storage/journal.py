@@ -152,7 +152,7 @@ class Journal:
         self._batches += 1
         self._operations += len(entries)
         self._largest = max(self._largest, len(entries))
-        batch = Batch(self._writer, self._batches, int(self._clock()))
+        batch = Batch(self._writer, self._batches, self._clock())
         operations = [operation for operation, _, _ in entries]
         try:
             meanwhile = None if self._untold is None else self._tell_untold

@@ -66,7 +66,7 @@ class MemoryStore:
     def close(self) -> None:
         """Nothing to let go of."""
 
-    def _alone(self, operation: Operation, now: int) -> Decided:
+    def _alone(self, operation: Operation, now: float) -> Decided:
         [decided], changes = decide_batch([operation], self._rows, self, self._policy, now)
         self._apply(changes)
         return decided

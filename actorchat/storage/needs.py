@@ -10,6 +10,7 @@ import attrs
 from actorchat.chat.model import ChatState
 from actorchat.chat.operations import (
     AddMessage,
+    EndLeaving,
     MarkMessage,
     Operation,
     RecordPerson,
@@ -42,7 +43,7 @@ def missing_chats(operations: Iterable[Operation], rows: Rows) -> set[UUID]:
     return {
         operation.chat
         for operation in operations
-        if not isinstance(operation, RecordPerson | SetOnline) and operation.chat not in chats
+        if not isinstance(operation, RecordPerson | SetOnline | EndLeaving) and operation.chat not in chats
     }
 
 
@@ -65,9 +66,11 @@ def missing_rest(operations: Iterable[Operation], rows: Rows) -> Needs:
                 needs.operators.add(user.id)
         if isinstance(operation, RecordPerson):
             continue
-        if isinstance(operation, SetOnline):
+        if isinstance(operation, SetOnline | EndLeaving):
             if (True, operation.operator_id) not in people:
                 needs.people.add((True, operation.operator_id))
+            if operation.operator_id not in rows.operators:
+                needs.operators.add(operation.operator_id)
             continue
         if isinstance(operation, ReserveChat):
             if operation.source not in rows.sources:
@@ -110,7 +113,7 @@ def _acting(operation: Operation) -> User | None:
     match operation:
         case AddMessage(author=user) | RecordPerson(user=user) | ReserveChat(owner=user):
             return user
-        case MarkMessage() | ReleaseChat() | SweepChat() | SetOnline():
+        case MarkMessage() | ReleaseChat() | SweepChat() | SetOnline() | EndLeaving():
             return None
         case _:
             return operation.by

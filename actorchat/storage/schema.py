@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    false,
     text,
 )
 
@@ -35,7 +36,7 @@ __all__ = [
     "writers",
 ]
 
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 """The newest migration: a database that says so is opened without Alembic."""
 
 metadata = MetaData()
@@ -61,6 +62,7 @@ chats = Table(
     Column("last_visitor_index", _Big, nullable=False),
     Column("last_activity", _Big, nullable=False),
     Column("awaiting_since", _Big),
+    Column("assigned_at", _Big),
     Column("due_at", Double),
 )
 _ACTIVE = text("stage IN ('new', 'open')")
@@ -98,6 +100,7 @@ people = Table(
     Column("patronymic", Text, nullable=False),
     Column("sources", Text, nullable=False),
     Column("online", Boolean, nullable=False),
+    Column("leaving", Boolean, nullable=False, server_default=false()),
     sqlite_with_rowid=False,
 )
 

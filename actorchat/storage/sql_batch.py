@@ -68,7 +68,7 @@ class SqlBatches:
         cursor.execute(self._statements.last_message_id)
         self.rows.next_message_id = (cursor.fetchall()[0][0] or 0) + 1
 
-    def store(self, cursor: BatchCursor, operations: Sequence[Operation], now: int) -> tuple[list[Decided], Changes]:
+    def store(self, cursor: BatchCursor, operations: Sequence[Operation], now: float) -> tuple[list[Decided], Changes]:
         """Read what is needed, decide, write what comes of it. Hand the changes to `committed` after
         COMMIT.
         """
@@ -174,7 +174,12 @@ class SqlBatches:
             before, state = draft.before, draft.state
             if state.rev == before.rev or draft.row is None:
                 continue
-            if self._has_timers or state.stage is not before.stage or state.operator is not before.operator:
+            if (
+                self._has_timers
+                or state.stage is not before.stage
+                or state.operator is not before.operator
+                or state.assigned_at != before.assigned_at
+            ):
                 moved.append(transition_row(draft.number, state, policy))
             else:
                 progressed.append(progress_row(draft.number, state))

@@ -91,7 +91,7 @@ class SqlReads:
     def operators(self, sources: Collection[str] | None) -> tuple[OperatorRecord, ...]:
         wanted = None if sources is None else frozenset(sources)
         records = (
-            OperatorRecord(person_of(row), OperatorCounters(row[1], row[8] or 0, row[9] or 0, row[10] or 0))
+            OperatorRecord(person_of(row), OperatorCounters(row[1], *(count or 0 for count in row[-3:])))
             for row in self._all(self._statements.operators, ())
         )
         return tuple(record for record in records if wanted is None or wanted & record.person.sources)

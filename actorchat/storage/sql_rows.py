@@ -57,6 +57,7 @@ def chat_row(number: int, chat: ChatState, policy: Policy) -> Row:
         chat.stage.value,
         None if chat.operator is None else chat.operator.id,
         *_progress(chat),
+        chat.assigned_at,
         chat.due_at(policy),
     )
 
@@ -64,7 +65,7 @@ def chat_row(number: int, chat: ChatState, policy: Policy) -> Row:
 def transition_row(number: int, chat: ChatState, policy: Policy) -> Row:
     """What may change in a chat, then its number."""
     operator_id = None if chat.operator is None else chat.operator.id
-    return (chat.stage.value, operator_id, *_progress(chat), chat.due_at(policy), number)
+    return (chat.stage.value, operator_id, *_progress(chat), chat.assigned_at, chat.due_at(policy), number)
 
 
 def progress_row(number: int, chat: ChatState) -> Row:
@@ -89,14 +90,14 @@ def _progress(chat: ChatState) -> Row:
 def chat_of(row: Row) -> ChatState:
     """From `chats` without `due_at`; the profiles of owner and operator follow where people were joined."""
     operator_id = row[5]
-    owner, operator = (row[15:19], row[19:23]) if len(row) > 15 else ((), ())
+    owner, operator = (row[16:20], row[20:24]) if len(row) > 16 else ((), ())
     return ChatState(
         UUID(hex=row[1]),
         row[2],
         _user(row[3], Role.USER, owner),
         STAGES[row[4]],
         None if operator_id is None else _user(operator_id, Role.OPERATOR, operator),
-        *row[6:15],
+        *row[6:16],
     )
 
 
@@ -137,12 +138,13 @@ def person_row(person: PersonRecord) -> Row:
         user.patronymic,
         keys(sorted(person.sources)),
         person.online,
+        person.leaving,
     )
 
 
 def person_of(row: Row) -> PersonRecord:
     user = _user(row[1], ROLES[row[0]], row[2:6])
-    return PersonRecord(user, frozenset(orjson.loads(row[6])), bool(row[7]))
+    return PersonRecord(user, frozenset(orjson.loads(row[6])), bool(row[7]), bool(row[8]))
 
 
 def counters_row(counters: OperatorCounters) -> Row:

@@ -24,6 +24,8 @@ _log = logging.getLogger("actorchat.storage")
 
 _WRITER_KEPT: Final = 86_400
 _TIMERS: Final = "timers"
+# What `ChatState.due_at` means: with a higher number due times that were stored under another meaning are recomputed.
+_DUE_TIMES: Final = 2
 _PAGE: Final = 1_000
 
 
@@ -32,7 +34,7 @@ def prepare_start(cursor: BatchCursor, statements: Statements, policy: Policy, n
 
     Returns how many counters were wrong.
     """
-    timers = f"{policy.idle_timeout} {policy.answer_timeout}"
+    timers = f"{_DUE_TIMES} {policy.idle_timeout} {policy.answer_timeout}"
     renewed = _all(cursor, statements.setting, (_TIMERS,)) != [(timers,)]
     due: list[Row] = []
     counted = _Counted()

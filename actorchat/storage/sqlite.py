@@ -102,7 +102,7 @@ class SqliteStore:
                 cursor = self._begin(fresh=True)
                 decided = decide_each(operations, lambda operation: self._alone(cursor, operation, batch.now))
             last_id = (self._batches.rows if changes is None else changes).next_message_id - 1
-            cursor.execute(self._statements.put_batch, (batch.writer, batch.number, last_id, batch.now, 0))
+            cursor.execute(self._statements.put_batch, (batch.writer, batch.number, last_id, int(batch.now), 0))
         try:
             cursor.execute("COMMIT")
         except (sqlite3.Error, MemoryError) as error:
@@ -120,7 +120,7 @@ class SqliteStore:
             known = cursor.fetchall()
             # What a failed COMMIT left in the log could still come to life after a crash, or be lost if it is
             # there: a commit over it, or after it, is what makes either answer final.
-            cursor.execute(self._statements.fence, (batch.writer, 0, 0, batch.now, 0))
+            cursor.execute(self._statements.fence, (batch.writer, 0, 0, int(batch.now), 0))
             cursor.execute("COMMIT")
         return bool(known) and known[0][0] == batch.number
 
@@ -185,7 +185,7 @@ class SqliteStore:
             self._data_version = version
         return cursor
 
-    def _alone(self, cursor: sqlite3.Cursor, operation: Operation, now: int) -> Decided:
+    def _alone(self, cursor: sqlite3.Cursor, operation: Operation, now: float) -> Decided:
         cursor.execute("SAVEPOINT alone")
         try:
             [decided], changes = self._batches.store(cursor, [operation], now)

@@ -107,7 +107,7 @@ class Statements:
         self.last_chat_number = text_(select(func.max(chats.c.number)))
         self.insert_chat = self._insert(chats)
         self.insert_message = self._insert(messages)
-        self.update_chat = self._update_chat(("stage", "operator_id", *_HOT, "due_at"))
+        self.update_chat = self._update_chat(("stage", "operator_id", *_HOT, "assigned_at", "due_at"))
         self.update_chat_progress = self._update_chat(_HOT)
         self.update_due = self._update_chat(("due_at",))
         self.put_person = self._put(people)

@@ -27,12 +27,12 @@ Decided = tuple[Decision, Counters]
 @attrs.frozen
 class Batch:
     """Names one transaction for good: no other batch of any writer has this (writer, number). `now` is epoch
-    seconds.
+    seconds, as exact as the clock is.
     """
 
     writer: str
     number: int
-    now: int
+    now: float
 
 
 class CommitInDoubt(Exception):  # noqa: N818 - named as the state it is

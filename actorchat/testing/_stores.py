@@ -28,6 +28,7 @@ from actorchat.chat.operations import (
     AddMessage,
     Changed,
     CloseChat,
+    EndLeaving,
     MarkMessage,
     Operation,
     PersonRecorded,
@@ -73,14 +74,14 @@ class _Bench:
         self._writer = writer
         self._numbers = count(1)
 
-    def batch(self, *operations: Operation, now: int = NOW) -> list[Decided]:
+    def batch(self, *operations: Operation, now: float = NOW) -> list[Decided]:
         return self.store.commit(operations, Batch(self._writer, next(self._numbers), now))
 
-    def one(self, operation: Operation, now: int = NOW) -> Decided:
+    def one(self, operation: Operation, now: float = NOW) -> Decided:
         [decided] = self.batch(operation, now=now)
         return decided
 
-    def changed(self, operation: Operation, now: int = NOW) -> Changed:
+    def changed(self, operation: Operation, now: float = NOW) -> Changed:
         decision, _ = self.one(operation, now)
         assert isinstance(decision, Changed), decision
         return decision
@@ -328,6 +329,53 @@ def _check_people(bench: _Bench) -> None:
     assert bench.store.chats(ChatFilter())[0].operator == stranger
 
 
+def _check_presence(bench: _Bench) -> None:
+    """An operator that goes offline with chats is leaving until they are returned; then chats reopen in the queue."""
+    other = UUID(int=2)
+    bench.batch(ReserveChat(other, SHOP, BOB))
+    bench.talk("hi")
+    bench.talk("hi", chat=other, author=BOB)
+    bench.batch(AcceptChat(CHAT, EVE), AcceptChat(other, EVE))
+
+    def presence(operation: Operation) -> tuple[bool, bool]:
+        decision, _ = bench.one(operation)
+        assert isinstance(decision, PersonRecorded)
+        stored = bench.store.person(Identity(Role.OPERATOR, EVE.id))
+        assert stored == decision.person
+        return stored.online, stored.leaving
+
+    release = ReleaseChat(CHAT, EVE.id)
+    assert isinstance(bench.one(release)[0], Unchanged)
+    assert presence(SetOnline(EVE.id, False)) == (False, False)
+    assert presence(SetOnline(EVE.id, True)) == (True, False)
+    bench.batch(CloseChat(CHAT, ANN))
+    assert bench.changed(AddMessage(CHAT, ANN, "again")).chat.operator == EVE
+    assert isinstance(bench.one(release)[0], Unchanged)
+    assert presence(SetOnline(EVE.id, False)) == (False, True)
+    assert presence(EndLeaving(EVE.id)) == (False, True)
+    assert bench.changed(release).chat.operator is None
+    assert presence(EndLeaving(EVE.id)) == (False, True)
+    bench.batch(CloseChat(other, BOB))
+    assert presence(EndLeaving(EVE.id)) == (False, False)
+    # In one batch, as in several, the later operation sees what the earlier one did.
+    reopened = bench.changed(AddMessage(other, BOB, "again")).chat
+    assert (reopened.stage, reopened.operator) == (Stage.NEW, None)
+    decided = bench.batch(
+        AcceptChat(other, EVE),
+        SetOnline(EVE.id, True),
+        CloseChat(other, BOB),
+        ReopenChat(other, BOB),
+        SetOnline(EVE.id, False),
+        ReleaseChat(other, EVE.id),
+        SetOnline(EVE.id, True),
+        AcceptChat(other, EVE),
+        ReleaseChat(other, EVE.id),
+    )
+    states = [decision.chat.operator for decision, _ in decided if isinstance(decision, Changed | Unchanged)]
+    assert states == [EVE, EVE, EVE, None, EVE, EVE]
+    assert bench.one(EndLeaving(77))[0] == Refused("not_found", "there is no such operator")
+
+
 def _check_bad_value(bench: _Bench) -> None:
     """What can't be stored, or not even decided, is refused alone; the batch around it is stored in order."""
     no_text: object = object()
@@ -368,6 +416,7 @@ _CHECKS: Final = (
     _check_pages,
     _check_lists,
     _check_people,
+    _check_presence,
     _check_bad_value,
     _check_recover,
 )
@@ -388,11 +437,23 @@ def _check_capacity_and_due(open_store: OpenStore) -> None:
         assert isinstance(decided[0][0], Changed)
         assert isinstance(decided[1][0], Refused)
         assert decided[1][0].code == "over_capacity"
-        assert store.due(NOW + 9, 9) == ()
-        assert store.due(NOW + 10, 9) == (chats[0],)
-        assert store.due(NOW + 200, 2) == (chats[0], chats[1])
-        bench.batch(*map(SweepChat, chats), now=NOW + 102)
+        # The whole answer time from the accept on; without an operator no timer runs.
+        assert store.due(NOW + 12, 9) == ()
+        assert store.due(NOW + 13, 9) == (chats[0],)
         assert store.due(NOW + 1_000, 9) == (chats[0],)
+        bench.batch(AddMessage(chats[1], FAY, "hello"), now=NOW + 3)
+        assert store.due(NOW + 103, 1) == (chats[0],)
+        assert store.due(NOW + 103, 9) == (chats[0], chats[1])
+        bench.batch(*map(SweepChat, chats), now=NOW + 102.9)
+        assert store.due(NOW + 1_000, 9) == (chats[1],)
+        bench.batch(*map(SweepChat, chats), now=NOW + 103)
+        assert store.due(NOW + 1_000, 9) == ()
+        stages = [chat.stage for chat in map(store.chat, chats) if chat is not None]
+        assert stages == [Stage.NEW, Stage.CLOSED, Stage.NEW]
+        # A second that had begun already is no part of the answer time.
+        bench.batch(AcceptChat(chats[2], EVE), now=NOW + 110.5)
+        assert store.due(NOW + 120.9, 9) == ()
+        assert store.due(NOW + 121, 9) == (chats[2],)
 
 
 def _check_random_sessions(open_store: OpenStore, seed: int) -> None:
@@ -432,12 +493,14 @@ def _check_reopening(open_store: OpenStore) -> None:
         bench.batch(*_RECORDS, ReserveChat(CHAT, SHOP, ANN))
         bench.talk("a", "b")
         bench.batch(*(AddMessage(CHAT, EVE, "x", client_id=str(n)) for n in range(300)))
+        bench.batch(SetOnline(EVE.id, True), SetOnline(EVE.id, False))
         [(first, _)] = store.commit([send], batch)
         assert isinstance(first, Changed)
         before = (store.chat(CHAT), store.feed_snapshot([SHOP], 9), store.operators(None))
-    with open_store(Policy(idle_timeout=5)) as store:
+    with open_store(Policy(answer_timeout=5)) as store:
         assert store.corrected_counters == 0
         assert before == (store.chat(CHAT), store.feed_snapshot([SHOP], 9), store.operators(None))
+        assert store.due(NOW + 4.9, 9) == ()
         assert store.due(NOW + 5, 9) == (CHAT,)
         bench = _Bench(store, "second")
         assert bench.one(send)[0] == Unchanged(first.chat, first.messages[0])
@@ -484,5 +547,7 @@ def random_operations(seed: int, number: int) -> Iterator[Operation]:
                 ReleaseChat(chat, operator.id),
                 RecordPerson(attrs.evolve(either, lastname=text), frozenset({"lastname"}), frozenset({SHOP})),
                 SetOnline(operator.id, chance.random() < 0.5),
+                EndLeaving(operator.id),
+                SweepChat(chat),
             )
         )

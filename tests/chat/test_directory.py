@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import attrs
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from actorchat.actors import open_system
-from actorchat.chat.directory import ConsoleJoined, Consoles, Counted, Directory, PersonSeen
+from actorchat.actors import Ref, open_system
+from actorchat.chat.directory import (
+    ConsoleJoined,
+    ConsoleLeft,
+    Consoles,
+    Counted,
+    Directory,
+    DirectoryMessage,
+    PersonSeen,
+)
 from actorchat.chat.feed import Console
 from actorchat.chat.model import OperatorCounters, PersonRecord, Policy, SourceCounters
+from actorchat.chat.operations import RecordPerson
 from actorchat.chat.ports import OperatorRecord, StorageUnavailable
 from actorchat.protocol import GlobalUpdated, OperatorUpdated
-from actorchat.storage import open_store
+from actorchat.storage import open_journal, open_store
 from tests.chat.people import OLGA
 from tests.chat.world import LK, Recorder
+from tests.storage.world import Listener
 
 
-async def refuse(operator_id: int, online: bool) -> PersonRecord:
+async def refuse(operator_id: int, online: bool = False) -> PersonRecord:
     raise StorageUnavailable
 
 
 async def test_an_older_revision_of_a_counter_never_wins(autojump_clock: MockClock) -> None:
     async with open_store("memory://", Policy()) as storage, open_system() as system:
         consoles = Consoles()
-        directory = await system.start(lambda: Directory(storage.archive, refuse, consoles))
+        directory = await system.start(lambda: Directory(storage.archive, refuse, refuse, consoles))
         person = PersonRecord(OLGA, LK)
         recorder = Recorder(OLGA)
         record = OperatorRecord(person, OperatorCounters(OLGA.id))
@@ -52,7 +65,7 @@ async def test_a_profile_that_was_stored_before_its_presence_does_not_take_the_p
 
     async with open_store("memory://", Policy()) as storage, open_system() as system:
         consoles, recorder = Consoles(), Recorder(OLGA)
-        directory = await system.start(lambda: Directory(storage.archive, store, consoles))
+        directory = await system.start(lambda: Directory(storage.archive, store, refuse, consoles))
         directory.signal(PersonSeen(person))
         console = Console(recorder, LK)
         consoles.join(console, ())
@@ -61,3 +74,91 @@ async def test_a_profile_that_was_stored_before_its_presence_does_not_take_the_p
         directory.signal(PersonSeen(person))
         await trio.sleep(1)
         assert recorder.got(OperatorUpdated)[-1].is_online
+
+
+class _Desk:
+    """A directory over scripted storage; `calls` are (what, seconds since the start)."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, float]] = []
+        self.failures = 0
+        self.consoles = Consoles()
+        self._started = trio.current_time()
+
+    async def store_presence(self, operator_id: int, online: bool) -> PersonRecord:
+        self._called("online" if online else "offline")
+        return PersonRecord(OLGA, LK, online, leaving=not online)
+
+    async def return_chats(self, operator_id: int) -> PersonRecord:
+        self._called("return")
+        if self.failures:
+            self.failures -= 1
+            raise StorageUnavailable
+        return PersonRecord(OLGA, LK)
+
+    def _called(self, what: str) -> None:
+        self.calls.append((what, round(trio.current_time() - self._started, 1)))
+
+    def connect(self, directory: Ref[DirectoryMessage]) -> Console:
+        console = Console(Recorder(OLGA), LK)
+        self.consoles.join(console, ())
+        directory.signal(ConsoleJoined(console, (), ()))
+        return console
+
+    def disconnect(self, directory: Ref[DirectoryMessage], console: Console) -> None:
+        assert self.consoles.leave(console)
+        directory.signal(ConsoleLeft(OLGA.id))
+
+
+@asynccontextmanager
+async def open_desk() -> AsyncIterator[tuple[_Desk, Ref[DirectoryMessage]]]:
+    async with open_store("memory://", Policy()) as storage, open_system() as system:
+        async with open_journal(storage.store, storage.runner) as journal:
+            journal.submit(RecordPerson(OLGA, frozenset(), LK), Listener())
+        desk = _Desk()
+        yield (
+            desk,
+            await system.start(
+                lambda: Directory(storage.archive, desk.store_presence, desk.return_chats, desk.consoles)
+            ),
+        )
+
+
+async def test_chats_are_returned_after_the_operator_is_offline_and_again_until_it_worked(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_desk() as (desk, directory):
+        desk.failures = 2
+        console = desk.connect(directory)
+        await trio.sleep(1)
+        desk.disconnect(directory, console)
+        await trio.sleep(60)
+        assert desk.calls == [("online", 0), ("offline", 31), ("return", 31), ("return", 32), ("return", 33)]
+
+
+async def test_an_operator_that_is_back_before_the_return_worked_keeps_the_rest(autojump_clock: MockClock) -> None:
+    async with open_desk() as (desk, directory):
+        desk.failures = 100
+        console = desk.connect(directory)
+        await trio.sleep(1)
+        desk.disconnect(directory, console)
+        await trio.sleep(31.5)
+        desk.connect(directory)
+        await trio.sleep(60)
+        assert desk.calls[1:] == [("offline", 31), ("return", 31), ("return", 32), ("online", 32.5)]
+
+
+async def test_the_grace_counts_from_the_last_socket_however_late_that_is_heard(autojump_clock: MockClock) -> None:
+    async with open_desk() as (desk, directory):
+        first = desk.connect(directory)
+        await trio.sleep(1)
+        desk.disconnect(directory, first)
+        await trio.sleep(29.9)
+        second = Console(Recorder(OLGA), LK)
+        desk.consoles.join(second, ())
+        assert desk.consoles.leave(second)
+        # The messages about that socket are late: the timer of the first one ends before they come.
+        await trio.sleep(1)
+        assert desk.calls == [("online", 0)]
+        await trio.sleep(60)
+        assert desk.calls[1:] == [("offline", 60.9), ("return", 60.9)]

@@ -178,7 +178,13 @@ async def test_idle_chats_are_closed_and_unanswered_ones_returned_by_themselves(
         await world.chats.perform(AddMessage(chat, ANNA, "hi"))
         await trio.sleep(40)
         assert (await world.state(chat)).stage.value == "new"
+        # The customer waits for an answer: the idle timer runs once it has one.
         await trio.sleep(700)
+        assert (await world.state(chat)).stage.value == "new"
+        await world.chats.perform(AddMessage(chat, OLGA, "hello"))
+        await trio.sleep(590)
+        assert (await world.state(chat)).stage.value == "open"
+        await trio.sleep(20)
         assert (await world.state(chat)).stage.value == "closed"
 
 

@@ -27,21 +27,31 @@ from actorchat.chat.operations import (
     ChatOperation,
     CloseChat,
     Decision,
+    EndLeaving,
     MarkMessage,
     RecordPerson,
     Refused,
     ReleaseChat,
     ReopenChat,
     ReturnChat,
+    SetOnline,
     SweepChat,
     TransferChat,
     Unchanged,
 )
-from actorchat.chat.rules import MarkedMessage, Situation, decide, prospective_operator, record_person
+from actorchat.chat.rules import (
+    MarkedMessage,
+    Situation,
+    decide,
+    prospective_operator,
+    record_person,
+    record_presence,
+)
 from actorchat.protocol import MessageStatus, MessageType, Role, User
 from tests.chat.people import ANNA, CHAT, OLGA, PETR, chat
 
 NOW = 1_000
+LK = frozenset({"lk"})
 
 
 def situation(**changes: Any) -> Situation:
@@ -63,6 +73,8 @@ def says(author: User, text: str = "hi") -> AddMessage:
     return AddMessage(CHAT, author, text)
 
 
+THERE = PersonRecord(OLGA, frozenset({"lk"}), online=True)
+LEAVING = PersonRecord(OLGA, frozenset({"lk"}), leaving=True)
 NOTE = AddMessage(CHAT, OLGA, "careful", type=MessageType.SYSTEM, type_role=Role.OPERATOR)
 
 
@@ -179,8 +191,27 @@ def test_reopening_a_chat_that_is_not_closed_is_a_conflict() -> None:
 def test_the_visitor_comes_back_to_a_closed_chat_as_the_source_says(
     operation: ChatOperation, on_closed: OnClosed, had: User | None, stage: Stage, operator: User | None
 ) -> None:
-    changed = put(chat(Stage.CLOSED, had), operation, policy=Policy(on_closed=on_closed))
+    holder = None if had is None else THERE
+    changed = put(chat(Stage.CLOSED, had), operation, policy=Policy(on_closed=on_closed), holder=holder)
     assert (changed.chat.stage, changed.chat.operator, changed.chat_changed) == (stage, operator, True)
+
+
+@pytest.mark.parametrize("operation", [says(ANNA), ReopenChat(CHAT, ANNA)])
+@pytest.mark.parametrize(
+    "holder",
+    [
+        attrs.evolve(THERE, online=False),
+        attrs.evolve(THERE, online=False, leaving=True),
+        attrs.evolve(THERE, sources=frozenset({"shop"})),
+        None,
+    ],
+)
+def test_a_closed_chat_whose_operator_is_not_there_reopens_in_the_queue(
+    operation: ChatOperation, holder: PersonRecord | None
+) -> None:
+    changed = put(chat(Stage.CLOSED, OLGA), operation, holder=holder)
+    assert (changed.chat.stage, changed.chat.operator, changed.chat.assigned_at) == (Stage.NEW, None, None)
+    assert changed.chat.awaiting_since == NOW
 
 
 @pytest.mark.parametrize("operation", [says(ANNA), ReopenChat(CHAT, ANNA)])
@@ -190,7 +221,7 @@ def test_a_source_may_refuse_writing_into_a_closed_chat(operation: ChatOperation
 
 
 def test_a_chat_does_not_reopen_with_a_full_operator() -> None:
-    changed = put(chat(Stage.CLOSED, OLGA), says(ANNA), policy=Policy(capacity=1), load=1)
+    changed = put(chat(Stage.CLOSED, OLGA), says(ANNA), policy=Policy(capacity=1), load=1, holder=THERE)
     assert (changed.chat.stage, changed.chat.operator) == (Stage.NEW, None)
 
 
@@ -201,8 +232,38 @@ def test_an_operator_reopens_a_closed_chat_for_itself(operation: ChatOperation) 
 
 
 def test_an_operator_gone_offline_loses_its_chat_but_not_anothers() -> None:
-    assert put(chat(Stage.OPEN, OLGA), ReleaseChat(CHAT, OLGA.id)).chat.stage is Stage.NEW
-    assert isinstance(decide(chat(Stage.OPEN, PETR), ReleaseChat(CHAT, OLGA.id), situation()), Unchanged)
+    assert put(chat(Stage.OPEN, OLGA), ReleaseChat(CHAT, OLGA.id), holder=LEAVING).chat.stage is Stage.NEW
+    petrs = situation(holder=PersonRecord(PETR, frozenset({"lk"}), online=True))
+    assert isinstance(decide(chat(Stage.OPEN, PETR), ReleaseChat(CHAT, OLGA.id), petrs), Unchanged)
+
+
+def test_an_operator_that_came_back_keeps_the_chats_that_were_not_returned_yet() -> None:
+    for holder in (THERE, attrs.evolve(THERE, online=False)):
+        release = decide(chat(Stage.OPEN, OLGA), ReleaseChat(CHAT, OLGA.id), situation(holder=holder))
+        assert isinstance(release, Unchanged)
+
+
+@pytest.mark.parametrize(
+    ("before", "operation", "chats", "after"),
+    [
+        ((False, False), SetOnline(1, True), 2, (True, False)),
+        ((True, False), SetOnline(1, False), 2, (False, True)),
+        ((True, False), SetOnline(1, False), 0, (False, False)),
+        ((False, False), SetOnline(1, False), 2, (False, False)),
+        ((False, True), SetOnline(1, False), 2, (False, True)),
+        ((False, True), SetOnline(1, True), 2, (True, False)),
+        ((False, True), EndLeaving(1), 2, (False, True)),
+        ((False, True), EndLeaving(1), 0, (False, False)),
+        ((True, False), EndLeaving(1), 2, (True, False)),
+    ],
+)
+def test_only_the_passage_from_online_to_offline_makes_an_operator_with_chats_leave(
+    before: tuple[bool, bool], operation: SetOnline | EndLeaving, chats: int, after: tuple[bool, bool]
+) -> None:
+    stored = PersonRecord(OLGA, frozenset({"lk"}), *before)
+    record = record_presence(stored, operation, chats)
+    assert (record.online, record.leaving) == after
+    assert (record.user, record.sources) == (stored.user, stored.sources)
 
 
 def test_an_idle_chat_is_closed_when_swept_and_not_before() -> None:
@@ -220,6 +281,87 @@ def test_an_unanswered_chat_goes_back_to_the_queue() -> None:
     assert asked.due_at(policy) == NOW + 30
     swept = put(asked, SweepChat(CHAT), policy=policy, now=NOW + 30)
     assert (swept.chat.stage, swept.chat.operator) == (Stage.NEW, None)
+    # The customer has waited since the question, whoever had the chat meanwhile.
+    assert swept.chat.awaiting_since == NOW
+
+
+WAITING = replace(chat(Stage.NEW), awaiting_since=NOW - 500, last_activity=NOW - 500)
+TRANSFER = TransferChat(CHAT, OLGA, PETR.id)
+
+
+@pytest.mark.parametrize(
+    ("before", "operation", "changes"),
+    [
+        (WAITING, AcceptChat(CHAT, OLGA), {}),
+        (replace(WAITING, operator=OLGA, assigned_at=NOW - 29), AcceptChat(CHAT, OLGA), {}),
+        (replace(WAITING, operator=OLGA, assigned_at=NOW - 29), AcceptChat(CHAT, PETR), {}),
+        (WAITING, TRANSFER, {"target": PersonRecord(PETR, frozenset({"lk"}))}),
+        (replace(WAITING, stage=Stage.OPEN, operator=OLGA, assigned_at=NOW - 29), TRANSFER,
+         {"target": PersonRecord(PETR, frozenset({"lk"}))}),
+        (chat(Stage.OPEN, OLGA), TRANSFER, {"target": PersonRecord(PETR, frozenset({"lk"}))}),
+        (replace(chat(Stage.CLOSED, OLGA), assigned_at=NOW - 500), says(ANNA), {"holder": THERE}),
+        (replace(chat(Stage.CLOSED, OLGA), assigned_at=NOW - 500), ReopenChat(CHAT, ANNA), {"holder": THERE}),
+    ],
+)  # fmt: skip
+def test_whoever_gets_a_waiting_chat_by_any_way_has_the_whole_answer_time(
+    before: ChatState, operation: ChatOperation, changes: dict[str, Any]
+) -> None:
+    policy = Policy(answer_timeout=30)
+    got = put(before, operation, policy=policy, **changes).chat
+    assert got.operator is not None
+    assert got.due_at(policy) == NOW + 30
+    early = situation(policy=policy, now=NOW + 29)
+    assert decide(got, SweepChat(CHAT), early) == Unchanged(got)
+    assert put(got, SweepChat(CHAT), policy=policy, now=NOW + 30).chat.operator is None
+
+
+def test_a_timer_that_begins_within_a_second_runs_its_whole_time() -> None:
+    policy = Policy(answer_timeout=30, idle_timeout=60)
+    asked = put(chat(Stage.OPEN, OLGA), says(ANNA), rounded=1)
+    assert asked.messages[0].time == NOW
+    assert asked.chat.due_at(policy) == NOW + 31
+    assert put(WAITING, AcceptChat(CHAT, OLGA), rounded=1).chat.due_at(policy) == NOW + 31
+    assert put(asked.chat, says(OLGA), rounded=1).chat.due_at(policy) == NOW + 61
+
+
+def test_a_chat_whose_customer_waits_for_an_answer_is_never_closed_as_idle() -> None:
+    policy = Policy(idle_timeout=60)
+    asked = put(chat(), says(ANNA), policy=policy).chat
+    for waiting in (asked, put(asked, AcceptChat(CHAT, OLGA)).chat, put(asked, NOTE).chat):
+        assert waiting.due_at(policy) is None
+        assert isinstance(decide(waiting, SweepChat(CHAT), situation(policy=policy, now=NOW + 10**6)), Unchanged)
+
+
+def test_the_idle_timer_runs_from_the_last_activity_on_the_customers_turn() -> None:
+    policy = Policy(idle_timeout=60)
+    answered = put(chat(Stage.NEW), says(OLGA)).chat
+    assert answered.due_at(policy) == NOW + 60
+    noted = put(answered, NOTE, now=NOW + 50).chat
+    assert noted.due_at(policy) == NOW + 110
+    changed = put(noted, SweepChat(CHAT), policy=policy, now=NOW + 110)
+    assert (changed.chat.stage, changed.chat_changed) == (Stage.CLOSED, True)
+    (told,) = changed.messages
+    assert (told.type, told.type_role, told.author) == (MessageType.SYSTEM, Role.USER, None)
+
+
+@pytest.mark.parametrize(
+    ("operation", "changes"),
+    [(TRANSFER, {"target": PersonRecord(PETR, frozenset({"lk"}))}), (ReturnChat(CHAT, OLGA), {})],
+)
+def test_a_chat_that_a_person_hands_on_waits_for_an_answer_from_then_on(
+    operation: ChatOperation, changes: dict[str, Any]
+) -> None:
+    answered = put(chat(Stage.NEW), says(OLGA)).chat
+    handed = put(answered, operation, now=NOW + 9, **changes).chat
+    assert handed.awaiting_since == NOW + 9
+    assert handed.due_at(Policy(idle_timeout=60)) is None
+
+
+def test_a_chat_returned_because_its_operator_left_is_still_the_customers_turn() -> None:
+    answered = put(chat(Stage.NEW), says(OLGA)).chat
+    released = put(answered, ReleaseChat(CHAT, OLGA.id), now=NOW + 9, holder=LEAVING).chat
+    assert released.awaiting_since is None
+    assert released.due_at(Policy(idle_timeout=60)) == NOW + 69
 
 
 def test_an_answer_stops_the_answer_timer() -> None:
@@ -357,3 +499,64 @@ def test_claims_win_and_what_a_token_omits_keeps_what_is_stored() -> None:
 def test_a_token_that_names_no_sources_leaves_the_stored_ones() -> None:
     stored = PersonRecord(OLGA, frozenset({"lk"}))
     assert record_person(stored, RecordPerson(User(OLGA.id, Role.OPERATOR), frozenset())).sources == {"lk"}
+
+
+class _Clocked:
+    """A chat under random operations, and since when the present holder has it and the customer waits."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy, self.now = policy, NOW
+        self.chat = put(chat(), says(ANNA), policy=policy).chat
+        self.held_since = self.waits_since = NOW
+
+    def do(self, operation: ChatOperation, there: bool) -> None:
+        target = PersonRecord(PETR if isinstance(operation, TransferChat) and operation.to == 2 else OLGA, LK)
+        holder = None
+        if self.chat.operator is not None:
+            holder = PersonRecord(self.chat.operator, LK, online=there, leaving=not there)
+        around = situation(policy=self.policy, now=self.now, target=target, holder=holder)
+        before, decision = self.chat, decide(self.chat, operation, around)
+        if not isinstance(decision, Changed):
+            return
+        after = self.chat = decision.chat
+        if isinstance(operation, SweepChat):
+            if after.stage is Stage.CLOSED:
+                assert before.awaiting_since is None, "somebody who waits for an answer was closed"
+                assert self.now - before.last_activity >= self.policy.idle_timeout
+            else:
+                assert self.now - self.held_since >= self.policy.answer_timeout, "the operator had less than its time"
+                assert self.now - self.waits_since >= self.policy.answer_timeout
+        if after.operator != before.operator or (after.stage is Stage.OPEN) > (before.stage is Stage.OPEN):
+            self.held_since = self.now
+        if before.awaiting_since is None and after.awaiting_since is not None:
+            self.waits_since = self.now
+        asked = any(message.type_role is Role.USER and message.author == ANNA for message in decision.messages)
+        if asked and after.active and decision.messages[0].type is MessageType.STANDARD:
+            assert after.awaiting_since is not None
+
+
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(
+                [
+                    says(ANNA), says(OLGA), says(PETR), NOTE, AcceptChat(CHAT, OLGA), AcceptChat(CHAT, PETR),
+                    CloseChat(CHAT, ANNA), CloseChat(CHAT, OLGA), ReopenChat(CHAT, ANNA), ReopenChat(CHAT, PETR),
+                    TransferChat(CHAT, OLGA, 1), TransferChat(CHAT, OLGA, 2), ReturnChat(CHAT, OLGA),
+                    ReleaseChat(CHAT, 1), ReleaseChat(CHAT, 2), SweepChat(CHAT), SweepChat(CHAT),
+                ]
+            ),
+            st.integers(0, 40),
+            st.booleans(),
+        ),
+        max_size=40,
+    ),
+    policy=st.builds(Policy, answer_timeout=st.sampled_from((0, 30)), idle_timeout=st.sampled_from((0, 20, 60))),
+)  # fmt: skip
+def test_no_sweep_takes_time_from_an_operator_or_closes_a_customer_who_waits(
+    steps: list[tuple[ChatOperation, int, bool]], policy: Policy
+) -> None:
+    clocked = _Clocked(policy)
+    for operation, seconds, there in steps:
+        clocked.now += seconds
+        clocked.do(operation, there)

@@ -2,20 +2,27 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from uuid import UUID
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect
 
-from actorchat.chat.model import Policy
+from actorchat.chat.model import Identity, PersonRecord, Policy
+from actorchat.chat.operations import Changed, SetOnline
+from actorchat.protocol import Role
 from actorchat.storage import migrations
 from actorchat.storage.schema import HEAD, metadata
 from actorchat.storage.sqlite import SqliteStore, connect
-from actorchat.storage.store import StoreUrlError
+from actorchat.storage.store import Batch, StoreUrlError
+from tests.storage.world import EVE, say
 
 OPEN_AND_TELL = """
 import sys
@@ -55,6 +62,57 @@ def test_the_migrations_make_exactly_the_schema(path: Path) -> None:
 def test_head_is_the_newest_migration() -> None:
     [folder] = migrations.__path__
     assert ScriptDirectory(folder).get_heads() == [HEAD]
+
+
+def old_database(path: Path, revision: str, statements: Sequence[str]) -> None:
+    """A database as an older version left it."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(next(iter(migrations.__path__)))))
+    config.set_main_option("path_separator", "os")
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+    engine.dispose()
+
+
+FIRST = (
+    "INSERT INTO people VALUES ('user', 1, '', '', 'Ann', '', '[]', 0)",
+    "INSERT INTO people VALUES ('operator', 1, '', '', 'Eve', '', '[\"shop\"]', 1)",
+    # number, uuid, source, owner, stage, operator, rev, next_index, four watermarks, last_visitor_index, last_activity,
+    # awaiting_since, due_at: a chat that was accepted long after its question, and one that waits in the queue.
+    "INSERT INTO chats VALUES"
+    " (1, '00000000000000000000000000000001', 'shop', 1, 'open', 1, 2, 1, -1, -1, -1, -1, 0, 1000, 900, 910.0),"
+    " (2, '00000000000000000000000000000002', 'shop', 1, 'new', NULL, 1, 1, -1, -1, -1, -1, 0, 950, 950, 1050.0)",
+    "INSERT INTO messages VALUES (1, 1, 0, 1, 'standard', 'user', 'user', 1, 'hi', 900, NULL),"
+    " (2, 2, 0, 1, 'standard', 'user', 'user', 1, 'ho', 950, NULL)",
+    "INSERT INTO operator_counters VALUES (1, 0, 1, 1)",
+    "INSERT INTO source_counters VALUES ('shop', 2, 2)",
+    "INSERT INTO writers VALUES ('old', 3, 2, 1000, 0)",
+    "INSERT INTO settings VALUES ('timers', '100 10')",
+)  # fmt: skip
+"""Rows of the first schema."""
+
+
+def test_a_database_of_the_first_schema_keeps_everything_and_gets_its_timers_right(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    old_database(path, "0001", FIRST)
+    with closing(SqliteStore(path, Policy(answer_timeout=10, idle_timeout=100))) as store:
+        assert store.corrected_counters == 0
+        accepted, waiting = store.chat(UUID(int=1)), store.chat(UUID(int=2))
+        assert accepted is not None
+        assert waiting is not None
+        assert (accepted.operator, accepted.awaiting_since, accepted.assigned_at) == (EVE, 900, 1000)
+        # The whole answer time, and the chat that waits in the queue is not closed any more.
+        assert store.due(1009, 9) == ()
+        assert store.due(10**9, 9) == (accepted.uuid,)
+        eve = store.person(Identity(Role.OPERATOR, 1))
+        assert eve == PersonRecord(EVE, frozenset({"shop"}), online=True)
+        decided = store.commit([say("more"), SetOnline(1, False)], Batch("new", 1, 2000))
+        assert isinstance(decided[0][0], Changed)
+        assert decided[0][0].messages[0].id == 3
 
 
 @pytest.mark.slow

@@ -224,7 +224,7 @@ def test_a_start_counts_every_chat_though_it_reads_them_by_the_page(
     with closing(SqliteStore(path, Policy())) as store:
         for number, chat in enumerate(chats):
             owner = attrs.evolve(ANN, id=100 + number)
-            store.commit([ReserveChat(chat, "shop", owner), AddMessage(chat, owner, "x")], batch(number))
+            store.commit([ReserveChat(chat, "shop", owner), AddMessage(chat, EVE, "x")], batch(number))
     with closing(SqliteStore(path, Policy(idle_timeout=5))) as store:
         assert store.corrected_counters == 0
         assert set(store.due(NOW + 5, 9)) == set(chats)
@@ -234,8 +234,23 @@ def test_due_times_follow_the_policy_that_the_store_is_opened_with(tmp_path: Pat
     path = tmp_path / "chat.db"
     for policy, due in ((Policy(), ()), (Policy(idle_timeout=5), (CHAT,)), (Policy(), ())):
         with closing(SqliteStore(path, policy)) as store:
-            store.commit([RESERVE, say("x")], batch(1))
+            store.commit([RESERVE, say("x"), AddMessage(CHAT, EVE, "y")], batch(1))
             assert store.due(NOW + 5, 9) == due
+
+
+def test_due_times_that_were_stored_under_an_older_meaning_are_recomputed(tmp_path: Path) -> None:
+    path, answered, policy = tmp_path / "chat.db", UUID(int=2), Policy(idle_timeout=5)
+    with closing(SqliteStore(path, policy)) as store:
+        other = attrs.evolve(ANN, id=2)
+        store.commit(
+            [RESERVE, say("x"), ReserveChat(answered, "shop", other), AddMessage(answered, EVE, "y")], batch(1)
+        )
+    with closing(sqlite3.connect(path)) as connection, connection:
+        # As the first schema left them: a chat that waits for an answer was due to be closed.
+        connection.execute("UPDATE chats SET due_at = last_activity + 5")
+        connection.execute("UPDATE settings SET value = '5 0' WHERE name = 'timers'")
+    with closing(SqliteStore(path, policy)) as store:
+        assert store.due(NOW + 1_000, 9) == (answered,)
 
 
 @pytest.mark.parametrize("content", [b"not a database, but long enough to be looked at" * 100])

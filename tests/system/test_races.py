@@ -43,7 +43,7 @@ BLOCKS, SCHEDULES = 50, 20
 class Ledger:
     """What was really committed, in order: each operation with its decision and the time of its batch."""
 
-    entries: list[tuple[Operation, Decided, int]] = attrs.Factory(list)
+    entries: list[tuple[Operation, Decided, float]] = attrs.Factory(list)
 
     def around(self, store: Store) -> Store:
         assert isinstance(store, MemoryStore)
@@ -185,7 +185,7 @@ class Race:
         self.replayed = len(self.ledger.entries)
         return commits, stored, performed
 
-    def _again(self, operation: Operation, now: int) -> Answer | None:
+    def _again(self, operation: Operation, now: float) -> Answer | None:
         model = self.model
         match operation:
             case AddMessage(chat=chat, author=user, text=text):

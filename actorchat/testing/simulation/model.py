@@ -258,7 +258,9 @@ class Model:
     def _back_from_closed(self, chat: Chat) -> Refusal | None:
         if self.on_closed == "refuse":
             return Refusal("chat_closed")
-        if self.on_closed == "queue" or chat.operator is None or self._full(chat.operator):
+        operator = chat.operator
+        there = operator in self.online and chat.source in self.sources.get(operator, ())
+        if self.on_closed == "queue" or operator is None or not there or self._full(operator):
             chat.stage, chat.operator = "new", None
         else:
             chat.stage = "open"

@@ -1,0 +1,237 @@
+"""When chats are returned or closed by themselves, and where a closed chat reopens: over virtual time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+import trio
+import trio.lowlevel
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from actorchat.actors import open_system
+from actorchat.chat.model import Policy
+from actorchat.chat.operations import (
+    AcceptChat,
+    AddMessage,
+    CloseChat,
+    Operation,
+    ReleaseChat,
+    ReopenChat,
+    ReserveChat,
+    SetOnline,
+    TransferChat,
+)
+from actorchat.chat.sweeper import Sweeper
+from actorchat.protocol import (
+    ChatStatus,
+    ChatUpdated,
+    GlobalUpdated,
+    MessageAdded,
+    OperatorUpdated,
+    Profile,
+    Role,
+    User,
+)
+from actorchat.storage import open_journal, open_store
+from actorchat.storage.journal import Journal
+from tests.chat.people import ANNA, BORIS, CHAT, OLGA, PETR
+from tests.chat.world import LK, World, open_world
+from tests.storage.world import Listener
+
+ANSWER = Policy(answer_timeout=30)
+
+
+async def asked(world: World, owner: User = ANNA) -> UUID:
+    chat = await world.reserve(owner)
+    await world.chats.perform(AddMessage(chat, owner, "hi"))
+    return chat
+
+
+async def stands(world: World, chat: UUID) -> tuple[str, int | None]:
+    state = await world.state(chat)
+    return state.stage.value, None if state.operator is None else state.operator.id
+
+
+async def test_an_operator_who_accepts_late_has_the_whole_answer_time(autojump_clock: MockClock) -> None:
+    async with open_world(policy=ANSWER) as world:
+        chat = await asked(world)
+        await trio.sleep(1000.7)
+        await world.chats.perform(AcceptChat(chat, OLGA))
+        await trio.sleep(30)
+        assert await stands(world, chat) == ("open", OLGA.id)
+        await trio.sleep(2.5)
+        assert await stands(world, chat) == ("new", None)
+
+
+async def test_a_transferred_chat_that_was_answered_waits_for_its_new_operator(autojump_clock: MockClock) -> None:
+    async with open_world(policy=ANSWER) as world:
+        chat = await asked(world)
+        await world.chats.perform(AddMessage(chat, OLGA, "hello"))
+        await trio.sleep(100)
+        assert await stands(world, chat) == ("open", OLGA.id)
+        await world.chats.perform(TransferChat(chat, OLGA, PETR.id))
+        await trio.sleep(29.5)
+        assert await stands(world, chat) == ("new", PETR.id)
+        await trio.sleep(3)
+        assert await stands(world, chat) == ("new", None)
+
+
+async def test_an_unanswered_chat_is_never_closed_and_stays_unread(autojump_clock: MockClock) -> None:
+    async with open_world(policy=Policy(answer_timeout=30, idle_timeout=60)) as world:
+        console = await world.console(PETR)
+        chat = await asked(world)
+        await trio.sleep(3_000)
+        assert await stands(world, chat) == ("new", None)
+        await world.chats.perform(AcceptChat(chat, OLGA))
+        await trio.sleep(3_000)
+        assert await stands(world, chat) == ("new", None)
+        assert console.recorder.got(GlobalUpdated)[-1].unread_chats == 1
+        assert ChatStatus.CLOSED not in [event.chat.status for event in console.recorder.got(ChatUpdated)]
+
+
+async def test_what_the_visitor_and_the_consoles_get_of_an_idle_close(autojump_clock: MockClock) -> None:
+    async with open_world(policy=Policy(idle_timeout=60)) as world:
+        console = await world.console(OLGA)
+        chat = await asked(world)
+        await world.chats.perform(AddMessage(chat, OLGA, "hello"))
+        strict, extended = await world.join(chat, ANNA, Profile.STRICT), await world.join(chat, ANNA)
+        await trio.sleep(50)
+        for socket in (console, strict, extended):
+            socket.recorder.take()
+        await trio.sleep(20)
+        assert strict.recorder.types() == ["message_added"]
+        assert extended.recorder.types() == ["chat_updated", "message_added"]
+        (told,) = strict.recorder.got(MessageAdded)
+        assert (told.message.type_role, told.message.chat.status) == (Role.USER, ChatStatus.CLOSED)
+        assert console.recorder.types() == ["chat_updated", "operator_updated", "global_updated"]
+        (shown,) = console.recorder.got(ChatUpdated)
+        assert (shown.chat.status, shown.chat.operator_user) == (ChatStatus.CLOSED, OLGA)
+        assert console.recorder.got(GlobalUpdated)[-1].unread_chats == 0
+
+
+async def test_a_closed_chat_reopens_with_its_operator_only_while_that_one_is_online(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        olga = await world.console(OLGA)
+        chat = await asked(world)
+        await world.chats.perform(AcceptChat(chat, OLGA))
+        for reopened_in_grace in (False, True):
+            await world.chats.perform(CloseChat(chat, ANNA))
+            if reopened_in_grace:
+                await world.leave(olga)
+            await trio.sleep(20)
+            await world.chats.perform(AddMessage(chat, ANNA, "one more thing"))
+            assert await stands(world, chat) == ("open", OLGA.id)
+        await world.chats.perform(CloseChat(chat, ANNA))
+        await trio.sleep(20)
+        for operation in (AddMessage(chat, ANNA, "and another"), ReopenChat(chat, ANNA)):
+            await world.chats.perform(operation)
+            assert await stands(world, chat) == ("new", None)
+            await world.chats.perform(AcceptChat(chat, OLGA))
+            await world.chats.perform(CloseChat(chat, ANNA))
+
+
+async def test_an_operator_is_offline_before_the_first_of_its_chats_is_returned(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted: list[Operation] = []
+    submit = Journal.submit
+
+    def recording(self: Journal, operation: Operation, *rest: object) -> bool:
+        submitted.append(operation)
+        return submit(self, operation, *rest)  # type: ignore[arg-type]  # handed on as they came
+
+    monkeypatch.setattr(Journal, "submit", recording)
+    async with open_world() as world:
+        olga, petr = await world.console(OLGA), await world.console(PETR)
+        for owner in (ANNA, BORIS):
+            await world.chats.perform(AcceptChat(await asked(world, owner), OLGA))
+        await world.leave(olga)
+        await trio.sleep(29)
+        submitted.clear()
+        petr.recorder.take()
+        await trio.sleep(2)
+        assert submitted[0] == SetOnline(OLGA.id, False)
+        assert [type(each) for each in submitted].count(ReleaseChat) == 2
+        told = [each for each in petr.recorder.got(OperatorUpdated) if each.user.id == OLGA.id]
+        assert [(each.is_online, each.open_chats) for each in told] == [(False, 2), (False, 0)]
+
+
+async def test_a_chat_given_to_an_operator_that_is_leaving_is_returned_too(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        await world.person(BORIS, frozenset())
+        olga = await world.console(OLGA)
+        mine, given = await asked(world), await asked(world, BORIS)
+        await world.chats.perform(AcceptChat(mine, OLGA))
+        await world.leave(olga)
+        await trio.sleep(1)
+        # As if the server was killed right after the operator was stored as offline.
+        await world.chats.store_presence(OLGA.id, True)
+        record = await world.chats.store_presence(OLGA.id, False)
+        assert record.leaving
+        await world.chats.perform(TransferChat(given, PETR, OLGA.id))
+        record = await world.chats.return_chats(OLGA.id)
+        assert not record.leaving
+        assert await stands(world, mine) == await stands(world, given) == ("new", None)
+        # From now on a chat is given to an operator that everybody sees as offline, and stays with it.
+        await world.chats.perform(TransferChat(given, PETR, OLGA.id))
+        assert await stands(world, given) == ("new", OLGA.id)
+
+
+async def test_a_return_that_a_kill_interrupted_is_completed_at_the_next_start(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/chat.db"
+    with trio.fail_after(20):
+        async with open_world(store=url) as world:
+            chat = await asked(world)
+            await world.chats.perform(AcceptChat(chat, OLGA))
+            await world.chats.store_presence(OLGA.id, True)
+            # Nothing comes after this commit: the directory knows nothing of it.
+            assert (await world.chats.store_presence(OLGA.id, False)).leaving
+            assert await stands(world, chat) == ("open", OLGA.id)
+        async with open_world(store=url) as world:
+            while await stands(world, chat) != ("new", None):
+                await trio.lowlevel.checkpoint()
+            while (await world.chats.archive.operators(LK))[0].person.leaving:
+                await trio.lowlevel.checkpoint()
+
+
+async def test_who_works_without_a_console_keeps_its_chats_over_restarts(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/chat.db"
+    async with open_world(store=url) as world:
+        chat = await asked(world)
+        await world.chats.perform(AcceptChat(chat, OLGA))
+    async with open_world(store=url) as world:
+        await wait_all_tasks_blocked()
+        assert not (await world.chats.return_chats(OLGA.id)).leaving
+        assert await stands(world, chat) == ("open", OLGA.id)
+
+
+async def test_timers_from_before_a_start_end_only_after_a_grace(autojump_clock: MockClock) -> None:
+    policy, old, new = Policy(answer_timeout=5), CHAT, UUID(int=5)
+    swept: list[tuple[UUID, float]] = []
+
+    async def sweep(chat: UUID) -> None:
+        swept.append((chat, trio.current_time() - started))
+
+    async with (
+        open_store("memory://", policy) as storage,
+        open_journal(storage.store, storage.runner, clock=trio.current_time) as journal,
+    ):
+
+        async def accepted(chat: UUID, owner: User) -> None:
+            for operation in (ReserveChat(chat, "lk", owner), AddMessage(chat, owner, "hi"), AcceptChat(chat, OLGA)):
+                journal.submit(operation, Listener())
+            await journal.barrier()
+
+        await accepted(old, ANNA)
+        # The server is away for an hour, and no answer could be written.
+        await trio.sleep(3_600)
+        started = trio.current_time()
+        async with open_system() as system:
+            system.spawn(lambda: Sweeper(storage.archive, sweep, trio.current_time))
+            await accepted(new, BORIS)
+            await trio.sleep(32)
+    at = {chat: [moment for each, moment in swept if each == chat] for chat in (old, new)}
+    assert 5 <= at[new][0] <= 7
+    assert 30 <= at[old][0] <= 32
