@@ -220,13 +220,13 @@ async def test_a_bad_query_names_the_parameter(api: Api, query: str, path: str) 
 @pytest.mark.parametrize(
     ("method", "path", "name"),
     [
-        ("GET", "/api/chats?statuss=closed", "statuss"),
+        ("GET", "/api/chats?state=closed", "state"),
         ("GET", "/api/chats?status=new&owner=100", "owner"),
         ("HEAD", "/api/chats?owner=100", ""),
         ("POST", "/api/chats?source=lk", "source"),
         ("GET", "/api/operators?sources=lk", "sources"),
         ("GET", "/api/chats/{chat}?limit=1", "limit"),
-        ("GET", "/api/chats/{chat}/messages?befor=3", "befor"),
+        ("GET", "/api/chats/{chat}/messages?until=3", "until"),
         ("GET", "/api/chats/{chat}/messages?=3", ""),
         ("POST", "/api/chats/{chat}/messages?limit=1", "limit"),
         ("POST", "/api/chats/{chat}/accept?force", "force"),

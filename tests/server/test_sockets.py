@@ -192,7 +192,7 @@ async def test_a_bad_resume_point_is_400(api: Api, query: str) -> None:
 
 async def test_an_unknown_query_parameter_of_a_socket_is_refused_by_name(api: Api) -> None:
     visitor, chat = await api.visit()
-    for path, who in ((room(chat, "?afer=3"), visitor), ("/ws/operators?sources=lk", operator())):
+    for path, who in ((room(chat, "?since=3"), visitor), ("/ws/operators?sources=lk", operator())):
         with pytest.raises(ConnectionRejected) as refused:
             async with api.socket(path, who):
                 pass
