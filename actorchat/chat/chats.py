@@ -114,6 +114,8 @@ class Chats:
         random: Random,
     ) -> None:
         self.archive = archive
+        self.on_person: Callable[[PersonRecord], object] = lambda _: None
+        """Called with each person's record that was stored, in the order of the commits."""
         self._journal = journal
         self._directory = directory
         self._random = random
@@ -157,6 +159,8 @@ class Chats:
 
     def _person_recorded(self, outcome: Outcome) -> None:
         decision = outcome.decision
+        if isinstance(decision, PersonRecorded):
+            self.on_person(decision.person)
         if isinstance(decision, PersonRecorded) and decision.changed:
             if decision.renamed:
                 self._profiles.changed(decision.person.user)
@@ -396,7 +400,7 @@ async def open_chats(
     )
     refs.append(
         await system.start(
-            lambda: Directory(archive, chats.store_presence, chats.return_chats, chats.consoles),
+            lambda: Directory(archive, chats.store_presence, chats.return_chats, chats.consoles, clock),
             name="directory",
             restart=_KEPT_UP,
         )

@@ -6,6 +6,7 @@ Counters and people are decided in transactions; here the newest revision is kep
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
@@ -206,9 +207,11 @@ class Directory(Actor[DirectoryMessage]):
         store_presence: Callable[[int, bool], Awaitable[PersonRecord]],
         return_chats: Callable[[int], Awaitable[PersonRecord]],
         consoles: Consoles,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._archive, self._store_presence, self._return_chats = archive, store_presence, return_chats
         self._consoles = consoles
+        self._clock = clock
         self._operators: dict[int, _Operator] = {}
         self._sources: dict[str, SourceCounters] = {}
         self._told_at = -INTERVAL
@@ -304,9 +307,11 @@ class Directory(Actor[DirectoryMessage]):
             view.unread[counter.source] = counter
             view.global_due = view.global_due or counter.unread_chats != known.unread_chats
 
-    def _operator_due(self, operator: _Operator) -> None:
+    def _operator_due(self, operator: _Operator, *, but: frozenset[str] = frozenset()) -> None:
+        """Due at every console that shares a source with the operator, but those that share one of `but`."""
+        sources = operator.person.sources(self._clock())
         for console, view in self._consoles.views.items():
-            if not console.sources.isdisjoint(operator.person.sources):
+            if not console.sources.isdisjoint(sources) and console.sources.isdisjoint(but):
                 view.operators.add(operator.person.user.id)
 
     def _tell(self) -> None:
@@ -350,10 +355,11 @@ class Directory(Actor[DirectoryMessage]):
             if known is not None:
                 self._count_unread(view, known)
         shown = {record.person.user.id: record for record in message.operators}
+        now = self._clock()
         for operator_id, operator in self._operators.items():
             record = shown.get(operator_id)
-            stale = record is None or (record.person, record.counters) != (operator.person, operator.counters)
-            if stale and not console.sources.isdisjoint(operator.person.sources):
+            stale = record is None or operator_event(record) != self._event(operator_id)
+            if stale and not console.sources.isdisjoint(operator.person.sources(now)):
                 view.operators.add(operator_id)
         own = self._operators.get(console.session.user.id)
         if own is not None and not own.person.online:
@@ -363,11 +369,16 @@ class Directory(Actor[DirectoryMessage]):
         operator = self._operators.get(person.user.id)
         if operator is None:
             operator = self._operators[person.user.id] = _Operator(person, OperatorCounters(person.user.id))
+            self._operator_due(operator)
+            return
+        known = operator.person
+        # Presence has its own message: this one may be older.
+        operator.person = attrs.evolve(person, online=known.online, leaving=known.leaving)
+        if person.user != known.user:
+            self._operator_due(operator)
         else:
-            # Presence has its own message: this one may be older.
-            known = operator.person
-            operator.person = attrs.evolve(person, online=known.online, leaving=known.leaving)
-        self._operator_due(operator)
+            # The operator may be new to a source.
+            self._operator_due(operator, but=known.sources(self._clock()))
 
     def _start_grace(self, operator_id: int) -> None:
         self.after(OFFLINE_GRACE, _GraceOver(operator_id), key=("grace", operator_id))

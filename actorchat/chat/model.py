@@ -5,7 +5,9 @@ A `ChatState` is one chat's row. It never changes: `actorchat.chat.rules` makes 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from typing import Final
 from uuid import UUID
 
 import attrs
@@ -24,6 +26,7 @@ from actorchat.protocol import (
 )
 
 __all__ = [
+    "ENDLESS",
     "ChatState",
     "Contribution",
     "Identity",
@@ -31,10 +34,12 @@ __all__ = [
     "OperatorCounters",
     "PersonRecord",
     "Policy",
+    "ProfileToken",
     "SourceCounters",
     "Stage",
     "StoredMessage",
     "contribution",
+    "endless",
     "identity_of",
     "message_status",
     "visible_to",
@@ -232,15 +237,46 @@ def contribution(chat: ChatState) -> Contribution:
     return Contribution(chat.operator.id, int(not is_open), int(is_open), unread)
 
 
+ENDLESS: Final = 2**53 - 1
+"""The end, in epoch seconds, of a membership that has none."""
+
+
+def endless(sources: Iterable[str]) -> dict[str, int]:
+    """Memberships in these widget sources that have no end."""
+    return dict.fromkeys(sources, ENDLESS)
+
+
+@attrs.frozen
+class ProfileToken:
+    """The token that a stored profile was taken from.
+
+    `at` is its place in the order of tokens: when it was issued or, if it doesn't say so (`dated` is false), when it
+    was first used. Both that and `until`, its end, are in epoch seconds.
+    """
+
+    token: str
+    at: float
+    until: int
+    dated: bool
+
+
 @attrs.frozen
 class PersonRecord:
-    """What is stored of a person. All but `user` is about operators only.
+    """What is stored of a person. All but `user`, `profile` and `superseded` is about operators only.
 
+    `memberships` has, for each widget source that a token named, until when the person belongs to it, in epoch seconds.
     `online` is the contract's `is_online`, as last committed. `leaving`: the operator went offline, and not all chats
-    that were theirs are back in the queue yet.
+    that were theirs are back in the queue yet. `superseded` has older tokens that must not bring their profile back and
+    don't say when they were issued, each with its end.
     """
 
     user: User
-    sources: frozenset[str] = frozenset()
+    memberships: Mapping[str, int] = attrs.field(factory=dict)
     online: bool = False
     leaving: bool = False
+    profile: ProfileToken | None = None
+    superseded: Mapping[str, int] = attrs.field(factory=dict)
+
+    def sources(self, now: float) -> frozenset[str]:
+        """The widget sources that the person belongs to at `now`."""
+        return frozenset([source for source, until in self.memberships.items() if until > now])

@@ -12,6 +12,7 @@ import attrs
 import msgspec
 
 from actorchat.chat.model import (
+    ENDLESS,
     ChatState,
     OperatorCounters,
     PersonRecord,
@@ -132,13 +133,19 @@ class ReserveChat:
 
 @attrs.frozen
 class RecordPerson:
-    """Somebody used a token. `user` holds only the claims that the token made; `claimed` names those fields.
+    """A token was used. `user` has only the profile fields that the token claims; `claimed` names them.
 
-    `sources` None: the token says nothing of them."""
+    An operator belongs to `sources` until the token's end, `until`. `token` identifies the token, and `issued` says
+    when it was issued, None if it doesn't say so; they order profiles. Empty, `token` means that this is no token's
+    claim, but what the program itself knows now. Times are in epoch seconds.
+    """
 
     user: User
     claimed: frozenset[str]
     sources: frozenset[str] | None = None
+    until: int = ENDLESS
+    token: str = ""
+    issued: float | None = None
 
 
 @attrs.frozen

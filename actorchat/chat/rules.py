@@ -29,7 +29,6 @@ from actorchat.chat.operations import (
     Decision,
     EndLeaving,
     MarkMessage,
-    RecordPerson,
     Refused,
     ReleaseChat,
     ReopenChat,
@@ -41,7 +40,7 @@ from actorchat.chat.operations import (
 )
 from actorchat.protocol import MessageType, RefusalCode, Role, User
 
-__all__ = ["MarkedMessage", "Situation", "decide", "prospective_operator", "record_person", "record_presence"]
+__all__ = ["MarkedMessage", "Situation", "decide", "prospective_operator", "record_presence"]
 
 
 @attrs.frozen
@@ -204,7 +203,12 @@ def _reopened_for_visitor(chat: ChatState, situation: Situation) -> tuple[Stage,
         case OnClosed.REOPEN:
             # Nobody waits for an operator that isn't there, and capacity is never passed: the queue takes it instead.
             holder = situation.holder
-            if holder is None or not holder.online or chat.source not in holder.sources or _full(situation):
+            if (
+                holder is None
+                or not holder.online
+                or chat.source not in holder.sources(situation.now)
+                or _full(situation)
+            ):
                 return Stage.NEW, None
             return Stage.OPEN, chat.operator
         case _:
@@ -280,7 +284,7 @@ def _transfer(chat: ChatState, by: User, situation: Situation) -> Decision:
     if refused is not None:
         return refused
     target = situation.target
-    if target is None or chat.source not in target.sources:
+    if target is None or chat.source not in target.sources(situation.now):
         return Refused("not_found", "there is no such operator at this chat's source")
     if chat.operator is not None and chat.operator.id == target.user.id:
         return Unchanged(chat)
@@ -401,16 +405,6 @@ def prospective_operator(chat: ChatState, operation: ChatOperation) -> int | Non
             return operator_id
         case _:
             return None
-
-
-def record_person(stored: PersonRecord | None, operation: RecordPerson) -> PersonRecord:
-    """The stored profile after a token's use: claims win, what a token omits keeps what is stored."""
-    if stored is None:
-        return PersonRecord(operation.user, operation.sources or frozenset())
-    claims = {name: getattr(operation.user, name) for name in operation.claimed}
-    user = attrs.evolve(stored.user, **claims) if claims else stored.user
-    sources = stored.sources if operation.sources is None else operation.sources
-    return attrs.evolve(stored, user=user, sources=sources)
 
 
 def record_presence(stored: PersonRecord, operation: SetOnline | EndLeaving, chats: int) -> PersonRecord:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 import re
 import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
+from math import ceil
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import jwt
 
+from actorchat.chat.model import ENDLESS
 from actorchat.chat.operations import RecordPerson
 from actorchat.http.names import is_source_name
 from actorchat.protocol import Role, User
@@ -81,7 +84,8 @@ class Claims:
 
     `sources` is None where the token claims none: its bearer sees none now, and what is stored stays.
     `expires` and `session_at` are in seconds since the epoch. `session_at` is when an anonymous visitor's session
-    began, None for a token that was not issued by `Tokens.open_session`.
+    began, None for a token that was not issued by `Tokens.open_session`. `token` identifies the token, without being of
+    use to anybody; it is empty if there is none. `issued` is its `iat`.
     """
 
     user: User
@@ -89,9 +93,12 @@ class Claims:
     sources: frozenset[str] | None
     expires: float
     session_at: float | None = None
+    token: str = ""
+    issued: float | None = None
 
     def as_operation(self) -> RecordPerson:
-        return RecordPerson(self.user, self.claimed, self.sources)
+        until = ENDLESS if self.expires >= ENDLESS else ceil(self.expires)
+        return RecordPerson(self.user, self.claimed, self.sources, until, self.token, self.issued)
 
 
 @attrs.frozen
@@ -156,6 +163,8 @@ class Tokens:
             "sub": str(user.id),
             "role": user.role.value,
             "aud": AUDIENCE,
+            # With its fraction: of two tokens of one second the later one's profile is the newer.
+            "iat": round(self._now(), 3),
             "exp": int(expires),
             "src": sorted(sources),
         }
@@ -192,7 +201,7 @@ class Tokens:
                 payload = _decode(token, public.key, public.algorithm)
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise BadToken(f"the token is not good: {error}") from None
-        claims = _read(payload, self._now())
+        claims = attrs.evolve(_read(payload, self._now()), token=_fingerprint(token))
         session_at = None if foreign else _seconds(payload, SESSION_CLAIM)
         if claims.user.id >= FOREIGN_IDS and (session_at is None or claims.user.role is not Role.USER):
             raise BadToken("ids in tokens from elsewhere are below 2^52")
@@ -201,6 +210,10 @@ class Tokens:
         # The maximum age may have been lowered since the token was issued.
         expires = min(claims.expires, session_at + self._session_age)
         return attrs.evolve(claims, expires=expires, session_at=session_at)
+
+
+def _fingerprint(token: str) -> str:
+    return hashlib.blake2b(token.encode(), digest_size=12).hexdigest()
 
 
 def _base64url(text: str) -> str:
@@ -238,8 +251,8 @@ def _read(payload: Mapping[str, Any], now: float) -> Claims:  # Any: JSON that s
     expires = _seconds(payload, "exp")
     if expires is None:
         raise BadToken("exp is missing: the token has to expire")
-    for name in ("iat", "nbf"):
-        moment = _seconds(payload, name)
+    issued = _seconds(payload, "iat")
+    for name, moment in (("iat", issued), ("nbf", _seconds(payload, "nbf"))):
         if moment is not None and moment > now + _LEEWAY:
             raise BadToken(f"{name} is in the future: the token is not valid yet")
     if sources is not None:
@@ -255,7 +268,7 @@ def _read(payload: Mapping[str, Any], now: float) -> Claims:  # Any: JSON that s
             raise BadToken(f"{name} is a string of at most {_LONGEST_CLAIM} characters")
         profile[name] = value
     user = User(int(subject), Role(role), **profile)
-    return Claims(user, frozenset(profile), sources, expires)
+    return Claims(user, frozenset(profile), sources, expires, issued=issued)
 
 
 def _seconds(payload: Mapping[str, Any], name: str) -> float | None:  # Any: as in `_read`

@@ -5,7 +5,9 @@ Refuses to know tokens' signatures, and rights.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 from random import Random, SystemRandom
 from typing import Final
 
@@ -14,7 +16,7 @@ import trio
 from actorchat.chat.chats import Chats
 from actorchat.chat.model import Identity, PersonRecord, identity_of
 from actorchat.chat.operations import RecordPerson
-from actorchat.chat.rules import record_person
+from actorchat.chat.people import record_person
 from actorchat.protocol import Role, User
 from actorchat.server.auth import Claims, anonymous_id
 
@@ -25,38 +27,46 @@ _REMEMBERED: Final = 10_000
 
 
 class People:
-    """One server's people. Claims that change nothing cost no operation."""
+    """One server's people. Claims that change nothing cost no operation. `clock` gives epoch seconds."""
 
-    def __init__(self, chats: Chats, random: Random | None = None) -> None:
+    def __init__(self, chats: Chats, random: Random | None = None, clock: Callable[[], float] = time.time) -> None:
         self._chats = chats
         self._random = random or SystemRandom()
+        self._clock = clock
         self._seen: OrderedDict[Identity, PersonRecord] = OrderedDict()
+        chats.on_person = self._remember
 
     def record_nowait(self, claims: Claims) -> PersonRecord:
         """As `record`, for somebody who is remembered and of whom `claims` are no news; else WouldBlock."""
         identity = identity_of(claims.user)
         stored = self._seen.get(identity)
-        if stored is None or record_person(stored, claims.as_operation()) != stored:
+        if stored is None or self._is_news(stored, claims):
             raise trio.WouldBlock
         self._seen.move_to_end(identity)
         return stored
 
     async def record(self, claims: Claims) -> PersonRecord:
         """The stored record, after `claims`. Raises ChatRefused and StorageUnavailable."""
-        operation = claims.as_operation()
         identity = identity_of(claims.user)
         stored = self._seen.get(identity)
         if stored is None:
-            stored = await self._chats.archive.person(identity)
-        if stored is None or record_person(stored, operation) != stored:
-            stored = await self._chats.record_person(operation)
-        self._remember(identity, stored)
+            read = await self._chats.archive.person(identity)
+            # A newer one may have been stored meanwhile.
+            stored = self._seen.get(identity) or read
+        if stored is None or self._is_news(stored, claims):
+            recorded = await self._chats.record_person(claims.as_operation())
+            # Records come in the order of their commits to `_remember`, but not to the tasks that wait for them.
+            return self._seen.get(identity) or recorded
+        self._remember(stored)
         return stored
 
     async def is_known(self, user: User) -> bool:
         """Whether anything is stored of this person. Raises StorageUnavailable."""
         identity = identity_of(user)
         return identity in self._seen or await self._chats.archive.person(identity) is not None
+
+    def _is_news(self, stored: PersonRecord, claims: Claims) -> bool:
+        return record_person(stored, claims.as_operation(), self._clock()) != stored
 
     async def new_visitor(self) -> User:
         """Somebody nobody was before. Raises ChatRefused and StorageUnavailable."""
@@ -65,10 +75,10 @@ class People:
             if await self._chats.archive.person(identity) is None:
                 break
         record = await self._chats.record_person(RecordPerson(User(identity.id, identity.role), frozenset()))
-        self._remember(identity, record)
         return record.user
 
-    def _remember(self, identity: Identity, record: PersonRecord) -> None:
+    def _remember(self, record: PersonRecord) -> None:
+        identity = identity_of(record.user)
         self._seen[identity] = record
         self._seen.move_to_end(identity)
         if len(self._seen) > _REMEMBERED:

@@ -265,7 +265,7 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
             random=random,
         )
     )
-    people = People(chats, random)
+    people = People(chats, random, wall)
     door = Door(
         chats,
         tokens,

@@ -45,15 +45,9 @@ from actorchat.chat.operations import (
     TransferChat,
     Unchanged,
 )
+from actorchat.chat.people import record_person
 from actorchat.chat.ports import StorageUnavailable
-from actorchat.chat.rules import (
-    MarkedMessage,
-    Situation,
-    decide,
-    prospective_operator,
-    record_person,
-    record_presence,
-)
+from actorchat.chat.rules import MarkedMessage, Situation, decide, prospective_operator, record_presence
 from actorchat.protocol import RefusalCode, User
 from actorchat.storage.rows import (
     KEY_HORIZON,
@@ -412,7 +406,7 @@ class _Decider:
     def _record(self, operation: RecordPerson) -> Decided:
         key = person_key(operation.user)
         stored = self._person(key)
-        record = record_person(stored, operation)
+        record = record_person(stored, operation, self._now)
         if record == stored:
             return PersonRecorded(stored, False), _NO_COUNTERS
         self.changes.people[key] = record

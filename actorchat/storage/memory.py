@@ -6,8 +6,9 @@ What is proven with it holds on disk: the decisions are the same code, and both 
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from math import inf
 from operator import attrgetter
@@ -38,11 +39,12 @@ __all__ = ["MemoryStore"]
 
 
 class MemoryStore:
-    """A `Store` that ends with the process. Everything is called from one thread."""
+    """A `Store` that ends with the process. Everything is called from one thread. `clock` gives epoch seconds."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, clock: Callable[[], float] = time.time) -> None:
         self.corrected_counters = 0
         self._policy = policy
+        self._clock = clock
         self._rows = Rows()
         self._logs: list[list[StoredMessage]] = []
         self._places: dict[int, tuple[int, int]] = {}
@@ -142,12 +144,12 @@ class MemoryStore:
         return self._rows.people.get((identity.role is Role.OPERATOR, identity.id))
 
     def operators(self, sources: Collection[str] | None) -> tuple[OperatorRecord, ...]:
-        wanted = None if sources is None else frozenset(sources)
+        wanted, now = None if sources is None else frozenset(sources), self._clock()
         people = sorted((key[1], record) for key, record in self._rows.people.items() if key[0])
         return tuple(
             OperatorRecord(record, self._rows.operators.get(id_) or OperatorCounters(id_))
             for id_, record in people
-            if wanted is None or wanted & record.sources
+            if wanted is None or wanted & record.sources(now)
         )
 
     def feed_snapshot(self, sources: Collection[str], limit: int) -> FeedSnapshot:

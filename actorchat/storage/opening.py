@@ -49,7 +49,7 @@ async def open_store(url: str, policy: Policy, *, clock: Callable[[], float] = t
         raise StoreUrlError(f"{url!r} would be a file of that name: use memory:// to keep nothing")
     if url == "memory://":
         in_place = InPlace()
-        memory = MemoryStore(policy)
+        memory = MemoryStore(policy, clock)
         yield Storage(memory, in_place, StoreArchive(memory, in_place))
     elif scheme == "sqlite" and len(rest) > 1 and rest[0] == "/":
         async with _open_sqlite(Path(rest[1:]), policy, clock) as storage:

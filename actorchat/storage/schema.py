@@ -36,7 +36,7 @@ __all__ = [
     "writers",
 ]
 
-HEAD: Final = "0002"
+HEAD: Final = "0003"
 """The newest migration: a database that says so is opened without Alembic."""
 
 metadata = MetaData()
@@ -67,10 +67,12 @@ chats = Table(
 )
 _ACTIVE = text("stage IN ('new', 'open')")
 _HAS_DUE = text("due_at IS NOT NULL")
+_RESERVED = text("stage = 'reserved'")
 Index("chats_uuid", chats.c.uuid, unique=True)
 Index("chats_owner", chats.c.owner_id)
 Index("chats_active", chats.c.source, sqlite_where=_ACTIVE, postgresql_where=_ACTIVE)
 Index("chats_due", chats.c.due_at, sqlite_where=_HAS_DUE, postgresql_where=_HAS_DUE)
+Index("chats_reserved", chats.c.last_activity, sqlite_where=_RESERVED, postgresql_where=_RESERVED)
 
 messages = Table(
     "messages",
@@ -98,9 +100,12 @@ people = Table(
     Column("lastname", Text, nullable=False),
     Column("firstname", Text, nullable=False),
     Column("patronymic", Text, nullable=False),
+    # JSON: each source with the end of the membership.
     Column("sources", Text, nullable=False),
     Column("online", Boolean, nullable=False),
     Column("leaving", Boolean, nullable=False, server_default=false()),
+    # JSON: the token that the profile was taken from, and older ones; empty if it was taken from none.
+    Column("profile_token", Text, nullable=False, server_default=""),
     sqlite_with_rowid=False,
 )
 

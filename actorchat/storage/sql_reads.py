@@ -40,9 +40,10 @@ class Cursor(Protocol):
 
 
 class SqlReads:
-    """`actorchat.storage.store.Reads` on `cursor`."""
+    """`actorchat.storage.store.Reads` on `cursor`, as of `now` in epoch seconds."""
 
-    def __init__(self, cursor: Cursor, statements: Statements) -> None:
+    def __init__(self, cursor: Cursor, statements: Statements, now: float) -> None:
+        self._now = now
         self._cursor = cursor
         self._statements = statements
 
@@ -94,7 +95,7 @@ class SqlReads:
             OperatorRecord(person_of(row), OperatorCounters(row[1], *(count or 0 for count in row[-3:])))
             for row in self._all(self._statements.operators, ())
         )
-        return tuple(record for record in records if wanted is None or wanted & record.person.sources)
+        return tuple(record for record in records if wanted is None or wanted & record.person.sources(self._now))
 
     def feed_snapshot(self, sources: Collection[str], limit: int) -> FeedSnapshot:
         wanted = sorted(frozenset(sources))

@@ -11,7 +11,15 @@ from uuid import UUID
 
 import orjson
 
-from actorchat.chat.model import ChatState, OperatorCounters, PersonRecord, Policy, Stage, StoredMessage
+from actorchat.chat.model import (
+    ChatState,
+    OperatorCounters,
+    PersonRecord,
+    Policy,
+    ProfileToken,
+    Stage,
+    StoredMessage,
+)
 from actorchat.protocol import MessageType, Role, User
 
 __all__ = [
@@ -136,15 +144,29 @@ def person_row(person: PersonRecord) -> Row:
         user.lastname,
         user.firstname,
         user.patronymic,
-        keys(sorted(person.sources)),
+        orjson.dumps(dict(person.memberships), option=orjson.OPT_SORT_KEYS).decode(),
         person.online,
         person.leaving,
+        _profile_text(person),
     )
+
+
+def _profile_text(person: PersonRecord) -> str:
+    profile = person.profile
+    if profile is None:
+        return ""
+    # The order of `superseded` is kept: its first are forgotten first.
+    parts = (profile.token, profile.at, profile.until, profile.dated, dict(person.superseded))
+    return orjson.dumps(parts).decode()
 
 
 def person_of(row: Row) -> PersonRecord:
     user = _user(row[1], ROLES[row[0]], row[2:6])
-    return PersonRecord(user, frozenset(orjson.loads(row[6])), bool(row[7]), bool(row[8]))
+    memberships, online, leaving = orjson.loads(row[6]), bool(row[7]), bool(row[8])
+    if not row[9]:
+        return PersonRecord(user, memberships, online, leaving)
+    *profile, superseded = orjson.loads(row[9])
+    return PersonRecord(user, memberships, online, leaving, ProfileToken(*profile), superseded)
 
 
 def counters_row(counters: OperatorCounters) -> Row:

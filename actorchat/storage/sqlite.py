@@ -238,7 +238,7 @@ class SqliteStore:
                 connection = self._connect(self._path, True)
             cursor = connection.cursor()
             cursor.execute("BEGIN")
-            yield SqlReads(cursor, self._statements)
+            yield SqlReads(cursor, self._statements, self._clock())
             cursor.execute("COMMIT")
         except BaseException as error:
             if connection is not None:

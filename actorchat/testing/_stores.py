@@ -15,6 +15,7 @@ import attrs
 from msgspec.structs import replace
 
 from actorchat.chat.model import (
+    ENDLESS,
     Identity,
     OperatorCounters,
     PersonRecord,
@@ -22,6 +23,7 @@ from actorchat.chat.model import (
     SourceCounters,
     Stage,
     contribution,
+    endless,
 )
 from actorchat.chat.operations import (
     AcceptChat,
@@ -85,6 +87,11 @@ class _Bench:
         decision, _ = self.one(operation, now)
         assert isinstance(decision, Changed), decision
         return decision
+
+    def person(self, user: User) -> PersonRecord:
+        record = self.store.person(Identity(user.role, user.id))
+        assert record is not None
+        return record
 
     def talk(self, *texts: str, chat: UUID = CHAT, author: User = ANN) -> list[int]:
         """Ids of messages that `author` adds, one batch each."""
@@ -320,7 +327,7 @@ def _check_people(bench: _Bench) -> None:
     [chat] = bench.store.chats(ChatFilter())
     assert chat.owner == ann
     online = bench.one(SetOnline(EVE.id, True))[0]
-    assert online == PersonRecorded(PersonRecord(EVE, frozenset({SHOP}), True), True)
+    assert online == PersonRecorded(PersonRecord(EVE, endless({SHOP}), True), True)
     assert bench.one(SetOnline(EVE.id, True))[0] == PersonRecorded(online.person, False)
     assert [record.person.online for record in bench.store.operators([SHOP])] == [True, False]
     stranger = User(7, Role.OPERATOR, firstname="Gus")
@@ -376,6 +383,34 @@ def _check_presence(bench: _Bench) -> None:
     assert bench.one(EndLeaving(77))[0] == Refused("not_found", "there is no such operator")
 
 
+def _check_memberships(bench: _Bench) -> None:
+    """Every token of an operator adds its sources until its end; an older one's profile changes nothing."""
+    bench.talk("hi")
+    gus, names, far = User(7, Role.OPERATOR, firstname="Gus"), frozenset({"firstname"}), ENDLESS
+    older = RecordPerson(gus, names, frozenset({SHOP}), NOW + 60, "older", NOW - 60.5)
+    newer = RecordPerson(attrs.evolve(gus, firstname="Augustus"), names, frozenset({"mall"}), far, "newer", NOW - 30.0)
+    assert [decision for decision, _ in bench.batch(older, newer, older)][2] == PersonRecorded(
+        bench.person(gus), changed=False
+    )
+    record = bench.person(gus)
+    assert record.user.firstname == "Augustus"
+    assert record.sources(NOW + 60) == {SHOP, "mall"}
+    # Reads go by the clock, decisions by the time of their batch.
+    assert gus.id not in [each.person.user.id for each in bench.store.operators([SHOP])]
+    assert bench.store.operators(["mall"])[0].person == record
+    assert bench.store.feed_snapshot(["mall"], 1).operators[0].person == record
+    refused, _ = bench.one(TransferChat(CHAT, EVE, gus.id), now=NOW + 600)
+    assert isinstance(refused, Refused)
+    assert refused.code == "not_found"
+    bench.changed(TransferChat(CHAT, EVE, gus.id), now=NOW + 59)
+    # What ended is forgotten, and tokens without a date are ordered by their first use.
+    undated = [RecordPerson(attrs.evolve(gus, firstname=name), names, None, far, name) for name in "abc"]
+    bench.batch(*undated, now=NOW + 601)
+    assert bench.one(undated[1], now=NOW + 602)[0] == PersonRecorded(bench.person(gus), changed=False)
+    assert bench.person(gus).user.firstname == "c"
+    assert bench.person(gus).memberships == {"mall": far}
+
+
 def _check_bad_value(bench: _Bench) -> None:
     """What can't be stored, or not even decided, is refused alone; the batch around it is stored in order."""
     no_text: object = object()
@@ -417,6 +452,7 @@ _CHECKS: Final = (
     _check_lists,
     _check_people,
     _check_presence,
+    _check_memberships,
     _check_bad_value,
     _check_recover,
 )
@@ -545,7 +581,14 @@ def random_operations(seed: int, number: int) -> Iterator[Operation]:
                 TransferChat(chat, operator, chance.choice((EVE.id, FAY.id, 99))),
                 ReturnChat(chat, operator),
                 ReleaseChat(chat, operator.id),
-                RecordPerson(attrs.evolve(either, lastname=text), frozenset({"lastname"}), frozenset({SHOP})),
+                RecordPerson(
+                    attrs.evolve(either, lastname=text),
+                    frozenset({"lastname"}),
+                    frozenset({chance.choice((SHOP, "mall"))}),
+                    NOW + chance.randrange(600),
+                    key,
+                    chance.choice((None, NOW + chance.random())),
+                ),
                 SetOnline(operator.id, chance.random() < 0.5),
                 EndLeaving(operator.id),
                 SweepChat(chat),

@@ -20,7 +20,7 @@ from actorchat.chat.directory import (
     PersonSeen,
 )
 from actorchat.chat.feed import Console
-from actorchat.chat.model import OperatorCounters, PersonRecord, Policy, SourceCounters
+from actorchat.chat.model import OperatorCounters, PersonRecord, Policy, SourceCounters, endless
 from actorchat.chat.operations import RecordPerson
 from actorchat.chat.ports import OperatorRecord, StorageUnavailable
 from actorchat.protocol import GlobalUpdated, OperatorUpdated
@@ -38,7 +38,7 @@ async def test_an_older_revision_of_a_counter_never_wins(autojump_clock: MockClo
     async with open_store("memory://", Policy()) as storage, open_system() as system:
         consoles = Consoles()
         directory = await system.start(lambda: Directory(storage.archive, refuse, refuse, consoles))
-        person = PersonRecord(OLGA, LK)
+        person = PersonRecord(OLGA, endless(LK))
         recorder = Recorder(OLGA)
         record = OperatorRecord(person, OperatorCounters(OLGA.id))
         directory.signal(PersonSeen(person))
@@ -58,7 +58,7 @@ async def test_an_older_revision_of_a_counter_never_wins(autojump_clock: MockClo
 async def test_a_profile_that_was_stored_before_its_presence_does_not_take_the_presence_back(
     autojump_clock: MockClock,
 ) -> None:
-    person = PersonRecord(OLGA, LK)
+    person = PersonRecord(OLGA, endless(LK))
 
     async def store(operator_id: int, online: bool) -> PersonRecord:
         return attrs.evolve(person, online=online)
@@ -87,14 +87,14 @@ class _Desk:
 
     async def store_presence(self, operator_id: int, online: bool) -> PersonRecord:
         self._called("online" if online else "offline")
-        return PersonRecord(OLGA, LK, online, leaving=not online)
+        return PersonRecord(OLGA, endless(LK), online, leaving=not online)
 
     async def return_chats(self, operator_id: int) -> PersonRecord:
         self._called("return")
         if self.failures:
             self.failures -= 1
             raise StorageUnavailable
-        return PersonRecord(OLGA, LK)
+        return PersonRecord(OLGA, endless(LK))
 
     def _called(self, what: str) -> None:
         self.calls.append((what, round(trio.current_time() - self._started, 1)))

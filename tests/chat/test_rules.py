@@ -18,6 +18,7 @@ from actorchat.chat.model import (
     Stage,
     StoredMessage,
     contribution,
+    endless,
     message_status,
 )
 from actorchat.chat.operations import (
@@ -29,7 +30,6 @@ from actorchat.chat.operations import (
     Decision,
     EndLeaving,
     MarkMessage,
-    RecordPerson,
     Refused,
     ReleaseChat,
     ReopenChat,
@@ -39,19 +39,12 @@ from actorchat.chat.operations import (
     TransferChat,
     Unchanged,
 )
-from actorchat.chat.rules import (
-    MarkedMessage,
-    Situation,
-    decide,
-    prospective_operator,
-    record_person,
-    record_presence,
-)
+from actorchat.chat.rules import MarkedMessage, Situation, decide, prospective_operator, record_presence
 from actorchat.protocol import MessageStatus, MessageType, Role, User
 from tests.chat.people import ANNA, CHAT, OLGA, PETR, chat
 
 NOW = 1_000
-LK = frozenset({"lk"})
+LK = endless({"lk"})
 
 
 def situation(**changes: Any) -> Situation:
@@ -73,8 +66,8 @@ def says(author: User, text: str = "hi") -> AddMessage:
     return AddMessage(CHAT, author, text)
 
 
-THERE = PersonRecord(OLGA, frozenset({"lk"}), online=True)
-LEAVING = PersonRecord(OLGA, frozenset({"lk"}), leaving=True)
+THERE = PersonRecord(OLGA, endless({"lk"}), online=True)
+LEAVING = PersonRecord(OLGA, endless({"lk"}), leaving=True)
 NOTE = AddMessage(CHAT, OLGA, "careful", type=MessageType.SYSTEM, type_role=Role.OPERATOR)
 
 
@@ -124,7 +117,7 @@ def test_a_full_operator_may_open_a_chat_that_was_counted_for_it_already() -> No
 
 
 def test_transfer_gives_the_chat_and_tells_each_role() -> None:
-    target = PersonRecord(PETR, frozenset({"lk"}))
+    target = PersonRecord(PETR, endless({"lk"}))
     changed = put(chat(Stage.OPEN, OLGA), TransferChat(CHAT, OLGA, PETR.id), target=target)
     assert (changed.chat.stage, changed.chat.operator) == (Stage.NEW, PETR)
     assert [message.type_role for message in changed.messages] == [Role.USER, Role.OPERATOR]
@@ -132,14 +125,14 @@ def test_transfer_gives_the_chat_and_tells_each_role() -> None:
     assert all(message.author == OLGA and message.type is MessageType.SYSTEM for message in changed.messages)
 
 
-@pytest.mark.parametrize("target", [None, PersonRecord(PETR, frozenset({"shop"}))])
+@pytest.mark.parametrize("target", [None, PersonRecord(PETR, endless({"shop"})), PersonRecord(PETR, {"lk": NOW})])
 def test_a_transfer_goes_only_to_operators_of_the_source(target: PersonRecord | None) -> None:
     decision = decide(chat(Stage.OPEN, OLGA), TransferChat(CHAT, OLGA, PETR.id), situation(target=target))
     assert code(decision) == "not_found"
 
 
 def test_a_transfer_to_a_full_operator_is_refused() -> None:
-    full = situation(target=PersonRecord(PETR, frozenset({"lk"})), policy=Policy(capacity=1), load=1)
+    full = situation(target=PersonRecord(PETR, {"lk": NOW + 1}), policy=Policy(capacity=1), load=1)
     assert code(decide(chat(Stage.OPEN, OLGA), TransferChat(CHAT, OLGA, PETR.id), full)) == "over_capacity"
 
 
@@ -202,7 +195,7 @@ def test_the_visitor_comes_back_to_a_closed_chat_as_the_source_says(
     [
         attrs.evolve(THERE, online=False),
         attrs.evolve(THERE, online=False, leaving=True),
-        attrs.evolve(THERE, sources=frozenset({"shop"})),
+        attrs.evolve(THERE, memberships=endless({"shop"})),
         None,
     ],
 )
@@ -233,7 +226,7 @@ def test_an_operator_reopens_a_closed_chat_for_itself(operation: ChatOperation) 
 
 def test_an_operator_gone_offline_loses_its_chat_but_not_anothers() -> None:
     assert put(chat(Stage.OPEN, OLGA), ReleaseChat(CHAT, OLGA.id), holder=LEAVING).chat.stage is Stage.NEW
-    petrs = situation(holder=PersonRecord(PETR, frozenset({"lk"}), online=True))
+    petrs = situation(holder=PersonRecord(PETR, endless({"lk"}), online=True))
     assert isinstance(decide(chat(Stage.OPEN, PETR), ReleaseChat(CHAT, OLGA.id), petrs), Unchanged)
 
 
@@ -260,10 +253,10 @@ def test_an_operator_that_came_back_keeps_the_chats_that_were_not_returned_yet()
 def test_only_the_passage_from_online_to_offline_makes_an_operator_with_chats_leave(
     before: tuple[bool, bool], operation: SetOnline | EndLeaving, chats: int, after: tuple[bool, bool]
 ) -> None:
-    stored = PersonRecord(OLGA, frozenset({"lk"}), *before)
+    stored = PersonRecord(OLGA, endless({"lk"}), *before)
     record = record_presence(stored, operation, chats)
     assert (record.online, record.leaving) == after
-    assert (record.user, record.sources) == (stored.user, stored.sources)
+    assert (record.user, record.memberships) == (stored.user, stored.memberships)
 
 
 def test_an_idle_chat_is_closed_when_swept_and_not_before() -> None:
@@ -295,10 +288,10 @@ TRANSFER = TransferChat(CHAT, OLGA, PETR.id)
         (WAITING, AcceptChat(CHAT, OLGA), {}),
         (replace(WAITING, operator=OLGA, assigned_at=NOW - 29), AcceptChat(CHAT, OLGA), {}),
         (replace(WAITING, operator=OLGA, assigned_at=NOW - 29), AcceptChat(CHAT, PETR), {}),
-        (WAITING, TRANSFER, {"target": PersonRecord(PETR, frozenset({"lk"}))}),
+        (WAITING, TRANSFER, {"target": PersonRecord(PETR, endless({"lk"}))}),
         (replace(WAITING, stage=Stage.OPEN, operator=OLGA, assigned_at=NOW - 29), TRANSFER,
-         {"target": PersonRecord(PETR, frozenset({"lk"}))}),
-        (chat(Stage.OPEN, OLGA), TRANSFER, {"target": PersonRecord(PETR, frozenset({"lk"}))}),
+         {"target": PersonRecord(PETR, endless({"lk"}))}),
+        (chat(Stage.OPEN, OLGA), TRANSFER, {"target": PersonRecord(PETR, endless({"lk"}))}),
         (replace(chat(Stage.CLOSED, OLGA), assigned_at=NOW - 500), says(ANNA), {"holder": THERE}),
         (replace(chat(Stage.CLOSED, OLGA), assigned_at=NOW - 500), ReopenChat(CHAT, ANNA), {"holder": THERE}),
     ],
@@ -346,7 +339,7 @@ def test_the_idle_timer_runs_from_the_last_activity_on_the_customers_turn() -> N
 
 @pytest.mark.parametrize(
     ("operation", "changes"),
-    [(TRANSFER, {"target": PersonRecord(PETR, frozenset({"lk"}))}), (ReturnChat(CHAT, OLGA), {})],
+    [(TRANSFER, {"target": PersonRecord(PETR, endless({"lk"}))}), (ReturnChat(CHAT, OLGA), {})],
 )
 def test_a_chat_that_a_person_hands_on_waits_for_an_answer_from_then_on(
     operation: ChatOperation, changes: dict[str, Any]
@@ -486,19 +479,6 @@ def test_what_a_chat_with_an_unread_message_adds_to_the_counters(
 )
 def test_whose_load_a_decision_looks_at(operation: ChatOperation, expected: int | None) -> None:
     assert prospective_operator(chat(Stage.CLOSED, OLGA), operation) == expected
-
-
-def test_claims_win_and_what_a_token_omits_keeps_what_is_stored() -> None:
-    stored = PersonRecord(attrs.evolve(OLGA, avatar="/o.png"), frozenset({"lk"}), online=True)
-    claims = User(OLGA.id, Role.OPERATOR, firstname="Olya")
-    person = record_person(stored, RecordPerson(claims, frozenset({"firstname"}), frozenset({"shop"})))
-    assert (person.user.firstname, person.user.avatar) == ("Olya", "/o.png")
-    assert (person.sources, person.online) == (frozenset({"shop"}), True)
-
-
-def test_a_token_that_names_no_sources_leaves_the_stored_ones() -> None:
-    stored = PersonRecord(OLGA, frozenset({"lk"}))
-    assert record_person(stored, RecordPerson(User(OLGA.id, Role.OPERATOR), frozenset())).sources == {"lk"}
 
 
 class _Clocked:

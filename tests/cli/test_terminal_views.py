@@ -3,7 +3,7 @@ from uuid import UUID
 import attrs
 import pytest
 
-from actorchat.chat.model import PersonRecord, Policy, Stage
+from actorchat.chat.model import PersonRecord, Policy, Stage, endless
 from actorchat.chat.operations import Changed, ReturnChat, TransferChat
 from actorchat.chat.rules import Situation, decide
 from actorchat.cli.terminal import drawing
@@ -171,7 +171,7 @@ def test_only_what_people_wrote_looks_spoken(view: ChatView, event: Message, lin
 
 @pytest.mark.parametrize("operation", [TransferChat(CHAT.uuid, OLGA, PETR.id), ReturnChat(CHAT.uuid, OLGA)])
 def test_what_the_server_tells_of_a_hand_over_is_no_note(operation: TransferChat | ReturnChat) -> None:
-    target = PersonRecord(PETR, sources=frozenset({"lk"}))
+    target = PersonRecord(PETR, endless({"lk"}))
     situation = Situation(policy=Policy(), now=1, message_id=1, target=target)
     decision = decide(stored_chat(Stage.OPEN, operator=OLGA), operation, situation)
     assert isinstance(decision, Changed)

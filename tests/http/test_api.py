@@ -353,6 +353,27 @@ async def test_operators_see_the_operators_of_their_sources(api: Api) -> None:
     assert error(await api.call("GET", "/api/operators", customer())) == (403, "not_allowed", "")
 
 
+async def test_a_token_for_one_source_takes_no_other_source_away(api: Api) -> None:
+    for sources in (["lk"], ["shop"]):
+        await api.call("GET", "/api/chats", operator(2, sources))
+    for source in ("lk", "shop"):
+        answer = await api.call("GET", "/api/operators", operator(1, [source]))
+        assert 2 in [each["user"]["id"] for each in answer.json()]
+    _, chat = await api.talk()
+    given = await api.call("POST", f"/api/chats/{chat}/transfer", operator(1), {"operator_id": 2})
+    assert (given.status_code, given.json()["operator_user"]["id"]) == (200, 2)
+
+
+async def test_an_older_token_does_not_bring_an_old_name_back(api: Api) -> None:
+    older = customer(7, firstname="Ann")
+    newer = customer(7, firstname="Anna")
+    names = []
+    for token in (older, newer, older):
+        answer = await api.call("POST", "/api/visitors", token, {"source": "lk"})
+        names.append(answer.json()["user"]["firstname"])
+    assert names == ["Ann", "Anna", "Anna"]
+
+
 async def test_a_newer_token_updates_the_profile_and_omitted_claims_keep_it(api: Api) -> None:
     _, chat = await api.visit(token=customer(7, firstname="Ann", lastname="Lee"))
     sent = await api.write(customer(7, firstname="Anna"), chat)

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
+from typing import Any
 from uuid import UUID, uuid4
 
 import jwt
@@ -57,6 +58,37 @@ async def test_the_owner_and_operators_of_the_source_come_in(api: Api) -> None:
     assert await outcome(api, room(chat), visitor) == (101, "user_connected")
     assert await outcome(api, room(chat), operator()) == (101, "user_connected")
     assert await outcome(api, "/ws/operators", operator()) == (101, "operator_updated")
+
+
+async def test_a_console_is_told_of_an_operator_who_is_new_to_its_source(api: Api) -> None:
+    async with (
+        api.socket("/ws/operators", operator(1, ["lk"])) as olgas,
+        api.socket("/ws/operators", operator(2, ["shop"])) as petrs,
+    ):
+        assert await next_operator(olgas, 1) == (1, False)
+        assert await next_operator(olgas, 1) == (1, True)
+        assert await next_operator(petrs, 2) == (2, False)
+        await api.call("GET", "/api/chats", operator(1, ["shop"]))
+        assert await next_operator(petrs, 1) == (1, True)
+        # For the consoles that knew the operator nothing has changed before this.
+        await api.call("GET", "/api/chats", operator(1, ["shop"], firstname="Olga"))
+        assert (await next_event(olgas, "operator_updated"))["user"]["firstname"] == "Olga"
+
+
+async def next_event(socket: WebSocketConnection, kind: str) -> dict[str, Any]:
+    while True:
+        event = orjson.loads(await socket.get_message())
+        if event["type"] == kind:
+            data: dict[str, Any] = event["data"]
+            return data
+
+
+async def next_operator(socket: WebSocketConnection, operator_id: int) -> tuple[int, bool]:
+    """(id, is online) of the next update of that operator."""
+    while True:
+        event = await next_event(socket, "operator_updated")
+        if event["user"]["id"] == operator_id:
+            return operator_id, event["is_online"]
 
 
 async def test_a_socket_may_follow_requests_on_one_connection(api: Api) -> None:

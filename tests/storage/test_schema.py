@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -22,7 +23,7 @@ from actorchat.storage import migrations
 from actorchat.storage.schema import HEAD, metadata
 from actorchat.storage.sqlite import SqliteStore, connect
 from actorchat.storage.store import Batch, StoreUrlError
-from tests.storage.world import EVE, say
+from tests.storage.world import ANN, EVE, say
 
 OPEN_AND_TELL = """
 import sys
@@ -109,10 +110,26 @@ def test_a_database_of_the_first_schema_keeps_everything_and_gets_its_timers_rig
         assert store.due(1009, 9) == ()
         assert store.due(10**9, 9) == (accepted.uuid,)
         eve = store.person(Identity(Role.OPERATOR, 1))
-        assert eve == PersonRecord(EVE, frozenset({"shop"}), online=True)
+        assert eve is not None
+        assert eve == PersonRecord(EVE, eve.memberships, online=True)
         decided = store.commit([say("more"), SetOnline(1, False)], Batch("new", 1, 2000))
         assert isinstance(decided[0][0], Changed)
         assert decided[0][0].messages[0].id == 3
+
+
+def test_operators_of_an_older_schema_belong_to_their_sources_for_another_month(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    ann = "INSERT INTO people VALUES ('user', 1, '', '', 'Ann', '', '[\"shop\"]', 0, 0)"
+    eve = "INSERT INTO people VALUES ('operator', 1, '', '', 'Eve', '', '[\"shop\"]', 1, 0)"
+    old_database(path, "0002", (ann, eve))
+    before = int(time.time())
+    with closing(SqliteStore(path, Policy())) as store:
+        [operator] = store.operators(["shop"])
+        assert store.person(Identity(Role.USER, 1)) == PersonRecord(ANN)
+    [(source, until)] = operator.person.memberships.items()
+    assert source == "shop"
+    assert 0 <= until - before - 30 * 86_400 <= 60
+    assert operator.person == PersonRecord(EVE, {"shop": until}, online=True)
 
 
 @pytest.mark.slow
