@@ -14,7 +14,7 @@ from uuid import UUID
 
 import trio
 
-from actorchat.actors import ActorError, ActorSystem, DeadLetter, Ref, Restart, Virtual
+from actorchat.actors import ActorError, ActorSystem, DeadLetter, Loss, Ref, Restart, Virtual
 from actorchat.chat.announcer import Announcer
 from actorchat.chat.commands import FeedReceiver, FromMember, Perform, RoomReceiver
 from actorchat.chat.directory import (
@@ -44,6 +44,7 @@ from actorchat.chat.operations import (
     SetOnline,
     SweepChat,
     Unchanged,
+    refusal_of,
 )
 from actorchat.chat.ports import Archive, ChatFilter, FeedSnapshot, Journal, Session, StorageUnavailable
 from actorchat.chat.profiles import Profiles
@@ -180,9 +181,11 @@ class Chats:
         Waits as long as nobody knows what became of it. Cancelled, it may still be committed.
         """
         refused = self._intake.take()
-        if refused is not None:
+        if refused is not None and refusal_of(operation, refused) is None:
             raise _refusal(refused)
-        item = Perform(operation, self._intake)
+        if refused is not None and not self._intake.take_refusal():
+            raise ChatRefused(RefusalCode.OVERLOADED, "the server has too much to do", 1.0)
+        item = Perform(operation, self._intake, refused)
         room = self._rooms[operation.chat]
         room.tell(item)
         decision = await item.wait()
@@ -369,7 +372,7 @@ def _close_members(chat: UUID, announcer: Announcer, error: BaseException) -> No
 def settle_dead_letter(letter: DeadLetter) -> None:
     """What a room never began is refused, so that nobody waits for ever (`open_system(on_dead_letter=…)`)."""
     if isinstance(letter.message, FromMember | Perform):
-        letter.message.lost()
+        letter.message.lost(crashed=letter.reason is Loss.CRASHED)
 
 
 @asynccontextmanager

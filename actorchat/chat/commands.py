@@ -14,7 +14,7 @@ import trio
 from actorchat.actors import Ref
 from actorchat.chat.limits import Intake, rate_limited
 from actorchat.chat.model import Identity
-from actorchat.chat.operations import Changed, ChatOperation, Decision, Refused, Unchanged
+from actorchat.chat.operations import ChatOperation, Decision, Refused, Unchanged
 from actorchat.chat.ports import Session
 from actorchat.chat.roster import Member, Roster
 from actorchat.protocol import (
@@ -34,7 +34,15 @@ from actorchat.protocol import (
     message_not_added_payload,
 )
 
-__all__ = ["Departed", "FeedReceiver", "FromMember", "Perform", "RoomReceiver", "push_event", "refuse"]
+__all__ = [
+    "Departed",
+    "FeedReceiver",
+    "FromMember",
+    "Perform",
+    "RoomReceiver",
+    "push_event",
+    "refuse",
+]
 
 
 @attrs.define(eq=False)
@@ -42,46 +50,74 @@ class FromMember:
     """A command of a socket. `begun`: the room has seen it.
 
     `counted`: it becomes an operation of the journal, and is still to be answered; typing is not.
+    `refusal`: the message may be stored already, and is otherwise not to be.
     """
 
-    roster: Roster
-    member: Member
+    receiver: RoomReceiver
     command: Command
-    intake: Intake
     counted: bool
+    refusal: Refused | None = None
     begun: bool = False
 
     def answer(self, decision: Decision) -> None:
         """What was decided. The socket may have one more operation in flight."""
-        self._settle()
-        if isinstance(decision, Changed):
-            return
         if isinstance(decision, Refused):
-            if decision.code == RefusalCode.RATE_LIMITED and decision.retry_after is not None:
-                self.member.limited_until = trio.current_time() + decision.retry_after
-            refuse(self.roster, self.member.session, self.command, decision)
-        elif isinstance(decision, Unchanged) and decision.message is not None:
+            self._refuse(decision)
+            return
+        self._settle(False)
+        if isinstance(decision, Unchanged) and decision.message is not None:
             message = decision.message
-            payload = self.roster.encoder.added(decision.chat, message, message.client_id)
-            self.member.session.push(Frames.of([payload]))
+            payload = self.receiver.roster.encoder.added(decision.chat, message, message.client_id)
+            self.receiver.member.session.push(Frames.of([payload]))
+
+    def _refuse(self, refused: Refused) -> None:
+        member, limited = self.receiver.member, refused.code == RefusalCode.RATE_LIMITED
+        self._settle(limited and self.refusal is not None)
+        if limited and refused.retry_after is not None and self.refusal is None:
+            member.limited_until = trio.current_time() + refused.retry_after
+        refuse(self.receiver.roster, member.session, self.command, refused)
 
     def fail(self) -> None:
         """The room failed over it; nothing was submitted. Typing is only shown: that closes no socket."""
-        self._settle()
+        self._settle(False)
         if isinstance(self.command, UpdateTyping):
             return
-        self.member.session.close(CloseCode.SERVER_FAILED, "the server failed")
+        self.receiver.member.session.close(CloseCode.SERVER_FAILED, "the server failed")
 
-    def lost(self) -> None:
+    def lost(self, *, crashed: bool) -> None:
         """It became a dead letter: a full inbox, a crash, a stop. What the room has begun it answers itself."""
-        if self.counted and not self.begun:
-            self.answer(_NOT_TAKEN)
+        if not self.counted or self.begun:
+            return
+        if crashed and self._may_be_stored:
+            # All that was sent before it has begun: the room refuses it behind that.
+            if self.refusal is None:
+                self.refusal = _NOT_TAKEN
+                self.receiver.intake.refuse()
+            self.receiver.room.tell(self)
+        else:
+            self.refuse_untaken()
 
-    def _settle(self) -> None:
+    def refuse_untaken(self) -> None:
+        """Nothing was submitted. Of a message that may be stored already nothing can be said: the socket is closed."""
+        if not self._may_be_stored:
+            self.answer(_NOT_TAKEN)
+            return
+        self._settle(False)
+        _close_undecided(self.receiver)
+
+    @property
+    def _may_be_stored(self) -> bool:
+        return isinstance(self.command, SendMessage) and self.command.client_id is not None
+
+    def _settle(self, flooding: bool) -> None:
         if self.counted:
             self.counted = False
-            self.intake.done()
-            self.member.session.operation_done()
+            receiver = self.receiver
+            if self.refusal is None:
+                receiver.intake.done()
+            else:
+                receiver.intake.refused()
+            receiver.member.session.operation_done(flooding)
 
 
 @attrs.frozen
@@ -93,16 +129,20 @@ class Departed:
 
 @attrs.define(eq=False)
 class Perform:
-    """An operation of a request, the sweeper or the directory. `begun`: the room has seen it."""
+    """An operation of a request, the sweeper or the directory. `begun`, `refusal`: as of `FromMember`."""
 
     operation: ChatOperation
     intake: Intake
+    refusal: Refused | None = None
     begun: bool = False
     _decision: Decision | None = attrs.field(default=None, init=False)
     _decided: trio.Event = attrs.field(factory=trio.Event, init=False)
 
     def answer(self, decision: Decision) -> None:
-        self.intake.done()
+        if self.refusal is None:
+            self.intake.done()
+        else:
+            self.intake.refused()
         self._decision = decision
         self._decided.set()
 
@@ -110,10 +150,14 @@ class Perform:
         """The room failed over it; nothing was submitted."""
         self.answer(_NOT_TAKEN)
 
-    def lost(self) -> None:
+    def lost(self, *, crashed: bool) -> None:
         """As `FromMember.lost`."""
         if not self.begun:
-            self.answer(_NOT_TAKEN)
+            self.refuse_untaken()
+
+    def refuse_untaken(self) -> None:
+        """Nothing was submitted. `overloaded` says nothing of what an earlier request may have stored."""
+        self.answer(_NOT_TAKEN)
 
     async def wait(self) -> Decision:
         """Wait for the decision; cancelled, the operation goes on."""
@@ -156,49 +200,67 @@ _ABOUT_ATTACHMENTS = frozenset(
 class RoomReceiver:
     """What one socket in a room says (`transports.ports.Receiver`). Never blocks, never raises."""
 
-    __slots__ = ("_intake", "_member", "_room", "_roster")
+    __slots__ = ("intake", "member", "room", "roster")
 
     def __init__(self, roster: Roster, member: Member, intake: Intake, room: Ref[FromMember | Departed]) -> None:
-        self._roster, self._member, self._intake, self._room = roster, member, intake, room
+        self.roster, self.member, self.intake, self.room = roster, member, intake, room
 
     def receive(self, command: Command | UnknownType) -> bool | None:
         """True: the session has one more operation in flight, until `operation_done`. False: refused at once."""
         if isinstance(command, UnknownType):
-            _answer_unknown(self._member.session, command)
+            _answer_unknown(self.member.session, command)
             return False
-        member = self._member
-        if member.limited_until and isinstance(command, SendMessage) and self._refuse_limited(command):
-            return False
+        refused = None
+        if self.member.limited_until and isinstance(command, SendMessage):
+            refused = self._limited()
         counted = not isinstance(command, UpdateTyping)
-        if counted:
-            refused = self._intake.take()
-            if refused is not None:
-                refuse(self._roster, member.session, command, refused)
-                return False
-        self._room.tell(FromMember(self._roster, member, command, self._intake, counted))
+        if counted and refused is None:
+            refused = self.intake.take()
+        if refused is not None:
+            return self._refuse(command, refused)
+        self.room.tell(FromMember(self, command, counted))
         return counted or None
 
-    def _refuse_limited(self, command: SendMessage) -> bool:
-        """Say at once what the room would say again: a flood costs it no step."""
-        member = self._member
+    def _limited(self) -> Refused | None:
+        """What the room would say again: a flood costs it no step."""
+        member = self.member
         wait = member.limited_until - trio.current_time()
-        if wait <= 0 or self._intake.draining:
+        if wait <= 0 or self.intake.draining:
             member.limited_until = 0.0
+            return None
+        return rate_limited(wait)
+
+    def _refuse(self, command: Command, refused: Refused) -> bool:
+        """At once, or behind what is on its way if the message may be stored already, or be about to be."""
+        if not isinstance(command, SendMessage) or command.client_id is None:
+            refuse(self.roster, self.member.session, command, refused)
             return False
-        refuse(self._roster, member.session, command, rate_limited(wait))
+        if not self.intake.take_refusal():
+            _close_undecided(self)
+            return False
+        self.room.tell(FromMember(self, command, True, refused))
         return True
 
     def malformed(self, fault: Malformed) -> None:
-        session = self._member.session
+        session = self.member.session
         if fault.type == SendMessage.type:
             given_back = SendMessage(fault.text or "", (), fault.client_id)
-            refuse(self._roster, session, given_back, Refused(RefusalCode.MALFORMED, fault.detail))
+            refuse(self.roster, session, given_back, Refused(RefusalCode.MALFORMED, fault.detail))
         else:
             _answer_malformed(session, fault)
 
     def leave(self) -> None:
-        if self._roster.depart(self._member):
-            self._room.signal(Departed(self._member.identity))
+        if self.roster.depart(self.member):
+            self.room.signal(Departed(self.member.identity))
+
+
+def _close_undecided(receiver: RoomReceiver) -> None:
+    """Whether a message is stored can't be found out now: the client comes back and sends it again."""
+    session = receiver.member.session
+    if receiver.intake.draining:
+        session.close(CloseCode.DRAINING, "the server is restarting")
+    else:
+        session.close(CloseCode.OVERLOADED, "the server has too much to do")
 
 
 class FeedReceiver:

@@ -111,6 +111,7 @@ class Intake:
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._in_flight = 0
+        self._refusing = 0
         self._draining = False
         self._drained = trio.Event()
 
@@ -130,6 +131,24 @@ class Intake:
             return Refused(RefusalCode.OVERLOADED, "the server has too much to do", 1.0)
         self._in_flight += 1
         return None
+
+    def take_refusal(self) -> bool:
+        """Count in a message that is refused in the order of commits. False: too many are on their way.
+
+        Draining does not wait for them. Whoever counts one in calls `refused` once.
+        """
+        if self._refusing >= self._capacity:
+            return False
+        self._refusing += 1
+        return True
+
+    def refuse(self) -> None:
+        """What one `take` counted in is only to be refused now: `refused` ends it instead of `done`."""
+        self._refusing += 1
+        self.done()
+
+    def refused(self) -> None:
+        self._refusing -= 1
 
     def done(self) -> None:
         self._in_flight -= 1

@@ -35,6 +35,7 @@ __all__ = [
     "Outcome",
     "PersonRecorded",
     "RecordPerson",
+    "RefuseMessage",
     "Refused",
     "ReleaseChat",
     "ReopenChat",
@@ -44,6 +45,7 @@ __all__ = [
     "SweepChat",
     "TransferChat",
     "Unchanged",
+    "refusal_of",
 ]
 
 
@@ -57,6 +59,31 @@ class AddMessage(msgspec.Struct, frozen=True, gc=False):
     client_id: str | None = None
     type: MessageType = MessageType.STANDARD
     type_role: Role = Role.USER
+
+
+class RefuseMessage(msgspec.Struct, frozen=True, gc=False):
+    """`message` is not to be stored. Its sender is told `refusal`, unless its `client_id` is known: then as if it
+    had been sent at a better moment.
+
+    `message_not_added` promises that nothing is stored under that `client_id`, so a message that has one is refused in
+    the order of commits.
+    """
+
+    message: AddMessage
+    refusal: Refused
+
+    @property
+    def chat(self) -> UUID:
+        return self.message.chat
+
+
+def refusal_of(message: Operation, refusal: Refused) -> RefuseMessage | None:
+    """How to refuse `message` when it has a `client_id`, None if it can be refused at once."""
+    if isinstance(message, RefuseMessage):
+        return message
+    if isinstance(message, AddMessage) and message.client_id is not None:
+        return RefuseMessage(message, refusal)
+    return None
 
 
 @attrs.frozen
@@ -166,7 +193,7 @@ class EndLeaving:
     operator_id: int
 
 
-Operation = ChatOperation | ReserveChat | RecordPerson | SetOnline | EndLeaving
+Operation = ChatOperation | RefuseMessage | ReserveChat | RecordPerson | SetOnline | EndLeaving
 
 
 class Changed(msgspec.Struct, frozen=True, gc=False):
@@ -215,6 +242,7 @@ class Outcome(msgspec.Struct, frozen=True):
     """What became of one submitted operation.
 
     `origin` is who asked, if the submitter named somebody. `counters`: those that it changed, as they stand after it.
+    `operation` may be the `RefuseMessage` of a submitted message that storage was away for.
     """
 
     operation: Operation

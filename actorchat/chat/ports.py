@@ -168,5 +168,8 @@ class Session(Protocol):
     async def wait_drained(self) -> None:
         """Return when the backlog is small or the session is closed."""
 
-    def operation_done(self) -> None:
-        """An operation of this session was answered: it may have one more in flight."""
+    def operation_done(self, flooding: bool = False) -> None:
+        """An operation of this session was answered: it may have one more in flight.
+
+        `flooding`: it sends more than it may, and a transport may let it wait, as it may whoever is refused at once.
+        """

@@ -33,6 +33,7 @@ from actorchat.chat.operations import (
     MarkMessage,
     Refused,
     ReopenChat,
+    refusal_of,
 )
 from actorchat.chat.ports import Archive, Journal, StorageUnavailable
 from actorchat.chat.replay import catch_up
@@ -194,47 +195,44 @@ class Room(Actor[RoomMessage]):
             item.fail()
 
     def _command(self, item: FromMember, now: float) -> None:
-        command, session = item.command, item.member.session
-        chat = self._roster.chat
+        command, member = item.command, item.receiver.member
+        chat, user = self._roster.chat, member.session.user
         match command:
             case SendMessage():
-                refused = self._check(item.member.identity, command.text, command.attachments, now)
+                refused = item.refusal or self._check(member.identity, command.text, command.attachments, now)
+                operation: ChatOperation = AddMessage(chat, user, command.text, command.attachments, command.client_id)
                 if refused is not None:
-                    item.answer(refused)
+                    self._refuse(operation, refused, item)
                     return
                 if self._roster.typists:
-                    self._stop_typing(item.member.identity, now)
-                operation: ChatOperation = AddMessage(
-                    chat, session.user, command.text, command.attachments, command.client_id
-                )
+                    self._stop_typing(member.identity, now)
             case MarkMessageDelivered(message_id=message_id):
-                operation = MarkMessage(chat, session.user, message_id, read=False)
+                operation = MarkMessage(chat, user, message_id, read=False)
             case MarkMessageRead(message_id=message_id):
-                operation = MarkMessage(chat, session.user, message_id, read=True)
+                operation = MarkMessage(chat, user, message_id, read=True)
             case UpdateTyping():
-                self._typing(session.user, command, now)
+                self._typing(user, command, now)
                 return
             case _:
                 assert_never(command)
-        refused = self._submit(operation, item)
-        if refused is not None:
-            item.answer(refused)
+        self._submit(operation, item)
 
     def _perform(self, item: Perform, now: float) -> None:
-        operation, refused = item.operation, None
+        operation, refused = item.operation, item.refusal
         if self._roster.announced is None:
             refused = Refused("not_found", "there is no such chat")
         elif isinstance(operation, AddMessage):
             identity = identity_of(operation.author)
-            refused = self._check(identity, operation.text, operation.attachments, now)
+            refused = refused or self._check(identity, operation.text, operation.attachments, now)
             if refused is None and operation.type is MessageType.STANDARD:
                 self._stop_typing(identity, now)
         elif isinstance(operation, CloseChat | ReopenChat) and operation.by.role is Role.USER:
             # These store messages too, and a visitor is nobody one knows.
             refused = self._check_rate(identity_of(operation.by), now)
-        refused = refused or self._submit(operation, item)
-        if refused is not None:
-            item.answer(refused)
+        if refused is None:
+            self._submit(operation, item)
+        else:
+            self._refuse(operation, refused, item)
 
     def _check(self, identity: Identity, text: str, attachments: tuple[UUID, ...], now: float) -> Refused | None:
         return self._check_rate(identity, now) or check_message(text, attachments, self._ports.limits)
@@ -244,12 +242,23 @@ class Room(Actor[RoomMessage]):
         wait = 0.0 if bucket is None else bucket.take(now)
         return rate_limited(wait) if wait else None
 
-    def _submit(self, operation: ChatOperation, origin: FromMember | Perform) -> Refused | None:
+    def _submit(self, operation: ChatOperation, origin: FromMember | Perform) -> None:
         announcer = self._announcer
         if announcer.in_flight < ROOM_IN_FLIGHT and self._ports.journal.submit(operation, announcer, origin):
             announcer.submitted(self._call)
-            return None
-        return Refused(RefusalCode.OVERLOADED, "the chat has too much to do", 1.0)
+        else:
+            self._refuse(operation, Refused(RefusalCode.OVERLOADED, "the chat has too much to do", 1.0), origin)
+
+    def _refuse(self, operation: ChatOperation, refused: Refused, origin: FromMember | Perform) -> None:
+        """At once, or by the journal if `operation` repeats what may be stored, or is about to be."""
+        refusal = refusal_of(operation, refused)
+        announcer = self._announcer
+        if refusal is None:
+            origin.answer(refused)
+        elif announcer.in_flight < 2 * ROOM_IN_FLIGHT and self._ports.journal.submit(refusal, announcer, origin):
+            announcer.submitted(self._call)
+        else:
+            origin.refuse_untaken()
 
     # What was decided
 

@@ -37,6 +37,7 @@ from actorchat.chat.operations import (
     PersonRecorded,
     RecordPerson,
     Refused,
+    RefuseMessage,
     ReleaseChat,
     ReopenChat,
     ReserveChat,
@@ -128,6 +129,13 @@ class Changes:
     sources: dict[str, SourceCounters] = attrs.Factory(dict)
     next_message_id: int = 1
 
+    @property
+    def nothing(self) -> bool:
+        """Nothing is left to be stored."""
+        if self.created or self.messages or self.people or self.operators or self.sources:
+            return False
+        return all(draft.state.rev == draft.before.rev for draft in self.drafts.values())
+
 
 def decide_batch(
     operations: Iterable[Operation], rows: Rows, messages: Messages, policy: Policy, now: float
@@ -198,6 +206,8 @@ class _Decider:
         match operation:
             case AddMessage():
                 return self._add_message(operation)
+            case RefuseMessage():
+                return self._refuse_message(operation)
             case ReserveChat():
                 return self._reserve(operation)
             case RecordPerson():
@@ -220,6 +230,15 @@ class _Decider:
             index = new_keys.find(operation.client_id)
             prior = None if index is None else self._message_at(draft, index)
         return self._decided(draft, operation, new_keys, prior=prior)
+
+    def _refuse_message(self, operation: RefuseMessage) -> Decided:
+        message, draft = operation.message, self._draft(operation.chat)
+        if draft is None or message.client_id is None:
+            return operation.refusal, _NO_COUNTERS
+        index = self._keys(draft, person_key(message.author)).find(message.client_id)
+        if index is None:
+            return operation.refusal, _NO_COUNTERS
+        return self._decided(draft, message, None, prior=self._message_at(draft, index))
 
     def _decide_on_chat(self, operation: ChatOperation) -> Decided:
         draft = self._draft(operation.chat)

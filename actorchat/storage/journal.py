@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import attrs
 import trio
 
-from actorchat.chat.operations import Asker, Operation, Outcome, Refused
+from actorchat.chat.operations import Asker, Operation, Outcome, Refused, RefuseMessage, refusal_of
 from actorchat.chat.ports import Recipient, StorageUnavailable
 from actorchat.protocol import RefusalCode
+from actorchat.storage.rows import PersonKey, person_key
 from actorchat.storage.store import Batch, CommitInDoubt, Decided, Store
 from actorchat.storage.threads import Runner
 
@@ -30,12 +31,12 @@ _log = logging.getLogger("actorchat.storage")
 MAX_BATCH: Final = 1_000
 _FIRST_PROBE, _LAST_PROBE = 0.05, 1.0
 
-_AWAY: Final[Decided] = (
-    Refused(RefusalCode.STORAGE_UNAVAILABLE, "messages can't be stored now; try again", _LAST_PROBE),
-    (),
-)
+_REFUSED: Final = Refused(RefusalCode.STORAGE_UNAVAILABLE, "messages can't be stored now; try again", _LAST_PROBE)
+_AWAY: Final[Decided] = (_REFUSED, ())
 
 _Entry = tuple[Operation, Recipient, Asker | None]
+_Refusal = tuple[RefuseMessage, Recipient, Asker | None]
+_Key = tuple[UUID, PersonKey, str | None]
 
 
 @attrs.frozen(kw_only=True)
@@ -69,6 +70,8 @@ class Journal:
         self._capacity = capacity
         self._clock = clock
         self._writer = writer
+        # What may wait besides what is held.
+        self._room = capacity
         self._waiting: list[_Entry] = []
         self._wake = trio.Event()
         self._closed = False
@@ -77,17 +80,22 @@ class Journal:
         self._taken = self._told = 0
         # Committed; told when the next batch is on its way, or at once if nothing waits.
         self._untold: tuple[list[_Entry], list[Decided]] | None = None
-        self._doubt_from: int | None = None
+        # While storage is away: refusals of messages that may be stored, the keys of those and of the commit in doubt,
+        # and how many outcomes were told before the first of them.
+        self._held: list[_Refusal] = []
+        self._open_keys: set[_Key] = set()
+        self._open_from: int | None = None
         self._progress = trio.lowlevel.ParkingLot()
         self._batches = self._operations = self._largest = self._outages = self._in_doubt = 0
 
     def submit(self, operation: Operation, recipient: Recipient, origin: Asker | None = None) -> bool:
         """Take `operation`; exactly one `Outcome` with `origin` reaches `recipient` later. False: not taken.
 
-        Not taken are operations beyond `capacity` waiting ones, and all after the journal began to drain.
+        Not taken are operations beyond `capacity` waiting ones, refusals beyond twice as many, and all after the
+        journal began to drain.
         """
         waiting = self._waiting
-        if self._closed or len(waiting) >= self._capacity:
+        if self._closed or (len(waiting) >= self._room and not self._has_room_to_refuse(operation)):
             return False
         waiting.append((operation, recipient, origin))
         if len(waiting) == 1:
@@ -102,8 +110,8 @@ class Journal:
             await self._progress.park()
 
     async def drain(self) -> None:
-        """Take nothing more; return when everything taken is decided. While a commit is in doubt that waits
-        for storage.
+        """Take nothing more; return when everything taken is decided. While a commit is in doubt, or it is not known
+        whether a repeated message is stored, that waits for storage.
         """
         self._closed = True
         await self.barrier()
@@ -113,7 +121,7 @@ class Journal:
             batches=self._batches,
             operations=self._operations,
             largest_batch=self._largest,
-            waiting=len(self._waiting),
+            waiting=len(self._waiting) + len(self._held),
             away=self._away,
             outages=self._outages,
             in_doubt=self._in_doubt,
@@ -134,7 +142,7 @@ class Journal:
 
     async def _decide(self, entries: list[_Entry]) -> None:
         if self._away:
-            self._tell(entries, [_AWAY] * len(entries))
+            await self._refuse(entries)
         else:
             await self._commit(entries)
 
@@ -162,12 +170,13 @@ class Journal:
             # Before what comes of this batch, though the runner may have failed without a word to it.
             self._tell_untold()
             self._go_away(batch, None)
-            self._tell(entries, [_AWAY] * len(entries))
+            await self._refuse(entries)
         except CommitInDoubt as doubt:
             _log.error("storage is away, a commit of %d operations is in doubt", len(entries))
             self._tell_untold()
             self._in_doubt += 1
-            self._doubt_from = self._told
+            self._open_from = self._told
+            self._open_keys.update(_keys(entries))
             self._go_away(batch, (entries, doubt.decided))
         else:
             self._probe_delay = _FIRST_PROBE
@@ -191,18 +200,68 @@ class Journal:
                 continue
             break
         _log.warning("storage is back")
-        self._doubt_from = None
         if doubt is not None:
             entries, decided = doubt
-            self._tell(entries, decided if stored else [_AWAY] * len(entries))
+            if stored:
+                self._tell(entries, decided)
+            else:
+                self._open_keys.difference_update(_keys(entries))
+                await self._refuse(entries)
+        again, self._held = self._held, []
+        self._room, self._open_from = self._capacity, None
+        self._open_keys.clear()
         self._away = False
+        self._put_first(again)
+
+    async def _refuse(self, entries: list[_Entry]) -> None:
+        """Storage is away: refuse what is certainly not stored, and hold what may be until that is known."""
+        told_before = self._told
+        refused: list[_Entry] = []
+        decided: list[Decided] = []
+        unsure: list[_Refusal] = []
+        held: list[_Refusal] = []
+        for entry in entries:
+            operation, recipient, origin = entry
+            refusal = refusal_of(operation, _REFUSED)
+            if refusal is not None and _key(refusal) in self._open_keys:
+                held.append((refusal, recipient, origin))
+            elif refusal is not None and not self._store.is_new(refusal):
+                unsure.append((refusal, recipient, origin))
+            else:
+                refused.append(entry)
+                decided.append(_AWAY if refusal is None else (refusal.refusal, ()))
+        self._tell(refused, decided)
+        if unsure:
+            try:
+                found = await self._runner.run(partial(self._store.look_up, [refusal for refusal, _, _ in unsure]))
+            except StorageUnavailable:
+                held += unsure
+            else:
+                self._tell(unsure, found)
+        if held and self._away:
+            self._held += held
+            self._room = max(0, self._room - len(held))
+            self._open_keys.update(_keys(held))
+            self._open_from = told_before if self._open_from is None else self._open_from
+        else:
+            self._put_first(held)
+
+    def _put_first(self, entries: Sequence[_Refusal]) -> None:
+        """Decide `entries`, which were taken once, before all that waits."""
+        self._taken -= len(entries)
+        self._waiting[:0] = entries
+        if entries:
+            self._wake.set()
+
+    def _has_room_to_refuse(self, operation: Operation) -> bool:
+        return isinstance(operation, RefuseMessage) and len(self._waiting) < self._room + self._capacity
 
     def _tell_untold(self) -> None:
         untold, self._untold = self._untold, None
         if untold is not None:
             self._tell(*untold)
 
-    def _tell(self, entries: list[_Entry], decided: Iterable[Decided]) -> None:
+    def _tell(self, entries: Sequence[_Entry], decided: Iterable[Decided]) -> None:
         groups: dict[int, tuple[Recipient, list[Outcome]]] = {}
         for (operation, recipient, origin), (decision, counters) in zip(entries, decided, strict=True):
             group = groups.get(id(recipient))
@@ -219,7 +278,17 @@ class Journal:
             self._progress.unpark_all()
 
     def _told_upto(self) -> int:
-        return self._told if self._doubt_from is None else self._doubt_from
+        return self._told if self._open_from is None else self._open_from
+
+
+def _keys(entries: Iterable[_Entry]) -> list[_Key]:
+    made = (refusal_of(operation, _REFUSED) for operation, _, _ in entries)
+    return [_key(refusal) for refusal in made if refusal is not None]
+
+
+def _key(refusal: RefuseMessage) -> _Key:
+    message = refusal.message
+    return message.chat, person_key(message.author), message.client_id
 
 
 @asynccontextmanager

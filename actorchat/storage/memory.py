@@ -27,7 +27,7 @@ from actorchat.chat.model import (
     StoredMessage,
     visible_to,
 )
-from actorchat.chat.operations import Operation
+from actorchat.chat.operations import Operation, RefuseMessage
 from actorchat.chat.ports import PAGE_BYTES, ChatFilter, FeedSnapshot, OperatorRecord, Page
 from actorchat.chat.rules import MarkedMessage
 from actorchat.protocol import MessageType, Role
@@ -64,6 +64,15 @@ class MemoryStore:
 
     def recover(self, batch: Batch) -> bool:
         return self._batches.get(batch.writer) == batch.number
+
+    def is_new(self, operation: RefuseMessage) -> bool:
+        message = operation.message
+        row = self._rows.chats.get(message.chat)
+        known = None if row is None else row.keys.get(person_key(message.author))
+        return known is None or message.client_id is None or known.find(message.client_id) is None
+
+    def look_up(self, operations: Sequence[RefuseMessage]) -> list[Decided]:
+        return decide_batch(operations, self._rows, self, self._policy, 0)[0]
 
     def close(self) -> None:
         """Nothing to let go of."""

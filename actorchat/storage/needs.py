@@ -14,6 +14,7 @@ from actorchat.chat.operations import (
     MarkMessage,
     Operation,
     RecordPerson,
+    RefuseMessage,
     ReleaseChat,
     ReserveChat,
     SetOnline,
@@ -81,11 +82,12 @@ def missing_rest(operations: Iterable[Operation], rows: Rows) -> Needs:
         if row is None:
             continue
         _add_for_chat(needs, rows, row.state)
-        if isinstance(operation, AddMessage):
-            if operation.client_id is not None and row.state.next_index:
-                author = person_key(operation.author)
+        message = operation.message if isinstance(operation, RefuseMessage) else operation
+        if isinstance(message, AddMessage):
+            if message.client_id is not None and row.state.next_index:
+                author = person_key(message.author)
                 if author not in row.keys:
-                    needs.keys.add((operation.chat, author))
+                    needs.keys.add((message.chat, author))
         elif isinstance(operation, MarkMessage):
             needs.marked.add(operation.message_id)
         elif isinstance(operation, TransferChat):
@@ -109,11 +111,11 @@ def _add_for_chat(needs: Needs, rows: Rows, chat: ChatState) -> None:
 
 
 def _acting(operation: Operation) -> User | None:
-    """Who may end up in a chat, a message or a profile by it. Marks leave no trace of who made them."""
+    """Who may end up in a chat, a message or a profile by it. Marks and refusals leave no trace of who made them."""
     match operation:
         case AddMessage(author=user) | RecordPerson(user=user) | ReserveChat(owner=user):
             return user
-        case MarkMessage() | ReleaseChat() | SweepChat() | SetOnline() | EndLeaving():
+        case RefuseMessage() | MarkMessage() | ReleaseChat() | SweepChat() | SetOnline() | EndLeaving():
             return None
         case _:
             return operation.by

@@ -74,6 +74,11 @@ class RecentKeys:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def find(self, client_id: str) -> int | None:
+        """The index of the message with that key, if it is among the last `KEY_HORIZON`."""
+        entry = self._entries.get(client_id)
+        return None if entry is None or entry[0] < self.count - KEY_HORIZON else entry[1]
+
     def get(self, client_id: str) -> tuple[int, int] | None:
         """(place among all keys ever added, message index)."""
         return self._entries.get(client_id)
@@ -130,6 +135,16 @@ class Rows:
     owned: dict[tuple[int, str], list[UUID]] = attrs.Factory(dict)
     next_message_id: int = 1
     key_count: int = 0
+
+    def is_new_key(self, chat: UUID, author: PersonKey, client_id: str) -> bool:
+        """Whether these rows alone tell that the author has no message with that `client_id` in `chat`."""
+        row = self.chats.get(chat)
+        if row is None:
+            return False
+        if not row.state.next_index:
+            return True
+        known = row.keys.get(author)
+        return known is not None and known.find(client_id) is None
 
     def clear(self) -> None:
         for table in (self.chats, self.people, self.operators, self.sources, self.owned):

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from uuid import UUID
 
 from actorchat.chat.model import OperatorCounters, Policy, SourceCounters, StoredMessage
-from actorchat.chat.operations import Operation
+from actorchat.chat.operations import Operation, RefuseMessage
 from actorchat.chat.rules import MarkedMessage
 from actorchat.protocol import Role
 from actorchat.storage.batch import Changes, apply_changes, decide_batch
@@ -77,6 +77,13 @@ class SqlBatches:
         decided, changes = decide_batch(operations, self.rows, self, self._policy, now)
         self._save(changes)
         return decided, changes
+
+    def look_up(self, cursor: BatchCursor, operations: Sequence[RefuseMessage]) -> list[Decided]:
+        """Decide what writes nothing."""
+        self._cursor = cursor
+        self._load(operations)
+        decided, _ = decide_batch(operations, self.rows, self, self._policy, 0)
+        return decided
 
     def committed(self, changes: Changes) -> None:
         apply_changes(self.rows, changes)

@@ -17,10 +17,11 @@ from typing import Final
 from uuid import UUID
 
 from actorchat.chat.model import ChatState, Identity, PersonRecord, Policy
-from actorchat.chat.operations import Operation
+from actorchat.chat.operations import Operation, RefuseMessage
 from actorchat.chat.ports import PAGE_BYTES, ChatFilter, FeedSnapshot, OperatorRecord, Page, StorageUnavailable
 from actorchat.protocol import Role
 from actorchat.storage.batch import decide_each
+from actorchat.storage.rows import person_key
 from actorchat.storage.sql_batch import SqlBatches
 from actorchat.storage.sql_reads import SqlReads
 from actorchat.storage.sql_start import prepare_start
@@ -80,6 +81,8 @@ class SqliteStore:
         self._readers: list[sqlite3.Connection] = []
         self._writer: sqlite3.Connection | None = None
         self._data_version: int | None = None
+        # Whether the cached rows are as committed, also while there is no connection.
+        self._rows_hold = True
         self.corrected_counters = 0
         _make_file(path)
         try:
@@ -100,7 +103,13 @@ class SqliteStore:
                 # decide_each logs each culprit with its own traceback.
                 cursor.execute("ROLLBACK")
                 cursor = self._begin(fresh=True)
+                self._rows_hold = False
                 decided = decide_each(operations, lambda operation: self._alone(cursor, operation, batch.now))
+            if changes is not None and changes.nothing:
+                # No disk is waited for, and nothing can be in doubt.
+                cursor.execute("ROLLBACK")
+                self._batches.committed(changes)
+                return decided
             last_id = (self._batches.rows if changes is None else changes).next_message_id - 1
             cursor.execute(self._statements.put_batch, (batch.writer, batch.number, last_id, int(batch.now), 0))
         try:
@@ -110,12 +119,15 @@ class SqliteStore:
             raise CommitInDoubt(decided) from error
         if changes is not None:
             self._batches.committed(changes)
+        self._rows_hold = True
         return decided
 
     def recover(self, batch: Batch) -> bool:
         self._disconnect()
         with self._outages_reported():
-            cursor = self._begin()
+            # What is cached is kept as it is until the next commit: `is_new` may be asked in another thread.
+            cursor = self._open_writer().cursor()
+            cursor.execute("BEGIN IMMEDIATE")
             cursor.execute(self._statements.batch, (batch.writer,))
             known = cursor.fetchall()
             # What a failed COMMIT left in the log could still come to life after a crash, or be lost if it is
@@ -123,6 +135,17 @@ class SqliteStore:
             cursor.execute(self._statements.fence, (batch.writer, 0, 0, int(batch.now), 0))
             cursor.execute("COMMIT")
         return bool(known) and known[0][0] == batch.number
+
+    def is_new(self, operation: RefuseMessage) -> bool:
+        message = operation.message
+        if message.client_id is None:
+            return True
+        rows = self._batches.rows
+        return self._rows_hold and rows.is_new_key(message.chat, person_key(message.author), message.client_id)
+
+    def look_up(self, operations: Sequence[RefuseMessage]) -> list[Decided]:
+        with self._reading_cursor() as cursor:
+            return SqlBatches(self._statements, self._policy).look_up(cursor, operations)
 
     def close(self) -> None:
         while self._readers:
@@ -173,10 +196,7 @@ class SqliteStore:
 
     def _begin(self, *, fresh: bool = False) -> sqlite3.Cursor:
         """Begin a transaction that nobody else can write beside. `fresh` forgets what is cached."""
-        if self._writer is None:
-            self._writer = self._connect(self._path, False)
-            self._data_version = None
-        cursor = self._writer.cursor()
+        cursor = self._open_writer().cursor()
         cursor.execute("BEGIN IMMEDIATE")
         # Moves when another connection has written: then nothing that is cached holds.
         [(version,)] = cursor.execute("PRAGMA data_version").fetchall()
@@ -184,6 +204,12 @@ class SqliteStore:
             self._batches.forget(cursor)
             self._data_version = version
         return cursor
+
+    def _open_writer(self) -> sqlite3.Connection:
+        if self._writer is None:
+            self._writer = self._connect(self._path, False)
+            self._data_version = None
+        return self._writer
 
     def _alone(self, cursor: sqlite3.Cursor, operation: Operation, now: float) -> Decided:
         cursor.execute("SAVEPOINT alone")
@@ -229,6 +255,11 @@ class SqliteStore:
 
     @contextmanager
     def _reading(self) -> Iterator[SqlReads]:
+        with self._reading_cursor() as cursor:
+            yield SqlReads(cursor, self._statements, self._clock())
+
+    @contextmanager
+    def _reading_cursor(self) -> Iterator[sqlite3.Cursor]:
         """One consistent reading, on a connection that no other thread uses meanwhile."""
         connection = None
         try:
@@ -238,7 +269,7 @@ class SqliteStore:
                 connection = self._connect(self._path, True)
             cursor = connection.cursor()
             cursor.execute("BEGIN")
-            yield SqlReads(cursor, self._statements, self._clock())
+            yield cursor
             cursor.execute("COMMIT")
         except BaseException as error:
             if connection is not None:

@@ -12,7 +12,7 @@ from uuid import UUID
 import attrs
 
 from actorchat.chat.model import ChatState, Identity, OperatorCounters, PersonRecord, SourceCounters
-from actorchat.chat.operations import Decision, Operation
+from actorchat.chat.operations import Decision, Operation, RefuseMessage
 from actorchat.chat.ports import PAGE_BYTES, ChatFilter, FeedSnapshot, OperatorRecord, Page
 from actorchat.protocol import Role
 
@@ -81,7 +81,7 @@ class Reads(Protocol):
 
 
 class Store(Reads, Protocol):
-    """Where chats live. `commit`, `recover` and `close` are called by one thread at a time.
+    """Where chats live. `commit`, `recover`, `look_up` and `close` are called by one thread at a time.
 
     Every method may raise `actorchat.chat.ports.StorageUnavailable`: nothing was changed, and it may work
     later.
@@ -94,7 +94,7 @@ class Store(Reads, Protocol):
 
     def commit(self, operations: Sequence[Operation], batch: Batch) -> list[Decided]:
         """Decide `operations` in order, each on what the ones before it left, and store it all in one
-        transaction.
+        transaction. A batch that changes nothing need not be stored.
 
         An operation that can't be stored is refused with `malformed` and spoils no other. Raises
         `CommitInDoubt`.
@@ -105,6 +105,14 @@ class Store(Reads, Protocol):
 
         False is final: a batch that was not stored can't become so later.
         """
+
+    def is_new(self, operation: RefuseMessage) -> bool:
+        """Whether it is known without reading that the message's `client_id` is in no committed message of its author
+        in that chat. Called after `commit` failed, also while `recover` runs. Never blocks, never raises.
+        """
+
+    def look_up(self, operations: Sequence[RefuseMessage]) -> list[Decided]:
+        """Decide `operations` on what is committed, without writing."""
 
     def close(self) -> None:
         """Let go of every file and connection. Nothing else is called afterwards."""

@@ -14,7 +14,7 @@ from uuid import UUID
 import trio
 
 from actorchat.chat.model import ChatState, Identity, PersonRecord
-from actorchat.chat.operations import Operation
+from actorchat.chat.operations import Operation, RefuseMessage
 from actorchat.chat.ports import PAGE_BYTES, ChatFilter, FeedSnapshot, OperatorRecord, Page, StorageUnavailable
 from actorchat.protocol import Role
 from actorchat.storage.store import Batch, CommitInDoubt, Decided, Store
@@ -39,12 +39,14 @@ class CommitFault(Enum):
 class FaultyStore:
     """`store` with failures: each commit takes the next of `faults`, none when they run out.
 
-    `away_for`: so many `recover` calls fail after each fault. While `unreadable` is true every read fails.
+    `away_for`: so many `recover` calls fail after each fault. While `unreadable` is true every read fails; while
+    `remembers` is false it tells of no `client_id` that it is new.
     """
 
     def __init__(self, store: Store, faults: Iterable[CommitFault | None] = (), *, away_for: int = 0) -> None:
         self.corrected_counters = store.corrected_counters
         self.unreadable = False
+        self.remembers = True
         self.commits = 0
         self._store = store
         self._faults = chain(faults, repeat(None))
@@ -66,6 +68,12 @@ class FaultyStore:
             self._still_away -= 1
             raise StorageUnavailable("as scripted")
         return self._store.recover(batch)
+
+    def is_new(self, operation: RefuseMessage) -> bool:
+        return self.remembers and self._store.is_new(operation)
+
+    def look_up(self, operations: Sequence[RefuseMessage]) -> list[Decided]:
+        return self._readable.look_up(operations)
 
     def close(self) -> None:
         self._store.close()

@@ -36,6 +36,7 @@ from actorchat.chat.operations import (
     PersonRecorded,
     RecordPerson,
     Refused,
+    RefuseMessage,
     ReleaseChat,
     ReopenChat,
     ReserveChat,
@@ -166,6 +167,26 @@ def _check_idempotency(bench: _Bench) -> None:
     bench.batch(ReserveChat(UUID(int=2), SHOP, BOB))
     bench.changed(replace(send, author=EVE, text="mine"))
     bench.changed(replace(send, chat=UUID(int=2), author=BOB))
+
+
+def _check_refused_keys(bench: _Bench) -> None:
+    """A message that is to be refused is the stored one if its key is known, whatever has been decided before."""
+    first, second = (AddMessage(CHAT, ANN, text, client_id=text) for text in ("first", "second"))
+    other, refused = replace(first, text="other"), Refused("overloaded", "")
+    unknown = AddMessage(UUID(int=9), ANN, "nowhere", client_id="first")
+    bench.changed(first)
+    refusals = [RefuseMessage(message, refused) for message in (first, second, other, unknown)]
+    batch = bench.batch(*refusals, second, refusals[1])
+    [again, new, conflict, nowhere] = [decision for decision, _ in bench.store.look_up(refusals)]
+    for decision, expected in ((batch[0][0], first), (again, first), (batch[5][0], second), (new, second)):
+        assert isinstance(decision, Unchanged)
+        assert decision.message is not None
+        assert decision.message.text == expected.text
+    assert [batch[1][0], batch[3][0], nowhere] == [refused] * 3
+    for decision in (batch[2][0], conflict):
+        assert isinstance(decision, Refused)
+        assert decision.code == "conflict"
+    assert not any(bench.store.is_new(refusals[place]) for place in (0, 1, 2))
 
 
 def _check_key_horizon(bench: _Bench) -> None:
@@ -445,6 +466,7 @@ _CHECKS: Final = (
     _check_order,
     _check_refusals,
     _check_idempotency,
+    _check_refused_keys,
     _check_key_horizon,
     _check_reserve,
     _check_marks,

@@ -123,8 +123,10 @@ class SocketSession:
         self.outbox.close(code, reason)
         self._resume()
 
-    def operation_done(self) -> None:
+    def operation_done(self, flooding: bool = False) -> None:
         operations = self._operations
+        if flooding:
+            self.refused = True
         operations.in_flight -= 1
         self._in_flight -= 1
         if self._in_flight == self._limits.operations_in_flight - 1:

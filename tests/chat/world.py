@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 from uuid import UUID
@@ -29,6 +29,7 @@ from actorchat.protocol import (
     decode_event,
 )
 from actorchat.storage import open_journal, open_store
+from actorchat.storage.store import Store
 from tests.chat.people import ANNA, OLGA, PETR
 
 E = TypeVar("E")
@@ -56,7 +57,7 @@ class Recorder:
     async def wait_drained(self) -> None:
         await trio.lowlevel.checkpoint()
 
-    def operation_done(self) -> None:
+    def operation_done(self, flooding: bool = False) -> None:
         self.done += 1
 
     @property
@@ -156,12 +157,18 @@ class World:
 
 @asynccontextmanager
 async def open_world(
-    policy: Policy | None = None, limits: Limits | None = None, store: str = "memory://"
+    policy: Policy | None = None,
+    limits: Limits | None = None,
+    store: str = "memory://",
+    faults: Callable[[Store], Store] = lambda store: store,
+    capacity: int = 10_000,
 ) -> AsyncIterator[World]:
     policy = policy or Policy()
     async with AsyncExitStack() as stack:
         storage = await stack.enter_async_context(open_store(store, policy))
-        journal = await stack.enter_async_context(open_journal(storage.store, storage.runner, clock=trio.current_time))
+        journal = await stack.enter_async_context(
+            open_journal(faults(storage.store), storage.runner, capacity=capacity, clock=trio.current_time)
+        )
         system = await stack.enter_async_context(open_system(on_dead_letter=settle_dead_letter))
         chats = await stack.enter_async_context(
             open_chats(

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from actorchat.chat.model import Policy
-from actorchat.chat.operations import Changed, Decision, Operation, Outcome, Refused
+from actorchat.chat.operations import Changed, Decision, Operation, Outcome, Refused, RefuseMessage, Unchanged
 from actorchat.chat.ports import StorageUnavailable
 from actorchat.storage import journal as journal_module
 from actorchat.storage.journal import Journal, open_journal
@@ -291,6 +291,63 @@ async def test_a_barrier_waits_for_the_doubt_before_it(autojump_clock: object) -
         journal.submit(say("later"), Listener())
         await journal.barrier()
         assert doubted.codes == [None]
+
+
+def refusal(text: str) -> RefuseMessage:
+    return RefuseMessage(say(text), Refused("too_long", ""))
+
+
+async def test_refusals_have_as_much_room_again_as_what_is_stored() -> None:
+    async with journal_on(capacity=2) as (journal, _):
+        listener = Listener()
+        assert [journal.submit(say(text), listener) for text in "abc"] == [True, True, False]
+        assert [journal.submit(refusal(text), listener) for text in "abc"] == [True, True, False]
+        await journal.barrier()
+        assert listener.codes == [None] * 4
+        assert [message.text for message in listener.announced] == ["a", "b"]
+
+
+async def test_what_is_repeated_while_its_commit_is_in_doubt_is_answered_behind_it(autojump_clock: object) -> None:
+    for fault, codes in ((STORED, [None] * 3), (FORGOTTEN, ["storage_unavailable"] * 2 + ["too_long"])):
+        async with journal_on(fault, away_for=3) as (journal, _):
+            doubted, again, others = Listener(), Listener(), Listener()
+            journal.submit(say("doubt"), doubted)
+            await trio.testing.wait_all_tasks_blocked()
+            journal.submit(say("doubt"), again)
+            journal.submit(refusal("doubt"), again)
+            journal.submit(refusal("other"), others)
+            await trio.testing.wait_all_tasks_blocked()
+            assert (doubted.codes, again.codes, others.codes) == ([], [], ["too_long"])
+            assert journal.statistics().waiting == 2
+            await journal.barrier()
+            assert doubted.codes + again.codes == codes
+
+
+async def test_what_may_be_stored_is_held_within_the_capacity_until_storage_is_back(autojump_clock: object) -> None:
+    async with journal_on(None, AWAY, away_for=3, capacity=3) as (journal, store):
+        listener, late = Listener(), Listener()
+        journal.submit(say("stored"), listener)
+        await journal.barrier()
+        store.remembers, store.unreadable = False, True
+        journal.submit(say("other"), Listener())
+        await trio.testing.wait_all_tasks_blocked()
+        assert journal.submit(say("stored"), listener)
+        await trio.testing.wait_all_tasks_blocked()
+        assert [journal.submit(say(str(n)), late) for n in range(2)] == [True, False]
+        await journal.barrier()
+        assert (listener.codes, late.codes) == ([None, None], ["storage_unavailable"])
+        assert [journal.submit(say(str(n)), late) for n in range(4)] == [True] * 3 + [False]
+
+
+async def test_while_storage_is_away_but_readable_what_is_stored_is_given_back(autojump_clock: object) -> None:
+    async with journal_on(None, AWAY, away_for=10) as (journal, _):
+        listener = Listener()
+        for text in ("stored", "new", "stored"):
+            journal.submit(say(text), listener)
+            await trio.testing.wait_all_tasks_blocked()
+        assert journal.statistics().away
+        assert listener.codes == [None, "storage_unavailable", None]
+        assert isinstance(listener.decisions[2], Unchanged)
 
 
 async def test_a_barrier_of_an_idle_journal_is_one_checkpoint() -> None:

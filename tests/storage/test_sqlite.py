@@ -11,7 +11,17 @@ import attrs
 import pytest
 
 from actorchat.chat.model import Policy, SourceCounters, Stage
-from actorchat.chat.operations import AcceptChat, AddMessage, Changed, RecordPerson, Refused, ReserveChat, Unchanged
+from actorchat.chat.operations import (
+    AcceptChat,
+    AddMessage,
+    Changed,
+    Operation,
+    RecordPerson,
+    Refused,
+    RefuseMessage,
+    ReserveChat,
+    Unchanged,
+)
 from actorchat.chat.ports import ChatFilter, StorageUnavailable
 from actorchat.protocol import Role
 from actorchat.storage import sql_batch, sql_start
@@ -32,6 +42,9 @@ def store(tmp_path: Path, disk: Disk) -> Iterator[SqliteStore]:
     with closing(SqliteStore(tmp_path / "chat.db", Policy(), disk.connect)) as store:
         store.commit([RESERVE, say("first")], batch(1))
         yield store
+
+
+LIMITED = Refused("rate_limited", "")
 
 
 def batch(number: int) -> Batch:
@@ -61,6 +74,36 @@ def test_a_value_that_sqlite_refuses_is_refused_alone(store: SqliteStore) -> Non
     assert codes(store.commit([surrogate], batch(3))) == ["malformed"]
     assert store.chat(CHAT) == chat
     assert isinstance(store.commit([say("c")], batch(4))[0][0], Changed)
+
+
+def test_a_batch_that_changes_nothing_waits_for_no_disk(store: SqliteStore, disk: Disk) -> None:
+    assert codes(store.commit([say("a")], batch(2))) == [None]
+    commits: list[str] = []
+    disk.after = lambda sql: commits.append(sql) if sql == "COMMIT" else None
+    repeats: list[Operation] = [say("a"), RefuseMessage(say("a"), LIMITED), RefuseMessage(say("new"), LIMITED)]
+    assert codes(store.commit(repeats, batch(3))) == [None, None, "rate_limited"]
+    assert not commits
+    assert not store.recover(batch(3))
+    assert codes(store.commit([say("b")], batch(4))) == [None]
+    assert (texts(store), len(commits)) == (["first", "a", "b"], 2)
+
+
+def test_a_failed_store_tells_which_keys_are_new_and_looks_up_the_others(store: SqliteStore, disk: Disk) -> None:
+    assert codes(store.commit([say("a")], batch(2))) == [None]
+
+    def fail(sql: str) -> None:
+        if sql.startswith("BEGIN"):
+            raise sqlite3.OperationalError("disk I/O error")
+
+    disk.before = fail
+    with pytest.raises(StorageUnavailable):
+        store.commit([say("b")], batch(3))
+    refusals = [RefuseMessage(say(text), LIMITED) for text in "ab"]
+    assert [store.is_new(refusal) for refusal in refusals] == [False, True]
+    assert codes(store.look_up(refusals)) == [None, "rate_limited"]
+    disk.before = lambda sql: None
+    store.recover(batch(3))
+    assert [store.is_new(refusal) for refusal in refusals] == [False, True]
 
 
 def test_a_full_disk_is_an_outage_that_ends_when_there_is_room(store: SqliteStore, disk: Disk) -> None:

@@ -110,7 +110,7 @@ class Tab:
     async def wait_drained(self) -> None:
         await trio.lowlevel.checkpoint()
 
-    def operation_done(self) -> None:
+    def operation_done(self, flooding: bool = False) -> None:
         self.in_flight -= 1
         assert self.in_flight >= 0, "a frame was answered twice"
 

@@ -502,6 +502,23 @@ class Raiser(Refuser):
                 raise RuntimeError("planted")
 
 
+async def test_who_is_refused_behind_what_is_on_its_way_rests_from_its_next_word_on(mock_clock: MockClock) -> None:
+    with hall(Budget(rest_seconds=1)) as here:
+        here.application = Raising()
+        guest = await here.enter()
+        guest.say(1)
+        here.reactor.run_pass()
+        guest.connection.session.operation_done(flooding=True)
+        guest.say(3)
+        here.reactor.run_pass()
+        guest.say(3)
+        here.reactor.run_pass()
+        assert here.said == [1, 3]
+        mock_clock.jump(1)
+        here.reactor.run_pass()
+        assert here.said == [1, 3, 3]
+
+
 @pytest.mark.parametrize(
     ("frame", "in_flight"),
     [

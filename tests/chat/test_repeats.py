@@ -1,0 +1,203 @@
+"""A `client_id` that is sent again: nobody is told that its message is not stored while it is, or may be."""
+
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from actorchat.chat import ChatRefused, Limits
+from actorchat.chat import chats as chats_module
+from actorchat.chat import room as room_module
+from actorchat.chat.operations import AddMessage, Unchanged
+from actorchat.protocol import MessageAdded, MessageNotAdded
+from actorchat.storage.store import Store
+from actorchat.testing import CommitFault, FaultyStore
+from tests.chat.people import ANNA, OLGA
+from tests.chat.world import Socket, World, open_world
+
+ONE_A_WHILE = Limits(messages_per_second=0.1, burst=1)
+
+
+def outcomes(socket: Socket) -> list[tuple[str | None, str]]:
+    """What its messages came to, in order: the key, and the refusal or the index."""
+    found: list[tuple[str | None, str]] = []
+    for event in socket.recorder.events:
+        if isinstance(event, MessageAdded) and event.client_id is not None:
+            found.append((event.client_id, str(event.message.message_index)))
+        elif isinstance(event, MessageNotAdded):
+            found.append((event.client_id, event.code))
+    return found
+
+
+async def perform(world: World, chat: UUID, text: str, key: str) -> int | str:
+    """As a request does: the index of the stored message, or the refusal."""
+    try:
+        decision = await world.chats.perform(AddMessage(chat, ANNA, text, client_id=key))
+    except ChatRefused as refused:
+        return refused.code
+    message = decision.message if isinstance(decision, Unchanged) else decision.messages[0]
+    assert message is not None
+    return message.index
+
+
+async def test_over_the_rate_a_repeated_message_is_the_stored_one() -> None:
+    async with open_world(limits=ONE_A_WHILE) as world:
+        chat = await world.reserve()
+        anna = await world.join(chat, ANNA)
+        anna.say("one", "k")
+        await world.settle()
+        for _ in range(2):
+            # The room refuses the first, the socket's own memory of that the second.
+            anna.say("two", "new")
+            anna.say("one", "k")
+            await world.settle()
+        assert outcomes(anna) == [("k", "0"), *[("new", "rate_limited"), ("k", "0")] * 2]
+        assert [await perform(world, chat, "one", "k"), await perform(world, chat, "two", "new")] == [0, "rate_limited"]
+        assert anna.recorder.done == 5
+
+
+async def test_over_the_rate_another_text_under_a_known_key_is_a_conflict() -> None:
+    async with open_world(limits=ONE_A_WHILE) as world:
+        anna = await world.join(await world.reserve(), ANNA)
+        for text in ("one", "other", "other"):
+            anna.say(text, "k")
+            await world.settle()
+        assert outcomes(anna) == [("k", "0"), ("k", "conflict"), ("k", "conflict")]
+
+
+async def test_a_message_that_became_too_long_is_still_the_stored_one(tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path}/chat.db"
+    async with open_world(store=store) as world:
+        chat = await world.reserve()
+        assert await perform(world, chat, "long", "k") == 0
+    async with open_world(store=store, limits=Limits(text_length=3)) as world:
+        anna = await world.join(chat, ANNA)
+        anna.say("long", "k")
+        anna.say("long", "new")
+        assert await perform(world, chat, "long", "k") == 0
+        assert outcomes(anna) == [("k", "0"), ("new", "too_long")]
+
+
+async def test_a_full_server_refuses_behind_what_it_has_taken() -> None:
+    async with open_world(limits=Limits(messages_per_second=0, operations_in_flight=1)) as world:
+        chat = await world.reserve()
+        anna = await world.join(chat, ANNA)
+        anna.say("one", "k")
+        anna.say("one", "k")
+        await world.settle()
+        assert outcomes(anna) == [("k", "0"), ("k", "0")]
+        anna.say("two", "two")
+        assert [await perform(world, chat, "one", "k"), await perform(world, chat, "three", "new")] == [0, 2]
+
+
+@pytest.mark.parametrize("bound", ["journal", "room"])
+async def test_full_queues_refuse_behind_what_waits_in_them(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if bound == "room":
+        monkeypatch.setattr(room_module, "ROOM_IN_FLIGHT", 1)
+    async with open_world(capacity=1 if bound == "journal" else 10) as world:
+        chat = await world.reserve()
+        anna = await world.join(chat, ANNA)
+        anna.say("one", "k")
+        anna.say("one", "k")
+        await world.settle()
+        assert outcomes(anna) == [("k", "0"), ("k", "0")]
+        anna.say("two", "two")
+        anna.say("three", "three")
+        await world.settle()
+        # A refusal may overtake the echo of what was sent before.
+        assert outcomes(anna)[2:] == [("three", "overloaded"), ("two", "1")]
+
+
+async def test_where_even_refusals_are_too_many_the_socket_is_closed_without_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(room_module, "ROOM_IN_FLIGHT", 1)
+    async with open_world() as world:
+        anna = await world.join(await world.reserve(), ANNA)
+        for _ in range(3):
+            anna.say("one", "k")
+        await world.settle()
+        assert (anna.recorder.closed, anna.recorder.done) == (1013, 3)
+        assert not anna.recorder.got(MessageNotAdded)
+
+
+async def test_a_room_whose_inbox_is_full_closes_instead_of_refusing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chats_module, "ROOM_INBOX", 1)
+    async with open_world() as world:
+        chat = await world.reserve()
+        olga, anna = await world.join(chat, OLGA), await world.join(chat, ANNA)
+        # Until the room has seen to this, messages wait.
+        world.chats._rooms[chat].signal(room_module.Announce())
+        anna.say("in the inbox", "k")
+        anna.say("in the inbox", "k")
+        olga.say("without a key")
+        await world.settle()
+        assert anna.recorder.closed == 1013
+        assert not anna.recorder.got(MessageNotAdded)
+        assert [event.code for event in olga.recorder.got(MessageNotAdded)] == ["overloaded"]
+        assert olga.recorder.closed is None
+        assert olga.recorder.texts() == ["in the inbox"]
+
+
+async def test_a_draining_server_gives_back_what_is_stored_and_refuses_the_rest() -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        anna = await world.join(chat, ANNA)
+        anna.say("one", "k")
+        await world.chats.drain()
+        anna.say("one", "k")
+        anna.say("two", "new")
+        await world.settle()
+        assert [await perform(world, chat, "one", "k"), await perform(world, chat, "two", "new")] == [0, "draining"]
+        assert outcomes(anna) == [("k", "0"), ("k", "0"), ("new", "draining")]
+
+
+@pytest.mark.parametrize("fault", [CommitFault.STORED, CommitFault.FORGOTTEN])
+async def test_while_a_commit_is_in_doubt_nothing_is_answered(fault: CommitFault, autojump_clock: MockClock) -> None:
+    faults = [None] * 4 + [None, fault]
+
+    def broken(store: Store) -> Store:
+        return FaultyStore(store, faults, away_for=4)
+
+    async with open_world(faults=broken) as world:
+        chat = await world.reserve()
+        anna, tab = await world.join(chat, ANNA), await world.join(chat, ANNA)
+        anna.say("one", "first")
+        await world.settle()
+        anna.say("two", "k")
+        await wait_all_tasks_blocked()
+        for text, key in (("two", "k"), ("three", "new"), ("one", "first")):
+            tab.say(text, key)
+        await wait_all_tasks_blocked()
+        assert outcomes(anna) == [("first", "0")]
+        assert sorted(outcomes(tab)[1:]) == [("first", "0"), ("new", "storage_unavailable")]
+        await trio.sleep(10)
+        said = "1" if fault is CommitFault.STORED else "storage_unavailable"
+        assert outcomes(anna)[1:] == [("k", said)]
+        assert outcomes(tab)[3:] == [("k", said)] * (2 if fault is CommitFault.STORED else 1)
+        assert anna.recorder.closed is tab.recorder.closed is None
+
+
+async def test_without_any_storage_a_message_that_may_be_stored_waits_for_it(autojump_clock: MockClock) -> None:
+    stores: list[FaultyStore] = []
+
+    def broken(store: Store) -> Store:
+        stores.append(FaultyStore(store, [None] * 5 + [CommitFault.AWAY], away_for=5))
+        return stores[0]
+
+    async with open_world(faults=broken) as world:
+        chat = await world.reserve()
+        anna = await world.join(chat, ANNA)
+        anna.say("one", "k")
+        await world.settle()
+        stores[0].unreadable, stores[0].remembers = True, False
+        for text, key in (("two", None), ("one", "k"), ("three", "new")):
+            anna.say(text, key)
+        await wait_all_tasks_blocked()
+        assert outcomes(anna)[1:] == [(None, "storage_unavailable")]
+        stores[0].unreadable = False
+        await trio.sleep(20)
+        assert outcomes(anna)[2:] == [("k", "0"), ("new", "storage_unavailable")]
+        assert anna.recorder.done == 4
