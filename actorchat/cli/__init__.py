@@ -5,10 +5,13 @@ Refuses to know what the commands do.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Final
 
 import click
+
+from actorchat.cli.failing import FAILED, fail
 
 __all__ = ["main"]
 
@@ -30,6 +33,11 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
+        try:
+            os.getcwd()
+        except OSError:
+            # Neither paths of files nor some of the libraries work there.
+            fail(("the current folder was deleted: change to another one",), FAILED)
         module, name = _COMMANDS[cmd_name]
         command: click.Command = getattr(import_module(module), name)
         return command

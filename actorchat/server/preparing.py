@@ -13,6 +13,7 @@ from pathlib import Path
 
 from actorchat.server.auth import PublicKey, Tokens, ensure_secret, load_public_key, new_secret
 from actorchat.server.settings import DEFAULT_DATA, InvalidSettings, SettingFault, Settings
+from actorchat.storage.explaining import explain_os_error
 
 __all__ = ["StartFailed", "check_files", "missing_files", "prepare_folder", "prepare_tokens", "tls_context"]
 
@@ -30,7 +31,7 @@ def missing_files(values: Mapping[str, object]) -> Iterator[SettingFault]:
     """The files that are not there, of settings that may be bad otherwise."""
     for name in ("tls_cert", "tls_key", "public_key"):
         value = values.get(name)
-        if isinstance(value, str | Path) and not (path := Path(value).expanduser()).is_file():
+        if isinstance(value, str | Path) and not os.path.isfile(path := os.path.expanduser(value)):
             yield SettingFault(name, f"there is no file {path}")
 
 
@@ -41,9 +42,14 @@ def _file_faults(settings: Settings) -> Iterator[SettingFault]:
         except InvalidSettings as error:
             yield from error.faults
     folder = settings.folder or DEFAULT_DATA
+    try:
+        folder = folder.absolute()
+    except FileNotFoundError:
+        yield SettingFault("data", f"the current folder, for {folder}, was deleted")
+        return
     # What is not there yet is made in the nearest folder that is.
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not os.path.isdir(there):
         yield SettingFault("data", f"{there} is no folder")
     elif not os.access(there, os.W_OK | os.X_OK):
         yield SettingFault("data", f"{there} may not be written to")
@@ -82,8 +88,14 @@ def prepare_folder(settings: Settings) -> None:
         return
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except FileExistsError:
+        kind = "a symbolic link that leads to no folder" if folder.is_symlink() else "no folder"
+        raise StartFailed(f"the data folder can't be used: {folder} is {kind}") from None
+    except FileNotFoundError:
+        # Missing parents are made too.
+        raise StartFailed(f"the data folder can't be used: the current folder, for {folder}, was deleted") from None
     except OSError as error:
-        raise StartFailed(f"the data folder {folder} can't be made: {error.strerror}") from None
+        raise StartFailed(f"the data folder can't be used: {explain_os_error(folder, error)}") from None
 
 
 def prepare_tokens(settings: Settings, wall: Callable[[], float] = time.time) -> Tokens:
@@ -101,4 +113,5 @@ def prepare_tokens(settings: Settings, wall: Callable[[], float] = time.time) ->
     try:
         return Tokens(ensure_secret(folder), public_key, now=wall, session_age=age)
     except OSError as error:
-        raise StartFailed(f"the data folder {folder} can't be used: {error.strerror}") from None
+        fault = explain_os_error(Path(error.filename or folder), error)
+        raise StartFailed(f"the data folder can't be used: {fault}") from None

@@ -222,7 +222,11 @@ async def _run(
     """A server in a task of its own: whoever cancels the block doesn't cancel what still has to be stored."""
     with trio.CancelScope() as scope:
         async with AsyncExitStack() as stack:
-            server = await start_server(stack, settings, environment)
+            try:
+                server = await start_server(stack, settings, environment)
+            except OSError as error:
+                where = "" if error.filename is None else f"{error.filename}: "
+                raise StartFailed(f"the server can't start: {where}{error.strerror or error}") from error
             # From here on it ends by `stop`, and then within DRAIN_SECONDS.
             scope.shield = True
             task_status.started(server)
@@ -341,6 +345,8 @@ async def _listen(settings: Settings, environment: Environment) -> tuple[socket.
             advice = "another program listens there; choose another port with --port"
             raise StartFailed(f"{where} is in use: {advice}") from None
         raise StartFailed(f"can't listen on {where}: {error.strerror or error}") from None
+    except UnicodeError:
+        raise StartFailed(f"can't listen on {settings.host}:{settings.port}: that is no name of a host") from None
 
 
 async def _open_storage(stack: AsyncExitStack, settings: Settings, environment: Environment) -> Storage:
@@ -349,7 +355,7 @@ async def _open_storage(stack: AsyncExitStack, settings: Settings, environment: 
             environment.open_store(settings.storage_url, settings.chat.policy(), clock=environment.wall)
         )
     except (StorageUnavailable, StoreUrlError) as error:
-        raise StartFailed(f"the storage {settings.storage_url} can't be used: {error}") from None
+        raise StartFailed(f"the storage can't be used: {error}") from None
 
 
 def _limits(settings: Settings, environment: Environment) -> Limits:

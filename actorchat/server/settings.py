@@ -127,7 +127,11 @@ def _optional(parse: _Parser[T]) -> _Parser[T | None]:
 def _path(value: Any) -> Path:
     if isinstance(value, str):
         value = _text(value)
-    return Path(value).expanduser()
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        # There is no such user as in ~user, or no home.
+        raise ValueError from None
 
 
 def _each(parse: _Parser[str]) -> _Parser[tuple[str, ...]]:
@@ -164,7 +168,7 @@ def _origin(value: Any) -> str:
 def _storage(value: Any) -> str:
     scheme, _, path = value.partition(":///")
     # To SQLite the name means memory, here it would mean a file.
-    if value == "memory://" or (scheme == "sqlite" and path not in ("", ":memory:")):
+    if value == "memory://" or (scheme == "sqlite" and path not in ("", ":memory:") and "\0" not in path):
         return str(value)
     raise ValueError
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from actorchat.chat.ports import StorageUnavailable
+from actorchat.storage.explaining import explain_os_error
 from actorchat.storage.store import StoreUrlError
 
 __all__ = ["claim"]
@@ -26,14 +28,12 @@ def claim(path: Path) -> Callable[[], None]:
 
     Raises `StorageUnavailable` if somebody else has it, `StoreUrlError` if there can be no file.
     """
-    # Two names of one database are one database.
-    path = path.resolve()
+    path = _resolve(path)
+    lock = path.with_name(f"{path.name}.lock")
     try:
-        handle = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise StoreUrlError(
-            f"{path} can't be opened ({error.strerror}): name a file in an existing folder that may be written to"
-        ) from error
+        raise StoreUrlError(explain_os_error(lock, error)) from error
     try:
         _lock(handle)
     except OSError as error:
@@ -48,6 +48,24 @@ def claim(path: Path) -> Callable[[], None]:
         os.close(handle)
 
     return give_up
+
+
+def _resolve(path: Path) -> Path:
+    """The path without symbolic links: two names of one database are one database. Raises `StoreUrlError`."""
+    try:
+        path = path.resolve()
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except FileNotFoundError:
+        return path
+    # Python before 3.13 raises a RuntimeError for a loop of symbolic links.
+    except (OSError, RuntimeError, ValueError) as error:
+        detail = explain_os_error(path, error) if isinstance(error, OSError) else f"{path} can't be used: {error}"
+        raise StoreUrlError(detail) from error
+    if kind == stat.S_IFDIR:
+        raise StoreUrlError(f"{path} is a folder, and a file is needed there")
+    if kind != stat.S_IFREG:
+        raise StoreUrlError(f"{path} is no regular file: name another one")
+    return path
 
 
 def _lock(handle: int) -> None:

@@ -11,7 +11,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -21,20 +21,20 @@ from actorchat.chat.operations import Operation, RefuseMessage
 from actorchat.chat.ports import PAGE_BYTES, ChatFilter, FeedSnapshot, OperatorRecord, Page, StorageUnavailable
 from actorchat.protocol import Role
 from actorchat.storage.batch import decide_each
+from actorchat.storage.explaining import explain_os_error, explain_sqlite_error, fault_beside
 from actorchat.storage.rows import person_key
 from actorchat.storage.sql_batch import SqlBatches
 from actorchat.storage.sql_reads import SqlReads
 from actorchat.storage.sql_start import prepare_start
 from actorchat.storage.statements import Statements
 from actorchat.storage.store import Batch, CommitInDoubt, Decided, StoreUrlError
-from actorchat.storage.upgrade import upgrade
+from actorchat.storage.upgrade import check_owner, upgrade
 
 __all__ = ["Connect", "SqliteStore", "connect"]
 
 _log = logging.getLogger("actorchat.storage")
 
 _BUSY_TIMEOUT: Final = 2.0
-_NO_DATABASE: Final = ("SQLITE_NOTADB", "SQLITE_CORRUPT")
 
 Connect = Callable[[Path, bool], sqlite3.Connection]
 """Opens a connection to a file that exists; with True it must not be able to write."""
@@ -52,7 +52,11 @@ def connect(path: Path, read_only: bool, factory: type[sqlite3.Connection] = sql
     )
     try:
         if not read_only:
-            connection.execute("PRAGMA journal_mode=WAL")
+            [(mode,)] = connection.execute("PRAGMA journal_mode=WAL").fetchall()
+            if mode != "wal":
+                raise StorageUnavailable(
+                    f"{path} is on a file system where SQLite can't keep a write-ahead log: use a local disk"
+                )
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("PRAGMA wal_autocheckpoint=10000")
     except BaseException:
@@ -281,18 +285,27 @@ class SqliteStore:
         self._readers.append(connection)
 
     def _prepare(self) -> None:
+        if (fault := fault_beside(self._path)) is not None:
+            raise StoreUrlError(fault)
         try:
+            # Before the writer, which would change the journal mode of a database that is not ours.
+            with closing(self._connect(self._path, True)) as reader:
+                check_owner(reader, self._path)
             self._writer = self._connect(self._path, False)
-            upgrade(self._writer)
+            upgrade(self._writer, self._path)
             cursor = self._begin()
-            self.corrected_counters = prepare_start(cursor, self._statements, self._policy, int(self._clock()))
+            self.corrected_counters = self._put_in_order(cursor)
             cursor.execute("COMMIT")
             self._batches.forget(cursor)
-        except sqlite3.DatabaseError as error:
-            if error.sqlite_errorname not in _NO_DATABASE:
-                raise StorageUnavailable(f"{self._path}: {error}") from error
+        except sqlite3.Error as error:
+            raise explain_sqlite_error(self._path, error) from error
+
+    def _put_in_order(self, cursor: sqlite3.Cursor) -> int:
+        try:
+            return prepare_start(cursor, self._statements, self._policy, int(self._clock()))
+        except (ValueError, TypeError, LookupError) as error:
             raise StoreUrlError(
-                f"{self._path} is no SQLite database, or a damaged one ({error}): name another file"
+                f"{self._path} holds a value that actorchat did not write ({error}): it is damaged; restore a backup"
             ) from error
 
 
@@ -308,6 +321,4 @@ def _make_file(path: Path) -> None:
         # What people write to each other is nobody else's: SQLite gives its log files the same mode.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:
-        raise StoreUrlError(
-            f"{path} can't be opened ({error.strerror}): name a file in an existing folder that may be written to"
-        ) from error
+        raise StoreUrlError(explain_os_error(path, error)) from error

@@ -305,9 +305,12 @@ def test_a_file_that_is_no_database_is_named_as_such(tmp_path: Path, content: by
     assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("name", ["missing/chat.db", "."])
-def test_a_path_that_can_not_be_a_file_is_named_with_what_to_do(tmp_path: Path, name: str) -> None:
-    with pytest.raises(StoreUrlError, match="existing folder"):
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("missing/chat.db", "missing does not exist: name a file in an existing folder"), (".", "a file is needed there")],
+)
+def test_a_path_that_can_not_be_a_file_is_named_with_what_to_do(tmp_path: Path, name: str, told: str) -> None:
+    with pytest.raises(StoreUrlError, match=told):
         SqliteStore(tmp_path / name, Policy())
 
 
