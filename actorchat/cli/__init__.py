@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from actorchat.cli.failing import FAILED, fail
+from actorchat.cli.output import prepare_output
 
 __all__ = ["main"]
 
@@ -27,6 +28,12 @@ _COMMANDS: Final = {
 
 
 class _LazyGroup(click.Group):
+    # Any: click's own signature
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        # Before anything is parsed: the help is printed on the way.
+        prepare_output()
+        return super().main(*arguments, **options)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
 

@@ -14,7 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from actorchat.cli.terminal.people import one_line
+from actorchat.cli.text import counted, one_line
 from actorchat.server.inspection import ActorRow, Family, Question, Tree
 
 __all__ = ["draw"]
@@ -61,7 +61,7 @@ def _headline(tree: Tree, folder: Path) -> Text:
     queued = sum(family.queued for family in tree.families)
     busy = sum(family.busy for family in tree.families)
     line = Text.assemble(("actorchat ", "bold"), one_line(str(folder)), (f" · pid {tree.pid}", "dim"))
-    line.append(f" · {_count(sum(family.actors for family in tree.families), 'actor')}")
+    line.append(f" · {counted(sum(family.actors for family in tree.families), 'actor')}")
     line.append(f" · {busy:,} busy · {queued:,} queued", "yellow" if queued else "")
     if tree.lost:
         line.append(" · lost: " + ", ".join(f"{count:,} {reason}" for reason, count in tree.lost.items()), "red")
@@ -73,7 +73,9 @@ def _footline(tree: Tree, question: Question) -> Text:
     if not tree.matched:
         return Text(f"no actor{words}", "dim")
     first = (tree.page - 1) * question.limit + 1
-    line = f"{first:,} to {first + len(tree.rows) - 1:,} of {_count(tree.matched, 'actor')}{words} · by {question.sort}"
+    line = (
+        f"{first:,} to {first + len(tree.rows) - 1:,} of {counted(tree.matched, 'actor')}{words} · by {question.sort}"
+    )
     if tree.pages > 1:
         line += f" · page {tree.page:,} of {tree.pages:,} (--page {tree.page % tree.pages + 1})"
     return Text(line, "dim")
@@ -81,10 +83,6 @@ def _footline(tree: Tree, question: Question) -> Text:
 
 def _text(content: str, style: str = "") -> Text:
     return Text(one_line(content), style, no_wrap=True, overflow="ellipsis")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _duration(seconds: float) -> str:

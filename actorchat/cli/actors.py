@@ -5,7 +5,6 @@ Refuses to know how a look is made and drawn.
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,6 +15,7 @@ import trio
 
 from actorchat.cli.failing import BAD_SETTINGS, FAILED, fail
 from actorchat.cli.options import data_option
+from actorchat.cli.output import echo_json
 from actorchat.server.inspection import (
     DEFAULT_ROWS,
     MOST_ROWS,
@@ -116,7 +116,7 @@ async def _once(folder: Path, question: Question, console: Console, as_json: boo
 
     seen = await _look(folder, question)
     if as_json:
-        click.echo(json.dumps(attrs.asdict(seen), indent=2, ensure_ascii=False))
+        echo_json(attrs.asdict(seen), indent=2)
     else:
         console.print(draw(seen, question, folder))
 
@@ -131,7 +131,7 @@ async def _watch(folder: Path, question: Question, console: Console, as_json: bo
         while True:
             seen = await _look(folder, question)
             if as_json:
-                click.echo(json.dumps(attrs.asdict(seen), ensure_ascii=False))
+                echo_json(attrs.asdict(seen))
             else:
                 console.print(draw(seen, question, folder), "")
             await trio.sleep(EVERY)

@@ -5,13 +5,13 @@ Refuses to know what it says.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 
 import click
 
 from actorchat.cli.failing import FAILED, fail
+from actorchat.cli.output import echo_json
 
 __all__ = ["asyncapi"]
 
@@ -28,11 +28,10 @@ def asyncapi() -> None:
     """
     from actorchat.protocol import asyncapi_document
 
-    document = json.dumps(asyncapi_document(), indent=2, ensure_ascii=False)
     if sys.stdout is None:
         fail(("there is no stdout to print to",), FAILED)
     try:
-        click.echo(document)
+        echo_json(asyncapi_document(), indent=2)
     except OSError as error:
         # What is left in the buffer would be tried again at the exit, and fail with words of Python's own.
         with open(os.devnull, "wb") as nowhere:

@@ -11,6 +11,7 @@ import click
 
 from actorchat.cli.failing import BAD_SETTINGS, fail, warn
 from actorchat.cli.options import settings_options
+from actorchat.cli.output import echo
 from actorchat.server.loading import load_settings, unknown_variables
 from actorchat.server.preparing import check_files, missing_files
 from actorchat.server.settings import InvalidSettings
@@ -37,4 +38,4 @@ def check_config(config: Path | None, **options: object) -> None:
     faults = check_files(settings)
     if faults:
         fail(faults, BAD_SETTINGS)
-    click.echo("The settings are good.")
+    echo("The settings are good.")

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import NoReturn
 
-import click
+from actorchat.cli.output import echo
+from actorchat.cli.text import one_line
 
 __all__ = ["BAD_SETTINGS", "FAILED", "fail", "warn"]
 
@@ -34,6 +35,6 @@ def _print(level: str, line: str, as_json: bool) -> None:
         # By hand, with the keys of `actorchat.server.logs`: the logging library takes a while to load.
         now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         record = {"event": line, "level": level, "logger": "actorchat.cli", "timestamp": now}
-        click.echo(json.dumps(record), err=True)
+        echo(json.dumps(record), err=True)
     else:
-        click.echo(f"actorchat: {'warning: ' if level == 'warning' else ''}{line}", err=True)
+        echo(f"actorchat: {'warning: ' if level == 'warning' else ''}{one_line(line)}", err=True)

@@ -22,6 +22,7 @@ import trio
 
 from actorchat.cli.failing import BAD_SETTINGS, FAILED, fail, warn
 from actorchat.cli.options import settings_options
+from actorchat.cli.output import echo
 from actorchat.server.loading import load_settings, unknown_variables, wanted_log_format
 from actorchat.server.preparing import StartFailed
 from actorchat.server.settings import DEFAULT_DATA, InvalidSettings, Settings
@@ -138,14 +139,14 @@ def _welcome(url: str, settings: Settings) -> None:
         "",
         "Ctrl-C stops it.",
     )
-    click.echo("\n".join(lines))
+    echo("\n".join(lines))
 
 
 def _say_stopping(settings: Settings) -> None:
     if settings.log_format == "json":
         _log.info("the server stops: what was accepted is stored first")
     else:
-        click.echo("Stopping: what was accepted is stored first. Ctrl-C stops at once.")
+        echo("Stopping: what was accepted is stored first. Ctrl-C stops at once.")
 
 
 def _identity(settings: Settings) -> str:

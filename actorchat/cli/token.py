@@ -11,6 +11,7 @@ import click
 
 from actorchat.cli.failing import BAD_SETTINGS, FAILED, fail
 from actorchat.cli.options import Duration, config_option, data_option
+from actorchat.cli.output import echo
 from actorchat.http.names import is_source_name
 from actorchat.protocol import Role
 from actorchat.server.auth import FOREIGN_IDS, local_token
@@ -89,4 +90,4 @@ def token(
         fail((f"{folder} has no secret: a server makes it at its first start. Is --data its folder?",), FAILED)
     except OSError as error:
         fail((f"the secret in {folder} can't be read: {error.strerror}",), FAILED)
-    click.echo(signed)
+    echo(signed)

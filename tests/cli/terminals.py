@@ -4,11 +4,12 @@ Refuses to know what they say.
 """
 
 import os
-import socket
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -23,34 +24,53 @@ LINES: Final = 30
 PROGRAM: Final = (sys.executable, "-W", "error", "-m", "actorchat")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+@contextmanager
+def server_process(data: Path, *, sources: str = "") -> Iterator["ServerProcess"]:
+    """A running server, killed at the end."""
+    server = ServerProcess(data, sources)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
 
 
 class ServerProcess:
-    """`actorchat serve` on a port and folder that stay the same over restarts."""
+    """`actorchat serve` on a folder, and on the port that was free at its first start, over restarts."""
 
-    def __init__(self, data: Path, *, sources: str = "") -> None:
+    def __init__(self, data: Path, sources: str = "") -> None:
         self.data = data
+        self.port = 0
+        self._log = data.with_name(f"{data.name}.log")
         self._environment = {**os.environ, "ACTORCHAT_SOURCES": sources} if sources else None
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
     def start(self) -> None:
-        command = [sys.executable, "-m", "actorchat", "serve", "--port", str(self.port), "--data", str(self.data)]
-        with (self.data.parent / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=self._environment)
+        """Return when it serves; AssertionError if it does not."""
         deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
+        while not self._serves(deadline):
+            # A connection of another test may have taken the port while nobody listened there.
+            assert self.port, self._log.read_text()
+            assert "is in use" in self._log.read_text(), self._log.read_text()
+            assert time.monotonic() < deadline, self._log.read_text()
+            time.sleep(0.1)
+
+    def _serves(self, deadline: float) -> bool:
+        command = [*PROGRAM[:1], "-m", "actorchat", "serve", "--port", str(self.port), "--data", str(self.data)]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=self._environment)
+        while (welcome := re.search(r"serves http://127\.0\.0\.1:(\d+)\n", self._log.read_text())) is None:
+            if self._process.poll() is not None:
+                self._process = None
+                return False
+            assert time.monotonic() < deadline, self._log.read_text()
             time.sleep(0.05)
-        raise AssertionError((self.data.parent / "server.log").read_text())
+        self.port = int(welcome[1])
+        return True
 
     def kill(self) -> None:
         if self._process is not None:

@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -5,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.terminals import PROGRAM, ServerProcess, Terminal, free_port
+from tests.cli.terminals import PROGRAM, ServerProcess, Terminal, server_process
 
 pytestmark = pytest.mark.slow
 
@@ -14,19 +15,15 @@ SAID = re.compile(r"message (\d) of the (\w+)")
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    running = ServerProcess(tmp_path / "data")
-    running.start()
-    yield running
-    running.kill()
+    with server_process(tmp_path / "data") as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server for those who neither kill it nor mind others' chats."""
-    running = ServerProcess(tmp_path_factory.mktemp("shared") / "data")
-    running.start()
-    yield running
-    running.kill()
+    with server_process(tmp_path_factory.mktemp("shared") / "data") as running:
+        yield running
 
 
 @pytest.fixture
@@ -161,8 +158,38 @@ def test_without_a_terminal_lines_are_messages_and_events_are_lines(
     assert "# /quit         leave (so does Ctrl-C)" in lines
 
 
+@pytest.mark.parametrize(("encoding", "printed"), [("ascii", b"\\xe9\\U0001f600"), ("latin-1", b"\xe9\\U0001f600")])
+def test_without_a_terminal_any_text_is_printed_on_a_narrow_encoding(
+    shared_server: ServerProcess, tmp_path: Path, encoding: str, printed: bytes
+) -> None:
+    command = [*PROGRAM, "chat", shared_server.url, "--state", str(tmp_path / "visitors.json")]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    said = "é😀\n".encode() + b"\xe9\n"
+    ended = subprocess.run(command, input=said, capture_output=True, timeout=30, check=False, env=environment)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert b"[0] you: " + printed in ended.stdout
+
+
+def test_with_stdin_and_stdout_closed_nothing_is_said_and_nothing_breaks(
+    shared_server: ServerProcess, tmp_path: Path
+) -> None:
+    command = [
+        "sh",
+        "-c",
+        '"$@" <&- >&-',
+        "sh",
+        *PROGRAM,
+        "chat",
+        shared_server.url,
+        "--state",
+        str(tmp_path / "v.json"),
+    ]
+    ended = subprocess.run(command, capture_output=True, timeout=30, check=False)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
 def test_an_operator_sees_why_there_is_no_server_and_that_it_is_tried_again() -> None:
-    operator = Terminal(f"http://127.0.0.1:{free_port()}", "--operator", "--token", BAD_TOKEN)
+    operator = Terminal("http://127.0.0.1:1", "--operator", "--token", BAD_TOKEN)
     operator.wait_for("nothing is known yet", ": connection refused; trying again")
     operator.interrupt()
     assert operator.wait_end() == 0
@@ -221,14 +248,10 @@ def test_a_token_that_is_not_good_is_one_line_and_one(shared_server: ServerProce
 
 @pytest.mark.parametrize("operator", [True, False])
 def test_a_source_that_the_server_does_not_have_is_named(tmp_path: Path, operator: bool) -> None:
-    server = ServerProcess(tmp_path / "data", sources="shop")
-    server.start()
-    who = ["--operator", "--data", str(server.data)] if operator else ["--state", str(tmp_path / "visitors.json")]
-    try:
+    with server_process(tmp_path / "data", sources="shop") as server:
+        who = ["--operator", "--data", str(server.data)] if operator else ["--state", str(tmp_path / "visitors.json")]
         command = [*PROGRAM, "chat", server.url, *who]
         ended = subprocess.run(command, input="", capture_output=True, text=True, timeout=30, check=False)
-    finally:
-        server.kill()
     assert ended.stderr == "actorchat: there is no source 'lk'; choose a source with --source\n"
     assert ended.returncode == 1
 

@@ -9,7 +9,6 @@ from actorchat.chat.rules import Situation, decide
 from actorchat.cli.terminal import drawing
 from actorchat.cli.terminal.chat_view import MAX_ENTRIES, ChatView
 from actorchat.cli.terminal.desk_view import DeskView
-from actorchat.cli.terminal.people import clean, one_line, shorten
 from actorchat.cli.terminal.telling import tell_event, tell_item
 from actorchat.client import ConnectionState, NotAdded, SnapshotBegins
 from actorchat.client.delivery import Delivery
@@ -216,14 +215,6 @@ def test_each_event_is_told_once_on_one_line() -> None:
         "# the chat is new",
         "# nobody has the chat",
     ]
-
-
-def test_text_cannot_steer_the_terminal() -> None:
-    assert clean("a\x1b[2Jb\tc\n\u202ed") == "a\ufffd[2Jb c\n\ufffdd"
-    assert one_line("a\nb\r\nc") == "a ⏎ b ⏎ c"
-    joined = "\U0001f469\u200d\U0001f4bb \u2764\ufe0f \u0645\u06cc\u200c\u062e"
-    assert clean(joined) == joined
-    assert shorten("abcdef", 4) == "abc…"
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import trio
 from actorchat.cli.terminal.chat_view import ChatView
 from actorchat.cli.terminal.front import Edited, Entered, Front, Left
 from actorchat.cli.terminal.inputs import Do, Say, Unclear, help_lines, parse_line
-from actorchat.cli.terminal.people import QUOTED_WIDTH, shorten
 from actorchat.cli.terminal.telling import tell_connection, tell_event
+from actorchat.cli.text import QUOTED_WIDTH, shorten
 from actorchat.client import (
     Api,
     ApiError,

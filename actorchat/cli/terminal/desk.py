@@ -10,8 +10,8 @@ from actorchat.cli.terminal.conversation import Conversation, first_index
 from actorchat.cli.terminal.desk_view import DeskView, Row
 from actorchat.cli.terminal.front import Entered, Front, Left
 from actorchat.cli.terminal.inputs import Do, Unclear, help_lines, parse_line
-from actorchat.cli.terminal.people import QUOTED_WIDTH, shorten
 from actorchat.cli.terminal.telling import tell_connection, tell_item
+from actorchat.cli.text import QUOTED_WIDTH, shorten
 from actorchat.client import (
     Api,
     ApiError,

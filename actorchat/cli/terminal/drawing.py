@@ -7,7 +7,8 @@ from typing import Final
 
 from actorchat.cli.terminal.chat_view import ChatView, Notice, Pending, is_note
 from actorchat.cli.terminal.desk_view import DeskView, Row
-from actorchat.cli.terminal.people import QUOTED_WIDTH, clean, clock_of, name_of, one_line, shorten
+from actorchat.cli.terminal.people import clock_of, name_of
+from actorchat.cli.text import QUOTED_WIDTH, clean, counted, one_line, shorten
 from actorchat.client import ConnectionState
 from actorchat.protocol.entities import ChatStatus, Message, MessageStatus, MessageType, Role
 
@@ -77,7 +78,7 @@ def desk_title(view: DeskView) -> str:
     ]
     if view.connection is not ConnectionState.LIVE and not view.operators:
         return "nothing is known yet"
-    return f"{view.unread_chats} unread chats · operators: {', '.join(online) or 'none'}"
+    return f"{counted(view.unread_chats, 'unread chat')} · operators: {', '.join(online) or 'none'}"
 
 
 def desk_lines(view: DeskView) -> list[Line]:

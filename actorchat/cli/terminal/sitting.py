@@ -23,8 +23,8 @@ from actorchat.cli.terminal.identity import (
     names_sources,
     user_of,
 )
-from actorchat.cli.terminal.people import QUOTED_WIDTH, shorten
 from actorchat.cli.terminal.plain import PlainFront
+from actorchat.cli.text import QUOTED_WIDTH, shorten
 from actorchat.client import Api, ApiError, NoSuchChat, Visit, open_api, open_feed, open_room
 from actorchat.client.address import ServerAddress
 from actorchat.protocol.entities import Role
@@ -173,7 +173,7 @@ def _check_script(front: Front, refused: int) -> None:
 
 @asynccontextmanager
 async def _open_front() -> AsyncIterator[Front]:
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
         yield PlainFront()
         return
     # Imported here: scripts do without a screen, and it takes a while.

@@ -6,7 +6,8 @@ Refuses to know terminals.
 from actorchat.cli.terminal.chat_view import ChatView, is_note
 from actorchat.cli.terminal.desk_view import DeskView
 from actorchat.cli.terminal.drawing import row_line
-from actorchat.cli.terminal.people import name_of, one_line
+from actorchat.cli.terminal.people import name_of
+from actorchat.cli.text import one_line
 from actorchat.client import ConnectionState, FeedItem
 from actorchat.protocol.entities import Chat, ChatStatus, Message, MessageType, Role
 from actorchat.protocol.events import (
