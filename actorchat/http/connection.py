@@ -34,7 +34,18 @@ sent while this side closes is lost, so this side waits longer.
 """
 
 SEND_SECONDS: Final = 30.0
-"""A peer that doesn't take one piece of an answer for this long is cut off."""
+"""A peer that doesn't take one piece of an answer, of `_SENT_BYTES` at most, for this long is cut off."""
+
+PIPELINED_AT_ONCE: Final = 16
+PIPELINED_PER_SECOND: Final = 20.0
+"""Requests of one connection that were there before the answer to the one before: so many at once, then so many a
+second. A client that waits for its answers is never slowed down.
+"""
+
+BEGUN_AT_ONCE: Final = 4
+"""Requests of all connections that begin before every other task has had its turn: websockets have no answers to wait
+for, and hundreds of requests at once must not keep them waiting.
+"""
 
 BODY_GRACE: Final = 0.5
 """Seconds that a draining server gives a request's body to arrive."""
@@ -43,7 +54,10 @@ LINGER_SECONDS: Final = 2.0
 """A peer that is still sending when it is answered gets so long to read the answer and to end."""
 
 _DISCARDED_BYTES: Final = 1_048_576
-_RECEIVED_BYTES: Final = 65_536
+_RECEIVED_BYTES: Final = 16_384
+"""What is read at a time, and so kept of requests that wait for the answers before them."""
+
+_SENT_BYTES: Final = 65_536
 _HEAD_TOO_LARGE: Final = 431
 
 
@@ -56,6 +70,7 @@ class HttpServer:
         self._config = _make_config(keep_alive)
         self._context = WorkerContext(None)
         self._open: dict[_GuardedStream, _Connection] = {}
+        self._beginning = trio.Semaphore(BEGUN_AT_ONCE)
         self._none_open = trio.Event()
 
     async def serve(self, stream: trio.abc.Stream) -> bytes | None:
@@ -68,6 +83,7 @@ class HttpServer:
         """
         guarded = _GuardedStream(stream)
         connection = _Connection(self._app, self._config, self._context, {}, guarded)  # type: ignore[arg-type] # duck-typed
+        connection.beginning = self._beginning
         self._open[guarded] = connection
         try:
             try:
@@ -119,9 +135,13 @@ def _make_config(keep_alive: float) -> Config:
 
 
 class _GuardedStream:
-    """The stream as Hypercorn sees it: the same, but for sends that end within `SEND_SECONDS`."""
+    """The stream as Hypercorn sees it: the same, but it reads little at a time and ends sends that get stuck.
+
+    `broken`: the peer takes no more.
+    """
 
     def __init__(self, stream: trio.abc.Stream) -> None:
+        self.broken = False
         self._stream = stream
         self._sending: trio.CancelScope | None = None
         self._aborted = False
@@ -129,10 +149,21 @@ class _GuardedStream:
     def __getattr__(self, name: str) -> Any:  # Any: Hypercorn tells TLS from TCP by the attributes there are
         return getattr(self._stream, name)
 
+    async def receive_some(self, max_bytes: int) -> bytes:
+        return bytes(await self._stream.receive_some(min(max_bytes, _RECEIVED_BYTES)))
+
     async def send_all(self, data: bytes) -> None:
+        try:
+            for start in range(0, len(data), _SENT_BYTES):
+                await self._send(memoryview(data)[start : start + _SENT_BYTES])
+        except trio.BrokenResourceError:
+            self.broken = True
+            raise
+
+    async def _send(self, piece: memoryview) -> None:
         deadline = trio.current_time() + (-inf if self._aborted else SEND_SECONDS)
         with trio.CancelScope(deadline=deadline) as self._sending:
-            await self._stream.send_all(data)
+            await self._stream.send_all(piece)
         if self._sending.cancelled_caught:
             await trio.aclose_forcefully(self._stream)
             raise trio.BrokenResourceError("the peer doesn't take the answer")
@@ -172,7 +203,7 @@ class _Requests(H11Protocol):
 
     connection: h11.Connection
 
-    def __init__(self, wrapper: ProtocolWrapper) -> None:
+    def __init__(self, wrapper: ProtocolWrapper, beginning: trio.Semaphore) -> None:
         super().__init__(
             wrapper.app,
             wrapper.config,
@@ -185,6 +216,10 @@ class _Requests(H11Protocol):
             wrapper.send,
         )
         self.connection = _Parser(h11.SERVER, max_incomplete_event_size=wrapper.config.h11_max_incomplete_size)
+        self._beginning = beginning
+        self._pipelined = False
+        # When the pipelined requests so far were due at the rate allowed.
+        self._pace = -inf
 
     @property
     def is_body_unread(self) -> bool:
@@ -207,6 +242,19 @@ class _Requests(H11Protocol):
         asked = b",".join(value for name, value in event.headers if name == b"upgrade").lower().split(b",")
         if b"websocket" in map(bytes.strip, asked):
             raise _UpgradeAsked(event)
+        await self._wait_for_turn()
+
+    async def _wait_for_turn(self) -> None:
+        if self._pipelined:
+            self._pace = max(self._pace, trio.current_time()) + 1 / PIPELINED_PER_SECOND
+            await trio.sleep_until(self._pace - PIPELINED_AT_ONCE / PIPELINED_PER_SECOND)
+        async with self._beginning:
+            await trio.lowlevel.checkpoint()
+
+    async def _maybe_recycle(self) -> None:
+        """An answer is sent."""
+        self._pipelined = bool(self.connection.trailing_data[0])
+        await super()._maybe_recycle()
 
     async def _create_stream(self, request: h11.Request) -> None:
         host, target = split_target(request.target.decode("ascii"))
@@ -243,6 +291,8 @@ class _Connection(TCPServer):
     `upgrade` is the request for a websocket that it ended with, and what was read behind it.
     """
 
+    beginning: trio.Semaphore
+    stream: _GuardedStream  # type: ignore[assignment] # duck-typed
     upgrade: bytes | None = None
     _wrapper: ProtocolWrapper | None = None
     _requests: _Requests
@@ -256,7 +306,7 @@ class _Connection(TCPServer):
 
     @protocol.setter
     def protocol(self, wrapper: ProtocolWrapper) -> None:
-        self._requests = wrapper.protocol = _Requests(wrapper)
+        self._requests = wrapper.protocol = _Requests(wrapper, self.beginning)
         self._wrapper = wrapper
         self._reading = trio.CancelScope()
 
@@ -270,6 +320,9 @@ class _Connection(TCPServer):
         if isinstance(event, Closed):
             await self.protocol.handle(Closed())
             # It may be waiting for bytes, or for an answer that has been sent. Behind it the connection is closed.
+            self._reading.cancel()
+        elif self.stream.broken:
+            # What it has asked for beyond this is not worth an answer, and an idle peer is not waited for.
             self._reading.cancel()
         else:
             await super().protocol_send(event)

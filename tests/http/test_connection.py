@@ -9,7 +9,16 @@ import trio
 from starlette.types import Receive, Scope, Send
 from trio.testing import MemoryReceiveStream, MemorySendStream, MockClock, memory_stream_pair
 
-from actorchat.http.connection import BODY_GRACE, KEEP_ALIVE_SECONDS, LINGER_SECONDS, SEND_SECONDS, HttpServer
+from actorchat.http.connection import (
+    BEGUN_AT_ONCE,
+    BODY_GRACE,
+    KEEP_ALIVE_SECONDS,
+    LINGER_SECONDS,
+    PIPELINED_AT_ONCE,
+    PIPELINED_PER_SECOND,
+    SEND_SECONDS,
+    HttpServer,
+)
 from actorchat.server.settings import HttpSettings
 
 
@@ -28,10 +37,13 @@ class _Wire(trio.abc.HalfCloseableStream):
 
     def __init__(self, stream: trio.StapledStream[MemorySendStream, MemoryReceiveStream]) -> None:
         self.socket = _Socket()
+        self.received = 0
         self._stream = stream
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        return bytes(await self._stream.receive_some(max_bytes))
+        data = bytes(await self._stream.receive_some(max_bytes))
+        self.received += len(data)
+        return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await self._stream.send_all(data)
@@ -53,6 +65,26 @@ class _Stuck(_Wire):
         await trio.sleep_forever()
 
 
+class _Gone(_Wire):
+    """Its peer has reset the connection once it had sent its requests."""
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+        raise trio.BrokenResourceError
+
+
+class _Slow(_Wire):
+    """Its peer takes 16 KiB at a time, which takes 5 s."""
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        for start in range(0, len(data), 16_384):
+            await trio.sleep(5)
+            await super().send_all(data[start : start + 16_384])
+
+
+LARGE = 400_000
+
+
 async def _echo(scope: Scope, receive: Receive, send: Send) -> None:
     """Answers with path, client and body; `/deaf` doesn't read the body."""
     if scope["path"] == "/crash":
@@ -67,18 +99,26 @@ async def _echo(scope: Scope, receive: Receive, send: Send) -> None:
         body += event.get("body", b"")
         more = event.get("more_body", False)
     text = f"{scope['http_version']} {scope['path']} {scope['client'][0]} ".encode() + body
+    if scope["path"] == "/large":
+        text += bytes(LARGE)
     length = (b"content-length", str(len(text)).encode())
     await send({"type": "http.response.start", "status": 200, "headers": [length]})
     await send({"type": "http.response.body", "body": text})
 
 
 class _Client:
-    def __init__(self, stream: trio.abc.Stream, server: HttpServer) -> None:
-        self.server = server
+    def __init__(self, stream: trio.abc.Stream, wire: _Wire, keep_alive: float) -> None:
+        self.wire = wire
+        self.server = HttpServer(self._app, keep_alive=keep_alive)
+        self.answered: list[str] = []
         self.handed_back: bytes | None = None
         self.send = stream.send_all
         self.leave = stream.aclose
         self._stream = stream
+
+    async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.answered.append(scope["path"])
+        await _echo(scope, receive, send)
 
     async def answer(self) -> bytes:
         """One answer with a Content-Length, or what came before the connection was closed."""
@@ -90,6 +130,11 @@ class _Client:
                 break
         return data
 
+    async def read_all(self) -> None:
+        """Read and drop everything until the connection is closed."""
+        while await self._stream.receive_some():
+            pass
+
     async def is_closed(self) -> bool:
         return not await self._stream.receive_some()
 
@@ -97,11 +142,10 @@ class _Client:
 @asynccontextmanager
 async def connected(wire: type[_Wire] = _Wire, keep_alive: float = KEEP_ALIVE_SECONDS) -> AsyncIterator[_Client]:
     near, far = memory_stream_pair()
-    server = HttpServer(_echo, keep_alive=keep_alive)
-    client = _Client(near, server)
+    client = _Client(near, wire(far), keep_alive)
 
     async def serve() -> None:
-        client.handed_back = await server.serve(wire(far))
+        client.handed_back = await client.server.serve(client.wire)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve)
@@ -382,3 +426,67 @@ async def test_a_body_that_nobody_reads_does_not_keep_the_connection(autojump_cl
         assert await client.is_closed()
         await trio.testing.wait_all_tasks_blocked()
         assert len(client.server) == 0
+
+
+async def test_pipelined_requests_are_answered_at_a_bounded_rate(autojump_clock: MockClock) -> None:
+    async with connected() as client, trio.open_nursery() as nursery:
+        # More than is read at a time: what has not been read yet is pipelined, too.
+        nursery.start_soon(client.send, b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n" * 2_000)
+        with trio.move_on_after(10):
+            await client.read_all()
+        assert 0.9 < len(client.answered) / (PIPELINED_AT_ONCE + 10 * PIPELINED_PER_SECOND) < 1.1
+        nursery.cancel_scope.cancel()
+
+
+async def test_requests_that_wait_for_the_answer_before_are_never_slowed_down(autojump_clock: MockClock) -> None:
+    async with connected() as client:
+        for _ in range(500):
+            await client.send(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
+            await client.answer()
+        assert trio.current_time() == 0
+
+
+async def test_little_is_read_of_a_peer_that_takes_no_answer(autojump_clock: MockClock) -> None:
+    async with connected(_Stuck) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(client.send, b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n" * 10_000)
+        await trio.testing.wait_all_tasks_blocked()
+        assert 0 < client.wire.received <= 16_384
+        nursery.cancel_scope.cancel()
+
+
+async def test_of_a_peer_that_is_gone_no_further_request_is_answered(autojump_clock: MockClock) -> None:
+    async with connected(_Gone) as client:
+        await client.send(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n" * 10)
+        await trio.testing.wait_all_tasks_blocked()
+        assert client.answered == ["/a"]
+        assert len(client.server) == 0
+
+
+async def test_a_peer_that_takes_a_little_now_and_then_gets_the_whole_answer(autojump_clock: MockClock) -> None:
+    async with connected(_Slow) as client:
+        await client.send(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await client.answer()).endswith(bytes(LARGE))
+        assert trio.current_time() > 2 * SEND_SECONDS
+
+
+async def test_requests_of_many_connections_begin_a_few_at_a_time(autojump_clock: MockClock) -> None:
+    begun: list[str] = []
+    counts: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        begun.append(scope["path"])
+        await _echo(scope, receive, send)
+
+    server = HttpServer(app)
+    pairs = [memory_stream_pair() for _ in range(50)]
+    for near, _ in pairs:
+        await near.send_all(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
+    async with trio.open_nursery() as nursery:
+        for _, far in pairs:
+            nursery.start_soon(server.serve, _Wire(far))
+        while len(begun) < 50:
+            before = len(begun)
+            await trio.lowlevel.checkpoint()
+            counts.append(len(begun) - before)
+        nursery.cancel_scope.cancel()
+    assert max(counts) <= BEGUN_AT_ONCE
