@@ -38,6 +38,7 @@ from actorchat.chat.operations import (
     Outcome,
     PersonRecorded,
     RecordPerson,
+    RefreshPeople,
     Refused,
     ReleaseChat,
     ReserveChat,
@@ -48,6 +49,7 @@ from actorchat.chat.operations import (
 )
 from actorchat.chat.ports import Archive, ChatFilter, FeedSnapshot, Journal, Session, StorageUnavailable
 from actorchat.chat.profiles import Profiles
+from actorchat.chat.renames import Renamed, Renames
 from actorchat.chat.replay import catch_up
 from actorchat.chat.room import Enter, Room, RoomMessage, RoomPorts
 from actorchat.chat.roster import Member, Position, Roster
@@ -69,6 +71,9 @@ __all__ = ["ChatRefused", "Chats", "open_chats"]
 
 ROOM_IDLE = 60.0
 """Seconds after which an empty room's actor goes; the chat stays in storage."""
+
+MOST_RENAMED = 10_000
+"""Active chats of one person that are shown again after a change of its profile."""
 
 _KEPT_UP = Restart(max=5, within=60.0, backoff=0.05)
 
@@ -112,6 +117,7 @@ class Chats:
         archive: Archive,
         limits: Limits,
         directory: Callable[[], Ref[DirectoryMessage]],
+        renames: Callable[[], Ref[Renamed]],
         random: Random,
     ) -> None:
         self.archive = archive
@@ -119,6 +125,7 @@ class Chats:
         """Called with each person's record that was stored, in the order of the commits."""
         self._journal = journal
         self._directory = directory
+        self._renames = renames
         self._random = random
         self._intake = Intake(limits.operations_in_flight)
         self._listened: Counter[str] = Counter()
@@ -153,7 +160,11 @@ class Chats:
     # People and chats
 
     async def record_person(self, operation: RecordPerson) -> PersonRecord:
-        """Store what a token says of its user. Raises `ChatRefused`; consoles hear of a changed operator."""
+        """Store what a token says of its user. Raises `ChatRefused`.
+
+        Consoles hear of a changed operator. A new profile is shown where its user is present, and in all its active
+        chats.
+        """
         outcome = await self._submit(operation, self._person_recorded)
         assert isinstance(outcome.decision, PersonRecorded)  # noqa: S101 - what this operation comes to
         return outcome.decision.person
@@ -165,6 +176,7 @@ class Chats:
         if isinstance(decision, PersonRecorded) and decision.changed:
             if decision.renamed:
                 self._profiles.changed(decision.person.user)
+                self._renames().signal(Renamed(decision.person.user))
             if decision.person.user.role is Role.OPERATOR:
                 self._directory().signal(PersonSeen(decision.person))
 
@@ -302,7 +314,7 @@ class Chats:
         for source in tuple(self._listened):
             await self._feeds[source].ask(Flushed())
 
-    # For the directory and the sweeper
+    # For the directory, the renames and the sweeper
 
     async def store_presence(self, operator_id: int, online: bool) -> PersonRecord:
         """Commit that an operator is online or offline, and return its record. Raises `StorageUnavailable`."""
@@ -333,6 +345,22 @@ class Chats:
             raise StorageUnavailable(str(error)) from error
         assert isinstance(outcome.decision, PersonRecorded)  # noqa: S101 - what this operation comes to
         return outcome.decision.person
+
+    async def show_renamed(self, user: User) -> None:
+        """Show every active chat of `user` again. Raises StorageUnavailable if that is to be tried again."""
+        operator = user.role is Role.OPERATOR
+        which = ChatFilter(
+            stages=frozenset({Stage.NEW, Stage.OPEN}),
+            operator_id=user.id if operator else None,
+            owner_id=None if operator else user.id,
+            limit=MOST_RENAMED,
+        )
+        for chat in await self.archive.chats(which):
+            try:
+                await self.perform(RefreshPeople(chat.uuid))
+            except ChatRefused as refused:
+                if refused.code in (RefusalCode.OVERLOADED, RefusalCode.STORAGE_UNAVAILABLE):
+                    raise StorageUnavailable(str(refused)) from refused
 
     async def sweep(self, chat: UUID) -> None:
         try:
@@ -393,12 +421,14 @@ async def open_chats(
     Leaving the block stops nothing that `system` does not stop; drain first.
     """
     refs: list[Ref[DirectoryMessage]] = []
+    renames: list[Ref[Renamed]] = []
     chats = Chats(
         system=system,
         journal=journal,
         archive=archive,
         limits=limits,
         directory=lambda: refs[0],
+        renames=lambda: renames[0],
         random=random or SystemRandom(),
     )
     refs.append(
@@ -408,6 +438,7 @@ async def open_chats(
             restart=_KEPT_UP,
         )
     )
+    renames.append(system.spawn(lambda: Renames(chats.show_renamed), name="renames", restart=_KEPT_UP))
     if policy.answer_timeout or policy.idle_timeout:
         system.spawn(lambda: Sweeper(archive, chats.sweep, clock), name="sweeper", restart=_KEPT_UP)
     yield chats

@@ -35,6 +35,7 @@ __all__ = [
     "Outcome",
     "PersonRecorded",
     "RecordPerson",
+    "RefreshPeople",
     "RefuseMessage",
     "Refused",
     "ReleaseChat",
@@ -144,8 +145,24 @@ class SweepChat:
     chat: UUID
 
 
+@attrs.frozen
+class RefreshPeople:
+    """Somebody in the chat has another profile: the chat is shown again. Nothing happens if it is closed."""
+
+    chat: UUID
+
+
 ChatOperation = (
-    AddMessage | MarkMessage | AcceptChat | CloseChat | ReopenChat | TransferChat | ReturnChat | ReleaseChat | SweepChat
+    AddMessage
+    | MarkMessage
+    | AcceptChat
+    | CloseChat
+    | ReopenChat
+    | TransferChat
+    | ReturnChat
+    | ReleaseChat
+    | SweepChat
+    | RefreshPeople
 )
 
 

@@ -287,7 +287,8 @@ class Room(Actor[RoomMessage]):
                 # The last commit may have stored more messages than fit on this page.
                 messages = tuple(message for message in messages if message.rev < messages[-1].rev)
                 chat = replace(announced, rev=messages[-1].rev, next_index=messages[-1].index + 1)
-            changed = (chat.stage, chat.operator) != (announced.stage, announced.operator)
+            before = (announced.stage, announced.operator, announced.owner)
+            changed = (chat.stage, chat.operator, chat.owner) != before
             self._announcer.publish([Changed(chat, messages, changed)])
 
     # Members that read more than the room remembers
@@ -314,7 +315,7 @@ class Room(Actor[RoomMessage]):
             self.after(PRESENCE_GRACE, _Lapsed(identity), key=("lapsed", identity))
 
     def _typing(self, user: User, command: UpdateTyping, now: float) -> None:
-        identity = identity_of(user)
+        identity, user = identity_of(user), self._roster.user(user)
         typist = self._roster.typists.setdefault(identity, Typist(user))
         step = typist.relay.update(command.text[: self._ports.limits.text_length], command.stopped, now)
         self.after(SILENCE, _TypingSilent(identity), key=("silent", identity))

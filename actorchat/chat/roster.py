@@ -111,8 +111,9 @@ class Roster:
         """
         presence = self.present.get(member.identity)
         if presence is None:
-            presence = self.present[member.identity] = Presence(member.session.user)
-            self._tell(UserConnected(member.session.user))
+            presence = self.present[member.identity] = Presence(self.profiles.user(member.session.user))
+            self.profiles.watch(member.identity, self._renamed)
+            self._tell(UserConnected(presence.user))
         presence.sockets += 1
         self.behind[member] = position
         everybody = [encode_event(UserConnected(each.user), Profile.STRICT) for each in self.present.values()]
@@ -141,7 +142,22 @@ class Roster:
         presence = self.present.get(identity)
         if presence is not None and presence.sockets == 0:
             del self.present[identity]
+            self.profiles.unwatch(identity, self._renamed)
             self._tell(UserDisconnected(presence.user))
+
+    def user(self, user: User) -> User:
+        """The same person, as the room shows it now."""
+        presence = self.present.get(identity_of(user))
+        return self.profiles.user(user) if presence is None else presence.user
+
+    def _renamed(self, user: User) -> None:
+        """Somebody present has a new profile: all members are told, and typing is shown with it."""
+        identity = identity_of(user)
+        self.present[identity].user = user
+        typist = self.typists.get(identity)
+        if typist is not None:
+            typist.user = user
+        self._tell(UserConnected(user))
 
     def _tell(self, event: UserConnected | UserDisconnected) -> None:
         frames = Frames.of([encode_event(event, Profile.STRICT)])

@@ -29,6 +29,7 @@ from actorchat.chat.operations import (
     Decision,
     EndLeaving,
     MarkMessage,
+    RefreshPeople,
     Refused,
     ReleaseChat,
     ReopenChat,
@@ -95,6 +96,9 @@ def decide(chat: ChatState, operation: ChatOperation, situation: Situation) -> D
             return _release(chat, operator_id, situation)
         case SweepChat():
             return _sweep(chat, situation)
+        case RefreshPeople():
+            # A revision of its own: everybody who follows the chat sees this change at its place in the chat's order.
+            return Changed(replace(chat, rev=chat.rev + 1), (), True) if chat.active else Unchanged(chat)
         case _:
             assert_never(operation)
 

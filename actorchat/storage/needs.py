@@ -14,6 +14,7 @@ from actorchat.chat.operations import (
     MarkMessage,
     Operation,
     RecordPerson,
+    RefreshPeople,
     RefuseMessage,
     ReleaseChat,
     ReserveChat,
@@ -115,7 +116,9 @@ def _acting(operation: Operation) -> User | None:
     match operation:
         case AddMessage(author=user) | RecordPerson(user=user) | ReserveChat(owner=user):
             return user
-        case RefuseMessage() | MarkMessage() | ReleaseChat() | SweepChat() | SetOnline() | EndLeaving():
+        case (
+            RefuseMessage() | MarkMessage() | ReleaseChat() | SweepChat() | RefreshPeople() | SetOnline() | EndLeaving()
+        ):
             return None
         case _:
             return operation.by

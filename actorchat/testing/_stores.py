@@ -35,6 +35,7 @@ from actorchat.chat.operations import (
     Operation,
     PersonRecorded,
     RecordPerson,
+    RefreshPeople,
     Refused,
     RefuseMessage,
     ReleaseChat,
@@ -347,6 +348,9 @@ def _check_people(bench: _Bench) -> None:
     assert bench.store.person(Identity(Role.USER, 99)) is None
     [chat] = bench.store.chats(ChatFilter())
     assert chat.owner == ann
+    refreshed = bench.changed(RefreshPeople(CHAT), now=NOW + 9)
+    assert (refreshed.chat, refreshed.messages, refreshed.chat_changed) == (replace(chat, rev=chat.rev + 1), (), True)
+    assert bench.store.chat(CHAT) == refreshed.chat
     online = bench.one(SetOnline(EVE.id, True))[0]
     assert online == PersonRecorded(PersonRecord(EVE, endless({SHOP}), True), True)
     assert bench.one(SetOnline(EVE.id, True))[0] == PersonRecorded(online.person, False)
@@ -614,5 +618,6 @@ def random_operations(seed: int, number: int) -> Iterator[Operation]:
                 SetOnline(operator.id, chance.random() < 0.5),
                 EndLeaving(operator.id),
                 SweepChat(chat),
+                RefreshPeople(chat),
             )
         )

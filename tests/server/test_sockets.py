@@ -75,6 +75,20 @@ async def test_a_console_is_told_of_an_operator_who_is_new_to_its_source(api: Ap
         assert (await next_event(olgas, "operator_updated"))["user"]["firstname"] == "Olga"
 
 
+async def test_a_visitors_new_name_is_shown_in_the_room_and_on_the_feed(api: Api) -> None:
+    visitor, chat = await api.visit(token=customer(7, firstname="Ann"))
+    assert (await api.write(visitor, chat)).status_code == 201
+    async with (
+        api.socket(room(chat), visitor) as room_socket,
+        api.socket("/ws/operators", operator()) as console,
+    ):
+        assert (await next_event(room_socket, "user_connected"))["user"]["firstname"] == "Ann"
+        assert (await next_event(console, "chat_updated"))["chat"]["owner_user"]["firstname"] == "Ann"
+        await api.visit(token=customer(7, firstname="Anna"))
+        assert (await next_event(room_socket, "user_connected"))["user"]["firstname"] == "Anna"
+        assert (await next_event(console, "chat_updated"))["chat"]["owner_user"]["firstname"] == "Anna"
+
+
 async def next_event(socket: WebSocketConnection, kind: str) -> dict[str, Any]:
     while True:
         event = orjson.loads(await socket.get_message())

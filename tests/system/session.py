@@ -418,8 +418,15 @@ class Session:
         await self._perform(post, self.model.send(chat, who, text, now, key))
 
     async def step_rename(self, a: int, b: int, c: int) -> None:
-        who = list(SOURCES)[a % len(SOURCES)]
-        await self._record(who, f"name {b % 10}", SOURCES[who])
+        who, name = list(SOURCES)[a % len(SOURCES)], f"name {b % 10}"
+        changed = self.model.people[who]["firstname"] != name
+        await self._record(who, name, SOURCES[who])
+        if changed:
+            for chat in self.model.chats.values():
+                if who in chat.sockets:
+                    self.tell_presence(chat, who, "user_connected")
+            for commit in self.model.renamed(who):
+                self.tell(commit)
 
     async def step_reserve(self, a: int, b: int, c: int) -> None:
         if len(self.model.chats) < MOST_CHATS:

@@ -418,6 +418,11 @@ class Model:
         theirs = [chat for chat in self.chats.values() if chat.active and chat.operator == who]
         return [self._pass_on(chat, "new", None, None, now, ("user", "operator")) for chat in theirs]
 
+    def renamed(self, who: Person) -> list[Commit]:
+        """What follows once the new name is stored: all active chats with that person are shown again."""
+        theirs = [chat for chat in self.chats.values() if chat.active and who in (chat.owner, chat.operator)]
+        return [Commit(chat.uuid, self.chat_wire(chat), True, ()) for chat in theirs]
+
     # Typing: each gives the (text, stopped) that is passed on at once
 
     def type(self, chat: Chat, who: Person, text: str, stopped: bool, now: float) -> list[tuple[str, bool]]:
