@@ -9,7 +9,7 @@ import attrs
 import outcome
 import trio
 
-from actorchat.protocol.entities import Message
+from actorchat.protocol.entities import Message, MessageType
 
 
 @attrs.define(eq=False)
@@ -22,6 +22,8 @@ class Delivery:
     client_id: str
     text: str
     attachments: tuple[UUID, ...]
+    repeats: bool = False
+    """Its ``client_id`` may have been used before, on another connection."""
     _result: outcome.Maybe[Message] | None = attrs.field(default=None, init=False, repr=False)
     _settled: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
 
@@ -42,6 +44,11 @@ class Delivery:
         if isinstance(self._result, outcome.Error):
             raise self._result.error
         return self._result.value
+
+    def is_stored_as(self, message: Message) -> bool:
+        """Whether ``message`` is what was sent: its ``client_id`` may have been used for another one."""
+        same_files = tuple(attachment.uuid for attachment in message.attachments) == self.attachments
+        return message.type is MessageType.STANDARD and message.text == self.text and same_files
 
     def settle(self, result: outcome.Maybe[Message]) -> None:
         """Record the outcome; the first one counts. For the connection only."""

@@ -10,8 +10,12 @@ from typing import Final
 
 import attrs
 
+from actorchat.client.backoff import Backoff
 from actorchat.protocol.commands import MarkMessageDelivered, MarkMessageRead, UpdateTyping
 from actorchat.protocol.limits import DEFAULT_MAX_TEXT_CHARS
+
+CALM_SECONDS: Final = 60.0
+"""A refused mark this long after the last one is the first again."""
 
 TYPING_INTERVAL: Final = 0.25
 """Seconds between two typing updates; the server tells the feed no more often."""
@@ -39,8 +43,11 @@ class _Mark:
 class Marks:
     """The highest delivered and read marks, and what stands in the input field."""
 
+    backoff: Backoff
     _delivered: _Mark = attrs.field(factory=_Mark, init=False)
     _read: _Mark = attrs.field(factory=_Mark, init=False)
+    _not_before: float = attrs.field(default=-math.inf, init=False)
+    _refused_at: float = attrs.field(default=-math.inf, init=False)
     _typing: UpdateTyping | None = attrs.field(default=None, init=False)
     _typing_not_before: float = attrs.field(default=-math.inf, init=False)
 
@@ -62,27 +69,40 @@ class Marks:
 
     def ready_at(self) -> float:
         """When the next one may leave; never (inf) if nothing waits."""
-        if self._delivered.due or self._read.due:
-            return -math.inf
-        return math.inf if self._typing is None else self._typing_not_before
+        marks = self._not_before if self._delivered.due or self._read.due else math.inf
+        return marks if self._typing is None else min(marks, self._typing_not_before)
 
     def take(self, now: float) -> MarkMessageDelivered | MarkMessageRead | UpdateTyping | None:
         """What may leave now, marks before typing."""
-        if (message_id := self._delivered.take()) is not None:
-            return MarkMessageDelivered(message_id)
-        if (message_id := self._read.take()) is not None:
-            return MarkMessageRead(message_id)
+        if now >= self._not_before:
+            if (message_id := self._delivered.take()) is not None:
+                return MarkMessageDelivered(message_id)
+            if (message_id := self._read.take()) is not None:
+                return MarkMessageRead(message_id)
         if self._typing is None or now < self._typing_not_before:
             return None
         update, self._typing = self._typing, None
         self._typing_not_before = now + TYPING_INTERVAL
         return update
 
+    def refused(self, now: float) -> None:
+        """The server can't take a mark now, and does not say which: tell them again after a while."""
+        if now - self._refused_at >= CALM_SECONDS:
+            self.backoff.reset()
+        self._refused_at = now
+        self._not_before = now + self.backoff.next_delay()
+        self._tell_again()
+
     def socket_lost(self) -> None:
-        """Tell the marks again on the next socket, for they may have been lost; a repeat changes nothing."""
+        """Tell the marks again on the next socket, for they may have been lost."""
+        self._not_before = -math.inf
+        self._tell_again()
+        self.forget_typing()
+
+    def _tell_again(self) -> None:
+        # A repeat changes nothing.
         for mark in (self._delivered, self._read):
             mark.due = mark.message_id is not None
-        self.forget_typing()
 
     def drop(self) -> None:
         """Tell none of this again: it broke the socket."""

@@ -38,9 +38,9 @@ class Outbox:
         return len(self._waiting)
 
     @property
-    def in_doubt(self) -> bool:
-        """The oldest message left on a socket that was lost: it may be stored already."""
-        return self._in_doubt
+    def repeats(self) -> bool:
+        """The oldest message may be stored already: it left on a socket that was lost, or its key was used before."""
+        return self._in_doubt or (bool(self._waiting) and self._waiting[0].repeats)
 
     def append(self, delivery: Delivery) -> None:
         """Add the newest message."""
@@ -56,13 +56,13 @@ class Outbox:
         return self._waiting[0]
 
     def stored(self, event: MessageAdded) -> bool:
-        """A message was announced; whether it is ours and had been in doubt."""
-        if not self._is_ours(event.client_id):
+        """A message was announced. True: it may be the answer to a repeated ``client_id``, which is in no order."""
+        if not self._is_ours(event.client_id) or not self._waiting[0].is_stored_as(event.message):
             return False
-        doubted = self._in_doubt
+        may_be_an_answer = self._in_flight and self.repeats
         self.backoff.reset()
         self._settle(outcome.Value(event.message))
-        return doubted
+        return may_be_an_answer
 
     def refused(self, event: MessageNotAdded, now: float) -> None:
         """A message was refused: for good, or to be tried again after a while."""

@@ -27,7 +27,7 @@ from actorchat.client.outbox import Outbox
 from actorchat.client.websocket import Dial, Target, attend, dial_tcp, tls_context
 from actorchat.protocol.codec import UnknownType, decode_event, encode_command
 from actorchat.protocol.commands import SendMessage
-from actorchat.protocol.events import Event, MessageAdded, MessageNotAdded, RefusalCode
+from actorchat.protocol.events import RETRYABLE, ErrorEvent, Event, MessageAdded, MessageNotAdded, RefusalCode
 from actorchat.protocol.faults import Malformed
 from actorchat.protocol.frames import CloseCode
 from actorchat.protocol.limits import MAX_FRAME_BYTES
@@ -97,7 +97,7 @@ class RoomConnection:
         self._places = trio.Semaphore(outbox, max_value=outbox)
         self._outbox = Outbox(Backoff(random), self._on_settled)
         self._outbox_empty = trio.Event()
-        self._marks = Marks()
+        self._marks = Marks(Backoff(random))
         self._wake_send, self._wake = trio.open_memory_channel[None](1)
         self._events_send, self._events = trio.open_memory_channel[Event](inbox)
         self._unsent_events: deque[Event] = deque()
@@ -150,7 +150,7 @@ class RoomConnection:
         ClosedResourceError when the connection is over.
         """
         self._lifeline.check_open()
-        delivery = Delivery(client_id or uuid4().hex, text, tuple(attachments))
+        delivery = Delivery(client_id or uuid4().hex, text, tuple(attachments), repeats=client_id is not None)
         size = len(encode_command(_command(delivery)))
         await self._places.acquire()
         try:
@@ -282,6 +282,10 @@ class RoomConnection:
                 self._outbox.refused(event, trio.current_time())
                 self._wake_writer()
                 continue
+            if isinstance(event, ErrorEvent) and event.path == "data.message_id" and event.code in RETRYABLE:
+                self._marks.refused(trio.current_time())
+                self._wake_writer()
+                continue
             if isinstance(event, MessageAdded) and self._overtakes(event):
                 self._verdict = Reopened()
                 return
@@ -296,9 +300,9 @@ class RoomConnection:
         The answer to a repeated client_id is the one event outside the room's order. Behind a hole nothing
         tells it from the ordered event, so the room resumes from before the hole.
         """
-        doubted = self._outbox.stored(event)
+        may_be_an_answer = self._outbox.stored(event)
         self._wake_writer()
-        return doubted and self._continuity.leaves_a_hole(event.message.message_index)
+        return may_be_an_answer and self._continuity.leaves_a_hole(event.message.message_index)
 
     async def _flush_events(self) -> None:
         # An event leaves the queue only once it is handed over: this wait is cancelled when a socket is lost.
@@ -310,7 +314,7 @@ class RoomConnection:
         # The reader reports the end: it has read what came before the close.
         with suppress(ConnectionClosed):
             while True:
-                if self._outbox.in_doubt:
+                if self._outbox.repeats:
                     with trio.move_on_after(REPLAY_PATIENCE):
                         await self._replay_over.wait()
                 now = trio.current_time()

@@ -1,4 +1,5 @@
 from contextlib import AbstractAsyncContextManager
+from itertools import pairwise
 
 import attrs
 import pytest
@@ -20,6 +21,7 @@ from actorchat.client import (
 from actorchat.protocol.commands import MarkMessageDelivered, MarkMessageRead, SendMessage, UpdateTyping
 from actorchat.protocol.events import (
     ChatUpdated,
+    ErrorEvent,
     Event,
     MessageAdded,
     MessageUpdated,
@@ -159,6 +161,63 @@ async def test_an_answer_that_overtakes_a_hole_makes_the_room_resume_from_before
         assert (await delivery.wait()).message_index == 3
     assert peers.resources[2].endswith("after=0")
     assert peers.dialled_at[2] == peers.dialled_at[1]
+
+
+async def test_an_answer_to_a_key_of_an_earlier_program_hides_nothing_that_comes_later(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    async def first(peer: Peer) -> None:
+        await peer.end_replay()
+        await answer(peer, 3)
+        await peer.tell(*(MessageAdded(message(index)) for index in (1, 2)))
+        await stay(peer)
+
+    async def second(peer: Peer) -> None:
+        await peer.tell(*(MessageAdded(message(index)) for index in (1, 2, 3)))
+        await peer.end_replay(3)
+        await stay(peer)
+
+    peers = Peers(nursery, first, second)
+    async with opened(peers, after=0) as room:
+        delivery = await room.send("mine", client_id="of an earlier program")
+        assert await indexes(room, 3) == [1, 2, 3]
+        assert (await delivery.wait()).message_index == 3
+    assert peers.resources[1].endswith("after=0")
+
+
+async def test_a_room_without_a_beginning_does_not_begin_with_an_answer_out_of_order(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    async def first(peer: Peer) -> None:
+        await answer(peer, 3)
+        await stay(peer)
+
+    async def second(peer: Peer) -> None:
+        await peer.tell(*(MessageAdded(message(index)) for index in range(5)))
+        await peer.end_replay(4)
+        await stay(peer)
+
+    peers = Peers(nursery, first, second)
+    async with opened(peers) as room:
+        await room.send("mine", client_id="of an earlier program")
+        assert await indexes(room, 5) == [0, 1, 2, 3, 4]
+    assert peers.resources[1].endswith("after=-1")
+
+
+async def test_a_replayed_message_under_the_same_key_with_another_text_settles_nothing(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.tell(MessageAdded(message(0, "old", user=VISITOR), "k"))
+        await peer.end_replay(0)
+        await peer.tell(refusal(await peer.hear_message(), RefusalCode.CONFLICT))
+        await stay(peer)
+
+    async with opened(Peers(nursery, script), after=-1) as room:
+        delivery = await room.send("new", client_id="k")
+        with pytest.raises(NotAdded, match="conflict"):
+            await delivery.wait()
+        assert await indexes(room, 1) == [0]
 
 
 async def test_a_message_in_doubt_leaves_only_after_the_replay(
@@ -411,6 +470,50 @@ async def test_marks_are_told_again_after_a_lost_socket(autojump_clock: MockCloc
         room.mark_read(5)
         await trio.sleep(20)
     assert heard == [MarkMessageRead(5), MarkMessageRead(5)]
+
+
+@pytest.mark.parametrize("code", ["storage_unavailable", "overloaded", "draining"])
+async def test_a_mark_that_the_server_can_not_take_now_is_told_again(
+    code: str, autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    heard: list[object] = []
+    heard_at: list[float] = []
+
+    async def hear(peer: Peer) -> None:
+        heard.append(await peer.hear())
+        heard_at.append(trio.current_time())
+
+    async def script(peer: Peer) -> None:
+        for _ in range(3):
+            await hear(peer)
+            await peer.tell(ErrorEvent(code, "", "data.message_id"))
+        await hear(peer)
+        await peer.tell(ErrorEvent("message_not_found", "", "data.message_id"))
+        await stay(peer)
+
+    async with opened(Peers(nursery, script)) as room:
+        room.mark_read(5)
+        # The reader hears of what it can do something about only.
+        assert (await anext(room)) == ErrorEvent("message_not_found", "", "data.message_id")
+        await trio.sleep(100)
+    assert heard == [MarkMessageRead(5)] * 4
+    assert [round(later - at, 3) for at, later in pairwise(heard_at)] == [0.5, 1.0, 2.0]
+
+
+async def test_while_marks_wait_messages_leave(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.hear()
+        await peer.tell(ErrorEvent("overloaded", "", "data.message_id"))
+        await answer(peer, 0)
+        assert await peer.hear() == MarkMessageDelivered(5)
+        await stay(peer)
+
+    async with opened(Peers(nursery, script)) as room:
+        room.mark_delivered(5)
+        await trio.sleep(0.1)
+        await (await room.send("hello")).wait()
+        assert trio.current_time() < 0.2
+        await trio.sleep(1)
 
 
 async def test_typing_leaves_four_times_a_second_with_the_latest_text(
