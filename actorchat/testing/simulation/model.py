@@ -369,7 +369,15 @@ class Model:
         refusal = self._inactive(chat)
         if refusal is None and chat.operator != who:
             refusal = Refusal("not_owner")
-        return refusal or self._pass_on(chat, "new", None, who, now, ("user", "operator"))
+        return refusal or self.requeue(chat, who, now)
+
+    def requeue(self, chat: Chat, by: Person | None, now: float) -> Commit:
+        """Back to the queue, as an operator who returns it, the answer timer or the end of a grace does."""
+        return self._pass_on(chat, "new", None, by, now, ("user", "operator"))
+
+    def close_idle(self, chat: Chat, now: float) -> Commit:
+        """As the idle timer closes it."""
+        return self._pass_on(chat, "closed", chat.operator, None, now, ("user",))
 
     @staticmethod
     def _inactive(chat: Chat) -> Refusal | None:
@@ -416,7 +424,7 @@ class Model:
         del self.consoles_gone_at[who]
         self.online.discard(who)
         theirs = [chat for chat in self.chats.values() if chat.active and chat.operator == who]
-        return [self._pass_on(chat, "new", None, None, now, ("user", "operator")) for chat in theirs]
+        return [self.requeue(chat, None, now) for chat in theirs]
 
     def renamed(self, who: Person) -> list[Commit]:
         """What follows once the new name is stored: all active chats with that person are shown again."""

@@ -19,7 +19,7 @@ import trio
 from actorchat.testing.simulation.network import Backlog, Connection, End, Network
 from actorchat.transports.kernel import Kernel
 
-__all__ = ["ClientStream", "Descriptors", "Listener", "ServerSocket"]
+__all__ = ["ClientStream", "Descriptors", "Listener", "ServerSocket", "dial"]
 
 _FIRST: Final = 1_000_000
 """Descriptors start here: far above all real ones."""

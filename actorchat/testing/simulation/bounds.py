@@ -1,0 +1,83 @@
+"""Bounds of the server that a run may make small, so that what lies beyond them happens often.
+
+Bounds of sockets, of the journal and of the whole chat are parameters of `Environment`. The others are constants of
+their modules, replaced for one run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final
+from unittest import mock
+
+import attrs
+
+from actorchat.chat import chats, feed, replay, room, roster
+from actorchat.server import auth, people
+from actorchat.server.environment import Environment
+from actorchat.storage import batch, journal, rows
+
+__all__ = ["BOUNDS", "Bound", "bounded_environment", "small_constants"]
+
+
+@attrs.frozen
+class Bound:
+    """`values` that a seed chooses from. `constants` are (module, name); `field` is one of `Environment`."""
+
+    values: tuple[float, ...]
+    constants: tuple[tuple[object, str], ...] = ()
+    field: str | None = None
+
+
+def _constant(module: object, name: str, *values: float) -> Bound:
+    return Bound(values, ((module, name),))
+
+
+def _field(name: str, *values: float) -> Bound:
+    return Bound(values, field=name)
+
+
+BOUNDS: Final[Mapping[str, Bound]] = {
+    "page": _constant(replay, "PAGE", 1, 2, 7),
+    "tail": _constant(roster, "TAIL", 1, 2, 8),
+    "recovery_page": _constant(room, "RECOVERY_PAGE", 3, 4, 7),
+    "piece_bytes": _constant(replay, "PIECE_BYTES", 1, 600, 2_000),
+    "max_batch": _constant(journal, "MAX_BATCH", 1, 2, 3),
+    "room_idle": _constant(chats, "ROOM_IDLE", 0.2, 1.0, 3.0),
+    "room_in_flight": _constant(room, "ROOM_IN_FLIGHT", 1, 2, 4),
+    "room_inbox": _constant(chats, "ROOM_INBOX", 1, 2, 4),
+    "journal_capacity": _field("journal_capacity", 1, 3, 8),
+    "intake": _field("operations_in_flight", 1, 2, 5),
+    "outbox_bytes": _field("sockets.outbox_bytes", 700, 3_000, 20_000),
+    "outbox_frames": _field("sockets.outbox_frames", 2, 5, 40),
+    "outbox_low": _field("sockets.outbox_low", 0, 500),
+    "socket_in_flight": _field("sockets.operations_in_flight", 1, 2),
+    "key_horizon": Bound((4, 16), ((batch, "KEY_HORIZON"), (rows, "KEY_HORIZON"))),
+    "cached": _constant(rows, "_MAX_CACHED", 1, 2, 5),
+    "held_items": _constant(feed, "HELD_ITEMS", 1, 4),
+    "remembered": _constant(people, "_REMEMBERED", 1, 3),
+    "tokens": _constant(auth, "REMEMBERED", 1, 3),
+}
+
+
+def bounded_environment(environment: Environment, chosen: Mapping[str, float]) -> Environment:
+    """`environment` with the bounds that are its fields."""
+    fields: dict[str, Any] = {}  # Any: what the field takes
+    sockets: dict[str, Any] = {}  # Any: as above
+    for name, value in chosen.items():
+        field = BOUNDS[name].field
+        if field is not None:
+            owner, _, last = field.rpartition(".")
+            (sockets if owner else fields)[last] = value
+    return attrs.evolve(environment, sockets=attrs.evolve(environment.sockets, **sockets), **fields)
+
+
+@contextmanager
+def small_constants(chosen: Mapping[str, float]) -> Iterator[None]:
+    """Inside the block the bounds that are constants have the values of `chosen`."""
+    with ExitStack() as stack:
+        for name, value in chosen.items():
+            for module, constant in BOUNDS[name].constants:
+                stack.enter_context(mock.patch.object(module, constant, value))
+        yield

@@ -1,0 +1,43 @@
+"""Which faults met which operations: counted over many runs, shown as a table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from math import inf
+from typing import Final
+
+from rich.table import Table
+
+__all__ = ["Coverage", "coverage_table"]
+
+_CALM: Final = "no fault"
+
+
+class Coverage:
+    """Counts of one run. An operation meets every fault that is in force when it begins."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self._until: dict[str, float] = {}
+
+    def fault(self, kind: str, until: float) -> None:
+        """`kind` is in force up to that moment."""
+        self._until[kind] = max(self._until.get(kind, -inf), until)
+
+    def operation(self, name: str, now: float) -> None:
+        met = [kind for kind, until in self._until.items() if now <= until]
+        self.counts.update((kind, name) for kind in met or (_CALM,))
+
+
+def coverage_table(counts: Counter[tuple[str, str]], faults: Iterable[str], operations: Iterable[str]) -> Table:
+    """A row for each operation, a column for each fault; what never met is a red 0."""
+    columns = (_CALM, *faults)
+    table = Table(title="How often each operation met each fault")
+    table.add_column("operation")
+    for fault in columns:
+        table.add_column(fault.replace("_", "\n"), justify="right")
+    for operation in operations:
+        cells = [counts[fault, operation] for fault in columns]
+        table.add_row(operation, *(str(times) if times else "[red]0[/red]" for times in cells))
+    return table

@@ -1,0 +1,72 @@
+"""Crashes inside the chat, on request: the next calls of one method raise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final
+from unittest import mock
+
+from actorchat.chat.announcement import Announcement
+from actorchat.chat.announcer import Announcer
+from actorchat.chat.directory import Directory
+from actorchat.chat.encoding import Encoder
+from actorchat.chat.feed import Feed
+from actorchat.chat.room import Room
+
+__all__ = ["PLACES", "Crashes", "PlannedCrash"]
+
+PLACES: Final[tuple[tuple[type[Any], str], ...]] = (  # Any: each is a class of its own
+    (Feed, "_flush"),
+    (Directory, "_tell"),
+    (Directory, "_count"),
+    (Announcer, "_announce"),
+    (Announcer, "settle"),
+    (Announcer, "publish"),
+    (Announcement, "_encode"),
+    (Encoder, "added"),
+    (Room, "_take"),
+)
+"""The methods that can be made to raise."""
+
+
+class PlannedCrash(Exception):  # noqa: N818 - it is meant to happen
+    """Raised inside the server because the plan says so."""
+
+    def __repr__(self) -> str:
+        return "planned crash"
+
+
+class Crashes:
+    """Which places raise, and at which of their next calls."""
+
+    def __init__(self, log: Callable[..., object]) -> None:
+        self._log = log
+        self._left: dict[int, int] = {}
+
+    def ask(self, place: int, nth: int) -> None:
+        """Make the `nth` next call of `PLACES[place]` raise."""
+        self._left[place] = nth
+
+    def calm(self) -> None:
+        self._left.clear()
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        """Inside the block what was asked for happens."""
+        with ExitStack() as stack:
+            for place, (owner, name) in enumerate(PLACES):
+                stack.enter_context(mock.patch.object(owner, name, self._wrap(place, getattr(owner, name))))
+            yield
+
+    def _wrap(self, place: int, method: Callable[..., object]) -> Callable[..., object]:
+        def wrapped(*args: object, **kwargs: object) -> object:
+            left = self._left.get(place, 0)
+            if left:
+                self._left[place] = left - 1
+                if left == 1:
+                    self._log("planned crash in", PLACES[place][1])
+                    raise PlannedCrash
+            return method(*args, **kwargs)
+
+        return wrapped

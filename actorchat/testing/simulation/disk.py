@@ -1,0 +1,239 @@
+"""Storage that is slow, fails, is in doubt, and survives the server: a real store, run in place, with faults.
+
+Every commit passes here, in commit order: `committed` hears of each as it becomes durable.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Final, TypeVar, cast
+
+import attrs
+import trio
+
+from actorchat.chat.model import Policy
+from actorchat.chat.operations import Operation
+from actorchat.chat.ports import StorageUnavailable
+from actorchat.storage import Batch, CommitInDoubt, Decided, Storage, Store
+from actorchat.storage.archive import StoreArchive
+from actorchat.storage.memory import MemoryStore
+from actorchat.storage.sqlite import SqliteStore, connect
+
+__all__ = ["Disk"]
+
+T = TypeVar("T")
+
+Committed = Callable[[Sequence[Operation], Sequence[Decided], Batch], object]
+
+_READS: Final = frozenset(
+    {"chat", "newest", "after", "since", "authored", "chats", "person", "operators", "feed_snapshot", "due"}
+)
+_WRITES: Final = frozenset({"commit", "recover"})
+
+
+class Disk:
+    """`folder` None keeps a memory store from server to server; else there is a SQLite file in it.
+
+    `faults` is what happens to the next commits, one each: `away` before anything is done, `stored` and `forgotten`
+    at COMMIT. The next `failing_recovers` looks after a failure fail too. Until `unreadable_until` every read fails,
+    until `slow_until` every call takes long. `calm` ends all that.
+    """
+
+    def __init__(
+        self, random: Random, log: Callable[..., object], committed: Committed, folder: Path | None = None
+    ) -> None:
+        self.random, self.log, self.committed, self.folder = random, log, committed, folder
+        self.faults: list[str] = []
+        self.failing_recovers = 0
+        self.unreadable_until = self.slow_until = 0.0
+        self.corrected_counters = 0
+        self._memory: MemoryStore | None = None
+        self._calm = False
+        self._store: _FaultyStore | None = None
+        self._runners: tuple[_Runner, ...] = ()
+        self.armed: str | None = None
+        """The fault that the SQLite connection is to play now."""
+
+    @property
+    def store(self) -> Store:
+        """What is durable. Raises RuntimeError before a server opened it."""
+        if self._store is None:
+            raise RuntimeError("no server has opened this disk yet")
+        return self._store.inner
+
+    @asynccontextmanager
+    async def open_store(self, url: str, policy: Policy, *, clock: Callable[[], float]) -> AsyncIterator[Storage]:
+        """In the place of `actorchat.storage.open_store`, whatever the URL."""
+        await trio.lowlevel.checkpoint()
+        inner: MemoryStore | SqliteStore
+        if self.folder is None:
+            inner = self._memory = self._memory or MemoryStore(policy)
+        else:
+            inner = SqliteStore(self.folder / "chat.db", policy, self._connect, clock)
+        self.corrected_counters += inner.corrected_counters
+        store = self._store = _FaultyStore(self, inner)
+        writer, reader = self._runners = _Runner(self), _Runner(self)
+        try:
+            # The faulty store answers to every read by __getattr__.
+            yield Storage(cast("Store", store), writer, StoreArchive(cast("Store", store), reader))
+        finally:
+            store.dead = True
+            if inner is not self._memory:
+                inner.close()
+
+    def calm(self) -> None:
+        """From now on nothing fails."""
+        self._calm = True
+        self.faults.clear()
+        self.failing_recovers = 0
+        self.unreadable_until = self.slow_until = 0.0
+
+    def crash(self) -> None:
+        """The process is gone: what was not committed is lost, and no call that was under way returns."""
+        if self._store is not None:
+            self._store.dead = True
+        for runner in self._runners:
+            runner.crash()
+
+    def seconds(self, *, write: bool) -> float:
+        """How long the next call takes."""
+        if self._calm:
+            return 0.001
+        if trio.current_time() < self.slow_until:
+            return self.random.uniform(0.2, 2.5)
+        return self.random.choice((0.0, 0.0005, 0.004, 0.03 if write else 0.1))
+
+    def _connect(self, path: Path, read_only: bool) -> sqlite3.Connection:
+        connection = connect(path, read_only, _Connection)
+        if not read_only:
+            # A crash here loses only what was not committed: there is nothing to wait for.
+            connection.execute("PRAGMA synchronous=OFF")
+        cast("_Connection", connection).disk = self
+        return connection
+
+
+class _Connection(sqlite3.Connection):
+    disk: Disk | None = None
+
+    def cursor(self, factory: object = None) -> _Cursor:  # type: ignore[override] # the store gives no factory
+        return super().cursor(_Cursor)
+
+
+class _Cursor(sqlite3.Cursor):
+    """Fails where a disk would: at BEGIN, at any statement, at COMMIT before or after it was done."""
+
+    def execute(self, sql: str, parameters: Iterable[object] = (), /) -> _Cursor:  # type: ignore[override] # narrower
+        disk = cast("_Connection", self.connection).disk
+        fault = None if disk is None else disk.armed
+        if disk is not None and fault is not None:
+            begins = sql.startswith("BEGIN")
+            if fault == "away" and disk.random.random() < (0.5 if begins else 0.3):
+                raise sqlite3.OperationalError("disk I/O error")
+            if sql == "COMMIT":
+                if fault == "stored":
+                    super().execute(sql)
+                raise sqlite3.OperationalError("disk I/O error")
+        super().execute(sql, parameters)  # type: ignore[arg-type] # any parameters, passed on
+        return self
+
+
+class _Runner:
+    """Runs calls in place; each takes a while, half of it before and half after. A crash ends those not done."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._scopes: dict[trio.CancelScope, None] = {}
+
+    async def run(self, call: Callable[[], T], meanwhile: Callable[[], object] | None = None) -> T:
+        name = getattr(call.func, "__name__", "") if isinstance(call, partial) else ""
+        half = self._disk.seconds(write=meanwhile is not None or name in _WRITES) / 2
+        if meanwhile is not None:
+            meanwhile()
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        await self._wait(half)
+        result = call()
+        await self._wait(half)
+        return result
+
+    async def _wait(self, seconds: float) -> None:
+        if not seconds:
+            return
+        with trio.CancelScope(shield=True) as scope:
+            self._scopes[scope] = None
+            await trio.sleep(seconds)
+        del self._scopes[scope]
+        if scope.cancelled_caught:
+            await trio.sleep_forever()
+
+    def crash(self) -> None:
+        for scope in list(self._scopes):
+            scope.cancel()
+
+
+@attrs.define(eq=False)
+class _FaultyStore:
+    disk: Disk
+    inner: MemoryStore | SqliteStore
+    dead: bool = False
+
+    @property
+    def corrected_counters(self) -> int:
+        return self.inner.corrected_counters
+
+    def commit(self, operations: Sequence[Operation], batch: Batch) -> list[Decided]:
+        disk = self.disk
+        self._check_alive()
+        fault = disk.faults.pop(0) if disk.faults else None
+        if fault is not None:
+            disk.log("disk", fault, len(operations))
+        if isinstance(self.inner, SqliteStore):
+            decided = self._commit_to_file(operations, batch, fault)
+        elif fault == "away":
+            raise StorageUnavailable("as planned")
+        elif fault == "forgotten":
+            raise CommitInDoubt([])
+        else:
+            decided = self.inner.commit(operations, batch)
+        disk.committed(operations, decided, batch)
+        if fault == "stored":
+            raise CommitInDoubt(decided)
+        return decided
+
+    def _commit_to_file(self, operations: Sequence[Operation], batch: Batch, fault: str | None) -> list[Decided]:
+        disk = self.disk
+        disk.armed = fault
+        try:
+            return self.inner.commit(operations, batch)
+        except CommitInDoubt as doubt:
+            if fault == "stored":
+                disk.committed(operations, doubt.decided, batch)
+            raise
+        finally:
+            disk.armed = None
+
+    def recover(self, batch: Batch) -> bool:
+        self._check_alive()
+        if self.disk.failing_recovers > 0:
+            self.disk.failing_recovers -= 1
+            raise StorageUnavailable("as planned")
+        return self.inner.recover(batch)
+
+    def close(self) -> None:
+        """The disk closes what it opened."""
+
+    def __getattr__(self, name: str) -> object:
+        if name not in _READS:
+            raise AttributeError(name)
+        self._check_alive()
+        if trio.current_time() < self.disk.unreadable_until:
+            raise StorageUnavailable("as planned")
+        return getattr(self.inner, name)
+
+    def _check_alive(self) -> None:
+        if self.dead:
+            raise StorageUnavailable("the process is gone")

@@ -1,0 +1,461 @@
+"""The people of a run: visitors and operators, each with tabs, raw sockets and HTTP, who follow the steps of a plan."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+import httpx
+import trio
+
+from actorchat.client import Api, ApiError, ApiUnreachable, NotAdded, Undelivered
+from actorchat.protocol import ChatStatus, Message, MessageType, Role, User
+from actorchat.testing.simulation.consoles import Consoles
+from actorchat.testing.simulation.http import SimulatedTransport
+from actorchat.testing.simulation.model import Person as Who
+from actorchat.testing.simulation.plan import Step
+from actorchat.testing.simulation.raw import RawSockets
+from actorchat.testing.simulation.tabs import Tabs
+from actorchat.testing.simulation.truth import ChatTruth, person_of
+
+if TYPE_CHECKING:
+    from actorchat.testing.simulation.chat_world import ChatWorld
+
+__all__ = ["SOURCES", "URL", "Operator", "Person", "Visitor", "make_people"]
+
+URL: Final = "http://chat.test:8000"
+SOURCES: Final = ("lk", "shop")
+
+Handler = Callable[[int, int, int], Awaitable[None]]
+
+_WRONG_REQUESTS: Final = (
+    ("POST", "/api/visitors", b"{", {400}),
+    ("POST", "/api/visitors", b'{"source":7}', {422}),
+    ("GET", "/api/chats?limit=many", b"", {400}),
+    ("GET", "/api/chats?status=happy", b"", {400}),
+    ("GET", "/api/nothing", b"", {404}),
+    ("DELETE", "/api/chats", b"", {405}),
+    ("GET", "/api/chats/00000000-0000-0000-0000-000000000007", b"", {404}),
+    ("POST", "/api/chats/00000000-0000-0000-0000-000000000007/messages", b'{"text":"x"}', {404}),
+)
+"""Requests that are refused, with the statuses that say why."""
+
+_UNJUDGED: Final = frozenset({"conflict", "not_authenticated"})
+"""Answers to a message that say nothing of whether it is stored."""
+
+_ALWAYS_POSSIBLE: Final = frozenset({401, 403, 429, 503})
+
+
+def make_people(world: ChatWorld) -> dict[str, Person]:
+    people: dict[str, Person] = {}
+    for name in world.plan.setup.people:
+        number = 1 + int(name[1:])
+        people[name] = Visitor(world, name, number) if name[0] == "v" else Operator(world, name, number)
+    return people
+
+
+class Person:
+    """One identity. `current` is its token, which ends at `expires`."""
+
+    role: Role
+    sources: frozenset[str]
+
+    def __init__(self, world: ChatWorld, name: str, id_: int) -> None:
+        self.world, self.name, self.id = world, name, id_
+        self.who: Who = (self.role.value, id_)
+        self.firstname = name
+        self.known: dict[str, int] = defaultdict(lambda: -1)
+        """The newest message that any of its sockets was shown, by chat."""
+        self.keys: list[tuple[str, str, str]] = []
+        """What was sent: (chat, client_id, text)."""
+        self.again: set[str] = set()
+        """The client_ids that were used more than once."""
+        self.current, self.expires = "", 0.0
+        self.http = httpx.AsyncClient(
+            base_url=URL, transport=SimulatedTransport(world.network), timeout=15.0, trust_env=False
+        )
+        self.api = Api(self.http)
+        self.scope = trio.CancelScope()
+        self.nursery: trio.Nursery
+        self._counter = 0
+        self.tabs = Tabs(self)
+        self.raws = RawSockets(self)
+
+    @property
+    def handlers(self) -> Mapping[str, Handler]:
+        """What each verb of a plan does."""
+        return {
+            **self.tabs.handlers,
+            **self.raws.handlers,
+            "rename": self._rename,
+            "post": self._post_message,
+            "history": self._read_history,
+            "look": self._look,
+            "close": self._close,
+            "reopen": self._reopen,
+            "wrong_request": self._wrong_request,
+        }
+
+    def may_see(self, chat: ChatTruth) -> bool:
+        raise NotImplementedError
+
+    async def begin(self) -> None:
+        """Be known to the server."""
+        raise NotImplementedError
+
+    async def run(self) -> None:
+        """Follow the plan, and stay until `leave`."""
+        world, handlers = self.world, self.handlers
+        self.renew()
+        with self.scope:
+            async with trio.open_nursery() as self.nursery:
+                await self.begin()
+                for step in world.plan.steps:
+                    if step.who != self.name:
+                        continue
+                    await trio.sleep_until(step.at)
+                    if world.calm:
+                        break
+                    await self._take(step, handlers[step.verb])
+                await trio.sleep_forever()
+        with trio.move_on_after(5, shield=True):
+            await self.http.aclose()
+
+    def leave(self) -> None:
+        self.scope.cancel()
+
+    async def _take(self, step: Step, handler: Handler) -> None:
+        world, expires = self.world, self.expires
+        world.log(self.name, step.verb, step.a, step.b, step.c)
+        world.coverage.operation(step.verb, trio.current_time())
+        try:
+            await handler(step.a, step.b, step.c)
+        except ApiError as error:
+            world.log(self.name, "api error", error.code)
+            self._judge_error(error, min(expires, self.expires))
+        except ApiUnreachable as error:
+            world.log(self.name, "unreachable", error.asked)
+
+    def _judge_error(self, error: ApiError, expires: float) -> None:
+        world = self.world
+        if error.code == "not_authenticated" and world.may_have_expired(expires):
+            self.renew_if_expired()
+        elif error.status == 500 or error.code in ("not_authenticated", "not_participant"):
+            world.fail("api", f"{self.name}: {error.status} {error}")
+
+    # Identity
+
+    def renew(self, ttl: float = 10_000.0) -> None:
+        """Get a new token, as from the site's own backend."""
+        user = User(self.id, self.role, firstname=self.firstname)
+        self.current = self.world.tokens.issue(user, self.sources, ttl)
+        self.expires = self.world.wall() + ttl
+        self.http.headers["Authorization"] = f"Bearer {self.current}"
+
+    def renew_if_expired(self) -> None:
+        if self.world.may_have_expired(self.expires):
+            self.renew()
+
+    async def _rename(self, a: int, b: int, c: int) -> None:
+        self.firstname = f"{self.name} {b % 5}"
+        self.renew()
+
+    def next_text(self) -> str:
+        self._counter += 1
+        return f"{self.name}-{self._counter}"
+
+    # Chats
+
+    def chats(self) -> list[str]:
+        return [uuid for uuid, chat in self.world.truth.chats.items() if self.may_see(chat)]
+
+    def chat(self, pick: int) -> str | None:
+        chats = self.chats()
+        return chats[pick % len(chats)] if chats else None
+
+    # HTTP
+
+    async def _post_message(self, a: int, b: int, c: int) -> None:
+        chat = self.chat(a)
+        if chat is None:
+            return
+        theirs = [each for each in self.keys if each[0] == chat]
+        if theirs and b % 3 == 0:
+            _, key, text = theirs[-1 - c % min(4, len(theirs))]
+            self.again.add(key)
+        else:
+            text = self.next_text()
+            key = f"{text}-http"
+            self.keys.append((chat, key, text))
+        await self.post(chat, text, key)
+
+    async def post(
+        self,
+        chat: str,
+        text: str,
+        key: str,
+        *,
+        type: MessageType = MessageType.STANDARD,
+        type_role: Role | None = None,
+    ) -> None:
+        """Send a message over HTTP, and judge the answer."""
+        world, truth = self.world, self.world.truth
+        truth.attempts[chat, self.who, key] += 1
+        try:
+            message = await self.api.add_message(UUID(chat), text, client_id=key, type=type, type_role=type_role)
+        except ApiError as error:
+            # Overloaded may say that no answer came in time: then it may be stored all the same.
+            if error.code != "overloaded":
+                truth.settle_attempt(chat, self.who, key)
+                if error.code not in _UNJUDGED and truth.stored(chat, self.who, key) is not None:
+                    world.fail("refused-though-stored", f"HTTP {key} {text!r}: {error.code}")
+            raise
+        truth.settle_attempt(chat, self.who, key)
+        stored = truth.message(chat, message.message_index)
+        same = stored is not None and (stored.id, stored.text, stored.client_id) == (message.id, text, key)
+        world.check(same, "durable-before-visible", f"HTTP answered {message}, stored is {stored}")
+
+    async def _read_history(self, a: int, b: int, c: int) -> None:
+        chat = self.chat(a)
+        if chat is None:
+            return
+        truth, role = self.world.truth.chats[chat], self.who[0]
+        announced = truth.announced
+        page = await self.api.history(UUID(chat), limit=1 + b % 60)
+        indexes = [message.message_index for message in page.messages]
+        visible = truth.visible[role]
+        if indexes:
+            expected = [index for index in visible if index <= indexes[-1]][-len(indexes) :]
+            self.world.check(indexes == expected, "history", f"{indexes} of {visible}")
+        reach = [index for index in visible if index <= announced]
+        if reach and (not indexes or indexes[-1] < reach[-1]):
+            self.world.fail("history", f"{reach[-1]} was announced before {indexes[-3:]} was read")
+
+    async def _look(self, a: int, b: int, c: int) -> None:
+        """Ask for what there is: one chat, or a list."""
+        chat = self.chat(a)
+        if b % 3 == 0 and chat is not None:
+            seen = await self.api.chat(UUID(chat))
+            self.world.check(str(seen.uuid) == chat, "list", f"{self.name}: asked for {chat}, got {seen.uuid}")
+            return
+        status = (None, *ChatStatus)[c % (len(ChatStatus) + 1)]
+        for seen in await self.api.chats(status=status, limit=1 + b % 50):
+            truth = self.world.truth.chats.get(str(seen.uuid))
+            fine = truth is not None and self.may_see(truth) and status in (None, seen.status)
+            self.world.check(fine, "list", f"{self.name}: {seen} in a list of {status}")
+
+    async def _close(self, a: int, b: int, c: int) -> None:
+        chat = self.chat(a)
+        if chat is not None:
+            await self.api.close(UUID(chat))
+
+    async def _reopen(self, a: int, b: int, c: int) -> None:
+        chat = self.chat(a)
+        if chat is not None:
+            await self.api.reopen(UUID(chat))
+
+    async def _wrong_request(self, a: int, b: int, c: int) -> None:
+        method, path, body, statuses = _WRONG_REQUESTS[a % len(_WRONG_REQUESTS)]
+        try:
+            answer = await self.http.request(method, path, content=body)
+        except httpx.HTTPError:
+            return
+        fine = answer.status_code in statuses | _ALWAYS_POSSIBLE
+        self.world.check(fine, "api", f"{method} {path} {body!r}: {answer.status_code} {answer.text[:200]}")
+
+    # At rest
+
+    async def look_up(self) -> None:
+        """HTTP says what was committed."""
+        for _ in range(3):
+            self.renew()
+            try:
+                told = await self._listed()
+                whole = {uuid: await self._walk(uuid) for uuid in self.chats()}
+                break
+            except (ApiError, ApiUnreachable) as error:
+                self.world.log(self.name, "look up", type(error).__name__)
+        else:
+            self.world.fail("api", f"{self.name}: nothing can be read")
+            return
+        truths = self.world.truth.chats
+        listed = {(uuid, *truths[uuid].look) for uuid in self.chats() if truths[uuid].model.listed}
+        self.world.check(told == listed, "list", f"{self.name}: {sorted(told)}, is {sorted(listed)}")
+        for uuid, indexes in whole.items():
+            fine = indexes == truths[uuid].visible[self.who[0]]
+            self.world.check(fine, "history", f"{self.name}: {uuid} has {indexes}")
+
+    async def _listed(self) -> set[tuple[str, str, int | None]]:
+        return {
+            (str(chat.uuid), chat.status.value, None if chat.operator_user is None else chat.operator_user.id)
+            for chat in await self.api.chats(limit=200)
+        }
+
+    async def _walk(self, uuid: str) -> list[int]:
+        found: list[int] = []
+        after = -1
+        while True:
+            page = await self.api.history(UUID(uuid), after=after, limit=50)
+            found += [message.message_index for message in page.messages]
+            if not page.has_more or page.to_index is None:
+                return found
+            after = page.to_index
+
+    async def at_rest(self) -> None:
+        """Its tabs know everything, and every send has its outcome."""
+        self.tabs.at_rest()
+        for sent in self.tabs.deliveries:
+            await self._judge_delivery(sent.chat, sent.delivery.client_id, sent.delivery.text, sent.outcome())
+        self._judge_order()
+
+    async def _judge_delivery(
+        self, chat: str, key: str, text: str, outcome: Message | NotAdded | Undelivered | None
+    ) -> None:
+        world, truth = self.world, self.world.truth
+        what = f"{self.name}: {key} {text!r}"
+        stored = truth.stored(chat, self.who, key)
+        twice = [each.index for each in truth.chats[chat].messages if each.text == text and self._wrote(each.author)]
+        if len(twice) > 1 and key not in self.again and "key_horizon" not in world.plan.setup.bounds:
+            world.fail("stored-twice", f"{what} is {twice}")
+        if outcome is None:
+            world.fail("delivery", f"{what} never got an outcome")
+        elif isinstance(outcome, NotAdded):
+            if outcome.code != "conflict" and stored is not None and key not in self.again:
+                world.fail("refused-though-stored", f"{what}: {outcome} and stored as {stored.index}")
+        elif isinstance(outcome, Message) and (stored is None or (stored.id, stored.text) != (outcome.id, text)):
+            kind = "key-reuse" if key in self.again else "delivery"
+            world.fail(kind, f"{what} was told {outcome.message_index}, stored is {stored}")
+
+    def _wrote(self, author: User | None) -> bool:
+        return author is not None and person_of(author) == self.who
+
+    def _judge_order(self) -> None:
+        places: dict[object, int] = {}
+        for sent in self.tabs.deliveries:
+            outcome = sent.outcome()
+            if not isinstance(outcome, Message) or sent.delivery.client_id in self.again:
+                continue
+            index, before = outcome.message_index, places.get(sent.tab, -1)
+            what = f"{self.name}: {sent.delivery.text!r} is {index} after {before}"
+            self.world.check(index > before, "send-order", what)
+            places[sent.tab] = index
+
+
+class Visitor(Person):
+    role = Role.USER
+
+    def __init__(self, world: ChatWorld, name: str, id_: int) -> None:
+        self.source = SOURCES[id_ % 2]
+        self.sources = frozenset({self.source})
+        super().__init__(world, name, id_)
+
+    @property
+    def handlers(self) -> Mapping[str, Handler]:
+        return {**super().handlers, "visit": self._visit}
+
+    def may_see(self, chat: ChatTruth) -> bool:
+        return chat.model.owner == self.who
+
+    async def begin(self) -> None:
+        await _until_answered(lambda: self.api.visit(self.source))
+
+    async def _visit(self, a: int, b: int, c: int) -> None:
+        """As the widget does when a page opens: the same open chat, or a new one."""
+        visit = await self.api.visit(self.source)
+        chat = self.world.truth.chats.get(str(visit.chat.uuid))
+        theirs = chat is not None and chat.model.owner == self.who
+        self.world.check(theirs, "reserve", f"{self.name} was given the chat {visit.chat.uuid}")
+
+
+class Operator(Person):
+    role = Role.OPERATOR
+
+    def __init__(self, world: ChatWorld, name: str, id_: int) -> None:
+        self.sources = frozenset(SOURCES) if id_ % 2 else frozenset({"lk"})
+        super().__init__(world, name, id_)
+        self.consoles = Consoles(self)
+
+    @property
+    def handlers(self) -> Mapping[str, Handler]:
+        return {
+            **super().handlers,
+            **self.consoles.handlers,
+            "accept": self._accept,
+            "transfer": self._transfer,
+            "give_back": self._give_back,
+            "reserve": self._reserve,
+            "note": self._note,
+            "expire": self._expire,
+        }
+
+    def may_see(self, chat: ChatTruth) -> bool:
+        return chat.model.source in self.sources
+
+    async def begin(self) -> None:
+        await _until_answered(self.api.operators)
+
+    async def _accept(self, a: int, b: int, c: int) -> None:
+        chat = self.chat(a)
+        if chat is not None:
+            await self.api.accept(UUID(chat))
+
+    async def _transfer(self, a: int, b: int, c: int) -> None:
+        chat = self.chat(a)
+        if chat is not None:
+            await self.api.transfer(UUID(chat), 1 + b % self.world.plan.setup.operators)
+
+    async def _give_back(self, a: int, b: int, c: int) -> None:
+        chat = self.chat(a)
+        if chat is not None:
+            await self.api.return_to_queue(UUID(chat))
+
+    async def _reserve(self, a: int, b: int, c: int) -> None:
+        """Make a chat for a visitor, who may have one."""
+        visitor = 1 + b % self.world.plan.setup.visitors
+        source = sorted(self.sources)[a % len(self.sources)]
+        if ("user", visitor) not in self.world.truth.people:
+            return
+        answer = await self.http_json("POST", "/api/chats", {"source": source, "owner": visitor})
+        if answer is not None:
+            fine = answer in self.world.truth.chats
+            self.world.check(fine, "reserve", f"{self.name} was given the chat {answer}")
+
+    async def http_json(self, method: str, path: str, body: Mapping[str, object]) -> str | None:
+        """The `uuid` of the answer; None if there was none."""
+        try:
+            answer = await self.http.request(method, path, json=body)
+        except httpx.HTTPError:
+            return None
+        if not answer.is_success:
+            self._judge_error(ApiError(answer.status_code, _code_of(answer), ""), self.expires)
+            return None
+        return str(answer.json()["uuid"])
+
+    async def _note(self, a: int, b: int, c: int) -> None:
+        chat = self.chat(a)
+        if chat is not None:
+            text = f"note {self.next_text()}"
+            role = (Role.OPERATOR, Role.USER)[b % 2]
+            await self.post(chat, text, f"{text}-key", type=MessageType.SYSTEM, type_role=role)
+
+    async def _expire(self, a: int, b: int, c: int) -> None:
+        """Go on with a token that ends soon."""
+        self.renew(ttl=3 + b % 20)
+
+
+def _code_of(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["error"]["code"])
+    except (ValueError, KeyError, TypeError):
+        return f"http_{answer.status_code}"
+
+
+async def _until_answered(ask: Callable[[], Awaitable[object]]) -> None:
+    while True:
+        try:
+            await ask()
+            return
+        except (ApiError, ApiUnreachable):
+            await trio.sleep(1)

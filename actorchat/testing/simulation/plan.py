@@ -1,0 +1,142 @@
+"""What will happen in a run: a setup and a flat list of steps, made from the seed.
+
+A plan can be shortened and played again: every step draws from generators of its own, so that leaving one out does not
+change what the others do. Plans are stored as JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from random import Random
+from typing import Final
+
+import attrs
+import cattrs
+import orjson
+
+from actorchat.testing.simulation.bounds import BOUNDS
+
+__all__ = ["FAULTS", "OPERATOR", "VISITOR", "Plan", "Setup", "Step", "load_plan", "make_plan", "save_plan"]
+
+VISITOR: Final = {
+    "tab": 5, "send": 14, "burst": 3, "mark": 8, "typing": 5, "leave": 3, "raw": 2, "raw_send": 5, "wrong": 2,
+    "post": 2, "close": 1, "reopen": 1, "history": 2, "look": 1, "visit": 1, "wrong_request": 1, "stall": 2,
+    "rename": 1, "again": 2, "twice": 2,
+}  # fmt: skip
+"""What visitors do, with how often."""
+
+OPERATOR: Final = {
+    "tab": 5, "send": 9, "burst": 2, "mark": 8, "typing": 3, "leave": 3, "raw": 2, "raw_send": 3, "wrong": 1,
+    "post": 2, "console": 4, "console_off": 2, "accept": 4, "close": 3, "reopen": 2, "transfer": 2, "give_back": 2,
+    "reserve": 1, "note": 3, "history": 2, "look": 1, "wrong_request": 1, "stall": 1, "rename": 1, "expire": 1,
+    "again": 1, "twice": 2,
+}  # fmt: skip
+
+FAULTS: Final = {
+    "crash": 3, "restart": 2, "crash_draining": 1, "away": 2, "doubt": 3, "slow_disk": 2, "unreadable": 2, "cut": 8,
+    "silence": 4, "slow_net": 2, "refuse": 2, "sabotage": 3, "kill_room": 2, "clock": 1,
+}  # fmt: skip
+
+NEMESIS: Final = "nemesis"
+
+
+@attrs.frozen
+class Step:
+    """At the moment `at`, `who` does `verb`; what the numbers mean is the verb's."""
+
+    at: float
+    who: str
+    verb: str
+    a: int
+    b: int
+    c: int
+
+
+@attrs.frozen(kw_only=True)
+class Setup:
+    """The deployment, and how long its people and faults are at it. `store` is `memory` or `sqlite`."""
+
+    visitors: int = 1
+    operators: int = 1
+    seconds: float = 20.0
+    store: str = "memory"
+    transport: str = "reactor"
+    on_closed: str = "reopen"
+    capacity: int = 0
+    rate: float = 0
+    burst: float = 30
+    answer_timeout: float = 0
+    idle_timeout: float = 0
+    bounds: Mapping[str, float] = attrs.Factory(dict)
+
+    @property
+    def people(self) -> tuple[str, ...]:
+        return (*(f"v{n}" for n in range(self.visitors)), *(f"o{n}" for n in range(self.operators)))
+
+
+@attrs.frozen
+class Plan:
+    """`seed` is also that of everything that is drawn while the plan is played."""
+
+    seed: int
+    setup: Setup
+    steps: tuple[Step, ...]
+
+
+def make_plan(seed: int, *, faults: Collection[str] | None = None) -> Plan:
+    """The plan of a seed; `faults` None: of all kinds."""
+    setup = _make_setup(Random(f"{seed}/plan"))  # noqa: S311 - repeatable is the point
+    steps: list[Step] = []
+    for who in setup.people:
+        chance = Random(f"{seed}/plan/{who}")  # noqa: S311 - as above
+        verbs = VISITOR if who[0] == "v" else OPERATOR
+        steps += _steps(who, verbs, chance, setup.seconds, pace=chance.choice((0.3, 0.8, 1.6)), begin=chance.random())
+    chance = Random(f"{seed}/plan/{NEMESIS}")  # noqa: S311 - as above
+    kinds = {
+        kind: weight for kind, weight in FAULTS.items() if (faults is None or kind in faults) and chance.random() < 0.6
+    }
+    pace = chance.choice((1.5, 4.0, 10.0))
+    if kinds:
+        steps += _steps(NEMESIS, kinds, chance, setup.seconds, pace=pace, begin=chance.uniform(0.5, 3.0))
+    return Plan(seed, setup, tuple(sorted(steps, key=lambda step: step.at)))
+
+
+def _make_setup(chance: Random) -> Setup:
+    return Setup(
+        visitors=chance.choice((1, 2, 2, 3)),
+        operators=chance.choice((1, 2, 2, 3)),
+        seconds=chance.choice((20.0, 40.0, 70.0)),
+        store=chance.choice(("memory", "memory", "sqlite")),
+        transport=chance.choice(("reactor", "reactor", "reactor", "trio-websocket")),
+        on_closed=chance.choice(("reopen", "reopen", "queue", "refuse")),
+        capacity=chance.choice((0, 0, 1, 2)),
+        rate=chance.choice((0, 0, 10, 1)),
+        burst=chance.choice((3, 30)),
+        answer_timeout=chance.choice((0, 0, 0, 8)),
+        idle_timeout=chance.choice((0, 0, 0, 15)),
+        bounds={name: chance.choice(bound.values) for name, bound in BOUNDS.items() if chance.random() < 0.25},
+    )
+
+
+def _steps(
+    who: str, verbs: Mapping[str, int], chance: Random, seconds: float, *, pace: float, begin: float
+) -> Iterable[Step]:
+    at = begin
+    while at < seconds:
+        [verb] = chance.choices(list(verbs), list(verbs.values()))
+        yield Step(round(at, 3), who, verb, *(chance.randrange(1_000) for _ in range(3)))
+        at += chance.expovariate(1 / pace)
+
+
+def save_plan(plan: Plan, path: Path, **more: object) -> None:
+    """Write `plan` as JSON, with what else is to be known of it."""
+    data = {**more, **cattrs.unstructure(plan)}
+    data["steps"] = [list(attrs.astuple(step)) for step in plan.steps]
+    path.write_bytes(orjson.dumps(data, option=orjson.OPT_INDENT_2) + b"\n")
+
+
+def load_plan(path: Path) -> Plan:
+    data = orjson.loads(path.read_bytes())
+    setup = cattrs.structure(data["setup"], Setup)
+    return Plan(data["seed"], setup, tuple(Step(*step) for step in data["steps"]))

@@ -1,0 +1,174 @@
+"""Both directions of every connection, read on the wire as the server reads and writes it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from typing import Final
+from urllib.parse import parse_qs, urlsplit
+
+import attrs
+import msgspec
+
+from actorchat.testing.simulation.model import Json, Person
+from actorchat.testing.simulation.network import Connection
+from actorchat.testing.simulation.watch import FeedWatch, RoomWatch, Watch, Watcher
+
+__all__ = ["Opening", "SocketTap"]
+
+TEXT: Final = 1
+BINARY: Final = 2
+CLOSE: Final = 8
+
+_MOST: Final = 65_536
+
+_decode: Final = msgspec.json.decode
+
+
+@attrs.frozen
+class Opening:
+    """What a request for a websocket asked for."""
+
+    who: Person
+    extended: bool
+    path: str
+    query: dict[str, list[str]]
+    sources: frozenset[str]
+
+    @classmethod
+    def parse(cls, head: str) -> Opening:
+        lines = head.split("\r\n")
+        headers = {
+            name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])
+        }
+        target = urlsplit(lines[0].split(" ")[1])
+        offered = [name.strip() for name in headers.get("sec-websocket-protocol", "").split(",")]
+        bearer = [name.removeprefix("bearer.") for name in offered if name.startswith("bearer.")]
+        token = bearer[0] if bearer else headers["authorization"].removeprefix("Bearer ")
+        body = token.split(".")[1]
+        claims: Json = _decode(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+        return cls(
+            who=(claims["role"], int(claims["sub"])),
+            extended="actorchat.v1.ext" in offered,
+            path=target.path,
+            query=parse_qs(target.query),
+            sources=frozenset(claims.get("src") or ()),
+        )
+
+
+class SocketTap:
+    """One connection. What the server writes is judged by a watch as soon as a frame is whole."""
+
+    def __init__(self, watcher: Watcher, connection: Connection) -> None:
+        self.connection = connection
+        self.watch: Watch | None = None
+        self.upgraded = False
+        self._watcher = watcher
+        self._up, self._down = bytearray(), bytearray()
+        self._is_http = False
+
+    def accepted(self) -> None:
+        self._watcher.log("accept", self.connection.number)
+
+    def server_read(self, data: bytes) -> None:
+        if self._is_http:
+            return
+        self._up += data
+        if self.watch is None:
+            head = _cut_head(self._up)
+            if head is None:
+                return
+            if "upgrade: websocket" not in head.lower():
+                self._is_http = True
+                return
+            self.watch = self._make_watch(Opening.parse(head))
+        for opcode, payload in _frames(self._up):
+            if opcode == CLOSE:
+                self.watch.over = True
+            elif opcode in (TEXT, BINARY):
+                self.watch.said(payload, binary=opcode == BINARY)
+        if _length(self._up) > _MOST:
+            # The server need not read such a frame to its end.
+            self.watch.said_too_much()
+
+    def server_wrote(self, data: bytes) -> None:
+        watch = self.watch
+        if self._is_http or watch is None:
+            return
+        self._down += data
+        number = self.connection.number
+        if not self.upgraded:
+            head = _cut_head(self._down)
+            if head is None:
+                return
+            if not head.startswith("HTTP/1.1 101"):
+                self._is_http = True
+                self._watcher.log("refused", number, head[:12])
+                return
+            self.upgraded = True
+            self._watcher.watches.append(watch)
+            watch.opened()
+        for opcode, payload in _frames(self._down):
+            if opcode == TEXT:
+                self._watcher.log("told", number, payload.decode())
+                if watch.code is not None:
+                    watch.bad("after-close", "an event after the Close")
+                watch.told(_decode(payload))
+            elif opcode == CLOSE:
+                watch.code = int.from_bytes(payload[:2]) if payload else 1005
+                watch.over = True
+                self._watcher.log("closes", number, watch.code)
+                watch.closed(watch.code)
+
+    def server_closed(self) -> None:
+        self._watcher.log("ended", self.connection.number)
+        if self.watch is not None:
+            self.watch.over = True
+
+    def _make_watch(self, opening: Opening) -> Watch:
+        watcher, connection = self._watcher, self.connection
+        chat = opening.path.removeprefix("/ws/chats/")
+        if chat != opening.path:
+            after = int(opening.query["after"][0]) if "after" in opening.query and opening.extended else None
+            return RoomWatch(watcher, connection, opening.who, chat, extended=opening.extended, after=after)
+        sources = frozenset(opening.query.get("source", opening.sources))
+        return FeedWatch(watcher, connection, opening.who, sources, extended=opening.extended)
+
+
+def _cut_head(buffer: bytearray) -> str | None:
+    end = buffer.find(b"\r\n\r\n")
+    if end < 0:
+        return None
+    head = buffer[:end].decode("latin-1")
+    del buffer[: end + 4]
+    return head
+
+
+def _frames(buffer: bytearray) -> Iterator[tuple[int, bytes]]:
+    """Take every whole frame off `buffer`: (opcode, payload)."""
+    while len(buffer) >= 2:
+        length, start = buffer[1] & 0x7F, 2
+        if length >= 126:
+            start = 4 if length == 126 else 10
+            length = int.from_bytes(buffer[2:start])
+        masked = bool(buffer[1] & 0x80)
+        begin = start + (4 if masked else 0)
+        if len(buffer) < begin + length:
+            return
+        opcode, mask, payload = buffer[0] & 0x0F, bytes(buffer[start:begin]), bytes(buffer[begin : begin + length])
+        del buffer[: begin + length]
+        yield opcode, _unmask(payload, mask) if masked else payload
+
+
+def _length(buffer: bytearray) -> int:
+    """How long the frame is that `buffer` begins with, as far as its head says."""
+    if len(buffer) < 10 or buffer[1] & 0x7F < 126:
+        return 0
+    return int.from_bytes(buffer[2:4] if buffer[1] & 0x7F == 126 else buffer[2:10])
+
+
+def _unmask(payload: bytes, mask: bytes) -> bytes:
+    if not payload:
+        return payload
+    key = (mask * (len(payload) // 4 + 1))[: len(payload)]
+    return (int.from_bytes(payload) ^ int.from_bytes(key)).to_bytes(len(payload))

@@ -1,0 +1,337 @@
+"""What was committed, in commit order, judged by the plain model of the contract's rules."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from typing import Final
+from unittest.mock import ANY
+from uuid import UUID
+
+from actorchat.chat.model import (
+    ChatState,
+    OperatorCounters,
+    PersonRecord,
+    Policy,
+    SourceCounters,
+    Stage,
+    StoredMessage,
+    message_status,
+)
+from actorchat.chat.operations import (
+    AcceptChat,
+    AddMessage,
+    Changed,
+    ChatOperation,
+    CloseChat,
+    Decision,
+    MarkMessage,
+    Operation,
+    PersonRecorded,
+    RecordPerson,
+    Refused,
+    ReleaseChat,
+    ReopenChat,
+    ReserveChat,
+    ReturnChat,
+    SetOnline,
+    SweepChat,
+    TransferChat,
+    Unchanged,
+)
+from actorchat.protocol import MessageType, Role, User
+from actorchat.storage import Batch, Decided, Store
+from actorchat.testing.simulation.model import Answer, Chat, Commit, Model, Nothing, Person, Refusal, Repeat, sees
+
+__all__ = ["RANK", "ChatTruth", "Look", "Truth", "person_of"]
+
+RANK: Final = {"new": 0, "delivered": 1, "read": 2}
+"""The order of a message's statuses."""
+
+_ROLES: Final = ("user", "operator")
+
+_COMPARED: Final = (
+    *("stage", "rev", "next_index"),
+    *("visitor_delivered", "visitor_read", "operators_delivered", "operators_read"),
+)
+"""What of a chat's row has to be in storage as it was committed."""
+
+Look = tuple[str, int | None]
+"""What `chat_updated` shows: the status and the operator's id."""
+
+FeedEvent = tuple[str, str, int | None] | tuple[str, int]
+
+
+def person_of(user: User) -> Person:
+    return (user.role.value, user.id)
+
+
+class ChatTruth:
+    """One chat as committed.
+
+    `looks` are what it looked like after each change that a list shows; `feed` are the events that its source's feed
+    owes; `announced` is the highest index that any socket was told in order.
+    """
+
+    def __init__(self, uuid: str, model: Chat, state: ChatState) -> None:
+        self.uuid, self.model, self.state = uuid, model, state
+        self.messages: list[StoredMessage] = []
+        self.visible: dict[str, list[int]] = {role: [] for role in _ROLES}
+        self.looks: list[Look] = []
+        self.feed: list[FeedEvent] = []
+        self.announced = -1
+
+    @property
+    def look(self) -> Look:
+        return (self.state.wire().status.value, None if self.state.operator is None else self.state.operator.id)
+
+    def next_visible(self, role: str, last: int) -> int | None:
+        """The index of the first message after `last` that the role may see."""
+        visible = self.visible[role]
+        place = bisect_right(visible, last)
+        return visible[place] if place < len(visible) else None
+
+    def last_visible(self, role: str) -> int:
+        return self.visible[role][-1] if self.visible[role] else -1
+
+    def status(self, message: StoredMessage) -> str:
+        return message_status(self.state, message).value
+
+
+class Truth:
+    """Hears of every commit by `committed`; `fail` is told what is wrong with it.
+
+    `attempts` counts, by chat, person and `client_id`, the sends that may still be stored.
+    """
+
+    def __init__(
+        self, fail: Callable[[str, str], object], log: Callable[..., object], policy: Policy, keys_kept: int
+    ) -> None:
+        self._fail, self._log = fail, log
+        self.model = Model(on_closed=policy.on_closed.value, capacity=policy.capacity, keys_kept=keys_kept)
+        self.chats: dict[str, ChatTruth] = {}
+        self.people: dict[Person, PersonRecord] = {}
+        self.attempts: Counter[tuple[str, Person, str | None]] = Counter()
+        self.commits = self.operations = 0
+        # What each operator's counters were after each commit, with the chat and how far its feed was then.
+        self.loads: dict[int, list[tuple[tuple[int, int], str, int]]] = defaultdict(lambda: [((0, 0), "", 0)])
+        self.unread: dict[str, list[int]] = defaultdict(lambda: [0])
+        self._ids: dict[int, tuple[str, int]] = {}
+        self._counter_revs: dict[tuple[str, int | str], int] = defaultdict(int)
+
+    def message(self, chat: str, index: int) -> StoredMessage | None:
+        truth = self.chats.get(chat)
+        return truth.messages[index] if truth is not None and 0 <= index < len(truth.messages) else None
+
+    def stored(self, chat: str, who: Person, key: str) -> StoredMessage | None:
+        """The first stored message of that key."""
+        truth = self.chats.get(chat)
+        for message in truth.messages if truth is not None else ():
+            if message.client_id == key and message.author is not None and person_of(message.author) == who:
+                return message
+        return None
+
+    def settle_attempt(self, chat: str, who: Person, key: str | None) -> None:
+        """One send of that key was answered: it can't be stored any more."""
+        if key is not None and self.attempts[chat, who, key] > 0:
+            self.attempts[chat, who, key] -= 1
+
+    # Commits
+
+    def committed(self, operations: Sequence[Operation], decided: Sequence[Decided], batch: Batch) -> None:
+        """Take one durable batch."""
+        self.commits += 1
+        for operation, (decision, counters) in zip(operations, decided, strict=True):
+            self.operations += 1
+            self._log("commit", type(operation).__name__, _brief(decision))
+            self._take(operation, decision, batch.now)
+            for counter in counters:
+                self._count(counter, str(getattr(operation, "chat", "")))
+
+    def _take(self, operation: Operation, decision: Decision, now: int) -> None:
+        if isinstance(operation, RecordPerson | SetOnline):
+            if isinstance(decision, PersonRecorded):
+                self._record(decision.person)
+        elif isinstance(operation, ReserveChat):
+            if isinstance(decision, Changed):
+                self._reserve(operation, decision)
+        else:
+            chat = self.chats.get(str(operation.chat))
+            if chat is None:
+                refused = isinstance(decision, Refused) and decision.code == "not_found"
+                self._expect(refused, "rules", f"{operation} of an unknown chat: {_brief(decision)}")
+            else:
+                self._compare(chat, operation, decision, self._ask_model(chat, operation, decision, now))
+
+    def _record(self, record: PersonRecord) -> None:
+        who = person_of(record.user)
+        self.people[who] = record
+        self.model.person(who, record.user.firstname, record.sources)
+
+    def _reserve(self, operation: ReserveChat, decision: Changed) -> None:
+        owner = self._known(operation.owner)
+        theirs = self.model.unclosed(operation.source, owner)
+        self._expect(not theirs, "reserve", f"{theirs} of {owner} are not closed")
+        chat = self.model.reserve(operation.chat, operation.source, owner)
+        self.chats[str(operation.chat)] = ChatTruth(str(operation.chat), chat, decision.chat)
+
+    def _ask_model(self, chat: ChatTruth, operation: ChatOperation, decision: Decision, now: int) -> Answer:
+        model, theirs = self.model, chat.model
+        if isinstance(operation, AddMessage):
+            return self._ask_send(chat, operation, decision, now)
+        if isinstance(operation, MarkMessage):
+            place = self._ids.get(operation.message_id)
+            index = place[1] if place is not None and place[0] == chat.uuid else None
+            return model.mark(theirs, person_of(operation.reader), index, operation.read)
+        if isinstance(operation, ReleaseChat):
+            held = theirs.active and theirs.operator == ("operator", operation.operator_id)
+            return model.requeue(theirs, None, now) if held else Nothing()
+        if isinstance(operation, SweepChat):
+            if not isinstance(decision, Changed):
+                return Nothing()
+            if decision.chat.stage is Stage.CLOSED:
+                return model.close_idle(theirs, now)
+            return model.requeue(theirs, None, now)
+        by = self._known(operation.by)
+        if isinstance(operation, AcceptChat):
+            return model.accept(theirs, by)
+        if isinstance(operation, CloseChat):
+            return model.close(theirs, by, now)
+        if isinstance(operation, ReopenChat):
+            return model.reopen(theirs, by, now)
+        if isinstance(operation, TransferChat):
+            return model.transfer(theirs, by, ("operator", operation.to), now)
+        assert isinstance(operation, ReturnChat)  # noqa: S101 - all others are above
+        return model.give_back(theirs, by, now)
+
+    def _ask_send(self, chat: ChatTruth, operation: AddMessage, decision: Decision, now: int) -> Answer:
+        who, key, theirs = self._known(operation.author), operation.client_id, chat.model
+        if key is not None and isinstance(decision, Changed):
+            what = f"{who} {key} {operation.text!r}"
+            kept = dict(theirs.keys.get(who, [])[-self.model.keys_kept :])
+            self._expect(self.attempts[chat.uuid, who, key] > 0, "stored-after-refused", what)
+            self._expect(key not in kept, "stored-twice", what)
+        note_for = operation.type_role.value if operation.type is MessageType.SYSTEM else None
+        attachments = len(operation.attachments)
+        return self.model.send(theirs, who, operation.text, now, key, attachments=attachments, note_for=note_for)
+
+    def _known(self, user: User) -> Person:
+        who = person_of(user)
+        if who not in self.model.people:
+            self.model.person(who, user.firstname, frozenset())
+        return who
+
+    def _compare(self, chat: ChatTruth, operation: ChatOperation, decision: Decision, answer: Answer) -> None:
+        name = type(operation).__name__
+        if isinstance(decision, Refused):
+            same = isinstance(answer, Refusal) and answer.code == decision.code
+        elif isinstance(decision, Unchanged):
+            if decision.message is None:
+                same = isinstance(answer, Nothing)
+            else:
+                same = isinstance(answer, Repeat) and answer.index == decision.message.index
+        else:
+            same = isinstance(decision, Changed) and isinstance(answer, Commit)
+        self._expect(same, "rules", f"{name}: {_brief(decision)}, the model says {answer}")
+        if isinstance(decision, Changed) and isinstance(answer, Commit):
+            self._compare_change(chat, name, decision, answer)
+
+    def _compare_change(self, chat: ChatTruth, name: str, decision: Changed, answer: Commit) -> None:
+        after, model, expect = decision.chat, chat.model, self._expect
+        expect(after.rev == chat.state.rev + 1, "rev", f"{chat.state.rev} -> {after.rev}")
+        operator = None if after.operator is None else person_of(after.operator)
+        expect((after.stage.value, operator) == (model.stage, model.operator), "rules", f"{name}: {_brief(decision)}")
+        ours = {
+            "user": [after.visitor_delivered, after.visitor_read],
+            "operator": [after.operators_delivered, after.operators_read],
+        }
+        expect(ours == model.marks, "rules", f"{name}: marks {ours}, the model says {model.marks}")
+        expect(decision.chat_changed == answer.chat_changed, "rules", f"{name}: chat_changed")
+        expect(len(decision.messages) == len(answer.messages), "rules", f"{name}: {len(decision.messages)} messages")
+        for message in decision.messages:
+            self._add(chat, name, message)
+        chat.state = after
+        if decision.chat_changed:
+            chat.looks.append(chat.look)
+            chat.feed.append(("chat", *chat.look))
+        chat.feed += [("message", each.index) for each in decision.messages if each.type is MessageType.STANDARD]
+
+    def _add(self, chat: ChatTruth, name: str, message: StoredMessage) -> None:
+        index = len(chat.messages)
+        theirs = chat.model.messages[index]
+        self._expect(message.index == index, "dense", f"index {message.index} instead of {index}")
+        self._expect(message.id not in self._ids, "ids", f"id {message.id} again")
+        author = None if message.author is None else person_of(message.author)
+        same = (message.type.value, message.type_role.value, author) == tuple(
+            theirs[field] for field in ("type", "role", "author")
+        )
+        self._expect(same and theirs["text"] in (ANY, message.text), "rules", f"{name}: message {index}")
+        self._ids[message.id] = (chat.uuid, index)
+        chat.messages.append(message)
+        for role in _ROLES:
+            if sees(role, theirs):
+                chat.visible[role].append(index)
+
+    def _count(self, counter: OperatorCounters | SourceCounters, chat: str) -> None:
+        kind: tuple[str, int | str]
+        if isinstance(counter, OperatorCounters):
+            kind = ("operator", counter.operator_id)
+            reach = len(self.chats[chat].feed) if chat in self.chats else 0
+            self.loads[counter.operator_id].append(((counter.new_chats, counter.open_chats), chat, reach))
+        else:
+            kind = ("source", counter.source)
+            self.unread[counter.source].append(counter.unread_chats)
+        before = self._counter_revs[kind]
+        self._expect(counter.rev == before + 1, "counters", f"{kind}: rev {before} -> {counter.rev}")
+        self._counter_revs[kind] = counter.rev
+
+    # Storage
+
+    def check_storage(self, store: Store) -> None:
+        """Everything that was committed is there, and nothing else."""
+        for uuid, chat in self.chats.items():
+            state = store.chat(UUID(uuid))
+            if state is None:
+                self._fail("lost", f"chat {uuid}")
+                continue
+            for name in _COMPARED:
+                same = getattr(state, name) == getattr(chat.state, name)
+                self._expect(same, "lost", f"chat {uuid}: {name} is {getattr(state, name)}")
+            page = store.after(UUID(uuid), Role.OPERATOR, after=-1, limit=100_000)
+            theirs = [] if page is None else [_gist(message) for message in page.messages]
+            ours = [_gist(chat.messages[index]) for index in chat.visible["operator"]]
+            self._expect(theirs == ours, "lost", f"messages of {uuid}")
+        for record in store.operators(None):
+            who = person_of(record.person.user)
+            counters = (record.counters.new_chats, record.counters.open_chats)
+            recounted = self.model.load(who)
+            self._expect(counters == recounted, "counters", f"{who}: {counters}, recounted {recounted}")
+        sources = sorted({chat.model.source for chat in self.chats.values()})
+        for counter in store.feed_snapshot(sources, 0).counters:
+            unread = self.model.unread(frozenset({counter.source}))
+            self._expect(
+                counter.unread_chats == unread, "counters", f"{counter.source}: {counter.unread_chats}, is {unread}"
+            )
+
+    def _expect(self, condition: bool, kind: str, detail: str) -> None:
+        if not condition:
+            self._fail(kind, detail)
+
+
+def _gist(message: StoredMessage) -> tuple[object, ...]:
+    author = None if message.author is None else person_of(message.author)
+    return (message.id, message.index, message.text, message.type, message.type_role, author, message.client_id)
+
+
+def _brief(decision: Decision) -> str:
+    if isinstance(decision, Changed):
+        chat = decision.chat
+        messages = [(each.index, each.text[:24]) for each in decision.messages]
+        operator = None if chat.operator is None else chat.operator.id
+        return f"{str(chat.uuid)[:4]} rev {chat.rev} {chat.stage.value} of {operator} {messages}"
+    if isinstance(decision, Unchanged):
+        return (
+            f"{str(decision.chat.uuid)[:4]} unchanged{'' if decision.message is None else f' {decision.message.index}'}"
+        )
+    return decision.code if isinstance(decision, Refused) else "recorded"

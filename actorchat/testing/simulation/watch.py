@@ -1,0 +1,543 @@
+"""What every socket was told, and whether it was right: one watch for each room socket and each feed socket."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final, Protocol, TypeVar
+
+import attrs
+import msgspec
+import trio
+
+from actorchat.chat.model import StoredMessage
+from actorchat.testing.simulation.model import Json, Person
+from actorchat.testing.simulation.network import Connection
+from actorchat.testing.simulation.truth import RANK, ChatTruth, Look, Truth, person_of
+from actorchat.testing.simulation.wrong_frames import Fault, fault_of
+
+__all__ = ["FeedWatch", "RoomWatch", "Watch", "Watcher"]
+
+T = TypeVar("T")
+_decode: Final = msgspec.json.decode
+_LESS_EXACT: Final = frozenset({"feed-order", "chat-order", "incomplete", "counters-first", "outcome"})
+"""What is judged separately for a chat in which something crashed while it was announced."""
+
+
+class Watcher(Protocol):
+    """What the watches of one run share. `shaken` are the chats in which announcing crashed."""
+
+    truth: Truth
+    watches: list[Watch]
+    shaken: set[str]
+
+    def fail(self, kind: str, detail: str) -> None: ...
+
+    def log(self, *what: object) -> None: ...
+
+    @property
+    def drops_typing(self) -> bool:
+        """Whether outboxes are so small that typing may be dropped."""
+
+
+def look_of(chat: Json) -> Look:
+    return (chat["status"], None if chat["operator_user"] is None else chat["operator_user"]["id"])
+
+
+def who_of(user: Json) -> Person:
+    return (user["role"], user["id"])
+
+
+class Watch:
+    """One socket. `over`: input and output count no more; `code` is that of the server's Close."""
+
+    def __init__(self, watcher: Watcher, connection: Connection, who: Person, *, extended: bool) -> None:
+        self.watcher, self.connection, self.who, self.extended = watcher, connection, who, extended
+        self.truth = watcher.truth
+        self.over = False
+        self.code: int | None = None
+
+    @property
+    def prompt(self) -> bool:
+        """What is written now was said now: nothing had to wait lately."""
+        out = self.connection.server.out
+        return out.free > 0 and trio.current_time() - out.full_at > 10
+
+    @property
+    def alive(self) -> bool:
+        client, server = self.connection.client, self.connection.server
+        return not (self.over or client.closed or client.broken or server.broken or server.out.lossy)
+
+    def bad(self, kind: str, detail: str, chat: str | None = None) -> None:
+        if kind in _LESS_EXACT and chat in self.watcher.shaken:
+            kind += "-after-crash"
+        self.watcher.fail(kind, f"socket {self.connection.number} of {self.who}: {detail}")
+
+    def opened(self) -> None:
+        """The upgrade was answered."""
+
+    def said(self, payload: bytes, *, binary: bool) -> None:
+        """The server has read this frame."""
+
+    def said_too_much(self) -> None:
+        """The server has read the head of a frame that is longer than it may be."""
+
+    def told(self, event: Json) -> None:
+        """The server has written this event."""
+
+    def closed(self, code: int) -> None:
+        """The server has written a Close."""
+
+    def at_rest(self) -> None:
+        """Nothing happens any more, and this socket lives."""
+
+    def judge_message(self, chat: str, message: Json) -> StoredMessage | None:
+        """The stored message, if it is committed; and it has to be told as it was committed."""
+        stored = self.truth.message(chat, message["message_index"])
+        if stored is None:
+            self.bad("durable-before-visible", f"message {message['message_index']} of {chat} is not committed")
+            return None
+        author = None if message["user"] is None else who_of(message["user"])
+        stored_author = None if stored.author is None else person_of(stored.author)
+        told = (message["id"], message["text"], message["type"], message["type_role"], author)
+        if told != (stored.id, stored.text, stored.type.value, stored.type_role.value, stored_author):
+            self.bad("content", f"{message} was stored as {stored}")
+        if RANK[message["status"]] > RANK[self.truth.chats[chat].status(stored)]:
+            self.bad("status", f"message {stored.index} is told {message['status']}")
+        return stored
+
+
+class RoomWatch(Watch):
+    def __init__(
+        self,
+        watcher: Watcher,
+        connection: Connection,
+        who: Person,
+        chat: str,
+        *,
+        extended: bool,
+        after: int | None,
+    ) -> None:
+        super().__init__(watcher, connection, who, extended=extended)
+        self.chat, self.last = chat, after
+        self.joined_at: int | None = None
+        """How many messages there were when it joined."""
+        self.present: dict[Person, Json] = {}
+        self._announced_before = -1
+        self._receipts: dict[str, tuple[int, int]] = {}
+        self._statuses: dict[int, str] = {}
+        self._place = -1
+        # By (client_id, text): what this socket sent, what of it came in the room's order, what was answered to it.
+        self._sent: Counter[tuple[str | None, str]] = Counter()
+        self._echoed: Counter[tuple[str | None, str]] = Counter()
+        self._answered: Counter[tuple[str | None, str]] = Counter()
+        self._typing: set[Person] = set()
+        # Of a resumed socket: what must come before it is live.
+        self._due = ["receipts user", "receipts operator", "chat_updated"] if after is not None else []
+        self._malformed = _Malformed()
+        self._handlers: Mapping[str, Callable[[Json], object]] = {
+            "user_connected": self._on_user_connected,
+            "user_disconnected": self._on_user_disconnected,
+            "message_added": self._on_message_added,
+            "message_updated": self._on_message_updated,
+            "message_not_added": self._on_message_not_added,
+            "receipts": self._on_receipts,
+            "chat_updated": self._on_chat_updated,
+            "typing_updated": self._on_typing_updated,
+            "error": self._on_error,
+        }
+
+    @property
+    def truth_of_chat(self) -> ChatTruth:
+        return self.truth.chats[self.chat]
+
+    def opened(self) -> None:
+        self._announced_before = self.truth_of_chat.announced
+
+    def said(self, payload: bytes, *, binary: bool) -> None:
+        if self.over:
+            return
+        fault = fault_of(payload, binary=binary)
+        self._malformed.said(fault)
+        if fault is not None:
+            return
+        frame = _decode(payload)
+        data = frame.get("data", {})
+        if frame["type"] == "send_message":
+            key = data.get("client_id") if self.extended else None
+            self._sent[key, data["text"]] += 1
+            self.truth.attempts[self.chat, self.who, key] += 1
+
+    def said_too_much(self) -> None:
+        self._malformed.said(Fault.TOO_BIG)
+
+    def told(self, event: Json) -> None:
+        name, data = event["type"], event["data"]
+        # Refusals may come before anything else.
+        early = ("user_connected", "message_not_added", "error", "message_added")
+        if self.joined_at is None and name not in early:
+            self.bad("order", f"{name} before user_connected")
+        if self._due and name not in ("user_connected", "user_disconnected"):
+            self._resume(name, data)
+        handler = self._handlers.get(name)
+        if handler is None:
+            self.bad("unknown", f"{name}: {data}")
+        else:
+            handler(data)
+
+    def _resume(self, name: str, data: Json) -> None:
+        what = f"{name} {data['role']}" if name == "receipts" else name
+        if what == self._due[0]:
+            self._due.pop(0)
+        elif name not in ("message_added", "message_not_added", "error") or len(self._due) < 3:
+            self.bad("resume", f"{what} comes before {self._due[0]}")
+
+    def closed(self, code: int) -> None:
+        fault = self._malformed.wrong_close(code)
+        if fault is not None:
+            self.bad("malformed", fault)
+
+    def _on_user_connected(self, data: Json) -> None:
+        who = who_of(data["user"])
+        if self.joined_at is None:
+            self.joined_at = len(self.truth_of_chat.messages)
+        if self.present.get(who) == data["user"]:
+            self.bad("presence", f"{who} connected twice")
+        self.present[who] = data["user"]
+
+    def _on_user_disconnected(self, data: Json) -> None:
+        who = who_of(data["user"])
+        if self.present.pop(who, None) is None:
+            self.bad("presence", f"{who} disconnected and was not connected")
+        if not self.prompt:
+            return
+        for watch in self._others():
+            if watch.who == who and watch.prompt:
+                self.bad("presence", f"{who} is told to have left and has socket {watch.connection.number}")
+
+    def _others(self) -> Iterator[RoomWatch]:
+        """The sockets that are in this room, this one included."""
+        for watch in self.watcher.watches:
+            if not isinstance(watch, RoomWatch) or watch.over:
+                continue
+            if watch.chat == self.chat and watch.joined_at is not None:
+                yield watch
+
+    def _on_message_added(self, data: Json) -> None:
+        message = data["message"]
+        if message["chat"]["uuid"] != self.chat:
+            self.bad("foreign", "a message of another chat")
+        stored = self.judge_message(self.chat, message)
+        if stored is None:
+            return
+        if stored.type.value == "system" and stored.type_role.value != self.who[0]:
+            self.bad("notes", f"a system message for {stored.type_role} is told")
+        own = stored.author is not None and person_of(stored.author) == self.who
+        expected_key = stored.client_id if own and self.extended else None
+        if data.get("client_id") != expected_key:
+            self.bad("client-id", f"message {stored.index}: {data.get('client_id')} instead of {expected_key}")
+        outcome = (expected_key, stored.text)
+        answers = own and self._answered[outcome] < self._sent[outcome]
+        chat = self.truth_of_chat
+        if self.last is None:
+            # What was committed before it joined may have been announced to nobody; what came later is all due.
+            joined = self.joined_at
+            first = None if joined is None else chat.next_visible(self.who[0], joined - 1)
+            ordered = joined is not None and (stored.index == first or self._announced_before < stored.index < joined)
+        else:
+            ordered = stored.index == chat.next_visible(self.who[0], self.last)
+        if ordered:
+            self.last = stored.index
+            chat.announced = max(chat.announced, stored.index)
+        elif not answers or expected_key is None:
+            following = chat.next_visible(self.who[0], -1 if self.last is None else self.last)
+            self.bad("total-order", f"message {stored.index} after {self.last}, next is {following}")
+        if answers:
+            (self._echoed if ordered else self._answered)[outcome] += 1
+            if not ordered:
+                self.truth.settle_attempt(self.chat, self.who, expected_key)
+        self._statuses.setdefault(stored.index, message["status"])
+
+    def _on_message_updated(self, data: Json) -> None:
+        stored = self.judge_message(self.chat, data["message"])
+        if stored is None:
+            return
+        status = data["message"]["status"]
+        before = self._statuses.get(stored.index)
+        if before is not None and RANK[status] <= RANK[before]:
+            kind = "status-repeat" if status == before else "status"
+            self.bad(kind, f"message {stored.index} is told {status} after {before}")
+        self._statuses[stored.index] = status
+
+    def _on_message_not_added(self, data: Json) -> None:
+        if data["code"] == "malformed":
+            if self._malformed.refused() > self._malformed.sends:
+                self.bad("malformed", f"a refusal of no malformed message: {data}")
+            return
+        key, outcome = data["client_id"], (data["client_id"], data["text"])
+        self._answered[outcome] += 1
+        if self._answered[outcome] > self._sent[outcome]:
+            self.bad("outcome", f"a refusal of what was not sent, or was answered: {outcome} {data['code']}")
+        self.truth.settle_attempt(self.chat, self.who, key)
+        if key is not None and data["code"] != "conflict":
+            stored = self.truth.stored(self.chat, self.who, key)
+            if stored is not None:
+                what = f"{key} {data['text']!r} is refused with {data['code']}"
+                self.bad("refused-though-stored", f"{what} and stored as {stored.index}")
+
+    def _on_receipts(self, data: Json) -> None:
+        if not self.extended:
+            self.bad("strict", "receipts on a strict socket")
+        role, now = data["role"], (data["delivered"], data["read"])
+        before = self._receipts.get(role, (-1, -1))
+        if now[0] < before[0] or now[1] < before[1]:
+            self.bad("receipts", f"{role}: {before} -> {now}")
+        committed = self.truth_of_chat.model.marks[role]
+        if now[0] > committed[0] or now[1] > committed[1]:
+            self.bad("durable-before-visible", f"receipts {now}, committed {committed}")
+        self._receipts[role] = now
+
+    def _on_chat_updated(self, data: Json) -> None:
+        if not self.extended:
+            self.bad("strict", "chat_updated on a strict room socket")
+        look, looks = look_of(data["chat"]), self.truth_of_chat.looks
+        place = next((n for n in range(max(self._place, 0), len(looks)) if looks[n] == look), None)
+        if place is not None:
+            self._place = place
+        elif look != ("new", None) or self._place != -1:  # else: as it was reserved
+            self.bad("chat-order", f"chat_updated {look} at {self._place} of {looks}", self.chat)
+
+    def _on_typing_updated(self, data: Json) -> None:
+        who = who_of(data["user"])
+        if data["text"] or who[0] == self.who[0] or not self.extended:
+            self.bad("typing", f"{data}")
+        (self._typing.discard if data["stopped"] else self._typing.add)(who)
+
+    def _on_error(self, data: Json) -> None:
+        if not self.extended:
+            self.bad("strict", "error on a strict socket")
+        if data["code"] in ("malformed", "unknown_type") and self._malformed.error() > self._malformed.errors:
+            self.bad("malformed", f"an error for no malformed frame: {data}")
+
+    def at_rest(self) -> None:
+        chat, role = self.truth_of_chat, self.who[0]
+        if self._due:
+            self.bad("resume", f"{self._due} never came")
+        if self.last is None:
+            joined = -1 if self.joined_at is None else self.joined_at - 1
+            missing = chat.next_visible(role, max(joined, self._announced_before))
+        else:
+            missing = chat.next_visible(role, self.last)
+        if missing is not None:
+            self.bad("incomplete", f"message {missing} of {chat.last_visible(role)} was not told; last {self.last}")
+        for outcome, sent in self._sent.items():
+            echoed, answered = self._echoed[outcome], self._answered[outcome]
+            if echoed + answered < sent:
+                what = f"{sent} times {outcome}: {echoed} came in order, {answered} were answered"
+                self.bad("outcome", what, self.chat)
+        unanswered = self._malformed.unanswered(extended=self.extended)
+        if unanswered is not None:
+            self.bad("malformed", unanswered)
+        self._judge_presence()
+        if self._typing:
+            self.bad("typing-overflow" if self.watcher.drops_typing else "typing", f"{self._typing} never stopped")
+        if self.extended:
+            for side, told in self._receipts.items():
+                if list(told) != chat.model.marks[side]:
+                    self.bad("receipts", f"{side}: told {told}, is {chat.model.marks[side]}")
+            if self._place >= 0 and chat.looks[self._place] != chat.look:
+                what = f"the last chat_updated told {chat.looks[self._place]}, it is {chat.look}"
+                self.bad("chat-order", what, self.chat)
+        else:
+            for index, status in self._statuses.items():
+                now = chat.status(chat.messages[index])
+                if status != now:
+                    self.bad("status", f"message {index} was told {status}, is {now}")
+
+    def _judge_presence(self) -> None:
+        here = {watch.who for watch in self._others()}
+        if set(self.present) != here:
+            self.bad("presence", f"told {sorted(self.present)}, there are {sorted(here)}")
+        for who, user in self.present.items():
+            record = self.truth.people.get(who)
+            if record is not None and user["firstname"] != record.user.firstname:
+                self.bad("profile", f"{who} is shown as {user['firstname']!r}, is {record.user.firstname!r}")
+
+
+@attrs.define
+class _Malformed:
+    """The malformed frames of one socket, and what came of them."""
+
+    errors: int = 0
+    """Frames that an extended socket gets an `error` for."""
+    sends: int = 0
+    streak: int = 0
+    closes_with: set[int] = attrs.Factory(set)
+    told_errors: int = 0
+    told_refusals: int = 0
+
+    def said(self, fault: Fault | None) -> None:
+        if self.closes_with:
+            return
+        if fault is None or fault is Fault.UNKNOWN:
+            self.streak = 0
+            self.errors += fault is not None
+            return
+        if fault is Fault.TOO_BIG:
+            self.closes_with.add(1009)
+        elif fault is Fault.NOT_UTF8:
+            self.closes_with.add(1007)
+        else:
+            self.streak += 1
+            self.errors += fault is Fault.MALFORMED
+            self.sends += fault is Fault.SEND
+            if self.streak == 3:
+                self.closes_with.add(1008)
+
+    def error(self) -> int:
+        self.told_errors += 1
+        return self.told_errors
+
+    def refused(self) -> int:
+        self.told_refusals += 1
+        return self.told_refusals
+
+    def wrong_close(self, code: int) -> str | None:
+        if code in (1007, 1008, 1009) and code not in self.closes_with:
+            return f"closed with {code} after {self.streak} malformed frames in a row"
+        return None
+
+    def unanswered(self, *, extended: bool) -> str | None:
+        if self.closes_with:
+            return f"a socket lives that is to be closed with {sorted(self.closes_with)}"
+        if self.told_refusals < self.sends:
+            return f"{self.sends} malformed messages, {self.told_refusals} refused"
+        if extended and self.told_errors < self.errors:
+            return f"{self.errors} malformed frames, {self.told_errors} errors"
+        return None
+
+
+class FeedWatch(Watch):
+    def __init__(
+        self, watcher: Watcher, connection: Connection, who: Person, sources: frozenset[str], *, extended: bool
+    ) -> None:
+        super().__init__(watcher, connection, who, extended=extended)
+        self.sources = sources
+        # Where in each chat's events it may be: what was told may fit several places.
+        self._places: dict[str, set[int]] = {}
+        self._chats: dict[str, Json] = {}
+        self._operators: dict[int, Json] = {}
+        self._unread: int | None = None
+        self._unread_place = 0
+        self._load_places: dict[int, int] = {}
+        self._typing: set[tuple[str, str, int]] = set()
+        self._opened_at = 0.0
+        self._floor = {uuid: len(chat.feed) for uuid, chat in self.truth.chats.items()}
+
+    def opened(self) -> None:
+        self._opened_at = trio.current_time()
+
+    def told(self, event: Json) -> None:
+        name, data = event["type"], event["data"]
+        if name == "chat_updated":
+            self._on_chat(data["chat"])
+        elif name == "message_added":
+            message = data["message"]
+            stored = self.judge_message(message["chat"]["uuid"], message)
+            if stored is not None:
+                if stored.type.value == "system":
+                    self.bad("notes", "a system message on the feed")
+                self._advance(message["chat"], ("message", message["message_index"]))
+        elif name == "operator_updated":
+            self._operators[data["user"]["id"]] = data
+            self._on_load(data["user"]["id"], (data["new_chats"], data["open_chats"]))
+        elif name == "global_updated":
+            self._unread = data["unread_chats"]
+            if len(self.sources) == 1:
+                [source] = self.sources
+                self._unread_place = self._forward(self.truth.unread[source], self._unread_place, self._unread)
+        elif name == "typing_updated":
+            key = (data["chat_id"], data["user"]["role"], data["user"]["id"])
+            (self._typing.discard if data["stopped"] else self._typing.add)(key)
+        elif name != "error" or not self.extended:
+            self.bad("unknown", name)
+
+    def _on_chat(self, chat: Json) -> None:
+        look = look_of(chat)
+        before = self._chats.get(chat["uuid"])
+        self._chats[chat["uuid"]] = chat
+        if before is None or before == chat or look_of(before) != look:
+            self._advance(chat, ("chat", *look))
+        # Else somebody has a new name, and nothing happened to the chat.
+
+    def _forward(self, history: Sequence[T], place: int, value: T) -> int:
+        """The next place of `value` in what a counter was: it never goes back to what it was before."""
+        found = next((n for n in range(place, len(history)) if history[n] == value), None)
+        if found is None:
+            self.bad("counter-order", f"{value} after place {place} of {history[-12:]}")
+            return place
+        return found
+
+    def _on_load(self, operator: int, load: tuple[int, int]) -> None:
+        history = self.truth.loads[operator]
+        place = self._forward([each[0] for each in history], self._load_places.get(operator, 0), load)
+        self._load_places[operator] = place
+        _, uuid, reach = history[place]
+        settled = trio.current_time() > self._opened_at + 5 and self.prompt
+        if uuid in self._places and settled and reach and max(self._places[uuid]) < reach - 1:
+            what = f"{load} of operator {operator} is told before event {reach - 1} of {uuid[:4]}"
+            self.bad("counters-first", what, uuid)
+
+    def _advance(self, chat: Json, event: tuple[object, ...]) -> None:
+        uuid = chat["uuid"]
+        if chat["widget"]["source"] not in self.sources:
+            self.bad("foreign", "a chat of another source")
+        events = self.truth.chats[uuid].feed
+        if uuid not in self._places:
+            # A snapshot shows the chat as it stands behind any of its events.
+            places = {n for n, each in enumerate(events) if event in (each, _look_at(events, n))}
+        else:
+            places = {n + 1 for n in self._places[uuid] if n + 1 < len(events) and events[n + 1] == event}
+        if places:
+            self._places[uuid] = places
+        elif event[0] == "chat" and any(event == _look_at(events, n) for n in self._places.get(uuid, ())):
+            self.bad("chat-repeat", f"{event} of {uuid[:4]} again")
+        else:
+            shown = self._places.pop(uuid, None)
+            self.bad("feed-order", f"{event} of {uuid[:4]} after {shown} of {list(enumerate(events))[-12:]}", uuid)
+
+    def at_rest(self) -> None:
+        for uuid, chat in self.truth.chats.items():
+            if chat.model.source not in self.sources:
+                continue
+            end = len(chat.feed) - 1
+            shown = self._places.get(uuid)
+            if shown is None:
+                if chat.feed and (chat.model.active or len(chat.feed) > self._floor.get(uuid, 0)):
+                    self.bad("incomplete", f"chat {uuid[:4]} was never shown")
+            elif end not in shown:
+                self.bad("incomplete", f"chat {uuid[:4]}: shown up to {shown} of {end}: {chat.feed[-6:]}", uuid)
+        for who in self.truth.model.operators(self.sources):
+            self._judge_operator(who)
+        unread = self.truth.model.unread(self.sources)
+        if self._unread != unread:
+            self.bad("counters", f"unread: told {self._unread}, is {unread}")
+        if self._typing:
+            self.bad("typing-overflow" if self.watcher.drops_typing else "typing", f"{self._typing} never stopped")
+
+    def _judge_operator(self, who: Person) -> None:
+        load, told = self.truth.model.load(who), self._operators.get(who[1])
+        online = any(
+            isinstance(watch, FeedWatch) and watch.who == who and not watch.over for watch in self.watcher.watches
+        )
+        if told is None:
+            self.bad("incomplete", f"operator {who} was never shown")
+        elif (told["new_chats"], told["open_chats"]) != load:
+            self.bad("counters", f"operator {who}: told {told['new_chats']}, {told['open_chats']}, is {load}")
+        elif told["is_online"] != online:
+            self.bad("online", f"operator {who}: told {told['is_online']}, is {online}")
+
+
+def _look_at(events: Sequence[tuple[object, ...]], place: int) -> tuple[object, ...] | None:
+    """What the chat looks like behind the event at `place`."""
+    return next((each for each in reversed(events[: place + 1]) if each[0] == "chat"), None)
