@@ -383,7 +383,9 @@ class _Malformed:
             self.streak = 0
             self.errors += fault is not None
             return
-        if fault is Fault.TOO_BIG:
+        if fault is Fault.TYPING:
+            self.errors += 1
+        elif fault is Fault.TOO_BIG:
             self.closes_with.add(1009)
         elif fault is Fault.NOT_UTF8:
             self.closes_with.add(1007)

@@ -15,6 +15,8 @@ class Fault(Enum):
     MALFORMED = auto()
     SEND = auto()
     """A malformed `send_message`."""
+    TYPING = auto()
+    """Malformed `update_typing`: it is only shown, and closes no socket."""
     UNKNOWN = auto()
     """A type that the contract does not know."""
     NOT_UTF8 = auto()
@@ -32,7 +34,7 @@ WRONG: Final[Mapping[bytes, Fault]] = {
     b'{"type":"mark_message_read","data":{}}': Fault.MALFORMED,
     b'{"type":"mark_message_read","data":{"message_id":"7"}}': Fault.MALFORMED,
     b'{"type":"mark_message_delivered","data":{"message_id":99999999999999999999}}': Fault.MALFORMED,
-    b'{"type":"update_typing","data":{"text":7,"stopped":false}}': Fault.MALFORMED,
+    b'{"type":"update_typing","data":{"text":7,"stopped":false}}': Fault.TYPING,
     b'{"type":"send_message","data":{}}': Fault.SEND,
     b'{"type":"send_message","data":{"text":7,"attachments":[]}}': Fault.SEND,
     b'{"type":"send_message","data":{"text":"a\\u0000b","attachments":[]}}': Fault.SEND,
