@@ -1,5 +1,8 @@
 """Owns how all tests run: hypothesis without a clock, because CI machines share their cores; how many schedules."""
 
+import os
+from random import SystemRandom
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -20,3 +23,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=2,
         help="how many orders of tasks each test of the actor core runs under (2; before a release: 20)",
     )
+
+
+def pytest_configure() -> None:
+    # Workers of pytest-xdist inherit it: the whole run has one.
+    os.environ.setdefault("ACTORCHAT_SIMULATION_SEED", str(SystemRandom().randrange(2**40)))
+
+
+def pytest_report_header() -> str:
+    return f"simulation: fresh seeds from {os.environ['ACTORCHAT_SIMULATION_SEED']} on"

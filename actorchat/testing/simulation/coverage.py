@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from math import inf
 from typing import Final
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 __all__ = ["Coverage", "coverage_table"]
@@ -33,11 +34,18 @@ class Coverage:
 def coverage_table(counts: Counter[tuple[str, str]], faults: Iterable[str], operations: Iterable[str]) -> Table:
     """A row for each operation, a column for each fault; what never met is a red 0."""
     columns = (_CALM, *faults)
-    table = Table(title="How often each operation met each fault")
-    table.add_column("operation")
+    table = Table(title="How often each operation met each fault", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("operation", no_wrap=True, vertical="bottom")
     for fault in columns:
-        table.add_column(fault.replace("_", "\n"), justify="right")
+        # Names are written downwards, so that a screen of 80 columns holds them all.
+        table.add_column("\n".join(fault), justify="right", no_wrap=True, vertical="bottom")
     for operation in operations:
         cells = [counts[fault, operation] for fault in columns]
-        table.add_row(operation, *(str(times) if times else "[red]0[/red]" for times in cells))
+        table.add_row(operation, *(_number(times) for times in cells))
     return table
+
+
+def _number(times: int) -> str:
+    if not times:
+        return "[red]0[/red]"
+    return str(times) if times < 1_000 else f"{times // 1_000}k"

@@ -116,6 +116,10 @@ INVARIANTS: Final[Mapping[str, str]] = {
     "stored-twice": _KEY,
     "strict": _STRICT,
     "tasks": _NOTHING_LEFT,
+    "timers": (
+        "Whoever gets a chat, by any way, has the whole answer time; the idle timer runs only while the customer owes "
+        "the next message."
+    ),
     "token-expiry": "At exp a live socket is closed with 4401.",
     "total-order": _ORDER,
     "typing": _TYPING,

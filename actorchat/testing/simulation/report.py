@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 from actorchat.testing.simulation.chat_world import ChatVerdict
 from actorchat.testing.simulation.invariants import sentence_of
+from actorchat.testing.simulation.model import Json
 from actorchat.testing.simulation.plan import Setup
 
 __all__ = ["describe", "describe_failure", "describe_plan"]
@@ -18,7 +20,7 @@ def describe(played: ChatVerdict) -> str:
     pace = verdict.virtual / verdict.real if verdict.real else 0.0
     return (
         f"seed {verdict.seed}: {outcome}\n"
-        f"  hash {verdict.digest}, {verdict.virtual:.0f} virtual seconds in {verdict.real:.2f} s ({pace:.0f} a second), "
+        f"  hash {verdict.digest}, {verdict.virtual:.0f} virtual seconds in {verdict.real:.2f} s, {pace:.0f} a second, "
         f"{played.operations} operations in {played.commits} commits, {len(verdict.lines)} events"
     )
 
@@ -43,10 +45,31 @@ def describe_failure(played: ChatVerdict, *, last: int = 30) -> Iterator[str]:
         yield f"  the promise: {sentence}"
     yield f"  what was seen: {violation.detail}"
     yield from describe_plan(played)
-    yield f"the last {last} of {len(played.verdict.lines)} events:"
-    for line in played.verdict.lines[-last:]:
+    lines = played.verdict.lines
+    end = next((place for place, line in enumerate(lines, 1) if " VIOLATION: " in line), len(lines))
+    yield f"the last {min(last, end)} of {end} events:"
+    for line in lines[max(0, end - last) : end]:
         yield f"  {_short(line)}"
 
 
-def _short(line: str, most: int = 220) -> str:
+def _short(line: str, most: int = 200) -> str:
+    head, found, payload = line.partition(" {")
+    if found and " told " in head:
+        line = f"{head} {_gist(json.loads('{' + payload))}"
     return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def _gist(event: Json) -> str:
+    """What matters of an event as it was told."""
+    data = event["data"]
+    message, chat, user = data.get("message"), data.get("chat"), data.get("user")
+    words: list[object] = [event["type"]]
+    if message is not None:
+        words += [message["message_index"], repr(message["text"]), message["status"], "in", message["chat"]["uuid"][:4]]
+    elif chat is not None:
+        operator = chat["operator_user"]
+        words += [chat["uuid"][:4], chat["status"], "of", None if operator is None else operator["id"]]
+    elif user is not None:
+        words += [user["role"], user["id"], user["firstname"]]
+    words += [f"{name}={value}" for name, value in data.items() if name not in ("message", "chat", "user")]
+    return " ".join(map(str, words))

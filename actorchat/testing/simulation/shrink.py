@@ -134,9 +134,8 @@ class _Shrinking:
     def drop_people(self) -> None:
         """Those with the highest numbers, if they do nothing."""
         for field, letter in (("visitors", "v"), ("operators", "o")):
-            busy = [
-                int(step.who[1:]) + 1 for step in self._plan.steps if step.who[0] == letter and step.who[1:].isdigit()
-            ]
+            who = {step.who for step in self._plan.steps}
+            busy = [int(name[1:]) + 1 for name in who if name[0] == letter and name[1:].isdigit()]
             fewest = max([1, *busy])
             if fewest < getattr(self._plan.setup, field):
                 self._with_setup(attrs.evolve(self._plan.setup, **{field: fewest}))  # type: ignore[arg-type] # by name

@@ -26,6 +26,7 @@ from actorchat.chat.operations import (
     ChatOperation,
     CloseChat,
     Decision,
+    EndLeaving,
     MarkMessage,
     Operation,
     PersonRecorded,
@@ -71,7 +72,7 @@ class ChatTruth:
     """One chat as committed.
 
     `looks` are what it looked like after each change that a list shows; `feed` are the events that its source's feed
-    owes; `announced` is the highest index that any socket was told in order.
+    owes; `announced` is the highest index that any socket was told in order. Since `assigned_at` its operator has it.
     """
 
     def __init__(self, uuid: str, model: Chat, state: ChatState) -> None:
@@ -81,6 +82,7 @@ class ChatTruth:
         self.looks: list[Look] = []
         self.feed: list[FeedEvent] = []
         self.announced = -1
+        self.assigned_at = 0.0
 
     @property
     def look(self) -> Look:
@@ -108,7 +110,7 @@ class Truth:
     def __init__(
         self, fail: Callable[[str, str], object], log: Callable[..., object], policy: Policy, keys_kept: int
     ) -> None:
-        self._fail, self._log = fail, log
+        self._fail, self._log, self._policy = fail, log, policy
         self.model = Model(on_closed=policy.on_closed.value, capacity=policy.capacity, keys_kept=keys_kept)
         self.chats: dict[str, ChatTruth] = {}
         self.people: dict[Person, PersonRecord] = {}
@@ -149,8 +151,8 @@ class Truth:
             for counter in counters:
                 self._count(counter, str(getattr(operation, "chat", "")))
 
-    def _take(self, operation: Operation, decision: Decision, now: int) -> None:
-        if isinstance(operation, RecordPerson | SetOnline):
+    def _take(self, operation: Operation, decision: Decision, now: float) -> None:
+        if isinstance(operation, RecordPerson | SetOnline | EndLeaving):
             if isinstance(decision, PersonRecorded):
                 self._record(decision.person)
         elif isinstance(operation, ReserveChat):
@@ -162,11 +164,12 @@ class Truth:
                 refused = isinstance(decision, Refused) and decision.code == "not_found"
                 self._expect(refused, "rules", f"{operation} of an unknown chat: {_brief(decision)}")
             else:
-                self._compare(chat, operation, decision, self._ask_model(chat, operation, decision, now))
+                self._compare(chat, operation, decision, now)
 
     def _record(self, record: PersonRecord) -> None:
         who = person_of(record.user)
         self.people[who] = record
+        (self.model.online.add if record.online else self.model.online.discard)(who)
         self.model.person(who, record.user.firstname, record.sources)
 
     def _reserve(self, operation: ReserveChat, decision: Changed) -> None:
@@ -176,7 +179,7 @@ class Truth:
         chat = self.model.reserve(operation.chat, operation.source, owner)
         self.chats[str(operation.chat)] = ChatTruth(str(operation.chat), chat, decision.chat)
 
-    def _ask_model(self, chat: ChatTruth, operation: ChatOperation, decision: Decision, now: int) -> Answer:
+    def _ask_model(self, chat: ChatTruth, operation: ChatOperation, decision: Decision, now: float) -> Answer:
         model, theirs = self.model, chat.model
         if isinstance(operation, AddMessage):
             return self._ask_send(chat, operation, decision, now)
@@ -185,14 +188,12 @@ class Truth:
             index = place[1] if place is not None and place[0] == chat.uuid else None
             return model.mark(theirs, person_of(operation.reader), index, operation.read)
         if isinstance(operation, ReleaseChat):
-            held = theirs.active and theirs.operator == ("operator", operation.operator_id)
-            return model.requeue(theirs, None, now) if held else Nothing()
+            holder = ("operator", operation.operator_id)
+            record = self.people.get(holder)
+            leaving = theirs.active and theirs.operator == holder and record is not None and record.leaving
+            return model.requeue(theirs, None, now) if leaving else Nothing()
         if isinstance(operation, SweepChat):
-            if not isinstance(decision, Changed):
-                return Nothing()
-            if decision.chat.stage is Stage.CLOSED:
-                return model.close_idle(theirs, now)
-            return model.requeue(theirs, None, now)
+            return self._ask_sweep(chat, decision, now)
         by = self._known(operation.by)
         if isinstance(operation, AcceptChat):
             return model.accept(theirs, by)
@@ -205,7 +206,22 @@ class Truth:
         assert isinstance(operation, ReturnChat)  # noqa: S101 - all others are above
         return model.give_back(theirs, by, now)
 
-    def _ask_send(self, chat: ChatTruth, operation: AddMessage, decision: Decision, now: int) -> Answer:
+    def _ask_sweep(self, chat: ChatTruth, decision: Decision, now: float) -> Answer:
+        if not isinstance(decision, Changed):
+            return Nothing()
+        policy, what = self._policy, f"{chat.uuid[:4]} at {now:.1f}"
+        standard = [message for message in chat.messages if message.type is MessageType.STANDARD]
+        if decision.chat.stage is Stage.CLOSED:
+            waited = now - max(message.time for message in chat.messages)
+            self._expect(waited >= policy.idle_timeout > 0, "timers", f"{what}: closed after {waited:.1f} s")
+            customers = standard[-1].type_role is Role.OPERATOR
+            self._expect(customers, "timers", f"{what}: closed while the customer waits for an answer")
+            return self.model.close_idle(chat.model, now)
+        had = now - chat.assigned_at
+        self._expect(had >= policy.answer_timeout > 0, "timers", f"{what}: taken away after {had:.1f} s")
+        return self.model.requeue(chat.model, None, now)
+
+    def _ask_send(self, chat: ChatTruth, operation: AddMessage, decision: Decision, now: float) -> Answer:
         who, key, theirs = self._known(operation.author), operation.client_id, chat.model
         if key is not None and isinstance(decision, Changed):
             what = f"{who} {key} {operation.text!r}"
@@ -222,7 +238,8 @@ class Truth:
             self.model.person(who, user.firstname, frozenset())
         return who
 
-    def _compare(self, chat: ChatTruth, operation: ChatOperation, decision: Decision, answer: Answer) -> None:
+    def _compare(self, chat: ChatTruth, operation: ChatOperation, decision: Decision, now: float) -> None:
+        answer = self._ask_model(chat, operation, decision, now)
         name = type(operation).__name__
         if isinstance(decision, Refused):
             same = isinstance(answer, Refusal) and answer.code == decision.code
@@ -235,7 +252,11 @@ class Truth:
             same = isinstance(decision, Changed) and isinstance(answer, Commit)
         self._expect(same, "rules", f"{name}: {_brief(decision)}, the model says {answer}")
         if isinstance(decision, Changed) and isinstance(answer, Commit):
+            before, held_by = chat.state, chat.look[1]
             self._compare_change(chat, name, decision, answer)
+            taken = chat.state.stage is Stage.OPEN and before.stage is not Stage.OPEN
+            if taken or chat.look[1] != held_by:
+                chat.assigned_at = now
 
     def _compare_change(self, chat: ChatTruth, name: str, decision: Changed, answer: Commit) -> None:
         after, model, expect = decision.chat, chat.model, self._expect

@@ -1,0 +1,33 @@
+"""Fresh seeds on every run, and every plan that ever failed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from actorchat.testing.simulation.chat_world import play
+from actorchat.testing.simulation.plan import load_plan, make_plan
+from actorchat.testing.simulation.report import describe_failure
+from tests.simulation.open_faults import OPEN_FAULTS
+
+SEEDS = 300
+CHUNKS = 20
+CORPUS = sorted(Path(__file__).with_name("corpus").glob("*.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_fresh_seeds_break_no_promise(chunk: int) -> None:
+    # Chosen once for the whole run, which names it in its first lines: tests/conftest.py.
+    first = int(os.environ["ACTORCHAT_SIMULATION_SEED"])
+    for seed in range(first + chunk * SEEDS // CHUNKS, first + (chunk + 1) * SEEDS // CHUNKS):
+        played = play(make_plan(seed), known=OPEN_FAULTS)
+        assert played.violation is None, "\n".join(describe_failure(played))
+
+
+@pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
+def test_a_plan_that_once_failed_breaks_no_promise(path: Path) -> None:
+    played = play(load_plan(path), known=OPEN_FAULTS)
+    assert played.violation is None, "\n".join(describe_failure(played))
