@@ -15,6 +15,7 @@ from typing import Final
 import attrs
 import trio
 
+from actorchat.actors import ActorCrashed
 from actorchat.chat.model import OnClosed, Policy
 from actorchat.server.auth import Tokens
 from actorchat.testing.simulation.bounds import bounded_environment, small_constants
@@ -122,6 +123,12 @@ class ChatWorld(World):
         self._all_gone()
         await self.process.stop()
 
+    def judge_error(self, error: BaseException) -> None:
+        if any(isinstance(leaf, ActorCrashed) for leaf in _leaves(error)):
+            self.fail("drain-over-crash", "an actor crashed while the server drained")
+        else:
+            super().judge_error(error)
+
     async def _watch_always(self) -> None:
         """What must hold at any moment."""
         overdue: set[object] = set()
@@ -163,6 +170,14 @@ class ChatWorld(World):
             user = record.person.user
             self.check(not record.person.online, "online", f"operator {user.id} is online and gone")
         self.truth.check_storage(self.disk.store)
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error
 
 
 class _ErrorLog(logging.Handler):

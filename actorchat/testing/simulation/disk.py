@@ -17,7 +17,7 @@ import attrs
 import trio
 
 from actorchat.chat.model import Policy
-from actorchat.chat.operations import Operation
+from actorchat.chat.operations import Operation, RefuseMessage
 from actorchat.chat.ports import StorageUnavailable
 from actorchat.storage import Batch, CommitInDoubt, Decided, Storage, Store
 from actorchat.storage.archive import StoreArchive
@@ -31,7 +31,10 @@ T = TypeVar("T")
 Committed = Callable[[Sequence[Operation], Sequence[Decided], Batch], object]
 
 _READS: Final = frozenset(
-    {"chat", "newest", "after", "since", "authored", "chats", "person", "operators", "feed_snapshot", "due"}
+    {
+        *("chat", "newest", "after", "since", "authored", "chats", "person", "operators", "feed_snapshot", "due"),
+        "look_up",
+    }
 )
 _WRITES: Final = frozenset({"commit", "recover"})
 
@@ -222,6 +225,9 @@ class _FaultyStore:
             self.disk.failing_recovers -= 1
             raise StorageUnavailable("as planned")
         return self.inner.recover(batch)
+
+    def is_new(self, operation: RefuseMessage) -> bool:
+        return self.inner.is_new(operation)
 
     def close(self) -> None:
         """The disk closes what it opened."""

@@ -429,8 +429,7 @@ class Operator(Person):
         except httpx.HTTPError:
             return None
         if not answer.is_success:
-            self._judge_error(ApiError(answer.status_code, _code_of(answer), ""), self.expires)
-            return None
+            raise ApiError(answer.status_code, _code_of(answer), "")
         return str(answer.json()["uuid"])
 
     async def _note(self, a: int, b: int, c: int) -> None:

@@ -32,6 +32,7 @@ from actorchat.chat.operations import (
     PersonRecorded,
     RecordPerson,
     Refused,
+    RefuseMessage,
     ReleaseChat,
     ReopenChat,
     ReserveChat,
@@ -83,6 +84,7 @@ class ChatTruth:
         self.feed: list[FeedEvent] = []
         self.announced = -1
         self.assigned_at = 0.0
+        self.customer_waits = False
 
     @property
     def look(self) -> Look:
@@ -154,7 +156,7 @@ class Truth:
     def _take(self, operation: Operation, decision: Decision, now: float) -> None:
         if isinstance(operation, RecordPerson | SetOnline | EndLeaving):
             if isinstance(decision, PersonRecorded):
-                self._record(decision.person)
+                self._record(decision.person, now)
         elif isinstance(operation, ReserveChat):
             if isinstance(decision, Changed):
                 self._reserve(operation, decision)
@@ -166,11 +168,11 @@ class Truth:
             else:
                 self._compare(chat, operation, decision, now)
 
-    def _record(self, record: PersonRecord) -> None:
+    def _record(self, record: PersonRecord, now: float) -> None:
         who = person_of(record.user)
         self.people[who] = record
         (self.model.online.add if record.online else self.model.online.discard)(who)
-        self.model.person(who, record.user.firstname, record.sources)
+        self.model.person(who, record.user.firstname, record.sources(now))
 
     def _reserve(self, operation: ReserveChat, decision: Changed) -> None:
         owner = self._known(operation.owner)
@@ -206,16 +208,25 @@ class Truth:
         assert isinstance(operation, ReturnChat)  # noqa: S101 - all others are above
         return model.give_back(theirs, by, now)
 
+    def _ask_refusal(self, chat: ChatTruth, operation: RefuseMessage, now: float) -> Answer:
+        message, theirs = operation.message, chat.model
+        who = self._known(message.author)
+        if message.client_id in dict(theirs.keys.get(who, [])[-self.model.keys_kept :]):
+            note_for = message.type_role.value if message.type is MessageType.SYSTEM else None
+            attachments = len(message.attachments)
+            return self.model.send(
+                theirs, who, message.text, now, message.client_id, attachments=attachments, note_for=note_for
+            )
+        return Refusal(operation.refusal.code)
+
     def _ask_sweep(self, chat: ChatTruth, decision: Decision, now: float) -> Answer:
         if not isinstance(decision, Changed):
             return Nothing()
         policy, what = self._policy, f"{chat.uuid[:4]} at {now:.1f}"
-        standard = [message for message in chat.messages if message.type is MessageType.STANDARD]
         if decision.chat.stage is Stage.CLOSED:
             waited = now - max(message.time for message in chat.messages)
             self._expect(waited >= policy.idle_timeout > 0, "timers", f"{what}: closed after {waited:.1f} s")
-            customers = standard[-1].type_role is Role.OPERATOR
-            self._expect(customers, "timers", f"{what}: closed while the customer waits for an answer")
+            self._expect(not chat.customer_waits, "timers", f"{what}: closed while the customer waits for an answer")
             return self.model.close_idle(chat.model, now)
         had = now - chat.assigned_at
         self._expect(had >= policy.answer_timeout > 0, "timers", f"{what}: taken away after {had:.1f} s")
@@ -238,8 +249,13 @@ class Truth:
             self.model.person(who, user.firstname, frozenset())
         return who
 
-    def _compare(self, chat: ChatTruth, operation: ChatOperation, decision: Decision, now: float) -> None:
-        answer = self._ask_model(chat, operation, decision, now)
+    def _compare(
+        self, chat: ChatTruth, operation: ChatOperation | RefuseMessage, decision: Decision, now: float
+    ) -> None:
+        if isinstance(operation, RefuseMessage):
+            answer = self._ask_refusal(chat, operation, now)
+        else:
+            answer = self._ask_model(chat, operation, decision, now)
         name = type(operation).__name__
         if isinstance(decision, Refused):
             same = isinstance(answer, Refusal) and answer.code == decision.code
@@ -257,6 +273,8 @@ class Truth:
             taken = chat.state.stage is Stage.OPEN and before.stage is not Stage.OPEN
             if taken or chat.look[1] != held_by:
                 chat.assigned_at = now
+            if not isinstance(operation, RefuseMessage):
+                chat.customer_waits = _customer_waits(operation, before=chat.customer_waits)
 
     def _compare_change(self, chat: ChatTruth, name: str, decision: Changed, answer: Commit) -> None:
         after, model, expect = decision.chat, chat.model, self._expect
@@ -338,6 +356,16 @@ class Truth:
     def _expect(self, condition: bool, kind: str, detail: str) -> None:
         if not condition:
             self._fail(kind, detail)
+
+
+def _customer_waits(operation: ChatOperation, *, before: bool) -> bool:
+    """Whether the customer waits for an answer once `operation` was committed."""
+    if isinstance(operation, AddMessage) and operation.type is MessageType.STANDARD:
+        return operation.author.role is Role.USER
+    if isinstance(operation, ReopenChat):
+        return operation.by.role is Role.USER
+    # Handing a chat on promises an answer.
+    return before or isinstance(operation, TransferChat | ReturnChat)
 
 
 def _gist(message: StoredMessage) -> tuple[object, ...]:

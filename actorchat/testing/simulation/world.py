@@ -182,10 +182,9 @@ class World:
             await trio.sleep(_COLLECT_EVERY)
             gc.collect()
 
-    def _judge(self, error: BaseException) -> None:
-        text = "".join(traceback.format_exception(error))
-        self.violation = Violation("raised", text[-3_000:], self.clock.current_time())
-        self.log("VIOLATION: raised", repr(error)[:200])
+    def judge_error(self, error: BaseException) -> None:
+        """Fail because the program raised `error`."""
+        self.fail("raised", "".join(traceback.format_exception(error))[-3_000:])
 
     def run(self, program: Program, *, during: AbstractContextManager[object] | None = None) -> Verdict:
         """Run `program` to its end, or to the first violation. `during` is entered meanwhile."""
@@ -198,7 +197,7 @@ class World:
         except BaseException as caught:
             error = caught
         if error is not None and self.violation is None:
-            self._judge(error)
+            self.judge_error(error)
         return Verdict(
             seed=self.seed,
             violation=self.violation,
