@@ -8,7 +8,6 @@ from typing import Final
 __all__ = ["OPEN_FAULTS"]
 
 OPEN_FAULTS: Final[Mapping[str, str]] = {
-    "profile": "a visitor's new name is not shown to those who are in the room",
     "refused-though-stored": "a repeated client_id is refused before its key is looked at",
     "client-repeat-first": "the client takes the answer to a repeated key for the room's next message",
     "client-story": "as above: what the answer overtook is dropped as known",

@@ -426,6 +426,10 @@ class Model:
         theirs = [chat for chat in self.chats.values() if chat.active and chat.operator == who]
         return [self.requeue(chat, None, now) for chat in theirs]
 
+    def refresh(self, chat: Chat) -> Commit | Nothing:
+        """Show the chat again, with its people as they are now."""
+        return Commit(chat.uuid, self.chat_wire(chat), True, ()) if chat.active else Nothing()
+
     def renamed(self, who: Person) -> list[Commit]:
         """What follows once the new name is stored: all active chats with that person are shown again."""
         theirs = [chat for chat in self.chats.values() if chat.active and who in (chat.owner, chat.operator)]

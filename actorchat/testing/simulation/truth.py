@@ -31,6 +31,7 @@ from actorchat.chat.operations import (
     Operation,
     PersonRecorded,
     RecordPerson,
+    RefreshPeople,
     Refused,
     RefuseMessage,
     ReleaseChat,
@@ -196,6 +197,8 @@ class Truth:
             return model.requeue(theirs, None, now) if leaving else Nothing()
         if isinstance(operation, SweepChat):
             return self._ask_sweep(chat, decision, now)
+        if isinstance(operation, RefreshPeople):
+            return model.refresh(theirs)
         by = self._known(operation.by)
         if isinstance(operation, AcceptChat):
             return model.accept(theirs, by)

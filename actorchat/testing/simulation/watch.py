@@ -465,12 +465,7 @@ class FeedWatch(Watch):
             self.bad("unknown", name)
 
     def _on_chat(self, chat: Json) -> None:
-        look = look_of(chat)
-        before = self._chats.get(chat["uuid"])
-        self._chats[chat["uuid"]] = chat
-        if before is None or before == chat or look_of(before) != look:
-            self._advance(chat, ("chat", *look))
-        # Else somebody has a new name, and nothing happened to the chat.
+        self._advance(chat, ("chat", *look_of(chat)))
 
     def _forward(self, history: Sequence[T], place: int, value: T) -> int:
         """The next place of `value` in what a counter was: it never goes back to what it was before."""
@@ -494,6 +489,7 @@ class FeedWatch(Watch):
         uuid = chat["uuid"]
         if chat["widget"]["source"] not in self.sources:
             self.bad("foreign", "a chat of another source")
+        self._chats[uuid] = chat
         events = self.truth.chats[uuid].feed
         if uuid not in self._places:
             # A snapshot shows the chat as it stands behind any of its events.
@@ -519,6 +515,8 @@ class FeedWatch(Watch):
                     self.bad("incomplete", f"chat {uuid[:4]} was never shown")
             elif end not in shown:
                 self.bad("incomplete", f"chat {uuid[:4]}: shown up to {shown} of {end}: {chat.feed[-6:]}", uuid)
+            elif chat.model.active:
+                self._judge_profiles(uuid)
         for who in self.truth.model.operators(self.sources):
             self._judge_operator(who)
         unread = self.truth.model.unread(self.sources)
@@ -526,6 +524,14 @@ class FeedWatch(Watch):
             self.bad("counters", f"unread: told {self._unread}, is {unread}")
         if self._typing:
             self.bad("typing-overflow" if self.watcher.drops_typing else "typing", f"{self._typing} never stopped")
+
+    def _judge_profiles(self, uuid: str) -> None:
+        shown = self._chats[uuid]
+        for user in (shown["owner_user"], shown["operator_user"]):
+            record = None if user is None else self.truth.people.get(who_of(user))
+            if record is not None and user["firstname"] != record.user.firstname:
+                what = f"chat {uuid[:4]} shows {user['firstname']!r}, is {record.user.firstname!r}"
+                self.bad("profile", what)
 
     def _judge_operator(self, who: Person) -> None:
         load, told = self.truth.model.load(who), self._operators.get(who[1])
