@@ -227,7 +227,7 @@ class Truth:
             return Nothing()
         policy, what = self._policy, f"{chat.uuid[:4]} at {now:.1f}"
         if decision.chat.stage is Stage.CLOSED:
-            waited = now - max(message.time for message in chat.messages)
+            waited = now - max([chat.assigned_at, *(message.time for message in chat.messages)])
             self._expect(waited >= policy.idle_timeout > 0, "timers", f"{what}: closed after {waited:.1f} s")
             self._expect(not chat.customer_waits, "timers", f"{what}: closed while the customer waits for an answer")
             return self.model.close_idle(chat.model, now)
