@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from random import Random, SystemRandom
 from uuid import UUID
 
+import attrs
 import trio
 
 from actorchat.actors import ActorError, ActorSystem, DeadLetter, Loss, Ref, Restart, Virtual
@@ -326,17 +327,15 @@ class Chats:
         It is still leaving afterwards if some chats could not be returned. Raises `StorageUnavailable`.
         """
         active = frozenset({Stage.NEW, Stage.OPEN})
-        tried = set[UUID]()
-        while True:
-            chats = await self.archive.chats(ChatFilter(stages=active, operator_id=operator_id, limit=200))
-            left = [chat.uuid for chat in chats if chat.uuid not in tried]
-            if not left:
-                return await self._store_presence(EndLeaving(operator_id))
-            tried.update(left)
-            for chat in left:
+        which: ChatFilter | None = ChatFilter(stages=active, operator_id=operator_id, limit=200)
+        while which is not None:
+            page = await self.archive.chats(which)
+            for chat in page.chats:
                 # One that can't be stored now must not keep the others.
                 with suppress(ChatRefused):
-                    await self.perform(ReleaseChat(chat, operator_id))
+                    await self.perform(ReleaseChat(chat.uuid, operator_id))
+            which = None if page.next is None else attrs.evolve(which, before=page.next)
+        return await self._store_presence(EndLeaving(operator_id))
 
     async def _store_presence(self, operation: SetOnline | EndLeaving) -> PersonRecord:
         try:
@@ -355,7 +354,7 @@ class Chats:
             owner_id=None if operator else user.id,
             limit=MOST_RENAMED,
         )
-        for chat in await self.archive.chats(which):
+        for chat in (await self.archive.chats(which)).chats:
             try:
                 await self.perform(RefreshPeople(chat.uuid))
             except ChatRefused as refused:

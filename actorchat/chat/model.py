@@ -99,6 +99,10 @@ class ChatState(msgspec.Struct, frozen=True, gc=False):
     `last_activity` is the last message or transition. Since `awaiting_since` somebody owes the customer an answer;
     it is None on the customer's turn, and handing the chat on doesn't change it. `assigned_at` is when `operator` got
     the chat, in any way.
+
+    Lists are ordered by `place`, the highest first, and by no clock. The ids of one database's messages ascend in
+    commit order; a chat's place is the id of its newest message, or a number from the same sequence if something
+    happened to the chat since that left no message. It is 0 while the chat is reserved.
     """
 
     uuid: UUID
@@ -115,6 +119,7 @@ class ChatState(msgspec.Struct, frozen=True, gc=False):
     last_visitor_index: int = -1
     last_activity: int = 0
     awaiting_since: int | None = None
+    place: int = 0
     assigned_at: int | None = None
 
     def wire(self) -> Chat:

@@ -27,8 +27,10 @@ __all__ = [
     "PAGE_BYTES",
     "Archive",
     "ChatFilter",
+    "ChatPage",
     "FeedSnapshot",
     "Journal",
+    "ListPlace",
     "OperatorRecord",
     "Page",
     "Recipient",
@@ -76,19 +78,37 @@ class Page:
     has_more: bool
 
 
+@attrs.frozen
+class ListPlace:
+    """Where a list of chats goes on: after the chat that stood at `place` when the newest number was `start`."""
+
+    start: int
+    place: int
+
+
 @attrs.frozen(kw_only=True)
 class ChatFilter:
     """Which chats a list shows: newest activity first, reserved ones never. None = any.
 
-    `before` continues a list: only chats after that one in the list's order.
+    `before` continues a list. A `ListPlace` goes on in the order that the list had when the walk began, so moves in
+    between hide no chat and show none twice. A chat's uuid goes on after that chat in the order of now; nothing comes
+    after an unknown one.
     """
 
     sources: frozenset[str] | None = None
     stages: frozenset[Stage] | None = None
     operator_id: int | None = None
     owner_id: int | None = None
-    before: UUID | None = None
+    before: UUID | ListPlace | None = None
     limit: int = 50
+
+
+@attrs.frozen
+class ChatPage:
+    """A page of a list of chats; `next` is the `before` of the page that follows, None if this is the last one."""
+
+    chats: tuple[ChatState, ...]
+    next: ListPlace | None = None
 
 
 @attrs.frozen
@@ -133,7 +153,8 @@ class Archive(Protocol):
     ) -> Page | None:
         """The oldest `limit` standard messages of that side with `after < index <= upto`."""
 
-    async def chats(self, which: ChatFilter) -> tuple[ChatState, ...]: ...
+    async def chats(self, which: ChatFilter) -> ChatPage:
+        """A page of a list. A walk from page to page by `next` shows each chat that matches throughout exactly once."""
 
     async def person(self, identity: Identity) -> PersonRecord | None: ...
 

@@ -57,11 +57,12 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a decision may look at besides the chat, all of it as it stands in the transaction.
 
     `now` is epoch seconds, rounded down; `rounded` is 1 if that took something off, so that timers begin at
-    `now + rounded`. `message_id` is the first free message id; a decision uses as many as it stores messages.
-    `load` is the sum of `new` and `open` chats of the operator whom the operation would give the chat to.
-    `prior` is the stored message of the same chat, author and `client_id`. `marked` is the chat's message that a mark
-    names, None where there is none *in this chat*. `target` is the operator a transfer names. `holder` is the chat's
-    operator, for operations on closed chats and `ReleaseChat`.
+    `now + rounded`. `message_id` is the first free message id; a decision uses one for each message that it stores,
+    or one as the place of a chat to which something happens without a message. `load` is the sum of `new` and `open`
+    chats of the operator that the operation would give the chat to. `prior` is the stored message of the same chat,
+    author and `client_id`. `marked` is the chat's message that a mark names, None where there is none *in this chat*.
+    `target` is the operator a transfer names. `holder` is the chat's operator, for operations on closed chats and
+    `ReleaseChat`.
     """
 
     policy: Policy
@@ -127,6 +128,7 @@ def _add_message(chat: ChatState, operation: AddMessage, situation: Situation) -
     author, now, index = operation.author, situation.now, chat.next_index
     timers_from = now + situation.rounded
     stage, operator, awaiting, assigned = chat.stage, chat.operator, chat.awaiting_since, chat.assigned_at
+    place = situation.message_id
     last_visitor_index = chat.last_visitor_index
     if operation.type is MessageType.SYSTEM:
         if stage is Stage.RESERVED:
@@ -165,10 +167,11 @@ def _add_message(chat: ChatState, operation: AddMessage, situation: Situation) -
         last_visitor_index,
         timers_from,
         awaiting,
+        place,
         assigned,
     )
     message = StoredMessage(
-        situation.message_id,
+        place,
         index,
         after.rev,
         operation.type,
@@ -382,6 +385,7 @@ def _transition(
         chat,
         stage=stage,
         operator=holder,
+        place=messages[-1].id if messages else situation.message_id,
         assigned_at=assigned_at,
         awaiting_since=chat.awaiting_since if isinstance(awaiting_since, _Same) else awaiting_since,
         rev=rev,

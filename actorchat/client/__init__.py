@@ -10,7 +10,7 @@ Refuses to know the server's inside.
             ...
 """
 
-from actorchat.client.api import Api, HistoryPage, Visit, open_api
+from actorchat.client.api import Api, ChatPage, HistoryPage, Visit, open_api
 from actorchat.client.delivery import Delivery
 from actorchat.client.errors import (
     ApiError,
@@ -32,6 +32,7 @@ __all__ = [
     "Api",
     "ApiError",
     "ApiUnreachable",
+    "ChatPage",
     "ClientError",
     "ConnectionEnded",
     "ConnectionState",

@@ -7,6 +7,7 @@ import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
+from urllib.parse import parse_qs, urlsplit
 from uuid import UUID, uuid4
 
 import attrs
@@ -34,6 +35,14 @@ class Visit:
     token: str
     user: User
     chat: Chat
+
+
+@attrs.frozen
+class ChatPage:
+    """A page of a list of chats. ``next`` is the cursor of the page that follows, None if this is the last one."""
+
+    chats: tuple[Chat, ...]
+    next: str | None
 
 
 @attrs.frozen
@@ -87,13 +96,34 @@ class Api:
     async def chats(
         self, *, status: ChatStatus | None = None, source: str | None = None, limit: int = 50
     ) -> tuple[Chat, ...]:
-        """Chats this identity may see, newest activity first."""
+        """Chats this identity may see, newest activity first, at most ``limit``."""
+        return (await self.chat_page(status=status, source=source, limit=limit)).chats
+
+    async def chat_page(
+        self,
+        *,
+        status: ChatStatus | None = None,
+        source: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> ChatPage:
+        """A page of the chats this identity may see; ``cursor`` is the ``next`` of the page before.
+
+        A walk from page to page with the same filters shows every chat that was there throughout exactly once, in the
+        order that the list had when the walk began.
+        """
         query = {"limit": str(limit)}
         if status is not None:
             query["status"] = status.value
         if source is not None:
             query["source"] = source
-        return await self._call(tuple[Chat, ...], "GET", "/api/chats", query=query)
+        if cursor is not None:
+            query["before"] = cursor
+        answer = await self._request("GET", "/api/chats", query=query)
+        following = answer.links.get("next", {}).get("url")
+        # Only the cursor is taken from the link: a proxy may have put the server under another path.
+        cursors = parse_qs(urlsplit(following).query).get("before", []) if following else []
+        return ChatPage(_decoded(tuple[Chat, ...], answer), cursors[0] if cursors else None)
 
     async def chat(self, chat: UUID) -> Chat:
         """One chat as it is now."""
@@ -171,6 +201,16 @@ class Api:
         query: Mapping[str, str] | None = None,
         body: Mapping[str, object] | None = None,
     ) -> T:
+        return _decoded(cls, await self._request(method, path, query=query, body=body))
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, object] | None = None,
+    ) -> "httpx.Response":
         import httpx
 
         try:
@@ -182,10 +222,15 @@ class Api:
             raise ApiUnreachable(f"cannot reach {self._http.base_url}: {why}", asked=asked) from error
         if not answer.is_success:
             raise _refusal(answer.status_code, answer.content)
-        try:
-            return msgspec.json.decode(answer.content, type=cls)
-        except msgspec.MsgspecError as error:
-            raise ApiUnreachable(f"{method} {path}: not the answer of this API: {error}") from error
+        return answer
+
+
+def _decoded(cls: type[T], answer: "httpx.Response") -> T:
+    try:
+        return msgspec.json.decode(answer.content, type=cls)
+    except msgspec.MsgspecError as error:
+        asked = answer.request
+        raise ApiUnreachable(f"{asked.method} {asked.url.path}: not the answer of this API: {error}") from error
 
 
 def _refusal(status: int, content: bytes) -> ApiError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final, TypeVar
+from urllib.parse import urlencode
 from uuid import UUID
 
 import attrs
@@ -28,7 +29,8 @@ from actorchat.chat.operations import (
     ReturnChat,
     TransferChat,
 )
-from actorchat.chat.ports import ChatFilter, Page
+from actorchat.chat.ports import ChatFilter, ListPlace, Page
+from actorchat.http.cursors import cursor_of
 from actorchat.http.ports import Caller, Door
 from actorchat.http.problems import Problem, json_response
 from actorchat.http.requests import (
@@ -161,8 +163,8 @@ class Api:
             for source in asked:
                 self._door.check_source(source)
             sources = frozenset(asked) or None
-        status, before = query.status(), query.uuid("before")
-        if before is not None and await self._chats.archive.chat(before) is None:
+        status, before = query.status(), query.place("before")
+        if isinstance(before, UUID) and await self._chats.archive.chat(before) is None:
             raise Problem("malformed", "before: there is no such chat", path="before", status=400)
         which = ChatFilter(
             sources=sources,
@@ -172,8 +174,11 @@ class Api:
             before=before,
             limit=query.limit(),
         )
-        chats = await self._chats.archive.chats(which)
-        return json_response([chat.wire() for chat in chats])
+        page = await self._chats.archive.chats(which)
+        answer = json_response([chat.wire() for chat in page.chats])
+        if page.next is not None:
+            answer.headers["Link"] = _link_to(call.request, page.next)
+        return answer
 
     async def _reserve(self, call: _Call) -> Response:
         call.only_operators("make chats for others")
@@ -247,6 +252,12 @@ class Api:
     async def _transition(self, operation: ChatOperation) -> Response:
         decision = await self._chats.perform(operation)
         return json_response(decision.chat.wire())
+
+
+def _link_to(request: Request, place: ListPlace) -> str:
+    """The value of a `Link` header from `request` to the page of its list that goes on at `place`."""
+    asked = [(name, value) for name, value in request.query_params.multi_items() if name != "before"]
+    return f'<{request.url.path}?{urlencode([*asked, ("before", cursor_of(place))])}>; rel="next"'
 
 
 def _wire_page(page: Page, *, newest_first: bool) -> dict[str, object]:

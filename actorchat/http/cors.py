@@ -49,7 +49,7 @@ class Cors:
             if message["type"] == "http.response.start":
                 answer = MutableHeaders(scope=message)
                 answer["Access-Control-Allow-Origin"] = origin
-                answer["Access-Control-Expose-Headers"] = "Retry-After"
+                answer["Access-Control-Expose-Headers"] = "Link, Retry-After"
                 answer.add_vary_header("Origin")
             await send(message)
 

@@ -15,6 +15,8 @@ import attrs
 import trio
 from starlette.requests import Request
 
+from actorchat.chat.ports import ListPlace
+from actorchat.http.cursors import place_of
 from actorchat.http.names import SourceName
 from actorchat.http.problems import Problem
 from actorchat.protocol import ChatStatus, Malformed, MessageType, NotUtf8, Role, parse_json, structure
@@ -42,6 +44,7 @@ _DISCARDED_BYTES: Final = 1_048_576
 
 MAX_LIMIT: Final = 200
 _DEFAULT_LIMIT: Final = 50
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[0-9a-fA-F]{32}")
 _NUMBER: Final = re.compile(r"-?[0-9]{1,16}")
 
 T = TypeVar("T")
@@ -139,12 +142,15 @@ class Query:
             raise _bad(name, "expected an integer")
         return int(text)
 
-    def uuid(self, name: str) -> UUID | None:
+    def place(self, name: str) -> ListPlace | UUID | None:
+        """Where a list goes on: a cursor that a page linked to, or a chat's UUID."""
         text = self._one(name)
         try:
-            return None if text is None else UUID(text)
+            if text is None or _UUID.fullmatch(text):
+                return None if text is None else UUID(text)
+            return place_of(text)
         except ValueError:
-            raise _bad(name, "expected a UUID") from None
+            raise _bad(name, "expected the cursor of a Link header, or a chat's UUID") from None
 
     def status(self) -> ChatStatus | None:
         text = self._one("status")

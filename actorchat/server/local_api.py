@@ -20,7 +20,8 @@ from actorchat.chat.operations import (
     TransferChat,
 )
 from actorchat.chat.ports import ChatFilter
-from actorchat.client.api import HistoryPage
+from actorchat.client.api import ChatPage, HistoryPage
+from actorchat.http.cursors import cursor_of, place_of
 from actorchat.http.ports import Caller, Door
 from actorchat.http.problems import Problem
 from actorchat.protocol import Chat, ChatStatus, Message, MessageType, Operator, Role, User
@@ -53,6 +54,20 @@ class LocalApi:
         self, *, status: ChatStatus | None = None, source: str | None = None, limit: int = 50
     ) -> tuple[Chat, ...]:
         """The chats that this person may see, newest activity first, at most `limit`."""
+        return (await self.chat_page(status=status, source=source, limit=limit)).chats
+
+    async def chat_page(
+        self,
+        *,
+        status: ChatStatus | None = None,
+        source: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> ChatPage:
+        """A page of the chats that this person may see; `cursor` is the `next` of the page before.
+
+        ValueError for a text that is no cursor.
+        """
         operator = self._caller.is_operator
         if operator:
             sources: frozenset[str] | None = self._sources(() if source is None else (source,))
@@ -62,9 +77,12 @@ class LocalApi:
             sources=sources,
             stages=None if status is None else frozenset({Stage(status.value)}),
             owner_id=None if operator else self.user.id,
+            before=None if cursor is None else place_of(cursor),
             limit=limit,
         )
-        return tuple(chat.wire() for chat in await self._chats.archive.chats(which))
+        page = await self._chats.archive.chats(which)
+        following = None if page.next is None else cursor_of(page.next)
+        return ChatPage(tuple(chat.wire() for chat in page.chats), following)
 
     async def chat(self, chat: UUID) -> Chat:
         """One chat as it is now."""

@@ -13,7 +13,7 @@ from uuid import UUID
 import trio
 
 from actorchat.chat.model import ChatState, Identity, PersonRecord
-from actorchat.chat.ports import PAGE_BYTES, ChatFilter, FeedSnapshot, OperatorRecord, Page
+from actorchat.chat.ports import PAGE_BYTES, ChatFilter, ChatPage, FeedSnapshot, OperatorRecord, Page
 from actorchat.protocol import Role
 from actorchat.storage.store import Reads
 from actorchat.storage.threads import Runner
@@ -59,7 +59,7 @@ class StoreArchive:
             partial(self._store.authored, chat, author_role, after=after, upto=upto, limit=limit, size=size)
         )
 
-    async def chats(self, which: ChatFilter) -> tuple[ChatState, ...]:
+    async def chats(self, which: ChatFilter) -> ChatPage:
         return await self._run(partial(self._store.chats, which))
 
     async def person(self, identity: Identity) -> PersonRecord | None:

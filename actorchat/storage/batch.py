@@ -7,6 +7,7 @@ idempotency, counters, reservation, people.
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 from uuid import UUID
@@ -116,7 +117,8 @@ class Draft:
 
 @attrs.define(eq=False)
 class Changes:
-    """What a batch leaves to be stored. `messages` have consecutive ids, in commit order.
+    """What a batch leaves to be stored. `messages` are in commit order, and their ids ascend. `moves` are the places
+    that chats got without a message.
 
     `drafts` by the integer of the chat's UUID: it is looked up for each message, and a UUID hashes in Python code.
     """
@@ -124,6 +126,7 @@ class Changes:
     drafts: dict[int, Draft] = attrs.Factory(dict)
     created: list[Draft] = attrs.Factory(list)
     messages: list[tuple[Draft, StoredMessage]] = attrs.Factory(list)
+    moves: list[tuple[Draft, int]] = attrs.Factory(list)
     people: dict[PersonKey, PersonRecord] = attrs.Factory(dict)
     operators: dict[int, OperatorCounters] = attrs.Factory(dict)
     sources: dict[str, SourceCounters] = attrs.Factory(dict)
@@ -291,6 +294,9 @@ class _Decider:
             self.changes.next_message_id += 1
             if new_keys is not None and message.client_id is not None:
                 new_keys.add(message.client_id, message.index)
+        if not decision.messages and after.place != before.place:
+            self.changes.moves.append((draft, after.place))
+            self.changes.next_message_id += 1
         if before.stage is Stage.CLOSED and after.stage is not Stage.CLOSED:
             self._unclosed.setdefault((after.owner.id, after.source), []).append(after.uuid)
         # Spares most messages the count: neither who has the chat nor whether it is unread has changed.
@@ -369,12 +375,13 @@ class _Decider:
         return self._messages.at(draft.row, index)
 
     def _marked(self, draft: Draft, message_id: int) -> MarkedMessage | None:
-        offset = message_id - self._first_message_id
-        if offset < 0:
+        if message_id < self._first_message_id:
             return None if draft.row is None else self._messages.find(draft.row, message_id)
-        if offset >= len(self.changes.messages):
+        added = self.changes.messages
+        at = bisect_left(added, message_id, key=lambda entry: entry[1].id)
+        if at == len(added) or added[at][1].id != message_id:
             return None
-        holder, message = self.changes.messages[offset]
+        holder, message = added[at]
         return MarkedMessage(message.index, message.type, message.type_role) if holder is draft else None
 
     def _person(self, key: PersonKey) -> PersonRecord | None:
@@ -410,7 +417,7 @@ class _Decider:
             if draft is None or draft.state.stage is Stage.CLOSED:
                 continue
             chat = draft.state
-            if newest is None or (chat.last_activity, chat.uuid) > (newest.last_activity, newest.uuid):
+            if newest is None or (chat.place, chat.uuid) > (newest.place, newest.uuid):
                 newest = chat
         if newest is not None:
             return Unchanged(newest), _NO_COUNTERS

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from math import inf
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from uuid import UUID
 
 import attrs
@@ -28,7 +28,7 @@ from actorchat.chat.model import (
     visible_to,
 )
 from actorchat.chat.operations import Operation, RefuseMessage
-from actorchat.chat.ports import PAGE_BYTES, ChatFilter, FeedSnapshot, OperatorRecord, Page
+from actorchat.chat.ports import PAGE_BYTES, ChatFilter, ChatPage, FeedSnapshot, ListPlace, OperatorRecord, Page
 from actorchat.chat.rules import MarkedMessage
 from actorchat.protocol import MessageType, Role
 from actorchat.storage.batch import Changes, apply_changes, decide_batch, decide_each
@@ -47,6 +47,7 @@ class MemoryStore:
         self._clock = clock
         self._rows = Rows()
         self._logs: list[list[StoredMessage]] = []
+        self._moves: list[list[int]] = []
         self._places: dict[int, tuple[int, int]] = {}
         self._active: dict[str, dict[UUID, ChatRow]] = {}
         self._batches: dict[str, int] = {}
@@ -86,10 +87,13 @@ class MemoryStore:
         for draft in changes.created:
             draft.number = len(self._logs)
             self._logs.append([])
+            self._moves.append([])
         apply_changes(self._rows, changes)
         for draft, message in changes.messages:
             self._logs[draft.number].append(message)
             self._places[message.id] = (draft.number, message.index)
+        for draft, place in changes.moves:
+            self._moves[draft.number].append(place)
         for draft in changes.drafts.values():
             chat = draft.state
             if draft.before.stage is not chat.stage and draft.before.active is not chat.active:
@@ -138,16 +142,37 @@ class MemoryStore:
         )
         return self._page(chat, theirs, limit, size)
 
-    def chats(self, which: ChatFilter) -> tuple[ChatState, ...]:
-        chats = [state for row in self._rows.chats.values() if _matches(state := row.state, which)]
-        chats.sort(key=_activity, reverse=True)
-        if which.before is not None:
-            last = self._rows.chats.get(which.before)
+    def chats(self, which: ChatFilter) -> ChatPage:
+        newest = self._rows.next_message_id - 1
+        begin = which.before
+        if isinstance(begin, UUID):
+            last = self._rows.chats.get(begin)
             if last is None:
-                return ()
-            place = _activity(last.state)
-            chats = [state for state in chats if _activity(state) < place]
-        return tuple(self._state(self._rows.chats[state.uuid]) for state in chats[: which.limit])
+                return ChatPage(())
+            begin = ListPlace(newest, last.state.place)
+        start = newest if begin is None else min(begin.start, newest)
+        found = [
+            (stood, row)
+            for row in self._rows.chats.values()
+            if _matches(row.state, which)
+            and (stood := self._stood(row, start)) is not None
+            and (begin is None or stood < begin.place)
+        ]
+        found.sort(key=itemgetter(0), reverse=True)
+        taken = found[: which.limit]
+        more = ListPlace(start, taken[-1][0]) if len(found) > len(taken) else None
+        return ChatPage(tuple(self._state(row) for _, row in taken), more)
+
+    def _stood(self, row: ChatRow, start: int) -> int | None:
+        """The chat's place when the newest number was `start`, None if it was in no list then."""
+        chat = row.state
+        if chat.place <= start:
+            return chat.place
+        log, moves = self._logs[row.number], self._moves[row.number]
+        known = bisect_right(log, start, key=attrgetter("id"))
+        moved = bisect_right(moves, start)
+        places = [message.id for message in log[known - 1 : known]] + moves[moved - 1 : moved]
+        return max(places, default=None)
 
     def person(self, identity: Identity) -> PersonRecord | None:
         return self._rows.people.get((identity.role is Role.OPERATOR, identity.id))
@@ -164,7 +189,7 @@ class MemoryStore:
     def feed_snapshot(self, sources: Collection[str], limit: int) -> FeedSnapshot:
         wanted = sorted(frozenset(sources))
         rows = [row for source in wanted for row in self._active.get(source, {}).values()]
-        rows.sort(key=lambda row: _activity(row.state))
+        rows.sort(key=lambda row: row.state.place)
         return FeedSnapshot(
             self.operators(wanted),
             tuple(self._rows.sources.get(source) or SourceCounters(source) for source in wanted),
@@ -207,10 +232,6 @@ class MemoryStore:
             return None
         taken, has_more = cut_page(messages, limit, size)
         return Page(self._state(row), tuple(map(self._now, taken)), has_more)
-
-
-def _activity(chat: ChatState) -> tuple[int, UUID]:
-    return chat.last_activity, chat.uuid
 
 
 def _matches(chat: ChatState, which: ChatFilter) -> bool:

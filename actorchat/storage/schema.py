@@ -29,6 +29,7 @@ __all__ = [
     "chats",
     "messages",
     "metadata",
+    "moves",
     "operator_counters",
     "people",
     "settings",
@@ -36,7 +37,7 @@ __all__ = [
     "writers",
 ]
 
-HEAD: Final = "0003"
+HEAD: Final = "0004"
 """The newest migration: a database that says so is opened without Alembic."""
 
 metadata = MetaData()
@@ -62,6 +63,7 @@ chats = Table(
     Column("last_visitor_index", _Big, nullable=False),
     Column("last_activity", _Big, nullable=False),
     Column("awaiting_since", _Big),
+    Column("place", _Big, nullable=False, server_default=text("0")),
     Column("assigned_at", _Big),
     Column("due_at", Double),
 )
@@ -90,6 +92,15 @@ messages = Table(
     Column("client_id", Text),
 )
 Index("messages_chat_index", messages.c.chat, messages.c.message_index, unique=True)
+
+# The places in lists that chats got without a message. With the ids of messages they tell where each chat ever stood.
+moves = Table(
+    "moves",
+    metadata,
+    Column("place", _Big, primary_key=True, autoincrement=False),
+    Column("chat", _Big, nullable=False),
+)
+Index("moves_chat", moves.c.chat, moves.c.place)
 
 people = Table(
     "people",

@@ -198,6 +198,7 @@ class SqlBatches:
             statements.insert_message,
             [message_row(draft.number, message) for draft, message in changes.messages],
         )
+        self._many(statements.insert_move, [(place, draft.number) for draft, place in changes.moves])
         self._many(statements.put_person, list(map(person_row, changes.people.values())))
         self._many(statements.put_operator_counters, list(map(counters_row, changes.operators.values())))
         self._many(

@@ -18,7 +18,7 @@ from actorchat.chat.model import (
     SourceCounters,
     StoredMessage,
 )
-from actorchat.chat.ports import PAGE_BYTES, ChatFilter, FeedSnapshot, OperatorRecord, Page
+from actorchat.chat.ports import PAGE_BYTES, ChatFilter, ChatPage, FeedSnapshot, ListPlace, OperatorRecord, Page
 from actorchat.protocol import MAX_SAFE_INTEGER, Role
 from actorchat.storage.rows import cut_page
 from actorchat.storage.sql_rows import Row, chat_of, keys, message_of, person_of, role_text
@@ -70,20 +70,27 @@ class SqlReads:
     ) -> Page | None:
         return self._page(chat, self._statements.authored, (after, upto, role_text(author_role)), limit, size)
 
-    def chats(self, which: ChatFilter) -> tuple[ChatState, ...]:
-        parameters: list[object] = []
+    def chats(self, which: ChatFilter) -> ChatPage:
+        newest: int = self._all(self._statements.last_message_id, ())[0][0] or 0
+        begin = which.before
+        if isinstance(begin, UUID):
+            last = self.chat(begin)
+            if last is None:
+                return ChatPage(())
+            begin = ListPlace(newest, last.place)
+        start = newest if begin is None else min(begin.start, newest)
+        parameters: list[object] = [] if begin is None else [start, start, start]
         if which.sources is not None:
             parameters.append(keys(which.sources))
         if which.stages is not None:
             parameters.append(keys(stage.value for stage in which.stages))
         parameters.extend(id_ for id_ in (which.operator_id, which.owner_id) if id_ is not None)
-        if which.before is not None:
-            last = self.chat(which.before)
-            if last is None:
-                return ()
-            parameters.extend((last.last_activity, last.uuid.hex))
-        rows = self._all(self._statements.filtered_chats(which), (*parameters, which.limit))
-        return tuple(map(chat_of, rows))
+        if begin is not None:
+            parameters.append(begin.place)
+        rows = self._all(self._statements.filtered_chats(which), (*parameters, which.limit + 1))
+        taken = rows[: which.limit]
+        more = ListPlace(start, taken[-1][-1]) if len(rows) > len(taken) else None
+        return ChatPage(tuple(map(chat_of, taken)), more)
 
     def person(self, identity: Identity) -> PersonRecord | None:
         rows = self._all(self._statements.person, (role_text(identity.role), identity.id))

@@ -92,20 +92,21 @@ def _progress(chat: ChatState) -> Row:
         chat.last_visitor_index,
         chat.last_activity,
         chat.awaiting_since,
+        chat.place,
     )
 
 
 def chat_of(row: Row) -> ChatState:
     """From `chats` without `due_at`; the profiles of owner and operator follow where people were joined."""
     operator_id = row[5]
-    owner, operator = (row[16:20], row[20:24]) if len(row) > 16 else ((), ())
+    owner, operator = (row[17:21], row[21:25]) if len(row) > 17 else ((), ())
     return ChatState(
         UUID(hex=row[1]),
         row[2],
         _user(row[3], Role.USER, owner),
         STAGES[row[4]],
         None if operator_id is None else _user(operator_id, Role.OPERATOR, operator),
-        *row[6:16],
+        *row[6:17],
     )
 
 

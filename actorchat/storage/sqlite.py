@@ -18,7 +18,15 @@ from uuid import UUID
 
 from actorchat.chat.model import ChatState, Identity, PersonRecord, Policy
 from actorchat.chat.operations import Operation, RefuseMessage
-from actorchat.chat.ports import PAGE_BYTES, ChatFilter, FeedSnapshot, OperatorRecord, Page, StorageUnavailable
+from actorchat.chat.ports import (
+    PAGE_BYTES,
+    ChatFilter,
+    ChatPage,
+    FeedSnapshot,
+    OperatorRecord,
+    Page,
+    StorageUnavailable,
+)
 from actorchat.protocol import Role
 from actorchat.storage.batch import decide_each
 from actorchat.storage.explaining import explain_os_error, explain_sqlite_error, fault_beside
@@ -178,7 +186,7 @@ class SqliteStore:
         with self._reading() as reads:
             return reads.authored(chat, author_role, after=after, upto=upto, limit=limit, size=size)
 
-    def chats(self, which: ChatFilter) -> tuple[ChatState, ...]:
+    def chats(self, which: ChatFilter) -> ChatPage:
         with self._reading() as reads:
             return reads.chats(which)
 

@@ -14,11 +14,11 @@ from sqlalchemy import (
     Table,
     and_,
     bindparam,
+    case,
     func,
     literal_column,
     or_,
     select,
-    tuple_,
     update,
 )
 from sqlalchemy.dialects import sqlite
@@ -31,6 +31,7 @@ from actorchat.storage.rows import KEY_HORIZON
 from actorchat.storage.schema import (
     chats,
     messages,
+    moves,
     operator_counters,
     people,
     settings,
@@ -51,10 +52,13 @@ _HOT: Final = (
     "last_visitor_index",
     "last_activity",
     "awaiting_since",
+    "place",
 )
 
 # Without an offset the SQLite dialect adds one as a parameter of its own.
 _start: ColumnElement[int] = literal_column("0")
+# Below every place.
+_NOWHERE: Final[ColumnElement[int]] = literal_column(str(-(2**62)))
 _ACTIVE_STAGES: Final = frozenset({Stage.NEW, Stage.OPEN})
 _active = literal_column("stage").in_([literal_column("'new'"), literal_column("'open'")])
 _listed = chats.c.stage != literal_column("'reserved'")
@@ -107,6 +111,7 @@ class Statements:
         self.last_chat_number = text_(select(func.max(chats.c.number)))
         self.insert_chat = self._insert(chats)
         self.insert_message = self._insert(messages)
+        self.insert_move = self._insert(moves)
         self.update_chat = self._update_chat(("stage", "operator_id", *_HOT, "assigned_at", "due_at"))
         self.update_chat_progress = self._update_chat(_HOT)
         self.update_due = self._update_chat(("due_at",))
@@ -197,9 +202,11 @@ class Statements:
             .where(people.c.role == literal_column("'operator'"))
             .order_by(people.c.id)
         )
-        newest_first = (chats.c.last_activity.desc(), chats.c.uuid.desc())
         self.feed_chats = text_(
-            with_people.where(_active, _among(chats.c.source)).order_by(*newest_first).limit(limit).offset(_start),
+            with_people.where(_active, _among(chats.c.source))
+            .order_by(chats.c.place.desc())
+            .limit(limit)
+            .offset(_start),
             "keys",
             "limit",
         )
@@ -214,11 +221,11 @@ class Statements:
         )
 
     def filtered_chats(self, which: ChatFilter) -> str:
-        """Takes what `which` sets of sources (keys), stages (keys), operator, owner, (activity, uuid);
-        limit.
+        """Takes `start` three times if `which` sets `before`, what it sets of sources (keys), stages (keys), operator
+        and owner, `place` if it sets `before`, limit. A row's last column is the place where the chat stood.
         """
-        names = ("sources", "stages", "operator_id", "owner_id", "before")
-        present = frozenset(name for name in names if getattr(which, name) is not None)
+        names = ("sources", "stages", "operator_id", "owner_id")
+        present = frozenset(name for name in (*names, "before") if getattr(which, name) is not None)
         only_active = which.stages is not None and which.stages <= _ACTIVE_STAGES
         found = self._filtered.get((present, only_active))
         if found is not None:
@@ -228,16 +235,19 @@ class Statements:
             "stages": _among(chats.c.stage, "stages"),
             "operator_id": chats.c.operator_id == bindparam("operator_id"),
             "owner_id": chats.c.owner_id == bindparam("owner_id"),
-            "before": tuple_(chats.c.last_activity, chats.c.uuid) < tuple_(bindparam("activity"), bindparam("uuid")),
         }
         chosen = [name for name in names if name in present]
         # Spelt as in the index of the active chats: parameters would not tell SQLite that it may use it.
         query = self._chats_with_people().where(_active if only_active else _listed)
         query = query.where(*(conditions[name] for name in chosen))
-        query = query.order_by(chats.c.last_activity.desc(), chats.c.uuid.desc())
-        parameters = [name for name in chosen if name != "before"]
+        parameters = tuple(chosen)
         if "before" in present:
-            parameters += ["activity", "uuid"]
+            then = query.add_columns(_stood().label("stood")).subquery()
+            query = select(then).where(then.c.stood < bindparam("place"), then.c.stood > _NOWHERE)
+            query = query.order_by(then.c.stood.desc())
+            parameters = ("start", "start", "start", *parameters, "place")
+        else:
+            query = query.add_columns(chats.c.place.label("stood")).order_by(chats.c.place.desc())
         query = query.limit(bindparam("limit")).offset(_start)
         found = self._filtered[present, only_active] = self._text(query, *parameters, "limit")
         return found
@@ -320,6 +330,24 @@ class Statements:
             .select_from(messages.outerjoin(people, author_is))
             .where(messages.c.chat == bindparam("chat"))
         )
+
+
+def _stood() -> ColumnElement[Any]:
+    """The chat's place when the newest number was `start`, `_NOWHERE` if it was in no list then.
+
+    Only for a chat that has moved since, its newest message and move up to there are looked up.
+    """
+    start: ColumnElement[int] = bindparam("start")
+
+    def newest(place: ColumnElement[int], chat: ColumnElement[int], order: ColumnElement[int]) -> ColumnElement[int]:
+        found = select(place).where(chat == chats.c.number, place <= start).order_by(order.desc())
+        found = found.limit(literal_column("1")).offset(_start).correlate(chats)
+        return func.coalesce(found.scalar_subquery(), _NOWHERE)
+
+    message = newest(messages.c.id, messages.c.chat, messages.c.message_index)
+    move = newest(moves.c.place, moves.c.chat, moves.c.place)
+    # With two arguments this is the greater one, in SQLite.
+    return case((chats.c.place <= start, chats.c.place), else_=func.max(message, move))
 
 
 def _each(name: str) -> Any:

@@ -13,7 +13,7 @@ import attrs
 
 from actorchat.chat.model import ChatState, Identity, OperatorCounters, PersonRecord, SourceCounters
 from actorchat.chat.operations import Decision, Operation, RefuseMessage
-from actorchat.chat.ports import PAGE_BYTES, ChatFilter, FeedSnapshot, OperatorRecord, Page
+from actorchat.chat.ports import PAGE_BYTES, ChatFilter, ChatPage, FeedSnapshot, OperatorRecord, Page
 from actorchat.protocol import Role
 
 __all__ = ["Batch", "CommitInDoubt", "Counters", "Decided", "Reads", "Store", "StoreUrlError"]
@@ -69,7 +69,7 @@ class Reads(Protocol):
         self, chat: UUID, author_role: Role, *, after: int, upto: int, limit: int, size: int = PAGE_BYTES
     ) -> Page | None: ...
 
-    def chats(self, which: ChatFilter) -> tuple[ChatState, ...]: ...
+    def chats(self, which: ChatFilter) -> ChatPage: ...
 
     def person(self, identity: Identity) -> PersonRecord | None: ...
 

@@ -15,7 +15,15 @@ import trio
 
 from actorchat.chat.model import ChatState, Identity, PersonRecord
 from actorchat.chat.operations import Operation, RefuseMessage
-from actorchat.chat.ports import PAGE_BYTES, ChatFilter, FeedSnapshot, OperatorRecord, Page, StorageUnavailable
+from actorchat.chat.ports import (
+    PAGE_BYTES,
+    ChatFilter,
+    ChatPage,
+    FeedSnapshot,
+    OperatorRecord,
+    Page,
+    StorageUnavailable,
+)
 from actorchat.protocol import Role
 from actorchat.storage.store import Batch, CommitInDoubt, Decided, Store
 from actorchat.storage.threads import Runner
@@ -95,7 +103,7 @@ class FaultyStore:
     ) -> Page | None:
         return self._readable.authored(chat, author_role, after=after, upto=upto, limit=limit, size=size)
 
-    def chats(self, which: ChatFilter) -> tuple[ChatState, ...]:
+    def chats(self, which: ChatFilter) -> ChatPage:
         return self._readable.chats(which)
 
     def person(self, identity: Identity) -> PersonRecord | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from itertools import count
+from itertools import count, islice
 from typing import Final
 from uuid import UUID
 
@@ -47,11 +47,11 @@ from actorchat.chat.operations import (
     TransferChat,
     Unchanged,
 )
-from actorchat.chat.ports import ChatFilter, Page
+from actorchat.chat.ports import ChatFilter, ChatPage, Page
 from actorchat.protocol import MessageType, Role, User
 from actorchat.storage.store import Batch, Decided, Store
 
-__all__ = ["OpenStore", "check_store", "random_operations"]
+__all__ = ["OpenStore", "check_store", "check_walk", "random_operations"]
 
 OpenStore = Callable[[Policy], AbstractContextManager[Store]]
 """Opens one place. A durable store that is opened there again finds what it stored."""
@@ -114,6 +114,7 @@ def check_store(fresh: Callable[[], OpenStore], *, durable: bool = True) -> None
     _check_capacity_and_due(fresh())
     for seed in range(5):
         _check_random_sessions(fresh(), seed)
+        _check_walk(fresh(), seed)
     if durable:
         _check_reopening(fresh())
 
@@ -213,7 +214,7 @@ def _check_reserve(bench: _Bench) -> None:
     first = bench.store.chat(CHAT)
     assert first is not None
     assert (first.stage, first.rev, first.owner) == (Stage.RESERVED, 0, ANN)
-    assert bench.store.chats(ChatFilter()) == ()
+    assert bench.store.chats(ChatFilter()) == ChatPage(())
     assert bench.one(ReserveChat(UUID(int=2), SHOP, ANN))[0] == Unchanged(first)
     [(bobs, _), (same, _), (elsewhere, _)] = bench.batch(
         ReserveChat(UUID(int=3), SHOP, BOB),
@@ -310,7 +311,7 @@ def _check_lists(bench: _Bench) -> None:
     store = bench.store
 
     def listed(**which: object) -> list[int]:
-        return [chat.uuid.int for chat in store.chats(ChatFilter(**which))]  # type: ignore[arg-type]  # by name
+        return [chat.uuid.int for chat in store.chats(ChatFilter(**which)).chats]  # type: ignore[arg-type]  # by name
 
     assert listed() == [13, 10, 12, 11]
     assert listed(limit=2) == [13, 10]
@@ -333,6 +334,81 @@ def _check_lists(bench: _Bench) -> None:
     assert snapshot.chats == ()
 
 
+def _check_order_of_lists(bench: _Bench) -> None:
+    """Lists are exact within a second and when the clock steps back. All that happens to a chat moves it, but marks."""
+    store, chats = bench.store, [UUID(int=10 + n) for n in range(4)]
+    for n, chat in enumerate(chats):
+        owner = User(10 + n, Role.USER)
+        bench.batch(ReserveChat(chat, SHOP, owner), AddMessage(chat, owner, "hi"))
+
+    def order() -> list[int]:
+        return [chat.uuid.int for chat in store.chats(ChatFilter()).chats]
+
+    assert order() == [13, 12, 11, 10]
+    steps: list[tuple[Operation, list[int]]] = [
+        (AcceptChat(chats[0], EVE), [10, 13, 12, 11]),
+        (CloseChat(chats[1], EVE), [11, 10, 13, 12]),
+        (AddMessage(chats[2], EVE, "hello"), [12, 11, 10, 13]),
+        (TransferChat(chats[0], EVE, FAY.id), [10, 12, 11, 13]),
+        (AcceptChat(chats[0], FAY), [10, 12, 11, 13]),
+        (ReopenChat(chats[1], EVE), [11, 10, 12, 13]),
+    ]
+    for n, (operation, expected) in enumerate(steps):
+        bench.changed(operation, now=NOW - 100 * n)
+        assert order() == expected
+    [asked] = bench.talk("?", chat=chats[3], author=EVE)
+    moved = order()
+    assert moved[0] == 13
+    bench.changed(MarkMessage(chats[3], User(13, Role.USER), asked, True), now=NOW + 9)
+    assert order() == moved
+    # A chat that is accepted before anybody wrote comes into the lists by that.
+    bench.batch(AcceptChat(CHAT, EVE))
+    assert order() == [CHAT.int, *moved]
+    assert [chat.uuid.int for chat in store.feed_snapshot([SHOP], 2).chats] == [moved[0], CHAT.int]
+
+
+def _check_walk(open_store: OpenStore, seed: int) -> None:
+    """A walk from page to page shows each chat that matches throughout exactly once, whatever happens in between."""
+    chance = random.Random(seed)  # noqa: S311 - chooses what happens between pages
+    with open_store(Policy()) as store:
+        bench = _Bench(store)
+        bench.batch(*_RECORDS)
+        for n in range(1, 8):
+            owner = User(100 + n, Role.USER)
+            bench.batch(ReserveChat(UUID(int=n), SHOP, owner), AddMessage(UUID(int=n), owner, "hi"))
+        bench.batch(ReserveChat(UUID(int=8), SHOP, ANN), AcceptChat(UUID(int=8), EVE))
+        operations = random_operations(seed, 10_000)
+        for which in (
+            ChatFilter(),
+            ChatFilter(stages=frozenset({Stage.NEW, Stage.OPEN})),
+            ChatFilter(stages=frozenset({Stage.OPEN}), operator_id=EVE.id),
+        ):
+            which = attrs.evolve(which, limit=chance.randrange(1, 4))
+            check_walk(store, which, lambda: bench.batch(*islice(operations, chance.randrange(12))))
+
+
+def check_walk(store: Store, which: ChatFilter, between: Callable[[], object]) -> None:
+    """Walk along the list and call `between` after each page but the last.
+
+    Each chat that matches at every page is shown, none is shown twice, and they come in the order of the start.
+    """
+    order = [chat.uuid for chat in store.chats(ChatFilter(limit=100_000)).chats]
+    all_of_it = attrs.evolve(which, before=None, limit=100_000)
+    throughout = set(order)
+    shown: list[UUID] = []
+    more: ChatFilter | None = which
+    while more is not None:
+        throughout &= {chat.uuid for chat in store.chats(all_of_it).chats}
+        page = store.chats(more)
+        assert len(page.chats) <= which.limit
+        shown.extend(chat.uuid for chat in page.chats)
+        more = None if page.next is None else attrs.evolve(which, before=page.next)
+        if more is not None:
+            between()
+    assert shown == [uuid for uuid in order if uuid in set(shown)], "shown twice, or not in the order of the start"
+    assert throughout <= set(shown), "a chat that was there throughout was not shown"
+
+
 def _check_people(bench: _Bench) -> None:
     """Profiles merge by claims, are told when they change, and show in every chat from then on."""
     bench.talk("hi")
@@ -346,7 +422,7 @@ def _check_people(bench: _Bench) -> None:
     assert decided[1][0].chat.owner == decided[1][0].messages[0].author == ann
     assert bench.store.person(Identity(Role.USER, ANN.id)) == PersonRecord(ann)
     assert bench.store.person(Identity(Role.USER, 99)) is None
-    [chat] = bench.store.chats(ChatFilter())
+    [chat] = bench.store.chats(ChatFilter()).chats
     assert chat.owner == ann
     refreshed = bench.changed(RefreshPeople(CHAT), now=NOW + 9)
     assert (refreshed.chat, refreshed.messages, refreshed.chat_changed) == (replace(chat, rev=chat.rev + 1), (), True)
@@ -358,7 +434,7 @@ def _check_people(bench: _Bench) -> None:
     stranger = User(7, Role.OPERATOR, firstname="Gus")
     bench.changed(AcceptChat(CHAT, stranger))
     assert [record.person.user.id for record in bench.store.operators(None)] == [1, 2, 7]
-    assert bench.store.chats(ChatFilter())[0].operator == stranger
+    assert bench.store.chats(ChatFilter()).chats[0].operator == stranger
 
 
 def _check_presence(bench: _Bench) -> None:
@@ -476,6 +552,7 @@ _CHECKS: Final = (
     _check_marks,
     _check_pages,
     _check_lists,
+    _check_order_of_lists,
     _check_people,
     _check_presence,
     _check_memberships,
@@ -535,7 +612,7 @@ def _check_random_sessions(open_store: OpenStore, seed: int) -> None:
                     known = latest.get(key)
                     assert one.rev == (1 if known is None else known.rev + 1)
                     latest[key] = one
-        shares = [contribution(chat) for chat in store.chats(ChatFilter(limit=1_000))]
+        shares = [contribution(chat) for chat in store.chats(ChatFilter(limit=1_000)).chats]
         for record in store.operators(None):
             theirs = [share for share in shares if share.operator_id == record.person.user.id]
             expected = (sum(share.new for share in theirs), sum(share.open for share in theirs))

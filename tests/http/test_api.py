@@ -345,6 +345,37 @@ async def test_lists_show_what_the_caller_may_see_newest_first(api: Api) -> None
         assert error(unknown) == (400, "malformed", "before")
 
 
+async def test_a_walk_along_the_links_shows_each_chat_once_though_they_move(api: Api) -> None:
+    talks = [await api.talk() for _ in range(9)]
+    path, shown, pages = "/api/chats?status=new&source=lk&limit=2", list[str](), 0
+    while path:
+        answer = await api.call("GET", path, operator())
+        shown += [chat["uuid"] for chat in answer.json()]
+        pages += 1
+        # One that was shown, and some that were not: all of them go to the top.
+        for number in (0, 3, 8 - pages):
+            await api.write(*talks[number])
+        path = answer.links.get("next", {}).get("url", "")
+        assert not path or path.startswith("/api/chats?status=new&source=lk&limit=2&before=")
+    assert pages == 5
+    assert shown == [str(chat) for _, chat in reversed(talks)]
+
+
+async def test_the_last_page_of_a_list_links_to_none(api: Api) -> None:
+    (_, first), (_, second) = await api.talk(), await api.talk()
+    for query, more in (("limit=1", True), ("limit=2", False), (f"before={second}&limit=1", False), ("", False)):
+        answer = await api.call("GET", f"/api/chats?{query}", operator())
+        assert ("link" in answer.headers) is more, query
+    head = await api.call("HEAD", "/api/chats?limit=1", operator())
+    following = await api.call("GET", head.links["next"]["url"], operator())
+    assert [chat["uuid"] for chat in following.json()] == [str(first)]
+
+
+@pytest.mark.parametrize("cursor", ["", "MSAxMjM", "MSAxIDIgMw", "!", "%00", "\u00e4", "MiAxIDI", "1"])
+async def test_what_is_no_cursor_is_refused(api: Api, cursor: str) -> None:
+    assert error(await api.call("GET", f"/api/chats?before={cursor}", operator())) == (400, "malformed", "before")
+
+
 async def test_operators_see_the_operators_of_their_sources(api: Api) -> None:
     await api.call("GET", "/api/chats", operator(2, ["shop"]))
     await api.call("GET", "/api/chats", operator(3, ["lk", "shop"]))

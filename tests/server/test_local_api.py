@@ -5,8 +5,9 @@ from uuid import UUID
 import pytest
 
 import actorchat
+from actorchat.client import open_api
 from actorchat.protocol import ChatStatus, MessageType, Role, User
-from tests.server.running import running
+from tests.server.running import operator, running
 
 ANN = User(7, Role.USER, firstname="Ann")
 OLGA = User(1, Role.OPERATOR, firstname="Olga")
@@ -36,6 +37,26 @@ async def test_a_bot_accepts_answers_notes_and_closes_without_a_token() -> None:
         assert (await bot.return_to_queue(chat)).operator_user is None
         assert (await bot.transfer(chat, OLGA.id)).operator_user == OLGA
         assert [each.user for each in await bot.operators()] == [OLGA]
+
+
+async def test_a_walk_goes_on_where_it_was_though_chats_move_over_http_as_well() -> None:
+    async with running() as api:
+        bot = await api.server.api_for(OLGA, sources=["lk"])
+        talks = [await api.talk() for _ in range(5)]
+        async with open_api(api.server.url, token=operator(OLGA.id)) as http:
+            page, over_http = await bot.chat_page(limit=2), await http.chat_page(limit=2)
+            shown = [*page.chats]
+            assert over_http == page
+            while page.next is not None:
+                for visitor, chat in (talks[0], talks[-1]):
+                    await api.write(visitor, chat)
+                over_http = await http.chat_page(limit=2, cursor=page.next)
+                page = await bot.chat_page(limit=2, cursor=page.next)
+                assert over_http == page
+                shown += page.chats
+        assert [each.uuid for each in shown] == [chat for _, chat in reversed(talks)]
+        with pytest.raises(ValueError, match="cursor"):
+            await bot.chat_page(cursor="abcd")
 
 
 async def test_history_is_paged_and_hides_notes_from_the_visitor() -> None:

@@ -17,7 +17,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect
 
 from actorchat.chat.model import Identity, PersonRecord, Policy
-from actorchat.chat.operations import Changed, SetOnline
+from actorchat.chat.operations import AddMessage, Changed, SetOnline
+from actorchat.chat.ports import ChatFilter
 from actorchat.protocol import Role
 from actorchat.storage import migrations
 from actorchat.storage.schema import HEAD, metadata
@@ -83,13 +84,15 @@ FIRST = (
     "INSERT INTO people VALUES ('user', 1, '', '', 'Ann', '', '[]', 0)",
     "INSERT INTO people VALUES ('operator', 1, '', '', 'Eve', '', '[\"shop\"]', 1)",
     # number, uuid, source, owner, stage, operator, rev, next_index, four watermarks, last_visitor_index, last_activity,
-    # awaiting_since, due_at: a chat that was accepted long after its question, and one that waits in the queue.
+    # awaiting_since, due_at: accepted long after the question, waiting, accepted without a message, reserved.
     "INSERT INTO chats VALUES"
     " (1, '00000000000000000000000000000001', 'shop', 1, 'open', 1, 2, 1, -1, -1, -1, -1, 0, 1000, 900, 910.0),"
-    " (2, '00000000000000000000000000000002', 'shop', 1, 'new', NULL, 1, 1, -1, -1, -1, -1, 0, 950, 950, 1050.0)",
+    " (2, '00000000000000000000000000000002', 'shop', 1, 'new', NULL, 1, 1, -1, -1, -1, -1, 0, 950, 950, 1050.0),"
+    " (3, '00000000000000000000000000000003', 'shop', 1, 'open', 1, 1, 0, -1, -1, -1, -1, -1, 940, NULL, NULL),"
+    " (4, '00000000000000000000000000000004', 'mall', 1, 'reserved', NULL, 0, 0, -1, -1, -1, -1, -1, 940, NULL, NULL)",
     "INSERT INTO messages VALUES (1, 1, 0, 1, 'standard', 'user', 'user', 1, 'hi', 900, NULL),"
     " (2, 2, 0, 1, 'standard', 'user', 'user', 1, 'ho', 950, NULL)",
-    "INSERT INTO operator_counters VALUES (1, 0, 1, 1)",
+    "INSERT INTO operator_counters VALUES (1, 0, 2, 2)",
     "INSERT INTO source_counters VALUES ('shop', 2, 2)",
     "INSERT INTO writers VALUES ('old', 3, 2, 1000, 0)",
     "INSERT INTO settings VALUES ('timers', '100 10')",
@@ -106,9 +109,9 @@ def test_a_database_of_the_first_schema_keeps_everything_and_gets_its_timers_rig
         assert accepted is not None
         assert waiting is not None
         assert (accepted.operator, accepted.awaiting_since, accepted.assigned_at) == (EVE, 900, 1000)
-        # The whole answer time, and the chat that waits in the queue is not closed any more.
+        # The whole answer time, and the chat that waits in the queue is not closed any more; the third one is idle.
         assert store.due(1009, 9) == ()
-        assert store.due(10**9, 9) == (accepted.uuid,)
+        assert store.due(10**9, 9) == (accepted.uuid, UUID(int=3))
         eve = store.person(Identity(Role.OPERATOR, 1))
         assert eve is not None
         assert eve == PersonRecord(EVE, eve.memberships, online=True)
@@ -130,6 +133,20 @@ def test_operators_of_an_older_schema_belong_to_their_sources_for_another_month(
     assert source == "shop"
     assert 0 <= until - before - 30 * 86_400 <= 60
     assert operator.person == PersonRecord(EVE, {"shop": until}, online=True)
+
+
+def test_a_database_of_the_first_schema_has_its_lists_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    old_database(path, "0001", FIRST)
+    with closing(SqliteStore(path, Policy())) as store:
+        page = store.chats(ChatFilter(limit=2))
+        assert [chat.uuid.int for chat in page.chats] == [2, 1]
+        assert page.next is not None
+        # Chat 3, accepted before anybody wrote, moves before the walk has come to it.
+        store.commit([AddMessage(UUID(int=3), EVE, "hello")], Batch("new", 1, 2000))
+        page = store.chats(ChatFilter(before=page.next))
+        assert [chat.uuid.int for chat in page.chats] == [3]
+        assert [chat.uuid.int for chat in store.chats(ChatFilter()).chats] == [3, 2, 1]
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ class Listener:
 def stored(store: Store) -> list[StoredMessage]:
     """Every message of every listed chat."""
     found: list[StoredMessage] = []
-    for chat in store.chats(ChatFilter(limit=1_000)):
+    for chat in store.chats(ChatFilter(limit=1_000)).chats:
         page = store.since(chat.uuid, rev=0, limit=100_000)
         assert page is not None
         found.extend(page.messages)

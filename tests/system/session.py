@@ -493,7 +493,7 @@ class Session:
             assert page.has_more == (len(whole) > limit)
             assert [message.index for message in page.messages] == [each["message_index"] for each in whole[-limit:]]
         listed = await archive.chats(ChatFilter(limit=100))
-        assert {each.uuid for each in listed} == {each.uuid for each in self.model.chats.values() if each.listed}
+        assert {each.uuid for each in listed.chats} == {each.uuid for each in self.model.chats.values() if each.listed}
 
     # Time and comparison
 
