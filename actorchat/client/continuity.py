@@ -65,8 +65,8 @@ class Continuity:
         return stops
 
     def leaves_a_hole(self, index: int) -> bool:
-        """Whether a message of that index does not directly follow what was told."""
-        return index > (-1 if self.last_index is None else self.last_index) + 1
+        """Whether a message of that index may not directly follow what was told; at the start nobody knows."""
+        return self.last_index is None or index > self.last_index + 1
 
     def take(self, event: Event) -> tuple[Event, ...]:
         """What the reader is told of an event: nothing when it knows it, more when others follow from it."""

@@ -17,6 +17,9 @@ from actorchat.protocol.limits import DEFAULT_MAX_TEXT_CHARS
 CALM_SECONDS: Final = 60.0
 """A refused mark this long after the last one is the first again."""
 
+CAREFUL_INTERVAL: Final = 0.5
+"""Seconds between two marks after one was refused."""
+
 TYPING_INTERVAL: Final = 0.25
 """Seconds between two typing updates; the server tells the feed no more often."""
 
@@ -75,22 +78,31 @@ class Marks:
     def take(self, now: float) -> MarkMessageDelivered | MarkMessageRead | UpdateTyping | None:
         """What may leave now, marks before typing."""
         if now >= self._not_before:
-            if (message_id := self._delivered.take()) is not None:
-                return MarkMessageDelivered(message_id)
-            if (message_id := self._read.take()) is not None:
-                return MarkMessageRead(message_id)
+            mark = self._take_mark()
+            if mark is not None:
+                if now - self._refused_at < CALM_SECONDS:
+                    # One at a time: a full server may have room for one and never for two.
+                    self._not_before = now + CAREFUL_INTERVAL
+                return mark
         if self._typing is None or now < self._typing_not_before:
             return None
         update, self._typing = self._typing, None
         self._typing_not_before = now + TYPING_INTERVAL
         return update
 
+    def _take_mark(self) -> MarkMessageDelivered | MarkMessageRead | None:
+        if (message_id := self._delivered.take()) is not None:
+            return MarkMessageDelivered(message_id)
+        if (message_id := self._read.take()) is not None:
+            return MarkMessageRead(message_id)
+        return None
+
     def refused(self, now: float) -> None:
         """The server can't take a mark now, and does not say which: tell them again after a while."""
         if now - self._refused_at >= CALM_SECONDS:
             self.backoff.reset()
         self._refused_at = now
-        self._not_before = now + self.backoff.next_delay()
+        self._not_before = now + self.backoff.next_delay(CAREFUL_INTERVAL)
         self._tell_again()
 
     def socket_lost(self) -> None:

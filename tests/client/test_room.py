@@ -500,6 +500,25 @@ async def test_a_mark_that_the_server_can_not_take_now_is_told_again(
     assert [round(later - at, 3) for at, later in pairwise(heard_at)] == [0.5, 1.0, 2.0]
 
 
+async def test_marks_that_were_refused_leave_one_at_a_time(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    heard: dict[object, float] = {}
+
+    async def script(peer: Peer) -> None:
+        for _ in range(2):
+            await peer.hear()
+        await peer.tell(ErrorEvent("overloaded", "", "data.message_id"))
+        for _ in range(2):
+            mark = await peer.hear()
+            heard[mark] = trio.current_time()
+        await stay(peer)
+
+    async with opened(Peers(nursery, script)) as room:
+        room.mark_delivered(6)
+        room.mark_read(5)
+        await trio.sleep(20)
+    assert heard == {MarkMessageDelivered(6): pytest.approx(0.5), MarkMessageRead(5): pytest.approx(1.0)}
+
+
 async def test_while_marks_wait_messages_leave(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     async def script(peer: Peer) -> None:
         await peer.hear()
