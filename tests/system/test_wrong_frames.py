@@ -286,7 +286,7 @@ BAD_REQUESTS = {
     "no Host": BadRequest(400, headers={"Host": None}),
     "two Hosts": BadRequest(400, headers={"Host": "a\r\nHost: b"}),
     "no Connection": BadRequest(400, headers={"Connection": None}),
-    "no Upgrade": BadRequest(404, headers={"Upgrade": None}),
+    "no Upgrade": BadRequest(426, headers={"Upgrade": None}),
     "a huge header": BadRequest(431, headers={"X-Large": "x" * 20_000}),
     "a huge path": BadRequest(431, f"GET /{'x' * 20_000} HTTP/1.1"),
     "many headers": BadRequest(431, headers={f"X-{number}": "x" * 100 for number in range(200)}),
