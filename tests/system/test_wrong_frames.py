@@ -324,7 +324,7 @@ async def test_a_bad_request_for_a_socket_is_refused_before_any_data(scene: Scen
     with trio.fail_after(CAP):
         async with await connect(scene.server.port) as stream:
             await stream.send_all(BAD_REQUESTS[bad].data(scene))
-            if BAD_REQUESTS[bad].status == 404:
+            if BAD_REQUESTS[bad].status == 426:
                 # Without an upgrade it is HTTP, where the connection is kept.
                 await stream.send_eof()
             assert await status_of(stream) == BAD_REQUESTS[bad].status
