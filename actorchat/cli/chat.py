@@ -1,7 +1,4 @@
-"""Owns `actorchat chat`: its options, and what of them goes together.
-
-Refuses to know what is shown and how, and how a sitting ends.
-"""
+"""The command `actorchat chat`: its options, and which of them go together."""
 
 from pathlib import Path
 
@@ -52,9 +49,10 @@ def chat(
 ) -> None:
     """Chat in the terminal with the server at URL, as a visitor or as an operator.
 
-    What you type is sent with Enter; /help lists the commands, Ctrl-C leaves. Ticks beside your messages: ✓ stored,
-    ✓✓ arrived, ✓✓ read. A lost connection comes back by itself and loses nothing. Without a terminal, lines from
-    stdin are messages and every event is a line on stdout; the exit status is 1 if one of them came to nothing.
+    What you type is sent with Enter; /help lists the commands, Ctrl-C leaves. The arrow keys recall what you typed,
+    PageUp and PageDown scroll. Ticks beside your messages: ✓ stored, ✓✓ arrived, ✓✓ read. A lost connection comes
+    back by itself and loses nothing. Without a terminal, lines from stdin are messages and every event is a line on
+    stdout; the exit status is 1 if one of them came to nothing.
 
     \b
     Examples:

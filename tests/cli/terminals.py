@@ -82,14 +82,14 @@ class ServerProcess:
 class Terminal:
     """`actorchat chat` in a terminal of its own, seen as a person would see it."""
 
-    def __init__(self, *arguments: str) -> None:
-        self._screen = pyte.Screen(COLUMNS, LINES)
+    def __init__(self, *arguments: str, columns: int = COLUMNS, lines: int = LINES) -> None:
+        self._screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self._screen)
         self.seen: list[str] = []
         self._process = pexpect.spawn(
             PROGRAM[0],
             [*PROGRAM[1:], "chat", *arguments],
-            dimensions=(LINES, COLUMNS),
+            dimensions=(lines, columns),
             env={**os.environ, "TERM": "xterm-256color"},
         )
 
@@ -116,6 +116,15 @@ class Terminal:
             if time.monotonic() > deadline:
                 raise AssertionError(f"still on the screen:\n{self.text}")
             self._look()
+
+    @property
+    def cursor(self) -> tuple[int, int]:
+        """Row and column of the cursor, from 0."""
+        return self._screen.cursor.y, self._screen.cursor.x
+
+    def resize(self, columns: int, lines: int) -> None:
+        self._screen.resize(lines, columns)
+        self._process.setwinsize(lines, columns)
 
     def wait_end(self) -> int | None:
         """Wait for the program's end; its exit status."""

@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actorchat.cli.terminal.chat_view import ChatView
-from actorchat.cli.terminal.conversation import Conversation
+from actorchat.cli.terminal.conversation import Conversation, Departure, GoBack, Leave
 from actorchat.cli.terminal.front import Action, Edited, Entered, Left, Scene
 from actorchat.client import ApiError, ApiUnreachable, ConnectionEnded, open_room
 from actorchat.protocol.commands import MarkMessageDelivered, MarkMessageRead, UpdateTyping
@@ -82,7 +82,7 @@ async def converse(
     me: Callable[[], ChatView] = lambda: ChatView(OPERATOR, CHAT),
     api: FakeApi | None = None,
     typing: TypingUpdated | None = None,
-) -> bool:
+) -> Departure:
     dial = Peers(nursery, *scripts).dial
     async with open_room("http://test", CHAT.uuid, token="t", after=-1, random=NoJitter(), dial=dial) as room:
         # The conversation asks of the HTTP side only what the fake answers.
@@ -102,7 +102,7 @@ async def test_what_is_typed_is_sent_and_shown_as_stored(autojump_clock: MockClo
         await stay(peer)
 
     front = FakeFront(Entered("hello"), Left(in_a_hurry=False))
-    assert await converse(nursery, front, script, me=lambda: ChatView(VISITOR, CHAT))
+    assert await converse(nursery, front, script, me=lambda: ChatView(VISITOR, CHAT)) == Leave()
     assert front.lines[-1] == "[0] you: hello"
 
 
@@ -161,6 +161,19 @@ async def test_a_refusal_is_shown_beside_the_text(autojump_clock: MockClock, nur
     front = FakeFront(Entered("hello"))
     await converse(nursery, front, script)
     assert front.lines[-1] == "# not sent: chat_closed: no: 'hello'"
+
+
+@pytest.mark.parametrize("typed", ["hello", "//quit", "x" * 5000])
+async def test_a_text_that_was_refused_can_be_typed_again(
+    autojump_clock: MockClock, nursery: trio.Nursery, typed: str
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.tell(refusal(await peer.hear_message(), RefusalCode.CHAT_CLOSED))
+        await stay(peer)
+
+    front = FakeFront(Entered(typed))
+    await converse(nursery, front, script)
+    assert front.put_back_lines == [typed]
 
 
 async def test_what_was_refused_is_counted_and_quoted_in_short(
@@ -224,8 +237,8 @@ async def test_typing_is_told_but_commands_are_not(autojump_clock: MockClock, nu
 
 
 async def test_going_back_is_not_leaving(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    assert not await converse(nursery, FakeFront(Entered("/back")), stay)
-    assert await converse(nursery, FakeFront(Entered("/quit")), stay)
+    for line, departure in (("/back", GoBack()), ("/open 3", GoBack(3)), ("/quit", Leave())):
+        assert await converse(nursery, FakeFront(Entered(line)), stay) == departure
 
 
 async def test_the_visitors_text_comes_from_the_feed(autojump_clock: MockClock, nursery: trio.Nursery) -> None:

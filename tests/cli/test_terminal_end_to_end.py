@@ -217,6 +217,128 @@ def test_a_note_that_was_not_sent_stands_in_the_input_again(
 BAD_TOKEN = "x.eyJzdWIiOiIxIiwicm9sZSI6Im9wZXJhdG9yIiwic3JjIjpbImxrIl19.x"
 
 
+@pytest.fixture
+def small(shared_server: ServerProcess, tmp_path: Path) -> Iterator[Terminal]:
+    """A visitor in a small window."""
+    terminal = Terminal(shared_server.url, "--state", str(tmp_path / "visitors.json"), columns=30, lines=10)
+    terminal.wait_for("waiting for an operator")
+    yield terminal
+    terminal.kill()
+
+
+def test_a_line_wider_than_the_window_hides_neither_itself_nor_the_prompt(small: Terminal) -> None:
+    small.type("one two three four five six seven")
+    small.wait_for("> one two three four five six\n  seven")
+    assert small.cursor == (9, 7)
+    small.type(" eight" * 60)
+    small.wait_until(lambda text: len(lines := text.splitlines()) == 7 and lines[1].startswith("> "))
+    small.enter("")
+    small.wait_for(" ✓")
+    small.resize(20, 8)
+    small.type("again")
+    small.wait_for("> again")
+
+
+def test_what_was_typed_is_recalled_with_the_arrow_keys(small: Terminal) -> None:
+    for line in ("first", "second", "/nonsense"):
+        small.enter(line)
+    small.wait_for("second ✓", "there is no /nonsense")
+    for key, line in (("\x1b[A", "/nonsense"), ("\x1b[A", "second"), ("\x1b[A", "first"), ("\x1b[B", "second")):
+        small.type(key)
+        small.wait_for(f"\n> {line}")
+    small.enter(" again")
+    small.wait_for("you: second again ✓")
+
+
+def test_a_text_that_was_refused_stands_in_the_input_again(small: Terminal) -> None:
+    small.type("\x1b[200~" + "x" * 4001 + "\x1b[201~")
+    small.wait_for("> xxx")
+    small.enter("")
+    small.wait_for("✗ not sent", "> xxx")
+    small.type("\x7f")
+    small.enter("")
+    small.wait_until(lambda text: "xxx ✓" in text)
+
+
+def visitor_who_wrote(server: ServerProcess, folder: Path, text: str, *more: str) -> None:
+    command = [*PROGRAM, "chat", server.url, "--state", str(folder / f"{text}.json")]
+    said = "\n".join((text, *more, ""))
+    subprocess.run(command, input=said, capture_output=True, text=True, timeout=30, check=True)
+
+
+def test_the_list_marks_what_was_unread_before_and_previews_it_and_closed_chats_can_be_listed(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    visitor_who_wrote(server, tmp_path, "how much?", "is it")
+    visitor_who_wrote(server, tmp_path, "goodbye", "/close")
+    operator = Terminal(server.url, "--operator", "--data", str(server.data), columns=44, lines=12)
+    try:
+        operator.wait_for("1 unread chat ·", "2 unread  is it")
+        operator.enter("/closed")
+        operator.wait_for("1 closed chat", "2  closed", "goodbye", gone="is it")
+        operator.enter("2")
+        operator.wait_for(": goodbye", "· closed")
+        operator.enter("/back")
+        operator.wait_for("1 closed chat")
+        operator.enter("/list")
+        operator.wait_for("2 unread  is it", gone="goodbye")
+        # It is read by another operator.
+        command = [*PROGRAM, "chat", server.url, "--operator", "--data", str(server.data), "--user-id", "2"]
+        with piped(command) as program:
+            assert program.stdin is not None
+            assert program.stdout is not None
+            while "1  new" not in program.stdout.readline():
+                pass
+            program.stdin.write("1\n")
+            program.stdin.flush()
+            operator.wait_for("0 unread chats", "is it", gone="2 unread")
+            program.communicate(timeout=30)
+        assert program.returncode == 0
+    finally:
+        operator.kill()
+
+
+def test_inside_a_chat_is_said_that_another_visitor_writes_and_how_to_get_there(
+    visitor: Terminal, operator: Terminal, server: ServerProcess, tmp_path: Path
+) -> None:
+    visitor.enter("hello")
+    operator.wait_for("1 unread")
+    operator.enter("1")
+    operator.wait_for(": hello", "nobody has it")
+    visitor_who_wrote(server, tmp_path, "anybody?")
+    operator.wait_for(": anybody? · /open 2")
+    operator.enter("/open 2")
+    operator.wait_for(": anybody?", gone=": hello")
+    assert "/open" not in operator.text
+    operator.enter("/back")
+    operator.wait_for("2  new", "1  new")
+
+
+def test_the_title_says_disconnected_instead_of_what_was(
+    server: ServerProcess, visitor: Terminal, operator: Terminal
+) -> None:
+    visitor.wait_for("waiting for an operator · new")
+    operator.wait_for("operators: Olga")
+    server.kill()
+    visitor.wait_for("waiting for an operator · disconnected")
+    operator.wait_for("disconnected · the list may be out of date")
+    server.start()
+    visitor.wait_for("waiting for an operator · new")
+    operator.wait_for("operators: Olga")
+
+
+def test_a_script_lists_closed_chats_with_their_last_words(server: ServerProcess, tmp_path: Path) -> None:
+    visitor_who_wrote(server, tmp_path, "goodbye", "/close")
+    command = [*PROGRAM, "chat", server.url, "--operator", "--data", str(server.data)]
+    ended = subprocess.run(command, input="/closed\n/list\n", capture_output=True, text=True, timeout=30, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    listed = [line for line in ended.stdout.splitlines() if "closed" in line]
+    assert len(listed) == 1
+    assert listed[0].startswith("#   1  closed  visitor ")
+    assert listed[0].endswith("  goodbye")
+    assert ended.stdout.splitlines()[-1] == "# no chats"
+
+
 def test_a_script_whose_message_is_refused_fails(shared_server: ServerProcess, tmp_path: Path) -> None:
     command = [*PROGRAM, "chat", shared_server.url, "--state", str(tmp_path / "visitors.json")]
     said = f"fine\n{'x' * 5000}\n"

@@ -19,6 +19,7 @@ from actorchat.protocol.entities import Role
         ("/note", Unclear("it is /note TEXT")),
         ("/transfer Olga", Unclear("it is /transfer ID")),
         ("/close now", Unclear("it is /close")),
+        ("/open 3", Do("open", number=3)),
     ],
 )
 def test_a_line_in_an_operators_chat(line: str, meaning: Input) -> None:
@@ -30,6 +31,10 @@ def test_a_line_in_an_operators_chat(line: str, meaning: Input) -> None:
     [
         ("3", Do("open", number=3)),
         ("/open 3", Do("open", number=3)),
+        ("/closed", Do("closed")),
+        ("/closed 9", Do("closed", number=9)),
+        ("/closed all", Unclear("it is /closed [N]")),
+        ("/list", Do("list")),
         ("", Say("")),
         ("hello", Unclear("open a chat first: type its number")),
         ("/accept", Unclear("there is no /accept here; /help lists what there is")),
@@ -39,7 +44,7 @@ def test_a_line_at_the_list_of_chats(line: str, meaning: Input) -> None:
     assert parse_line(line, Role.OPERATOR, in_chat=False) == meaning
 
 
-@pytest.mark.parametrize("word", ["accept", "note x", "transfer 1", "return", "back"])
+@pytest.mark.parametrize("word", ["accept", "note x", "transfer 1", "return", "back", "open 1", "closed"])
 def test_a_visitor_has_no_operators_commands(word: str) -> None:
     assert isinstance(parse_line(f"/{word}", Role.USER, in_chat=True), Unclear)
 
@@ -52,5 +57,5 @@ def test_help_lists_every_command_there_is() -> None:
         "/quit",
         "//text",
     ]
-    assert len(help_lines(Role.OPERATOR, in_chat=True)) == 10
-    assert len(help_lines(Role.OPERATOR, in_chat=False)) == 3
+    assert len(help_lines(Role.OPERATOR, in_chat=True)) == 11
+    assert len(help_lines(Role.OPERATOR, in_chat=False)) == 5

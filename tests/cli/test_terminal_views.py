@@ -2,6 +2,7 @@ from uuid import UUID
 
 import attrs
 import pytest
+from prompt_toolkit.utils import get_cwidth
 
 from actorchat.chat.model import PersonRecord, Policy, Stage, endless
 from actorchat.chat.operations import Changed, ReturnChat, TransferChat
@@ -10,11 +11,23 @@ from actorchat.cli.terminal import drawing
 from actorchat.cli.terminal.chat_view import MAX_ENTRIES, ChatView
 from actorchat.cli.terminal.desk_view import DeskView
 from actorchat.cli.terminal.telling import tell_event, tell_item
+from actorchat.cli.text import clean
 from actorchat.client import ConnectionState, NotAdded, SnapshotBegins
 from actorchat.client.delivery import Delivery
-from actorchat.protocol.entities import Chat, ChatStatus, Message, MessageStatus, MessageType, Role, User
+from actorchat.protocol.entities import (
+    Attachment,
+    AttachmentType,
+    Chat,
+    ChatStatus,
+    Message,
+    MessageStatus,
+    MessageType,
+    Role,
+    User,
+)
 from actorchat.protocol.events import (
     ChatUpdated,
+    ErrorEvent,
     Event,
     GlobalUpdated,
     MessageAdded,
@@ -29,8 +42,8 @@ from tests.chat.people import OLGA, PETR
 from tests.chat.people import chat as stored_chat
 from tests.client.peers import CHAT, OPERATOR, VISITOR, message
 
-VISITORS_VIEW = ChatView(VISITOR, CHAT)
-OPERATORS_VIEW = ChatView(OPERATOR, CHAT)
+VISITORS_VIEW = ChatView(VISITOR, CHAT, connection=ConnectionState.LIVE)
+OPERATORS_VIEW = ChatView(OPERATOR, CHAT, connection=ConnectionState.LIVE)
 OTHER_CHAT = attrs.evolve(CHAT, uuid=UUID(int=7), status=ChatStatus.NEW, operator_user=None)
 
 
@@ -144,6 +157,22 @@ def test_the_title_says_who_is_here_and_how_the_chat_stands() -> None:
     assert drawing.chat_title(view) == "waiting for an operator · new"
 
 
+@pytest.mark.parametrize(
+    ("state", "reason", "word"),
+    [
+        (ConnectionState.CONNECTING, "", "connecting"),
+        (ConnectionState.CONNECTING, "lost", "reconnecting"),
+        (ConnectionState.WAITING, "lost", "disconnected"),
+        (ConnectionState.CLOSED, "", "disconnected"),
+    ],
+)
+def test_without_a_connection_the_title_claims_nothing(state: ConnectionState, reason: str, word: str) -> None:
+    view = after(VISITORS_VIEW, UserConnected(OPERATOR)).connected(state, reason)
+    assert drawing.chat_title(view) == f"with Olga · {word}"
+    list_view = desk(CHAT).after(OperatorUpdated(OPERATOR, True, 1, 2)).connected(state, reason)
+    assert drawing.desk_title(list_view) == f"{word} · the list may be out of date"
+
+
 def test_notes_are_marked_for_operators_and_carry_no_tick() -> None:
     note = attrs.evolve(message(0, "hm"), type=MessageType.SYSTEM)
     assert shown(OPERATORS_VIEW.after(MessageAdded(note)))[0].endswith("you (note): hm")
@@ -231,7 +260,7 @@ def test_the_connection_is_shown_unless_all_is_well(state: ConnectionState, text
 
 
 def desk(*chats: Chat) -> DeskView:
-    view = DeskView().after(SnapshotBegins())
+    view = DeskView().connected(ConnectionState.LIVE, "").after(SnapshotBegins())
     for chat in chats:
         view = view.after(ChatUpdated(chat))
     return view
@@ -265,7 +294,7 @@ def test_the_chat_on_the_screen_has_nothing_unread() -> None:
 
 def test_a_list_that_never_was_connected_claims_nothing() -> None:
     view = DeskView().connected(ConnectionState.WAITING, "cannot connect to x:1: connection refused")
-    assert drawing.desk_title(view) == "nothing is known yet"
+    assert drawing.desk_title(view) == "disconnected · nothing is known yet"
     assert rows(view) == []
     assert rows(view.connected(ConnectionState.LIVE, "")) == ["no chats yet"]
 
@@ -274,6 +303,7 @@ def test_the_desks_title_tells_who_is_there_and_what_waits() -> None:
     view = desk().after(OperatorUpdated(OPERATOR, True, 1, 2)).after(GlobalUpdated(3))
     view = view.after(OperatorUpdated(User(8, Role.OPERATOR), False, 0, 0))
     assert drawing.desk_title(view) == "3 unread chats · operators: Olga (7: 1 new, 2 open)"
+    assert drawing.desk_title(view.after(GlobalUpdated(1))).startswith("1 unread chat · ")
 
 
 def test_the_list_says_what_to_type_as_soon_as_there_is_a_chat() -> None:
@@ -281,6 +311,146 @@ def test_the_list_says_what_to_type_as_soon_as_there_is_a_chat() -> None:
     assert drawing.desk_hint(view) == []
     view = view.after(ChatUpdated(OTHER_CHAT)).after(ChatUpdated(CHAT)).after(MessageAdded(message(0, user=VISITOR)))
     assert drawing.desk_hint(view) == [("class:notice", "type a chat's number to open it: 1 and Enter")]
+
+
+def read(index: int, text: str = "", *, user: User = VISITOR) -> Message:
+    return attrs.evolve(message(index, text, user=user), status=MessageStatus.READ)
+
+
+def test_what_was_said_before_the_list_was_opened_is_shown_with_what_is_unread() -> None:
+    view = desk(CHAT, OTHER_CHAT)
+    assert view.next_unknown(()) == view.rows[OTHER_CHAT.uuid]
+    assert view.next_unknown({OTHER_CHAT.uuid}) == view.rows[CHAT.uuid]
+    note = attrs.evolve(message(4, "hm"), type=MessageType.SYSTEM)
+    said = (read(0), message(1, "first", user=VISITOR), message(2, "second", user=VISITOR), message(3, "yes"), note)
+    view = view.with_history(CHAT.uuid, said, has_more=True)
+    view = view.with_history(OTHER_CHAT.uuid, [message(7, "help", user=VISITOR)], has_more=True)
+    assert rows(view) == [
+        "2  new     visitor 0497  1+ unread  help",
+        "1  open    visitor 0497  2 unread  [Olga]  Olga: yes",
+    ]
+    assert view.next_unknown(()) is None
+
+
+def test_a_history_that_is_older_than_what_came_changes_nothing() -> None:
+    view = desk(CHAT).after(MessageAdded(message(5, "news", user=VISITOR)))
+    assert view.with_history(CHAT.uuid, [message(4, "old", user=VISITOR)], has_more=False) is view
+
+
+def test_an_answer_marks_nothing_as_read_and_a_first_message_needs_no_history() -> None:
+    view = desk(CHAT).after(MessageAdded(message(0, "help", user=VISITOR))).after(MessageAdded(message(1, "yes")))
+    assert rows(view) == ["1  open    visitor 0497  1 unread  [Olga]  Olga: yes"]
+    assert view.next_unknown(()) is None
+
+
+def test_when_fewer_chats_are_unread_than_are_marked_the_marked_ones_are_read_again() -> None:
+    view = desk(CHAT, OTHER_CHAT).after(MessageAdded(message(0, user=VISITOR))).after(GlobalUpdated(1))
+    view = view.without_history(OTHER_CHAT.uuid)
+    assert view.next_unknown(()) is None
+    view = view.after(GlobalUpdated(0))
+    assert view.next_unknown(()) == view.rows[CHAT.uuid]
+    view = view.with_history(CHAT.uuid, [read(0)], has_more=False)
+    assert not view.unread_rows()
+
+
+def test_a_chat_that_was_left_before_all_of_it_was_read_is_unread_again() -> None:
+    unread = message(0, "help", user=VISITOR)
+    view = desk(CHAT).after(MessageAdded(unread)).opened(CHAT.uuid)
+    assert not view.unread_rows()
+    view = view.left(CHAT.uuid)
+    assert view.next_unknown(()) is not None
+    assert view.with_history(CHAT.uuid, [unread], has_more=False).unread_rows()
+
+
+def test_a_row_takes_one_line_of_the_window_however_wide_its_characters_are() -> None:
+    view = desk(OTHER_CHAT).after(MessageAdded(attrs.evolve(message(0, "日本語" * 20, user=VISITOR), chat=OTHER_CHAT)))
+    (line,) = drawing.desk_lines(view, 50, get_cwidth)
+    text = "".join(part for _, part in line)
+    assert get_cwidth(text) in (49, 50)
+    assert text.endswith("語…")
+    assert len(drawing.row_line(view.rows[OTHER_CHAT.uuid])) < 110
+
+
+def closed_chat(number: int) -> Chat:
+    return attrs.evolve(CHAT, uuid=UUID(int=number), status=ChatStatus.CLOSED)
+
+
+def test_closed_chats_are_listed_by_themselves_and_keep_their_numbers() -> None:
+    view = desk(CHAT).with_closed([closed_chat(8), closed_chat(9)])
+    assert rows(view) == ["2  closed  visitor 0497  [Olga]", "3  closed  visitor 0497  [Olga]"]
+    assert drawing.desk_title(view) == "2 closed chats, newest first"
+    assert "/list" in drawing.desk_hint(view)[0][1]
+    found = view.find(3)
+    assert found is not None
+    assert found.chat.uuid == UUID(int=9)
+    again = view.after(SnapshotBegins()).after(ChatUpdated(CHAT))
+    assert rows(again) == rows(view)
+    assert rows(again.showing_open()) == ["1  open    visitor 0497  [Olga]"]
+    assert rows(desk().with_closed([])) == ["no closed chats"]
+
+
+def test_a_closed_chat_that_is_reopened_is_in_the_list_again() -> None:
+    view = desk().with_closed([closed_chat(8)])
+    view = view.after(ChatUpdated(attrs.evolve(closed_chat(8), status=ChatStatus.OPEN)))
+    assert rows(view.showing_open()) == ["1  open    visitor 0497  [Olga]"]
+
+
+def test_inside_a_chat_the_unread_messages_of_others_are_told() -> None:
+    third = attrs.evolve(OTHER_CHAT, uuid=UUID(int=9))
+    view = desk(CHAT, OTHER_CHAT, third).after(MessageAdded(message(0, "mine", user=VISITOR)), shown=CHAT.uuid)
+    assert drawing.elsewhere_line(view, CHAT.uuid) == ""
+    for chat in (third, OTHER_CHAT):
+        view = view.after(MessageAdded(attrs.evolve(message(0, "help", user=VISITOR), chat=chat)), shown=CHAT.uuid)
+    line = drawing.elsewhere_line(view, CHAT.uuid)
+    assert line == "chat 2, visitor 0497: help · 1 more unread chat · /open 2"
+    shown = attrs.evolve(OPERATORS_VIEW, elsewhere=line)
+    assert drawing.status_lines(shown) == [[("class:unread", line)]]
+
+
+def test_long_lines_are_broken_at_spaces_and_long_words_anywhere() -> None:
+    def wrapped(text: str, width: int) -> list[str]:
+        return ["".join(part for _, part in row) for row in drawing.wrap([("a", text[:3]), ("b", text[3:])], width)]
+
+    assert wrapped("one two three", 9) == ["one two ", "three"]
+    assert wrapped("one two three", 7) == ["one two", "three"]
+    assert wrapped("abcdefghij", 4) == ["abcd", "efgh", "ij"]
+    assert wrapped("", 4) == [""]
+    assert drawing.wrap([("a", "日本語")], 5, get_cwidth) == [[("a", "日本")], [("a", "語")]]
+
+
+HOSTILE = "\x1b]0;owned\x07\u202e\x9b2J"
+
+
+def test_nothing_from_elsewhere_reaches_the_screen_uncleaned() -> None:
+    visitor = attrs.evolve(VISITOR, firstname=f"Eve{HOSTILE}")
+    chat = attrs.evolve(OTHER_CHAT, owner_user=visitor)
+    attachment = Attachment(
+        UUID(int=3), AttachmentType.FILE, f"https://x/{HOSTILE}", "", f"in{HOSTILE}voice.pdf", "pdf", 1
+    )
+    said = attrs.evolve(message(0, HOSTILE, user=visitor), chat=chat, attachments=(attachment,))
+    view = after(
+        attrs.evolve(OPERATORS_VIEW, chat=chat, elsewhere=HOSTILE),
+        UserConnected(visitor),
+        MessageAdded(said),
+        MessageAdded(attrs.evolve(said, id=7, text="", message_index=1)),
+        TypingUpdated(HOSTILE, False, chat.uuid, visitor),
+        ErrorEvent(f"x{HOSTILE}", HOSTILE, ""),
+    )
+    view = view.sent(Delivery("c1", HOSTILE, ())).failed(NotAdded(f"odd{HOSTILE}", HOSTILE, text="", client_id="c1"))
+    list_view = desk(chat).after(MessageAdded(said)).noticed(HOSTILE)
+    lines = [
+        *drawing.chat_lines(view),
+        *drawing.status_lines(view),
+        *drawing.status_lines(view.connected(ConnectionState.WAITING, HOSTILE)),
+        *drawing.desk_lines(list_view),
+        *drawing.desk_lines(list_view.after(TypingUpdated(HOSTILE, False, chat.uuid, visitor))),
+        *drawing.status_lines(list_view),
+        *drawing.status_lines(list_view.connected(ConnectionState.CONNECTING, HOSTILE)),
+    ]
+    drawn = "".join(text for line in lines for row in drawing.wrap(line, 40) for _, text in row)
+    assert "in\ufffd]0;owned\ufffd\ufffd\ufffd2Jvoice.pdf" in drawn
+    assert drawn == clean(drawn)
+    assert drawing.chat_title(view) == clean(drawing.chat_title(view))
 
 
 def test_the_feed_is_told_by_rows_that_changed() -> None:

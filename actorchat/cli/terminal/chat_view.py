@@ -1,7 +1,4 @@
-"""Owns what one chat's screen shows, as a value, and how each event changes it.
-
-Refuses to know terminals, sockets and clocks.
-"""
+"""What the screen of one chat shows, as a value, and how each event changes it."""
 
 from typing import Final
 
@@ -66,7 +63,8 @@ Entry = Message | Notice | Pending
 class ChatView:
     """One chat as ``me`` sees it; ``typing`` is what the other side writes, None if nothing.
 
-    ``delivered`` and ``read`` are how far the other side has got with our messages.
+    ``delivered`` and ``read`` are how far the other side has got with our messages. ``elsewhere`` is a line about
+    other chats.
     """
 
     me: User
@@ -78,6 +76,7 @@ class ChatView:
     read: int = -1
     connection: ConnectionState = ConnectionState.CONNECTING
     reason: str = ""
+    elsewhere: str = ""
 
     @property
     def other(self) -> Role:

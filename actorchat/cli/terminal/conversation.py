@@ -1,12 +1,10 @@
-"""Owns one chat on the terminal: between what is typed, what is shown, and the room.
-
-Refuses to know the terminal's kind and how the room stays connected.
-"""
+"""One chat on the terminal: between what is typed, what is shown, and the room."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final
 from uuid import UUID
 
+import attrs
 import trio
 
 from actorchat.cli.terminal.chat_view import ChatView
@@ -40,6 +38,21 @@ async def first_index(api: Api, chat: UUID) -> int:
     return -1 if newest is None else max(newest - SHOWN_AT_FIRST, -1)
 
 
+@attrs.frozen
+class Leave:
+    """The user leaves the program."""
+
+
+@attrs.frozen
+class GoBack:
+    """The user goes back to the list, or to chat ``number`` of it."""
+
+    number: int | None = None
+
+
+Departure = Leave | GoBack
+
+
 class Conversation:
     """One open chat; `run` is called once."""
 
@@ -64,24 +77,29 @@ class Conversation:
         """What was said and is, as far as is known, not stored."""
         return self._view.unsent()
 
-    async def run(self) -> bool:
-        """Talk until the user leaves: true to leave the program, false to go back.
+    async def run(self) -> Departure:
+        """Talk until the user leaves; returns where to.
 
         Raises ConnectionEnded when the server ended the room for good.
         """
-        leave = False
+        departure: Departure = Leave()
         self._show(self._view)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._listen, nursery.cancel_scope)
             nursery.start_soon(self._watch_connection)
             nursery.start_soon(self._mark_read)
-            leave = await self._obey(nursery)
+            departure = await self._obey(nursery)
             with trio.move_on_after(LAST_WORDS_SECONDS):
                 await self._wait_sent()
             nursery.cancel_scope.cancel()
         if self._error is not None:
             raise self._error
-        return leave
+        return departure
+
+    def show_elsewhere(self, line: str) -> None:
+        """Show a line about other chats; empty, nothing."""
+        if line != self._view.elsewhere:
+            self._show(attrs.evolve(self._view, elsewhere=line))
 
     def hear_typing(self, typing: TypingUpdated) -> None:
         """Take what the feed knows of the visitor's typing: there it comes with its text."""
@@ -115,7 +133,7 @@ class Conversation:
             if newest is not None:
                 self._room.mark_read(newest.id)
 
-    async def _obey(self, nursery: trio.Nursery) -> bool:
+    async def _obey(self, nursery: trio.Nursery) -> Departure:
         while True:
             match await self._front.next_action():
                 case Edited(text):
@@ -123,15 +141,17 @@ class Conversation:
                 case Left(in_a_hurry):
                     if not in_a_hurry:
                         await self._wait_sent()
-                    return True
+                    return Leave()
                 case Entered(line):
                     match parse_line(line, self._view.me.role, in_chat=True):
                         case Say(text) if text:
                             nursery.start_soon(self._follow, await self._send(text))
                         case Do("quit"):
-                            return True
+                            return Leave()
                         case Do("back"):
-                            return False
+                            return GoBack()
+                        case Do("open", number=number):
+                            return GoBack(number)
                         case Do() as deed:
                             await self._do(deed)
                         case Unclear(why):
@@ -151,6 +171,8 @@ class Conversation:
             self._refused += 1
             self._show(self._view.failed(error))
             self._front.tell(f"# not sent: {error}: {shorten(delivery.text, QUOTED_WIDTH)!r}")
+            # What begins with a slash was typed with two.
+            self._front.put_back(f"/{delivery.text}" if delivery.text.startswith("/") else delivery.text)
         except Undelivered:
             self._front.tell(f"# perhaps not sent: {shorten(delivery.text, QUOTED_WIDTH)!r}")
 

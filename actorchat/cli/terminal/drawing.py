@@ -1,14 +1,13 @@
-"""Owns how views become lines of styled text.
+"""Draws views as lines of styled text: a line is a list of (style, text), and a style is a name."""
 
-Refuses to know terminals: a line is a list of (style, text), and a style is a name.
-"""
-
+from collections.abc import Callable
 from typing import Final
+from uuid import UUID
 
 from actorchat.cli.terminal.chat_view import ChatView, Notice, Pending, is_note
 from actorchat.cli.terminal.desk_view import DeskView, Row
 from actorchat.cli.terminal.people import clock_of, name_of
-from actorchat.cli.text import QUOTED_WIDTH, clean, counted, one_line, shorten
+from actorchat.cli.text import QUOTED_WIDTH, clean, counted, fit, one_line, shorten
 from actorchat.client import ConnectionState
 from actorchat.protocol.entities import ChatStatus, Message, MessageStatus, MessageType, Role
 
@@ -21,16 +20,32 @@ TICKS: Final = {
 }
 
 
+_NAME_WIDTH: Final = 24
+"""Of a long name in the list, so many cells are shown."""
+
+Measure = Callable[[str], int]
+"""How many cells of the terminal a text takes."""
+
+
 def chat_title(view: ChatView) -> str:
-    """Who the chat is with and how it stands."""
+    """Who the chat is with and how it stands; without a connection only that there is none."""
+    owner = view.chat.operator_user
     if view.me.role is Role.USER:
-        owner = view.chat.operator_user
         who = "waiting for an operator" if owner is None else f"with {name_of(owner)}"
     else:
-        owner = view.chat.operator_user
         who = f"{name_of(view.chat.owner_user)} · {'nobody has it' if owner is None else name_of(owner)}"
+    lost = _disconnected(view.connection, view.reason)
+    if lost:
+        return f"{who} · {lost}"
     here = [name_of(user) for user in view.present if user.role is view.other]
     return f"{who} · {view.chat.status.value}" + (f" · here: {', '.join(here)}" if here else "")
+
+
+def _disconnected(connection: ConnectionState, reason: str) -> str:
+    """What stands in the title while there is no connection; empty while there is one."""
+    if connection is ConnectionState.CONNECTING:
+        return "reconnecting" if reason else "connecting"
+    return "" if connection is ConnectionState.LIVE else "disconnected"
 
 
 def connection_line(connection: ConnectionState, reason: str) -> Line:
@@ -44,13 +59,58 @@ def connection_line(connection: ConnectionState, reason: str) -> Line:
     return [("class:warning", "closed")]
 
 
+def status_lines(view: ChatView | DeskView) -> list[Line]:
+    """What stands between the body and the input: the connection, who writes, what happens elsewhere, what to type."""
+    lines = [connection_line(view.connection, view.reason)]
+    if isinstance(view, ChatView):
+        lines.append(typing_line(view))
+        lines.append([("class:unread", one_line(view.elsewhere))] if view.elsewhere else [])
+    elif view.notice:
+        lines.extend([("class:notice", part)] for part in view.notice.split("\n"))
+    else:
+        lines.append(desk_hint(view))
+    return [line for line in lines if line]
+
+
+def wrap(line: Line, width: int, measure: Measure = len) -> list[Line]:
+    """The cleaned line as rows of at most `width` cells, broken after a space where one is near."""
+    rows: list[Line] = []
+    row: Line = []
+    used = 0
+    for style, text in line:
+        for char in one_line(text):
+            size = measure(char)
+            if row and used + size > width:
+                # A space beyond the edge is not seen, and begins no row.
+                spaces = [at for at, (_, each) in enumerate(row) if each == " "]
+                cut = spaces[-1] + 1 if spaces and spaces[-1] >= len(row) // 2 and char != " " else len(row)
+                rows.append(_joined(row[:cut]))
+                row = row[cut:]
+                used = sum(measure(each) for _, each in row)
+                if char == " " and not row:
+                    continue
+            row.append((style, char))
+            used += size
+    return [*rows, _joined(row)]
+
+
+def _joined(chars: Line) -> Line:
+    joined: Line = []
+    for style, char in chars:
+        if joined and joined[-1][0] == style:
+            joined[-1] = (style, joined[-1][1] + char)
+        else:
+            joined.append((style, char))
+    return joined
+
+
 def chat_lines(view: ChatView) -> list[Line]:
     """The messages, oldest first; a message of several lines takes several."""
     lines: list[Line] = []
     for entry in view.entries:
         match entry:
             case Notice(text):
-                lines.append([("class:notice", f"  {text}")])
+                lines.append([("class:notice", f"  {one_line(text)}")])
             case Pending(text=text, fault=fault):
                 mark = ("class:error", f"✗ {fault}") if fault else ("class:tick", "…")
                 quoted = shorten(text, QUOTED_WIDTH) if fault else text
@@ -71,48 +131,76 @@ def typing_line(view: ChatView) -> Line:
 
 def desk_title(view: DeskView) -> str:
     """How much waits, and who is there."""
+    lost = _disconnected(view.connection, view.reason)
+    if lost:
+        return f"{lost} · {'the list may be out of date' if view.operators else 'nothing is known yet'}"
+    if view.showing_closed:
+        return f"{counted(len(view.sorted_rows()), 'closed chat')}, newest first"
     online = [
         f"{name_of(each.user)} ({each.user.id}: {each.new_chats} new, {each.open_chats} open)"
         for each in view.operators.values()
         if each.is_online
     ]
-    if view.connection is not ConnectionState.LIVE and not view.operators:
-        return "nothing is known yet"
     return f"{counted(view.unread_chats, 'unread chat')} · operators: {', '.join(online) or 'none'}"
 
 
-def desk_lines(view: DeskView) -> list[Line]:
-    """The chats, one a line."""
+def desk_lines(view: DeskView, width: int | None = None, measure: Measure = len) -> list[Line]:
+    """The chats, one a line of at most `width` cells."""
     rows = view.sorted_rows()
-    known = bool(rows) or view.connection is not ConnectionState.LIVE
-    lines: list[Line] = [] if known else [[("class:notice", "  no chats yet")]]
-    for row in rows:
-        style = "class:unread" if row.unread or row.chat.status is ChatStatus.NEW else ""
-        lines.append([(style, row_line(row))])
-    if view.notice:
-        lines.extend([("class:notice", f"  {part}")] for part in view.notice.split("\n"))
-    return lines
+    if not rows and view.connection is ConnectionState.LIVE:
+        return [[("class:notice", "  no closed chats" if view.showing_closed else "  no chats yet")]]
+    return [[("class:unread" if _waits(row) else "", row_line(row, width, measure))] for row in rows]
+
+
+def _waits(row: Row) -> bool:
+    return row.chat.status is ChatStatus.NEW or bool(row.unread)
 
 
 def desk_hint(view: DeskView) -> Line:
     """What to type, for somebody who sees the list for the first time."""
-    if not view.rows:
-        return []
-    first = view.sorted_rows()[0].number
-    return [("class:notice", f"type a chat's number to open it: {first} and Enter")]
+    rows = view.sorted_rows()
+    back = " · /list shows the open chats" if view.showing_closed else ""
+    if not rows:
+        return [("class:notice", back.removeprefix(" · "))] if back else []
+    return [("class:notice", f"type a chat's number to open it: {rows[0].number} and Enter{back}")]
 
 
-def row_line(row: Row) -> str:
-    """One chat of the list: number, state, visitor, unread, owner, and what was or is being written."""
+def row_line(row: Row, width: int | None = None, measure: Measure = len) -> str:
+    """One chat of the list: number, state, visitor, unread, owner, and what was or is being written.
+
+    The last part is cut so that the line takes at most `width` cells, or itself at most `QUOTED_WIDTH`.
+    """
     owner = row.chat.operator_user
-    unread = f"{row.unread} unread" if row.unread else ""
     if row.typing is not None:
-        what = f"is writing: {shorten(row.typing, QUOTED_WIDTH)}" if row.typing else "is writing…"
+        what = f"is writing: {row.typing}" if row.typing else "is writing…"
     else:
-        what = "" if row.last is None else shorten(row.last.text, QUOTED_WIDTH)
-    holder = "" if owner is None else f"[{name_of(owner)}]"
-    parts = (f"{row.number:>3}", f"{row.chat.status.value:<6}", name_of(row.chat.owner_user), unread, holder, what)
-    return "  ".join(part for part in parts if part)
+        what = "" if row.last is None else _preview(row.last)
+    parts = (
+        f"{row.number:>3}",
+        f"{row.chat.status.value:<6}",
+        fit(name_of(row.chat.owner_user), _NAME_WIDTH, measure),
+        f"{row.unread}{'+' if row.more_unread else ''} unread" if row.unread else "",
+        "" if owner is None else f"[{fit(name_of(owner), _NAME_WIDTH, measure)}]",
+        shorten(what, QUOTED_WIDTH) if width is None else one_line(what),
+    )
+    line = "  ".join(part for part in parts if part)
+    return line if width is None else fit(line, width, measure)
+
+
+def elsewhere_line(view: DeskView, shown: UUID) -> str:
+    """Which chats beside the shown one have unread messages, the latest first; empty if none has."""
+    rows = view.unread_rows(shown)
+    if not rows:
+        return ""
+    first = rows[0]
+    said = f": {shorten(first.last.text, QUOTED_WIDTH)}" if first.last is not None else ""
+    more = f" · {counted(len(rows) - 1, 'more unread chat')}" if len(rows) > 1 else ""
+    return f"chat {first.number}, {name_of(first.chat.owner_user)}{said}{more} · /open {first.number}"
+
+
+def _preview(message: Message) -> str:
+    text = message.text or ", ".join(attachment.filename for attachment in message.attachments)
+    return text if message.type_role is Role.USER else f"{name_of(message.user)}: {text}"
 
 
 def _message_lines(view: ChatView, message: Message) -> list[Line]:

@@ -1,7 +1,4 @@
-"""Owns what a conversation needs from a terminal: to show, to tell, and to hear what was typed.
-
-Refuses to know how a terminal does it.
-"""
+"""What a conversation needs from a terminal: to show, to tell, and to hear what was typed."""
 
 from typing import Protocol
 

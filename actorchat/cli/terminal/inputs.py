@@ -1,7 +1,4 @@
-"""Owns what a typed line means: something to say, or something to do.
-
-Refuses to know how lines are typed and what comes of them.
-"""
+"""What a typed line means: something to say, or something to do."""
 
 import re
 from typing import Final
@@ -48,10 +45,13 @@ _OPERATORS_CHAT: Final = {
     "transfer ID": "give the chat to the operator with that id",
     "return": "give the chat back to the queue",
     "back": "to the list of chats",
+    "open N": "to chat N of the list",
     **_CHAT,
 }
 _DESK: Final = {
     "open N": "open chat N of the list (so does N alone)",
+    "closed [N]": "the closed chats, the newest 50 or N",
+    "list": "the chats that are not closed",
     "help": "this list",
     "quit": "leave (so does Ctrl-C)",
 }
@@ -91,7 +91,9 @@ def _argue(word: str, usage: str, argument: str) -> Input:
     kind = usage.partition(" ")[2]
     if kind == "TEXT" and argument:
         return Do(word, text=argument)
-    if kind in ("ID", "N") and re.fullmatch(r"[0-9]{1,16}", argument):
+    if kind == "[N]" and not argument:
+        return Do(word)
+    if kind in ("ID", "N", "[N]") and re.fullmatch(r"[0-9]{1,16}", argument):
         return Do(word, number=int(argument))
     if not kind and not argument:
         return Do(word)

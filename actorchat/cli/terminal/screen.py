@@ -1,11 +1,9 @@
-"""Owns the full screen: prompt_toolkit in a thread with its own event loop, spoken to from Trio.
-
-Refuses to know chats beyond drawing their views.
-"""
+"""A full screen in the terminal: prompt_toolkit in a thread with an event loop of its own, spoken to from Trio."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from math import inf
 from typing import Final
 
 import trio
@@ -13,23 +11,25 @@ from prompt_toolkit.application import Application
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import StyleAndTextTuples
+from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
-from prompt_toolkit.layout import BufferControl, Dimension, FormattedTextControl, HSplit, Layout, Window
-from prompt_toolkit.layout.processors import BeforeInput
+from prompt_toolkit.layout import BufferControl, Dimension, FormattedTextControl, HSplit, Layout, VSplit, Window
 from prompt_toolkit.styles import Style
+from prompt_toolkit.utils import get_cwidth
 
 from actorchat.cli.terminal import drawing
 from actorchat.cli.terminal.chat_view import ChatView
 from actorchat.cli.terminal.drawing import Line
 from actorchat.cli.terminal.front import Action, Edited, Entered, Left, Scene
+from actorchat.cli.text import fit
 
 MAX_ACTIONS: Final = 1_000
 """Actions typed ahead; what is typed beyond them is lost with a bell."""
 
-_PAGE: Final = 10
+_INPUT_HEIGHT: Final = Dimension(min=1, max=6)
+"""Rows of the input field: it grows with what is typed, and scrolls beyond."""
 
-_STATUS_HEIGHT: Final = Dimension(min=1, max=3)
-"""A reason is seldom longer, and one that ends cut off explains nothing."""
+_PROMPT: Final = "> "
 
 _STYLE: Final = Style.from_dict(
     {
@@ -59,20 +59,27 @@ class ScreenFront:
         self._token = trio.lowlevel.current_trio_token()
         self._actions_send, self._actions = trio.open_memory_channel[Action](MAX_ACTIONS)
         self._scene: Scene | None = None
-        self._scrolled_up = 0
+        self._scrolled = 0
         self._stopping = False
         self._running = trio.Event()
-        self._input = Buffer(on_text_changed=lambda buffer: self._act(Edited(buffer.text)), multiline=False)
+        self._input = Buffer(
+            on_text_changed=lambda buffer: self._act(Edited(buffer.text)), multiline=False, history=InMemoryHistory()
+        )
+        self._body_window = Window(FormattedTextControl(self._body, show_cursor=False))
         self._app: Application[None] = Application(
             layout=self._layout(),
             key_bindings=self._keys(),
             style=_STYLE,
             full_screen=True,
             erase_when_done=True,
+            before_render=self._resized,
         )
+        self._drawn_size = self._app.output.get_size()
 
     def show(self, scene: Scene) -> None:
         """Draw the scene soon; of several at once the latest."""
+        if _place(self._scene) != _place(scene):
+            self._scrolled = 0
         self._scene = scene
         self._app.invalidate()
 
@@ -135,14 +142,21 @@ class ScreenFront:
         with suppress(trio.WouldBlock):
             self._actions_send.send_nowait(action)
 
+    def _resized(self, _: object) -> None:
+        # Rows are others now.
+        if self._drawn_size != (size := self._app.output.get_size()):
+            self._drawn_size = size
+            self._scrolled = 0
+
     def _layout(self) -> Layout:
-        field = Window(BufferControl(self._input, input_processors=[BeforeInput("> ", style="class:prompt")]), height=1)
-        body = Window(FormattedTextControl(self._body, show_cursor=False), wrap_lines=True)
+        # The prompt stands in a window of its own, where a long line can't scroll it away.
+        prompt = Window(FormattedTextControl([("class:prompt", _PROMPT)]), width=len(_PROMPT), dont_extend_width=True)
+        field = Window(BufferControl(self._input), height=_INPUT_HEIGHT, wrap_lines=True, dont_extend_height=True)
         rows = [
             Window(FormattedTextControl(self._title), height=1, style="class:title"),
-            body,
-            Window(FormattedTextControl(self._status), height=_STATUS_HEIGHT, wrap_lines=True, dont_extend_height=True),
-            field,
+            self._body_window,
+            Window(FormattedTextControl(self._status), dont_extend_height=True),
+            VSplit([prompt, field]),
         ]
         return Layout(HSplit(rows), focused_element=field)
 
@@ -152,9 +166,9 @@ class ScreenFront:
         @keys.add("enter")
         def _(event: KeyPressEvent) -> None:
             line = self._input.text
-            self._scrolled_up = 0
+            self._scrolled = 0
             self._act(Entered(line))
-            self._input.reset()
+            self._input.reset(append_to_history=bool(line.strip()))
 
         @keys.add("c-c")
         @keys.add("c-d")
@@ -163,30 +177,64 @@ class ScreenFront:
 
         @keys.add("pageup")
         def _(event: KeyPressEvent) -> None:
-            self._scrolled_up = min(self._scrolled_up + _PAGE, max(len(self._lines()) - 1, 0))
+            self._scroll(up=True)
 
         @keys.add("pagedown")
         def _(event: KeyPressEvent) -> None:
-            self._scrolled_up = max(self._scrolled_up - _PAGE, 0)
+            self._scroll(up=False)
 
         return keys
 
-    def _lines(self) -> list[Line]:
+    def _scroll(self, *, up: bool) -> None:
+        # A chat is read from its end, the list from its beginning.
+        away = up == isinstance(self._scene, ChatView)
+        page = max(self._body_height - 1, 1)
+        self._scrolled = max(self._scrolled + (page if away else -page), 0)
+        if away:
+            self._scrolled = min(self._scrolled, max(len(self._rows(inf)) - self._body_height, 0))
+
+    @property
+    def _width(self) -> int:
+        return self._app.output.get_size().columns
+
+    @property
+    def _height(self) -> int:
+        return self._app.output.get_size().rows
+
+    @property
+    def _body_height(self) -> int:
+        drawn = self._body_window.render_info
+        return self._height if drawn is None else drawn.window_height
+
+    def _rows(self, wanted: float) -> list[Line]:
+        """The rows of the body; of a chat at least the last `wanted` ones, if there are so many."""
+        rows: list[Line] = []
         match self._scene:
             case None:
-                return []
+                pass
             case ChatView() as view:
-                return drawing.chat_lines(view)
+                for line in reversed(drawing.chat_lines(view)):
+                    rows[:0] = drawing.wrap(line, self._width, get_cwidth)
+                    if len(rows) >= wanted:
+                        break
             case view:
-                return drawing.desk_lines(view)
+                rows = drawing.desk_lines(view, self._width, get_cwidth)
+        return rows
 
     def _body(self) -> StyleAndTextTuples:
-        lines = self._lines()
+        rows = self._rows(self._height + self._scrolled)
+        if isinstance(self._scene, ChatView):
+            rows = rows[: len(rows) - self._scrolled]
+            cursor = len(rows) - 1
+        else:
+            rows = rows[min(self._scrolled, max(len(rows) - 1, 0)) :]
+            cursor = 0
         drawn: StyleAndTextTuples = []
-        for line in lines[: len(lines) - self._scrolled_up]:
-            drawn.extend((*line, ("", "\n")))
-        # A cursor on the last line makes the window scroll down to it.
-        return [*drawn[:-1], ("[SetCursorPosition]", "")]
+        for number, row in enumerate(rows):
+            # The window scrolls to the row of the cursor.
+            mark = [("[SetCursorPosition]", "")] if number == cursor else []
+            drawn.extend((*mark, *row, ("", "\n")))
+        return drawn[:-1]
 
     def _title(self) -> StyleAndTextTuples:
         match self._scene:
@@ -196,16 +244,33 @@ class ScreenFront:
                 title = drawing.chat_title(view)
             case view:
                 title = drawing.desk_title(view)
-        return [("", f" {title} · /help")]
+        return [("", fit(f" {title} · /help", self._width, get_cwidth))]
 
     def _status(self) -> StyleAndTextTuples:
-        scene = self._scene
-        if scene is None:
+        if self._scene is None:
             return []
-        state = drawing.connection_line(scene.connection, scene.reason)
-        if state:
-            return [*state]
-        return [*drawing.typing_line(scene)] if isinstance(scene, ChatView) else [*drawing.desk_hint(scene)]
+        back = "PageDown for the newest" if isinstance(self._scene, ChatView) else "PageUp for the first"
+        scrolled: list[Line] = [[("class:notice", f"scrolled · {back}")]] if self._scrolled else []
+        rows: list[Line] = []
+        for line in scrolled + drawing.status_lines(self._scene):
+            rows.extend(drawing.wrap(line, self._width, get_cwidth))
+        # The body and the input need room too.
+        rows = rows[: max(self._height // 2, 1)]
+        drawn: StyleAndTextTuples = []
+        for row in rows:
+            drawn.extend((*row, ("", "\n")))
+        return drawn[:-1]
+
+
+def _place(scene: Scene | None) -> object:
+    """What is shown: a chat, or one of the lists."""
+    match scene:
+        case None:
+            return None
+        case ChatView(chat=chat):
+            return chat.uuid
+        case view:
+            return view.showing_closed
 
 
 @asynccontextmanager

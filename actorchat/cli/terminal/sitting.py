@@ -157,7 +157,7 @@ async def _answer(wishes: Wishes) -> None:
         _open_front() as front,
         open_feed(wishes.url, token=token, sources=sources) as feed,
     ):
-        desk = Desk(front, api, feed, me, wishes.url, token)
+        desk = Desk(front, api, feed, me, wishes.url, token, sources[0] if sources else None)
         try:
             await desk.run()
         except NoSuchChat as error:

@@ -1,7 +1,6 @@
-"""Owns what is said on one line about each event, for a terminal without a screen.
+"""What is said on one line about each event, for a terminal without a screen."""
 
-Refuses to know terminals.
-"""
+from uuid import UUID
 
 from actorchat.cli.terminal.chat_view import ChatView, is_note
 from actorchat.cli.terminal.desk_view import DeskView
@@ -47,6 +46,17 @@ def tell_event(before: ChatView, event: Event) -> list[str]:
         case _:
             pass
     return told
+
+
+def chat_of(item: FeedItem) -> UUID | None:
+    """The chat that an item of the feed is about, None if it is about no single one."""
+    match item:
+        case ChatUpdated(chat) | MessageAdded(message=Message(chat=chat)):
+            return chat.uuid
+        case TypingUpdated(chat_id=chat):
+            return chat
+        case _:
+            return None
 
 
 def tell_item(before: DeskView, item: FeedItem) -> list[str]:
