@@ -19,19 +19,19 @@ from actorchat.actors._events import (
     ActorInfo,
     Cause,
     DeadLetter,
+    DeadLetterReason,
     DeadLetters,
     Down,
     End,
     Event,
+    EventKind,
     Events,
     Instrument,
-    Loss,
-    What,
 )
 from actorchat.actors._group import Group
 from actorchat.actors._inbox import Coalesce, Overflow, Stop
-from actorchat.actors._message import Askable, Pending, Request
 from actorchat.actors._ref import Ref
+from actorchat.actors._request import Askable, Pending, Request
 from actorchat.actors._supervise import ActorOptions, InboxOptions, Restart, Strategy, Supervisor, open_supervisor
 from actorchat.actors._system import ActorSystem, open_system
 from actorchat.actors._virtual import Virtual
@@ -50,15 +50,16 @@ __all__ = [
     "Cause",
     "Coalesce",
     "DeadLetter",
+    "DeadLetterReason",
     "DeadLetters",
     "Down",
     "End",
     "Event",
+    "EventKind",
     "Events",
     "Group",
     "InboxOptions",
     "Instrument",
-    "Loss",
     "MailboxFull",
     "NoReply",
     "Overflow",
@@ -72,7 +73,6 @@ __all__ = [
     "SystemClosing",
     "TooManyRestarts",
     "Virtual",
-    "What",
     "open_supervisor",
     "open_system",
 ]

@@ -12,8 +12,8 @@ import trio
 
 from actorchat.actors._events import Down, End
 from actorchat.actors._inbox import NOTHING, message_of
-from actorchat.actors._message import Call, Pending, Request
-from actorchat.actors._ref import Order, Own, Ref, Watch
+from actorchat.actors._ref import Directive, IncarnationMessage, Ref, Watch
+from actorchat.actors._request import Call, Pending, Request
 
 if TYPE_CHECKING:
     from actorchat.actors._clock import Alarm
@@ -45,7 +45,7 @@ class _Timer:
         ref, now = self.actor.ref, trio.current_time()
         # A handler slower than its period holds up neither the messages that wait nor a stop.
         held_up = ref._inbox.queued and self.begun == ref._inbox.begun
-        if not (self.queued or (self.period is not None and (held_up or ref._order >= Order.DRAIN))):
+        if not (self.queued or (self.period is not None and (held_up or ref._order >= Directive.DRAIN))):
             self.queued = True
             self.actor._later(self.make)
         if self.period is not None:
@@ -244,7 +244,7 @@ class Actor(Generic[M]):
     def _later(self, make: Callable[[], object]) -> None:
         """Have `make` called for a message when the control lane gets there, if this incarnation still lives then."""
         if self.ref._actor is self:
-            self.ref._inbox.signal(Own(self._untyped(), make))
+            self.ref._inbox.signal(IncarnationMessage(self._untyped(), make))
 
     def _call_of(self, request: Request[R]) -> Call | None:
         current = self._current

@@ -61,7 +61,7 @@ class Down:
     retry_after: float | None = None
 
 
-class Loss(enum.Enum):
+class DeadLetterReason(enum.Enum):
     """Why a message became a dead letter."""
 
     REJECTED = "rejected"
@@ -82,7 +82,7 @@ class DeadLetter:
 
     name: str
     message: object
-    reason: Loss
+    reason: DeadLetterReason
     error: BaseException | None = None
     detail: str = attrs.Factory(lambda self: "" if self.error is None else repr(self.error), takes_self=True)
 
@@ -94,7 +94,7 @@ class DeadLetters:
     """
 
     def __init__(self, observer: Callable[[DeadLetter], object] | None) -> None:
-        self.counts: Counter[Loss] = Counter()
+        self.counts: Counter[DeadLetterReason] = Counter()
         self.last: deque[DeadLetter] = deque(maxlen=256)
         self._observer = observer
 
@@ -108,7 +108,7 @@ class DeadLetters:
                 _log.exception("the observer of dead letters failed")
 
 
-class What(enum.Enum):
+class EventKind(enum.Enum):
     STARTED = "started"
     RESTARTING = "restarting"
     PASSIVATED = "passivated"
@@ -121,7 +121,7 @@ class What(enum.Enum):
 class Event:
     """Something happened to an actor. `detail` is for people: a cause, or the await stack of a stuck one."""
 
-    what: What
+    kind: EventKind
     name: str
     error: BaseException | None = None
     detail: str = ""
@@ -177,7 +177,7 @@ class ActorInfo:
     begun: int
     signals: int
     dropped: int
-    drops: Mapping[Loss, int]
+    drops: Mapping[DeadLetterReason, int]
     message: str | None
     busy_for: float
     waiting_on: str | None

@@ -16,7 +16,7 @@ import trio
 from outcome import Value
 from trio.lowlevel import reschedule, wait_task_rescheduled
 
-from actorchat.actors._message import Call
+from actorchat.actors._request import Call
 
 M_contra = TypeVar("M_contra", contravariant=True)
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
-from actorchat.actors._events import ActorInfo, What
+from actorchat.actors._events import ActorInfo, EventKind
 from actorchat.actors._inbox import message_of
-from actorchat.actors._ref import AT_REST, Ref
+from actorchat.actors._ref import INACTIVE, Ref
 
 if TYPE_CHECKING:
     from actorchat.actors._system import ActorSystem
@@ -22,7 +22,7 @@ _log = logging.getLogger("actorchat.actors")
 def inspect(system: ActorSystem) -> Iterator[ActorInfo]:
     for ref in system.live():
         # Time may have passed since the one before.
-        if ref._state not in AT_REST:
+        if ref._state not in INACTIVE:
             yield _describe(ref, trio.current_time())
 
 
@@ -38,7 +38,7 @@ async def watch_stuck(system: ActorSystem, after: float) -> None:
                 told[ref] = ref._busy_mark
                 where = _await_stack(system, ref)
                 _log.warning("%s is stuck in one message\n%s", ref.name, where)
-                system._emit(What.STUCK, ref, None, where)
+                system._emit(EventKind.STUCK, ref, None, where)
         told = {ref: told[ref] for ref in live if ref in told}
 
 

@@ -19,13 +19,13 @@ from outcome import Error, Outcome
 from trio.lowlevel import Task, checkpoint, current_task, reschedule, wait_task_rescheduled
 
 from actorchat.actors._errors import ActorCrashed, ActorStopped, AskCycle, MailboxFull
-from actorchat.actors._events import Cause, DeadLetter, End, Loss, What
+from actorchat.actors._events import Cause, DeadLetter, DeadLetterReason, End, EventKind
 from actorchat.actors._inbox import AWAKE, Coalesce, Inbox, Overflow, Slot, Stop, message_of
-from actorchat.actors._message import Askable, Call
+from actorchat.actors._request import Askable, Call
 
 if TYPE_CHECKING:
     from actorchat.actors._actor import Actor
-    from actorchat.actors._supervise import Budget, Keeper
+    from actorchat.actors._supervise import Budget, ChildSpec
     from actorchat.actors._system import ActorSystem
 
 _log = logging.getLogger("actorchat.actors")
@@ -45,10 +45,10 @@ class State(enum.Enum):
     STOPPED = "stopped"
 
 
-AT_REST = frozenset({State.STOPPED, State.DORMANT})
+INACTIVE = frozenset({State.STOPPED, State.DORMANT})
 
 
-class Order(enum.IntEnum):
+class Directive(enum.IntEnum):
     """What the incarnation is asked to do between two messages. A later one in this list overrides."""
 
     NONE = 0
@@ -61,13 +61,13 @@ class Order(enum.IntEnum):
 
 
 _CAUSES = {
-    Order.NONE: Cause.CANCELLED,
-    Order.PASSIVATE: Cause.PASSIVATED,
-    Order.RESTART: Cause.RESTARTED,
-    Order.DRAIN: Cause.STOPPED,
-    Order.STOP: Cause.STOPPED,
-    Order.KILL: Cause.KILLED,
-    Order.OVERFLOW: Cause.OVERFLOWED,
+    Directive.NONE: Cause.CANCELLED,
+    Directive.PASSIVATE: Cause.PASSIVATED,
+    Directive.RESTART: Cause.RESTARTED,
+    Directive.DRAIN: Cause.STOPPED,
+    Directive.STOP: Cause.STOPPED,
+    Directive.KILL: Cause.KILLED,
+    Directive.OVERFLOW: Cause.OVERFLOWED,
 }
 """Of the end that each order brings; without one, of that of a cancelled nursery."""
 
@@ -80,7 +80,7 @@ class Watch:
 
 
 @attrs.frozen(eq=False)
-class Own:
+class IncarnationMessage:
     """A control message that only one incarnation takes: `actor`."""
 
     actor: Actor[NoReturn]
@@ -97,12 +97,12 @@ class Ref(Generic[M_contra]):
     """
 
     _system: ActorSystem
-    _keeper: Keeper
+    _keeper: ChildSpec
     _name: str
     _state: State
     _key: object
     _inbox: Inbox
-    _order: Order = Order.NONE
+    _order: Directive = Directive.NONE
     _until: int = 0
     """How many messages had been accepted when the last order came: those are handled yet, if it is to drain."""
     _anchor: object = None
@@ -122,13 +122,13 @@ class Ref(Generic[M_contra]):
     _watches: WeakKeyDictionary[Watch, None] | None = None
     _ended: trio.Event | None = None
     """The next end: at rest, or a virtual actor between two incarnations."""
-    _drops: Counter[Loss] | None = None
+    _drops: Counter[DeadLetterReason] | None = None
     _since: float = 0.0
     _restarts: int = 0
     _busy_mark: int = -1
     _busy_since: float = 0.0
 
-    def __init__(self, system: ActorSystem, keeper: Keeper, name: str, state: State, key: object = None) -> None:
+    def __init__(self, system: ActorSystem, keeper: ChildSpec, name: str, state: State, key: object = None) -> None:
         # Made by `ActorSystem.spawn` and by families.
         newest: dict[Hashable, Slot] | None = {} if isinstance(keeper._overflow, Coalesce) else None
         self.__attrs_init__(system, keeper, name, state, key, Inbox(keeper._inbox, newest))
@@ -144,7 +144,7 @@ class Ref(Generic[M_contra]):
     def stopped(self) -> bool:
         """It has stopped for good. A virtual actor has only when its system has closed."""
         return self._state is State.STOPPED or (
-            self._state is State.DORMANT and not self._keeper._receptive(Order.NONE)
+            self._state is State.DORMANT and not self._keeper._receptive(Directive.NONE)
         )
 
     @property
@@ -190,8 +190,8 @@ class Ref(Generic[M_contra]):
         """
         if self._state is State.DORMANT:
             self._keeper._activate(self)
-        if self._state in AT_REST or self._order >= Order.KILL:
-            self._lose(message, Loss.STOPPED)
+        if self._state in INACTIVE or self._order >= Directive.KILL:
+            self._lose(message, DeadLetterReason.STOPPED)
             return False
         self._inbox.signal(message)
         return True
@@ -238,7 +238,7 @@ class Ref(Generic[M_contra]):
         elif (loss := self._offer(call)) is not None:
             call.abort(None)
             await checkpoint()
-            raise ActorStopped(self._name) if loss is Loss.STOPPED else self._full()
+            raise ActorStopped(self._name) if loss is DeadLetterReason.STOPPED else self._full()
         if call.deadline < inf:
             call.alarm = self._system._clock.at(call.deadline, call.time_out)
         reply: R = await wait_task_rescheduled(call.abort)
@@ -249,11 +249,11 @@ class Ref(Generic[M_contra]):
 
         A virtual actor ends its incarnation this way; what comes after the call is for the next.
         """
-        self._give(Order.DRAIN if drain else Order.STOP)
+        self._give(Directive.DRAIN if drain else Directive.STOP)
 
     def kill(self) -> None:
         """Cancel the handler at its next checkpoint. `on_stop` still runs, for a short grace."""
-        self._give(Order.KILL)
+        self._give(Directive.KILL)
 
     async def join(self) -> None:
         """Wait until it has stopped: `on_stop` has run. For a virtual actor: until what lives now has ended.
@@ -262,7 +262,7 @@ class Ref(Generic[M_contra]):
         """
         if self._system._tasks.get(current_task()) is self:
             raise RuntimeError(f"{self._name} would wait for itself for ever")
-        if self._state in AT_REST:
+        if self._state in INACTIVE:
             await checkpoint()
         else:
             if self._ended is None:
@@ -275,7 +275,7 @@ class Ref(Generic[M_contra]):
         """Activate what is dormant; False if no message is taken."""
         if self._state is State.DORMANT:
             self._keeper._activate(self)
-        return self._state not in AT_REST and self._keeper._receptive(self._order)
+        return self._state not in INACTIVE and self._keeper._receptive(self._order)
 
     def _handle_now(self, message: object, sleeper: Task, handle: Callable[[object], bool]) -> None:
         """Have the parked actor handle `message` in this very step, or hand it over to its task."""
@@ -301,21 +301,21 @@ class Ref(Generic[M_contra]):
         else:
             reschedule(sleeper, result)
 
-    def _offer(self, item: object) -> Loss | None:
+    def _offer(self, item: object) -> DeadLetterReason | None:
         """Take `item` in by the long way; None if it is in, else why not."""
         if not self._receptive():
-            return Loss.STOPPED
+            return DeadLetterReason.STOPPED
         if self._put(item):
             return None
         overflow = self._keeper._overflow
         if overflow is Overflow.STOP or isinstance(overflow, Stop):
-            self._give(Order.OVERFLOW)
-            return Loss.OVERFLOWED
+            self._give(Directive.OVERFLOW)
+            return DeadLetterReason.OVERFLOWED
         if overflow is not Overflow.DROP_OLD:
-            return Loss.DROPPED_NEW if overflow is Overflow.DROP_NEW else Loss.REJECTED
+            return DeadLetterReason.DROPPED_NEW if overflow is Overflow.DROP_NEW else DeadLetterReason.REJECTED
         oldest = self._inbox.drop_oldest()
         self._put(item)
-        self._lose(oldest, Loss.DROPPED_OLD)
+        self._lose(oldest, DeadLetterReason.DROPPED_OLD)
         return None
 
     def _put(self, item: object, waiter: Call | None = None) -> bool:
@@ -338,7 +338,7 @@ class Ref(Generic[M_contra]):
             inbox.drop_one()
             # One has been dropped that no stop waited for: the newer one has its place.
             self._until += 1
-            self._lose(replaced, Loss.COALESCED)
+            self._lose(replaced, DeadLetterReason.COALESCED)
         elif newest is not None and key is not None:
             newest[key] = Slot(key, item)
             inbox.add(newest[key])
@@ -374,10 +374,10 @@ class Ref(Generic[M_contra]):
         overflow = self._keeper._overflow
         return MailboxFull(self._name, overflow.retry_after if isinstance(overflow, Stop) else None)
 
-    def _lose(self, item: object, reason: Loss, end: End | None = None) -> None:
+    def _lose(self, item: object, reason: DeadLetterReason, end: End | None = None) -> None:
         """`item` is a dead letter; who asked is told that the inbox was full, or of the `end`."""
         if isinstance(item, Call):
-            if item.done and reason is not Loss.CRASHED:
+            if item.done and reason is not DeadLetterReason.CRASHED:
                 self._system.abandoned += 1
                 return
             item.fail(self._full() if end is None else self._failure(end))
@@ -423,17 +423,19 @@ class Ref(Generic[M_contra]):
             self._pause.cancel()
             self._move(State.STARTING)
 
-    def _give(self, order: Order) -> None:
+    def _give(self, order: Directive) -> None:
         """Have the incarnation obey `order` before its next message; from `KILL` on, cancel what it is doing."""
-        if self._state in AT_REST:
+        if self._state in INACTIVE:
             return
         self._until = self._inbox.accepted
         self._order = max(self._order, order)
         if not self._keeper._receptive(order):
             self._inbox.close(lambda: ActorStopped(self._name))
-        if order >= Order.STOP or (order is Order.DRAIN and self._pause is not None and self._pause.deadline < inf):
+        if order >= Directive.STOP or (
+            order is Directive.DRAIN and self._pause is not None and self._pause.deadline < inf
+        ):
             self._resume()
-        if order >= Order.KILL:
+        if order >= Directive.KILL:
             self._cut()
         self._inbox.call_attention()
 
@@ -449,7 +451,7 @@ class Ref(Generic[M_contra]):
 
     def _ordered(self, error: BaseException | None = None) -> End:
         """The end that an order brings; without one, that of a nursery that is cancelled."""
-        return End(_CAUSES[self._order], error, self._full().retry_after if self._order is Order.OVERFLOW else None)
+        return End(_CAUSES[self._order], error, self._full().retry_after if self._order is Directive.OVERFLOW else None)
 
     def _failure(self, end: End) -> Exception:
         """What those get whose requests an incarnation had, or would have had."""
@@ -462,26 +464,26 @@ class Ref(Generic[M_contra]):
     def _rest(self, end: End) -> None:
         """Bring the address to rest, without a gap: what waits is lost, those who wait hear of it."""
         inbox, starter = self._inbox, self._starter
-        self._order = Order.KILL  # whoever hears of it puts nothing more in
+        self._order = Directive.KILL  # whoever hears of it puts nothing more in
         self._starter = self._pause = self._before = None
         if starter is not None:
             starter.fail(end.error or ActorStopped(self._name))
         inbox.close(lambda: ActorStopped(self._name))
         if end.cause is Cause.PASSIVATED:
-            self._system._emit(What.PASSIVATED, self)
+            self._system._emit(EventKind.PASSIVATED, self)
         else:
-            self._system._emit(What.ENDED, self, end.error, end.cause.value)
+            self._system._emit(EventKind.ENDED, self, end.error, end.cause.value)
             while inbox.queued:
-                self._lose(inbox.drop_oldest(), Loss.STOPPED, end)
+                self._lose(inbox.drop_oldest(), DeadLetterReason.STOPPED, end)
             control, inbox.control = inbox.control, None
             for item in control or ():
-                if not isinstance(item, Own):
-                    self._lose(item, Loss.STOPPED, end)
+                if not isinstance(item, IncarnationMessage):
+                    self._lose(item, DeadLetterReason.STOPPED, end)
             watches, self._watches = self._watches, None
             for watch in list(watches or ()):
                 watch.fire(watch, end)
         inbox.attention = False
-        self._order = Order.NONE
+        self._order = Directive.NONE
         self._keeper._ended(self)
         self._move(State.DORMANT if self._keeper.virtual else State.STOPPED)
         self._tell_ended()

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, ClassVar, Generic, NoReturn, TypedDict, TypeVa
 import attrs
 import trio
 
+from actorchat.actors._cell import live
 from actorchat.actors._errors import ActorCrashed, SystemClosing, TooManyRestarts
-from actorchat.actors._events import What
+from actorchat.actors._events import EventKind
 from actorchat.actors._inbox import Coalesce, Overflow, Stop
-from actorchat.actors._life import live
-from actorchat.actors._ref import Order, Ref, State
+from actorchat.actors._ref import Directive, Ref, State
 
 if TYPE_CHECKING:
     from actorchat.actors._actor import Actor
@@ -99,7 +99,7 @@ class ActorOptions(InboxOptions[M], total=False):
 
 
 @attrs.define(eq=False, kw_only=True)
-class Keeper:
+class ChildSpec:
     """Who keeps an address: makes its incarnations, says what it takes and what follows a crash.
 
     By itself it keeps one actor that was spawned: restarts it, or lets its crash propagate.
@@ -134,9 +134,9 @@ class Keeper:
     def _activate(self, ref: Ref[NoReturn]) -> None:
         """Start an incarnation at a dormant address, unless that is over."""
 
-    def _receptive(self, order: Order) -> bool:
+    def _receptive(self, order: Directive) -> bool:
         """Whether an address under `order` takes messages."""
-        return order < Order.DRAIN
+        return order < Directive.DRAIN
 
     def _crashed(self, ref: Ref[NoReturn], error: Exception) -> float | None:
         """After a crash: in how many seconds the next incarnation starts, inf if somebody else says so, None if never.
@@ -148,7 +148,7 @@ class Keeper:
             if ref._budget is None:
                 ref._budget = Budget(self._restart, self._system._random)
             delay = ref._budget.crash(trio.current_time())
-        self._system._emit(What.GAVE_UP if delay is None else What.RESTARTING, ref, error)
+        self._system._emit(EventKind.GAVE_UP if delay is None else EventKind.RESTARTING, ref, error)
         if delay is None:
             self._give_up(ref, error)
         return delay
@@ -165,7 +165,7 @@ class Keeper:
 
 
 @attrs.define(eq=False, kw_only=True)
-class _Child(Keeper):
+class _Child(ChildSpec):
     """Keeps one child of a supervisor; under a group strategy it starts, and starts again, when that says so."""
 
     _supervisor: Supervisor
@@ -255,7 +255,7 @@ class Supervisor:
         ref, error = next(iter(self._crashed.items()))
         await self._bring_down()
         delay = self._budget.crash(trio.current_time())
-        self._system._emit(What.GAVE_UP if delay is None else What.RESTARTING, ref, error)
+        self._system._emit(EventKind.GAVE_UP if delay is None else EventKind.RESTARTING, ref, error)
         if delay is None:
             raise TooManyRestarts(ref.name) from error
         await trio.sleep(delay)
@@ -270,14 +270,14 @@ class Supervisor:
             while self._rest and affected and affected[0] not in self._crashed:
                 del affected[0]
             # Who is being stopped is not restarted: it goes on handling what waits.
-            standing = [ref for ref in affected if ref._state not in _DOWN and ref._order < Order.DRAIN]
+            standing = [ref for ref in affected if ref._state not in _DOWN and ref._order < Directive.DRAIN]
             if not standing:
                 return
             ref = standing[-1]
-            ref._give(Order.RESTART)
+            ref._give(Directive.RESTART)
             with trio.move_on_after(self._system._grace) as patience:
                 await self._wait_till_down(ref)
-            if patience.cancelled_caught and ref._order is Order.RESTART:
+            if patience.cancelled_caught and ref._order is Directive.RESTART:
                 ref._cut()
 
     async def _wait_till_down(self, ref: Ref[NoReturn]) -> None:

@@ -18,11 +18,11 @@ from trio.lowlevel import Task, wait_task_rescheduled
 from actorchat.actors._actor import Actor
 from actorchat.actors._clock import Clock
 from actorchat.actors._errors import SystemClosing
-from actorchat.actors._events import ActorInfo, DeadLetter, DeadLetters, Event, Events, Instrument, What
+from actorchat.actors._events import ActorInfo, DeadLetter, DeadLetters, Event, EventKind, Events, Instrument
 from actorchat.actors._inspect import inspect, watch_stuck
-from actorchat.actors._message import Call
 from actorchat.actors._ref import Ref, State
-from actorchat.actors._supervise import ActorOptions, Keeper
+from actorchat.actors._request import Call
+from actorchat.actors._supervise import ActorOptions, ChildSpec
 from actorchat.actors._virtual import Virtual
 
 K = TypeVar("K")
@@ -68,7 +68,7 @@ class ActorSystem:
         Raises `SystemClosing` once the system drains, and TypeError if `factory` can't be called. If what it returns is
         no `Actor`, or one that it returned before, the actor crashes with a TypeError.
         """
-        keeper = Keeper(system=self, nursery=self._nursery, parent=None, factory=factory, **options)
+        keeper = ChildSpec(system=self, nursery=self._nursery, parent=None, factory=factory, **options)
         ref = self._enter(keeper, name)
         ref._start()
         return ref
@@ -145,7 +145,7 @@ class ActorSystem:
         self._roots[cast("Virtual[Hashable, NoReturn, object]", family)] = None
         return family
 
-    def _enter(self, keeper: Keeper, name: str | None) -> Ref[object]:
+    def _enter(self, keeper: ChildSpec, name: str | None) -> Ref[object]:
         """An address for what `keeper` keeps, not started yet."""
         if not self._open:
             raise SystemClosing
@@ -166,7 +166,7 @@ class ActorSystem:
 
     # Telling what happens
 
-    def _emit(self, what: What, ref: Ref[NoReturn], error: BaseException | None = None, detail: str = "") -> None:
+    def _emit(self, what: EventKind, ref: Ref[NoReturn], error: BaseException | None = None, detail: str = "") -> None:
         if self._observers:
             event = Event(what, ref._name, error, detail)
             for observer in tuple(self._observers):

@@ -14,8 +14,8 @@ from weakref import WeakValueDictionary
 import attrs
 import trio
 
-from actorchat.actors._ref import Order, Ref, State
-from actorchat.actors._supervise import Keeper
+from actorchat.actors._ref import Directive, Ref, State
+from actorchat.actors._supervise import ChildSpec
 
 K = TypeVar("K")
 M = TypeVar("M")
@@ -25,7 +25,7 @@ _log = logging.getLogger("actorchat.actors")
 
 
 @attrs.define(eq=False, kw_only=True)
-class Virtual(Keeper, Generic[K, M, A]):
+class Virtual(ChildSpec, Generic[K, M, A]):
     """A family of virtual actors, made by `ActorSystem.virtual`. `family[key]` is an address; nothing runs yet.
 
     A message or signal activates; `idle` seconds (at most twice that) without one, an empty inbox and the actor's
@@ -78,7 +78,7 @@ class Virtual(Keeper, Generic[K, M, A]):
         """Take no more messages; the incarnations that live drain and stop."""
         self._closed = True
         for ref in list(self._live):
-            ref._give(Order.DRAIN)
+            ref._give(Directive.DRAIN)
 
     def _make(self, ref: Ref[NoReturn]) -> object:
         return self._factory(ref._key) if self._anchor is None else self._factory(ref._key, ref._anchor)
@@ -92,8 +92,8 @@ class Virtual(Keeper, Generic[K, M, A]):
             self._looking = True
             self._nursery.start_soon(self._look, name=f"{self._parent} idle")
 
-    def _receptive(self, order: Order) -> bool:
-        return order < Order.STOP and not self._closed
+    def _receptive(self, order: Directive) -> bool:
+        return order < Directive.STOP and not self._closed
 
     def _give_up(self, ref: Ref[NoReturn], error: Exception) -> None:
         if ref._budget is not None:
@@ -122,6 +122,6 @@ class Virtual(Keeper, Generic[K, M, A]):
             inbox = ref._inbox
             handled = inbox.begun + inbox.signals - inbox.ticks
             if handled == before and inbox.sleeper is not None and inbox.empty:
-                ref._give(Order.PASSIVATE)
+                ref._give(Directive.PASSIVATE)
             else:
                 self._live[ref] = handled

@@ -15,7 +15,7 @@ from uuid import UUID
 import attrs
 import trio
 
-from actorchat.actors import ActorError, ActorSystem, DeadLetter, Loss, Ref, Restart, Virtual
+from actorchat.actors import ActorError, ActorSystem, DeadLetter, DeadLetterReason, Ref, Restart, Virtual
 from actorchat.chat.announcer import Announcer
 from actorchat.chat.commands import FeedReceiver, FromMember, Perform, RoomReceiver
 from actorchat.chat.directory import (
@@ -399,7 +399,7 @@ def _close_members(chat: UUID, announcer: Announcer, error: BaseException) -> No
 def settle_dead_letter(letter: DeadLetter) -> None:
     """What a room never began is refused, so that nobody waits for ever (`open_system(on_dead_letter=…)`)."""
     if isinstance(letter.message, FromMember | Perform):
-        letter.message.lost(crashed=letter.reason is Loss.CRASHED)
+        letter.message.lost(crashed=letter.reason is DeadLetterReason.CRASHED)
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import trio
 
-from tests.actors.books import keeping
+from tests.actors.recording import keeping
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -10,10 +10,10 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from actorchat.actors import ActorCrashed, AskCycle, AskTimeout, Loss, MailboxFull, Pending, Ref, Restart
+from actorchat.actors import ActorCrashed, AskCycle, AskTimeout, DeadLetterReason, MailboxFull, Pending, Ref, Restart
 from actorchat.testing import settle
-from tests.actors.books import open_system
 from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Message, Total
+from tests.actors.recording import open_system
 
 
 def asking(ref: Ref[Message], then: Callable[[], object] = lambda: "end") -> Call:
@@ -79,7 +79,7 @@ async def test_an_ask_that_timed_out_and_never_began_is_no_dead_letter(autojump_
             await ref.ask(Total(), timeout=1)
         ref.kill()
         await ref.join()
-        assert (system.abandoned, system.dead_letters.counts) == (1, {Loss.CRASHED: 1})
+        assert (system.abandoned, system.dead_letters.counts) == (1, {DeadLetterReason.CRASHED: 1})
 
 
 async def test_a_reply_that_comes_too_late_is_counted_and_harms_nobody(autojump_clock: MockClock) -> None:

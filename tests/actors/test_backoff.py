@@ -10,10 +10,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from actorchat.actors import ActorStopped, ActorSystem, Cause, DeadLetter, Down, Loss, Ref, Restart, Virtual
+from actorchat.actors import ActorStopped, ActorSystem, Cause, DeadLetter, DeadLetterReason, Down, Ref, Restart, Virtual
 from actorchat.testing import Probe
-from tests.actors.books import open_system
 from tests.actors.messages import Add, Boom, Counter, Message, Total
+from tests.actors.recording import open_system
 
 LONG = Restart(backoff=1_000, cap=1_000, jitter=0)
 
@@ -54,7 +54,7 @@ async def test_killed_it_ends_at_once_and_what_waits_is_lost_aloud(autojump_cloc
         await at.ref.join()
         await trio.testing.wait_all_tasks_blocked()
         assert (at.ref.stopped, trio.current_time(), at.downs()) == (True, 0, [Cause.KILLED])
-        assert [(letter.message, letter.reason) for letter in at.lost] == [(Add(1), Loss.STOPPED)]
+        assert [(letter.message, letter.reason) for letter in at.lost] == [(Add(1), DeadLetterReason.STOPPED)]
         await at.system.start(Counter, "a")
     assert at.seen == []
 
@@ -110,7 +110,7 @@ async def test_a_system_that_ends_drains_it_and_one_that_is_cancelled_loses_what
             scope.cancel()
             await trio.sleep(1)
     assert (at.seen, at.ref.stopped) == ([], True)
-    assert [(letter.message, letter.reason) for letter in at.lost] == [(Add(1), Loss.STOPPED)]
+    assert [(letter.message, letter.reason) for letter in at.lost] == [(Add(1), DeadLetterReason.STOPPED)]
 
 
 @pytest.mark.parametrize("way", [Ref.kill, lambda ref: ref.stop(drain=False), Ref.stop], ids=["kill", "cut", "stop"])

@@ -15,19 +15,19 @@ from actorchat.actors import (
     ActorCrashed,
     ActorStopped,
     DeadLetter,
+    DeadLetterReason,
     End,
-    Loss,
+    EventKind,
     MailboxFull,
     NoReply,
     Overflow,
     Pending,
     Restart,
     TooManyRestarts,
-    What,
 )
 from actorchat.testing import settle
-from tests.actors.books import open_system
 from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Total
+from tests.actors.recording import open_system
 
 RESTART = Restart(max=3, within=60, backoff=0.5, jitter=0)
 
@@ -43,7 +43,7 @@ async def test_a_crash_loses_one_message_and_keeps_the_queue_in_order(
             assert ref.tell(message)
         assert await ref.ask(Total()) == (2, 3)
         assert trace == ["start", "stop crashed", "start"]
-    assert [(letter.message, letter.reason) for letter in lost] == [(Boom(), Loss.CRASHED)]
+    assert [(letter.message, letter.reason) for letter in lost] == [(Boom(), DeadLetterReason.CRASHED)]
     assert isinstance(lost[0].error, Broken)
     (record,) = caplog.records
     assert (record.message, record.exc_info and record.exc_info[0]) == ("a crashed", Broken)
@@ -269,7 +269,7 @@ async def test_a_full_inbox_keeps_its_bound_during_backoff(autojump_clock: MockC
             await ref.ask(Total())
         await settle(system)
         assert await ref.ask(Total()) == (0, 1)
-        assert system.dead_letters.counts[Loss.REJECTED] == 1
+        assert system.dead_letters.counts[DeadLetterReason.REJECTED] == 1
 
 
 async def stumble() -> None:
@@ -344,7 +344,7 @@ async def test_hold_is_cut_by_kill_and_its_asker_hears(autojump_clock: MockClock
         await trio.sleep(1)
         ref.kill()
         await ref.join()
-        assert [letter.reason for letter in lost] == [Loss.CRASHED, Loss.STOPPED]
+        assert [letter.reason for letter in lost] == [DeadLetterReason.CRASHED, DeadLetterReason.STOPPED]
         assert not ref.tell(Add(2))
         assert not ref.signal(Add(3))
 
@@ -440,12 +440,12 @@ async def test_an_order_to_end_during_the_on_stop_after_a_crash_is_obeyed_quietl
             await trio.sleep(1)
             ref.kill()
             await ref.join()
-            seen: list[What] = []
+            seen: list[EventKind] = []
             async for event in events:
-                seen.append(event.what)
-                if event.what is What.ENDED:
+                seen.append(event.kind)
+                if event.kind is EventKind.ENDED:
                     break
-    assert (seen, event.detail) == ([What.STARTED, What.ENDED], "killed")
+    assert (seen, event.detail) == ([EventKind.STARTED, EventKind.ENDED], "killed")
 
 
 async def test_a_reply_to_what_is_not_being_handled_is_a_mistake_that_is_named(autojump_clock: MockClock) -> None:

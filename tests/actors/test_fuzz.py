@@ -19,8 +19,8 @@ from actorchat.actors import (
     AskTimeout,
     Coalesce,
     DeadLetter,
+    DeadLetterReason,
     End,
-    Loss,
     MailboxFull,
     NoReply,
     Overflow,
@@ -32,7 +32,7 @@ from actorchat.actors import (
 )
 from actorchat.testing import settle
 
-NEVER_BEGUN = frozenset(Loss) - {Loss.CRASHED}
+NEVER_BEGUN = frozenset(DeadLetterReason) - {DeadLetterReason.CRASHED}
 
 
 @attrs.frozen
@@ -210,13 +210,13 @@ class Run:
     def check(self) -> None:
         begun = Count(self.begun)
         assert set(begun.values()) <= {1}, "a message began twice"
-        losses: dict[int, Loss] = {}
+        losses: dict[int, DeadLetterReason] = {}
         for letter in self.lost:
             assert isinstance(letter.message, Work)
             assert letter.message.id not in losses, "a message was lost twice"
             losses[letter.message.id] = letter.reason
         for number in losses:
-            assert (losses[number] is Loss.CRASHED) <= (number in begun)
+            assert (losses[number] is DeadLetterReason.CRASHED) <= (number in begun)
             assert (losses[number] in NEVER_BEGUN) <= (number not in begun)
         for number, taken in {**self.told, **self.signalled}.items():
             # Conservation: begun or dead-lettered, never neither.
@@ -232,14 +232,14 @@ class Run:
             self.check_ask(number, outcome, begun=number in begun, loss=losses.get(number))
         for number, kind in self.kinds.items():
             if number in begun and kind in ("crash", "late crash"):
-                assert losses[number] is Loss.CRASHED
+                assert losses[number] is DeadLetterReason.CRASHED
         in_order = [number for number in self.begun if number in self.told]
         # Coalesced, a newer message has an older one's place.
         assert isinstance(self.policy, Coalesce) or in_order == sorted(in_order)
         in_order = [number for number in self.begun if number in self.signalled]
         assert in_order == sorted(in_order)
 
-    def check_ask(self, number: int, outcome: object, *, begun: bool, loss: Loss | None) -> None:
+    def check_ask(self, number: int, outcome: object, *, begun: bool, loss: DeadLetterReason | None) -> None:
         """It ended in one of the ways that the model allows, and when it had to."""
         kind = self.kinds[number]
         end = outcome if outcome is trio.Cancelled else type(outcome)
@@ -263,7 +263,7 @@ class Run:
 
     AT_ONCE = frozenset({"ok", "fail", "silent", "crash", "late crash"})
 
-    def ends_of_begun(self, kind: str, loss: Loss | None) -> set[object]:
+    def ends_of_begun(self, kind: str, loss: DeadLetterReason | None) -> set[object]:
         """How an ask may end whose handler has begun."""
         own: dict[str, set[object]] = {
             "ok": {int},
@@ -276,9 +276,9 @@ class Run:
             "defer": {int, AskTimeout, trio.Cancelled, ActorCrashed, ActorStopped},
         }
         ends = own[kind]
-        if kind == "slow" and loss is Loss.CRASHED and not self.batched:
+        if kind == "slow" and loss is DeadLetterReason.CRASHED and not self.batched:
             ends = {ActorStopped, AskTimeout, trio.Cancelled}
-        if self.batched and loss is Loss.CRASHED:
+        if self.batched and loss is DeadLetterReason.CRASHED:
             # Another one of the batch crashed, or the batch was killed while the asker still waited, or had gone.
             ends = ends | {ActorCrashed, ActorStopped}
         if self.batched:
@@ -286,11 +286,11 @@ class Run:
             ends = ends | {AskTimeout, trio.Cancelled}
         return ends
 
-    def ends_of_waiting(self, loss: Loss | None) -> set[object]:
+    def ends_of_waiting(self, loss: DeadLetterReason | None) -> set[object]:
         """How an ask may end whose handler never began."""
-        if loss is Loss.DROPPED_OLD:
+        if loss is DeadLetterReason.DROPPED_OLD:
             return {MailboxFull}
-        if loss is Loss.STOPPED:
+        if loss is DeadLetterReason.STOPPED:
             return {ActorStopped, ActorCrashed}
         assert loss is None, "asks are neither coalesced nor lost for any other reason"
         refused = MailboxFull if self.policy is not Overflow.DROP_OLD else ActorStopped

@@ -14,17 +14,17 @@ from actorchat.actors import (
     Cause,
     Coalesce,
     DeadLetter,
+    DeadLetterReason,
     Down,
     End,
-    Loss,
     MailboxFull,
     Overflow,
     Ref,
     Stop,
 )
 from actorchat.testing import Probe, settle
-from tests.actors.books import open_system
 from tests.actors.messages import Add, Call, Counter, Hold, Message, Total
+from tests.actors.recording import open_system
 
 
 async def held(ref: Ref[Message]) -> trio.Event:
@@ -39,13 +39,13 @@ async def held(ref: Ref[Message]) -> trio.Event:
 @pytest.mark.parametrize(
     ("overflow", "taken", "seen", "reason"),
     [
-        (Overflow.REJECT, [True, True, True, False, False], (0, 1, 2), Loss.REJECTED),
-        (Overflow.DROP_NEW, [True, True, True, False, False], (0, 1, 2), Loss.DROPPED_NEW),
-        (Overflow.DROP_OLD, [True] * 5, (2, 3, 4), Loss.DROPPED_OLD),
+        (Overflow.REJECT, [True, True, True, False, False], (0, 1, 2), DeadLetterReason.REJECTED),
+        (Overflow.DROP_NEW, [True, True, True, False, False], (0, 1, 2), DeadLetterReason.DROPPED_NEW),
+        (Overflow.DROP_OLD, [True] * 5, (2, 3, 4), DeadLetterReason.DROPPED_OLD),
     ],
 )
 async def test_a_full_inbox_keeps_to_its_policy(
-    overflow: Overflow, taken: list[bool], seen: tuple[int, ...], reason: Loss, parked: bool
+    overflow: Overflow, taken: list[bool], seen: tuple[int, ...], reason: DeadLetterReason, parked: bool
 ) -> None:
     async with open_system() as system:
         ref = await system.start(Counter, inbox=3, overflow=overflow)
@@ -117,7 +117,11 @@ async def test_a_slow_consumer_is_stopped_inside_its_handler_and_watchers_see_on
         await settle(system)
         assert ref.stopped
         assert [down.cause for down in probe.drain()] == [Cause.OVERFLOWED]
-        assert system.dead_letters.counts == {Loss.OVERFLOWED: 1, Loss.STOPPED: 3, Loss.CRASHED: 1}
+        assert system.dead_letters.counts == {
+            DeadLetterReason.OVERFLOWED: 1,
+            DeadLetterReason.STOPPED: 3,
+            DeadLetterReason.CRASHED: 1,
+        }
 
 
 async def test_a_stop_with_a_hint_tells_everyone_concerned_when_to_come_back() -> None:
@@ -151,7 +155,7 @@ async def test_coalescing_keeps_the_position_and_the_newest_value() -> None:
         assert [ref.tell(Add(n)) for n in (1, 2, 11, 3, 12, 21)] == [True, True, True, False, True, True]
         gate.set()
         assert await ask_later(ref) == (21, 12)
-        assert system.dead_letters.counts == {Loss.COALESCED: 3, Loss.REJECTED: 1}
+        assert system.dead_letters.counts == {DeadLetterReason.COALESCED: 3, DeadLetterReason.REJECTED: 1}
 
 
 async def test_a_flood_neither_delays_nor_evicts_the_control_lane(autojump_clock: MockClock) -> None:
@@ -231,7 +235,7 @@ async def test_a_crashing_batch_fails_all_its_asks_and_loses_all_its_messages() 
             nursery.start_soon(ask, each)
         await trio.testing.wait_all_tasks_blocked()
         gate.set()
-    assert [letter.reason for letter in lost] == [Loss.CRASHED] * 5
+    assert [letter.reason for letter in lost] == [DeadLetterReason.CRASHED] * 5
     # Those answered before the crash were answered.
     assert 1 <= len(failed) <= 4
     assert set(failed) == {"ActorCrashed"}

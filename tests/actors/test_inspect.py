@@ -12,19 +12,19 @@ from trio.testing import MockClock
 from actorchat.actors import (
     Coalesce,
     DeadLetter,
+    DeadLetterReason,
     End,
     Event,
-    Loss,
+    EventKind,
     Restart,
     Strategy,
     TooManyRestarts,
     Virtual,
-    What,
     open_supervisor,
 )
 from actorchat.testing import settle
-from tests.actors.books import open_system
 from tests.actors.messages import Add, Boom, Call, Counter, Hold, Message, Total
+from tests.actors.recording import open_system
 
 
 async def test_the_tree_tells_who_is_busy_with_what_and_waits_for_whom(autojump_clock: MockClock) -> None:
@@ -60,7 +60,7 @@ async def test_the_tree_tells_age_restarts_signals_and_losses_by_reason(autojump
         assert [ref.tell(Add(2)), ref.tell(Add(3))] == [True, False]
         (info,) = system.tree()
         assert (info.age, info.restarts, info.signals, info.bound) == (5, 1, 1, 1)
-        assert info.drops == {Loss.CRASHED: 1, Loss.REJECTED: 1}
+        assert info.drops == {DeadLetterReason.CRASHED: 1, DeadLetterReason.REJECTED: 1}
         gate.set()
 
 
@@ -140,7 +140,12 @@ async def test_events_tell_of_starts_restarts_and_ends(autojump_clock: MockClock
             await ref.join()
             await settle(system)
         nursery.cancel_scope.cancel()
-    assert [event.what for event in seen] == [What.STARTED, What.RESTARTING, What.STARTED, What.ENDED]
+    assert [event.kind for event in seen] == [
+        EventKind.STARTED,
+        EventKind.RESTARTING,
+        EventKind.STARTED,
+        EventKind.ENDED,
+    ]
 
 
 @pytest.mark.parametrize("strategy", list(Strategy))
@@ -154,12 +159,12 @@ async def test_events_tell_of_the_restarts_of_a_supervisor(autojump_clock: MockC
                         ref.tell(Boom())
                         await settle(system)
                     await trio.sleep_forever()
-            seen: list[What] = []
+            seen: list[EventKind] = []
             async for event in events:
-                seen.append(event.what)
-                if event.what is What.ENDED:
+                seen.append(event.kind)
+                if event.kind is EventKind.ENDED:
                     break
-    assert seen == [What.STARTED, What.RESTARTING, What.STARTED, What.GAVE_UP, What.ENDED]
+    assert seen == [EventKind.STARTED, EventKind.RESTARTING, EventKind.STARTED, EventKind.GAVE_UP, EventKind.ENDED]
 
 
 async def test_a_stuck_actor_is_told_of_once_with_where_it_waits(autojump_clock: MockClock) -> None:
@@ -171,9 +176,9 @@ async def test_a_stuck_actor_is_told_of_once_with_where_it_waits(autojump_clock:
             ref.kill()
             stuck: list[Event] = []
             async for event in events:
-                if event.what is What.ENDED:
+                if event.kind is EventKind.ENDED:
                     break
-                if event.what is What.STUCK:
+                if event.kind is EventKind.STUCK:
                     stuck.append(event)
     assert len(stuck) == 1
     assert "Counter.receive" in stuck[0].detail
@@ -262,15 +267,15 @@ async def test_events_tell_of_a_passivation_and_of_how_many_were_missed(autojump
             await trio.sleep(30)
             rooms["a"].tell(Add(2))
             await settle(system)
-            seen: list[What] = []
+            seen: list[EventKind] = []
             async for event in events:
-                seen.append(event.what)
+                seen.append(event.kind)
                 if len(seen) == 2:
                     break
         # Outside the block nobody listens.
         rooms["a"].tell(Boom())
         await settle(system)
-    assert (seen, events.missed) == ([What.STARTED, What.PASSIVATED], 1)
+    assert (seen, events.missed) == ([EventKind.STARTED, EventKind.PASSIVATED], 1)
 
 
 async def test_an_observer_of_dead_letters_that_raises_is_logged_and_harms_nobody(

@@ -16,9 +16,9 @@ from actorchat.actors import (
     Actor,
     ActorSystem,
     DeadLetter,
+    DeadLetterReason,
     End,
     Group,
-    Loss,
     Ref,
     Request,
     Restart,
@@ -151,7 +151,7 @@ async def test_a_crash_is_the_actors_and_not_the_senders(autojump_clock: MockClo
         assert (at.seen, at.trace) == ([2], ["start", "crashed", "start"])
         (letter,) = at.lost
         assert isinstance(letter.message, Do)
-        assert (letter.message.n, letter.reason, type(letter.error)) == (1, Loss.CRASHED, Broken)
+        assert (letter.message.n, letter.reason, type(letter.error)) == (1, DeadLetterReason.CRASHED, Broken)
         at.ref.tell(Do(3))
         assert at.seen == [2, 3]
 
@@ -185,9 +185,9 @@ async def test_who_kills_itself_meanwhile_ends_once(
         assert at.trace == ["start", "killed"]
         lost = [(letter.message.n, letter.reason) for letter in at.lost if isinstance(letter.message, Do)]
         if work is kill:
-            assert (at.seen, lost, caplog.records) == ([1], [(2, Loss.STOPPED)], [])
+            assert (at.seen, lost, caplog.records) == ([1], [(2, DeadLetterReason.STOPPED)], [])
         else:
-            assert (at.seen, lost) == ([], [(2, Loss.STOPPED), (1, Loss.CRASHED)])
+            assert (at.seen, lost) == ([], [(2, DeadLetterReason.STOPPED), (1, DeadLetterReason.CRASHED)])
             assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
@@ -203,7 +203,7 @@ async def test_who_refuses_a_message_and_kills_itself_loses_it_aloud(autojump_cl
         await settle(system)
         assert ref.tell(Do(1))
         await ref.join()
-    assert [letter.reason for letter in lost] == [Loss.STOPPED]
+    assert [letter.reason for letter in lost] == [DeadLetterReason.STOPPED]
 
 
 async def test_two_that_tell_each_other_do_not_sink_into_each_other(autojump_clock: MockClock) -> None:

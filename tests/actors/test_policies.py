@@ -11,10 +11,10 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from actorchat.actors import Coalesce, DeadLetter, Down, Loss, Overflow, Ref, Restart
+from actorchat.actors import Coalesce, DeadLetter, DeadLetterReason, Down, Overflow, Ref, Restart
 from actorchat.testing import Probe, settle
-from tests.actors.books import open_system
 from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Message, Total
+from tests.actors.recording import open_system
 
 BOUND = 3
 SLOW = Restart(backoff=10, jitter=0)
@@ -28,24 +28,29 @@ class Expected:
     overflow: Overflow | Coalesce[Message]
     taken: bool
     seen: tuple[int, ...]
-    lost: tuple[tuple[int, Loss], ...]
+    lost: tuple[tuple[int, DeadLetterReason], ...]
 
 
 OVER = [
-    Expected(Overflow.REJECT, False, (0, 1, 2), ((3, Loss.REJECTED),)),
-    Expected(Overflow.DROP_NEW, False, (0, 1, 2), ((3, Loss.DROPPED_NEW),)),
-    Expected(Overflow.DROP_OLD, True, (1, 2, 3), ((0, Loss.DROPPED_OLD),)),
-    Expected(BY_NUMBER, False, (0, 1, 2), ((3, Loss.REJECTED),)),
+    Expected(Overflow.REJECT, False, (0, 1, 2), ((3, DeadLetterReason.REJECTED),)),
+    Expected(Overflow.DROP_NEW, False, (0, 1, 2), ((3, DeadLetterReason.DROPPED_NEW),)),
+    Expected(Overflow.DROP_OLD, True, (1, 2, 3), ((0, DeadLetterReason.DROPPED_OLD),)),
+    Expected(BY_NUMBER, False, (0, 1, 2), ((3, DeadLetterReason.REJECTED),)),
     Expected(
         Overflow.STOP,
         False,
         (),
-        ((0, Loss.STOPPED), (1, Loss.STOPPED), (2, Loss.STOPPED), (3, Loss.OVERFLOWED)),
+        (
+            (0, DeadLetterReason.STOPPED),
+            (1, DeadLetterReason.STOPPED),
+            (2, DeadLetterReason.STOPPED),
+            (3, DeadLetterReason.OVERFLOWED),
+        ),
     ),
 ]
 
 
-def adds(letters: list[DeadLetter]) -> tuple[tuple[int, Loss], ...]:
+def adds(letters: list[DeadLetter]) -> tuple[tuple[int, DeadLetterReason], ...]:
     """By number: what a stop loses is told in no promised order."""
     lost = [(letter.message.n, letter.reason) for letter in letters if isinstance(letter.message, Add)]
     return tuple(sorted(lost, key=lambda each: each[0]))
@@ -194,7 +199,7 @@ async def test_a_value_that_is_sent_takes_the_place_of_the_one_that_waits_as_a_t
         nursery.start_soon(ref.send, Add(6))
         await trio.testing.wait_all_tasks_blocked()
         gate.set()
-    assert adds(lost) == ((0, Loss.COALESCED), (2, Loss.COALESCED))
+    assert adds(lost) == ((0, DeadLetterReason.COALESCED), (2, DeadLetterReason.COALESCED))
     assert seen == [4, 1, 6]
 
 
@@ -223,11 +228,11 @@ async def test_a_key_that_can_not_be_hashed_does_not_raise_in_the_sender() -> No
 async def test_who_hears_of_a_replaced_message_may_end_the_actor_that_lets_a_sender_in(
     autojump_clock: MockClock,
 ) -> None:
-    lost: list[tuple[object, Loss]] = []
+    lost: list[tuple[object, DeadLetterReason]] = []
 
     def hear(letter: DeadLetter) -> None:
         lost.append((letter.message, letter.reason))
-        if letter.reason is Loss.COALESCED:
+        if letter.reason is DeadLetterReason.COALESCED:
             ref.kill()
 
     async def send(n: int) -> None:
@@ -249,4 +254,4 @@ async def test_who_hears_of_a_replaced_message_may_end_the_actor_that_lets_a_sen
         await ref.join()
     # Let in one after the other, they go on in whichever order Trio takes them.
     assert sorted(sent) == [11, 12]
-    assert lost == [(Add(11), Loss.COALESCED), (Add(12), Loss.STOPPED)]
+    assert lost == [(Add(11), DeadLetterReason.COALESCED), (Add(12), DeadLetterReason.STOPPED)]

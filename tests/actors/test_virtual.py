@@ -21,17 +21,17 @@ from actorchat.actors import (
     Cause,
     Coalesce,
     DeadLetter,
+    DeadLetterReason,
     Down,
     End,
     Group,
-    Loss,
     Ref,
     Restart,
     Virtual,
 )
 from actorchat.testing import Probe, crash, settle
-from tests.actors.books import open_system
 from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Message, Total
+from tests.actors.recording import open_system
 
 
 class Anchor:
@@ -277,7 +277,11 @@ async def test_a_given_up_room_harms_nobody_and_activates_anew(autojump_clock: M
         await trio.sleep(5)
         assert [(key, type(error)) for key, _, error in given_up] == [("a", Broken)]
         assert given_up[0][1] is rooms.anchor("a")
-        assert [letter.reason for letter in lost] == [Loss.CRASHED, Loss.CRASHED, Loss.STOPPED]
+        assert [letter.reason for letter in lost] == [
+            DeadLetterReason.CRASHED,
+            DeadLetterReason.CRASHED,
+            DeadLetterReason.STOPPED,
+        ]
         assert ref.tell(Add(2))
         assert await ref.ask(Total()) == (2,)
         assert await other.ask(Total()) == (5,)
@@ -536,7 +540,7 @@ async def test_a_room_stopped_while_it_leaves_loses_what_waits_aloud(autojump_cl
         ref.tell(Add(2))
         ref.stop(drain=False)
         await ref.join()
-        assert [(letter.message, letter.reason) for letter in lost] == [(Add(2), Loss.STOPPED)]
+        assert [(letter.message, letter.reason) for letter in lost] == [(Add(2), DeadLetterReason.STOPPED)]
 
 
 async def test_an_answer_nobody_waits_for_any_more_holds_no_actor(autojump_clock: MockClock) -> None:

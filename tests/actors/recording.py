@@ -15,7 +15,7 @@ import trio
 from trio.testing import MockClock
 
 import actorchat.actors
-from actorchat.actors import ActorSystem, DeadLetter, Instrument, Loss
+from actorchat.actors import ActorSystem, DeadLetter, DeadLetterReason, Instrument
 
 __all__ = ["Books", "keeping", "open_system"]
 
@@ -43,7 +43,7 @@ class Books(Instrument):
         self.ended[self._id(message)] += 1
 
     def lose(self, letter: DeadLetter) -> None:
-        if letter.reason is not Loss.CRASHED:
+        if letter.reason is not DeadLetterReason.CRASHED:
             self.lost_waiting[self._id(letter.message)] += 1
 
     def _id(self, message: object) -> int:

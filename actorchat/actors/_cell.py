@@ -1,6 +1,6 @@
 """Owns the task of an address, incarnation after incarnation, and the one loop that handles messages.
 
-Knows neither who supervises (a `Keeper` says what follows a crash) nor what the messages mean.
+Knows neither who supervises (a `ChildSpec` says what follows a crash) nor what the messages mean.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from trio.lowlevel import checkpoint, current_task, wait_task_rescheduled
 
 from actorchat.actors._actor import Actor
 from actorchat.actors._errors import ActorError
-from actorchat.actors._events import Cause, End, Loss, What
+from actorchat.actors._events import Cause, DeadLetterReason, End, EventKind
 from actorchat.actors._inbox import NOTHING, Inbox, message_of
-from actorchat.actors._message import Call
-from actorchat.actors._ref import Order, Own, Ref, State
+from actorchat.actors._ref import Directive, IncarnationMessage, Ref, State
+from actorchat.actors._request import Call
 
 _log = logging.getLogger("actorchat.actors")
 
@@ -56,7 +56,7 @@ async def _run(ref: Ref[NoReturn], again: bool) -> tuple[End, BaseException | No
                 elif again:
                     await checkpoint()
                 ref._pause = ref._before = None
-                if ref._order < Order.STOP:
+                if ref._order < Directive.STOP:
                     actor = await _begin(ref)
                     end = await _serve(ref, actor, ref._inbox)
             except BaseExceptionGroup as group:
@@ -72,7 +72,7 @@ async def _run(ref: Ref[NoReturn], again: bool) -> tuple[End, BaseException | No
         if _cancels(error):
             return ref._before or End(Cause.CANCELLED), error
         _log.error("%s crashed", ref._name, exc_info=error)
-        return ref._ordered(error) if ref._order >= Order.KILL else End(Cause.CRASHED, error), error
+        return ref._ordered(error) if ref._order >= Directive.KILL else End(Cause.CRASHED, error), error
 
 
 def _cancels(error: BaseException) -> bool:
@@ -96,7 +96,7 @@ async def _begin(ref: Ref[NoReturn]) -> Actor[NoReturn]:
     starter, ref._starter = ref._starter, None
     if starter is not None:
         starter.reply(None)
-    ref._system._emit(What.STARTED, ref)
+    ref._system._emit(EventKind.STARTED, ref)
     return actor
 
 
@@ -184,7 +184,7 @@ async def _handle(ref: Ref[NoReturn], actor: Actor[NoReturn], inbox: Inbox, most
     """What `_serve` does with plain messages: for a batch as one, for coalesced ones, and with an instrument."""
     instrument = ref._system._instrument
     items: list[object] = []
-    if ref._order is Order.DRAIN:
+    if ref._order is Directive.DRAIN:
         most = min(most, ref._until - inbox.begun - inbox.dropped)
     actor._batch = items
     while inbox.queued and len(items) < most:
@@ -214,16 +214,16 @@ async def _attend(ref: Ref[NoReturn], actor: Actor[NoReturn], inbox: Inbox) -> E
     """See to orders, waiting senders and the control lane. An `End` if the incarnation is to end here."""
     inbox.attention = False
     order = ref._order
-    if order is Order.PASSIVATE:
-        ref._order = order = Order.NONE
+    if order is Directive.PASSIVATE:
+        ref._order = order = Directive.NONE
         if inbox.empty and not actor._open and not actor._pipes and actor.can_passivate():
             return End(Cause.PASSIVATED)
     if inbox.waiters is not None:
         ref._admit()
     done = 0
-    while inbox.control and ref._order is order and order in (Order.NONE, Order.DRAIN):
+    while inbox.control and ref._order is order and order in (Directive.NONE, Directive.DRAIN):
         item = inbox.control.popleft()
-        if isinstance(item, Own):
+        if isinstance(item, IncarnationMessage):
             item = item.make() if item.actor is actor else NOTHING
         if item is not NOTHING:
             inbox.signals += 1
@@ -240,7 +240,7 @@ async def _attend(ref: Ref[NoReturn], actor: Actor[NoReturn], inbox: Inbox) -> E
         inbox.control = None
     order = ref._order
     drained = inbox.begun + inbox.dropped >= ref._until and not inbox.control
-    ends = order is Order.RESTART or order >= Order.STOP or (order is Order.DRAIN and drained)
+    ends = order is Directive.RESTART or order >= Directive.STOP or (order is Directive.DRAIN and drained)
     return ref._ordered() if ends else None
 
 
@@ -251,7 +251,7 @@ async def _wind_up(ref: Ref[NoReturn], end: End, raised: BaseException | None) -
     ref._inbox.now = None
     if raised is not None and not (isinstance(raised, Exception) and ref._keeper._restart and not ref._starter):
         # It does not come back: nobody is to wait for it.
-        ref._give(Order.STOP)
+        ref._give(Directive.STOP)
     if actor is None:
         return end, raised
     # With an instrument user messages are a batch, if of one; a control message it has not heard of.
@@ -259,14 +259,14 @@ async def _wind_up(ref: Ref[NoReturn], end: End, raised: BaseException | None) -
     items = actor._batch or (() if actor._current is None else (actor._current,))
     actor._batch, actor._current = (), None
     for item in items:
-        ref._lose(item, Loss.CRASHED, end)
+        ref._lose(item, DeadLetterReason.CRASHED, end)
         if hearing is not None:
             hearing.end(ref._name, message_of(item), end.error)
     actor._release(end)
     if not started or type(actor).on_stop is Actor.on_stop:
         return end, raised
     now = trio.current_time()
-    cut = ref._order >= Order.KILL or trio.current_effective_deadline() <= now
+    cut = ref._order >= Directive.KILL or trio.current_effective_deadline() <= now
     # Shielded for at most `limit` seconds; `Ref._cut` makes that `grace` when it is cut short meanwhile.
     ref._shield = trio.CancelScope(deadline=now + (system._grace if cut else system._limit), shield=True)
     try:
@@ -293,7 +293,7 @@ def _follow(ref: Ref[NoReturn], end: End, raised: BaseException | None) -> bool:
     if isinstance(raised, Exception):
         error, raised = raised, None
         if end.cause is Cause.CRASHED and ref._starter is None:
-            if order >= Order.STOP and keeper._restart is not None:
+            if order >= Directive.STOP and keeper._restart is not None:
                 end = ref._ordered(error)
             else:
                 try:
@@ -305,9 +305,9 @@ def _follow(ref: Ref[NoReturn], end: End, raised: BaseException | None) -> bool:
     elif keeper.virtual and end.cause in (Cause.PASSIVATED, Cause.STOPPED):
         if not ref._inbox.empty:
             delay = 0.0
-        elif order >= Order.DRAIN:
+        elif order >= Directive.DRAIN:
             end = ref._ordered()
-    if delay is not None and (order >= Order.STOP or trio.current_effective_deadline() <= trio.current_time()):
+    if delay is not None and (order >= Directive.STOP or trio.current_effective_deadline() <= trio.current_time()):
         # It was to come back, and must not: what waits for it must hear.
         delay, end = None, ref._ordered(end.error)
     if delay is None:
@@ -319,10 +319,10 @@ def _follow(ref: Ref[NoReturn], end: End, raised: BaseException | None) -> bool:
         ref._tell_ended()
     else:
         ref._restarts += 1
-    if order < Order.DRAIN or (
+    if order < Directive.DRAIN or (
         end.cause is Cause.STOPPED and keeper._receptive(order) and ref._inbox.begun + ref._inbox.dropped >= ref._until
     ):
-        ref._order = Order.NONE
+        ref._order = Directive.NONE
     if delay < inf:
         ref._plan(0.0 if ref._order else delay)
     else:
