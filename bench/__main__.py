@@ -60,13 +60,15 @@ def _measure(
     plan = Plan(report, rounds or (1 if quick else 5), seconds or (0.5 if quick else 0.6), quick, choose(peers))
     ended: int | str | None = None
     try:
-        for case in cases:
-            try:
-                case(plan)
-            except Exception as error:
-                # What the other cases measure, and this one until now, is not lost.
-                report.fail(case.__name__, str(error) or repr(error))
-                plan.tell(f"{case.__name__} FAILED: {error}")
+        with plan.shown():
+            for case in cases:
+                report.begin(case.__name__)
+                try:
+                    case(plan)
+                except Exception as error:
+                    # What the other cases measure, and this one until now, is not lost.
+                    report.fail(case.__name__, str(error) or repr(error))
+                    plan.tell(f"{case.__name__} FAILED: {error}")
     except (KeyboardInterrupt, SystemExit) as end:
         report.fail("all", "the run was ended before it was done")
         ended = end.code if isinstance(end, SystemExit) else 128 + signal.SIGINT

@@ -30,7 +30,7 @@ def actors(plan: Plan) -> None:
             runs[case.what] = plan.report.runs(case.what, unit, less=True)
         if case.bar is not None:
             bar = case.bar / _KIB if case in memory else case.bar
-            plan.report.ask_value(f"{case.what}, {unit}", case.what, case.who, bar, most=True)
+            plan.report.ask_value(f"{case.what}, {unit}", case.what, case.who, bar, most=True, timed=case not in memory)
     _measure(plan, cases, runs, scale)
     for case in memory:
         runs[case.what].add(case.who, case.measure() / _KIB)
@@ -41,9 +41,9 @@ def _measure(plan: Plan, cases: list[Case], runs: dict[str, Runs], scale: float)
     count = max(round(15_000 * scale), 100)
     unit = checkpoint_seconds(count)
     left = dict.fromkeys(cases)
-    for _ in plan.each_round("actors"):
+    for _ in plan.each_round("actors", steps=len(left)):
         for case in list(left):
-            plan.tell(f"actors: {case.what}: {case.who}", passing=True)
+            plan.step(f"actors: {case.what}: {case.who}")
             # What earlier cases and imports left in memory is none of this one's garbage collection.
             gc.collect()
             gc.freeze()

@@ -85,7 +85,7 @@ def idle(plan: Plan) -> None:
     """What an idle socket costs in private memory, by itself in rooms of 200, and with its share of a room of two."""
     big = plan.report.runs("idle socket, rooms of 200", "KiB", less=True)
     small = plan.report.runs("idle socket, rooms of 2", "KiB", less=True)
-    ask = plan.report.ask_value
+    ask = partial(plan.report.ask_value, timed=False)
     ask("idle socket in rooms of 200, KiB", big.case, ACTORCHAT.name, 4.0, most=True)
     ask("idle socket on trio-websocket, KiB", big.case, ON_TRIO_WEBSOCKET.name, 24.0, most=True)
     ask("idle socket in rooms of 2 with its share of the room, KiB", small.case, ACTORCHAT.name, 8.0, most=True)

@@ -46,18 +46,30 @@ def storage(plan: Plan) -> None:
     second = plan.report.runs("second message to it, p99", "ms", less=True)
     who, noise = SQLITE.name, f"noise: two servers with {FEW:,}"
     ask = plan.report.ask_value
-    ask("a stored chat that nobody has open, KiB", memory.case, who, NOTHING, most=True, noise=(memory.case, noise))
+    ask(
+        "a stored chat that nobody has open, KiB",
+        memory.case,
+        who,
+        NOTHING,
+        most=True,
+        noise=(memory.case, noise),
+        timed=False,
+    )
     ask("first message to a cold chat, p99 in ms", first.case, who, 5.0, most=True)
     with TemporaryDirectory() as name:
         few, full = Path(name) / "few", Path(name) / "full"
         plan.tell(f"storage: writing {FEW:,} and {chats:,} chats")
         _store(few, FEW, plan.rounds)
         to_wake = _store(full, chats, plan.rounds)
-        for number in plan.each_round("storage"):
+        for number in plan.each_round("storage", steps=4):
+            plan.step(f"storage: memory with {FEW:,} chats")
             without = _idle_kib(few)
+            plan.step(f"storage: memory with {FEW:,} chats, again")
             memory.add(noise, abs(_idle_kib(few) - without) / more)
+            plan.step(f"storage: memory with {chats:,} chats")
             with actorchat_on(full) as (port, process):
                 memory.add(who, (private_kib(process, still=STILL) - without) / more)
+                plan.step("storage: first messages to cold chats")
                 with on_the_loads_core(), _open_talk(port, full, _source(number)) as talk:
                     for runs in (first, second):
                         milliseconds, busy = talk.say_in_each(to_wake[number])

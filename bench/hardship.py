@@ -36,10 +36,11 @@ def flood(plan: Plan) -> None:
     who = ACTORCHAT.name
     seconds = 2 * plan.seconds if plan.quick else FLOOD_SECONDS
     report.ask(f"{alone.case}, flooded x not", flooded.case, who, (alone.case, who), 1.2, most=True)
-    for _ in plan.each_round("flood"):
+    for _ in plan.each_round("flood", steps=2):
         # A process makes both loads, so that neither disturbs the other in one case only. What is compared with floods
         # too, but itself: all that differs is what the server has to do with it.
         for runs in (alone, flooded):
+            plan.step(f"flood: {runs.case}")
             with TemporaryDirectory() as name, actorchat_on(Path(name), allowed=True) as (port, _):
                 sockets = chat_sockets(port, Path(name), QUIET_ROOMS, 2, 1)
                 if runs is flooded:
@@ -64,12 +65,14 @@ def resume(plan: Plan) -> None:
     rooms, members = (10, 100) if plan.quick else (50, 200)
     runs = plan.report.runs(f"{rooms * members:,} sockets resume {RESUMED} messages each", "s", less=True)
     plan.report.ask_value(f"{runs.case}, s", runs.case, SQLITE.name, 30.0, most=True)
-    for _ in plan.each_round("resume", long=True):
+    for _ in plan.each_round("resume", steps=2, long=True):
         with TemporaryDirectory() as name:
             folder = Path(name)
+            plan.step(f"resume: writing what {rooms * members:,} sockets will have missed")
             with actorchat_on(folder) as (port, _):
                 sockets = chat_sockets(port, folder, rooms, members, 1)
                 _say(port, sockets, members)
+            plan.step(f"resume: {rooms * members:,} sockets come back")
             with actorchat_on(folder) as (port, _):
                 back = [attrs.evolve(socket, path=f"{socket.path}?after=-1") for socket in sockets]
                 with open_load(port, back) as (_, connected):

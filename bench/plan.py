@@ -1,11 +1,7 @@
-"""Owns how a run is made: how often, how long, which servers; progress, and what can't be started.
-
-Knows no case: it starts servers and opens sockets for them.
-"""
+"""How a run is made: how often, how long, which servers; it shows progress, and says what can't be started."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,15 +9,33 @@ from contextlib import contextmanager
 import attrs
 import click
 import httpx
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from bench.load import Connected, Load, Socket, open_load
+from bench.noise import Noise, measure_noise
 from bench.report import Report
 from bench.servers import OURS, PEERS, Server, Target, Unavailable
 
-__all__ = ["Plan", "choose"]
+__all__ = ["Plan", "choose", "make_progress"]
 
 Measure = Callable[[Server, Target], None]
 OUR_NAMES = frozenset(server.name for server in OURS)
+
+
+def make_progress() -> Progress:
+    """A line for the current round on stderr, drawn when a step begins: no thread disturbs a measurement."""
+    console = Console(stderr=True)
+    return Progress(
+        TimeElapsedColumn(),
+        BarColumn(20),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}"),
+        console=console,
+        transient=True,
+        auto_refresh=False,
+        disable=not console.is_terminal,
+    )
 
 
 @attrs.define
@@ -33,18 +47,37 @@ class Plan:
     seconds: float
     quick: bool
     peers: tuple[Server, ...]
+    listen: Callable[[], Noise] = measure_noise
+    _progress: Progress = attrs.Factory(make_progress)
+    _task: TaskID | None = None
     _begin: float = attrs.Factory(time.monotonic)
 
     def named(self, *names: str) -> tuple[Server, ...]:
         """Those of the chosen peers."""
         return tuple(server for server in self.peers if server.name in names)
 
-    def each_round(self, what: str, *, long: bool = False) -> Iterator[int]:
-        """What takes `long`, and is not a matter of the moment, is done twice at most."""
+    def each_round(self, what: str, *, steps: int = 1, long: bool = False) -> Iterator[int]:
+        """What takes `long`, and is not a matter of the moment, is done twice at most.
+
+        A round has so many `steps`; say `step` as each begins. Before each round the machine's noise is measured.
+        """
         rounds = min(self.rounds, 2) if long else self.rounds
         for number in range(rounds):
-            self.tell(f"{what}: round {number + 1} of {rounds}")
-            yield number
+            noise = self.listen()
+            self.report.listen(noise)
+            loud = f", noisy: {noise}" if noise.too_noisy else ""
+            self.tell(f"{what}: round {number + 1} of {rounds}{loud}")
+            self._task = self._progress.add_task(what, total=steps + 1)
+            try:
+                yield number
+            finally:
+                self._progress.remove_task(self._task)
+                self._task = None
+
+    def step(self, text: str) -> None:
+        """Show that the next step of the round begins."""
+        if self._task is not None:
+            self._progress.update(self._task, description=text, advance=1, refresh=True)
 
     def measure(self, what: str, servers: Sequence[Server], *measures: Measure) -> None:
         """Round after round, each server in turn, so that a slow minute of the machine is everybody's.
@@ -53,11 +86,11 @@ class Plan:
         that can't be had, or fails, is left out from then on; if it is one of ours, the run has failed.
         """
         absent: set[str] = set()
-        for _ in self.each_round(what):
+        for _ in self.each_round(what, steps=len(servers) * len(measures)):
             for server in servers:
                 for measure in measures:
+                    self.step(f"{what}: {server.name}")
                     if server.name not in absent:
-                        self.tell(f"{what}: {server.name}", passing=True)
                         why = self._why_not(server, measure)
                         if why is not None:
                             absent.add(server.name)
@@ -75,13 +108,18 @@ class Plan:
             return f"failed: {failure}"
         return None
 
-    def tell(self, text: str, *, passing: bool = False) -> None:
-        """Progress, with the time so far. What is `passing` is shown where the next line can be written over it."""
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the progress of rounds inside the block, where stderr is a terminal."""
+        with self._progress:
+            yield
+
+    def tell(self, text: str) -> None:
+        """A line on stderr, with the time so far."""
         seconds = int(time.monotonic() - self._begin)
-        over = sys.stderr.isatty()
-        if over or not passing:
-            start, end = ("\r\x1b[K", "") if over else ("", "\n")
-            print(f"{start}[{seconds // 60:2}:{seconds % 60:02}] {text}", end=end, file=sys.stderr, flush=True)
+        self._progress.console.print(
+            f"[{seconds // 60:2}:{seconds % 60:02}] {text}", markup=False, highlight=False, soft_wrap=True
+        )
 
     @contextmanager
     def sockets(self, target: Target, rooms: int, members: int, writers: int) -> Iterator[tuple[Load, Connected]]:

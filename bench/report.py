@@ -1,7 +1,4 @@
-"""Owns what is shown of a run: one table of figures, the bars with their verdicts, JSON, Markdown and plots.
-
-Knows no server and measures nothing.
-"""
+"""What is shown of a run: one table of figures, the bars with their verdicts, JSON, Markdown and plots."""
 
 from __future__ import annotations
 
@@ -19,6 +16,8 @@ import trio
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from bench.noise import Noise, typical
 
 __all__ = ["Bar", "Figure", "Report", "Runs"]
 
@@ -61,7 +60,7 @@ class Runs:
 class Bar:
     """What is asked: a value, mostly a ratio of two figures of one round, whose median is at least or at most `bound`.
 
-    Without `values` it was not measured, and `missing` says why.
+    Without `values` it was not measured, and `missing` says why. `noise` says why the machine was too noisy to judge.
     """
 
     what: str
@@ -69,6 +68,7 @@ class Bar:
     bound: float
     at_least: bool = True
     missing: str = ""
+    noise: str = ""
 
     @property
     def value(self) -> float | None:
@@ -76,7 +76,7 @@ class Bar:
 
     @property
     def held(self) -> bool | None:
-        if self.value is None or self.missing:
+        if self.value is None or self.missing or self.noise:
             return None
         return self.value >= self.bound if self.at_least else self.value <= self.bound
 
@@ -86,8 +86,10 @@ class Bar:
 
     @property
     def verdict(self) -> str:
-        if self.held is None:
+        if self.value is None or self.missing:
             return f"not measured: {self.missing}"
+        if self.noise:
+            return "too noisy to judge"
         return "held" if self.held else "NOT HELD"
 
 
@@ -99,12 +101,17 @@ class _Ask:
     yardstick: tuple[str, str] | None
     bound: float
     at_least: bool
-    noise: tuple[str, str] | None = None
+    noise: tuple[str, str] | None
+    timed: bool
+    part: str
 
 
 @attrs.define
 class Report:
-    """Cases say first what they measure and what is asked, then measure: what fails on the way costs nothing else."""
+    """Cases say first what they measure and what is asked, then measure: what fails on the way costs nothing else.
+
+    Bars on times and rates are judged by how noisy the machine was in their part of the run.
+    """
 
     command: str = attrs.Factory(lambda: " ".join(["python -m bench", *sys.argv[1:]]))
     failed: list[str] = attrs.Factory(list)
@@ -112,6 +119,16 @@ class Report:
     _runs: list[Runs] = attrs.Factory(list)
     _asks: list[_Ask] = attrs.Factory(list)
     _left_out: dict[str, str] = attrs.Factory(dict)
+    _part: str = ""
+    _noise: dict[str, list[Noise]] = attrs.Factory(dict)
+
+    def begin(self, part: str) -> None:
+        """What is asked and measured from here on belongs to that part of the run."""
+        self._part = part
+
+    def listen(self, noise: Noise) -> None:
+        """The machine made this noise just now."""
+        self._noise.setdefault(self._part, []).append(noise)
 
     def runs(self, case: str, unit: str, *, less: bool = False) -> Runs:
         """A case whose figures will come; `less`: less is better."""
@@ -133,7 +150,7 @@ class Report:
         self, what: str, case: str, who: str, yardstick: tuple[str, str], bound: float, *, most: bool = False
     ) -> None:
         """A bar on the ratio of two figures, round by round: a slow minute of the machine is in both."""
-        self._asks.append(_Ask(what, case, who, yardstick, bound, not most))
+        self._asks.append(_Ask(what, case, who, yardstick, bound, not most, None, True, self._part))
 
     def ask_value(
         self,
@@ -144,13 +161,24 @@ class Report:
         *,
         most: bool = False,
         noise: tuple[str, str] | None = None,
+        timed: bool = True,
     ) -> None:
-        """A bar on a figure itself. It says nothing where the `noise`, a figure of the same unit, is above it."""
-        self._asks.append(_Ask(what, case, who, None, bound, not most, noise))
+        """A bar on a figure itself. It says nothing where the `noise`, a figure of the same unit, is above it.
+
+        Without `timed` the figure is no matter of time, as memory is: a busy machine does not disturb it.
+        """
+        self._asks.append(_Ask(what, case, who, None, bound, not most, noise, timed, self._part))
 
     @property
     def bars(self) -> list[Bar]:
-        return [self._bar(ask) for ask in self._asks]
+        return [attrs.evolve(self._bar(ask), noise=self._noise_of(ask)) for ask in self._asks]
+
+    def _noise_of(self, ask: _Ask) -> str:
+        samples = self._noise.get(ask.part)
+        if not samples or not ask.timed:
+            return ""
+        noise = typical(samples)
+        return str(noise) if noise.too_noisy else ""
 
     def _bar(self, ask: _Ask) -> Bar:
         ours = self.figure(ask.case, ask.who)
@@ -192,8 +220,9 @@ class Report:
             console.print(line, markup=False, highlight=False)
 
     def _notes(self) -> list[str]:
+        noise = [f"noise{f' in {part}' if part else ''}: {typical(heard)}" for part, heard in self._noise.items()]
         left_out = [f"left out: {who}: {why}" for who, why in self._left_out.items()]
-        return left_out + [f"FAILED: {line}" for line in self.failed]
+        return noise + left_out + [f"FAILED: {line}" for line in self.failed]
 
     def _table(self) -> Table:
         table = Table("", "who", title=_machine(), title_justify="left")
@@ -228,7 +257,8 @@ class Report:
         data = {"command": self.command, "machine": _machine(), "left_out": self._left_out, "failed": self.failed}
         figures = [attrs.asdict(each) | {"median": each.median} for each in self.figures]
         bars = [attrs.asdict(each) | {"value": each.value, "held": each.held} for each in self.bars]
-        return json.dumps(data | {"figures": figures, "bars": bars}, indent=2) + "\n"
+        noise = {part: attrs.asdict(typical(heard)) for part, heard in self._noise.items()}
+        return json.dumps(data | {"noise": noise, "figures": figures, "bars": bars}, indent=2) + "\n"
 
     def markdown(self) -> str:
         """The run as a page's part: command, machine, table, bars."""

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from bench.noise import Noise
 from bench.plan import choose
 from bench.report import Report
 
@@ -45,6 +46,42 @@ def test_a_bar_below_the_noise_of_its_figure_is_not_measured() -> None:
     made.runs("noise", "KiB").add("two alike", 4.5)
     made.ask_value("KiB", "idle", "actorchat", 4.0, most=True, noise=("noise", "two alike"))
     assert made.bars[0].verdict == "not measured: the noise is 4.5"
+
+
+QUIET, LOUD = Noise(0.05, 0.01, 0.0), Noise(0.9, 0.5, 0.0)
+
+
+def test_on_a_noisy_machine_a_bar_on_times_is_not_judged_and_one_on_memory_is() -> None:
+    made = report()
+    made.begin("rooms")
+    made.ask("x ws", "rooms", "actorchat", ("rooms", "ws"), 1.8)
+    made.ask_value("KiB", "idle", "actorchat", 6.0, most=True, timed=False)
+    made.ask_value("KiB", "idle", "nobody", 6.0)
+    for noise in (LOUD, QUIET, LOUD):
+        made.listen(noise)
+    made.begin("later")
+    made.ask("x ws, later", "rooms", "actorchat", ("rooms", "ws"), 1.8)
+    made.listen(QUIET)
+    loud, memory, missing, quiet = made.bars
+    assert loud.verdict == "too noisy to judge"
+    assert (loud.value, loud.held, memory.held, quiet.held) == (1.8, None, True, True)
+    assert missing.verdict.startswith("not measured: ")
+    assert "- noise in rooms: one loop in ten took 90% longer, others used 50%, 0% was stolen" in made.markdown()
+    assert json.loads(made.json())["noise"]["later"] == {"spread": 0.05, "others": 0.01, "steal": 0.0}
+
+
+def test_one_noisy_moment_of_a_run_hides_no_verdict() -> None:
+    made = report()
+    made.ask("x ws", "rooms", "actorchat", ("rooms", "ws"), 1.8)
+    for noise in (QUIET, LOUD, QUIET):
+        made.listen(noise)
+    assert made.bars[0].held
+
+
+@pytest.mark.parametrize("noise", [Noise(0.3, 0, 0), Noise(0, 0.3, 0), Noise(0, 0, 0.1)])
+def test_a_loop_that_varies_other_processes_and_stolen_time_are_noise(noise: Noise) -> None:
+    assert noise.too_noisy
+    assert not QUIET.too_noisy
 
 
 def test_a_bar_is_asked_before_what_it_is_about_is_measured() -> None:
