@@ -1,4 +1,4 @@
-"""Owns what is measured of bad days: a socket that floods, and everybody coming back after a restart."""
+"""Measures bad days: a socket that floods, everybody reconnecting after a restart, requests that are never finished."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import httpx
 from bench.load import Socket, open_load
 from bench.plan import Plan
 from bench.servers import ACTORCHAT, SQLITE, actorchat_on, chat_sockets
+from bench.unfinished import allow_open_files, newcomer, unfinished_heads
 
-__all__ = ["flood", "resume"]
+__all__ = ["flood", "newcomers", "resume"]
 
 QUIET_ROOMS = 100
 QUIET_RATE = 500
@@ -24,6 +25,8 @@ FLOOD_SECONDS = 6.0
 """3,000 quiet messages: of fewer, a p99 is a handful, and they are the disk's worst rather than the server's."""
 RESUMED = 20
 """Messages that everybody missed."""
+HEADS = 2_000
+NEWCOMERS = 20
 
 
 def flood(plan: Plan) -> None:
@@ -80,6 +83,22 @@ def resume(plan: Plan) -> None:
                     if connected.deliveries != RESUMED * len(back):
                         raise RuntimeError(f"{connected.deliveries} messages came back, not {RESUMED * len(back)}")
                     runs.add(SQLITE.name, connected.settled, connected.cpu_share)
+
+
+def newcomers(plan: Plan) -> None:
+    """20 newcomers beside 2,000 unfinished requests of one address, and of 2,000: the longest wait."""
+    allow_open_files(2 * HEADS)
+    for addresses in (1, HEADS):
+        case = f"longest wait of a newcomer beside {HEADS:,} unfinished requests of {addresses:,} addresses"
+        runs = plan.report.runs(case, "s", less=True)
+        plan.report.ask_value(f"{case}, s", case, SQLITE.name, 1.0, most=True)
+        for _ in plan.each_round("newcomers", long=True):
+            with (
+                TemporaryDirectory() as name,
+                actorchat_on(Path(name)) as (port, _),
+                unfinished_heads(port, HEADS, addresses=addresses),
+            ):
+                runs.add(SQLITE.name, max(newcomer(port) for _ in range(NEWCOMERS)))
 
 
 def _say(port: int, sockets: list[Socket], members: int) -> None:

@@ -23,6 +23,7 @@ import trio
 from actorchat.cli.failing import BAD_SETTINGS, FAILED, fail, warn
 from actorchat.cli.options import settings_options
 from actorchat.cli.output import echo
+from actorchat.server.descriptors import raise_open_file_limit
 from actorchat.server.loading import load_settings, unknown_variables, wanted_log_format
 from actorchat.server.preparing import StartFailed
 from actorchat.server.settings import DEFAULT_DATA, InvalidSettings, Settings
@@ -85,6 +86,7 @@ def serve(config: Path | None, **options: object) -> None:
     configure_logging(settings.log_format)
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.set_threshold(*GC_THRESHOLDS)
+    raise_open_file_limit()
     try:
         drained = trio.run(_serve, settings)
     except InvalidSettings as error:

@@ -14,7 +14,7 @@ import h11
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
-from hypercorn.events import Closed, Event
+from hypercorn.events import Closed, Event, Updated
 from hypercorn.protocol import ProtocolWrapper
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.events import Response
@@ -70,6 +70,8 @@ class HttpServer:
         self._config = _make_config(keep_alive)
         self._context = WorkerContext(None)
         self._open: dict[_GuardedStream, _Connection] = {}
+        # In the order in which they became idle.
+        self._idle: dict[_Connection, None] = {}
         self._beginning = trio.Semaphore(BEGUN_AT_ONCE)
         self._none_open = trio.Event()
 
@@ -84,12 +86,14 @@ class HttpServer:
         guarded = _GuardedStream(stream)
         connection = _Connection(self._app, self._config, self._context, {}, guarded)  # type: ignore[arg-type] # duck-typed
         connection.beginning = self._beginning
+        connection.idle = self._idle
         self._open[guarded] = connection
         try:
             try:
                 await connection.run()
             finally:
                 del self._open[guarded]
+                self._idle.pop(connection, None)
                 if not self._open:
                     self._none_open.set()
             await connection.linger()
@@ -116,6 +120,15 @@ class HttpServer:
         """Cut off answers that are being sent: nothing else would, they are shielded from cancellation."""
         for guarded in self._open:
             guarded.abort()
+
+    def close_idle(self) -> bool:
+        """Have the connection closed that has been without a request for longest. False: each has one."""
+        if not self._idle:
+            return False
+        connection = next(iter(self._idle))
+        del self._idle[connection]
+        connection.close()
+        return True
 
     def __len__(self) -> int:
         return len(self._open)
@@ -288,9 +301,11 @@ class _Requests(H11Protocol):
 class _Connection(TCPServer):
     """Hypercorn's connection, for HTTP/1.1 only.
 
-    `upgrade` is the request for a websocket that it ended with, and what was read behind it.
+    `upgrade` is the request for a websocket that it ended with, and what was read behind it. It is in `idle` while it
+    has no request.
     """
 
+    idle: dict[_Connection, None]
     beginning: trio.Semaphore
     stream: _GuardedStream  # type: ignore[assignment] # duck-typed
     upgrade: bytes | None = None
@@ -325,7 +340,16 @@ class _Connection(TCPServer):
             # What it has asked for beyond this is not worth an answer, and an idle peer is not waited for.
             self._reading.cancel()
         else:
+            if isinstance(event, Updated):
+                if event.idle:
+                    self.idle[self] = None
+                else:
+                    self.idle.pop(self, None)
             await super().protocol_send(event)
+
+    def close(self) -> None:
+        """End the connection now, if it has no request."""
+        self._reading.cancel()
 
     async def _read_data(self) -> None:
         with self._reading:

@@ -6,18 +6,15 @@ Refuses to know proxies: behind one, all callers have the proxy's address.
 from __future__ import annotations
 
 from collections import OrderedDict
-from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Final
 
 from actorchat.chat.limits import TokenBucket
+from actorchat.transports.openings import site_of
 
 __all__ = ["AddressLimiter"]
 
 _KNOWN: Final = 10_000
 """Addresses with a bucket; over it the one not seen for longest starts with a full one again."""
-
-_SITE_PREFIX: Final = 64
-"""Bits of an IPv6 address that a provider gives one customer: the rest is theirs to make up."""
 
 
 class AddressLimiter:
@@ -31,7 +28,7 @@ class AddressLimiter:
         """Take one: 0, or the seconds until there is one again."""
         if not self._per_minute:
             return 0.0
-        site = _site(address)
+        site = site_of(address)
         bucket = self._buckets.get(site)
         if bucket is None:
             bucket = TokenBucket(self._per_minute / 60, max(1.0, self._per_minute), now)
@@ -40,15 +37,3 @@ class AddressLimiter:
                 self._buckets.popitem(last=False)
         self._buckets.move_to_end(site)
         return bucket.take(now)
-
-
-def _site(address: str) -> str:
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return address
-    if not isinstance(parsed, IPv6Address):
-        return address
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(IPv6Network((int(parsed), _SITE_PREFIX), strict=False))

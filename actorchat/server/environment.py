@@ -15,6 +15,7 @@ from typing import Protocol
 import attrs
 
 from actorchat.chat.model import Policy
+from actorchat.server.descriptors import connections_that_fit
 from actorchat.storage import Storage, open_store
 from actorchat.transports.kernel import KERNEL, Kernel
 from actorchat.transports.listener import bind
@@ -36,8 +37,9 @@ class Environment:
     """`wall` gives epoch seconds. `stopwatch` measures how long one pass of the reactor takes, in seconds.
 
     `random` makes ids and jitter; tokens' secrets never come from it. `listen` binds a host and port, as
-    `actorchat.transports.listener.bind` does. `sockets` are the bounds of each socket, `operations_in_flight` those of
-    the whole chat and `journal_capacity` those of the journal.
+    `actorchat.transports.listener.bind` does. `connections` says, when the server starts to listen, how many may be
+    open at a time (None = any number). `sockets` are the bounds of each socket, `operations_in_flight` those of the
+    whole chat and `journal_capacity` those of the journal.
     """
 
     wall: Callable[[], float] = time.time
@@ -46,6 +48,7 @@ class Environment:
     kernel: Kernel = KERNEL
     listen: Callable[[str, int], Awaitable[tuple[socket.socket, ...]]] = bind
     open_store: OpenStore = open_store
+    connections: Callable[[], int | None] = connections_that_fit
     sockets: Limits = attrs.field(factory=Limits)
     operations_in_flight: int = 20_000
     journal_capacity: int = 10_000

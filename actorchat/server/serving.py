@@ -313,6 +313,8 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
             door=SocketDoor(door, origins),
             http=_http_side(http),
             tls=tls,
+            max_connections=environment.connections(),
+            close_idle=http.close_idle,
             kernel=environment.kernel,
         )
         state.listener, state.port = listener, listener.port

@@ -39,13 +39,21 @@ def _move(sock: socket.socket) -> socket.socket:
     return moved
 
 
+def _has_unread(sock: socket.socket) -> bool:
+    try:
+        return bool(sock.recv(1, socket.MSG_PEEK))
+    except OSError:
+        return False
+
+
 @attrs.frozen(kw_only=True)
 class Kernel:
     """What transports ask of the operating system beside the methods of a socket.
 
     The first three fields are the functions of that name in `trio.lowlevel`. `selector` makes what a reactor waits
     on; its descriptor is waited for with `wait_readable`. `stream` wraps an accepted socket for HTTP and TLS. `move`
-    returns the same connection as another socket object and leaves the given one closed.
+    returns the same connection as another socket object and leaves the given one closed. `has_unread` says whether
+    bytes of the peer have arrived that nobody has read.
     """
 
     wait_readable: Callable[[socket.socket | int], Awaitable[None]] = trio.lowlevel.wait_readable
@@ -54,6 +62,7 @@ class Kernel:
     selector: Callable[[], Selector] = selectors.DefaultSelector
     stream: Callable[[socket.socket], trio.SocketStream] = _stream
     move: Callable[[socket.socket], socket.socket] = _move
+    has_unread: Callable[[socket.socket], bool] = _has_unread
 
 
 KERNEL: Final = Kernel()

@@ -10,7 +10,9 @@ import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from http import HTTPStatus
+from math import inf
 from typing import Final, Protocol
 
 import attrs
@@ -23,6 +25,8 @@ from actorchat.transports.head import BadHead, HeadReader, RequestHead, Upgrade,
 from actorchat.transports.http_stream import HttpStream, TlsHttpStream
 from actorchat.transports.kernel import KERNEL, Kernel
 from actorchat.transports.lines import Line, SocketLine, StreamLine
+from actorchat.transports.notices import Notice
+from actorchat.transports.openings import Openings
 from actorchat.transports.ports import Admission
 
 __all__ = ["Door", "HttpSide", "Listener", "Rejection", "UpgradeSide", "bind"]
@@ -39,6 +43,13 @@ _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.
 _CLOSED: Final = frozenset({errno.EBADF, errno.ENOTSOCK, errno.EINVAL})
 _HANDSHAKE_SECONDS: Final = 10.0
 _REPLY_SECONDS: Final = 2.0
+_HEAD_GRACE: Final = 0.25
+"""Seconds that a connection has for its head, however many others wait."""
+_NEWCOMERS_A_SECOND: Final = 4_096
+"""So many are accepted even if all of them are silent: where few may be opening, each has less time."""
+_CANDIDATES: Final = 16
+_TURNED_AWAY_BYTES: Final = 65_536
+_RAISE_IT: Final = "raise the limit for open files: `ulimit -n`, LimitNOFILE= of systemd, --ulimit nofile= of docker"
 
 
 @attrs.frozen(kw_only=True)
@@ -70,6 +81,10 @@ class UpgradeSide(Protocol):
     """The transport that websockets are handed to."""
 
     nursery: trio.Nursery
+
+    @property
+    def untasked(self) -> int:
+        """The websockets that are open although `serve` has returned."""
 
     def serve(self, line: Line, upgrade: Upgrade, admission: Admission) -> Awaitable[None] | None:
         """Open a websocket on `line`. None: no task is needed for it any more; else the rest has to be awaited."""
@@ -103,20 +118,19 @@ async def bind(host: str, port: int) -> tuple[socket.socket, ...]:
     return tuple(bound)
 
 
-@attrs.define(slots=True)
+@attrs.define(slots=True, eq=False)
 class _Opening:
-    """One accepted connection; `slot` until it is known what it is for."""
+    """One accepted connection. Cancelling `waiting` ends its wait for a head, and with it the connection.
+
+    `since` is when it began to wait.
+    """
 
     line: Line
+    socket: socket.socket
     http: Callable[[bytes], HttpStream | TlsHttpStream]
     handshake: Callable[[], Awaitable[None]] | None
-    slot: trio.Semaphore | None
-
-    def known(self) -> None:
-        """It is known what the connection is for: it doesn't count as opening any more."""
-        slot, self.slot = self.slot, None
-        if slot is not None:
-            slot.release()
+    waiting: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    since: float = inf
 
 
 class Listener:
@@ -131,17 +145,38 @@ class Listener:
         http: HttpSide,
         tls: ssl.SSLContext | None = None,
         max_opening: int = 1_024,
+        max_connections: int | None = None,
+        close_idle: Callable[[], bool] = lambda: False,
         kernel: Kernel = KERNEL,
     ) -> None:
-        """`max_opening` connections at most are between accept and a whole head; more wait in the kernel."""
+        """Newcomers don't wait for peers that say nothing.
+
+        At most `max_opening` connections, or half of `max_connections` if that is less, are between accept and a whole
+        head. For one more the oldest of the address with the most is closed. As many upgrades wait for the door;
+        newcomers wait for those in the kernel.
+
+        At most `max_connections` are open at all, None = any number. For one more a connection without a whole head is
+        closed, else `close_idle` closes one; if it returns False the newcomer gets a 503.
+        """
         self._sockets = tuple(sockets)
         self._transport = transport
         self._door = door
         self._http = http
         self._tls = tls
         self._kernel = kernel
-        self._max_opening = max_opening
-        self._opening = trio.Semaphore(max_opening)
+        # Peers that say nothing never take all that may be open.
+        self._max_opening = max_opening if max_connections is None else max(1, min(max_opening, max_connections // 2))
+        # Over TLS a head takes round trips, else mostly none.
+        self._grace = _HEAD_GRACE if tls is not None else min(_HEAD_GRACE, self._max_opening / _NEWCOMERS_A_SECOND)
+        self._max_connections = max_connections
+        self._close_idle = close_idle
+        self._openings = Openings[_Opening]()
+        self._tasks = 0
+        self._judging = 0
+        self._newcomers = trio.lowlevel.ParkingLot()
+        self._crowded = Notice(_logger)
+        self._full = Notice(_logger)
+        self._exhausted = Notice(_logger)
 
     @property
     def port(self) -> int:
@@ -151,7 +186,12 @@ class Listener:
     @property
     def opening(self) -> int:
         """Connections between accept and a whole head."""
-        return self._max_opening - self._opening.value
+        return len(self._openings)
+
+    @property
+    def connections(self) -> int:
+        """Open connections of every kind."""
+        return self._tasks + self._transport.untasked
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Accept until `close`, then return when every connection has ended.
@@ -179,12 +219,9 @@ class Listener:
                 await self._kernel.wait_readable(listening)
                 while True:
                     for _ in range(_ACCEPTED_A_TURN):
-                        await self._acquire()
-                        try:
-                            sock, address = listening.accept()
-                        except BaseException:
-                            self._opening.release()
-                            raise
+                        if self._judging >= self._max_opening or len(self._openings) > self._max_opening:
+                            await self._wait_for_room()
+                        sock, address = listening.accept()
                         self._take(sock, _peer(address), nursery)
                     await trio.lowlevel.checkpoint()
             except BlockingIOError:
@@ -195,22 +232,27 @@ class Listener:
                 if listening.fileno() == -1 or error.errno in _CLOSED:
                     return
                 if error.errno in _EXHAUSTED:
-                    _logger.warning("no connection can be accepted now: %s", error)
+                    self._exhausted(
+                        "no connection can be accepted (%s) while %d are open; %s", error, self.connections, _RAISE_IT
+                    )
+                    self._make_room()
                     await trio.sleep(_PAUSE)
 
-    async def _acquire(self) -> None:
-        try:
-            self._opening.acquire_nowait()
-        except trio.WouldBlock:
-            await self._opening.acquire()
+    async def _wait_for_room(self) -> None:
+        """Return when one more connection may be opening: mostly at once, because another is closed for it."""
+        while self._judging >= self._max_opening or (len(self._openings) > self._max_opening and not self._evict()):
+            with trio.move_on_after(self._grace):
+                await self._newcomers.park()
 
     def _take(self, sock: socket.socket, peer: str, nursery: trio.Nursery) -> None:
         """Do at once what can be: often that is all, and the connection never costs a task."""
+        if self._max_connections is not None and self.connections >= self._max_connections and not self._make_room():
+            self._turn_away(sock)
+            return
         try:
             opening = self._open(sock)
         except Exception:  # it was reset between accept and now
             _logger.debug("connection of %s ended before it was open", peer, exc_info=True)
-            self._opening.release()
             sock.close()
             return
         try:
@@ -218,10 +260,47 @@ class Listener:
         except Exception:
             _logger.exception("connection of %s failed", peer)
             serving = opening.line.reset()
-        if serving is None:
-            opening.known()
-        else:
+        if serving is not None:
+            self._tasks += 1
             nursery.start_soon(self._connection, opening, serving, peer)
+
+    def _make_room(self) -> bool:
+        """Have a connection closed that nothing is lost with, the next time that tasks run. False if there is none."""
+        return self._evict() or self._close_idle()
+
+    def _evict(self) -> bool:
+        """Have a connection closed whose peer has been silent or slow in its head. False: there is none."""
+        openings, now = self._openings, trio.current_time()
+        for _ in range(min(_CANDIDATES, len(openings))):
+            opening = openings.choose()
+            if now < opening.since + self._grace:
+                return False
+            if self._kernel.has_unread(opening.socket):
+                # It is this server that is slow.
+                openings.postpone(opening)
+                continue
+            self._crowded(
+                "%d connections of %d addresses have not sent a whole request (%s has %d); the oldest ones of the "
+                "address with the most are closed for newcomers",
+                len(openings),
+                openings.addresses,
+                *openings.most,
+            )
+            openings.discard(opening)
+            opening.waiting.cancel()
+            return True
+        return False
+
+    def _turn_away(self, sock: socket.socket) -> None:
+        """Answer 503 as far as that takes no time, and close."""
+        self._full("%d connections are open, no more are allowed: newcomers get 503; %s", self.connections, _RAISE_IT)
+        with sock, suppress(OSError):
+            sock.setblocking(False)
+            if self._tls is None:
+                # Unread bytes would make a reset of the close, and the peer might not read the answer.
+                with suppress(BlockingIOError):
+                    sock.recv(_TURNED_AWAY_BYTES)
+                sock.send(_FULL)
 
     def _begin(self, opening: _Opening, peer: str) -> _Serving | None:
         """Serve a connection as far as nothing has to be waited for."""
@@ -237,6 +316,8 @@ class Listener:
                 return _refuse_head(line, bad)
             if head is not None:
                 return self._decide(opening, peer, head)
+        opening.since = trio.current_time()
+        self._openings.add(opening, peer)
         return self._route(opening, peer, line.receive, reader)
 
     async def _connection(self, opening: _Opening, serving: _Serving | None, peer: str) -> None:
@@ -248,7 +329,8 @@ class Listener:
         except Exception:
             _logger.exception("connection of %s failed", peer)
         finally:
-            opening.known()
+            self._openings.discard(opening)
+            self._tasks -= 1
             await opening.line.reset()
 
     def _open(self, sock: socket.socket) -> _Opening:
@@ -259,34 +341,38 @@ class Listener:
         nursery, kernel = self._transport.nursery, self._kernel
         if self._tls is None:
             line = SocketLine(sock, nursery, kernel)
-            return _Opening(line, lambda replay: HttpStream(kernel.stream(sock), replay), None, self._opening)
+            return _Opening(line, sock, lambda replay: HttpStream(kernel.stream(sock), replay), None)
         stream = trio.SSLStream(kernel.stream(sock), self._tls, server_side=True, https_compatible=True)
         return _Opening(
             StreamLine(stream, nursery, sock),
+            sock,
             lambda replay: TlsHttpStream(stream, replay),
             stream.do_handshake,
-            self._opening,
         )
 
     async def _route(
         self, opening: _Opening, peer: str, receive: Callable[[], Awaitable[bytes]], reader: HeadReader
     ) -> _Serving | None:
         """Read the head; what is returned serves the connection and holds only what it needs."""
+        head = None
         try:
-            if opening.handshake is not None:
-                # One that is done is not done again.
-                with trio.fail_after(_HANDSHAKE_SECONDS):
-                    await opening.handshake()
-            head = await read_head(receive, reader)
+            with opening.waiting:
+                if opening.handshake is not None:
+                    # One that is done is not done again.
+                    with trio.fail_after(_HANDSHAKE_SECONDS):
+                        await opening.handshake()
+                head = await read_head(receive, reader)
         except BadHead as bad:
             return _refuse_head(opening.line, bad)
         except trio.TooSlowError:
             return None
+        finally:
+            self._openings.discard(opening)
+            self._newcomers.unpark_all()
         return None if head is None else self._decide(opening, peer, head)
 
     def _decide(self, opening: _Opening, peer: str, head: RequestHead) -> _Serving | None:
         if not head.is_websocket_upgrade:
-            opening.known()
             return self._serve_http(opening, peer, head)
         try:
             upgrade = head.upgrade(select_subprotocol(head.subprotocols)[0])
@@ -304,15 +390,18 @@ class Listener:
     async def _wait_for(
         self, asked: Awaitable[Admission | Rejection], opening: _Opening, upgrade: Upgrade
     ) -> _Serving | None:
+        self._judging += 1
         try:
             verdict = await asked
         except Exception:
             await _reply(opening.line, 500, _FAILED)
             raise
+        finally:
+            self._judging -= 1
+            self._newcomers.unpark_all()
         return self._follow(opening, upgrade, verdict)
 
     def _follow(self, opening: _Opening, upgrade: Upgrade, verdict: Admission | Rejection) -> _Serving | None:
-        opening.known()
         if isinstance(verdict, Admission):
             return self._transport.serve(opening.line, upgrade, verdict)
         if verdict.close_code is not None:
@@ -338,6 +427,7 @@ class Listener:
             known, read = read, b""
             return known
 
+        opening.waiting = trio.CancelScope()
         return self._route(opening, peer, receive, HeadReader())
 
 
@@ -373,3 +463,8 @@ async def _refuse(line: Line, upgrade: Upgrade, code: int, reason: str) -> None:
 
 
 _FAILED: Final = _error_body("server_failed", "the server failed")
+_OVERLOADED: Final = _error_body("overloaded", "too many connections are open; try again later")
+_FULL: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+    b"Retry-After: 5\r\nConnection: close\r\n\r\n%s" % (len(_OVERLOADED), _OVERLOADED)
+)

@@ -40,6 +40,11 @@ class WebsocketTransport:
         self._application = application
         self._limits = limits
 
+    @property
+    def untasked(self) -> int:
+        """None is open without the task that serves it."""
+        return 0
+
     async def serve(self, line: Line, upgrade: Upgrade, admission: Admission) -> None:
         """Open a websocket on `line`, join, deliver input; returns when the socket has ended and is closed.
 

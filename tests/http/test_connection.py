@@ -368,6 +368,20 @@ async def test_abort_cuts_off_a_peer_that_takes_no_answer(autojump_clock: MockCl
         assert trio.current_time() == 0
 
 
+async def test_the_connection_that_is_idle_for_longest_can_be_closed(autojump_clock: MockClock) -> None:
+    async with connected() as client:
+        assert not client.server.close_idle()
+        await client.send(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        await trio.testing.wait_all_tasks_blocked()
+        assert not client.server.close_idle()
+        assert (await client.answer()).startswith(b"HTTP/1.1 200")
+        await trio.testing.wait_all_tasks_blocked()
+        assert client.server.close_idle()
+        assert await client.is_closed()
+        assert not client.server.close_idle()
+        assert trio.current_time() == 1
+
+
 async def test_draining_closes_idle_connections(autojump_clock: MockClock) -> None:
     async with connected() as client:
         await client.send(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")

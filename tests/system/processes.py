@@ -38,11 +38,12 @@ def token(role: Role, user_id: int, ttl: float = 3600) -> str:
 class ServerProcess:
     """`actorchat serve` with SQLite in `folder`, that transport and every rate limit off; nothing runs until `start`.
 
-    Every method blocks its thread.
+    `open_files` is its hard limit for them. Every method blocks its thread.
     """
 
-    def __init__(self, folder: Path, transport: str = "auto") -> None:
+    def __init__(self, folder: Path, transport: str = "auto", open_files: int | None = None) -> None:
         self.port = 0
+        self._limit = [] if open_files is None else ["sh", "-c", f'ulimit -n {open_files} && exec "$@"', "sh"]
         self._folder = folder
         self._log = folder.with_name(f"{folder.name}.log")
         self._environment = {
@@ -72,7 +73,11 @@ class ServerProcess:
         assert self._process is None, "it runs already"
         with self._log.open("a") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "actorchat", "serve", "--port", str(self.port), "--data", str(self._folder)],
+                [
+                    *self._limit,
+                    *(sys.executable, "-m", "actorchat", "serve"),
+                    *("--port", str(self.port), "--data", str(self._folder)),
+                ],
                 cwd=Path(actorchat.__file__).parents[1],
                 env=self._environment,
                 stdout=subprocess.PIPE,
@@ -123,9 +128,9 @@ class ServerProcess:
 
 
 @contextmanager
-def server_process(folder: Path, transport: str = "auto") -> Iterator[ServerProcess]:
+def server_process(folder: Path, transport: str = "auto", open_files: int | None = None) -> Iterator[ServerProcess]:
     """A server that runs, and is gone after the block."""
-    server = ServerProcess(folder, transport)
+    server = ServerProcess(folder, transport, open_files)
     try:
         server.start()
         yield server

@@ -6,10 +6,12 @@ import errno
 import gc
 import logging
 import socket
+import sys
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import attrs
 import pytest
 import trio
 import trio.testing
@@ -20,6 +22,7 @@ from actorchat.testing import RawPeer, RecordingApplication, admission_of
 from actorchat.testing._peers import frame_of
 from actorchat.testing._transports import until
 from actorchat.transports.head import RequestHead
+from actorchat.transports.kernel import KERNEL, Kernel
 from actorchat.transports.listener import Door, Listener, Rejection, bind
 from actorchat.transports.ports import Admission, Limits, Receiver
 from tests.transports.harness import OPENERS, SocketDialer, echo_http, open_sockets, read_all
@@ -174,26 +177,168 @@ async def test_a_slow_head_gets_408(transport: str, mock_clock: trio.testing.Moc
         assert (await read_all(stream)).startswith(b"HTTP/1.1 408")
 
 
+@asynccontextmanager
+async def crowded(
+    dialer: SocketDialer,
+    *,
+    max_opening: int = 1,
+    max_connections: int | None = None,
+    close_idle: Callable[[], bool] = lambda: False,
+    door: Door | None = None,
+    kernel: Kernel = KERNEL,
+) -> AsyncIterator[Listener]:
+    """The dialer's next connections come to a listener with these bounds."""
+    dialer.listener.close()
+    listener = dialer.listener = Listener(
+        await bind("127.0.0.1", 0),
+        transport=dialer.transport,
+        door=door or dialer.door,
+        http=echo_http,
+        max_opening=max_opening,
+        max_connections=max_connections,
+        close_idle=close_idle,
+        kernel=kernel,
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(listener.serve)
+        yield listener
+        nursery.cancel_scope.cancel()
+
+
+HALF = b"GET / HTTP/1.1\r\nHo"
+REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+async def silent(dialer: SocketDialer, address: str = "127.0.0.1") -> trio.SocketStream:
+    """A connection from `address` with half a head, which the listener has taken."""
+    stream = await trio.open_tcp_stream("127.0.0.1", dialer.listener.port, local_address=address)
+    await stream.send_all(HALF)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    return stream
+
+
+async def is_cut(stream: trio.SocketStream) -> bool:
+    """Whether it is reset within a second."""
+    with trio.move_on_after(1):
+        try:
+            return not await stream.receive_some()
+        except trio.BrokenResourceError:
+            return True
+    return False
+
+
 @BOTH
-async def test_connections_over_the_cap_wait_their_turn(transport: str) -> None:
-    async with opened(transport) as dialer:
-        dialer.listener.close()
-        sockets = await bind("127.0.0.1", 0)
-        listener = Listener(sockets, transport=dialer.transport, door=dialer.door, http=echo_http, max_opening=1)
-        dialer.listener = listener
-        async with trio.open_nursery() as nursery:
-            await nursery.start(listener.serve)
-            slow = await dialer.connect()
-            await slow.send_all(b"GET / HT")
-            quick = await dialer.connect()
-            await quick.send_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-            with trio.move_on_after(0.05) as waited:
-                await quick.receive_some()
-            assert waited.cancelled_caught
-            await slow.aclose()
-            assert (await read_all(quick)).startswith(b"HTTP/1.1 200")
-            await quick.aclose()
-            listener.close()
+async def test_for_one_peer_too_many_that_is_silent_the_oldest_is_closed(
+    transport: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(transport) as dialer, crowded(dialer, max_opening=2) as listener:
+        peers = [await silent(dialer) for _ in range(3)]
+        assert await is_cut(peers[0])
+        assert listener.opening == 2
+        assert (await answer_to(dialer, REQUEST)).startswith(b"HTTP/1.1 200")
+        for peer in peers[1:]:
+            await peer.send_all(REQUEST[len(HALF) :])
+            assert (await read_all(peer)).startswith(b"HTTP/1.1 200")
+        await until(lambda: listener.connections == 0, "all are gone")
+        for peer in peers:
+            await trio.aclose_forcefully(peer)
+    (line,) = caplog.messages
+    assert "3 connections of 1 addresses have not sent a whole request (127.0.0.1 has 3)" in line
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
+@BOTH
+async def test_an_address_with_many_silent_peers_displaces_its_own(transport: str) -> None:
+    async with opened(transport) as dialer, crowded(dialer, max_opening=4):
+        alone = await silent(dialer, "127.0.0.7")
+        many = [await silent(dialer) for _ in range(10)]
+        await alone.send_all(REQUEST[len(HALF) :])
+        assert (await read_all(alone)).startswith(b"HTTP/1.1 200")
+        assert [await is_cut(peer) for peer in many[:5]] == [True] * 5
+        for peer in (alone, *many):
+            await trio.aclose_forcefully(peer)
+
+
+@BOTH
+async def test_a_peer_whose_bytes_the_server_has_not_read_is_not_closed(transport: str) -> None:
+    waiting: list[int] = []
+    kernel = attrs.evolve(KERNEL, has_unread=lambda sock: sock.getpeername()[1] in waiting)
+    async with opened(transport) as dialer, crowded(dialer, kernel=kernel):
+        quick = await silent(dialer)
+        waiting.append(quick.socket.getsockname()[1])
+        other = await silent(dialer)
+        assert (await answer_to(dialer, REQUEST)).startswith(b"HTTP/1.1 200")
+        assert await is_cut(other)
+        await quick.send_all(REQUEST[len(HALF) :])
+        assert (await read_all(quick)).startswith(b"HTTP/1.1 200")
+        for peer in (quick, other):
+            await trio.aclose_forcefully(peer)
+
+
+@BOTH
+async def test_newcomers_wait_while_the_door_has_enough_to_judge(transport: str) -> None:
+    asked, decide = trio.Event(), trio.Event()
+
+    async def door(head: RequestHead, peer: str) -> Rejection:
+        asked.set()
+        await decide.wait()
+        return Rejection(status=403)
+
+    async with (
+        opened(transport) as dialer,
+        crowded(dialer, door=door) as listener,
+        await dialer.connect() as first,
+        await dialer.connect() as second,
+    ):
+        await first.send_all(UPGRADE)
+        await asked.wait()
+        assert listener.opening == 0
+        await second.send_all(REQUEST)
+        with trio.move_on_after(0.05) as waited:
+            await second.receive_some()
+        assert waited.cancelled_caught
+        decide.set()
+        assert (await read_all(first)).startswith(b"HTTP/1.1 403")
+        assert (await read_all(second)).startswith(b"HTTP/1.1 200")
+
+
+@BOTH
+async def test_with_no_descriptor_to_spare_newcomers_get_503_and_one_line_says_why(
+    transport: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        opened(transport) as dialer,
+        crowded(dialer, max_connections=2) as listener,
+        dialer.dial(admission_of(1)) as one,
+        dialer.dial(admission_of(2)) as other,
+    ):
+        await until(lambda: listener.connections == 2, "both are open")
+        for _ in range(3):
+            answer = await answer_to(dialer, REQUEST)
+            assert answer.startswith(b"HTTP/1.1 503")
+            assert b"Retry-After: " in answer
+            assert b'"overloaded"' in answer
+        await one.vanish()
+        await until(lambda: listener.connections == 1, "one is gone")
+        assert (await answer_to(dialer, REQUEST)).startswith(b"HTTP/1.1 200")
+        await other.send_text('{"type":"x","data":{}}')
+    (line,) = caplog.messages
+    assert line.startswith("2 connections are open, no more are allowed")
+    assert "ulimit -n" in line
+
+
+@BOTH
+async def test_for_a_descriptor_an_idle_connection_is_closed(transport: str) -> None:
+    idle = [1]
+    async with (
+        opened(transport) as dialer,
+        crowded(dialer, max_connections=2, close_idle=lambda: bool(idle.pop())) as listener,
+        dialer.dial(admission_of(1)),
+        dialer.dial(admission_of(2)),
+    ):
+        await until(lambda: listener.connections == 2, "both are open")
+        assert (await answer_to(dialer, REQUEST)).startswith(b"HTTP/1.1 200")
+    assert not idle
 
 
 class Exhausted:
@@ -266,7 +411,7 @@ async def test_a_client_that_goes_in_the_handshake_leaves_no_session_and_delays_
 async def test_running_out_of_descriptors_is_survived(transport: str, caplog: pytest.LogCaptureFixture) -> None:
     async with opened(transport) as dialer:
         (sock,) = await bind("127.0.0.1", 0)
-        flaky = Exhausted(sock, errno.ECONNABORTED, errno.EMFILE)
+        flaky = Exhausted(sock, errno.ECONNABORTED, errno.EMFILE, errno.EMFILE)
         listener = Listener(
             [flaky],  # type: ignore[list-item]  # as much of a socket as it uses
             transport=dialer.transport,
@@ -280,7 +425,9 @@ async def test_running_out_of_descriptors_is_survived(transport: str, caplog: py
                 answer = await answer_to(dialer, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             listener.close()
     assert answer.startswith(b"HTTP/1.1 200")
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "raise the limit for open files" in record.getMessage()
 
 
 @BOTH

@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from actorchat.protocol import CloseCode, Frames
 from actorchat.testing import RawPeer, RecordingApplication, admission_of
 from actorchat.testing._transports import until
+from actorchat.transports.listener import Listener, bind
 from actorchat.transports.ports import Limits
-from tests.transports.harness import SocketDialer, open_sockets, read_all
+from tests.transports.harness import SocketDialer, echo_http, open_sockets, read_all
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,37 @@ async def dialed(
             stream = trio.SSLStream(await dialer.connect(), client, server_hostname="localhost", https_compatible=True)
             yield dialer, stream
             await trio.aclose_forcefully(stream)
+
+
+async def test_peers_that_stop_in_the_handshake_keep_nobody_out(certificate: Path) -> None:
+    application = RecordingApplication()
+    async with dialed(certificate, application) as (dialer, _):
+        dialer.listener.close()
+        server, client = (
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH),
+            ssl.create_default_context(cafile=certificate),
+        )
+        server.load_cert_chain(certificate)
+        dialer.listener = Listener(
+            await bind("127.0.0.1", 0),
+            transport=dialer.transport,
+            door=dialer.door,
+            http=echo_http,
+            tls=server,
+            max_opening=2,
+        )
+        async with trio.open_nursery() as nursery:
+            await nursery.start(dialer.listener.serve)
+            silent = [await dialer.connect() for _ in range(8)]
+            for peer in silent:
+                await peer.send_all(b"\x16\x03\x01")
+            stream = trio.SSLStream(await dialer.connect(), client, server_hostname="localhost", https_compatible=True)
+            request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            await stream.send_all(request)
+            assert (await stream.receive_some()).endswith(request)
+            for each in (stream, *silent):
+                await trio.aclose_forcefully(each)
+            nursery.cancel_scope.cancel()
 
 
 async def test_websockets_work_over_tls(certificate: Path) -> None:

@@ -54,6 +54,7 @@ class Descriptors:
             selector=lambda: _Selector(self),
             stream=lambda sock: cast("trio.SocketStream", ServerStream(cast("ServerSocket", sock), self)),
             move=lambda sock: cast("socket.socket", cast("ServerSocket", sock).move()),
+            has_unread=lambda sock: bool(cast("ServerSocket", sock).end.into.inbox),
         )
 
     def open(self, thing: _Waitable) -> int:

@@ -40,6 +40,11 @@ class ReactorTransport:
         # One for all connections: each would keep a bound method of its own.
         self._forget = self.sessions.discard
 
+    @property
+    def untasked(self) -> int:
+        """All sockets: none has a task of its own, but while it enters its room."""
+        return len(self.sessions)
+
     def serve(self, line: Line, upgrade: Upgrade, admission: Admission) -> Awaitable[None] | None:
         """Take the socket of `line`, which has ended then, open a websocket on it, and join.
 
