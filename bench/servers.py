@@ -46,6 +46,7 @@ __all__ = [
 ]
 
 START_SECONDS = 20
+PORT_TRIES = 3
 STAND_SECONDS = 15
 _SERVE = (sys.executable, "-m", "actorchat", "serve")
 PEER_FOLDER = Path(__file__).with_name("peers")
@@ -77,15 +78,13 @@ class Server:
 
 @contextmanager
 def _peer(command: Sequence[str], dialect: Dialect | None = None) -> Iterator[Target]:
-    port = _free_port()
-
     def rooms(count: int, members: int, writers: int) -> list[Socket]:
         path = "/socket.io/?EIO=4&transport=websocket&room={}" if dialect else "/room{}"
         return [
             Socket(path.format(room), role=_role(place, writers)) for room in range(count) for place in range(members)
         ]
 
-    with _running([*command, str(port)], port) as process:
+    with _running(lambda port: [*command, str(port)]) as (port, process):
         yield Target(process, port, rooms, dialect=dialect)
 
 
@@ -171,12 +170,11 @@ def _actorchat(storage: str, transport: str, *, ids: bool) -> Iterator[Target]:
 
     In every room the visitor writes; the other sockets are an operator's.
     """
-    port = _free_port()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         url = "memory://" if storage == "memory" else f"sqlite:///{folder}/bench.db"
-        command = [*_SERVE, "--port", str(port), "--data", name, "--storage", url, "--transport", transport]
-        with _running(command, port, LIMITS_OUT_OF_REACH) as process:
+        command = [*_SERVE, "--data", name, "--storage", url, "--transport", transport]
+        with _running(lambda port: [*command, "--port", str(port)], LIMITS_OUT_OF_REACH) as (port, process):
             profile = "actorchat.v1.ext" if ids else "actorchat.v1"
             yield Target(process, port, partial(_chat_rooms, port, folder, profile), ids=ids)
 
@@ -187,11 +185,10 @@ def actorchat_on(folder: Path, *, allowed: bool = False) -> Iterator[tuple[int, 
 
     `allowed`: with the limits that it has by itself, but for new visitors.
     """
-    port = _free_port()
     folder.mkdir(exist_ok=True)
     limits = {name: value for name, value in LIMITS_OUT_OF_REACH.items() if not allowed or "VISITORS" in name}
-    with _running([*_SERVE, "--port", str(port), "--data", str(folder)], port, limits) as process:
-        yield port, process
+    with _running(lambda port: [*_SERVE, "--port", str(port), "--data", str(folder)], limits) as running:
+        yield running
 
 
 def chat_sockets(port: int, folder: Path, count: int, members: int, writers: int) -> list[Socket]:
@@ -278,24 +275,48 @@ def _free_port() -> int:
 
 @contextmanager
 def _running(
-    command: Sequence[str], port: int, environment: dict[str, str] | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
+    command: Callable[[int], Sequence[str]], environment: dict[str, str] | None = None
+) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """The port and the process of what `command(port)` starts, once it listens there. Unavailable if it does not."""
     with tempfile.TemporaryFile() as errors:
-        variables = os.environ | (environment or {})
+        port, process = _start(command, os.environ | (environment or {}), errors)
+        try:
+            yield port, process
+        finally:
+            _end(process)
+
+
+def _start(
+    command: Callable[[int], Sequence[str]], environment: dict[str, str], errors: IO[bytes]
+) -> tuple[int, subprocess.Popen[bytes]]:
+    for _ in range(PORT_TRIES):
+        port = _free_port()
+        errors.seek(0)
+        errors.truncate()
         # In a session of its own: Ctrl-C is for the benchmark, which ends the server, and all that it started.
         process = subprocess.Popen(
-            command,
-            env=variables,
+            command(port),
+            env=environment,
             stdout=subprocess.DEVNULL,
             stderr=errors,
             start_new_session=True,
             preexec_fn=pin_server,
         )
+        listens = False
         try:
-            _wait_for(port, process, errors)
-            yield process
+            listens = _listens(port, process)
+            if listens:
+                return port, process
+            too_slow = process.poll() is None
         finally:
-            _end(process)
+            if not listens:
+                _end(process)
+        if too_slow:
+            break
+        # It ended: another program may have taken the port meanwhile.
+    errors.seek(0)
+    said = errors.read().decode(errors="replace").strip().splitlines()
+    raise Unavailable(f"does not listen: {said[-1] if said else 'it says nothing'}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -310,7 +331,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _wait_for(port: int, process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
+def _listens(port: int, process: subprocess.Popen[bytes]) -> bool:
+    """Wait until it listens: True. False if it ends or takes too long."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -318,7 +340,6 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], errors: IO[bytes]) ->
         except OSError:
             time.sleep(0.05)
         else:
-            return
-    errors.seek(0)
-    said = errors.read().decode(errors="replace").strip().splitlines()
-    raise Unavailable(f"does not listen: {said[-1] if said else 'it says nothing'}")
+            # Whoever took the port may be the one that answered.
+            return process.poll() is None
+    return False

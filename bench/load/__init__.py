@@ -76,7 +76,9 @@ class Measured:
 
     In the `seconds`: writers sent `sent`, `messages` came back to them, there were `deliveries` in rooms and
     `to_consoles`, `flooded` went out of sockets that flood, `refused` were answered so. At the end `backlog` had not
-    come back, and `waiting` never did. The generator sent `late_p99_us` later than due: that much is its own.
+    come back, and `waiting` never did. In an open loop the counts, but for `refused`, are of what was due in the
+    `seconds`, whenever it was sent and came back; what was sent too late is in the `backlog`. The generator sent
+    `late_p99_us` later than due: that much is its own.
     """
 
     deliveries: int

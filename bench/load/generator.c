@@ -13,7 +13,8 @@
  *   connect N                connect all of them, N handshakes at a time, and wait till all is quiet
  *   run SECONDS WARM FLIGHT  closed loop: every writer keeps FLIGHT messages on their way
  *   rate SECONDS WARM R F    open loop: R messages a second in all, round the writers, on schedule whatever happens, and
- *                            F a second from those that flood, as far as they can be sent
+ *                            F a second from those that flood, as far as they can be sent; what was due in the time is
+ *                            counted, also if it is sent or comes back later
  *   quit
  * connect, run and rate are answered with a line of JSON. Latency is counted from when a message was due, so that
  * a server that stalls is not spared (coordinated omission). No socket waits for another: what the kernel doesn't take is
@@ -63,7 +64,7 @@ static int count, capacity, upgraded, poller, port, with_ids, in_flight;
 static char *wrap_before = "", *wrap_behind = "", *expected = NULL, *greeting = NULL;
 static Counts counts;
 static Histogram latency, lateness;     /* of deliveries, and of the generator's own sending: from when it was due */
-static uint64_t counted_from;           /* deliveries of what was due earlier are not measured; 0: none is */
+static uint64_t counted_from;           /* open loop: what was due earlier is not counted; 0 in a closed loop */
 static char scratch[SCRATCH + LINE * 8];
 static uint32_t mask_seed = 0x9e3779b9;
 
@@ -195,23 +196,24 @@ static void take_text(Socket *s, const char *payload, size_t length) {
         send_all(s, out, frame(out, 1, greeting, strlen(greeting)));
         return;
     }
-    if (starts_with(payload, length, "{\"type\":\"message_not_added\"")) counts.refused++;
+    if (starts_with(payload, length, "{\"type\":\"message_not_added\"") && (!counted_from || now_ns() >= counted_from))
+        counts.refused++;
     if (!is_delivery(payload, length) || s->role == 'f') return;
-    if (s->role == 'c') {
-        counts.to_consoles++;
-        return;
-    }
-    counts.deliveries++;
+    int counted = 1;
     if (counted_from) {
         const char *at = memmem(payload, length, " t=", 3);
-        if (at && at + 23 <= payload + length) {
-            uint64_t due = strtoull(at + 3, NULL, 10), now = now_ns();
-            if (due >= counted_from) add(&latency, now > due ? now - due : 0);
-        }
+        uint64_t due = at && at + 23 <= payload + length ? strtoull(at + 3, NULL, 10) : 0, now = now_ns();
+        counted = due >= counted_from;
+        if (counted && s->role != 'c') add(&latency, now > due ? now - due : 0);
     }
+    if (s->role == 'c') {
+        counts.to_consoles += counted;
+        return;
+    }
+    counts.deliveries += counted;
     if (s->role == 'w' && s->own < s->sent && memmem(payload, length, s->tag, s->tag_length)) {
         s->own++;
-        counts.messages++;
+        counts.messages += counted;
     }
 }
 
@@ -413,20 +415,16 @@ static void start_counting(void) {
     memset(&counts, 0, sizeof counts);
     memset(&latency, 0, sizeof latency);
     memset(&lateness, 0, sizeof lateness);
-    counted_from = now_ns();
 }
 
-/* `c`, `took`, `cpu` and `backlog` are those of the end of the time that was measured; what came later has its latency. */
-static void report(const Counts *c, double took, double cpu, uint64_t backlog) {
-    settle();
+static void report(const Counts *c, double took, double cpu_share, uint64_t backlog) {
     printf("{\"deliveries\": %llu, \"to_consoles\": %llu, \"messages\": %llu, \"refused\": %llu, \"sent\": %llu, "
            "\"flooded\": %llu, \"backlog\": %llu, \"waiting\": %llu, \"seconds\": %.6f, \"cpu_share\": %.4f, \"p50_us\": %.1f, "
            "\"p99_us\": %.1f, \"p999_us\": %.1f, \"max_us\": %.1f, \"late_p99_us\": %.1f}\n",
         (unsigned long long)c->deliveries, (unsigned long long)c->to_consoles, (unsigned long long)c->messages,
         (unsigned long long)c->refused, (unsigned long long)c->sent, (unsigned long long)c->flooded,
-        (unsigned long long)backlog, (unsigned long long)outstanding(), took, cpu / took, quantile_us(&latency, .5),
+        (unsigned long long)backlog, (unsigned long long)outstanding(), took, cpu_share, quantile_us(&latency, .5),
         quantile_us(&latency, .99), quantile_us(&latency, .999), latency.most / 1e3, quantile_us(&lateness, .99));
-    counted_from = 0;
     for (int i = 0; i < writers.count; i++) writers.list[i]->own = writers.list[i]->sent;
 }
 
@@ -439,16 +437,18 @@ static void run_closed(double seconds, double warm, int flight) {
     while ((now = now_ns()) < end) {
         if (!measuring && now >= from) {
             measuring = 1;
-            start_counting();
             /* In a closed loop a slow server is sent less: no latency of it would be true. */
-            counted_from = 0;
+            start_counting();
             from = now;
             cpu = cpu_seconds();
         }
         turn(50, 1);
     }
     Counts at_end = counts;
-    report(&at_end, (now - from) / 1e9, cpu_seconds() - cpu, outstanding());
+    double took = (now - from) / 1e9, cpu_share = (cpu_seconds() - cpu) / took;
+    uint64_t backlog = outstanding();
+    settle();
+    report(&at_end, took, cpu_share, backlog);
 }
 
 typedef struct { Group *group; double rate; uint64_t begin, number; } Schedule;
@@ -460,31 +460,37 @@ static uint64_t due_of(const Schedule *schedule) {
 
 static void send_due(Schedule *schedule, uint64_t now) {
     Group *group = schedule->group;
+    int in_a_row = 0;
     for (uint64_t due; (due = due_of(schedule)) <= now; schedule->number++) {
         char out[2048];
+        /* After a time without the processor much is due: what comes meanwhile is read between. */
+        if (++in_a_row % 32 == 0) turn(0, 0);
         Socket *s = group->list[group->at++ % group->count];
         if (s->role == 'w') {
             send_all(s, out, message(out, s, due));
-            counts.sent++;
-            if (counted_from && due >= counted_from) add(&lateness, now_ns() - due);
+            counts.sent += due >= counted_from;
+            if (due >= counted_from) add(&lateness, now_ns() - due);
         } else if (!s->out_length) {
             /* Who floods sends what the server takes, and waits for nothing else. */
             send_all(s, out, message(out, s, due));
-            counts.flooded++;
+            counts.flooded += due >= counted_from;
         }
     }
 }
 
+/* Counts what was due in the time, whenever it was sent and came back: a time without the processor changes no count. */
 static void run_open(double seconds, double warm, double rate, double flood) {
     uint64_t begin = now_ns(), from = begin + (uint64_t)(warm * 1e9), end = from + (uint64_t)(seconds * 1e9), now;
+    uint64_t measured_from = 0;
     Schedule schedules[] = {{&writers, rate, begin, 0}, {&flooders, flood, begin, 0}};
     double cpu = 0;
     for (int i = 0; i < 2; i++)
         if (schedules[i].rate > 0 && !schedules[i].group->count) fail("nobody is there to send at this rate");
+    start_counting();
+    counted_from = from;
     while ((now = now_ns()) < end) {
-        if (!counted_from && now >= from) {
-            start_counting();
-            from = now;
+        if (!measured_from && now >= from) {
+            measured_from = now;
             cpu = cpu_seconds();
         }
         for (int i = 0; i < 2; i++) send_due(&schedules[i], now);
@@ -499,8 +505,14 @@ static void run_open(double seconds, double warm, double rate, double flood) {
             ppoll(&any, 1, &gap, NULL);
         }
     }
-    Counts at_end = counts;
-    report(&at_end, (now - from) / 1e9, cpu_seconds() - cpu, outstanding());
+    /* Without the processor for the whole of the time, there is nothing to tell of it. */
+    double cpu_share = measured_from ? (cpu_seconds() - cpu) / ((now - measured_from) / 1e9) : 0;
+    for (int i = 0; i < 2; i++) send_due(&schedules[i], end - 1);
+    uint64_t refused = counts.refused, backlog = outstanding();
+    settle();
+    counts.refused = refused;
+    report(&counts, seconds, cpu_share, backlog);
+    counted_from = 0;
 }
 
 static void add_socket(char role, const char *path, const char *headers) {
