@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from random import Random, SystemRandom
 from uuid import UUID
 
@@ -35,6 +36,8 @@ from actorchat.chat.operations import (
     Changed,
     ChatOperation,
     EndLeaving,
+    ExpireChat,
+    Expired,
     Operation,
     Outcome,
     PersonRecorded,
@@ -54,7 +57,7 @@ from actorchat.chat.renames import Renamed, Renames
 from actorchat.chat.replay import catch_up
 from actorchat.chat.room import Enter, Room, RoomMessage, RoomPorts
 from actorchat.chat.roster import Member, Position, Roster
-from actorchat.chat.sweeper import Sweeper
+from actorchat.chat.sweeper import ReservedSweeper, Sweeper
 from actorchat.protocol import (
     ChatUpdated,
     CloseCode,
@@ -181,9 +184,13 @@ class Chats:
             if decision.person.user.role is Role.OPERATOR:
                 self._directory().signal(PersonSeen(decision.person))
 
-    async def reserve_chat(self, source: str, owner: User) -> tuple[ChatState, bool]:
-        """The owner's newest chat at `source` that is not closed, else a new one; and whether it is new."""
-        outcome = await self._submit(ReserveChat(UUID(int=self._random.getrandbits(128), version=4), source, owner))
+    async def reserve_chat(self, source: str, owner: User, refusal: Refused | None = None) -> tuple[ChatState, bool]:
+        """The owner's newest chat at `source` that is not closed, else a new one; and whether it is new.
+
+        Raises `ChatRefused`; with a `refusal`, that one where a new chat would be needed.
+        """
+        uuid = UUID(int=self._random.getrandbits(128), version=4)
+        outcome = await self._submit(ReserveChat(uuid, source, owner, refusal))
         decision = outcome.decision
         assert isinstance(decision, Changed | Unchanged)  # noqa: S101 - what this operation comes to
         return decision.chat, isinstance(decision, Changed)
@@ -237,7 +244,7 @@ class Chats:
         room, roster = self._rooms[chat], self._rooms.anchor(chat).roster
         member = Member(session)
         # What is announced later reaches the member, whichever incarnation does it.
-        if roster.announced is None or roster.given_up or _replays(member, after):
+        if roster.announced is None or roster.given_up or roster.expiring is not None or _replays(member, after):
             raise trio.WouldBlock
         roster.arrive(member, Position(roster.announced.next_index - 1, roster.announced))
         roster.go_live(member)
@@ -249,6 +256,8 @@ class Chats:
         Raises `ChatRefused` `not_found`, `StorageUnavailable`; then, or cancelled, there is nothing to leave.
         """
         room, roster = self._rooms[chat], self._rooms.anchor(chat).roster
+        while roster.expiring is not None:
+            await roster.expiring.wait()
         roster.entering += 1
         try:
             try:
@@ -315,7 +324,7 @@ class Chats:
         for source in tuple(self._listened):
             await self._feeds[source].ask(Flushed())
 
-    # For the directory, the renames and the sweeper
+    # For the directory, the renames and the sweepers
 
     async def store_presence(self, operator_id: int, online: bool) -> PersonRecord:
         """Commit that an operator is online or offline, and return its record. Raises `StorageUnavailable`."""
@@ -361,12 +370,38 @@ class Chats:
                 if refused.code in (RefusalCode.OVERLOADED, RefusalCode.STORAGE_UNAVAILABLE):
                     raise StorageUnavailable(str(refused)) from refused
 
+    async def expire(self, chats: Sequence[UUID], before: float) -> None:
+        """Delete those of `chats` that are reserved, not used since `before`, and whose rooms are not open.
+
+        Returns when it is known what became of each; all of them are in as few transactions as possible.
+        """
+        async with trio.open_nursery() as nursery:
+            for chat in chats:
+                nursery.start_soon(self._expire, chat, before)
+
+    async def _expire(self, chat: UUID, before: float) -> None:
+        room, roster = self._rooms[chat], self._rooms.anchor(chat).roster
+        # An open room counts, though it may be empty: somebody left it not long ago, and may be coming back.
+        in_use = roster.announced is not None or not roster.vacant
+        if not in_use:
+            roster.expiring = trio.Event()
+        try:
+            await self._submit(ExpireChat(chat, before, in_use), partial(_expiry_decided, room, roster))
+        except ChatRefused:
+            # It stays unused: the next look tries again.
+            roster.expiry_decided(expired=False)
+
     async def sweep(self, chat: UUID) -> None:
         try:
             await self.perform(SweepChat(chat))
         except ChatRefused:
             # It stays due: the next look tries again.
             return
+
+
+def _expiry_decided(room: Ref[RoomMessage], roster: Roster, outcome: Outcome) -> None:
+    """`room` is held until now, so that whoever enters meanwhile finds this roster, and waits."""
+    roster.expiry_decided(expired=isinstance(outcome.decision, Expired))
 
 
 def _replays(member: Member, after: int | None) -> bool:
@@ -440,4 +475,10 @@ async def open_chats(
     renames.append(system.spawn(lambda: Renames(chats.show_renamed), name="renames", restart=_KEPT_UP))
     if policy.answer_timeout or policy.idle_timeout:
         system.spawn(lambda: Sweeper(archive, chats.sweep, clock), name="sweeper", restart=_KEPT_UP)
+    if policy.reserved_timeout:
+        system.spawn(
+            lambda: ReservedSweeper(archive, chats.expire, policy.reserved_timeout, clock),
+            name="reserved-sweeper",
+            restart=_KEPT_UP,
+        )
     yield chats

@@ -43,6 +43,9 @@ OFFLINE_GRACE = 30.0
 RETRY = 1.0
 """Seconds after which a change of presence, or a return of chats, that storage could not take is tried again."""
 
+KNOWN_SOURCES = 10_000
+"""Sources whose counter is remembered, though no console may be there; any name can be a source."""
+
 _ROUNDING = 0.001
 """Seconds by which a timer may end early: sums of floats are not exact."""
 
@@ -291,7 +294,10 @@ class Directory(Actor[DirectoryMessage]):
         if isinstance(counter, SourceCounters):
             known = self._sources.get(counter.source)
             if known is None or counter.rev > known.rev:
+                self._sources.pop(counter.source, None)
                 self._sources[counter.source] = counter
+                if len(self._sources) > KNOWN_SOURCES:
+                    self._forget_sources()
                 for view in self._consoles.views.values():
                     if counter.source in view.unread:
                         self._count_unread(view, counter)
@@ -300,6 +306,13 @@ class Directory(Actor[DirectoryMessage]):
         if operator is not None and counter.rev > operator.counters.rev:
             operator.counters = counter
             self._operator_due(operator)
+
+    def _forget_sources(self) -> None:
+        """Forget sources without a console that have not changed for longest: whoever joins reads them from storage."""
+        watched = frozenset().union(*(console.sources for console in self._consoles.views))
+        for source in list(self._sources)[: len(self._sources) - KNOWN_SOURCES // 2]:
+            if source not in watched:
+                del self._sources[source]
 
     def _count_unread(self, view: _View, counter: SourceCounters) -> None:
         known = view.unread[counter.source]

@@ -70,6 +70,15 @@ class TokenBucket:
         self._rate, self._burst = rate, burst
         self._tokens, self._filled_at = burst, now
 
+    def wait(self, now: float) -> float:
+        """The seconds until there is a token: 0 if there is one. Takes nothing."""
+        tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
+        return max(0.0, (1.0 - tokens) / self._rate)
+
+    def give_back(self) -> None:
+        """Put back a token that was taken."""
+        self._tokens = min(self._burst, self._tokens + 1.0)
+
     def take(self, now: float) -> float:
         """Take one token: 0, or the seconds until there is one."""
         tokens = self._tokens + (now - self._filled_at) * self._rate

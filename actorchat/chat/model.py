@@ -26,6 +26,7 @@ from actorchat.protocol import (
 )
 
 __all__ = [
+    "ANONYMOUS_IDS",
     "ENDLESS",
     "ChatState",
     "Contribution",
@@ -68,6 +69,10 @@ class OnClosed(StrEnum):
     REFUSE = "refuse"
 
 
+ANONYMOUS_IDS: Final = 2**52
+"""Users' ids from here on are those of anonymous visitors, whom the server numbers."""
+
+
 class Identity(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
     """Who somebody is: ids are unique per role only."""
 
@@ -87,6 +92,7 @@ class Policy:
     answer_timeout: float = 0
     idle_timeout: float = 0
     on_closed: OnClosed = OnClosed.REOPEN
+    reserved_timeout: float = 0
 
 
 class ChatState(msgspec.Struct, frozen=True, gc=False):

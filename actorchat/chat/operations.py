@@ -30,6 +30,8 @@ __all__ = [
     "CloseChat",
     "Decision",
     "EndLeaving",
+    "ExpireChat",
+    "Expired",
     "MarkMessage",
     "Operation",
     "Outcome",
@@ -168,11 +170,29 @@ ChatOperation = (
 
 @attrs.frozen
 class ReserveChat:
-    """A chat for `owner` at `source`: its newest one that is not closed, else a new reserved one under `chat`."""
+    """A chat for `owner` at `source`: its newest one that is not closed, else a new reserved one under `chat`.
+
+    With a `refusal` no chat is made: that is the answer where a new one would be needed. A reserved chat that is given
+    again is kept as long as a new one.
+    """
 
     chat: UUID
     source: str
     owner: User
+    refusal: Refused | None = None
+
+
+@attrs.frozen
+class ExpireChat:
+    """Delete the chat if it is reserved, and nothing was done with it after `before` (epoch seconds).
+
+    The record of an anonymous owner without any other chat goes with it. `in_use`: the chat's room is open, so the chat
+    is kept as long as a new one.
+    """
+
+    chat: UUID
+    before: float
+    in_use: bool
 
 
 @attrs.frozen
@@ -210,7 +230,7 @@ class EndLeaving:
     operator_id: int
 
 
-Operation = ChatOperation | RefuseMessage | ReserveChat | RecordPerson | SetOnline | EndLeaving
+Operation = ChatOperation | RefuseMessage | ReserveChat | ExpireChat | RecordPerson | SetOnline | EndLeaving
 
 
 class Changed(msgspec.Struct, frozen=True, gc=False):
@@ -245,7 +265,14 @@ class Refused(msgspec.Struct, frozen=True, gc=False):
     retry_after: float | None = None
 
 
-Decision = Changed | Unchanged | PersonRecorded | Refused
+@attrs.frozen
+class Expired:
+    """The chat was deleted. It never had a message."""
+
+    chat: UUID
+
+
+Decision = Changed | Unchanged | PersonRecorded | Expired | Refused
 
 
 class Asker(Protocol):

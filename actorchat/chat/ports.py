@@ -163,6 +163,9 @@ class Archive(Protocol):
 
     async def feed_snapshot(self, sources: Collection[str], limit: int) -> FeedSnapshot: ...
 
+    async def unused(self, before: float, limit: int) -> tuple[UUID, ...]:
+        """Reserved chats that nothing was done with after `before` (epoch seconds), the longest unused first."""
+
     async def due(self, now: float, limit: int) -> tuple[UUID, ...]:
         """Chats whose `due_at` has passed, the longest overdue first."""
 

@@ -129,7 +129,9 @@ class Room(Actor[RoomMessage]):
         roster = self._roster
         if roster.announced is None:
             # Operations come through here only, so nothing is in flight and what storage says is announced.
-            roster.announced = await self._ports.archive.chat(roster.chat)
+            found = await self._ports.archive.chat(roster.chat)
+            # It may have been deleted since it was read.
+            roster.announced = None if roster.expired else found
             self._announcer.complete = roster.announced is not None
             return
         self._announcer.complete = False

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from uuid import UUID
 
 import attrs
+import trio
 
 from actorchat.chat.encoding import Encoder
 from actorchat.chat.model import ChatState, Identity, StoredMessage, identity_of
@@ -79,6 +80,8 @@ class Roster:
     """`announced` is the chat as last announced, None until the room's first incarnation has read it.
 
     `given_up`: the room was, and nobody has entered since; storage may hold what nobody is about to announce.
+    `expiring` is set while it is not known yet whether the chat is being deleted, and then told: until then nobody
+    enters. `expired`: the chat was deleted.
     """
 
     def __init__(self, chat: UUID, profiles: Profiles) -> None:
@@ -87,6 +90,8 @@ class Roster:
         self.tail: deque[StoredMessage] = deque(maxlen=TAIL)
         self.entering = 0
         self.given_up = False
+        self.expiring: trio.Event | None = None
+        self.expired = False
         self.present: dict[Identity, Presence] = {}
         self.typists: dict[Identity, Typist] = {}
         self.behind: dict[Member, Position] = {}
@@ -98,6 +103,14 @@ class Roster:
     def vacant(self) -> bool:
         """Nobody is there or about to be."""
         return not (self.present or self.entering)
+
+    def expiry_decided(self, *, expired: bool) -> None:
+        """It is known what became of the chat that was `expiring`."""
+        if expired:
+            self.expired, self.announced = True, None
+        if self.expiring is not None:
+            self.expiring.set()
+            self.expiring = None
 
     def members(self) -> Iterator[Member]:
         for audience in self.audiences:

@@ -1,11 +1,12 @@
-"""Looks every second for chats whose timer has ended: unanswered or idle ones. The rules decide what then happens.
+"""Looks for chats whose time has ended: unanswered, idle, and reserved ones. The rules decide what then happens.
 
-The timers are `due_at` in the chats' rows: they survive a restart, and cost no memory.
+The times are in the chats' rows: they survive a restart, and cost no memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from uuid import UUID
 
 import attrs
@@ -14,7 +15,7 @@ import trio
 from actorchat.actors import Actor
 from actorchat.chat.ports import Archive, StorageUnavailable
 
-__all__ = ["Sweep", "Sweeper"]
+__all__ = ["ReservedSweeper", "Sweep", "Sweeper"]
 
 INTERVAL = 1.0
 """Seconds between two looks."""
@@ -62,3 +63,41 @@ class Sweeper(Actor[Sweep]):
         except StorageUnavailable:
             return False
         return found is not None and found.last_activity >= self._started
+
+
+LONGEST_INTERVAL = 60.0
+"""Seconds between two looks for reserved chats. Shorter times to live have shorter intervals."""
+
+
+class ReservedSweeper(Actor[Sweep]):
+    """Has reserved chats deleted that nothing was done with for `timeout` seconds, a few at a time.
+
+    `expire(chats, before)` deletes those that are not in use; `clock` gives epoch seconds. Clients have
+    `RETURN_GRACE` after a start to come back to their chats.
+    """
+
+    def __init__(
+        self,
+        archive: Archive,
+        expire: Callable[[Sequence[UUID], float], Awaitable[object]],
+        timeout: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._archive, self._expire, self._timeout, self._clock = archive, expire, timeout, clock
+
+    async def on_start(self) -> None:
+        self.after(RETURN_GRACE, Sweep(), key="sweep")
+
+    async def receive(self, message: Sweep) -> None:
+        before = self._clock() - self._timeout
+        unused: tuple[UUID, ...] = ()
+        with suppress(StorageUnavailable):
+            unused = await self._archive.unused(before, AT_ONCE)
+        if unused:
+            await self._expire(unused, before)
+        more = len(unused) == AT_ONCE
+        self.after(INTERVAL if more else self._interval, Sweep(), key="sweep")
+
+    @property
+    def _interval(self) -> float:
+        return min(LONGEST_INTERVAL, max(INTERVAL, self._timeout / 10))

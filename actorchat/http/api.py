@@ -187,7 +187,7 @@ class Api:
         owner = await self._chats.archive.person(Identity(Role.USER, body.owner))
         if owner is None:
             raise Problem("not_found", "there is no such user", path="owner")
-        chat, new = await self._chats.reserve_chat(body.source, owner.user)
+        chat, new = await self._door.reserve(call.caller, body.source, owner.user)
         return json_response(chat.wire(), 201 if new else 200)
 
     async def _chat(self, call: _Call, chat: ChatState) -> Response:

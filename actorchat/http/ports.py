@@ -50,6 +50,9 @@ class Door(Protocol):
     async def visit(self, authorization: str | None, source: str, address: str) -> Visit:
         """A new visitor with a reserved chat; with a user's token the same visitor and open chat again."""
 
+    async def reserve(self, caller: Caller, source: str, owner: User) -> tuple[ChatState, bool]:
+        """The open chat of `owner`, or a new one, at an operator's source; and whether it is new."""
+
     async def chat(self, caller: Caller, chat: UUID) -> ChatState:
         """The chat as it is now: 404 if there is none, 403 if it is not theirs to see."""
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import jwt
 
-from actorchat.chat.model import ENDLESS
+from actorchat.chat.model import ANONYMOUS_IDS, ENDLESS
 from actorchat.chat.operations import RecordPerson
 from actorchat.http.names import is_source_name
 from actorchat.protocol import Role, User
@@ -56,7 +56,7 @@ AUDIENCE: Final = "actorchat"
 SECRET_FILE: Final = "secret"  # noqa: S105 - the name of the file
 PROFILE: Final = ("firstname", "lastname", "patronymic", "avatar")
 
-FOREIGN_IDS: Final = 2**52
+FOREIGN_IDS: Final = ANONYMOUS_IDS
 """Ids from elsewhere are below this; the server gives the ids from here on to anonymous visitors."""
 
 _SUBJECT: Final = re.compile(r"0|[1-9][0-9]{0,15}")

@@ -10,13 +10,15 @@ from uuid import UUID
 
 import trio
 
-from actorchat.chat.chats import Chats
-from actorchat.chat.model import ChatState, PersonRecord
+from actorchat.chat.chats import ChatRefused, Chats
+from actorchat.chat.model import ChatState, Identity, PersonRecord, identity_of
+from actorchat.chat.operations import Refused
+from actorchat.chat.ports import StorageUnavailable
 from actorchat.http.names import is_source_name
 from actorchat.http.ports import Caller, Visit
 from actorchat.http.problems import Problem
-from actorchat.protocol import Role, User
-from actorchat.server.addresses import AddressLimiter
+from actorchat.protocol import RefusalCode, Role, User
+from actorchat.server.addresses import AddressLimiter, MinuteLimiter
 from actorchat.server.auth import BadToken, Claims, Tokens
 from actorchat.server.people import People
 
@@ -37,12 +39,16 @@ class Door:
         *,
         sources: Collection[str],
         visitors_per_minute: float,
+        chats_per_minute: float,
+        address_chats_per_minute: float,
     ) -> None:
         self._chats = chats
         self._tokens = tokens
         self._people = people
         self._sources = frozenset(sources)
-        self._addresses = AddressLimiter(visitors_per_minute)
+        self._visitors = AddressLimiter(visitors_per_minute)
+        self._chats_by: MinuteLimiter[Identity] = MinuteLimiter(chats_per_minute)
+        self._chats_from = AddressLimiter(address_chats_per_minute)
 
     async def caller(self, authorization: str | None) -> Caller:
         """Who a request speaks for: 401 if nobody. What its token claims of them is stored if it is news."""
@@ -65,7 +71,7 @@ class Door:
 
     async def visit(self, authorization: str | None, source: str, address: str) -> Visit:
         if _bearer(authorization) is None:
-            wait = self._addresses.take(address, trio.current_time())
+            wait = self._visitors.take(address, trio.current_time())
             if wait:
                 raise Problem("rate_limited", "too many visitors from your address", retry_after=wait)
             self.check_source(source)
@@ -77,11 +83,41 @@ class Door:
             raise Problem("not_allowed", "operators are no visitors")
         self.check_source(source)
         user = caller.user
-        chat, _ = await self._chats.reserve_chat(source, user)
+        chat, _ = await self._reserve(source, user, user, address)
         # Without the profile: a claim would undo what newer tokens said of it.
         bearer = User(user.id, user.role)
         token = self._tokens.renew(bearer, source, expires=caller.expires, session_at=caller.session_at)
         return Visit(token, user, chat, anonymous=False)
+
+    async def reserve(self, caller: Caller, source: str, owner: User) -> tuple[ChatState, bool]:
+        self.sources(caller, (source,))
+        return await self._reserve(source, owner, caller.user, None)
+
+    async def _reserve(self, source: str, owner: User, by: User, address: str | None) -> tuple[ChatState, bool]:
+        """A chat that was there costs nothing; a new one is refused while `by`, or the address, has had too many."""
+        now, identity = trio.current_time(), identity_of(by)
+        wait = self._chats_by.wait(identity, now)
+        if address is not None:
+            wait = max(wait, self._chats_from.wait(address, now))
+        if wait:
+            refusal = Refused(RefusalCode.RATE_LIMITED, "too many new chats", wait)
+            return await self._chats.reserve_chat(source, owner, refusal)
+        self._chats_by.take(identity, now)
+        if address is not None:
+            self._chats_from.take(address, now)
+        # A call that is cancelled may have made one all the same.
+        new = True
+        try:
+            chat, new = await self._chats.reserve_chat(source, owner)
+        except (ChatRefused, StorageUnavailable):
+            new = False
+            raise
+        finally:
+            if not new:
+                self._chats_by.give_back(identity, now)
+                if address is not None:
+                    self._chats_from.give_back(address, now)
+        return chat, new
 
     async def chat(self, caller: Caller, chat: UUID) -> ChatState:
         state = await self._chats.archive.chat(chat)

@@ -14,8 +14,7 @@ from typing import Final
 import trio
 
 from actorchat.chat.chats import Chats
-from actorchat.chat.model import Identity, PersonRecord, identity_of
-from actorchat.chat.operations import RecordPerson
+from actorchat.chat.model import ANONYMOUS_IDS, Identity, PersonRecord, identity_of
 from actorchat.chat.people import record_person
 from actorchat.protocol import Role, User
 from actorchat.server.auth import Claims, anonymous_id
@@ -53,7 +52,10 @@ class People:
             read = await self._chats.archive.person(identity)
             # A newer one may have been stored meanwhile.
             stored = self._seen.get(identity) or read
-        if stored is None or self._is_news(stored, claims):
+        if stored is None and identity.role is Role.USER and identity.id >= ANONYMOUS_IDS and not claims.claimed:
+            # An anonymous visitor is stored with a chat, and forgotten with it: nothing is known that could be kept.
+            stored = PersonRecord(claims.user)
+        elif stored is None or self._is_news(stored, claims):
             recorded = await self._chats.record_person(claims.as_operation())
             # Records come in the order of their commits to `_remember`, but not to the tasks that wait for them.
             return self._seen.get(identity) or recorded
@@ -69,13 +71,11 @@ class People:
         return record_person(stored, claims.as_operation(), self._clock()) != stored
 
     async def new_visitor(self) -> User:
-        """Somebody nobody was before. Raises ChatRefused and StorageUnavailable."""
+        """Somebody nobody was before, to be stored with the first chat. Raises StorageUnavailable."""
         while True:
             identity = Identity(Role.USER, anonymous_id(self._random))
             if await self._chats.archive.person(identity) is None:
-                break
-        record = await self._chats.record_person(RecordPerson(User(identity.id, identity.role), frozenset()))
-        return record.user
+                return User(identity.id, identity.role)
 
     def _remember(self, record: PersonRecord) -> None:
         identity = identity_of(record.user)

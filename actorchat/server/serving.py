@@ -276,6 +276,8 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
         people,
         sources=settings.sources,
         visitors_per_minute=settings.limits.visitors_per_minute,
+        chats_per_minute=settings.limits.chats_per_minute,
+        address_chats_per_minute=settings.limits.address_chats_per_minute,
     )
     application = Sockets(chats)
     memory = await stack.enter_async_context(open_memory_transport(application, limits=environment.sockets, wall=wall))

@@ -220,8 +220,9 @@ def _seconds(low: float, high: float) -> _Parser[float]:
 class LimitSettings:
     """How much one person may do. Rates are per user, 0 = off; `burst` is how many messages may come at once.
 
-    `visitors_per_minute` bounds new anonymous visitors per network address (a proxy's, behind one). `session_age` is
-    how many seconds an anonymous visitor may keep an identity by renewing its token.
+    `visitors_per_minute` bounds new anonymous visitors per network address. `chats_per_minute` bounds the new chats
+    that one person may make, `address_chats_per_minute` those that people with a token make from one network address.
+    `session_age` is how many seconds an anonymous visitor may keep an identity by renewing its token.
     """
 
     messages_per_second: float = _rate(10.0)
@@ -229,16 +230,22 @@ class LimitSettings:
     text_length: int = _setting("a whole number, 1 to 16000", _integer(1, 16_000), 4000)
     attachments: int = _setting("a whole number, 0 to 100", _integer(0, 100), 10)
     visitors_per_minute: float = _rate(60.0)
+    chats_per_minute: float = _rate(10.0)
+    address_chats_per_minute: float = _rate(120.0)
     session_age: float = _setting("a number of seconds, 60 to 1000000000", _seconds(60, 1e9), 2_592_000.0)
 
 
 @attrs.frozen(kw_only=True)
 class ChatSettings:
-    """How chats go. Timeouts in seconds, 0 = off; capacity = chats an operator may have, 0 = unlimited."""
+    """How chats go. Timeouts in seconds, 0 = off; capacity = chats an operator may have, 0 = unlimited.
+
+    `reserved_timeout` is how long a chat is kept that never got a message, from when it was last asked for.
+    """
 
     capacity: int = _setting("a whole number from 0 (unlimited) on", _integer(0, 2**31), 0)
     answer_timeout: float = _rate(0.0)
     idle_timeout: float = _rate(0.0)
+    reserved_timeout: float = _rate(86_400.0)
     on_closed: OnClosed = _setting(" or ".join(OnClosed), OnClosed, OnClosed.REOPEN)
 
     def policy(self) -> Policy:
@@ -247,6 +254,7 @@ class ChatSettings:
             answer_timeout=self.answer_timeout,
             idle_timeout=self.idle_timeout,
             on_closed=self.on_closed,
+            reserved_timeout=self.reserved_timeout,
         )
 
 

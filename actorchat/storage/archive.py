@@ -71,5 +71,8 @@ class StoreArchive:
     async def feed_snapshot(self, sources: Collection[str], limit: int) -> FeedSnapshot:
         return await self._run(partial(self._store.feed_snapshot, sources, limit))
 
+    async def unused(self, before: float, limit: int) -> tuple[UUID, ...]:
+        return await self._run(partial(self._store.unused, before, limit))
+
     async def due(self, now: float, limit: int) -> tuple[UUID, ...]:
         return await self._run(partial(self._store.due, now, limit))

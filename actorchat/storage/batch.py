@@ -33,6 +33,8 @@ from actorchat.chat.operations import (
     ChatOperation,
     CloseChat,
     EndLeaving,
+    ExpireChat,
+    Expired,
     MarkMessage,
     Operation,
     PersonRecorded,
@@ -114,17 +116,26 @@ class Draft:
         self.messages: list[StoredMessage] = []
         self.keys: dict[PersonKey, NewKeys] = {}
 
+    @property
+    def changed(self) -> bool:
+        """The chat's row is to be stored. What is done with a reserved chat makes no revision."""
+        return self.state.rev != self.before.rev or self.state.last_activity != self.before.last_activity
+
 
 @attrs.define(eq=False)
 class Changes:
     """What a batch leaves to be stored. `messages` are in commit order, and their ids ascend. `moves` are the places
     that chats got without a message.
 
+    With each chat of `deleted` the record of its owner goes, if that is an anonymous visitor without any other chat.
     `drafts` by the integer of the chat's UUID: it is looked up for each message, and a UUID hashes in Python code.
+    `gone` has those of the chats in `deleted`, one of which may have been created anew.
     """
 
     drafts: dict[int, Draft] = attrs.Factory(dict)
     created: list[Draft] = attrs.Factory(list)
+    deleted: list[Draft] = attrs.Factory(list)
+    gone: set[int] = attrs.Factory(set)
     messages: list[tuple[Draft, StoredMessage]] = attrs.Factory(list)
     moves: list[tuple[Draft, int]] = attrs.Factory(list)
     people: dict[PersonKey, PersonRecord] = attrs.Factory(dict)
@@ -135,9 +146,9 @@ class Changes:
     @property
     def nothing(self) -> bool:
         """Nothing is left to be stored."""
-        if self.created or self.messages or self.people or self.operators or self.sources:
+        if self.created or self.deleted or self.messages or self.people or self.operators or self.sources:
             return False
-        return all(draft.state.rev == draft.before.rev for draft in self.drafts.values())
+        return not any(draft.changed for draft in self.drafts.values())
 
 
 def decide_batch(
@@ -168,7 +179,18 @@ def decide_each(operations: Sequence[Operation], alone: Callable[[Operation], De
 
 
 def apply_changes(rows: Rows, changes: Changes) -> None:
-    """Make `rows` what was committed."""
+    """Make `rows` what was committed, but for the owners of deleted chats."""
+    for draft in changes.deleted:
+        state = draft.before
+        deleted = rows.chats.pop(state.uuid, None)
+        if deleted is not None:
+            rows.key_count -= sum(map(len, deleted.keys.values()))
+        pair = (state.owner.id, state.source)
+        owned = rows.owned.get(pair, [])
+        if state.uuid in owned:
+            owned.remove(state.uuid)
+        if not owned:
+            rows.owned.pop(pair, None)
     for draft in changes.created:
         state = draft.state
         draft.row = rows.chats[state.uuid] = ChatRow(draft.number, state)
@@ -213,6 +235,8 @@ class _Decider:
                 return self._refuse_message(operation)
             case ReserveChat():
                 return self._reserve(operation)
+            case ExpireChat():
+                return self._expire(operation)
             case RecordPerson():
                 return self._record(operation)
             case SetOnline() | EndLeaving():
@@ -353,7 +377,7 @@ class _Decider:
         draft = self.changes.drafts.get(uuid.int)
         if draft is None:
             row = self._rows.chats.get(uuid)
-            if row is None:
+            if row is None or uuid.int in self.changes.gone:
                 return None
             state = row.state
             owner = self._person(person_key(state.owner))
@@ -408,8 +432,7 @@ class _Decider:
                 return operation
 
     def _reserve(self, operation: ReserveChat) -> Decided:
-        owner = self._known(operation.owner)
-        pair = (owner.id, operation.source)
+        pair = (operation.owner.id, operation.source)
         candidates = [*self._rows.owned.get(pair, ()), *self._unclosed.get(pair, ())]
         newest: ChatState | None = None
         for uuid in candidates:
@@ -420,14 +443,39 @@ class _Decider:
             if newest is None or (chat.place, chat.uuid) > (newest.place, newest.uuid):
                 newest = chat
         if newest is not None:
-            return Unchanged(newest), _NO_COUNTERS
+            return Unchanged(self._used(newest)), _NO_COUNTERS
+        if operation.refusal is not None:
+            return operation.refusal, _NO_COUNTERS
         if self._draft(operation.chat) is not None:
             return Refused(RefusalCode.CONFLICT, "there is another chat with this uuid"), _NO_COUNTERS
+        owner = self._known(operation.owner)
         chat = ChatState(operation.chat, operation.source, owner, last_activity=self._now)
         draft = self.changes.drafts[chat.uuid.int] = Draft(None, chat)
         self.changes.created.append(draft)
         self._unclosed.setdefault(pair, []).append(chat.uuid)
         return Changed(chat), _NO_COUNTERS
+
+    def _used(self, chat: ChatState) -> ChatState:
+        """The chat; the time after which it expires begins anew if it is reserved."""
+        if chat.stage is Stage.RESERVED and chat.last_activity < self._now:
+            chat = self.changes.drafts[chat.uuid.int].state = replace(chat, last_activity=self._now)
+        return chat
+
+    def _expire(self, operation: ExpireChat) -> Decided:
+        draft = self._draft(operation.chat)
+        if draft is None:
+            return _NO_CHAT
+        chat = draft.state
+        if chat.stage is not Stage.RESERVED or chat.last_activity > operation.before:
+            return Unchanged(chat), _NO_COUNTERS
+        if operation.in_use:
+            return Unchanged(self._used(chat)), _NO_COUNTERS
+        del self.changes.drafts[chat.uuid.int]
+        if draft.row is None:
+            self.changes.created.remove(draft)
+        self.changes.deleted.append(draft)
+        self.changes.gone.add(chat.uuid.int)
+        return Expired(chat.uuid), _NO_COUNTERS
 
     def _record(self, operation: RecordPerson) -> Decided:
         key = person_key(operation.user)

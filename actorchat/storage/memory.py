@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import count, islice, takewhile
 from math import inf
 from operator import attrgetter, itemgetter
 from uuid import UUID
@@ -18,12 +19,14 @@ import attrs
 from msgspec.structs import replace
 
 from actorchat.chat.model import (
+    ANONYMOUS_IDS,
     ChatState,
     Identity,
     OperatorCounters,
     PersonRecord,
     Policy,
     SourceCounters,
+    Stage,
     StoredMessage,
     visible_to,
 )
@@ -31,7 +34,7 @@ from actorchat.chat.operations import Operation, RefuseMessage
 from actorchat.chat.ports import PAGE_BYTES, ChatFilter, ChatPage, FeedSnapshot, ListPlace, OperatorRecord, Page
 from actorchat.chat.rules import MarkedMessage
 from actorchat.protocol import MessageType, Role
-from actorchat.storage.batch import Changes, apply_changes, decide_batch, decide_each
+from actorchat.storage.batch import Changes, Draft, apply_changes, decide_batch, decide_each
 from actorchat.storage.rows import ChatRow, Rows, cut_page, person_key, with_known_people
 from actorchat.storage.store import Batch, Decided
 
@@ -46,8 +49,12 @@ class MemoryStore:
         self._policy = policy
         self._clock = clock
         self._rows = Rows()
-        self._logs: list[list[StoredMessage]] = []
-        self._moves: list[list[int]] = []
+        self._logs: dict[int, list[StoredMessage]] = {}
+        self._moves: dict[int, list[int]] = {}
+        self._numbers = count()
+        # Those that nothing was done with for longest come first.
+        self._reserved: dict[UUID, ChatRow] = {}
+        self._owned: Counter[int] = Counter()
         self._places: dict[int, tuple[int, int]] = {}
         self._active: dict[str, dict[UUID, ChatRow]] = {}
         self._batches: dict[str, int] = {}
@@ -85,10 +92,13 @@ class MemoryStore:
 
     def _apply(self, changes: Changes) -> None:
         for draft in changes.created:
-            draft.number = len(self._logs)
-            self._logs.append([])
-            self._moves.append([])
+            draft.number = next(self._numbers)
+            self._logs[draft.number] = []
+            self._moves[draft.number] = []
+            self._owned[draft.state.owner.id] += 1
         apply_changes(self._rows, changes)
+        for draft in changes.deleted:
+            self._delete(draft)
         for draft, message in changes.messages:
             self._logs[draft.number].append(message)
             self._places[message.id] = (draft.number, message.index)
@@ -96,12 +106,29 @@ class MemoryStore:
             self._moves[draft.number].append(place)
         for draft in changes.drafts.values():
             chat = draft.state
+            if chat.stage is not Stage.RESERVED:
+                if draft.before.stage is Stage.RESERVED:
+                    self._reserved.pop(chat.uuid, None)
+            elif draft.changed or chat.uuid not in self._reserved:
+                self._reserved.pop(chat.uuid, None)
+                self._reserved[chat.uuid] = self._rows.chats[chat.uuid]
             if draft.before.stage is not chat.stage and draft.before.active is not chat.active:
                 active = self._active.setdefault(chat.source, {})
                 if chat.active:
                     active[chat.uuid] = self._rows.chats[chat.uuid]
                 else:
                     del active[chat.uuid]
+
+    def _delete(self, draft: Draft) -> None:
+        owner = draft.before.owner
+        self._reserved.pop(draft.before.uuid, None)
+        if draft.row is not None:
+            del self._logs[draft.number], self._moves[draft.number]
+            self._owned[owner.id] -= 1
+        if not self._owned[owner.id]:
+            del self._owned[owner.id]
+            if owner.id >= ANONYMOUS_IDS:
+                self._rows.people.pop(person_key(owner), None)
 
     def at(self, row: ChatRow, index: int) -> StoredMessage:
         return self._now(self._logs[row.number][index])
@@ -195,6 +222,10 @@ class MemoryStore:
             tuple(self._rows.sources.get(source) or SourceCounters(source) for source in wanted),
             tuple(self._state(row) for row in rows[max(0, len(rows) - limit) :]),
         )
+
+    def unused(self, before: float, limit: int) -> tuple[UUID, ...]:
+        unused = ((row.state.last_activity, uuid) for uuid, row in self._reserved.items())
+        return tuple(uuid for _, uuid in sorted(islice(takewhile(lambda each: each[0] <= before, unused), limit)))
 
     def due(self, now: float, limit: int) -> tuple[UUID, ...]:
         if not self._policy.idle_timeout and not self._policy.answer_timeout:

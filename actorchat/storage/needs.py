@@ -11,6 +11,7 @@ from actorchat.chat.model import ChatState
 from actorchat.chat.operations import (
     AddMessage,
     EndLeaving,
+    ExpireChat,
     MarkMessage,
     Operation,
     RecordPerson,
@@ -117,7 +118,14 @@ def _acting(operation: Operation) -> User | None:
         case AddMessage(author=user) | RecordPerson(user=user) | ReserveChat(owner=user):
             return user
         case (
-            RefuseMessage() | MarkMessage() | ReleaseChat() | SweepChat() | RefreshPeople() | SetOnline() | EndLeaving()
+            RefuseMessage()
+            | MarkMessage()
+            | ReleaseChat()
+            | SweepChat()
+            | ExpireChat()
+            | RefreshPeople()
+            | SetOnline()
+            | EndLeaving()
         ):
             return None
         case _:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 from uuid import UUID
 
-from actorchat.chat.model import OperatorCounters, Policy, SourceCounters, StoredMessage
+from actorchat.chat.model import ANONYMOUS_IDS, OperatorCounters, Policy, SourceCounters, StoredMessage
 from actorchat.chat.operations import Operation, RefuseMessage
 from actorchat.chat.rules import MarkedMessage
 from actorchat.protocol import Role
@@ -87,6 +87,9 @@ class SqlBatches:
 
     def committed(self, changes: Changes) -> None:
         apply_changes(self.rows, changes)
+        for draft in changes.deleted:
+            # The owner's record may be gone with the chat.
+            self.rows.people.pop(person_key(draft.before.owner), None)
         for draft, message in changes.messages:
             marked = MarkedMessage(message.index, message.type, message.type_role)
             self._markable[message.id] = (draft.number, marked)
@@ -179,7 +182,7 @@ class SqlBatches:
         progressed: list[Row] = []
         for draft in changes.drafts.values():
             before, state = draft.before, draft.state
-            if state.rev == before.rev or draft.row is None:
+            if draft.row is None or not draft.changed:
                 continue
             if (
                 self._has_timers
@@ -191,6 +194,8 @@ class SqlBatches:
             else:
                 progressed.append(progress_row(draft.number, state))
         created = [chat_row(draft.number, draft.state, policy) for draft in changes.created]
+        # First: a chat with the same uuid may have been made anew.
+        self._many(statements.delete_chat, [(draft.number,) for draft in changes.deleted if draft.row is not None])
         self._many(statements.insert_chat, created)
         self._many(statements.update_chat, moved)
         self._many(statements.update_chat_progress, progressed)
@@ -200,6 +205,9 @@ class SqlBatches:
         )
         self._many(statements.insert_move, [(place, draft.number) for draft, place in changes.moves])
         self._many(statements.put_person, list(map(person_row, changes.people.values())))
+        # Last: an owner may have got another chat.
+        owners = [draft.before.owner.id for draft in changes.deleted]
+        self._many(statements.delete_owner, [(id_,) for id_ in owners if id_ >= ANONYMOUS_IDS])
         self._many(statements.put_operator_counters, list(map(counters_row, changes.operators.values())))
         self._many(
             statements.put_source_counters,

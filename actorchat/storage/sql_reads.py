@@ -116,6 +116,9 @@ class SqlReads:
             tuple(map(chat_of, reversed(chats))),
         )
 
+    def unused(self, before: float, limit: int) -> tuple[UUID, ...]:
+        return tuple(UUID(hex=row[0]) for row in self._all(self._statements.unused, (before, limit)))
+
     def due(self, now: float, limit: int) -> tuple[UUID, ...]:
         return tuple(UUID(hex=row[0]) for row in self._all(self._statements.due, (now, limit)))
 

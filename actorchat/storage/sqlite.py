@@ -202,6 +202,10 @@ class SqliteStore:
         with self._reading() as reads:
             return reads.feed_snapshot(sources, limit)
 
+    def unused(self, before: float, limit: int) -> tuple[UUID, ...]:
+        with self._reading() as reads:
+            return reads.unused(before, limit)
+
     def due(self, now: float, limit: int) -> tuple[UUID, ...]:
         with self._reading() as reads:
             return reads.due(now, limit)

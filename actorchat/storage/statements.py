@@ -61,6 +61,7 @@ _start: ColumnElement[int] = literal_column("0")
 _NOWHERE: Final[ColumnElement[int]] = literal_column(str(-(2**62)))
 _ACTIVE_STAGES: Final = frozenset({Stage.NEW, Stage.OPEN})
 _active = literal_column("stage").in_([literal_column("'new'"), literal_column("'open'")])
+_reserved = literal_column("stage") == literal_column("'reserved'")
 _listed = chats.c.stage != literal_column("'reserved'")
 _state = tuple(column for column in chats.c if column.name != "due_at")
 _owner, _operator = people.alias("owner"), people.alias("operator")
@@ -114,6 +115,14 @@ class Statements:
         self.insert_move = self._insert(moves)
         self.update_chat = self._update_chat(("stage", "operator_id", *_HOT, "assigned_at", "due_at"))
         self.update_chat_progress = self._update_chat(_HOT)
+        self.delete_chat = text_(chats.delete().where(chats.c.number == bindparam("number")), "number")
+        any_chat = select(chats.c.number).where(chats.c.owner_id == people.c.id)
+        self.delete_owner = text_(
+            people.delete().where(
+                people.c.role == literal_column("'user'"), people.c.id == bindparam("id"), ~any_chat.exists()
+            ),
+            "id",
+        )
         self.update_due = self._update_chat(("due_at",))
         self.put_person = self._put(people)
         self.put_operator_counters = self._put(operator_counters)
@@ -208,6 +217,16 @@ class Statements:
             .limit(limit)
             .offset(_start),
             "keys",
+            "limit",
+        )
+        self.unused = text_(
+            select(chats.c.uuid)
+            # Spelt as in the index of the reserved chats.
+            .where(_reserved, chats.c.last_activity <= bindparam("before"))
+            .order_by(chats.c.last_activity, chats.c.uuid)
+            .limit(limit)
+            .offset(_start),
+            "before",
             "limit",
         )
         self.due = text_(

@@ -115,6 +115,9 @@ class FaultyStore:
     def feed_snapshot(self, sources: Collection[str], limit: int) -> FeedSnapshot:
         return self._readable.feed_snapshot(sources, limit)
 
+    def unused(self, before: float, limit: int) -> tuple[UUID, ...]:
+        return self._readable.unused(before, limit)
+
     def due(self, now: float, limit: int) -> tuple[UUID, ...]:
         return self._readable.due(now, limit)
 

@@ -15,6 +15,7 @@ import attrs
 from msgspec.structs import replace
 
 from actorchat.chat.model import (
+    ANONYMOUS_IDS,
     ENDLESS,
     Identity,
     OperatorCounters,
@@ -31,6 +32,8 @@ from actorchat.chat.operations import (
     Changed,
     CloseChat,
     EndLeaving,
+    ExpireChat,
+    Expired,
     MarkMessage,
     Operation,
     PersonRecorded,
@@ -58,6 +61,7 @@ OpenStore = Callable[[Policy], AbstractContextManager[Store]]
 
 ANN: Final = User(1, Role.USER, firstname="Ann")
 BOB: Final = User(2, Role.USER, firstname="Bob")
+GUEST: Final = User(ANONYMOUS_IDS + 7, Role.USER)
 # The same ids on purpose: only with the role is an id an identity.
 EVE: Final = User(1, Role.OPERATOR, firstname="Eve")
 FAY: Final = User(2, Role.OPERATOR, firstname="Fay")
@@ -437,6 +441,57 @@ def _check_people(bench: _Bench) -> None:
     assert bench.store.chats(ChatFilter()).chats[0].operator == stranger
 
 
+def _check_expiry(bench: _Bench) -> None:
+    """Reserved chats that were not used are found and deleted, with anonymous owners who have no other chat."""
+    store, later = bench.store, NOW + 50
+    chats = [UUID(int=n) for n in range(11, 16)]
+    owners = (GUEST, GUEST, BOB, attrs.evolve(GUEST, id=GUEST.id + 1), attrs.evolve(GUEST, id=GUEST.id + 2))
+    for n, (chat, owner) in enumerate(zip(chats, owners, strict=True)):
+        bench.batch(ReserveChat(chat, f"made-up-{n}", owner), now=NOW + n)
+    assert store.unused(NOW - 1, 9) == ()
+    assert store.unused(later, 3) == (CHAT, *chats[:2])
+    assert store.unused(NOW + 2, 9) == (CHAT, *chats[:3])
+    # What is asked for again, or somebody is in, is kept as long as a new one; what has a message for ever.
+    again = bench.one(ReserveChat(UUID(int=99), "made-up-0", GUEST), now=later)[0]
+    assert isinstance(again, Unchanged)
+    assert (again.chat.uuid, again.chat.last_activity, again.chat.rev) == (chats[0], later, 0)
+    assert isinstance(bench.one(ExpireChat(chats[1], later, True), now=later)[0], Unchanged)
+    bench.changed(AddMessage(chats[3], owners[3], "hi"), now=later)
+    assert store.unused(later - 1, 9) == (CHAT, chats[2], chats[4])
+    assert store.unused(later, 9) == (CHAT, chats[2], chats[4], *chats[:2])
+    decided = bench.batch(
+        *(ExpireChat(chat, later - 1, False) for chat in chats),
+        AddMessage(chats[2], BOB, "too late"),
+        ReserveChat(chats[2], "made-up-2", BOB),
+        ExpireChat(UUID(int=98), later, False),
+        now=later + 1,
+    )
+    kinds = [Unchanged, Unchanged, Expired, Unchanged, Expired, Refused, Changed, Refused]
+    assert [type(decision) for decision, _ in decided] == kinds
+    assert [store.chat(chat) is None for chat in chats] == [False, False, False, False, True]
+    # Only the anonymous owner of nothing else is gone, and may come back.
+    known = [store.person(Identity(Role.USER, owner.id)) is not None for owner in owners]
+    assert known == [True, True, True, True, False]
+    bench.batch(ExpireChat(chats[0], later, False), now=later + 2)
+    assert store.person(Identity(Role.USER, GUEST.id)) is not None
+    bench.batch(ExpireChat(chats[1], later, False), now=later + 2)
+    assert store.person(Identity(Role.USER, GUEST.id)) is None
+    bench.changed(ReserveChat(chats[1], "made-up-1", GUEST), now=later + 3)
+    assert store.person(Identity(Role.USER, GUEST.id)) == PersonRecord(GUEST)
+    # Made and deleted in one batch.
+    gus = attrs.evolve(GUEST, id=GUEST.id + 9)
+    decided = bench.batch(ReserveChat(chats[4], SHOP, gus), ExpireChat(chats[4], later + 4, False), now=later + 4)
+    assert decided[1][0] == Expired(chats[4])
+    assert store.chat(chats[4]) is None
+    # A refusal makes no chat and no person, but does not keep one that is there from its owner.
+    slowly = Refused("rate_limited", "slowly", 1.0)
+    nobody = attrs.evolve(GUEST, id=GUEST.id + 10)
+    decided = bench.batch(ReserveChat(chats[4], SHOP, nobody, slowly), ReserveChat(chats[4], SHOP, ANN, slowly))
+    assert decided[0][0] == slowly
+    assert isinstance(decided[1][0], Unchanged)
+    assert store.person(Identity(Role.USER, nobody.id)) is None
+
+
 def _check_presence(bench: _Bench) -> None:
     """An operator that goes offline with chats is leaving until they are returned; then chats reopen in the queue."""
     other = UUID(int=2)
@@ -555,6 +610,7 @@ _CHECKS: Final = (
     _check_order_of_lists,
     _check_people,
     _check_presence,
+    _check_expiry,
     _check_memberships,
     _check_bad_value,
     _check_recover,
@@ -665,7 +721,7 @@ def random_operations(seed: int, number: int) -> Iterator[Operation]:
     """
     chance = random.Random(seed)  # noqa: S311 - chooses which operations to try
     chats = [UUID(int=n) for n in range(1, 6)]
-    visitors, operators = (ANN, BOB), (EVE, FAY)
+    visitors, operators = (ANN, BOB, GUEST), (EVE, FAY)
     for _ in range(number):
         chat, visitor, operator = chance.choice(chats), chance.choice(visitors), chance.choice(operators)
         either = chance.choice((visitor, operator))
@@ -674,6 +730,8 @@ def random_operations(seed: int, number: int) -> Iterator[Operation]:
         yield chance.choice(
             (
                 ReserveChat(chat, SHOP, visitor),
+                ReserveChat(chat, SHOP, visitor, chance.choice((None, Refused("rate_limited", "slowly", 1.0)))),
+                ExpireChat(chat, NOW + chance.randrange(30), chance.random() < 0.3),
                 AddMessage(chat, either, text, client_id=key),
                 AddMessage(chat, either, text),
                 AddMessage(chat, operator, text, type=MessageType.SYSTEM, type_role=Role.OPERATOR),

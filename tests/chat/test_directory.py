@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import attrs
+import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actorchat.actors import Ref, open_system
+from actorchat.chat import directory as directory_module
 from actorchat.chat.directory import (
     ConsoleJoined,
     ConsoleLeft,
@@ -162,3 +164,31 @@ async def test_the_grace_counts_from_the_last_socket_however_late_that_is_heard(
         assert desk.calls == [("online", 0)]
         await trio.sleep(60)
         assert desk.calls[1:] == [("offline", 60.9), ("return", 60.9)]
+
+
+async def test_counters_of_sources_without_a_console_are_forgotten_when_there_are_many(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory_module, "KNOWN_SOURCES", 10)
+    made: list[Directory] = []
+
+    async with open_store("memory://", Policy()) as storage, open_system() as system:
+        consoles, recorder = Consoles(), Recorder(OLGA)
+
+        def make() -> Directory:
+            made.append(Directory(storage.archive, refuse, refuse, consoles))
+            return made[-1]
+
+        directory = await system.start(make)
+        console = Console(recorder, LK)
+        consoles.join(console, ())
+        directory.signal(ConsoleJoined(console, (), ()))
+        for rev, source in enumerate(["lk", *(f"made-up-{number}" for number in range(100))], 1):
+            directory.signal(Counted((SourceCounters(source, rev, rev),)))
+            await wait_all_tasks_blocked()
+            assert len(made[0]._sources) <= 10
+        # What a console is shown is remembered: an older value does not come back.
+        directory.signal(Counted((SourceCounters("lk", 7, 0),)))
+        await trio.sleep(1)
+        assert "lk" in made[0]._sources
+        assert [event.unread_chats for event in recorder.got(GlobalUpdated)] == [1]

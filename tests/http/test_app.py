@@ -17,6 +17,7 @@ from actorchat.http.origins import AllowedOrigins
 from actorchat.http.ports import Caller, Visit
 from actorchat.http.problems import Problem
 from actorchat.http.requests import BODY_SECONDS
+from actorchat.protocol import User
 from tests.server.running import error
 
 
@@ -35,6 +36,9 @@ class _Door:
         self._fail()
 
     async def visit(self, authorization: str | None, source: str, address: str) -> Visit:
+        self._fail()
+
+    async def reserve(self, caller: Caller, source: str, owner: User) -> NoReturn:
         self._fail()
 
     async def chat(self, caller: Caller, chat: UUID) -> NoReturn:

@@ -1,9 +1,9 @@
-"""How many anonymous visitors an address may make."""
+"""How often a minute something may be done by one person, or from one address."""
 
 import pytest
 
 from actorchat.server import addresses
-from actorchat.server.addresses import AddressLimiter
+from actorchat.server.addresses import AddressLimiter, MinuteLimiter
 
 
 def test_an_address_gets_its_number_at_once_and_then_one_after_the_other() -> None:
@@ -16,6 +16,20 @@ def test_an_address_gets_its_number_at_once_and_then_one_after_the_other() -> No
 def test_zero_is_no_limit() -> None:
     limiter = AddressLimiter(0)
     assert {limiter.take("192.0.2.1", 0.0) for _ in range(1000)} == {0.0}
+
+
+def test_whether_one_can_be_taken_is_told_without_taking_it_and_one_can_be_given_back() -> None:
+    limiter: MinuteLimiter[int] = MinuteLimiter(2)
+    assert [limiter.wait(7, 0.0), limiter.take(7, 0.0), limiter.take(7, 0.0)] == [0.0] * 3
+    assert limiter.wait(7, 0.0) == limiter.wait(7, 0.0) == pytest.approx(30.0)
+    assert limiter.wait(7, 20.0) == pytest.approx(10.0)
+    limiter.give_back(7, 20.0)
+    assert limiter.wait(7, 20.0) == 0.0
+    # No more than there were at first.
+    for _ in range(5):
+        limiter.give_back(8, 0.0)
+    assert [limiter.take(8, 0.0) == 0.0 for _ in range(3)] == [True, True, False]
+    assert MinuteLimiter[int](0).wait(7, 0.0) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actorchat.chat.model import OnClosed, Policy
+from actorchat.chat.model import ANONYMOUS_IDS, Identity, OnClosed, Policy
 from actorchat.chat.ports import ChatFilter
 from actorchat.protocol import Role
 from actorchat.storage.memory import MemoryStore
@@ -40,6 +40,8 @@ def everything(store: Store) -> object:
         store.operators(None),
         store.feed_snapshot(["shop", "mall"], 2),
         store.due(NOW + 30, 3),
+        sorted(store.unused(NOW + 10, 99)),
+        store.person(Identity(Role.USER, ANONYMOUS_IDS + 7)),
         store.due(NOW + 10_000, 99),
     )
 

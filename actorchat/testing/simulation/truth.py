@@ -27,6 +27,8 @@ from actorchat.chat.operations import (
     CloseChat,
     Decision,
     EndLeaving,
+    ExpireChat,
+    Expired,
     MarkMessage,
     Operation,
     PersonRecorded,
@@ -161,6 +163,9 @@ class Truth:
         elif isinstance(operation, ReserveChat):
             if isinstance(decision, Changed):
                 self._reserve(operation, decision)
+        elif isinstance(operation, ExpireChat):
+            if isinstance(decision, Expired):
+                self._expired(operation)
         else:
             chat = self.chats.get(str(operation.chat))
             if chat is None:
@@ -181,6 +186,13 @@ class Truth:
         self._expect(not theirs, "reserve", f"{theirs} of {owner} are not closed")
         chat = self.model.reserve(operation.chat, operation.source, owner)
         self.chats[str(operation.chat)] = ChatTruth(str(operation.chat), chat, decision.chat)
+
+    def _expired(self, operation: ExpireChat) -> None:
+        chat = self.chats.pop(str(operation.chat), None)
+        reserved = chat is not None and chat.model.stage == "reserved" and not operation.in_use
+        self._expect(reserved, "expiry", f"{operation} was in use")
+        if chat is not None:
+            del self.model.chats[operation.chat]
 
     def _ask_model(self, chat: ChatTruth, operation: ChatOperation, decision: Decision, now: float) -> Answer:
         model, theirs = self.model, chat.model

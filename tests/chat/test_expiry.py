@@ -1,0 +1,214 @@
+"""Reserved chats that never get a message are deleted, a few at a time, and never while somebody needs them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from actorchat.chat import ChatRefused
+from actorchat.chat.chats import ROOM_IDLE
+from actorchat.chat.model import ANONYMOUS_IDS, Identity, Policy
+from actorchat.chat.operations import AddMessage, CloseChat
+from actorchat.chat.sweeper import AT_ONCE, RETURN_GRACE
+from actorchat.protocol import Role, User
+from actorchat.testing import CommitFault, DelayedRunner, FaultyStore
+from tests.chat.people import ANNA, OLGA
+from tests.chat.world import Recorder, World, open_world
+from tests.system.driver import Desk, open_desk
+
+POLICY = Policy(reserved_timeout=100)
+GUEST = User(ANONYMOUS_IDS + 1, Role.USER)
+
+
+async def is_there(world: World | Desk, chat: UUID) -> bool:
+    return await world.chats.archive.chat(chat) is not None
+
+
+async def test_a_chat_without_a_message_goes_after_its_time_with_its_anonymous_owner(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(POLICY) as world:
+        unused, used = await world.reserve(GUEST), await world.reserve(ANNA)
+        await world.chats.perform(AddMessage(used, ANNA, "hi"))
+        await trio.sleep(99)
+        assert await is_there(world, unused)
+        await trio.sleep(20)
+        assert not await is_there(world, unused)
+        assert await is_there(world, used)
+        assert await world.chats.archive.person(Identity(Role.USER, GUEST.id)) is None
+        with pytest.raises(ChatRefused, match="not_found"):
+            await world.chats.join_room(Recorder(GUEST), unused, None)
+        with pytest.raises(ChatRefused, match="not_found"):
+            await world.chats.perform(AddMessage(unused, GUEST, "hi"))
+        # A token of the guest is still good: it gets another chat.
+        assert await world.reserve(GUEST) != unused
+
+
+async def test_a_chat_is_kept_while_somebody_is_in_its_room_and_some_time_after(autojump_clock: MockClock) -> None:
+    async with open_world(POLICY) as world:
+        chat = await world.reserve(GUEST)
+        guest = await world.join(chat, GUEST)
+        await trio.sleep(1000)
+        guest.say("I have thought about it")
+        await trio.sleep(1)
+        assert guest.recorder.texts() == ["I have thought about it"]
+
+        chat = await world.reserve(ANNA)
+        operator = await world.join(chat, OLGA)
+        await trio.sleep(500)
+        await world.leave(operator)
+        # Whoever has a receiver holds the room's address.
+        del operator
+        await trio.sleep(ROOM_IDLE)
+        assert await is_there(world, chat)
+        await trio.sleep(ROOM_IDLE + 2 * POLICY.reserved_timeout)
+        assert not await is_there(world, chat)
+
+
+async def test_a_chat_that_is_asked_for_again_is_kept(autojump_clock: MockClock) -> None:
+    async with open_world(POLICY) as world:
+        chat = await world.reserve(GUEST)
+        for _ in range(10):
+            await trio.sleep(70)
+            assert await world.reserve(GUEST) == chat
+
+
+async def test_clients_have_time_to_come_back_after_a_start(autojump_clock: MockClock) -> None:
+    async with open_world(Policy(reserved_timeout=1)) as world:
+        chat = await world.reserve(GUEST)
+        await trio.sleep(RETURN_GRACE - 1)
+        assert await is_there(world, chat)
+        await trio.sleep(2)
+        assert not await is_there(world, chat)
+
+
+async def test_many_go_a_few_at_a_time_in_one_transaction_each(autojump_clock: MockClock) -> None:
+    async with open_desk(autojump_clock, None, policy=POLICY) as desk:
+        for number in range(2 * AT_ONCE + 10):
+            await desk.chats.reserve_chat(f"made-up-{number}", GUEST)
+        await trio.sleep(100)
+        before = desk.journal.statistics()
+        await trio.sleep(20)
+        after = desk.journal.statistics()
+        assert await desk.chats.archive.unused(trio.current_time(), 1) == ()
+        assert after.operations - before.operations == 2 * AT_ONCE + 10
+        assert after.batches - before.batches == 3
+        # No room was opened for it.
+        assert not [ref for ref in desk.system.live() if ref.name.startswith("room/")]
+
+
+FATES = [(None, False), (CommitFault.STORED, False), (CommitFault.FORGOTTEN, True), (CommitFault.AWAY, True)]
+"""How the commit of a deletion fails, and whether the chat is there afterwards."""
+
+
+@asynccontextmanager
+async def expiring(clock: MockClock, fault: CommitFault | None) -> AsyncIterator[tuple[Desk, UUID]]:
+    """A chat of the guest whose deletion was just submitted. It takes a second, and more with a fault."""
+    faults: list[CommitFault | None] = []
+    slow = [0.0]
+    async with open_desk(
+        clock,
+        None,
+        wrap_store=lambda store: FaultyStore(
+            store, iter(lambda: faults.pop() if faults else None, "never"), away_for=2
+        ),
+        wrap_runner=lambda runner: DelayedRunner(runner, lambda: slow[0]),
+    ) as desk:
+        chat, _ = await desk.chats.reserve_chat("lk", GUEST)
+        await trio.sleep(10)
+        faults.append(fault)
+        slow[0] = 1.0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(desk.chats.expire, [chat.uuid], trio.current_time())
+            await wait_all_tasks_blocked()
+            yield desk, chat.uuid
+
+
+async def tried(call: Awaitable[object]) -> str:
+    try:
+        await call
+    except ChatRefused as refused:
+        return refused.code
+    return "done"
+
+
+@pytest.mark.parametrize(("fault", "kept"), FATES)
+async def test_whoever_enters_while_a_deletion_is_decided_waits_and_is_told(
+    fault: CommitFault | None, kept: bool, autojump_clock: MockClock
+) -> None:
+    async with expiring(autojump_clock, fault) as (desk, chat):
+        recorder, before = Recorder(GUEST), trio.current_time()
+        with pytest.raises(trio.WouldBlock):
+            desk.chats.join_room_nowait(recorder, chat, None)
+        assert await tried(desk.chats.join_room(recorder, chat, None)) == ("done" if kept else "not_found")
+        assert trio.current_time() - before >= 0.5
+        assert await is_there(desk, chat) is kept
+        assert recorder.types() == (["user_connected"] if kept else [])
+
+
+@pytest.mark.parametrize(("fault", "kept"), FATES)
+async def test_a_message_that_comes_too_late_is_refused_and_one_before_keeps_the_chat(
+    fault: CommitFault | None, kept: bool, autojump_clock: MockClock
+) -> None:
+    async with expiring(autojump_clock, fault) as (desk, chat):
+        say = AddMessage(chat, GUEST, "hi", client_id="k")
+        answer = await tried(desk.chats.perform(say))
+        while answer == "storage_unavailable":
+            await trio.sleep(1)
+            answer = await tried(desk.chats.perform(say))
+        assert answer == ("done" if kept else "not_found")
+        assert await is_there(desk, chat) is kept
+
+
+async def test_a_chat_whose_first_message_is_on_its_way_is_kept(autojump_clock: MockClock) -> None:
+    async with open_desk(autojump_clock, None, wrap_runner=lambda runner: DelayedRunner(runner, lambda: 1.0)) as desk:
+        chat, _ = await desk.chats.reserve_chat("lk", GUEST)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(desk.chats.perform, AddMessage(chat.uuid, GUEST, "hi"))
+            await trio.sleep(3)
+            nursery.start_soon(desk.chats.expire, [chat.uuid], trio.current_time() + 100)
+        state = await desk.chats.archive.chat(chat.uuid)
+        assert state is not None
+        assert state.next_index == 1
+
+
+async def test_a_room_that_was_read_before_its_chat_was_deleted_is_no_room(autojump_clock: MockClock) -> None:
+    delays: list[float] = []
+    async with open_desk(
+        autojump_clock,
+        None,
+        wrap_runner=lambda runner: DelayedRunner(runner, lambda: delays.pop(0) if delays else 0.0),
+    ) as desk:
+        chat, _ = await desk.chats.reserve_chat("lk", GUEST)
+        async with trio.open_nursery() as nursery:
+            # The room reads its chat after 2 seconds and hears of it after 4, the deletion is between the two.
+            delays += [4.0, 2.0]
+            nursery.start_soon(tried, desk.chats.perform(CloseChat(chat.uuid, GUEST)))
+            await trio.sleep(1.5)
+            nursery.start_soon(desk.chats.expire, [chat.uuid], trio.current_time())
+        assert not await is_there(desk, chat.uuid)
+        with pytest.raises(trio.WouldBlock):
+            desk.chats.chat_nowait(chat.uuid)
+        assert await tried(desk.chats.join_room(Recorder(GUEST), chat.uuid, None)) == "not_found"
+
+
+async def test_what_storage_could_not_delete_is_deleted_later(autojump_clock: MockClock) -> None:
+    faults = [CommitFault.AWAY, CommitFault.FORGOTTEN, None]
+    armed = [False]
+
+    def fault() -> CommitFault | None:
+        return faults.pop(0) if armed[0] and faults else None
+
+    async with open_desk(
+        autojump_clock, None, policy=POLICY, wrap_store=lambda store: FaultyStore(store, iter(fault, "never"))
+    ) as desk:
+        chat, _ = await desk.chats.reserve_chat("lk", GUEST)
+        armed[0] = True
+        await trio.sleep(200)
+        assert faults == []
+        assert not await is_there(desk, chat.uuid)
