@@ -166,11 +166,14 @@ class Roster:
     def _renamed(self, user: User) -> None:
         """Somebody present has a new profile: all members are told, and typing is shown with it."""
         identity = identity_of(user)
-        self.present[identity].user = user
         typist = self.typists.get(identity)
         if typist is not None:
             typist.user = user
-        self._tell(UserConnected(user))
+        presence = self.present[identity]
+        if presence.user != user:
+            # Else they came with it: a commit in doubt is told later than it can be read.
+            presence.user = user
+            self._tell(UserConnected(user))
 
     def _tell(self, event: UserConnected | UserDisconnected) -> None:
         frames = Frames.of([encode_event(event, Profile.STRICT)])

@@ -52,6 +52,16 @@ async def test_everybody_in_the_room_is_told_the_new_name_of_somebody_present(
         assert connected(anna) == [ANNA, OLGA, ANN, PETR]
 
 
+async def test_a_name_that_is_shown_already_is_not_told_again(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        # A commit in doubt can be read before it is told, so somebody may come with the new name before that.
+        anna = await world.join(chat, ANN)
+        await world.person(ANN, frozenset())
+        await trio.sleep(1)
+        assert connected(anna) == [ANN]
+
+
 async def test_a_room_that_its_user_has_left_is_told_nothing(autojump_clock: MockClock) -> None:
     async with open_world() as world:
         chat = await world.reserve()
