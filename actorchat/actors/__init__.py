@@ -1,6 +1,6 @@
-"""Owns the embeddable actor core: actors, addresses, inboxes, supervision, virtual actors, timers, watch, groups.
+"""An actor library for Trio: actors, addresses, inboxes, supervision, virtual actors, timers, watches and groups.
 
-Knows no chat, no wire and no socket. `docs/actors.md` explains it.
+It knows nothing of chats, protocols or sockets. `docs/actors.md` is the guide.
 """
 
 from actorchat.actors._actor import Actor

@@ -1,4 +1,4 @@
-"""Owns what the author of an actor writes and calls. Knows no queue and no task: `_life` calls in."""
+"""The base class of actors: the handlers that an author overrides and the methods that these call."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @attrs.define(eq=False)
 class _Timer:
-    """A keyed timer, and its tick in the control lane: a cancelled one comes to nothing there too."""
+    """A keyed timer and its tick. A tick that waits in the control lane is dropped if the timer is cancelled."""
 
     actor: Actor[NoReturn]
     key: Hashable
@@ -36,20 +36,20 @@ class _Timer:
     alarm: Alarm | None = None
     queued: bool = False
     begun: int = -1
-    """How many messages had begun at its last tick."""
+    """How many messages had begun when it last ticked."""
 
     def set(self) -> None:
         self.alarm = self.actor.system._clock.at(self.moment, self.ring)
 
     def ring(self) -> None:
         ref, now = self.actor.ref, trio.current_time()
-        # A handler slower than its period holds up neither the messages that wait nor a stop.
+        # A handler that is slower than its period must delay neither waiting messages nor a stop.
         held_up = ref._inbox.queued and self.begun == ref._inbox.begun
-        if not (self.queued or (self.period is not None and (held_up or ref._order >= Directive.DRAIN))):
+        if not (self.queued or (self.period is not None and (held_up or ref._directive >= Directive.DRAIN))):
             self.queued = True
             self.actor._later(self.make)
         if self.period is not None:
-            # Moments that a slow handler or a suspended machine missed are not made up for.
+            # Ticks missed because of a slow handler or a suspended machine are not made up for.
             later = self.moment + self.period * (int((now - self.moment) / self.period) + 1)
             self.moment = max(later, nextafter(now, inf))
             self.set()
@@ -68,15 +68,15 @@ class _Timer:
 class Actor(Generic[M]):
     """An actor that takes messages of type `M`: a task that handles one at a time.
 
-    Subclass it and write `receive`. One object is one incarnation: after a crash the factory makes the next, with empty
-    state; the inbox stays. Everything here is for the actor's own handlers; others use its `Ref`. `__init__` need
-    not call this class, and can't use it: the address is there from `on_start` on.
+    Subclass it and write `receive`. One object is one incarnation: after a crash the factory makes the next one, with
+    fresh state; the inbox is kept. All methods here are for the actor's own handlers; other code uses its `Ref`.
+    `__init__` need not call the base class. It can't use the methods: the address exists from `on_start` on.
     """
 
     batch_max: ClassVar[int] = 256
-    """Most messages in one `receive_batch`."""
+    """The largest number of messages passed to one `receive_batch`."""
 
-    # Set by `_life`; the rest is made when first used, so that a parked actor stays small.
+    # Set by `_cell`. The other fields are created on first use, so that a parked actor stays small.
     _ref: Ref[M] | None = None
     _current: object = None
     _batch: Sequence[object] = ()
@@ -86,42 +86,43 @@ class Actor(Generic[M]):
     _watched: set[Watch] | None = None
 
     async def receive(self, message: M) -> None:
-        """Handle one message. Raising is for bugs: it crashes the actor. For a refusal use `fail`."""
+        """Handle one message. An exception crashes the actor; to refuse a request, use `fail`."""
         raise NotImplementedError(f"{type(self).__name__} has no receive")
 
     def receive_now(self, message: M) -> bool:
-        """Handle one told message in the step of whoever tells it. False: it goes to `receive`.
+        """Handle one told message in the sender's step, without a task switch. Return False to pass it to `receive`.
 
-        Override it where most messages need no waiting: the switch to this actor's task is saved. It is called only
-        while the actor is parked with nothing waiting, so the order is as ever, and never while anything of it runs.
-        Raising crashes the actor, not the one who tells. With an instrument, `Coalesce` or a `receive_batch` of its own
-        it is not called, so `receive` must do the same.
+        Override it if most messages can be handled without waiting. It is called only while the actor is parked and
+        its inbox is empty, so the order of messages is kept, and never while another handler of the actor runs. An
+        exception crashes the actor, not the sender. It is not called with an instrument, with `Coalesce` or if
+        `receive_batch` is overridden, so `receive` must do the same work.
         """
         return False
 
     async def receive_batch(self, messages: Sequence[M]) -> None:
-        """Handle all user messages that wait, at most `batch_max`, oldest first.
+        """Handle all waiting user messages, at most `batch_max`, oldest first.
 
-        Override it to make the batch the unit of begin, crash and cancel: all its messages have begun, and a crash
-        loses all of them. Await nothing in it but a yield. Control messages still come to `receive`, one at a time,
+        Override it to handle batches as a unit: all messages of a batch have begun, and a crash or cancellation loses
+        all of them. Await nothing in it but a checkpoint. Control messages still go to `receive`, one at a time,
         between two batches.
         """
         for message in messages:
             await self.receive(message)
 
     async def on_start(self) -> None:
-        """Runs before the first message of each incarnation. Raising counts as a crash."""
+        """Runs before the first message of each incarnation. An exception counts as a crash."""
 
     async def on_stop(self, end: End) -> None:
         """Runs once for each incarnation whose `on_start` returned, after its timers and pipes are cancelled.
 
-        It is shielded and has the system's `limit` of seconds; killed or cancelled, before it or meanwhile, `grace`.
+        It is shielded from cancellation for the system's `limit` of seconds, or for `grace` seconds if the actor is
+        killed or cancelled before or during the call.
         """
 
     def can_passivate(self) -> bool:
-        """Whether this idle virtual actor may go. Asked with an empty inbox; the decision follows in the same step.
+        """Whether this idle virtual actor may be passivated. Called with an empty inbox; the result applies at once.
 
-        It is not asked while a deferred answer or a pipe is open. Timers don't hold an actor.
+        It is not called while a deferred answer or a pipe is open. Timers don't keep an actor active.
         """
         return True
 
@@ -138,26 +139,27 @@ class Actor(Generic[M]):
 
     @property
     def expired(self) -> bool:
-        """Whether nobody waits for the current request any more: a long handler may stop early."""
+        """Whether the asker of the current request has stopped waiting, so that a long handler may stop early."""
         return isinstance(self._current, Call) and self._current.done
 
     def reply(self, request: Request[R], value: R) -> None:
-        """Answer `request`, which is being handled. Only the first answer counts; to a told request it is dropped.
+        """Answer `request`, which must be the one being handled. Only the first answer counts.
 
-        RuntimeError: it is not the one being handled (`defer` what is answered later).
+        The answer to a request that was told, not asked, is dropped. Raises RuntimeError for any other request; use
+        `defer` to answer later.
         """
         call = self._call_of(request)
         if call is not None:
             call.reply(value)
 
     def fail(self, request: Request[R], error: Exception) -> None:
-        """Raise `error` in the asker, and nowhere else: a refusal, while this actor lives on."""
+        """Refuse `request`: raise `error` in the asker and nowhere else. This actor continues."""
         call = self._call_of(request)
         if call is not None:
             call.fail(error)
 
     def defer(self, request: Request[R]) -> Pending[R]:
-        """Answer `request` later. Fails by itself when this incarnation ends: `ActorCrashed` or `ActorStopped`."""
+        """Answer `request` later. If this incarnation ends first, the asker gets `ActorCrashed` or `ActorStopped`."""
         call = self._call_of(request)
         if call is not None and not call.done:
             self._open = self._open or set()
@@ -165,10 +167,10 @@ class Actor(Generic[M]):
         return Pending(call)
 
     def watch(self, ref: Ref[NoReturn], as_: Callable[[Down], M]) -> None:
-        """Get exactly one control message, made by `as_`, when `ref` ends and does not come back by itself.
+        """Receive exactly one control message, made by `as_`, when `ref` ends for good.
 
-        At once, and as `STOPPED`, if it has stopped already. Not on a restart, nor on passivation. A watch ends with
-        this incarnation.
+        If `ref` has stopped already, the message comes at once with the cause `STOPPED`. Restarts and passivation send
+        none. The watch ends with this incarnation.
         """
 
         def fire(watch: Watch, end: End) -> None:
@@ -183,21 +185,21 @@ class Actor(Generic[M]):
         ref._watch(watch)
 
     def after(self, delay: float, message: M, *, key: Hashable) -> None:
-        """Get `message` as a control message in `delay` seconds. Replaces the timer of the same key."""
+        """Receive `message` as a control message in `delay` seconds. Replaces the timer with the same key."""
         self._set_timer(delay, message, key, None)
 
     def every(self, period: float, message: M, *, key: Hashable) -> None:
-        """Get `message` each `period` seconds, the first one in `period`. Replaces the timer of the same key.
+        """Receive `message` every `period` seconds, the first in `period`. Replaces the timer with the same key.
 
-        At most one tick waits: a handler slower than the period gets one, not all it missed, and between two of them a
-        message that waits. No tick comes once the actor drains.
+        At most one tick waits: a handler slower than the period gets one tick, not all it missed, and handles a
+        waiting message between two ticks. A draining actor receives no ticks.
         """
         if period <= 0:
             raise ValueError("a period is more than 0 seconds")
         self._set_timer(period, message, key, period)
 
     def cancel(self, key: Hashable) -> bool:
-        """Cancel the timer of `key`; its tick does not come, even if it is queued. False: there was none."""
+        """Cancel the timer with `key`, including a tick that is queued. Returns False if there was none."""
         timer = self._timers.pop(key, None) if self._timers else None
         if timer is None:
             return False
@@ -208,10 +210,11 @@ class Actor(Generic[M]):
     def pipe(
         self, work: Callable[[], Awaitable[T]], *, ok: Callable[[T], M], err: Callable[[Exception], M] | None = None
     ) -> None:
-        """Run `work` beside the inbox; its result comes as a control message made by `ok`, its error by `err`.
+        """Run `work` in a task while the actor goes on; receive its result as a control message.
 
-        Without `err` an error crashes the actor, between two messages. `ok` and `err` run in the actor, when the
-        message is handled. Cancelled when this incarnation ends. How many run at once is the caller's to bound.
+        `ok` makes the message of the result, `err` that of an error. Without `err` an error crashes the actor, between
+        two messages. `ok` and `err` run in the actor, when the message is handled. The task is cancelled when this
+        incarnation ends. The caller has to limit the number of pipes.
         """
         scope, ref = trio.CancelScope(), self.ref
 
@@ -229,7 +232,7 @@ class Actor(Generic[M]):
         if self._pipes is None:
             self._pipes = set()
         self._pipes.add(scope)
-        ref._keeper._nursery.start_soon(run, name=f"{ref.name} pipe")
+        ref._spec._nursery.start_soon(run, name=f"{ref.name} pipe")
 
     def _set_timer(self, delay: float, message: M, key: Hashable, period: float | None) -> None:
         self.cancel(key)
@@ -239,10 +242,10 @@ class Actor(Generic[M]):
         timer.set()
 
     def _untyped(self) -> Actor[NoReturn]:
-        return self  # type: ignore[return-value] # bookkeeping holds actors of every message type
+        return self  # type: ignore[return-value] # the system holds actors of every message type
 
     def _later(self, make: Callable[[], object]) -> None:
-        """Have `make` called for a message when the control lane gets there, if this incarnation still lives then."""
+        """Queue `make` in the control lane. It is called to make the message, unless this incarnation has ended."""
         if self.ref._actor is self:
             self.ref._inbox.signal(IncarnationMessage(self._untyped(), make))
 
@@ -258,7 +261,7 @@ class Actor(Generic[M]):
         return next(iter(owing or calls[-1:]), None)
 
     def _release(self, end: End) -> None:
-        """End what belongs to this incarnation."""
+        """Cancel the timers, pipes, watches and deferred answers of this incarnation."""
         for key in list(self._timers or ()):
             self.cancel(key)
         for scope in self._pipes or ():

@@ -1,6 +1,6 @@
-"""Owns the task of an address, incarnation after incarnation, and the one loop that handles messages.
+"""The task of an active address: it runs incarnation after incarnation and the loop that handles messages.
 
-Knows neither who supervises (a `ChildSpec` says what follows a crash) nor what the messages mean.
+What follows a crash is decided by the address's `ChildSpec`.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from actorchat.actors._request import Call
 _log = logging.getLogger("actorchat.actors")
 
 BURST = 64
-"""Messages after which an actor yields to the rest of the program."""
+"""The number of messages after which an actor yields to other tasks."""
 
 
 async def live(ref: Ref[NoReturn]) -> None:
-    """The task of an address, from its start till it rests: incarnation after incarnation.
+    """Run the incarnations of an address, one after another, until it is inactive.
 
-    Raises what the keeper lets propagate, and what is no `Exception`, after `on_stop`.
+    Raises, after `on_stop`, errors that the `ChildSpec` propagates, and exceptions that are not an `Exception`.
     """
     ref._system._tasks[current_task()] = ref
     again = False
     try:
-        # What comes in between has no name: this frame sleeps, and an error would keep the actor that raised it.
+        # The result has no name here: this frame sleeps between incarnations, and an error would keep its actor alive.
         while again := _follow(ref, *await _wind_up(ref, *await _run(ref, again))):
             pass
     finally:
@@ -44,7 +44,7 @@ async def live(ref: Ref[NoReturn]) -> None:
 
 
 async def _run(ref: Ref[NoReturn], again: bool) -> tuple[End, BaseException | None]:
-    """An incarnation, `again` or the first, till before its `on_stop`: how it ended, and what it raised."""
+    """Run one incarnation up to its `on_stop`: how it ended, and what it raised. `again`: it is not the first."""
     end = None
     try:
         with ref._scope as scope:
@@ -56,23 +56,23 @@ async def _run(ref: Ref[NoReturn], again: bool) -> tuple[End, BaseException | No
                 elif again:
                     await checkpoint()
                 ref._pause = ref._before = None
-                if ref._order < Directive.STOP:
+                if ref._directive < Directive.STOP:
                     actor = await _begin(ref)
                     end = await _serve(ref, actor, ref._inbox)
             except BaseExceptionGroup as group:
                 if not _cancels(group):
                     raise
-                # It goes on as a cancellation.
+                # The whole group continues as a cancellation.
                 plain, others = group.split(Exception)
                 if plain is not None:
                     _log.error("%s raised while it was cancelled", ref._name, exc_info=plain)
                 raise others or group from None
-        return ref._ordered() if end is None or scope.cancelled_caught else end, None
+        return ref._directed_end() if end is None or scope.cancelled_caught else end, None
     except BaseException as error:
         if _cancels(error):
             return ref._before or End(Cause.CANCELLED), error
         _log.error("%s crashed", ref._name, exc_info=error)
-        return ref._ordered(error) if ref._order >= Directive.KILL else End(Cause.CRASHED, error), error
+        return ref._directed_end(error) if ref._directive >= Directive.KILL else End(Cause.CRASHED, error), error
 
 
 def _cancels(error: BaseException) -> bool:
@@ -82,7 +82,7 @@ def _cancels(error: BaseException) -> bool:
 
 
 async def _begin(ref: Ref[NoReturn]) -> Actor[NoReturn]:
-    made = ref._keeper._make(ref)
+    made = ref._spec._make(ref)
     if not isinstance(made, Actor):
         raise TypeError(f"the factory of {ref._name} must return an Actor, not {made!r}")
     if made._ref is not None:
@@ -101,15 +101,15 @@ async def _begin(ref: Ref[NoReturn]) -> Actor[NoReturn]:
 
 
 async def _serve(ref: Ref[NoReturn], actor: Actor[NoReturn], inbox: Inbox) -> End:
-    """Handle messages until the incarnation is to end. Costs nothing while there are none."""
+    """Handle messages until the incarnation has to end. Parked in between, it costs nothing."""
     system, task = ref._system, current_task()
     receive, take, trap = actor.receive, inbox.take, _trap(inbox.leave)
     whole = type(actor).receive_batch is not Actor.receive_batch
-    plain = ref._keeper._plain and not whole
+    plain = ref._spec._plain and not whole
     if plain and type(actor).receive_now is not Actor.receive_now:
-        inbox.now = actor.receive_now  # type: ignore[assignment] # the address takes what the actor does
+        inbox.now = actor.receive_now  # type: ignore[assignment] # the address accepts the messages of its actor
     burst = 0
-    # A crash may have come between seeing to the control lane and the rest of it.
+    # The last incarnation may have crashed before it finished the control lane.
     inbox.attention = True
     while True:
         if inbox.attention:
@@ -117,7 +117,7 @@ async def _serve(ref: Ref[NoReturn], actor: Actor[NoReturn], inbox: Inbox) -> En
             if end is not None:
                 return end
         if inbox.handed is not NOTHING and plain:
-            # The hot path of a parked actor that is told one message.
+            # The hot path: a parked actor was told one message.
             item, inbox.handed, count = inbox.handed, NOTHING, 1
         elif not (count := inbox.accepted - inbox.begun - inbox.dropped):
             if inbox.attention:
@@ -143,7 +143,7 @@ async def _serve(ref: Ref[NoReturn], actor: Actor[NoReturn], inbox: Inbox) -> En
             inbox.begun += 1
             if item.__class__ is not Call:
                 actor._current = item
-                await receive(item)  # type: ignore[arg-type] # the address takes what the actor does
+                await receive(item)  # type: ignore[arg-type] # the address accepts the messages of its actor
             elif item.done:
                 inbox.skip()
                 system.abandoned += 1
@@ -157,15 +157,15 @@ async def _serve(ref: Ref[NoReturn], actor: Actor[NoReturn], inbox: Inbox) -> En
             if not count or inbox.attention:
                 break
             item = take()
-        # What attention broke off was not done.
+        # Messages left over when `attention` ended the burst were not handled.
         burst -= count
         actor._current = None
 
 
 def _trap(abort: Callable[[object], trio.lowlevel.Abort]) -> object:
-    """What `wait_task_rescheduled(abort)` yields to Trio's scheduler.
+    """The object that `wait_task_rescheduled(abort)` yields to Trio's scheduler.
 
-    It is the same each time, and making it anew for each wait is a good part of what a wake-up costs (docs/adr/0007).
+    It is the same each time, and creating it for each wait is a large part of the cost of a wake-up (docs/adr/0007).
     """
     waiting = wait_task_rescheduled(abort)  # noqa: ASYNC105 - driven by hand
     trap: object = waiting.send(None)
@@ -181,10 +181,10 @@ def _park(trap: object) -> Generator[object, Outcome[object], None]:
 
 
 async def _handle(ref: Ref[NoReturn], actor: Actor[NoReturn], inbox: Inbox, most: int) -> None:
-    """What `_serve` does with plain messages: for a batch as one, for coalesced ones, and with an instrument."""
+    """Handle the next messages as `_serve` does, for batches, coalesced messages and with an instrument."""
     instrument = ref._system._instrument
     items: list[object] = []
-    if ref._order is Directive.DRAIN:
+    if ref._directive is Directive.DRAIN:
         most = min(most, ref._until - inbox.begun - inbox.dropped)
     actor._batch = items
     while inbox.queued and len(items) < most:
@@ -211,17 +211,17 @@ async def _handle(ref: Ref[NoReturn], actor: Actor[NoReturn], inbox: Inbox, most
 
 
 async def _attend(ref: Ref[NoReturn], actor: Actor[NoReturn], inbox: Inbox) -> End | None:
-    """See to orders, waiting senders and the control lane. An `End` if the incarnation is to end here."""
+    """Process directives, waiting senders and the control lane. Returns an `End` if the incarnation has to end."""
     inbox.attention = False
-    order = ref._order
-    if order is Directive.PASSIVATE:
-        ref._order = order = Directive.NONE
+    directive = ref._directive
+    if directive is Directive.PASSIVATE:
+        ref._directive = directive = Directive.NONE
         if inbox.empty and not actor._open and not actor._pipes and actor.can_passivate():
             return End(Cause.PASSIVATED)
     if inbox.waiters is not None:
         ref._admit()
     done = 0
-    while inbox.control and ref._order is order and order in (Directive.NONE, Directive.DRAIN):
+    while inbox.control and ref._directive is directive and directive in (Directive.NONE, Directive.DRAIN):
         item = inbox.control.popleft()
         if isinstance(item, IncarnationMessage):
             item = item.make() if item.actor is actor else NOTHING
@@ -233,41 +233,41 @@ async def _attend(ref: Ref[NoReturn], actor: Actor[NoReturn], inbox: Inbox) -> E
         done += 1
         if done % BURST == 0:
             await checkpoint()
-    if inbox.control or ref._order:
-        # An order stays in force: look again before each message, and when there is none left.
+    if inbox.control or ref._directive:
+        # A directive stays in force: check again before each message, and when none is left.
         inbox.attention = True
     else:
         inbox.control = None
-    order = ref._order
+    directive = ref._directive
     drained = inbox.begun + inbox.dropped >= ref._until and not inbox.control
-    ends = order is Directive.RESTART or order >= Directive.STOP or (order is Directive.DRAIN and drained)
-    return ref._ordered() if ends else None
+    ends = directive is Directive.RESTART or directive >= Directive.STOP or (directive is Directive.DRAIN and drained)
+    return ref._directed_end() if ends else None
 
 
 async def _wind_up(ref: Ref[NoReturn], end: End, raised: BaseException | None) -> tuple[End, BaseException | None]:
-    """What had begun is lost, what belongs to the incarnation ends, `on_stop`."""
+    """Lose the messages that had begun, release what belongs to the incarnation, run `on_stop`."""
     actor, system, started = ref._actor, ref._system, ref._state is State.RUNNING
     ref._move(State.LEAVING)
     ref._inbox.now = None
-    if raised is not None and not (isinstance(raised, Exception) and ref._keeper._restart and not ref._starter):
-        # It does not come back: nobody is to wait for it.
-        ref._give(Directive.STOP)
+    if raised is not None and not (isinstance(raised, Exception) and ref._spec._restart and not ref._starter):
+        # There is no next incarnation: accept no more messages.
+        ref._apply(Directive.STOP)
     if actor is None:
         return end, raised
-    # With an instrument user messages are a batch, if of one; a control message it has not heard of.
+    # With an instrument, user messages are handled as batches. It was not told of control messages.
     hearing = system._instrument if actor._batch else None
     items = actor._batch or (() if actor._current is None else (actor._current,))
     actor._batch, actor._current = (), None
     for item in items:
-        ref._lose(item, DeadLetterReason.CRASHED, end)
+        ref._make_dead_letter(item, DeadLetterReason.CRASHED, end)
         if hearing is not None:
             hearing.end(ref._name, message_of(item), end.error)
     actor._release(end)
     if not started or type(actor).on_stop is Actor.on_stop:
         return end, raised
     now = trio.current_time()
-    cut = ref._order >= Directive.KILL or trio.current_effective_deadline() <= now
-    # Shielded for at most `limit` seconds; `Ref._cut` makes that `grace` when it is cut short meanwhile.
+    cut = ref._directive >= Directive.KILL or trio.current_effective_deadline() <= now
+    # Shielded for at most `limit` seconds. `Ref._cut` shortens that to `grace` if the actor is killed meanwhile.
     ref._shield = trio.CancelScope(deadline=now + (system._grace if cut else system._limit), shield=True)
     try:
         with ref._shield as scope:
@@ -278,40 +278,40 @@ async def _wind_up(ref: Ref[NoReturn], end: End, raised: BaseException | None) -
         error.__context__ = error.__context__ or end.error
         _log.exception("on_stop of %s failed", ref._name)
     except BaseException as error:
-        raised = error  # `_follow` raises it, once the address is at rest
+        raised = error  # `_follow` raises it once the address is inactive
     ref._shield = None
-    # What it set up for itself has nobody left to come to.
+    # Timers and pipes that `on_stop` started have no recipient any more.
     actor._release(end)
     return end, raised
 
 
 def _follow(ref: Ref[NoReturn], end: End, raised: BaseException | None) -> bool:
-    """In one step: the next incarnation is planned (True), or the address is at rest. Raises what is to propagate."""
-    keeper, order = ref._keeper, ref._order
+    """In one step: schedule the next incarnation (True) or make the address inactive. Raises errors that propagate."""
+    spec, directive = ref._spec, ref._directive
     delay: float | None = None
     ref._actor = None
     if isinstance(raised, Exception):
         error, raised = raised, None
         if end.cause is Cause.CRASHED and ref._starter is None:
-            if order >= Directive.STOP and keeper._restart is not None:
-                end = ref._ordered(error)
+            if directive >= Directive.STOP and spec._restart is not None:
+                end = ref._directed_end(error)
             else:
                 try:
-                    delay = keeper._crashed(ref, error)
+                    delay = spec._crashed(ref, error)
                 except ActorError as verdict:
                     raised = verdict
     elif end.cause is Cause.RESTARTED:
         delay = inf
-    elif keeper.virtual and end.cause in (Cause.PASSIVATED, Cause.STOPPED):
+    elif spec.virtual and end.cause in (Cause.PASSIVATED, Cause.STOPPED):
         if not ref._inbox.empty:
             delay = 0.0
-        elif order >= Directive.DRAIN:
-            end = ref._ordered()
-    if delay is not None and (order >= Directive.STOP or trio.current_effective_deadline() <= trio.current_time()):
-        # It was to come back, and must not: what waits for it must hear.
-        delay, end = None, ref._ordered(end.error)
+        elif directive >= Directive.DRAIN:
+            end = ref._directed_end()
+    if delay is not None and (directive >= Directive.STOP or trio.current_effective_deadline() <= trio.current_time()):
+        # It would restart but must not: fail everything that waits for it.
+        delay, end = None, ref._directed_end(end.error)
     if delay is None:
-        ref._rest(end)
+        ref._deactivate(end)
         if raised is not None:
             raise raised
         return False
@@ -319,12 +319,14 @@ def _follow(ref: Ref[NoReturn], end: End, raised: BaseException | None) -> bool:
         ref._tell_ended()
     else:
         ref._restarts += 1
-    if order < Directive.DRAIN or (
-        end.cause is Cause.STOPPED and keeper._receptive(order) and ref._inbox.begun + ref._inbox.dropped >= ref._until
+    if directive < Directive.DRAIN or (
+        end.cause is Cause.STOPPED
+        and spec._receptive(directive)
+        and ref._inbox.begun + ref._inbox.dropped >= ref._until
     ):
-        ref._order = Directive.NONE
+        ref._directive = Directive.NONE
     if delay < inf:
-        ref._plan(0.0 if ref._order else delay)
+        ref._schedule(0.0 if ref._directive else delay)
     else:
-        ref._plan(delay, end if end.cause is Cause.CRASHED else None)
+        ref._schedule(delay, end if end.cause is Cause.CRASHED else None)
     return True

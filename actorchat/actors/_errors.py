@@ -1,4 +1,4 @@
-"""Owns what can go wrong between actors, as exceptions. Knows no actor, only their names.
+"""The exceptions of the actor library.
 
 ActorError
 ├── ActorCrashed      the other actor raised while it had your request, or could not start
@@ -15,11 +15,11 @@ ActorError
 
 
 class ActorError(Exception):
-    """Whatever the actor core raises in those who use it."""
+    """The base class of all errors that the library raises in its users."""
 
 
 class ActorCrashed(ActorError):
-    """An actor raised; `__cause__` is what it raised."""
+    """An actor crashed; `__cause__` is the exception that it raised."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"{name} crashed")
@@ -27,7 +27,7 @@ class ActorCrashed(ActorError):
 
 
 class ActorStopped(ActorError):
-    """The address takes no more messages, or what had the request is gone."""
+    """The address accepts no more messages, or the incarnation that had the request is gone."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"{name} has stopped")
@@ -35,7 +35,7 @@ class ActorStopped(ActorError):
 
 
 class AskTimeout(ActorError):
-    """No answer in time. `begun`: the handler had begun with the request, and may still finish it."""
+    """There was no answer in time. `begun`: the handler had begun with the request and may still finish it."""
 
     def __init__(self, name: str, message: type[object], queued: int, *, begun: bool) -> None:
         state = "begun" if begun else "not begun"
@@ -44,7 +44,7 @@ class AskTimeout(ActorError):
 
 
 class AskCycle(ActorError):
-    """Raised in the actor whose wait would close a ring in which everyone waits for the next. `path` names it."""
+    """Waiting here would be a deadlock: a cycle of actors that wait for each other. `path` names its members."""
 
     def __init__(self, path: tuple[str, ...]) -> None:
         super().__init__(" -> ".join(path))
@@ -54,7 +54,7 @@ class AskCycle(ActorError):
 class MailboxFull(ActorError):
     """The inbox was at its bound, or its overflow policy dropped the request.
 
-    `retry_after`: seconds after which it is worth another try, if the policy is a `Stop` that says so.
+    `retry_after` is the number of seconds to wait before another try, if the policy is a `Stop` with that hint.
     """
 
     def __init__(self, name: str, retry_after: float | None = None) -> None:
@@ -63,7 +63,7 @@ class MailboxFull(ActorError):
 
 
 class NoReply(ActorError):
-    """The handler of a request returned and neither replied nor deferred the answer."""
+    """The handler of a request returned without a reply and without deferring it."""
 
     def __init__(self, name: str, message: type[object]) -> None:
         super().__init__(f"{name} handled {message.__name__} without a reply")
@@ -79,7 +79,7 @@ class TooManyRestarts(ActorError):
 
 
 class SystemClosing(ActorError):
-    """The system drains or has closed: nothing new starts in it."""
+    """The system is draining or closed: no actor can be started in it."""
 
     def __init__(self) -> None:
         super().__init__("the actor system is closing: it takes no new actors")

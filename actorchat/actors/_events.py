@@ -1,7 +1,4 @@
-"""Owns what can be seen of a system from outside: how incarnations end, dead letters, lifecycle events, hooks.
-
-Decides nothing and keeps nothing alive but the last dead letters.
-"""
+"""What can be observed of a system: how incarnations end, dead letters, lifecycle events and hooks."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ class Cause(enum.Enum):
     KILLED = "killed"
     """`Ref.kill`, or the drain deadline."""
     OVERFLOWED = "overflowed"
-    """Its inbox was full, and its policy is to stop then."""
+    """Its inbox was full, and its overflow policy is to stop."""
     CANCELLED = "cancelled"
     """The nursery around the system was cancelled."""
     CRASHED = "crashed"
@@ -41,9 +38,9 @@ class Cause(enum.Enum):
 
 @attrs.frozen
 class End:
-    """How an incarnation ended. `Actor.on_stop` gets it.
+    """How an incarnation ended; the argument of `Actor.on_stop`.
 
-    `error` is what it raised, if it crashed; `retry_after` the hint of its `Stop`, in seconds, if it overflowed.
+    `error` is the exception, if it crashed; `retry_after` the hint of its `Stop` in seconds, if it overflowed.
     """
 
     cause: Cause
@@ -53,7 +50,7 @@ class End:
 
 @attrs.frozen(eq=False)
 class Down:
-    """An actor has ended and does not come back by itself. What the function given to `Actor.watch` gets."""
+    """An actor has ended for good; the argument of the function passed to `Actor.watch`."""
 
     ref: Ref[NoReturn]
     cause: Cause
@@ -69,16 +66,16 @@ class DeadLetterReason(enum.Enum):
     DROPPED_OLD = "dropped_old"
     COALESCED = "coalesced"
     OVERFLOWED = "overflowed"
-    """It found the inbox of an actor full whose policy is to stop then."""
+    """The inbox was full, and the actor's overflow policy is to stop."""
     STOPPED = "stopped"
-    """The address had stopped, or stopped, or was given up, before the message began."""
+    """The address stopped or was given up before the message began."""
     CRASHED = "crashed"
-    """Its handler had begun and raised, or was killed or cancelled; what it did so far is done."""
+    """Its handler raised, was killed or was cancelled. What it did until then is not undone."""
 
 
 @attrs.frozen(eq=False)
 class DeadLetter:
-    """A message that was lost. All but `CRASHED` never began. `error` is the crash that lost it, if one did."""
+    """A lost message. Only with `CRASHED` had its handler begun. `error` is the crash that lost it, if any."""
 
     name: str
     message: object
@@ -88,9 +85,9 @@ class DeadLetter:
 
 
 class DeadLetters:
-    """Every lost message: counted by reason, each shown to the observer, the last 256 kept.
+    """Counts lost messages by reason, passes each to the observer and keeps the last 256.
 
-    They are kept without `error`, only with its `detail`: a traceback would keep actors alive.
+    They are kept without `error`, only with its `detail`, because a traceback would keep actors alive.
     """
 
     def __init__(self, observer: Callable[[DeadLetter], object] | None) -> None:
@@ -109,6 +106,8 @@ class DeadLetters:
 
 
 class EventKind(enum.Enum):
+    """What happened to an actor."""
+
     STARTED = "started"
     RESTARTING = "restarting"
     PASSIVATED = "passivated"
@@ -119,7 +118,7 @@ class EventKind(enum.Enum):
 
 @attrs.frozen(eq=False)
 class Event:
-    """Something happened to an actor. `detail` is for people: a cause, or the await stack of a stuck one."""
+    """An event in the life of an actor. `detail` is for people: a cause, or the await stack of a stuck actor."""
 
     kind: EventKind
     name: str
@@ -128,12 +127,12 @@ class Event:
 
 
 class Events:
-    """What happens in a system, as it happens: `async for event in events`. Made by `ActorSystem.events`."""
+    """The events of a system as they happen: `async for event in events`. Made by `ActorSystem.events`."""
 
     def __init__(self, bound: int) -> None:
         self._send, self._receive = trio.open_memory_channel[Event](bound)
         self.missed = 0
-        """Events that came while `bound` of them waited: the newest are dropped."""
+        """The number of events dropped because `bound` of them were waiting: the newest are dropped."""
 
     def _put(self, event: Event) -> None:
         try:
@@ -146,7 +145,7 @@ class Events:
 
 
 class Instrument(Protocol):
-    """Hooks on every user message, called synchronously. They must not raise. Unset, they cost nothing."""
+    """Hooks for every user message, called synchronously. They must not raise. Without one, nothing is called."""
 
     def enqueue(self, name: str, message: object) -> None: ...
 
@@ -159,11 +158,11 @@ class Instrument(Protocol):
 class ActorInfo:
     """One actor at one moment. `parent` is its family or supervisor; `age` in seconds, over restarts.
 
-    `begun` counts user messages, `signals` control messages handled, `restarts` those since the actor was started,
-    `drops` what its address lost, by reason.
+    `begun` counts user messages, `signals` control messages, `restarts` restarts since the actor was started,
+    `drops` lost messages by reason.
 
-    `busy_for` is how many seconds the current message has been seen to take, by earlier looks (`tree`, or the system's
-    own when `stuck_after` is set); 0 when idle.
+    `busy_for` is the number of seconds since an earlier inspection (`tree`, or the system's own if `stuck_after` is
+    set) first saw the current message; 0 when idle.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Owns a set of addresses that get the same messages. Members leave by themselves when they stop."""
+"""Groups: sets of addresses that receive the same messages. Members leave when they stop."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ M_contra = TypeVar("M_contra", contravariant=True)
 
 
 class Group(Generic[M_contra]):
-    """Addresses that all take messages of type `M`, in the order in which they joined.
+    """Addresses that accept messages of type `M`, in the order in which they joined.
 
-    A member that restarts or passivates stays; one that stops, or is killed or given up, leaves.
+    A member that restarts or passivates stays. A member that stops, is killed or is given up leaves.
     """
 
     def __init__(self) -> None:
@@ -26,11 +26,11 @@ class Group(Generic[M_contra]):
         return ref in self._members
 
     def __iter__(self) -> Iterator[Ref[M_contra]]:
-        """Over the members at this moment."""
+        """Iterate over the current members."""
         return iter(tuple(self._members))
 
     def add(self, ref: Ref[M_contra]) -> bool:
-        """Join `ref`. False: it has stopped already."""
+        """Add `ref`. Returns False if it has stopped already."""
         if not ref.stopped and ref not in self._members:
             watch = self._members[ref] = Watch(lambda _watch, _end: self.discard(ref))
             ref._watch(watch)
@@ -40,8 +40,8 @@ class Group(Generic[M_contra]):
         self._members.pop(ref, None)
 
     def publish(self, message: M_contra) -> int:
-        """`tell` everyone who is a member now the same object; how many took it. Never waits.
+        """`tell` the same object to all current members. Returns how many accepted it. Never waits.
 
-        What a member's full inbox does is that member's overflow policy.
+        A full inbox follows its member's overflow policy.
         """
         return sum([ref.tell(message) for ref in list(self._members)])

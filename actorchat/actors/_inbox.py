@@ -1,7 +1,4 @@
-"""Owns what waits at one address: two lanes, the bound, the overflow policies, senders that wait for room.
-
-Knows neither what the messages mean nor who handles them.
-"""
+"""The inbox of an address: two lanes, the bound, the overflow policies, and senders that wait for room."""
 
 from __future__ import annotations
 
@@ -22,27 +19,27 @@ M_contra = TypeVar("M_contra", contravariant=True)
 
 
 class Overflow(enum.Enum):
-    """What a full inbox does with one message more. Whatever is lost becomes a dead letter.
+    """What a full inbox does with another message. Lost messages become dead letters.
 
-    `Ref.send` waits for room whatever the policy. `Coalesce` is the fifth, `Stop` is `STOP` with a hint.
+    `Ref.send` waits for room with any policy. `Coalesce` is a fifth policy, `Stop` is `STOP` with a hint.
     """
 
     REJECT = "reject"
-    """Refuse it: `tell` gives False, `ask` raises `MailboxFull`."""
+    """Refuse it: `tell` returns False, `ask` raises `MailboxFull`."""
     DROP_NEW = "drop_new"
-    """As REJECT, under a reason of its own: the loss was agreed on."""
+    """Like REJECT, but counted separately, as an intended loss."""
     DROP_OLD = "drop_old"
-    """Drop the message that waits longest (its asker gets `MailboxFull`) and take the new one."""
+    """Drop the oldest waiting message (its asker gets `MailboxFull`) and accept the new one."""
     STOP = "stop"
-    """Cancel the actor, even inside its handler: a slow consumer goes, rather than slow everyone down."""
+    """Cancel the actor, even inside its handler, so that a slow consumer does not slow down the others."""
 
 
 @attrs.frozen
 class Coalesce(Generic[M_contra]):
-    """Keep one message per key: a newer one takes the place of the waiting one. Only keys are bounded.
+    """Keep one message per key: a newer message replaces the waiting one. The bound counts keys.
 
-    A message whose key is None, and every ask, is queued as it is; so is one for which `key` raises. A full inbox
-    rejects.
+    Messages whose key is None, messages for which `key` raises, and all requests that are asked are queued unchanged.
+    A full inbox rejects.
     """
 
     key: Callable[[M_contra], Hashable | None]
@@ -50,9 +47,9 @@ class Coalesce(Generic[M_contra]):
 
 @attrs.frozen
 class Stop:
-    """As `Overflow.STOP`, with a hint: in how many seconds it is worth coming back.
+    """Like `Overflow.STOP`, with a hint: the number of seconds to wait before trying again.
 
-    `Actor.on_stop` and watchers get it with the end of the actor, an asker with its `MailboxFull`.
+    `Actor.on_stop` and watchers get the hint with the end of the actor, an asker with its `MailboxFull`.
     """
 
     retry_after: float
@@ -60,7 +57,7 @@ class Stop:
 
 @attrs.define(eq=False)
 class Slot:
-    """Stands in the channel for the newest message of its key."""
+    """A place in the queue that holds the newest message of its key."""
 
     key: Hashable
     message: object
@@ -70,40 +67,40 @@ NOTHING = object()
 """No message."""
 
 AWAKE: Final = Value(None)
-"""What a sleeper is woken with. The same for each, since a sleeper never unwraps it (docs/adr/0007)."""
+"""The outcome that wakes a sleeping task. It is shared, because it is never unwrapped (docs/adr/0007)."""
 
 
 @attrs.define(eq=False)
 class Inbox:
-    """The two lanes of one address. Belongs to the address: no restart and no passivation empties it.
+    """The two lanes of one address. It belongs to the address: restarts and passivation don't empty it.
 
-    `accepted` = `begun` + `dropped` + what waits, always. The bound is kept by `accepted < begun + base`, where
-    `base` is the bound and what was dropped, or minus infinity while a message can't simply be put in.
+    Always, `accepted` = `begun` + `dropped` + the number of waiting messages. The bound is `accepted < begun + base`,
+    where `base` is the bound plus what was dropped, or minus infinity while messages can't simply be appended.
     """
 
     bound: int
     newest: dict[Hashable, Slot] | None
-    """Under `Coalesce`: which keys wait."""
+    """With `Coalesce`: the keys that are waiting."""
     base: float = -inf
     accepted: int = 0
     begun: int = 0
     dropped: int = 0
     signals: int = 0
-    """Control messages handled."""
+    """The number of control messages handled."""
     ticks: int = 0
-    """Those of them that timers made."""
+    """The number of these that came from timers."""
     put: Callable[[object], None] = attrs.field(init=False)
     take: Callable[[], object] = attrs.field(init=False)
     handed: object = NOTHING
-    """As a channel would: what a parked receiver is given does not pass through the buffer. Older than the buffer."""
+    """A message given directly to the parked task. It is older than all queued messages."""
     control: deque[object] | None = None
     attention: bool = False
-    """Something besides user messages is to be seen to before the next of them."""
+    """Directives, control messages or waiting senders have to be processed before the next user message."""
     sleeper: trio.lowlevel.Task | None = None
     now: Callable[[object], bool] | None = None
-    """Whether a sleeper is asked first, and what with: `Actor.receive_now`."""
+    """`Actor.receive_now`, if it has to be tried before the sleeping task is woken."""
     left: bool = False
-    """A sleeper was cancelled."""
+    """The sleeping task was cancelled."""
     waiters: dict[Call, None] | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -112,7 +109,7 @@ class Inbox:
 
     @property
     def queued(self) -> int:
-        """User messages accepted and not begun."""
+        """The number of user messages that were accepted and have not begun."""
         return self.accepted - self.begun - self.dropped
 
     @property
@@ -147,12 +144,12 @@ class Inbox:
             reschedule(task, AWAKE)
 
     def leave(self, _: object) -> trio.lowlevel.Abort:
-        """The sleeper is cancelled."""
+        """Called when the sleeping task is cancelled."""
         self.sleeper, self.left = None, True
         return trio.lowlevel.Abort.SUCCEEDED
 
     def take_next(self) -> object:
-        """The oldest item, under `Coalesce` the newest message of its key. The caller counts it as begun or dropped."""
+        """The oldest item; with `Coalesce`, the newest message of its key. The caller counts it as begun or dropped."""
         item, self.handed = self.handed, NOTHING
         if item is NOTHING:
             item = self.take()
@@ -162,12 +159,12 @@ class Inbox:
         return item
 
     def drop_one(self) -> None:
-        """One accepted message will never begin."""
+        """Count one accepted message as dropped."""
         self.dropped += 1
         self.base += 1
 
     def skip(self) -> None:
-        """The message just begun turned out to be abandoned: it never began."""
+        """Count the message that just began as dropped: its asker had given up before."""
         self.begun -= 1
         self.drop_one()
 
@@ -176,7 +173,7 @@ class Inbox:
         return self.take_next()
 
     async def wait_for_room(self, call: Call) -> None:
-        """Cancelled, its message is not in."""
+        """Wait until the message of `call` was accepted. If cancelled, it was not."""
         if self.waiters is None:
             self.waiters = {}
         waiters = self.waiters
@@ -190,7 +187,7 @@ class Inbox:
         await wait_task_rescheduled(leave)
 
     def close(self, error: Callable[[], Exception]) -> None:
-        """Nothing more is taken in the short way, and who waits for room gets `error`."""
+        """Accept nothing more; senders that wait for room get `error`."""
         self.base = -inf
         waiters, self.waiters = self.waiters, None
         for call in waiters or ():
@@ -198,5 +195,5 @@ class Inbox:
 
 
 def message_of(item: object) -> object:
-    """The message itself, whether asked or told."""
+    """The message of an item, whether it was asked or told."""
     return item.message if isinstance(item, Call) else item

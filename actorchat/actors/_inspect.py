@@ -1,4 +1,4 @@
-"""Owns looking at a running system: who is there, who is busy with what, who is stuck and where. Changes nothing."""
+"""Inspection of a running system: its actors, their current messages, and where stuck actors wait."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _log = logging.getLogger("actorchat.actors")
 
 def inspect(system: ActorSystem) -> Iterator[ActorInfo]:
     for ref in system.live():
-        # Time may have passed since the one before.
+        # Time may have passed since the previous actor.
         if ref._state not in INACTIVE:
             yield _describe(ref, trio.current_time())
 
 
 async def watch_stuck(system: ActorSystem, after: float) -> None:
-    """Tell once of each message that an actor is seen to be busy with for `after` seconds. Until cancelled."""
+    """Report each message that keeps an actor busy for `after` seconds, once. Runs until cancelled."""
     told: dict[Ref[NoReturn], int] = {}
     while True:
         await trio.sleep(after / 2)
@@ -59,7 +59,7 @@ def _describe(ref: Ref[NoReturn], now: float) -> ActorInfo:
     return ActorInfo(
         name=ref.name,
         actor=ref._kind.__name__ if ref._kind is not None else "",
-        parent=ref._keeper._parent,
+        parent=ref._spec._parent,
         state=ref._state.value,
         age=now - ref._since,
         restarts=ref._restarts,
@@ -76,7 +76,7 @@ def _describe(ref: Ref[NoReturn], now: float) -> ActorInfo:
 
 
 def _await_stack(system: ActorSystem, ref: Ref[NoReturn]) -> str:
-    """Where the actor's task waits, outermost first."""
+    """The frames in which the actor's task waits, outermost first."""
     step: object = next((task.coro for task, owner in system._tasks.items() if owner is ref), None)
     lines = []
     while isinstance(step, CoroutineType) and step.cr_frame is not None:

@@ -1,7 +1,4 @@
-"""Owns the address of an actor: what others hold of it, and all that outlives its incarnations.
-
-Knows no handler: `_life` runs what lives here.
-"""
+"""The address of an actor: how others reach it, and the state that outlives its incarnations."""
 
 from __future__ import annotations
 
@@ -39,9 +36,9 @@ class State(enum.Enum):
     STARTING = "starting"
     RUNNING = "running"
     BACKOFF = "backoff"
-    """Between two incarnations, or before the first."""
+    """Between two incarnations, or before the first one."""
     LEAVING = "leaving"
-    """Winding up: in `on_stop`, if it has begun."""
+    """Ending: in `on_stop`, or just before it."""
     STOPPED = "stopped"
 
 
@@ -49,7 +46,7 @@ INACTIVE = frozenset({State.STOPPED, State.DORMANT})
 
 
 class Directive(enum.IntEnum):
-    """What the incarnation is asked to do between two messages. A later one in this list overrides."""
+    """What an incarnation has to do before its next message. A later entry of this list overrides an earlier one."""
 
     NONE = 0
     PASSIVATE = 1
@@ -69,69 +66,69 @@ _CAUSES = {
     Directive.KILL: Cause.KILLED,
     Directive.OVERFLOW: Cause.OVERFLOWED,
 }
-"""Of the end that each order brings; without one, of that of a cancelled nursery."""
+"""The cause of the end that each directive leads to. Without one, the nursery was cancelled."""
 
 
 @attrs.define(eq=False)
 class Watch:
-    """Whoever holds it has `fire(watch, end)` called when the address ends, in the step in which it comes to rest."""
+    """A watch. `fire(watch, end)` is called in the step in which the address ends, as long as the watch is held."""
 
     fire: Callable[[Watch, End], None]
 
 
 @attrs.frozen(eq=False)
 class IncarnationMessage:
-    """A control message that only one incarnation takes: `actor`."""
+    """A control message for one incarnation only: `actor`."""
 
     actor: Actor[NoReturn]
     make: Callable[[], object]
-    """Gives the message when it is handled, or NOTHING. What it raises crashes the actor, between two messages."""
+    """Makes the message when it is handled, or returns NOTHING. An exception crashes the actor, between messages."""
 
 
 @attrs.define(eq=False, init=False, repr=False)
 class Ref(Generic[M_contra]):
-    """The address of an actor that takes messages of type `M`. Hold it as long as you like; it is small.
+    """The address of an actor that accepts messages of type `M`. It is small and may be held for any time.
 
-    One thread: call it from the system's Trio thread only. Messages of one sender are handled in the order in
-    which they were sent; signals overtake them. A message is handled at most once.
+    Use it only in the system's Trio thread. Messages of one sender are handled in the order in which they were sent;
+    signals overtake them. A message is handled at most once.
     """
 
     _system: ActorSystem
-    _keeper: ChildSpec
+    _spec: ChildSpec
     _name: str
     _state: State
     _key: object
     _inbox: Inbox
-    _order: Directive = Directive.NONE
+    _directive: Directive = Directive.NONE
     _until: int = 0
-    """How many messages had been accepted when the last order came: those are handled yet, if it is to drain."""
+    """The number of accepted messages when the last directive came. A draining actor still handles these."""
     _anchor: object = None
     _actor: Actor[NoReturn] | None = None
     _kind: type[Actor[NoReturn]] | None = None
     _scope: trio.CancelScope = attrs.field(init=False)
-    """Around an incarnation and the wait for it, less its `on_stop`."""
+    """Around an incarnation and the wait before it, without its `on_stop`."""
     _pause: trio.CancelScope | None = None
-    """Around the wait for it."""
+    """Around the wait before an incarnation."""
     _before: End | None = None
-    """How the last incarnation ended, if it crashed and a supervisor says when the next one begins."""
+    """How the last incarnation ended, if it crashed and a supervisor decides when the next one starts."""
     _shield: trio.CancelScope | None = None
-    """Around its `on_stop`."""
+    """Around `on_stop`."""
     _budget: Budget | None = None
     _starter: Call | None = None
     _waits_for: Ref[NoReturn] | None = None
     _watches: WeakKeyDictionary[Watch, None] | None = None
     _ended: trio.Event | None = None
-    """The next end: at rest, or a virtual actor between two incarnations."""
+    """Set when the address becomes inactive, or when an incarnation of a virtual actor ends."""
     _drops: Counter[DeadLetterReason] | None = None
     _since: float = 0.0
     _restarts: int = 0
     _busy_mark: int = -1
     _busy_since: float = 0.0
 
-    def __init__(self, system: ActorSystem, keeper: ChildSpec, name: str, state: State, key: object = None) -> None:
+    def __init__(self, system: ActorSystem, spec: ChildSpec, name: str, state: State, key: object = None) -> None:
         # Made by `ActorSystem.spawn` and by families.
-        newest: dict[Hashable, Slot] | None = {} if isinstance(keeper._overflow, Coalesce) else None
-        self.__attrs_init__(system, keeper, name, state, key, Inbox(keeper._inbox, newest))
+        newest: dict[Hashable, Slot] | None = {} if isinstance(spec._overflow, Coalesce) else None
+        self.__attrs_init__(system, spec, name, state, key, Inbox(spec._inbox, newest))
 
     def __repr__(self) -> str:
         return f"<Ref {self._name} {self._state.value}>"
@@ -142,25 +139,25 @@ class Ref(Generic[M_contra]):
 
     @property
     def stopped(self) -> bool:
-        """It has stopped for good. A virtual actor has only when its system has closed."""
+        """Whether it has stopped for good. A virtual actor has stopped only if its system is closed."""
         return self._state is State.STOPPED or (
-            self._state is State.DORMANT and not self._keeper._receptive(Directive.NONE)
+            self._state is State.DORMANT and not self._spec._receptive(Directive.NONE)
         )
 
     @property
     def queued(self) -> int:
-        """User messages that wait."""
+        """The number of waiting user messages."""
         return self._inbox.queued
 
     def tell(self, message: M_contra) -> bool:
-        """Put `message` into the inbox, now, if there is room, also where a `send` waits for some. Never raises.
+        """Put `message` into the inbox at once if there is room, even ahead of senders that wait. Never raises.
 
-        False: it became a dead letter, because the inbox was full or the address has stopped.
+        Returns False if it became a dead letter: the inbox was full or the address has stopped.
         """
         inbox = self._inbox
         accepted = inbox.accepted
         if accepted < inbox.begun + inbox.base:
-            # `Inbox.add`, without the calls.
+            # The same as `Inbox.add`, inlined for speed.
             inbox.accepted = accepted + 1
             sleeper = inbox.sleeper
             if sleeper is None:
@@ -175,32 +172,31 @@ class Ref(Generic[M_contra]):
             return True
         loss = self._offer(message)
         if loss is not None:
-            self._lose(message, loss)
+            self._make_dead_letter(message, loss)
         return loss is None
 
     def signal(self, message: M_contra) -> bool:
         """Put `message` into the control lane: handled by `receive`, one at a time, before user messages.
 
-        Never dropped for lack of room and never counted against the bound, it survives a restart and activates a
-        virtual actor. Its number is bounded by the sender, whose duty that is. Signals keep their order. A signalled
-        request is not answered.
+        Signals are not counted against the bound and never dropped for lack of room. They survive a restart, activate a
+        virtual actor and keep their order. The sender has to limit their number. A signalled request is not answered.
 
-        False: the address has stopped for good. A signal that waits when the actor is killed, or when a virtual one is
-        given up, becomes a dead letter.
+        Returns False if the address has stopped for good. Signals that wait when the actor is killed, or when a virtual
+        actor is given up, become dead letters.
         """
         if self._state is State.DORMANT:
-            self._keeper._activate(self)
-        if self._state in INACTIVE or self._order >= Directive.KILL:
-            self._lose(message, DeadLetterReason.STOPPED)
+            self._spec._activate(self)
+        if self._state in INACTIVE or self._directive >= Directive.KILL:
+            self._make_dead_letter(message, DeadLetterReason.STOPPED)
             return False
         self._inbox.signal(message)
         return True
 
     async def send(self, message: M_contra) -> None:
-        """Put `message` into the inbox, waiting for room in the order of arrival. Cancelled, it was not put.
+        """Put `message` into the inbox; wait for room, first come first served. If cancelled, it was not put in.
 
-        Raises `ActorStopped` if the address has stopped or stops meanwhile (the message is still yours),
-        `AskCycle` in an actor for which the wait could never end.
+        Raises `ActorStopped` if the address has stopped or stops meanwhile; the message was not accepted. Raises
+        `AskCycle` in an actor for which the wait would be a deadlock.
         """
         if not self._receptive():
             raise ActorStopped(self._name)
@@ -216,11 +212,12 @@ class Ref(Generic[M_contra]):
     async def ask(self, request: Askable[M_contra, R], *, timeout: float | None = None) -> R:
         """Send `request` and wait for its reply. `timeout` in seconds.
 
-        Asked by an actor while it answers an ask itself, the time left for that one bounds this one too. Cancelled or
-        timed out, a request that has not begun never does; one that has is finished, and its reply dropped.
+        If the caller is an actor that is handling a request itself, the time left for that one also limits this one.
+        After a timeout or cancellation, a request that has not begun never begins; one that has begun is finished, and
+        its reply is dropped.
 
-        Raises what the handler gave to `fail`; `AskTimeout`; `ActorCrashed` if the handler raised; `ActorStopped`,
-        `MailboxFull`, `NoReply`; `AskCycle` at once in an actor for which the wait could never end.
+        Raises the error that the handler passed to `fail`; `AskTimeout`; `ActorCrashed` if the handler raised;
+        `ActorStopped`, `MailboxFull`, `NoReply`; `AskCycle` at once in an actor for which the wait would be a deadlock.
         """
         call = Call(request, self)
         asker = self._system._tasks.get(call.task)
@@ -245,20 +242,21 @@ class Ref(Generic[M_contra]):
         return reply
 
     def stop(self, *, drain: bool = True) -> None:
-        """Take no more messages, handle those that wait (`drain=False`: only the current one), `on_stop`, end.
+        """Accept no more messages, handle those that wait, run `on_stop`, end. Returns at once.
 
-        A virtual actor ends its incarnation this way; what comes after the call is for the next.
+        With `drain=False` only the current message is finished. For a virtual actor this ends the current incarnation;
+        later messages go to the next one.
         """
-        self._give(Directive.DRAIN if drain else Directive.STOP)
+        self._apply(Directive.DRAIN if drain else Directive.STOP)
 
     def kill(self) -> None:
-        """Cancel the handler at its next checkpoint. `on_stop` still runs, for a short grace."""
-        self._give(Directive.KILL)
+        """Cancel the handler at its next checkpoint. `on_stop` still runs, for at most the system's `grace`."""
+        self._apply(Directive.KILL)
 
     async def join(self) -> None:
-        """Wait until it has stopped: `on_stop` has run. For a virtual actor: until what lives now has ended.
+        """Wait until it has stopped and `on_stop` has run. For a virtual actor: until its incarnation has ended.
 
-        An actor can't wait for itself: RuntimeError.
+        Raises RuntimeError in an actor that waits for itself.
         """
         if self._system._tasks.get(current_task()) is self:
             raise RuntimeError(f"{self._name} would wait for itself for ever")
@@ -269,18 +267,18 @@ class Ref(Generic[M_contra]):
                 self._ended = trio.Event()
             await self._ended.wait()
 
-    # Taking messages
+    # Accepting messages
 
     def _receptive(self) -> bool:
-        """Activate what is dormant; False if no message is taken."""
+        """Activate a dormant address. Returns False if it accepts no messages."""
         if self._state is State.DORMANT:
-            self._keeper._activate(self)
-        return self._state not in INACTIVE and self._keeper._receptive(self._order)
+            self._spec._activate(self)
+        return self._state not in INACTIVE and self._spec._receptive(self._directive)
 
     def _handle_now(self, message: object, sleeper: Task, handle: Callable[[object], bool]) -> None:
-        """Have the parked actor handle `message` in this very step, or hand it over to its task."""
+        """Let the parked actor handle `message` in this step, or pass it to the actor's task."""
         inbox, actor = self._inbox, self._actor
-        assert actor is not None  # noqa: S101 - somebody sleeps
+        assert actor is not None  # noqa: S101 - its task is parked
         inbox.begun += 1
         inbox.left, actor._current = False, message
         result: Outcome[None] = AWAKE
@@ -290,10 +288,10 @@ class Ref(Generic[M_contra]):
                 inbox.handed = message
             actor._current = None
         except BaseException as error:
-            # Not the sender's: the actor's task raises it, and loses the message.
+            # The error is not the sender's: the actor's task raises it, and the message is lost.
             result = Error(error)
         if inbox.left:
-            # By what it did it has cancelled itself, and its task has been told so.
+            # The handler has cancelled its own actor, and the task has been woken for that.
             if type(result) is Error:
                 _log.error("%s raised while it was cancelled", self._name, exc_info=result.error)
         elif result is AWAKE and inbox.empty and not inbox.attention:
@@ -302,24 +300,24 @@ class Ref(Generic[M_contra]):
             reschedule(sleeper, result)
 
     def _offer(self, item: object) -> DeadLetterReason | None:
-        """Take `item` in by the long way; None if it is in, else why not."""
+        """Accept `item` on the slow path. Returns None, or the reason why it was lost."""
         if not self._receptive():
             return DeadLetterReason.STOPPED
         if self._put(item):
             return None
-        overflow = self._keeper._overflow
+        overflow = self._spec._overflow
         if overflow is Overflow.STOP or isinstance(overflow, Stop):
-            self._give(Directive.OVERFLOW)
+            self._apply(Directive.OVERFLOW)
             return DeadLetterReason.OVERFLOWED
         if overflow is not Overflow.DROP_OLD:
             return DeadLetterReason.DROPPED_NEW if overflow is Overflow.DROP_NEW else DeadLetterReason.REJECTED
         oldest = self._inbox.drop_oldest()
         self._put(item)
-        self._lose(oldest, DeadLetterReason.DROPPED_OLD)
+        self._make_dead_letter(oldest, DeadLetterReason.DROPPED_OLD)
         return None
 
     def _put(self, item: object, waiter: Call | None = None) -> bool:
-        """Take `item` in if there is room, or if it takes the place of an older one. `waiter` waits for that."""
+        """Accept `item` if there is room or if it replaces an older one. `waiter` is the sender that waits for it."""
         inbox, slot = self._inbox, None
         newest, key = inbox.newest, self._key_of(item)
         if newest is not None and key is not None:
@@ -327,7 +325,7 @@ class Ref(Generic[M_contra]):
         if (slot is None and inbox.full) or (waiter is not None and waiter.done):
             return False
         if waiter is not None and inbox.waiters is not None:
-            # Before anybody hears of anything, and perhaps ends this address.
+            # Before any observer is called, which might end this address.
             del inbox.waiters[waiter]
             waiter.reply(None)
         if self._system._instrument is not None:
@@ -336,9 +334,9 @@ class Ref(Generic[M_contra]):
             replaced, slot.message = slot.message, item
             inbox.accepted += 1
             inbox.drop_one()
-            # One has been dropped that no stop waited for: the newer one has its place.
+            # The replaced message counts as dropped, so the message that took its place moves the drain limit.
             self._until += 1
-            self._lose(replaced, DeadLetterReason.COALESCED)
+            self._make_dead_letter(replaced, DeadLetterReason.COALESCED)
         elif newest is not None and key is not None:
             newest[key] = Slot(key, item)
             inbox.add(newest[key])
@@ -347,8 +345,8 @@ class Ref(Generic[M_contra]):
         return True
 
     def _key_of(self, item: object) -> Hashable | None:
-        """Under which only the newest is kept; None: it is one of its own."""
-        overflow = self._keeper._overflow
+        """The coalescing key of `item`; None if it is not coalesced."""
+        overflow = self._spec._overflow
         if not isinstance(overflow, Coalesce) or isinstance(item, Call):
             return None
         try:
@@ -360,22 +358,22 @@ class Ref(Generic[M_contra]):
             return None
 
     def _admit(self) -> None:
-        """Take in the messages of waiting senders, in their order, as far as there is room."""
+        """Accept the messages of waiting senders in their order, as long as there is room."""
         inbox = self._inbox
         while inbox.waiters:
             call = next(iter(inbox.waiters))
             if not self._put(call.message, call):
-                # Look again after the next message: that is when there is room.
+                # Check again after the next message: there will be room then.
                 inbox.attention = True
                 return
         inbox.waiters = None
 
     def _full(self) -> MailboxFull:
-        overflow = self._keeper._overflow
+        overflow = self._spec._overflow
         return MailboxFull(self._name, overflow.retry_after if isinstance(overflow, Stop) else None)
 
-    def _lose(self, item: object, reason: DeadLetterReason, end: End | None = None) -> None:
-        """`item` is a dead letter; who asked is told that the inbox was full, or of the `end`."""
+    def _make_dead_letter(self, item: object, reason: DeadLetterReason, end: End | None = None) -> None:
+        """Make `item` a dead letter. Its asker is told that the inbox was full, or of the `end`."""
         if isinstance(item, Call):
             if item.done and reason is not DeadLetterReason.CRASHED:
                 self._system.abandoned += 1
@@ -388,7 +386,7 @@ class Ref(Generic[M_contra]):
         self._system.dead_letters._add(DeadLetter(self._name, item, reason, None if end is None else end.error))
 
     def _wait_from(self, asker: Ref[NoReturn]) -> None:
-        """`asker` is about to wait for this address: refuse it if the ring of waits would close."""
+        """Note that `asker` is about to wait for this address. Raises `AskCycle` if that would close a cycle."""
         node: Ref[NoReturn] | None = self
         path = [asker._name]
         while node is not None:
@@ -398,44 +396,44 @@ class Ref(Generic[M_contra]):
             node = node._waits_for
         asker._waits_for = self
 
-    # From incarnation to incarnation
+    # Life cycle
 
     def _start(self, delay: float = 0.0) -> None:
-        """Start the task, which begins the first incarnation in `delay` seconds; inf: when it is resumed."""
+        """Start the task. The first incarnation begins in `delay` seconds, or with inf when it is resumed."""
         self._since, self._restarts = trio.current_time(), 0
-        self._plan(delay)
-        self._keeper._nursery.start_soon(self._keeper.life, self, name=self._name)
+        self._schedule(delay)
+        self._spec._nursery.start_soon(self._spec.life, self, name=self._name)
 
-    def _plan(self, delay: float, before: End | None = None) -> None:
-        """The next incarnation begins in `delay` seconds, with the inbox open within its bound till then.
+    def _schedule(self, delay: float, before: End | None = None) -> None:
+        """Schedule the next incarnation in `delay` seconds. The inbox accepts messages until then.
 
-        `before` is how it ends if that is cut short; `CANCELLED`, if not given.
+        `before` is how the address ends if this wait is cut short; `CANCELLED` if not given.
         """
-        if self._keeper._plain and self._keeper._receptive(self._order):
+        if self._spec._plain and self._spec._receptive(self._directive):
             self._inbox.base = self._inbox.bound + self._inbox.dropped
         self._scope, self._before = trio.CancelScope(), before
         self._pause = trio.CancelScope(deadline=trio.current_time() + delay) if delay > 0 else None
         self._move(State.BACKOFF if delay > 0 else State.STARTING)
 
     def _resume(self) -> None:
-        """The wait for the next incarnation is over."""
+        """End the wait for the next incarnation."""
         if self._pause is not None:
             self._pause.cancel()
             self._move(State.STARTING)
 
-    def _give(self, order: Directive) -> None:
-        """Have the incarnation obey `order` before its next message; from `KILL` on, cancel what it is doing."""
+    def _apply(self, directive: Directive) -> None:
+        """Apply `directive` before the next message; from `KILL` on, cancel the running handler."""
         if self._state in INACTIVE:
             return
         self._until = self._inbox.accepted
-        self._order = max(self._order, order)
-        if not self._keeper._receptive(order):
+        self._directive = max(self._directive, directive)
+        if not self._spec._receptive(directive):
             self._inbox.close(lambda: ActorStopped(self._name))
-        if order >= Directive.STOP or (
-            order is Directive.DRAIN and self._pause is not None and self._pause.deadline < inf
+        if directive >= Directive.STOP or (
+            directive is Directive.DRAIN and self._pause is not None and self._pause.deadline < inf
         ):
             self._resume()
-        if order >= Directive.KILL:
+        if directive >= Directive.KILL:
             self._cut()
         self._inbox.call_attention()
 
@@ -445,26 +443,28 @@ class Ref(Generic[M_contra]):
         self._hurry()
 
     def _hurry(self) -> None:
-        """An `on_stop` that runs has `grace` seconds from now, and no more."""
+        """Limit a running `on_stop` to `grace` seconds from now."""
         if self._shield is not None:
             self._shield.deadline = min(self._shield.deadline, trio.current_time() + self._system._grace)
 
-    def _ordered(self, error: BaseException | None = None) -> End:
-        """The end that an order brings; without one, that of a nursery that is cancelled."""
-        return End(_CAUSES[self._order], error, self._full().retry_after if self._order is Directive.OVERFLOW else None)
+    def _directed_end(self, error: BaseException | None = None) -> End:
+        """The end that the current directive leads to; without one, the nursery was cancelled."""
+        return End(
+            _CAUSES[self._directive], error, self._full().retry_after if self._directive is Directive.OVERFLOW else None
+        )
 
     def _failure(self, end: End) -> Exception:
-        """What those get whose requests an incarnation had, or would have had."""
+        """The error for askers whose requests an incarnation had, or would have had."""
         if end.cause is not Cause.CRASHED:
             return ActorStopped(self._name)
         error = ActorCrashed(self._name)
         error.__cause__ = end.error
         return error
 
-    def _rest(self, end: End) -> None:
-        """Bring the address to rest, without a gap: what waits is lost, those who wait hear of it."""
+    def _deactivate(self, end: End) -> None:
+        """Make the address inactive in one step: waiting messages are lost, and their askers are told."""
         inbox, starter = self._inbox, self._starter
-        self._order = Directive.KILL  # whoever hears of it puts nothing more in
+        self._directive = Directive.KILL  # an observer must not add to it
         self._starter = self._pause = self._before = None
         if starter is not None:
             starter.fail(end.error or ActorStopped(self._name))
@@ -474,18 +474,18 @@ class Ref(Generic[M_contra]):
         else:
             self._system._emit(EventKind.ENDED, self, end.error, end.cause.value)
             while inbox.queued:
-                self._lose(inbox.drop_oldest(), DeadLetterReason.STOPPED, end)
+                self._make_dead_letter(inbox.drop_oldest(), DeadLetterReason.STOPPED, end)
             control, inbox.control = inbox.control, None
             for item in control or ():
                 if not isinstance(item, IncarnationMessage):
-                    self._lose(item, DeadLetterReason.STOPPED, end)
+                    self._make_dead_letter(item, DeadLetterReason.STOPPED, end)
             watches, self._watches = self._watches, None
             for watch in list(watches or ()):
                 watch.fire(watch, end)
         inbox.attention = False
-        self._order = Directive.NONE
-        self._keeper._ended(self)
-        self._move(State.DORMANT if self._keeper.virtual else State.STOPPED)
+        self._directive = Directive.NONE
+        self._spec._ended(self)
+        self._move(State.DORMANT if self._spec.virtual else State.STOPPED)
         self._tell_ended()
         self._system._look_settled()
 
@@ -499,7 +499,7 @@ class Ref(Generic[M_contra]):
 
     def _move(self, state: State) -> None:
         self._state = state
-        self._keeper._moved()
+        self._spec._moved()
 
     def _tell_ended(self) -> None:
         ended, self._ended = self._ended, None

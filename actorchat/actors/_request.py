@@ -1,4 +1,4 @@
-"""Owns requests and their replies: what ties one who waits to the one answer it gets. Knows no inbox and no system."""
+"""Requests and their replies."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class Askable(Protocol[M_co, R_co]):
-    """What `Ref.ask` takes: a message of the actor that names its reply. Subclass `Request` to be one."""
+    """The argument of `Ref.ask`: a message that names the type of its reply. Subclass `Request` to write one."""
 
     def __asks__(self) -> tuple[M_co, R_co]: ...
 
 
 class Request(Generic[R]):
-    """Base of messages that are answered with an `R`. Sent with `tell` it is handled, and its reply goes nowhere."""
+    """Base class of messages that are answered with an `R`. If it is sent with `tell`, the reply is dropped."""
 
     __slots__ = ()
 
@@ -40,19 +40,19 @@ class Request(Generic[R]):
 class Call:
     """One task that waits for one answer.
 
-    An ask: in the inbox in place of its request, then with the handler, till it is answered. A `send` that waits for
-    room: with the inbox, till it is let in. A start: with the address.
+    For an ask, it is in the inbox in place of its request, then with the handler until it is answered. For a `send`
+    that waits for room, the inbox holds it. For a start, the address holds it.
     """
 
     message: object
     target: Ref[NoReturn]
     asker: Ref[NoReturn] | None = None
     deadline: float = inf
-    """Bounds what the handler asks as well, until it has answered."""
+    """Also limits the requests that the handler asks before it has answered."""
     alarm: Alarm | None = None
     begun: bool = False
     still_open: set[Call] | None = None
-    """The deferred answers of the incarnation that has it, once it is one of them."""
+    """The deferred answers of the incarnation, if this is one of them."""
     done: bool = False
     task: trio.lowlevel.Task = attrs.Factory(current_task)
 
@@ -72,19 +72,19 @@ class Call:
         self._end(Error(AskTimeout(self.target.name, type(self.message), self.target.queued, begun=self.begun)))
 
     def abort(self, _: object) -> trio.lowlevel.Abort:
-        """The asker is cancelled: it waits no longer, and a request that has not begun never does."""
+        """The asker was cancelled. A request that has not begun never begins."""
         self._end(None)
         return trio.lowlevel.Abort.SUCCEEDED
 
     def defer(self, still_open: set[Call]) -> None:
-        """Who replies is open now, so nobody can say that the asker waits for this actor."""
+        """Anyone may reply from now on, so drop the wait-for edge from the asker to this actor."""
         self.still_open = still_open
         still_open.add(self)
         if self.asker is not None:
             self.asker._waits_for = None
 
     def end_handling(self) -> None:
-        """The handler has returned: whoever has no answer by now, and is promised none, gets none."""
+        """The handler has returned. Without an answer and without `defer`, the asker gets `NoReply`."""
         if not self.done and self.still_open is None:
             self.fail(NoReply(self.target.name, type(self.message)))
 
@@ -92,7 +92,7 @@ class Call:
         self.done = True
         if self.still_open is not None:
             self.still_open.discard(self)
-        # The edge goes in the same step as the wait, so a ring of edges is a ring of waits.
+        # The edge is removed in the step that ends the wait, so a cycle of edges is always a cycle of waits.
         if self.asker is not None:
             self.asker._waits_for = None
         if self.alarm is not None:
@@ -102,9 +102,9 @@ class Call:
 
 
 class Pending(Generic[R]):
-    """An answer still owed, made by `Actor.defer`. Give it once, from anywhere in this thread; more are dropped.
+    """A deferred answer, made by `Actor.defer`. Answer once, from any code in this thread; later answers are dropped.
 
-    It fails by itself when the incarnation that deferred it ends.
+    It fails when the incarnation that deferred it ends.
     """
 
     __slots__ = ("_call",)
@@ -114,7 +114,7 @@ class Pending(Generic[R]):
 
     @property
     def expired(self) -> bool:
-        """Nobody waits for it (any more): answered, timed out, cancelled, or told rather than asked."""
+        """Whether nobody is waiting: it was answered, timed out, was cancelled, or was told rather than asked."""
         return self._call is None or self._call.done
 
     def reply(self, value: R) -> None:
@@ -122,6 +122,6 @@ class Pending(Generic[R]):
             self._call.reply(value)
 
     def fail(self, error: Exception) -> None:
-        """Raise `error` in the asker, and nowhere else."""
+        """Raise `error` in the asker and nowhere else."""
         if self._call is not None:
             self._call.fail(error)

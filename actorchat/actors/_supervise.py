@@ -1,7 +1,4 @@
-"""Owns what follows a crash: restart budgets and their delays, who decides, and who is restarted with whom.
-
-Knows no messages; what an actor does between two crashes is none of its business.
-"""
+"""Supervision: restart budgets, their delays, and supervisors that restart actors together."""
 
 from __future__ import annotations
 
@@ -31,10 +28,10 @@ M = TypeVar("M")
 
 @attrs.frozen
 class Restart:
-    """How often a crashed actor comes back: at most `max` times `within` seconds (a sliding window).
+    """How often a crashed actor is restarted: at most `max` times in `within` seconds (a sliding window).
 
-    The delay before a restart is `backoff` seconds, doubled with each further crash up to `cap`, and lengthened by a
-    random share of it up to `jitter`. A crash-free `within` brings it back to `backoff`.
+    The delay before a restart is `backoff` seconds, doubled with each further crash up to `cap`, plus a random share
+    of it up to `jitter`. After `within` seconds without a crash it starts again at `backoff`.
     """
 
     max: int = 3
@@ -45,7 +42,7 @@ class Restart:
 
 
 class Budget:
-    """What is left of a `Restart`."""
+    """Counts the crashes of one actor or group against a `Restart`."""
 
     __slots__ = ("_crashes", "_last", "_random", "_restart", "_streak", "not_before")
 
@@ -55,15 +52,15 @@ class Budget:
         self._streak = 0
         self._last = -inf
         self.not_before = -inf
-        """The moment until which the next activation waits, after an actor was given up."""
+        """The time before which a virtual actor that was given up is not activated again."""
 
     @property
     def remembered(self) -> float:
-        """The moment from which it is as good as new."""
+        """The time from which it is the same as a new budget."""
         return max(self.not_before, self._last + self._restart.within)
 
     def crash(self, now: float) -> float | None:
-        """One crash more: the delay before the restart, or None if the budget is spent."""
+        """Count one crash. Returns the delay before the restart, or None if the budget is spent."""
         restart, crashes = self._restart, self._crashes
         if self.remembered < now:
             self._streak = 0
@@ -76,38 +73,38 @@ class Budget:
         crashes.append(now)
         if len(crashes) <= restart.max:
             return delay
-        # The next life has a fresh budget, but doesn't begin at once.
+        # The next activation has a fresh budget, but doesn't happen at once.
         crashes.clear()
         self.not_before = now + delay
         return None
 
 
 class InboxOptions(TypedDict, Generic[M], total=False):
-    """Keywords of every `spawn`: the inbox of an actor."""
+    """Keyword arguments of every `spawn`: the inbox of an actor."""
 
     inbox: int
-    """How many messages wait at most, 1 or more (ValueError); 1,024 unless given."""
+    """The largest number of waiting messages, at least 1 (ValueError); 1,024 by default."""
     overflow: Overflow | Stop | Coalesce[M]
-    """What becomes of one more; `Overflow.REJECT` unless given."""
+    """What happens to a message over that bound; `Overflow.REJECT` by default."""
 
 
 class ActorOptions(InboxOptions[M], total=False):
-    """Keywords of `ActorSystem.spawn`, `start` and `virtual`: how an actor is kept."""
+    """Keyword arguments of `ActorSystem.spawn`, `start` and `virtual`."""
 
     restart: Restart | None
-    """How often it comes back after a crash; None, unless given: not at all."""
+    """How often it is restarted after a crash; None, the default: never."""
 
 
 @attrs.define(eq=False, kw_only=True)
 class ChildSpec:
-    """Who keeps an address: makes its incarnations, says what it takes and what follows a crash.
+    """How the actor of an address is made, what its inbox accepts, and what follows a crash.
 
-    By itself it keeps one actor that was spawned: restarts it, or lets its crash propagate.
+    This class is for one spawned actor: it restarts it or lets its crash propagate.
     """
 
     life = staticmethod(live)
     virtual: ClassVar[bool] = False
-    """The address rests when its incarnation ends, and does not stop."""
+    """The address becomes dormant when its incarnation ends; it does not stop."""
 
     _system: ActorSystem
     _nursery: trio.Nursery
@@ -118,7 +115,7 @@ class ChildSpec:
     _parent: str | None = None
     """The name of the family or supervisor."""
     _plain: bool = attrs.field(init=False)
-    """Whether messages go straight into the inbox, and one by one out of it."""
+    """Whether messages are queued unchanged and handled one by one."""
 
     def __attrs_post_init__(self) -> None:
         if not callable(self._factory):
@@ -128,20 +125,20 @@ class ChildSpec:
         self._plain = self._system._instrument is None and not isinstance(self._overflow, Coalesce)
 
     def _make(self, ref: Ref[NoReturn]) -> object:
-        """What the factory returns for the next incarnation."""
+        """The object that the factory returns for the next incarnation."""
         return self._factory()
 
     def _activate(self, ref: Ref[NoReturn]) -> None:
-        """Start an incarnation at a dormant address, unless that is over."""
+        """Start an incarnation at a dormant address, unless the system is closing."""
 
-    def _receptive(self, order: Directive) -> bool:
-        """Whether an address under `order` takes messages."""
-        return order < Directive.DRAIN
+    def _receptive(self, directive: Directive) -> bool:
+        """Whether an address with the directive `directive` accepts messages."""
+        return directive < Directive.DRAIN
 
     def _crashed(self, ref: Ref[NoReturn], error: Exception) -> float | None:
-        """After a crash: in how many seconds the next incarnation starts, inf if somebody else says so, None if never.
+        """After a crash: the seconds until the next incarnation, inf if a supervisor decides, None for none.
 
-        Raises what is to propagate.
+        Raises the error that propagates.
         """
         delay = None
         if self._restart is not None:
@@ -157,16 +154,16 @@ class ChildSpec:
         raise (ActorCrashed if self._restart is None else TooManyRestarts)(ref._name) from error
 
     def _moved(self) -> None:
-        """An address of it is in another state."""
+        """Called when one of its addresses has changed its state."""
 
     def _ended(self, ref: Ref[NoReturn]) -> None:
-        """The address is about to rest."""
+        """Called when an address is about to become inactive."""
         self._system._forget(ref)
 
 
 @attrs.define(eq=False, kw_only=True)
 class _Child(ChildSpec):
-    """Keeps one child of a supervisor; under a group strategy it starts, and starts again, when that says so."""
+    """One child of a supervisor. With a group strategy, the supervisor decides when it starts and restarts."""
 
     _supervisor: Supervisor
 
@@ -186,14 +183,14 @@ class _Child(ChildSpec):
 
 
 class Strategy(enum.Enum):
-    """Who is restarted when a child crashes."""
+    """Which children are restarted when one crashes."""
 
     ONE_FOR_ONE = "one_for_one"
-    """The child. The budget is each child's own."""
+    """Only the child itself. Each child has its own budget."""
     ONE_FOR_ALL = "one_for_all"
-    """All children. The budget is the group's."""
+    """All children. They share one budget."""
     REST_FOR_ONE = "rest_for_one"
-    """The child and those that were spawned after it. The budget is the group's."""
+    """The child and those spawned after it. They share one budget."""
 
 
 class Supervisor:
@@ -205,17 +202,17 @@ class Supervisor:
         self.name = name
         self._system, self._nursery, self._restart = system, nursery, restart
         self._grouped = strategy is not Strategy.ONE_FOR_ONE
-        self._rest = strategy is Strategy.REST_FOR_ONE
+        self._with_later = strategy is Strategy.REST_FOR_ONE
         self._budget = Budget(restart, system._random)
         self._children: dict[Ref[NoReturn], None] = {}
         self._crashed: dict[Ref[NoReturn], Exception] = {}
         self._change = trio.Event()
-        """A child has moved to another state."""
+        """Called when a child has changed its state."""
 
     def spawn(
         self, factory: Callable[[], Actor[M]], name: str | None = None, **options: Unpack[InboxOptions[M]]
     ) -> Ref[M]:
-        """Start a child; under a group strategy once those spawned before it have started. See `ActorSystem.spawn`."""
+        """Start a child; with a group strategy, after the children before it have started. See `ActorSystem.spawn`."""
         if self._nursery.cancel_scope.cancel_called:
             raise SystemClosing
         child = _Child(
@@ -233,7 +230,7 @@ class Supervisor:
         return ref
 
     async def _run(self) -> None:
-        """Start what waits, till cancelled. Raises `TooManyRestarts` when the group's budget is spent."""
+        """Start and restart children until cancelled. Raises `TooManyRestarts` when the group's budget is spent."""
         while True:
             if self._crashed:
                 await self._recover()
@@ -242,7 +239,7 @@ class Supervisor:
                 await self._wait_for_change()
                 continue
             waiting._resume()
-            # It may wait for one that has crashed meanwhile.
+            # The child before it may have crashed meanwhile.
             while waiting._state not in _SETTLED and not self._crashed:
                 await self._wait_for_change()
 
@@ -251,7 +248,7 @@ class Supervisor:
         self._change = trio.Event()
 
     async def _recover(self) -> None:
-        """Bring down those that the strategy names, and wait till they may start again."""
+        """Stop the children that the strategy names, and wait until they may start again."""
         ref, error = next(iter(self._crashed.items()))
         await self._bring_down()
         delay = self._budget.crash(trio.current_time())
@@ -259,25 +256,25 @@ class Supervisor:
         if delay is None:
             raise TooManyRestarts(ref.name) from error
         await trio.sleep(delay)
-        # Who crashed meanwhile joins the round.
+        # Children that crashed meanwhile are restarted in the same round.
         await self._bring_down()
         self._crashed.clear()
 
     async def _bring_down(self) -> None:
-        """In reverse start order, each after its current message; a handler that takes longer than `grace` is cut."""
+        """Stop children in reverse start order, each after its current message, or after `grace` seconds."""
         while True:
             affected = list(self._children)
-            while self._rest and affected and affected[0] not in self._crashed:
+            while self._with_later and affected and affected[0] not in self._crashed:
                 del affected[0]
-            # Who is being stopped is not restarted: it goes on handling what waits.
-            standing = [ref for ref in affected if ref._state not in _DOWN and ref._order < Directive.DRAIN]
+            # A child that is being stopped is not restarted: it continues to drain.
+            standing = [ref for ref in affected if ref._state not in _DOWN and ref._directive < Directive.DRAIN]
             if not standing:
                 return
             ref = standing[-1]
-            ref._give(Directive.RESTART)
+            ref._apply(Directive.RESTART)
             with trio.move_on_after(self._system._grace) as patience:
                 await self._wait_till_down(ref)
-            if patience.cancelled_caught and ref._order is Directive.RESTART:
+            if patience.cancelled_caught and ref._directive is Directive.RESTART:
                 ref._cut()
 
     async def _wait_till_down(self, ref: Ref[NoReturn]) -> None:
@@ -308,12 +305,12 @@ async def open_supervisor(
     *,
     name: str = "supervisor",
 ) -> AsyncIterator[Supervisor]:
-    """Supervise children around the body, in a nursery of their own; `restart` is `Restart()` unless given.
+    """Supervise children in a nursery of their own while the body runs; `restart` is `Restart()` by default.
 
-    When a child crashes, those that the strategy names stop after their current message, in reverse start order, and
-    start in start order, each when the one before has started. Inboxes stay; a child that is being stopped is left to
-    drain. When the body ends, children stop in reverse order, draining, and no more can be spawned. A spent budget
-    cancels the body and leaves as `TooManyRestarts`, in an `ExceptionGroup`.
+    When a child crashes, the children that the strategy names stop after their current message, in reverse start
+    order, and start again in start order, each after the one before has started. Inboxes are kept; a child that is
+    being stopped drains. When the body ends, children drain and stop in reverse order, and none can be spawned any
+    more. A spent budget cancels the body and is raised as `TooManyRestarts` in an `ExceptionGroup`.
     """
     async with trio.open_nursery() as nursery:
         supervisor = Supervisor(system, nursery, strategy, restart or Restart(), name)

@@ -1,6 +1,6 @@
-"""Owns one actor system: who lives in it, the order in which it stops, its clock and its books.
+"""The actor system: it starts actors, finds them, and stops them in order.
 
-There is nothing process-wide: two systems in one process do not meet.
+There is no process-wide state: several systems in one process are independent.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ A = TypeVar("A")
 
 @attrs.define(eq=False)
 class ActorSystem:
-    """Actors, and one nursery that all of them live in. Made by `open_system`."""
+    """A set of actors in one nursery. Made by `open_system`."""
 
     dead_letters: DeadLetters
     _nursery: trio.Nursery
@@ -42,9 +42,9 @@ class ActorSystem:
     _random: Random
     _instrument: Instrument | None
     late_replies: int = attrs.field(default=0, init=False)
-    """Replies that came when nobody waited any more."""
+    """The number of replies whose asker had stopped waiting."""
     abandoned: int = attrs.field(default=0, init=False)
-    """Asks that were cancelled or timed out before they began, and so never did."""
+    """The number of requests that were cancelled or timed out before they began."""
     _open: bool = attrs.field(default=True, init=False)
     _clock: Clock = attrs.field(factory=Clock, init=False)
     _tasks: dict[Task, Ref[NoReturn]] = attrs.field(factory=dict, init=False)
@@ -61,24 +61,24 @@ class ActorSystem:
     ) -> Ref[M]:
         """Start an actor made by `factory`, which is called again for each restart. Returns before `on_start`.
 
-        Options are those of `ActorOptions`. Without `restart` its crash leaves through `open_system` as `ActorCrashed`,
-        in an `ExceptionGroup`. It lives in the system's nursery: cancel scopes around the caller don't bound it. `name`
-        is unique among those alive (ValueError).
+        The options are those of `ActorOptions`. Without `restart`, a crash leaves `open_system` as `ActorCrashed` in an
+        `ExceptionGroup`. The actor lives in the system's nursery: cancel scopes around the caller don't affect it.
+        `name` must be unique among live actors (ValueError).
 
-        Raises `SystemClosing` once the system drains, and TypeError if `factory` can't be called. If what it returns is
-        no `Actor`, or one that it returned before, the actor crashes with a TypeError.
+        Raises `SystemClosing` if the system is draining, and TypeError if `factory` can't be called. If `factory` does
+        not return a new `Actor`, the actor crashes with a TypeError.
         """
-        keeper = ChildSpec(system=self, nursery=self._nursery, parent=None, factory=factory, **options)
-        ref = self._enter(keeper, name)
+        spec = ChildSpec(system=self, nursery=self._nursery, parent=None, factory=factory, **options)
+        ref = self._enter(spec, name)
         ref._start()
         return ref
 
     async def start(
         self, factory: Callable[[], Actor[M]], name: str | None = None, **options: Unpack[ActorOptions[M]]
     ) -> Ref[M]:
-        """`spawn`, and wait for the first `on_start`. What that raises is raised here only; it is not retried.
+        """Like `spawn`, but wait for the first `on_start`. Its error is raised here only, and it is not retried.
 
-        Cancelled meanwhile, the actor is killed.
+        If this call is cancelled, the actor is killed.
         """
         ref = self.spawn(factory, name, **options)
         call = ref._starter = Call(None, ref)
@@ -125,10 +125,11 @@ class ActorSystem:
     ) -> Virtual[K, M, A]:
         """A family of virtual actors, one per key, each made by `factory(key, anchor)` (or `factory(key)`) when needed.
 
-        `anchor(key)` makes what must outlive incarnations, once per address. `idle` in seconds; without it no actor is
-        passivated. `on_give_up(key, anchor, error)` is called in the step in which an actor is given up. See `Virtual`.
+        `anchor(key)` makes the state that outlives incarnations, once per address. An actor is passivated after `idle`
+        seconds without messages, or never if `idle` is not given. `on_give_up(key, anchor, error)` is called in the
+        step in which an actor is given up. See `Virtual`.
 
-        Raises `SystemClosing` once the system drains.
+        Raises `SystemClosing` if the system is draining.
         """
         if not self._open:
             raise SystemClosing
@@ -145,15 +146,15 @@ class ActorSystem:
         self._roots[cast("Virtual[Hashable, NoReturn, object]", family)] = None
         return family
 
-    def _enter(self, keeper: ChildSpec, name: str | None) -> Ref[object]:
-        """An address for what `keeper` keeps, not started yet."""
+    def _enter(self, spec: ChildSpec, name: str | None) -> Ref[object]:
+        """A new address for the actor of `spec`. It is not started."""
         if not self._open:
             raise SystemClosing
         if name in self._names:
             raise ValueError(f"an actor named {name} is alive already")
         self._count += 1
-        label = name if name is not None else f"{getattr(keeper._factory, '__name__', 'actor')}-{self._count}"
-        ref = Ref[object](self, keeper, label, State.STARTING)
+        label = name if name is not None else f"{getattr(spec._factory, '__name__', 'actor')}-{self._count}"
+        ref = Ref[object](self, spec, label, State.STARTING)
         if name is not None:
             self._names[name] = ref
         self._roots[ref] = None
@@ -164,7 +165,7 @@ class ActorSystem:
         if self._names.get(ref._name) is ref:
             del self._names[ref._name]
 
-    # Telling what happens
+    # Events
 
     def _emit(self, what: EventKind, ref: Ref[NoReturn], error: BaseException | None = None, detail: str = "") -> None:
         if self._observers:
@@ -172,29 +173,29 @@ class ActorSystem:
             for observer in tuple(self._observers):
                 observer(event)
 
-    # Looking in
+    # Inspection
 
     def find(self, name: str, kind: type[Actor[M]]) -> Ref[M] | None:
-        """The live actor spawned under `name`, if there is one. TypeError: it is no `kind`."""
+        """The live actor with this `name`, or None. Raises TypeError if it is not a `kind`."""
         ref = self._names.get(name)
         if ref is not None and ref._kind is not None and not issubclass(ref._kind, kind):
             raise TypeError(f"{name} is a {ref._kind.__name__}, not a {kind.__name__}")
         return cast("Ref[M] | None", ref)
 
     def tree(self) -> tuple[ActorInfo, ...]:
-        """Every actor that lives, in start order, those of a family or supervisor together. A plain read."""
+        """Every live actor in start order, grouped by family or supervisor."""
         return tuple(inspect(self))
 
     def walk(self) -> Iterator[ActorInfo]:
-        """As `tree`, each actor as it is when it is taken: where there are thousands, others may run in between.
+        """Like `tree`, but other tasks may run in between, which matters with thousands of actors.
 
-        Those who live now, less those who end before they are taken.
+        It yields the actors that live now, each in its state at that moment, without those that end meanwhile.
         """
         return inspect(self)
 
     @contextmanager
     def events(self, bound: int = 256) -> Iterator[Events]:
-        """What happens inside the block: starts, restarts, ends, and `STUCK` if `stuck_after` is set."""
+        """The events inside the block: starts, restarts, ends, and `STUCK` if `stuck_after` is set."""
         events = Events(bound)
         self._observers[events._put] = None
         try:
@@ -204,27 +205,27 @@ class ActorSystem:
 
     @property
     def settled(self) -> bool:
-        """Every actor is parked on an empty inbox, and no pipe runs. Timers may be set."""
+        """Whether every actor is parked with an empty inbox and no pipe runs. Timers don't count."""
         return all(
             ref._inbox.sleeper is not None and ref._inbox.empty and not (ref._actor and ref._actor._pipes)
             for ref in self.live()
         )
 
     async def wait_settled(self) -> None:
-        """Wait till everything is `settled`."""
+        """Wait until `settled` is true."""
         while not self.settled:
             if self._unsettled is None:
                 self._unsettled = trio.Event()
             await self._unsettled.wait()
 
     def _look_settled(self) -> None:
-        """Have those who wait for everything to be settled look for themselves."""
+        """Wake the tasks in `wait_settled`, so that they check again."""
         if self._unsettled is not None:
             self._unsettled.set()
             self._unsettled = None
 
     def live(self) -> list[Ref[NoReturn]]:
-        """Every address that has an incarnation, or is about to."""
+        """Every address that has an incarnation or is about to start one."""
         found: list[Ref[NoReturn]] = []
         for root in self._roots:
             found.extend(root._live if isinstance(root, Virtual) else [root])
@@ -233,7 +234,7 @@ class ActorSystem:
     # Stopping
 
     async def _shut_down(self) -> None:
-        """Stop the roots in reverse order, each when the one before is done, all within `drain` seconds; then kill."""
+        """Stop actors in reverse start order, one after another, within `drain` seconds in all; then kill the rest."""
         self._open = False
         with trio.move_on_after(self._drain):
             while self._roots:
@@ -263,15 +264,15 @@ async def open_system(
     instrument: Instrument | None = None,
     stuck_after: float | None = None,
 ) -> AsyncIterator[ActorSystem]:
-    """Open an actor system around the body. Leaving it leaves no actor, timer or pipe.
+    """Open an actor system around the body. No actor, timer or pipe is left behind.
 
-    When the body ends, actors stop in reverse order of their start, draining, within `drain` seconds in all; who is not
-    done by then is killed. When it raises or is cancelled, they are cancelled at once. `on_stop` has `grace` seconds of
-    its own when cut short, `limit` seconds otherwise, as `on_start` has. `seed` fixes the jitter of restarts.
-    `on_dead_letter` is called, synchronously, with each lost message. With `stuck_after`, an actor that is seen to be
-    busy with one message for so many seconds becomes a `STUCK` event and a line in the log, with what it awaits.
+    When the body ends, actors drain and stop in reverse start order, within `drain` seconds in all; then the rest are
+    killed. If the body raises or is cancelled, they are cancelled at once. `on_start` and `on_stop` may take `limit`
+    seconds; an `on_stop` after a kill or cancellation may take `grace` seconds. `seed` fixes the jitter of restarts.
+    `on_dead_letter` is called synchronously with each lost message. With `stuck_after`, an actor that is busy with one
+    message for that many seconds is reported as a `STUCK` event and in the log, with the frames in which it waits.
 
-    Errors leave in an `ExceptionGroup`: catch `ActorCrashed` and `TooManyRestarts` with `except*`.
+    Errors are raised in an `ExceptionGroup`: catch `ActorCrashed` and `TooManyRestarts` with `except*`.
     """
     async with trio.open_nursery() as nursery:
         letters = DeadLetters(on_dead_letter)

@@ -1,7 +1,4 @@
-"""Owns families of virtual actors: one address per key, activated by its first message, passivated when idle.
-
-Knows neither what an actor does nor what its anchor holds.
-"""
+"""Families of virtual actors: one address per key, activated by a message and passivated when idle."""
 
 from __future__ import annotations
 
@@ -28,14 +25,14 @@ _log = logging.getLogger("actorchat.actors")
 class Virtual(ChildSpec, Generic[K, M, A]):
     """A family of virtual actors, made by `ActorSystem.virtual`. `family[key]` is an address; nothing runs yet.
 
-    A message or signal activates; `idle` seconds (at most twice that) without one, an empty inbox and the actor's
-    `can_passivate` passivate. Never two incarnations of one key at once; a message that comes during `on_stop` waits
-    and activates the next. An address, and its anchor with it, lives as long as somebody holds the `Ref`, or an
-    incarnation lives: till then each look-up gives the same one.
+    A message or signal activates an actor. It is passivated after `idle` seconds (at most twice that) without one, if
+    its inbox is empty and `can_passivate` agrees. There are never two incarnations of one key at once; a message that
+    arrives during `on_stop` waits and activates the next one. An address and its anchor live as long as the `Ref` is
+    held or an incarnation lives; until then, each look-up returns the same one.
 
-    A crash is the family's own affair and never leaves it. With the restart budget spent, or no `restart` at all, the
-    incarnation is given up: what waits becomes dead letters, `on_give_up` is called, watchers get their `Down`, and
-    the next message activates anew, after the backoff.
+    A crash never leaves the family. If the restart budget is spent, or without `restart`, the incarnation is given up:
+    waiting messages become dead letters, `on_give_up` is called, watchers get their `Down`, and the next message
+    activates a new incarnation after the backoff.
     """
 
     virtual: ClassVar[bool] = True
@@ -45,7 +42,7 @@ class Virtual(ChildSpec, Generic[K, M, A]):
     _on_give_up: Callable[[K, A, BaseException], object] | None
     _refs: WeakValueDictionary[K, Ref[M]] = attrs.field(factory=WeakValueDictionary, init=False)
     _live: dict[Ref[NoReturn], int] = attrs.field(factory=dict, init=False)
-    """With each address the count of what it had handled at the last look."""
+    """For each address, the number of messages it had handled at the last check."""
     _looking: bool = attrs.field(default=False, init=False)
     _closed: bool = attrs.field(default=False, init=False)
 
@@ -55,7 +52,7 @@ class Virtual(ChildSpec, Generic[K, M, A]):
             ref = self._refs[key] = Ref(self._system, self, str(key), State.DORMANT, key)
             if self._anchor is not None:
                 try:
-                    # It may look up the address that it is to hang on.
+                    # The anchor's factory may look up the address that it is made for.
                     ref._anchor = self._anchor(key)
                 except BaseException:
                     del self._refs[key]
@@ -63,22 +60,22 @@ class Virtual(ChildSpec, Generic[K, M, A]):
         return ref
 
     def anchor(self, key: K) -> A:
-        """What the address of `key` carries from incarnation to incarnation. Made by `anchor(key)`, once per address.
+        """The state that the address of `key` keeps across incarnations. Made by `anchor(key)`, once per address.
 
-        Hold the `Ref`, or send a message, to keep it: by itself it doesn't keep the address.
+        The anchor doesn't keep its address alive: hold the `Ref`, or send a message.
         """
         return cast("A", self[key]._anchor)
 
     @property
     def active(self) -> int:
-        """How many incarnations live."""
+        """The number of live incarnations."""
         return len(self._live)
 
     def _close(self) -> None:
-        """Take no more messages; the incarnations that live drain and stop."""
+        """Accept no more messages; live incarnations drain and stop."""
         self._closed = True
         for ref in list(self._live):
-            ref._give(Directive.DRAIN)
+            ref._apply(Directive.DRAIN)
 
     def _make(self, ref: Ref[NoReturn]) -> object:
         return self._factory(ref._key) if self._anchor is None else self._factory(ref._key, ref._anchor)
@@ -92,12 +89,12 @@ class Virtual(ChildSpec, Generic[K, M, A]):
             self._looking = True
             self._nursery.start_soon(self._look, name=f"{self._parent} idle")
 
-    def _receptive(self, order: Directive) -> bool:
-        return order < Directive.STOP and not self._closed
+    def _receptive(self, directive: Directive) -> bool:
+        return directive < Directive.STOP and not self._closed
 
     def _give_up(self, ref: Ref[NoReturn], error: Exception) -> None:
         if ref._budget is not None:
-            # The clock keeps the address, and its budget with it, as long as that counts: perhaps nobody else does.
+            # The clock keeps the address alive as long as its budget matters: perhaps nothing else does.
             until = ref._budget.remembered
             self._system._clock.at(until if until < inf else ref._budget.not_before, lambda: ref)
         if self._on_give_up is not None:
@@ -110,18 +107,18 @@ class Virtual(ChildSpec, Generic[K, M, A]):
         del self._live[ref]
 
     async def _look(self) -> None:
-        """Passivate what has handled nothing since the last look: no clock is read per message."""
+        """Passivate actors that have handled nothing since the last check. No clock is read per message."""
         while self._live:
             await trio.sleep(self._idle)
             self._look_once()
         self._looking = False
 
     def _look_once(self) -> None:
-        # In a frame of its own: what it holds would keep an address alive while `_look` sleeps.
+        # A separate frame: its variables would keep an address alive while `_look` sleeps.
         for ref, before in list(self._live.items()):
             inbox = ref._inbox
             handled = inbox.begun + inbox.signals - inbox.ticks
             if handled == before and inbox.sleeper is not None and inbox.empty:
-                ref._give(Directive.PASSIVATE)
+                ref._apply(Directive.PASSIVATE)
             else:
                 self._live[ref] = handled
