@@ -54,7 +54,7 @@ from actorchat.chat.operations import (
 from actorchat.chat.ports import Archive, ChatFilter, FeedSnapshot, Journal, Session, StorageUnavailable
 from actorchat.chat.profiles import Profiles
 from actorchat.chat.renames import Renamed, Renames
-from actorchat.chat.replay import catch_up
+from actorchat.chat.replay import Replays
 from actorchat.chat.room import Enter, Room, RoomMessage, RoomPorts
 from actorchat.chat.roster import Member, Position, Roster
 from actorchat.chat.sweeper import ReservedSweeper, Sweeper
@@ -142,7 +142,8 @@ class Chats:
             restart=_KEPT_UP,
             name="feed",
         )
-        ports = RoomPorts(journal, archive, self._feeds.anchor, RateLimiter(limits), limits)
+        self._replays = Replays(archive)
+        ports = RoomPorts(journal, archive, self._replays, self._feeds.anchor, RateLimiter(limits), limits)
         self._rooms: Virtual[UUID, RoomMessage, Announcer] = system.virtual(
             lambda chat, announcer: Room(announcer, ports),
             anchor=lambda chat: Announcer(Roster(chat, self._profiles), self._feeds.anchor),
@@ -278,7 +279,7 @@ class Chats:
         receiver = RoomReceiver(roster, member, self._intake, room)
         try:
             if replay:
-                await catch_up(member, position, roster, self.archive)
+                await self._replays.catch_up(member, position, roster)
             else:
                 roster.go_live(member)
         except BaseException:
@@ -420,7 +421,8 @@ async def _show(session: Session, snapshot: FeedSnapshot) -> None:
     for start in range(0, len(events), 100):
         payloads = [encode_event(event, Profile.STRICT) for event in events[start : start + 100]]
         session.push(Frames.of(payloads))
-        await session.wait_drained()
+        if not await session.wait_drained():
+            return
 
 
 def _close_members(chat: UUID, announcer: Announcer, error: BaseException) -> None:

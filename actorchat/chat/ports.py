@@ -189,8 +189,11 @@ class Session(Protocol):
     def backlog(self) -> int:
         """Bytes pushed that the peer's socket has not taken yet: replay is paced by it."""
 
-    async def wait_drained(self) -> None:
-        """Return when the backlog is small or the session is closed."""
+    async def wait_drained(self) -> bool:
+        """Return True when the backlog is small, False when the session is closed: nothing more reaches the peer.
+
+        It does not wait for ever: a peer that takes nothing for long is closed.
+        """
 
     def operation_done(self, flooding: bool = False) -> None:
         """An operation of this session was answered: it may have one more in flight.

@@ -1,88 +1,117 @@
-"""Owns how a member that is behind reads up to the present: resume, and receipts over more than the room remembers.
-
-Reads storage outside the room, at the reader's pace. Becoming live and the last missing thing are one step.
+"""Lets members that are behind catch up from storage: those that resume, and those to whom a mark tells more than the
+room remembers. It reads outside the room, at the reader's pace; the last piece and going live are one step of the room.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Final
+
+import trio
 
 from actorchat.chat.model import ChatState, StoredMessage, identity_of, visible_to
-from actorchat.chat.ports import Archive
+from actorchat.chat.ports import Archive, Page
 from actorchat.chat.roster import Member, Position, Roster
 from actorchat.protocol import Frames, MessageType, Profile, Role
 
-__all__ = ["PAGE", "catch_up", "changed_messages", "status_ranges"]
+__all__ = ["PAGE", "Replays", "changed_messages", "status_ranges"]
 
-PAGE = 100
+PAGE: Final = 100
 """Messages read from storage at a time."""
 
-PIECE_BYTES = 131_072
-"""What is sent at a time. With what may still wait before it, a fraction of any outbox: messages can be large."""
+PAGE_TEXT_BYTES: Final = 32_768
+"""Bytes of text after which such a page ends: messages can be large."""
+
+PIECE_BYTES: Final = 65_536
+"""What is sent at a time, about. As much again may wait before it; nothing else is kept while a reader takes its time.
+"""
+
+WORKED_ON_AT_ONCE: Final = 8
+"""Members for whom something is read or encoded at one time: hundreds that reconnect at once must not keep live
+messages waiting. None of them waits for its reader meanwhile.
+"""
 
 
-async def catch_up(member: Member, position: Position, roster: Roster, archive: Archive) -> None:
-    """Send `member` what it misses since `position`, then make it live. Returns early if it has left.
+class Replays:
+    """Reads members up to the present; one for all rooms."""
 
-    Raises `StorageUnavailable` if storage can't be read. May be cancelled at any time; the member then stays behind.
-    """
-    session, role = member.session, member.identity.role
-    # A reading in a thread can't be cut short: one of a crashed incarnation may come back while the next one reads.
-    reader = position.reader = object()
-    while member in roster.behind and position.reader is reader:
-        chat = None if roster.announced is None else roster.profiles.chat(roster.announced)
-        if chat is None or _finish(member, position, roster, chat):
-            return
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._working = trio.Semaphore(WORKED_ON_AT_ONCE)
+
+    async def catch_up(self, member: Member, position: Position, roster: Roster) -> None:
+        """Send `member` what it misses since `position`, then make it live. Returns early if it has left or is closed.
+
+        Raises `StorageUnavailable` if storage can't be read. May be cancelled at any time; the member then stays
+        behind.
+        """
+        # A reading in a thread can't be cut short: one of a crashed incarnation may come back while the next one reads.
+        reader = position.reader = object()
+        while await member.session.wait_drained():
+            async with self._working:
+                for is_first in (True, False):
+                    if member not in roster.behind or position.reader is not reader:
+                        return
+                    chat = None if roster.announced is None else roster.profiles.chat(roster.announced)
+                    if chat is None or _finish(member, position, roster, chat):
+                        return
+                    if is_first:
+                        await self._send_piece(member, position, roster, chat)
+
+    async def _send_piece(self, member: Member, position: Position, roster: Roster, chat: ChatState) -> None:
         if not position.ranges and member.profile is Profile.STRICT:
             position.ranges, position.seen = status_ranges(position.seen, chat), chat
-        await _update(member, position, roster, archive, chat)
-        if position.reader is reader and position.index < chat.next_index - 1:
-            page = await archive.after(roster.chat, role, after=position.index, limit=PAGE)
-            if position.reader is not reader:
-                return
-            messages = () if page is None else page.messages
-            announced = [message for message in messages if message.index < chat.next_index]
-            for last, frames in _pieces(announced, partial(_added, member, roster, chat)):
-                session.push(frames)
-                position.index = last
-                await session.wait_drained()
-            if page is None or not page.has_more or len(announced) < len(messages):
-                position.index = chat.next_index - 1
+        if position.ranges:
+            # As they were when the ranges were made: what has changed since then makes ranges of its own.
+            await self._send_statuses(member, position, roster, roster.profiles.chat(position.seen or chat))
+        elif position.index < chat.next_index - 1:
+            await self._send_messages(member, position, roster, chat)
 
+    async def _send_messages(self, member: Member, position: Position, roster: Roster, chat: ChatState) -> None:
+        reader = position.reader
+        page = await self._archive.after(
+            roster.chat, member.identity.role, after=position.index, limit=PAGE, size=PAGE_TEXT_BYTES
+        )
+        if position.reader is not reader:
+            return
+        messages = () if page is None else page.messages
+        announced = [message for message in messages if message.index < chat.next_index]
+        sent = _push(member, announced, partial(_added, member, roster, chat))
+        is_last = page is None or not page.has_more or len(announced) < len(messages)
+        position.index = chat.next_index - 1 if is_last and sent == len(announced) else announced[sent - 1].index
 
-def _pieces(
-    messages: Sequence[StoredMessage], encode: Callable[[StoredMessage], bytes]
-) -> Iterator[tuple[int, Frames]]:
-    """Each piece of the way to the last message, with the index it reaches."""
-    payloads: list[bytes] = []
-    size = 0
-    for message in messages:
-        payloads.append(encode(message))
-        size += len(payloads[-1])
-        if size >= PIECE_BYTES or message is messages[-1]:
-            yield message.index, Frames.of(payloads)
-            payloads, size = [], 0
-
-
-async def _update(member: Member, position: Position, roster: Roster, archive: Archive, chat: ChatState) -> None:
-    """Send the statuses in `position.ranges` as `chat` has them, taking off what was sent: a crash repeats nothing."""
-    reader = position.reader
-    while position.ranges:
+    async def _send_statuses(self, member: Member, position: Position, roster: Roster, chat: ChatState) -> None:
+        """Send statuses in `position.ranges` as `chat` has them and take off what was sent: a crash repeats nothing."""
+        reader = position.reader
         (author_role, low, high), *others = position.ranges
         upto = min(high, position.index)
-        page = None
+        page: Page | None = None
         if low < upto:
-            page = await archive.authored(roster.chat, author_role, after=low, upto=upto, limit=PAGE)
+            page = await self._archive.authored(
+                roster.chat, author_role, after=low, upto=upto, limit=PAGE, size=PAGE_TEXT_BYTES
+            )
             if position.reader is not reader:
                 return
         if page is None or not page.messages:
             position.ranges = tuple(others)
-            continue
-        for last, frames in _pieces(page.messages, partial(roster.encoder.updated, chat)):
-            member.session.push(frames)
-            position.ranges = ((author_role, last, high), *others)
-            await member.session.wait_drained()
+            return
+        sent = _push(member, page.messages, partial(roster.encoder.updated, chat))
+        position.ranges = ((author_role, page.messages[sent - 1].index, high), *others)
+
+
+def _push(member: Member, messages: Sequence[StoredMessage], encode: Callable[[StoredMessage], bytes]) -> int:
+    """Send as many of `messages` as make a piece; returns how many."""
+    payloads: list[bytes] = []
+    size = 0
+    for message in messages:
+        if size >= PIECE_BYTES:
+            break
+        payloads.append(encode(message))
+        size += len(payloads[-1])
+    if payloads:
+        member.session.push(Frames.of(payloads))
+    return len(payloads)
 
 
 def _finish(member: Member, position: Position, roster: Roster, chat: ChatState) -> bool:
@@ -99,18 +128,19 @@ def _finish(member: Member, position: Position, roster: Roster, chat: ChatState)
     lowest = min([position.index, *(low for _, low, high in ranges if low < min(high, position.index))])
     if lowest + 1 < reach:
         return False
-    payloads = [
-        encoder.updated(chat, roster.profiles.message(message))
-        for message in changed_messages(tail, ranges)
-        if message.index <= position.index
-    ]
-    payloads += [
-        _added(member, roster, chat, roster.profiles.message(message))
-        for message in tail
-        if message.index > position.index and visible_to(message, role)
-    ]
-    if sum(map(len, payloads)) > PIECE_BYTES:
+    updated = [message for message in changed_messages(tail, ranges) if message.index <= position.index]
+    added = [message for message in tail if message.index > position.index and visible_to(message, role)]
+    # Each takes more than its text: mostly it is known before anything is encoded that this is more than a piece.
+    if sum(len(message.text) for message in (*updated, *added)) > PIECE_BYTES:
         return False
+    payloads: list[bytes] = []
+    size = 0
+    for encode, messages in ((partial(encoder.updated, chat), updated), (partial(_added, member, roster, chat), added)):
+        for message in messages:
+            if size > PIECE_BYTES:
+                return False
+            payloads.append(encode(roster.profiles.message(message)))
+            size += len(payloads[-1])
     if not strict:
         payloads += [encoder.receipts(chat, side) for side in Role]
         payloads.append(encoder.chat_updated(chat))

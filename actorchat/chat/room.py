@@ -36,7 +36,7 @@ from actorchat.chat.operations import (
     refusal_of,
 )
 from actorchat.chat.ports import Archive, Journal, StorageUnavailable
-from actorchat.chat.replay import catch_up
+from actorchat.chat.replay import Replays
 from actorchat.chat.roster import Member, Position
 from actorchat.chat.typing_relay import INTERVAL, SILENCE, Typist
 from actorchat.chat.typing_shown import show_typing, stop_typing
@@ -70,6 +70,7 @@ class RoomPorts:
 
     journal: Journal
     archive: Archive
+    replays: Replays
     feed: Callable[[str], FeedRoster]
     limiter: RateLimiter
     limits: Limits
@@ -297,7 +298,7 @@ class Room(Actor[RoomMessage]):
 
     def _read_on(self, member: Member, position: Position) -> None:
         self.pipe(
-            partial(catch_up, member, position, self._roster, self._ports.archive),
+            partial(self._ports.replays.catch_up, member, position, self._roster),
             ok=lambda _: _CaughtUp(member),
             err=lambda error: _StillBehind(member, error),
         )

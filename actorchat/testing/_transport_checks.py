@@ -14,6 +14,7 @@ import trio
 from actorchat.protocol import CloseCode, Frames, UnknownType, UpdateTyping
 from actorchat.testing._transports import (
     OpenTransport,
+    Peer,
     RecordingApplication,
     admission_of,
     close_follows,
@@ -328,6 +329,60 @@ async def a_paused_peer_is_not_silent(open_transport: OpenTransport) -> None:
         expect(not application.left, "it is this side that does not read")
 
 
+async def a_peer_that_speaks_while_its_join_takes_long_is_not_silent(open_transport: OpenTransport) -> None:
+    application = RecordingApplication()
+    application.join_seconds = 150.0
+    async with opened(open_transport, application) as dialer, dialer.dial(admission_of(1)) as peer:
+        # A pong would come behind the commands, which are read when it has joined.
+        peer.answers_pings = False
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer.receive)
+            nursery.start_soon(send_commands, peer, 4)
+            await trio.sleep(application.join_seconds + 1)
+            await until(lambda: len(application.commands) == 4, "what it said is read at last")
+            nursery.cancel_scope.cancel()
+        expect(not application.left, "it is this side that does not read")
+
+
+async def a_reader_that_takes_nothing_for_30_seconds_is_closed_with_1013(open_transport: OpenTransport) -> None:
+    application = RecordingApplication()
+    async with opened(open_transport, application) as dialer, dialer.dial(admission_of(1)) as peer:
+        session = (await joined(application, 1))[0]
+        await fill(session)
+        start = trio.current_time()
+        session.push(Frames.of([padded(0)] * 100))
+        async with trio.open_nursery() as nursery:
+            # It does not read, but it is not silent.
+            nursery.start_soon(_talk, peer)
+            expect(not await session.wait_drained(), "whoever waits for the reader is told that it is closed")
+            expect(30 <= trio.current_time() - start <= 33, "after 30 s")
+            await until(lambda: dialer.open_sockets == 0, "the socket ends")
+            nursery.cancel_scope.cancel()
+        expect(trio.current_time() - start <= 33 + Limits().overflow_linger, "whether or not it reads the Close")
+
+
+async def a_reader_that_takes_a_little_now_and_then_stays(open_transport: OpenTransport) -> None:
+    application = RecordingApplication()
+    async with opened(open_transport, application) as dialer, dialer.dial(admission_of(1)) as peer:
+        session = (await joined(application, 1))[0]
+        filler = await fill(session)
+        session.push(Frames.of([padded(number) for number in range(500)]))
+        for _ in range(10):
+            await trio.sleep(25)
+            for _ in range(40):
+                await peer.receive()
+        for _ in range(filler + 100):
+            await peer.receive()
+        expect(not application.left, "a slow reader is none that takes nothing")
+
+
+async def _talk(peer: Peer) -> None:
+    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        while True:
+            await peer.send_text('{"type":"from_the_future","data":{}}')
+            await trio.sleep(5)
+
+
 async def an_expired_token_closes_with_4401(open_transport: OpenTransport) -> None:
     application = RecordingApplication()
     admission = admission_of(1, expires_at=trio.current_time() + 90)
@@ -394,6 +449,9 @@ TIMED_TRANSPORT_CHECKS: Final[Sequence[Check]] = (
     a_peer_that_answers_pings_stays,
     a_silent_peer_is_closed_after_60_seconds,
     a_paused_peer_is_not_silent,
+    a_peer_that_speaks_while_its_join_takes_long_is_not_silent,
+    a_reader_that_takes_nothing_for_30_seconds_is_closed_with_1013,
+    a_reader_that_takes_a_little_now_and_then_stays,
     an_expired_token_closes_with_4401,
     an_unanswered_close_ends_after_the_linger,
     an_overflowing_peer_is_reset_after_two_seconds,

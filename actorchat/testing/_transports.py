@@ -109,9 +109,10 @@ class RecordingApplication:
         self.takes = False
         self.fails = False
         self.refuses = False
+        self.join_seconds = 0.0
 
     async def join(self, session: Session, admission: Admission) -> Receiver:
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(self.join_seconds)
         if self.refuses:
             raise RuntimeError("planted by a check")
         return self.receiver(session)

@@ -1,7 +1,4 @@
-"""Owns time on all sockets of a transport: pings, silent peers, tokens that expire. One task for all.
-
-Refuses to know what a socket is for.
-"""
+"""Looks after time on all sockets of a transport, in one task: pings, silent and stuck peers, tokens that expire."""
 
 from __future__ import annotations
 
@@ -19,34 +16,63 @@ from actorchat.transports.session import Sessions
 __all__ = ["beat"]
 
 _SWEEP_EVERY: Final = 1.0
+_LATE: Final = 2 * _SWEEP_EVERY
+"""A sweep that comes later than this after the one before: this process was stopped, or had no time to read."""
+
 _SESSIONS_A_TURN: Final = 512
 
 
 async def beat(sessions: Sessions, limits: Limits, wall: Callable[[], float] = time.time) -> None:
     """Look after `sessions` until cancelled, each within a second of when it is due.
 
-    A peer is pinged `ping_every` seconds after it came, and so on; one that sent nothing for `silence`
-    seconds is closed with 1011, unless it is this side that does not read. `wall` is the clock of
-    `expires_at`. Sleeps while there are no sessions.
+    A peer is pinged `ping_every` seconds after it came, and so on. One that sent nothing for `silence` seconds is
+    closed with 1011, unless it is this side that does not read, or the peer still takes what waits for it. One that
+    took nothing of that for `stuck` seconds is closed with 1013. Only time in which this process could have read
+    counts. `wall` is the clock of `expires_at`. Sleeps while there are no sessions.
     """
+    watch = _Watch(trio.current_time())
     while True:
         await sessions.wait_any()
-        await _sweep(sessions, limits, wall())
+        watch.look(trio.current_time())
+        await _sweep(sessions, limits, watch, wall())
         await trio.sleep(_SWEEP_EVERY)
 
 
-async def _sweep(sessions: Sessions, limits: Limits, wall_now: float) -> None:
+class _Watch:
+    """Counts the time in which this process has run, in `seconds`.
+
+    After a gap nobody is judged: what peers sent meanwhile has yet to be read. But for every second time, so that a
+    process that is always late judges as well.
+    """
+
+    def __init__(self, now: float) -> None:
+        self.seconds = 0.0
+        self.judges = True
+        self._looked_at = now
+
+    def look(self, now: float) -> None:
+        passed, self._looked_at = now - self._looked_at, now
+        self.seconds += min(passed, _LATE)
+        self.judges = passed <= _LATE or not self.judges
+
+
+async def _sweep(sessions: Sessions, limits: Limits, watch: _Watch, wall_now: float) -> None:
     now = trio.current_time()
     ping_at = now + limits.ping_every
-    silent_at = now + limits.silence
+    seconds = watch.seconds
+    silent_at = seconds + limits.silence
     for place, session in enumerate(sessions, 1):
-        if session.heard or session.paused:
+        stuck_for = session.outbox.stuck_for(seconds)
+        # What waits goes before the ping: a slow peer that takes it has not been asked yet.
+        if session.heard or session.paused or stuck_for == 0:
             session.heard = False
             session.silent_at = silent_at
-        elif now >= session.silent_at:
+        elif seconds >= session.silent_at and watch.judges:
             session.close(CloseCode.SERVER_FAILED, "no sign of life")
             continue
-        if wall_now >= session.expires_at:
+        if stuck_for is not None and stuck_for >= limits.stuck and watch.judges:
+            session.give_up()
+        elif wall_now >= session.expires_at:
             session.close(CloseCode.NOT_AUTHENTICATED, "the token has expired")
         elif session.ping_at == inf:
             session.ping_at = ping_at

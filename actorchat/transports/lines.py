@@ -20,7 +20,8 @@ from actorchat.transports.outbox import Wire
 __all__ = ["Line", "SocketLine", "StreamLine"]
 
 _RECEIVE_BYTES: Final = 4_096
-_SEND_BYTES: Final = 65_536
+# One record of TLS. More would be kept for a peer that doesn't read, and hide whether it reads at all.
+_SEND_BYTES: Final = 16_384
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 
 
@@ -128,7 +129,7 @@ class SocketLine(_Deadline):
 class StreamLine(_Deadline):
     """Any trio stream, such as TLS.
 
-    One task does every write, and exists only while there is something to write. At most 64 KiB have left the
+    One task does every write, and exists only while there is something to write. At most 16 KiB have left the
     outbox and not yet the stream. `sock` is what lies under it, if anything.
     """
 

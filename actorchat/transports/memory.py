@@ -269,6 +269,7 @@ class MemoryTransport:
         try:
             with line.scope:
                 try:
+                    session.held = True
                     joined = self._application.join(session, admission)
                     session.attach(await joined if isinstance(joined, Awaitable) else joined)
                     line.pump()

@@ -57,9 +57,12 @@ class _Entry:
 class _Queue:
     """What the wire refused, in order. Only the first entry can be half sent: `sent` bytes of it are gone."""
 
-    __slots__ = ("bytes", "closed", "entries", "frames", "sent", "unbounded")
+    __slots__ = ("bytes", "closed", "entries", "frames", "moved", "moved_at", "sent", "unbounded")
 
     def __init__(self) -> None:
+        # Whether the wire has taken something since `Outbox.stuck_for` was last asked, and when that was.
+        self.moved = True
+        self.moved_at = 0.0
         self.entries: deque[_Entry] = deque()
         self.bytes = 0
         self.frames = 0
@@ -118,6 +121,7 @@ class _Queue:
 
     def took(self, count: int) -> None:
         """Forget `count` bytes from the front."""
+        self.moved = True
         self.bytes -= count
         count += self.sent
         entries = self.entries
@@ -158,13 +162,27 @@ class Outbox:
         queue = self._queue
         return queue is not None and queue.closed
 
-    async def wait_drained(self) -> None:
-        """Return when the backlog is at most `outbox_low`, or the outbox is closed."""
+    def stuck_for(self, now: float) -> float | None:
+        """Seconds for which the wire has taken nothing of what waits; None if nothing does.
+
+        It is as exact as it is asked often, by one caller whose `now` counts seconds from any moment.
+        """
+        queue = self._queue
+        if queue is None or queue.closed or not queue.entries:
+            return None
+        if queue.moved:
+            queue.moved = False
+            queue.moved_at = now
+        return now - queue.moved_at
+
+    async def wait_drained(self) -> bool:
+        """Return True when the backlog is at most `outbox_low`, False when the outbox is closed."""
         while self.backlog > self._limits.outbox_low and not self.closed:
             if self._drained is None:
                 self._drained = trio.Event()
             await self._drained.wait()
         await trio.lowlevel.checkpoint()
+        return not self.closed
 
     async def wait_flushed(self) -> None:
         """Return when the wire has taken everything, or the peer is gone."""
@@ -216,6 +234,13 @@ class Outbox:
         if not self.closed:
             self._finish(frame, self._limits.close_linger)
 
+    def give_up(self) -> None:
+        """The peer is too slow: drop what waits, but for the rest of a half-sent frame, and close with 1013."""
+        queue = self._queue
+        if queue is not None:
+            queue.drop(only_typing=False)
+        self._finish(close_frame(CloseCode.OVERLOADED, "too slow"), self._limits.overflow_linger)
+
     def lost(self) -> None:
         """The peer is gone: forget what waits, accept nothing more."""
         if self._queue is not None and self._queue.closed and not self._queue.entries:
@@ -262,8 +287,7 @@ class Outbox:
             return
         if entry.kind is _Kind.TYPING:
             return
-        queue.drop(only_typing=False)
-        self._finish(close_frame(CloseCode.OVERLOADED, "too slow"), self._limits.overflow_linger)
+        self.give_up()
 
     def _fits(self, queue: _Queue, entry: _Entry, sent: int) -> bool:
         # One push onto an empty outbox passes whole: a reader that keeps up is not to blame for a large announcement,

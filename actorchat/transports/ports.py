@@ -83,7 +83,7 @@ class Application(Protocol):
 
         Where something has to be waited for, what has to be awaited is returned instead, and nothing has happened yet.
         The receiver's `leave` is the way out. If this raises or is cancelled, there is nothing to leave. While it
-        waits, a lost session says so by letting `wait_drained` return.
+        waits, a session that is lost or closed says so: `wait_drained` returns False.
         """
 
 
@@ -92,13 +92,15 @@ class Limits:
     """Bounds of every socket of a transport; sizes in bytes, times in seconds.
 
     `outbox_bytes` and `outbox_frames` bound what the peer's kernel did not take; `wait_drained` returns at
-    `outbox_low`. `close_linger` is how long a peer may take to read what is left and answer a Close,
-    `overflow_linger` the same for one that was too slow.
+    `outbox_low`. A peer that takes nothing of what waits for it for `stuck` seconds is closed with 1013.
+    `close_linger` is how long a peer may take to read what is left and answer a Close, `overflow_linger` the same for
+    one that was too slow.
     """
 
     outbox_bytes: int = 1_048_576
     outbox_frames: int = 4_096
     outbox_low: int = 65_536
+    stuck: float = 30.0
     operations_in_flight: int = 8
     frame_bytes: int = MAX_FRAME_BYTES
     malformed_in_a_row: int = MALFORMED_IN_A_ROW

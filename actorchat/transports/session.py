@@ -113,14 +113,19 @@ class SocketSession:
         full = self.held or self._in_flight >= self._limits.operations_in_flight
         return full and not self.outbox.closed
 
-    async def wait_drained(self) -> None:
-        await self.outbox.wait_drained()
+    async def wait_drained(self) -> bool:
+        return await self.outbox.wait_drained()
 
     def push(self, frames: Frames) -> None:
         self.outbox.push(frames)
 
     def close(self, code: int, reason: str = "") -> None:
         self.outbox.close(code, reason)
+        self._resume()
+
+    def give_up(self) -> None:
+        """The peer takes too little for too long: close with 1013 instead of what waits."""
+        self.outbox.give_up()
         self._resume()
 
     def operation_done(self, flooding: bool = False) -> None:

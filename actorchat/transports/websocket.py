@@ -90,6 +90,8 @@ class WebsocketTransport:
         websocket = await request.accept(subprotocol=subprotocol)
         del request
         self.sessions.add(session)
+        # Until there is a receiver, trio-websocket reads no further than the first messages, and no pong behind them.
+        session.held = True
         joined = self._application.join(session, admission)
         session.attach(await joined if isinstance(joined, Awaitable) else joined)
         try:

@@ -54,8 +54,9 @@ class Recorder:
         if self.closed is None:
             self.closed = code
 
-    async def wait_drained(self) -> None:
+    async def wait_drained(self) -> bool:
         await trio.lowlevel.checkpoint()
+        return self.closed is None
 
     def operation_done(self, flooding: bool = False) -> None:
         self.done += 1

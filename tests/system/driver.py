@@ -107,8 +107,9 @@ class Tab:
     def close(self, code: int, reason: str = "") -> None:
         self.closed = self.closed or code
 
-    async def wait_drained(self) -> None:
+    async def wait_drained(self) -> bool:
         await trio.lowlevel.checkpoint()
+        return self.closed is None
 
     def operation_done(self, flooding: bool = False) -> None:
         self.in_flight -= 1

@@ -27,6 +27,62 @@ async def test_a_peer_is_asked_for_a_sign_of_life_as_often_as_limits_say(
     assert wire.taken == PING * 4
 
 
+def silent_session(number: int = 1) -> SocketSession:
+    wire = ScriptedWire()
+    wire.room = 10_000
+    return SocketSession(admission_of(number), wire, Limits())
+
+
+async def test_time_in_which_the_process_was_stopped_is_not_silence(mock_clock: trio.testing.MockClock) -> None:
+    sessions, session = Sessions(), silent_session()
+    sessions.add(session)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(beat, sessions, Limits())
+        await seconds_pass(mock_clock, 55)
+        for _ in range(3):
+            # SIGSTOP, a paused container: the peer has spoken meanwhile, and what it said is read a moment later.
+            mock_clock.jump(62)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not session.closed
+            session.heard = True
+            await seconds_pass(mock_clock, 55)
+            assert not session.closed
+        await seconds_pass(mock_clock, 8)
+        assert session.closed, "it is silent by now"
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_peer_that_was_silent_before_a_stop_and_stays_so_is_closed(mock_clock: trio.testing.MockClock) -> None:
+    sessions, session = Sessions(), silent_session()
+    sessions.add(session)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(beat, sessions, Limits())
+        await seconds_pass(mock_clock, 50)
+        mock_clock.jump(62)
+        await seconds_pass(mock_clock, 13)
+        assert session.closed
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_process_that_is_always_late_still_closes_silent_peers(mock_clock: trio.testing.MockClock) -> None:
+    sessions, session = Sessions(), silent_session()
+    sessions.add(session)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(beat, sessions, Limits())
+        for _ in range(70):
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(5)
+        assert session.closed
+        nursery.cancel_scope.cancel()
+
+
+async def seconds_pass(clock: trio.testing.MockClock, seconds: int) -> None:
+    for _ in range(seconds):
+        await trio.testing.wait_all_tasks_blocked()
+        clock.jump(1)
+    await trio.testing.wait_all_tasks_blocked()
+
+
 async def test_a_look_at_many_sockets_lets_others_run_in_between() -> None:
     sessions, limits = Sessions(), Limits()
     for number in range(1_100):

@@ -332,7 +332,7 @@ async def test_wait_drained_returns_at_the_low_mark_and_wait_flushed_at_none() -
     outbox.push(frames_of(b"a" * 496))
     order: list[str] = []
 
-    async def note(name: str, wait: Callable[[], Awaitable[None]]) -> None:
+    async def note(name: str, wait: Callable[[], Awaitable[object]]) -> None:
         await wait()
         order.append(name)
 

@@ -1,0 +1,166 @@
+"""Members catch up from storage at their own pace, within bounds, and only as long as somebody is there to read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from uuid import UUID
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from actorchat.chat.encoding import Encoder
+from actorchat.chat.replay import PIECE_BYTES, WORKED_ON_AT_ONCE
+from actorchat.protocol import Frames, MarkMessageRead, MessageAdded, Profile, User
+from tests.chat.people import ANNA, OLGA
+from tests.chat.world import Recorder, Socket, World, open_world
+
+LONG = "🐌" * 3_990
+COUNT = 150
+
+
+class Stalled(Recorder):
+    """Reads nothing until it is told to; `backlog` is what it has been sent."""
+
+    def __init__(self, user: User, profile: Profile = Profile.EXTENDED) -> None:
+        super().__init__(user, profile)
+        self.reads = trio.Event()
+
+    def push(self, frames: Frames) -> None:
+        super().push(frames)
+        if self.closed is None:
+            self.backlog += len(frames.data)
+
+    def close(self, code: int, reason: str = "") -> None:
+        super().close(code, reason)
+        self.reads.set()
+
+    async def wait_drained(self) -> bool:
+        if self.backlog > 65_536:
+            await self.reads.wait()
+        return await super().wait_drained()
+
+
+class Pieces(Recorder):
+    """Counts how often it was sent messages."""
+
+    count = 0
+
+    def push(self, frames: Frames) -> None:
+        super().push(frames)
+        self.count += b'"message_added"' in frames.data
+
+
+async def long_chat(world: World, count: int = COUNT) -> UUID:
+    chat = await world.reserve()
+    anna = await world.join(chat, ANNA)
+    for number in range(count):
+        anna.say(f"{number} {LONG}")
+        await world.settle()
+    await world.leave(anna)
+    return chat
+
+
+def count_encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows with every message that is encoded."""
+    whole: Callable[..., bytes] = Encoder.added
+    calls: list[int] = []
+
+    def added(*args: object) -> bytes:
+        calls.append(1)
+        return whole(*args)
+
+    monkeypatch.setattr(Encoder, "added", added)
+    return calls
+
+
+async def resume(world: World, chat: UUID, recorder: Recorder) -> None:
+    """Enter with everything to be replayed, in a task of its own."""
+    world.nursery.start_soon(partial(world.chats.join_room, recorder, chat, -1))
+    await world.settle()
+
+
+async def test_a_reader_that_takes_nothing_is_sent_little(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        stalled = Stalled(OLGA)
+        await resume(world, await long_chat(world), stalled)
+        assert 65_536 < stalled.backlog < 2 * PIECE_BYTES + 4 * len(LONG)
+        stalled.reads.set()
+        await world.settle()
+        assert stalled.indexes() == list(range(COUNT))
+
+
+async def test_nothing_is_encoded_for_a_session_that_is_closed(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world() as world:
+        chat = await long_chat(world)
+        crowd = [Stalled(OLGA) for _ in range(5)]
+        for stalled in crowd:
+            await resume(world, chat, stalled)
+        encoded = count_encoded(monkeypatch)
+        for stalled in crowd:
+            stalled.close(1013)
+        await world.settle()
+        assert not encoded
+
+
+async def test_a_replay_encodes_each_message_about_once(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world() as world:
+        chat = await long_chat(world)
+        encoded = count_encoded(monkeypatch)
+        back = await world.join(chat, OLGA, after=-1)
+        assert back.recorder.indexes() == list(range(COUNT))
+        assert len(encoded) < 2 * COUNT
+
+
+async def test_readers_that_take_nothing_hold_up_nobody_elses_replay(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        chat = await long_chat(world)
+        for _ in range(20):
+            await resume(world, chat, Stalled(OLGA))
+        with trio.fail_after(1):
+            back = await world.join(chat, OLGA, after=-1)
+        assert back.recorder.indexes() == list(range(COUNT))
+
+
+async def test_of_many_replays_a_few_are_worked_on_at_a_time(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        chat = await long_chat(world)
+        crowd = [Pieces(OLGA) for _ in range(50)]
+        for pieces in crowd:
+            world.nursery.start_soon(partial(world.chats.join_room, pieces, chat, -1))
+        at_once: list[int] = []
+        while any(pieces.indexes()[-1:] != [COUNT - 1] for pieces in crowd):
+            before = sum(pieces.count for pieces in crowd)
+            await trio.lowlevel.checkpoint()
+            at_once.append(sum(pieces.count for pieces in crowd) - before)
+        # Between two turns of this task lie parts of two passes of the scheduler.
+        assert max(at_once) <= 2 * WORKED_ON_AT_ONCE
+
+
+async def test_a_strict_member_that_falls_behind_and_reads_nothing_is_sent_little(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world() as world:
+        chat = await long_chat(world)
+        stalled = Stalled(ANNA, Profile.STRICT)
+        olga = await world.join(chat, OLGA, after=-1)
+        receiver = await world.chats.join_room(stalled, chat, None)
+        await read_all(olga)
+        await world.settle()
+        # 150 messages have another status: more than the room remembers, so they are read from storage.
+        assert 65_536 < stalled.backlog < 2 * PIECE_BYTES + 4 * len(LONG)
+        encoded = count_encoded(monkeypatch)
+        stalled.close(1013)
+        await world.settle()
+        assert not encoded
+        receiver.leave()
+
+
+async def read_all(reader: Socket) -> None:
+    last = reader.recorder.got(MessageAdded)[-1].message
+    reader.receiver.receive(MarkMessageRead(last.id))
