@@ -66,7 +66,9 @@ def serve(config: Path | None, **options: object) -> None:
       public_key = "site.pem"              # who else may sign tokens: RS256 or EdDSA
       [limits]
       messages_per_second = 10             # per user; 0 = off
-      visitors_per_minute = 60             # new ones per address; 0 = off, as behind a proxy
+      visitors_per_minute = 60             # new ones per network address; 0 = off
+      [http]
+      trusted_proxies = ["127.0.0.1"]      # whose X-Forwarded-For counts
       [chat]
       capacity = 5                         # chats an operator may have; 0 = unlimited
       on_closed = "reopen"                 # or queue, refuse

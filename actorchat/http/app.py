@@ -23,6 +23,7 @@ from actorchat.http.cors import Cors
 from actorchat.http.origins import AllowedOrigins
 from actorchat.http.ports import Door
 from actorchat.http.problems import Problem, json_response, problem_of_refusal
+from actorchat.http.proxies import BehindProxies, Proxies
 from actorchat.protocol import asyncapi_document
 
 __all__ = ["make_app"]
@@ -36,11 +37,13 @@ def make_app(
     *,
     origins: AllowedOrigins,
     cors_headers: Collection[str] = (),
+    proxies: Proxies | None = None,
     unready: Callable[[], Problem | None],
 ) -> ASGIApp:
     """The whole HTTP side. `unready` says why this server should get no new work now, None if it may.
 
-    Pages of `origins` may call it, and send `cors_headers` beside those that the API takes.
+    Pages of `origins` may call it, and send `cors_headers` beside those that the API takes. `proxies` are trusted to
+    say which client a request comes from.
     """
 
     async def live(request: Request) -> Response:
@@ -79,7 +82,7 @@ def make_app(
         },
     )
     app.router.redirect_slashes = False
-    return Cors(app, origins, cors_headers)
+    return BehindProxies(Cors(app, origins, cors_headers), proxies or Proxies())
 
 
 async def _answer(request: Request, error: Exception) -> Response:

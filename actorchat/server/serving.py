@@ -24,6 +24,7 @@ from actorchat.http.app import make_app
 from actorchat.http.connection import HttpServer
 from actorchat.http.origins import AllowedOrigins
 from actorchat.http.problems import Problem
+from actorchat.http.proxies import Proxies
 from actorchat.protocol import CloseCode, Profile, User
 from actorchat.server.auth import Tokens
 from actorchat.server.door import Door
@@ -292,7 +293,15 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
         return None
 
     origins = AllowedOrigins(settings.origins)
-    app = make_app(chats, door, origins=origins, cors_headers=settings.http.cors_headers, unready=unready)
+    proxies = Proxies(settings.http.trusted_proxies)
+    app = make_app(
+        chats,
+        door,
+        origins=origins,
+        cors_headers=settings.http.cors_headers,
+        proxies=proxies,
+        unready=unready,
+    )
     http = HttpServer(app, keep_alive=settings.http.keep_alive)
     parts = _Parts(
         chats=chats,
@@ -312,7 +321,7 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
         listener = Listener(
             sockets,
             transport=websockets,
-            door=SocketDoor(door, origins),
+            door=SocketDoor(door, origins, proxies),
             http=_http_side(http),
             tls=tls,
             max_connections=environment.connections(),

@@ -18,6 +18,7 @@ import attrs
 from actorchat.chat.model import OnClosed, Policy
 from actorchat.http.names import is_source_name
 from actorchat.http.origins import InvalidOrigin, parse_origin
+from actorchat.http.proxies import parse_network
 
 __all__ = [
     "DEFAULT_DATA",
@@ -264,17 +265,27 @@ def _header(value: Any) -> str:
     return value.lower()
 
 
+def _network(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return parse_network(value)
+
+
 @attrs.frozen(kw_only=True)
 class HttpSettings:
     """How HTTP connections are served.
 
     `keep_alive` is how many seconds an idle connection stays open; a proxy in front has to close its idle
     connections earlier. `cors_headers` are request headers, beside `authorization` and `content-type`, that pages
-    of allowed origins may send.
+    of allowed origins may send. `trusted_proxies` are the addresses and networks of proxies that are believed when
+    they say which client a request comes from.
     """
 
     keep_alive: float = _setting("a number of seconds, 1 to 3600", _seconds(1, 3600), 75.0)
     cors_headers: tuple[str, ...] = _setting("names of headers like traceparent", _each(_header), ())
+    trusted_proxies: tuple[str, ...] = _setting(
+        "addresses or networks like 127.0.0.1 or 10.0.0.0/8", _each(_network), ()
+    )
 
 
 def _section(cls: Callable[..., T]) -> _Parser[T]:

@@ -19,6 +19,7 @@ from actorchat.http.cors import foreign_origin
 from actorchat.http.origins import AllowedOrigins
 from actorchat.http.ports import Caller
 from actorchat.http.problems import Problem, problem_of_refusal
+from actorchat.http.proxies import Proxies
 from actorchat.http.requests import check_parameters
 from actorchat.http.targets import split_target
 from actorchat.protocol import CloseCode, Command, Malformed, Profile, UnknownType, select_subprotocol
@@ -54,11 +55,13 @@ _REFUSED: Final = {
 class SocketDoor:
     """Decides on each request for a socket, before anything is sent to it."""
 
-    def __init__(self, door: Door, origins: AllowedOrigins) -> None:
+    def __init__(self, door: Door, origins: AllowedOrigins, proxies: Proxies | None = None) -> None:
         self._door = door
         self._origins = origins
+        self._proxies = proxies or Proxies()
 
     def __call__(self, head: RequestHead, peer: str) -> Admission | Rejection | Awaitable[Admission | Rejection]:
+        peer = self._proxies.client(peer, head.headers).address
         origin = _text(head.header(b"origin"))
         host = split_target(head.path)[0] or _text(head.header(b"host"))
         if origin is not None and not self._origins.allow(origin, host):

@@ -50,6 +50,10 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"chat": {"on_closed": "explode"}}, "chat.on_closed: expected reopen or queue or refuse, got explode"),
         ({"chat": {"capacity": -1}}, "chat.capacity: expected a whole number from 0 (unlimited) on, got -1"),
         ({"http": {"keep_alive": 0}}, "http.keep_alive: expected a number of seconds, 1 to 3600, got 0"),
+        (
+            {"http": {"trusted_proxies": ["proxy.example"]}},
+            "http.trusted_proxies: expected addresses or networks like 127.0.0.1 or 10.0.0.0/8, got ['proxy.example']",
+        ),
         ({"http": {"cors_headers": ["a b"]}}, "http.cors_headers: expected names of headers like traceparent, got"),
     ],
 )
@@ -130,7 +134,12 @@ def test_lists_in_the_environment_are_split_on_commas(monkeypatch: pytest.Monkey
 def test_the_table_http_comes_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACTORCHAT_HTTP_KEEP_ALIVE", "120")
     monkeypatch.setenv("ACTORCHAT_HTTP_CORS_HEADERS", "Traceparent, x-request-id")
-    assert load_settings().http == HttpSettings(keep_alive=120, cors_headers=("traceparent", "x-request-id"))
+    monkeypatch.setenv("ACTORCHAT_HTTP_TRUSTED_PROXIES", "127.0.0.1, 10.1.2.3/8")
+    assert load_settings().http == HttpSettings(
+        keep_alive=120,
+        cors_headers=("traceparent", "x-request-id"),
+        trusted_proxies=("127.0.0.1/32", "10.0.0.0/8"),
+    )
 
 
 def test_sources_are_tables_or_a_list(tmp_path: Path) -> None:

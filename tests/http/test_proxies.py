@@ -1,0 +1,201 @@
+"""Which client a request comes from that trusted proxies have passed on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+
+import attrs
+import pytest
+
+from actorchat.http.proxies import Client, Proxies, parse_network
+from actorchat.server.settings import HttpSettings, LimitSettings, Settings
+from tests.server.running import SECRET, Api, running
+
+PROXY = "10.0.0.1"
+TRUSTED = ("10.0.0.0/8", "2001:db8:ffff::/48")
+
+
+def client(peer: str = PROXY, **headers: str | list[str]) -> Client:
+    """The client of a request from `peer`; a list is several headers of one name."""
+    raw = [
+        (name.replace("_", "-").encode(), value.encode())
+        for name, values in headers.items()
+        for value in ([values] if isinstance(values, str) else values)
+    ]
+    return Proxies(TRUSTED, lambda: 0.0).client(peer, raw)
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "address"),
+    [
+        ("for=192.0.2.43", "192.0.2.43"),
+        ("For=192.0.2.43;Proto=https;by=203.0.113.43", "192.0.2.43"),
+        ('for="192.0.2.43:47011"', "192.0.2.43"),
+        ("for=192.0.2.43:47011", "192.0.2.43"),
+        ('for="[2001:db8:cafe::17]:4711"', "2001:db8:cafe::17"),
+        ('for="[2001:DB8:CAFE:0::17]"', "2001:db8:cafe::17"),
+        ('for="[::ffff:192.0.2.43]"', "192.0.2.43"),
+        (r'for="\1\92.0.2.43"', "192.0.2.43"),
+        ('for = 192.0.2.43 ; host="a,b;c=\\"d"', "192.0.2.43"),
+        ("for=6.6.6.6, for=192.0.2.43", "192.0.2.43"),
+        ("for=6.6.6.6, for=192.0.2.43, for=10.1.2.3", "192.0.2.43"),
+        ('for=192.0.2.43, for="[2001:db8:ffff::5]:80", for=10.1.2.3', "192.0.2.43"),
+        (["for=6.6.6.6", "for=192.0.2.43"], "192.0.2.43"),
+        ("for=10.1.2.3, for=10.1.2.4", "10.1.2.3"),
+        (",, for=192.0.2.43 ,;", "192.0.2.43"),
+        ("for=_hidden", "_hidden"),
+        ('for="_SEVKISEK:_port"', "_SEVKISEK"),
+        ("for=6.6.6.6, for=unknown", PROXY),
+        ("for=6.6.6.6, for=unknown, for=10.1.2.3", "10.1.2.3"),
+        ("for=6.6.6.6, by=10.0.0.9", PROXY),
+        ("for=6.6.6.6, for=client.example", PROXY),
+        ("", PROXY),
+    ],
+    ids=str,
+)
+def test_the_last_hop_that_is_no_trusted_proxy_is_the_client(forwarded: str | list[str], address: str) -> None:
+    assert client(forwarded=forwarded).address == address
+
+
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        'for="6.6.6.6, for=192.0.2.43',
+        'for="6.6.6.6"x, for=192.0.2.43',
+        "for, for=192.0.2.43",
+        "for=1.1.1.1;for=2.2.2.2",
+        "=1",
+        "for==",
+        'for="\\',
+    ],
+)
+def test_a_malformed_forwarded_says_nothing(malformed: str) -> None:
+    """A client must not be able to hide what the proxy adds behind a quote that never ends."""
+    assert client(forwarded=malformed) == Client(PROXY)
+
+
+@pytest.mark.parametrize(
+    ("addresses", "address"),
+    [
+        ("192.0.2.43", "192.0.2.43"),
+        ("6.6.6.6, 192.0.2.43", "192.0.2.43"),
+        ("6.6.6.6,192.0.2.43 , 10.1.2.3", "192.0.2.43"),
+        ("192.0.2.43:1234", "192.0.2.43"),
+        ("2001:db8:cafe::17", "2001:db8:cafe::17"),
+        ("[2001:db8:cafe::17]:80", "2001:db8:cafe::17"),
+        ("::ffff:192.0.2.43", "192.0.2.43"),
+        (["6.6.6.6", "192.0.2.43"], "192.0.2.43"),
+        ("6.6.6.6, unknown", PROXY),
+        ('6.6.6.6, "x', PROXY),
+        (" , ", PROXY),
+    ],
+    ids=str,
+)
+def test_x_forwarded_for_is_read_in_the_same_way(addresses: str | list[str], address: str) -> None:
+    assert client(x_forwarded_for=addresses).address == address
+
+
+@pytest.mark.parametrize("peer", ["192.0.2.1", "2001:db8::1", "", "not an address", "11.0.0.1"])
+def test_nobody_else_is_believed(peer: str) -> None:
+    assert client(peer, forwarded="for=6.6.6.6;proto=https", x_forwarded_proto="https") == Client(peer)
+    assert client(peer, x_forwarded_for="6.6.6.6") == Client(peer)
+
+
+@pytest.mark.parametrize("peer", [PROXY, "::ffff:10.0.0.1", "2001:db8:ffff:1::2"])
+def test_a_proxy_is_trusted_by_its_network(peer: str) -> None:
+    assert client(peer, x_forwarded_for="192.0.2.43").address == "192.0.2.43"
+
+
+def test_two_headers_that_disagree_say_nothing_but_two_that_agree_do(caplog: pytest.LogCaptureFixture) -> None:
+    """A proxy that writes one of them passes on the other as the client made it up."""
+    assert client(forwarded="for=6.6.6.6", x_forwarded_for="192.0.2.43") == Client(PROXY)
+    assert "disagree" in caplog.text
+    assert client(forwarded='for="192.0.2.43:1"', x_forwarded_for="6.6.6.6, 192.0.2.43").address == "192.0.2.43"
+
+
+@pytest.mark.parametrize(
+    ("headers", "scheme"),
+    [
+        ({"forwarded": "for=192.0.2.43;proto=https"}, "https"),
+        ({"forwarded": "for=6.6.6.6;proto=http, for=192.0.2.43;proto=HTTPS, for=10.1.2.3;proto=http"}, "https"),
+        ({"forwarded": "for=192.0.2.43"}, None),
+        ({"x_forwarded_for": "192.0.2.43", "x_forwarded_proto": "https"}, "https"),
+        ({"x_forwarded_for": "192.0.2.43, 10.1.2.3", "x_forwarded_proto": "https, http"}, "https"),
+        ({"x_forwarded_for": "6.6.6.6, 192.0.2.43", "x_forwarded_proto": "wss"}, "https"),
+        ({"x_forwarded_for": "192.0.2.43", "x_forwarded_proto": "gopher"}, None),
+        ({"x_forwarded_proto": "https"}, "https"),
+        ({"forwarded": "for=192.0.2.43;proto=https", "x_forwarded_proto": "http"}, "https"),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_how_the_client_spoke_is_taken_from_the_same_place(headers: dict[str, str], scheme: str | None) -> None:
+    assert client(**headers).scheme == scheme
+
+
+def test_what_is_wrong_with_a_proxy_is_logged_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+    now = [0.0]
+    proxies = Proxies((), lambda: now[0])
+    with caplog.at_level(logging.WARNING):
+        for now[0] in (0.0, 1.0, 599.0, 600.0, 601.0):
+            for peer in ("127.0.0.1", "127.0.0.2"):
+                assert proxies.client(peer, [(b"x-forwarded-for", b"192.0.2.1")]).address == peer
+    assert len(caplog.records) == 2
+    assert "add it to trusted_proxies" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "network"),
+    [("127.0.0.1", "127.0.0.1/32"), ("10.1.2.3/8", "10.0.0.0/8"), (" ::1 ", "::1/128"), ("0.0.0.0/0", "0.0.0.0/0")],
+)
+def test_networks_are_addresses_or_cidrs(text: str, network: str) -> None:
+    assert parse_network(text) == network
+
+
+# Over real connections
+
+
+def settings(limits: LimitSettings, *proxies: str) -> Settings:
+    return Settings(
+        storage="memory://", port=0, secret=SECRET, limits=limits, http=HttpSettings(trusted_proxies=proxies)
+    )
+
+
+@pytest.fixture(params=["127.0.0.0/8", "192.0.2.0/24"])
+async def api(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Api, bool]]:
+    """A server that allows one visitor a minute; whether it trusts the proxy that the tests are."""
+    async with running(settings(LimitSettings(visitors_per_minute=1), request.param)) as api:
+        yield api, request.param.startswith("127")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        ("X-Forwarded-For", "192.0.2.{}"),
+        ("Forwarded", 'for="[2001:db8:{}::1]:80";proto=https'),
+        ("Forwarded", "for=_c{}"),
+    ],
+)
+async def test_the_visitors_behind_a_trusted_proxy_have_limits_of_their_own(
+    api: tuple[Api, bool], header: tuple[str, str]
+) -> None:
+    server, trusted = api
+    name, text = header
+    statuses = []
+    for visitor in (1, 2, 3, 2, 4):
+        answer = await server.call("POST", "/api/visitors", json={"source": "lk"}, headers={name: text.format(visitor)})
+        statuses.append(answer.status_code)
+    assert statuses == ([201, 201, 201, 429, 201] if trusted else [201, 429, 429, 429, 429])
+
+
+@pytest.mark.parametrize("transport", ["reactor", "trio-websocket"])
+async def test_a_sockets_peer_is_the_client_behind_the_proxy(transport: str) -> None:
+    trusting = settings(LimitSettings(messages_per_second=0), "127.0.0.0/8")
+    async with running(attrs.evolve(trusting, transport=transport)) as api:
+        visitor, chat = await api.visit()
+        forwarded = {"X-Forwarded-For": "6.6.6.6, 192.0.2.43"}
+        async with api.socket(f"/ws/chats/{chat}", visitor, **forwarded) as socket:
+            await socket.get_message()
+            [session] = api.server._parts.websockets.sessions
+            assert session.peer == "192.0.2.43"
