@@ -1,5 +1,6 @@
 """What belongs to a room's address."""
 
+import attrs
 import pytest
 
 from actorchat.chat.feed import Console, FeedRoster
@@ -7,7 +8,7 @@ from actorchat.chat.limits import FEED_TYPING
 from actorchat.chat.model import Identity
 from actorchat.chat.profiles import Profiles
 from actorchat.chat.roster import Member, Position, Roster
-from actorchat.protocol import Frames, Role
+from actorchat.protocol import Frames, Role, UserConnected
 from tests.chat.people import ANNA, CHAT
 from tests.chat.world import Recorder
 
@@ -38,6 +39,14 @@ def test_a_user_with_a_second_socket_is_still_present_when_the_first_is_gone(ros
     assert roster.depart(second)
     roster.lapse(second.identity)
     assert not roster.present
+
+
+def test_a_profile_that_a_socket_brought_before_it_was_announced_is_told_once(roster: Roster) -> None:
+    renamed = attrs.evolve(ANNA, firstname="Ann")
+    recorder = Recorder(renamed)
+    roster.arrive(Member(recorder), Position(-1))
+    roster.profiles.changed(renamed)
+    assert [event.user for event in recorder.got(UserConnected)] == [renamed]
 
 
 def test_a_full_feed_takes_stops_only_and_the_latest_of_each_typist() -> None:

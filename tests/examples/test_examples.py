@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from examples import embedded_chat, follow_feed, ping_pong, rate_limited_crawler, supervised_worker
+from actorchat.testing.simulation import simulate
+from examples import embedded_chat, follow_feed, ping_pong, rate_limited_crawler, simulated_till, supervised_worker
 
 FILES = sorted((Path(__file__).parents[2] / "examples").glob("[!_]*.py"))
 
@@ -94,3 +96,11 @@ async def test_the_feed_follower_sees_the_chat_and_both_messages(capsys: pytest.
         "Ann: do you ship abroad?",
         "Ann: to Norway, that is",
     ]
+
+
+def test_the_simulated_till_counts_once_with_keys_and_twice_without() -> None:
+    def broken(keys: bool) -> list[bool]:
+        return [simulate(partial(simulated_till.shop, keys), seed).violation is not None for seed in range(4)]
+
+    assert not any(broken(keys=True))
+    assert any(broken(keys=False))

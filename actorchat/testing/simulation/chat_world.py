@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+from unittest import mock
 
 import attrs
 import trio
@@ -31,6 +32,7 @@ from actorchat.testing.simulation.tap import SocketTap
 from actorchat.testing.simulation.truth import Truth
 from actorchat.testing.simulation.watch import Watch
 from actorchat.testing.simulation.world import Verdict, Violation, World
+from actorchat.transports.outbox import Outbox
 
 __all__ = ["ChatVerdict", "ChatWorld", "play"]
 
@@ -38,7 +40,6 @@ CALM: Final = 140.0
 """Seconds without faults before everything has to be right: a silent peer takes 85, a client's backoff 30."""
 FAREWELL: Final = 45.0
 """Seconds after the last person left in which everything of theirs has to go: graces take 30."""
-_LONGEST_BACKLOG: Final = 1_500_000
 _KEY_HORIZON: Final = 256
 
 
@@ -142,8 +143,6 @@ class ChatWorld(World):
                 if expired and session in overdue:
                     self.fail("token-expiry", f"{session!r} goes on {late:.1f} s after its token")
                 (overdue.add if expired else overdue.discard)(session)
-                if session.backlog > _LONGEST_BACKLOG:
-                    self.fail("bounded", f"{session!r} holds {session.backlog} bytes")
 
     async def _at_rest(self) -> None:
         for watch in self.watches:
@@ -178,6 +177,23 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
             yield from _leaves(part)
     else:
         yield error
+
+
+@contextmanager
+def _watched_outboxes(world: ChatWorld) -> Iterator[None]:
+    """Inside the block every outbox that holds more than it may is a violation."""
+    add = Outbox._add
+
+    def watched(self: Outbox, entry: Any, sent: int) -> None:  # Any: an outbox's own
+        add(self, entry, sent)
+        queue, limits = self._queue, self._limits
+        if queue is None or queue.closed or queue.unbounded or len(queue.entries) < 2:
+            return
+        if queue.bytes > limits.outbox_bytes or queue.frames > limits.outbox_frames:
+            world.fail("bounded", f"an outbox holds {queue.bytes} bytes in {queue.frames} frames")
+
+    with mock.patch.object(Outbox, "_add", watched):
+        yield
 
 
 class _ErrorLog(logging.Handler):
@@ -243,6 +259,7 @@ def play(plan: Plan, *, known: Iterable[str] = ()) -> ChatVerdict:
         stack.enter_context(_logging_to(_ErrorLog(world)))
         during = ExitStack()
         during.enter_context(world.crashes.planted())
+        during.enter_context(_watched_outboxes(world))
         during.enter_context(small_constants(plan.setup.bounds))
         verdict = world.run(world.main, during=during)
     return ChatVerdict(

@@ -1,0 +1,87 @@
+"""A bus between nodes that delays, loses, repeats and reorders notes, and can be split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import inf
+from typing import Generic, TypeVar
+
+import trio
+
+from actorchat.testing.simulation.world import World
+
+__all__ = ["Bus", "BusMember"]
+
+T = TypeVar("T")
+
+
+class Bus(Generic[T]):
+    """One bus of `world`. `lose` and `repeat` are how likely that is for each note and receiver.
+
+    `delay` is the most seconds that a note takes; notes overtake each other. Until `away_until` all are lost.
+    `capacity` bounds what a member has not yet received: over it the oldest is lost.
+    """
+
+    def __init__(self, world: World, name: str = "bus", *, capacity: int = 1_000) -> None:
+        self.lose = self.repeat = 0.0
+        self.delay = 0.01
+        self.away_until = -inf
+        self.lost = 0
+        self._world, self._name, self._capacity = world, name, capacity
+        self._random = world.random(name)
+        self._members: dict[str, BusMember[T]] = {}
+        self._sides: dict[str, int] = {}
+
+    def join(self, node: str) -> BusMember[T]:
+        """A member under the name of `node`; an earlier one of that name hears nothing any more."""
+        member = self._members[node] = BusMember(self, node, self._capacity)
+        return member
+
+    def split(self, *sides: Iterable[str]) -> None:
+        """Members of different sides don't hear each other; without sides, all do again. Others are of no side."""
+        self._world.log(self._name, "split", [sorted(side) for side in sides])
+        self._sides = {node: number for number, side in enumerate(sides) for node in side}
+
+    def _send(self, sender: str, note: T) -> None:
+        chance, network = self._random, self._world.network
+        for name, member in self._members.items():
+            if name == sender:
+                continue
+            apart = self._sides.get(name) != self._sides.get(sender)
+            times = 2 if chance.random() < self.repeat else 1
+            if apart or trio.current_time() < self.away_until or chance.random() < self.lose:
+                self.lost += 1
+                continue
+            for _ in range(times):
+                at = trio.current_time() + chance.uniform(0.0, self.delay)
+                network.at(at, lambda member=member: member._arrive(note))  # type: ignore[misc] # bound now
+
+
+class BusMember(Generic[T]):
+    """One node's end of a bus."""
+
+    def __init__(self, bus: Bus[T], node: str, capacity: int) -> None:
+        self.node = node
+        self._bus, self._capacity = bus, capacity
+        self._notes: list[T] = []
+        self._lot = trio.lowlevel.ParkingLot()
+
+    def tell(self, note: T) -> None:
+        """Send `note` to all other members. Never blocks, and promises nothing."""
+        self._bus._send(self.node, note)
+
+    async def receive(self) -> T:
+        """The next note that arrives."""
+        while not self._notes:
+            await self._lot.park()
+        await trio.lowlevel.checkpoint()
+        return self._notes.pop(0)
+
+    def _arrive(self, note: T) -> None:
+        if self._bus._members.get(self.node) is not self:
+            return
+        self._notes.append(note)
+        if len(self._notes) > self._capacity:
+            del self._notes[0]
+            self._bus.lost += 1
+        self._lot.unpark()

@@ -1,0 +1,453 @@
+"""Faults that are planted in the server and its client, to see that the simulation finds them.
+
+`python -m tests.simulation.planted [NAME …]` says which seed finds each, and how many were tried.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from itertools import count
+from typing import Any, Final
+from unittest import mock
+
+import attrs
+import click
+import msgspec
+
+from actorchat.actors._inbox import Inbox
+from actorchat.chat import announcement, replay, rules
+from actorchat.chat.directory import Directory
+from actorchat.chat.feed import Console, Feed, Flush
+from actorchat.chat.model import ChatState
+from actorchat.chat.profiles import Profiles
+from actorchat.chat.roster import Roster
+from actorchat.chat.typing_relay import TypingRelay
+from actorchat.client.continuity import Continuity
+from actorchat.client.marks import Marks
+from actorchat.client.outbox import Outbox as ClientOutbox
+from actorchat.storage import sql_batch
+from actorchat.storage.archive import StoreArchive
+from actorchat.storage.batch import _Decider, decide_batch
+from actorchat.storage.journal import Journal
+from actorchat.storage.store import Batch
+from actorchat.testing.simulation.campaign import SeedResult, run_seed, run_seeds
+from actorchat.transports import heartbeat
+from actorchat.transports.outbox import Outbox
+from actorchat.transports.session import Sessions, SocketSession
+from tests.simulation.open_faults import OPEN_FAULTS
+
+__all__ = ["PLANTED", "find", "planted", "run_planted"]
+
+MOST_SEEDS: Final = 500
+
+Function = Callable[..., Any]  # Any: what is patched has signatures of all kinds
+Plant = Callable[[], AbstractContextManager[object]]
+
+
+def _replace(owner: object, name: str, make: Callable[[Function], Function]) -> Plant:
+    """Put what `make` makes of a function in its place."""
+    return lambda: mock.patch.object(owner, name, make(getattr(owner, name)))
+
+
+def _announce_first(whole: Function) -> Function:
+    """Recipients are told what will be decided, and then it is committed."""
+
+    async def commit(self: Any, entries: Any) -> None:
+        inner = self._store.inner
+        if not hasattr(inner, "_rows") or len(entries) < 2:
+            await whole(self, entries)
+            return
+        batch = Batch(self._writer, self._batches + 1, self._clock())
+        operations = [operation for operation, _, _ in entries]
+        decided, _ = decide_batch(operations, inner._rows, inner, inner._policy, batch.now)
+        self._tell(entries, decided)
+        self._told -= len(entries)
+        self._tell = lambda *_: None
+        try:
+            await whole(self, entries)
+            self._told += len(entries)
+        finally:
+            del self._tell
+
+    return commit
+
+
+def _trust_doubt(whole: Function) -> Function:
+    """A commit in doubt is taken for stored."""
+
+    async def recover(self: Any, batch: Any, doubt: Any) -> None:
+        store = self._store
+        with mock.patch.object(self, "_store", _Believer(store)):
+            await whole(self, batch, doubt)
+
+    return recover
+
+
+@attrs.frozen
+class _Believer:
+    store: Any
+
+    def recover(self, batch: object) -> bool:
+        self.store.recover(batch)
+        return True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+
+def _lose_signals(whole: Function) -> Function:
+    """One control message in two hundred is lost."""
+    number = count(1)
+
+    def signal(self: Any, item: Any) -> None:
+        if next(number) % 200:
+            whole(self, item)
+
+    return signal
+
+
+def _skip_one(whole: Function) -> Function:
+    """Resume reads from one index too far when the chat is longer than its room remembers."""
+
+    async def after(self: Any, chat: Any, role: Any, *, after: int, limit: int) -> Any:
+        return await whole(self, chat, role, after=after + 1 if after >= 0 else after, limit=limit)
+
+    return after
+
+
+def _forget_keys(whole: Function) -> Function:
+    """What a client_id was used for is not read again after a restart."""
+
+    def missing(operations: Any, rows: Any) -> Any:
+        needs = whole(operations, rows)
+        needs.keys.clear()
+        return needs
+
+    return missing
+
+
+def _lapse_anyway(whole: Function) -> Function:
+    """Who comes back within the grace is told to have left all the same."""
+
+    def lapse(self: Any, identity: Any) -> None:
+        presence = self.present.get(identity)
+        sockets = presence.sockets if presence else 0
+        if sockets != 1:
+            whole(self, identity)
+            return
+        presence.sockets = 0
+        whole(self, identity)
+        presence.sockets = sockets
+        self.present[identity] = presence
+        self.profiles.watch(identity, self._renamed)
+
+    return lapse
+
+
+def _short_write(whole: Function) -> Function:
+    """A socket that takes a part of what is sent is taken to have taken all."""
+
+    def push(self: Any, frames: Any) -> None:
+        before = self._queue
+        whole(self, frames)
+        queue = self._queue
+        if before is None and queue is not None and queue.sent and not queue.closed and len(queue.entries) == 1:
+            queue.entries.clear()
+            queue.bytes = queue.frames = queue.sent = 0
+
+    return push
+
+
+def _late_floor(whole: Function) -> Function:
+    """A console lets through what its snapshot showed already."""
+    return lambda self, shown: whole(self, {chat: rev - 1 for chat, rev in shown.items()})
+
+
+def _transfer_uncounted(whole: Function) -> Function:
+    """A transfer takes the chat off nobody's counters."""
+
+    def counted(self: Any, draft: Any, before: Any, after: Any) -> Any:
+        if before.operator is not None and after.operator is not None and before.operator.id != after.operator.id:
+            before = msgspec.structs.replace(before, operator=None)
+            draft.share = None
+        return whole(self, draft, before, after)
+
+    return counted
+
+
+def _new_key_in_doubt(whole: Function) -> Function:
+    """A message in doubt is sent again under another client_id."""
+
+    def lost(self: Any) -> None:
+        in_flight = self._in_flight
+        whole(self)
+        if in_flight and self._waiting:
+            self._waiting[0].client_id = self._waiting[0].client_id[:-1] + "x"
+
+    return lost
+
+
+def _forget_delivery(whole: Function) -> Function:
+    """A message in doubt is not sent again."""
+
+    def lost(self: Any) -> None:
+        in_flight = self._in_flight
+        whole(self)
+        if in_flight and self._waiting:
+            self._waiting.popleft()
+
+    return lost
+
+
+def _stale_counter(whole: Function) -> Function:
+    """Consoles keep the latest counter to arrive, whatever its revision."""
+
+    def take(self: Any, counter: Any) -> None:
+        if hasattr(counter, "operator_id") and counter.operator_id in self._operators:
+            operator = self._operators[counter.operator_id]
+            operator.counters = attrs.evolve(operator.counters, rev=-1)
+        whole(self, counter)
+
+    return take
+
+
+def _counters_first(whole: Function) -> Function:
+    """Counters are told as soon as they are there, their chat's events a moment later."""
+
+    def flush(self: Any) -> None:
+        roster = self._roster
+        early = tuple(counter for item in roster.items for counter in item.counters)
+        if not early:
+            whole(self)
+            return
+        roster.items = deque(attrs.evolve(item, counters=()) for item in roster.items)
+        self._count(early)
+        self.after(0.2, Flush())
+
+    return flush
+
+
+def _heard_always(whole: Function) -> Function:
+    """A peer that says nothing is never found out."""
+
+    async def sweep(sessions: Any, *rest: Any) -> None:
+        for session in sessions:
+            session.heard = True
+        await whole(sessions, *rest)
+
+    return sweep
+
+
+def _tokens_for_ever(whole: Function) -> Function:
+    """A socket outlives its token."""
+
+    async def sweep(sessions: Any, limits: Any, wall_now: float) -> None:
+        await whole(sessions, limits, 0.0)
+
+    return sweep
+
+
+def _drain_in_silence(whole: Function) -> Function:
+    """A draining server ends sockets without a Close."""
+
+    async def drain(self: Any, code: int, reason: str = "") -> None:
+        for session in self:
+            session.lost()
+        await whole(self, code, reason)
+
+    return drain
+
+
+def _patience(whole: Function) -> Function:
+    """Malformed frames are never too many."""
+
+    def note(self: Any, receiver: Any, fault: Any) -> None:
+        self._malformed = 0
+        whole(self, receiver, fault)
+
+    return note
+
+
+def _extended_for_all(whole: Function) -> Function:
+    """Strict sockets are told what only extended ones know."""
+
+    def init(self: Any, audience: Any, strand: Any) -> None:
+        whole(self, audience, strand)
+        self.extended = True
+
+    return init
+
+
+def _close_unanswered(whole: Function) -> Function:
+    """The idle timer runs while the customer waits for an answer."""
+
+    def due_at(self: Any, policy: Any) -> float | None:
+        if self.active and policy.idle_timeout:
+            return float(self.last_activity + policy.idle_timeout)
+        return None if not self.active else whole(self, policy)
+
+    return due_at
+
+
+def _sweep_unanswered(whole: Function) -> Function:
+    """The sweeper closes every chat that is due."""
+
+    def sweep(chat: Any, situation: Any) -> Any:
+        if situation.policy.idle_timeout:
+            chat = msgspec.structs.replace(chat, awaiting_since=None)
+        return whole(chat, situation)
+
+    return sweep
+
+
+def _skip_told(whole: Function) -> Function:
+    """After a reconnect the client asks for what comes after one message too many."""
+
+    def lost(self: Any) -> Any:
+        if self.last_index is not None:
+            self.last_index += 1
+        return whole(self)
+
+    return lost
+
+
+def _marks_go_back(whole: Function) -> Function:
+    """A mark of an older message lowers the watermark."""
+
+    def mark(chat: Any, operation: Any, situation: Any) -> Any:
+        lowered = dict.fromkeys(("visitor_delivered", "visitor_read", "operators_delivered", "operators_read"), -1)
+        side = "visitor" if operation.reader.role.value == "user" else "operators"
+        return whole(
+            msgspec.structs.replace(chat, **{name: low for name, low in lowered.items() if name.startswith(side)}),
+            operation,
+            situation,
+        )
+
+    return mark
+
+
+def _nothing(whole: Function) -> Function:
+    """It is left out."""
+    return lambda *_, **__: None
+
+
+def _always(value: object) -> Callable[[Function], Function]:
+    """It answers `value`, whatever it is asked."""
+    return lambda whole: lambda *_, **__: value
+
+
+def _both(*plants: Plant) -> Plant:
+    @contextmanager
+    def all_of_them() -> Iterator[None]:
+        with plants[0](), plants[1]():
+            yield
+
+    return all_of_them
+
+
+def _taken_by_anybody(whole: Function) -> Function:
+    """Of two operators who accept at once both win."""
+    return lambda chat, operator, situation: operator
+
+
+def _operations_leak(whole: Function) -> Function:
+    """One answer in fifty frees no place."""
+    number = count(1)
+
+    def done(self: Any) -> None:
+        if next(number) % 50:
+            whole(self)
+
+    return done
+
+
+PLANTED: Final[Mapping[str, Plant]] = {
+    "announce-before-commit": _replace(Journal, "_commit", _announce_first),
+    "doubt-taken-for-stored": _replace(Journal, "_recover", _trust_doubt),
+    "lost-control-message": _replace(Inbox, "signal", _lose_signals),
+    "resume-off-by-one": _replace(StoreArchive, "after", _skip_one),
+    "keys-forgotten-at-restart": _replace(sql_batch, "missing_rest", _forget_keys),
+    "left-within-the-grace": _replace(Roster, "lapse", _lapse_anyway),
+    "short-write-taken-for-whole": _replace(Outbox, "push", _short_write),
+    "snapshot-and-live-overlap": _replace(Console, "release", _late_floor),
+    "transfer-not-counted": _replace(_Decider, "_count", _transfer_uncounted),
+    "notes-in-resume": _replace(replay, "visible_to", _always(True)),
+    "note-to-a-visitor": _replace(announcement, "visible_to", _always(True)),
+    "new-key-in-doubt": _replace(ClientOutbox, "socket_lost", _new_key_in_doubt),
+    "client-forgets-a-message": _replace(ClientOutbox, "socket_lost", _forget_delivery),
+    "client-forgets-marks": _replace(Marks, "socket_lost", lambda whole: lambda self: self.forget_typing()),
+    "client-skips-a-message": _replace(Continuity, "lost", _skip_told),
+    "two-accept-at-once": _replace(rules, "_taken_by", _taken_by_anybody),
+    "older-counter-wins": _replace(Directory, "_count", _stale_counter),
+    "counters-before-their-chat": _replace(Feed, "_flush", _counters_first),
+    "outbox-without-bound": _replace(Outbox, "_fits", _always(True)),
+    "silent-peers-kept": _replace(heartbeat, "_sweep", _heard_always),
+    "sockets-outlive-tokens": _replace(heartbeat, "_sweep", _tokens_for_ever),
+    "drain-without-close": _replace(Sessions, "drain", _drain_in_silence),
+    "malformed-for-ever": _replace(SocketSession, "_count_malformed", _patience),
+    "extended-events-to-strict": _replace(announcement._Stream, "__init__", _extended_for_all),
+    "operators-never-offline": _replace(Directory, "_start_grace", _nothing),
+    "capacity-passed": _replace(rules, "_full", _always(False)),
+    "unanswered-chats-closed": _both(
+        _replace(ChatState, "due_at", _close_unanswered), _replace(rules, "_sweep", _sweep_unanswered)
+    ),
+    "watermarks-go-back": _replace(rules, "_mark", _marks_go_back),
+    "typing-never-stops": _replace(TypingRelay, "stop", _nothing),
+    "new-name-shown-to-nobody": _replace(Profiles, "changed", _nothing),
+    "places-leak": _replace(SocketSession, "operation_done", _operations_leak),
+}
+"""By name: what plants it."""
+
+
+@contextmanager
+def planted(name: str) -> Iterator[None]:
+    """Inside the block the fault is there."""
+    with PLANTED[name]():
+        yield
+
+
+def run_planted(
+    seed: int, *, name: str, known: Collection[str] = (), faults: Collection[str] | None = None
+) -> SeedResult:
+    with planted(name):
+        return run_seed(seed, known=known, faults=faults)
+
+
+@attrs.frozen
+class _RunPlanted:
+    """`run_planted` of one fault, for other processes."""
+
+    name: str
+
+    def __call__(self, seed: int, *, known: Collection[str], faults: Collection[str] | None) -> SeedResult:
+        return run_planted(seed, name=self.name, known=known, faults=faults)
+
+
+def find(name: str, first: int = 0, most: int = MOST_SEEDS, jobs: int | None = None) -> tuple[SeedResult | None, int]:
+    """The first seed from `first` on that finds the fault, and how many were tried."""
+    tried = 0
+    results = run_seeds(range(first, first + most), known=OPEN_FAULTS, jobs=jobs, run=_RunPlanted(name))
+    for result in results:
+        tried += 1
+        if result.kind is not None:
+            return result, tried
+    return None, tried
+
+
+def main(names: Sequence[str]) -> int:
+    missed = 0
+    for name in names or PLANTED:
+        found, tried = find(name)
+        if found is None:
+            missed += 1
+            click.echo(f"{name:30} not found in {tried} seeds")
+        else:
+            click.echo(f"{name:30} seed {found.seed:4} after {tried:3}: {found.kind}: {found.detail[:90]}")
+    return missed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
