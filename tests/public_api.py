@@ -18,7 +18,10 @@ import msgspec
 
 __all__ = ["MODULES", "SNAPSHOT", "describe"]
 
-MODULES = ("actorchat", "actorchat.actors", "actorchat.client", "actorchat.protocol", "actorchat.testing")
+MODULES = (
+    *("actorchat", "actorchat.actors", "actorchat.client", "actorchat.protocol"),
+    *("actorchat.testing", "actorchat.testing.simulation"),
+)
 SNAPSHOT = Path(__file__).with_name("public_api.txt")
 DUNDERS = ("__aiter__", "__anext__", "__contains__", "__getitem__", "__iter__", "__len__")
 

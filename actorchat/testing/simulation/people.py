@@ -201,7 +201,7 @@ class Person:
         type_role: Role | None = None,
     ) -> None:
         """Send a message over HTTP, and judge the answer."""
-        world, truth = self.world, self.world.truth
+        world, truth, begun = self.world, self.world.truth, trio.current_time()
         truth.attempts[chat, self.who, key] += 1
         try:
             message = await self.api.add_message(UUID(chat), text, client_id=key, type=type, type_role=type_role)
@@ -209,7 +209,9 @@ class Person:
             # Overloaded may say that no answer came in time: then it may be stored all the same.
             if error.code != "overloaded":
                 truth.settle_attempt(chat, self.who, key)
-                if error.code not in _UNJUDGED and truth.stored(chat, self.who, key) is not None:
+                # What can't be read can't be known either.
+                blind = error.code == "storage_unavailable" and world.disk.unreadable_until > begun
+                if error.code not in _UNJUDGED and not blind and truth.stored(chat, self.who, key) is not None:
                     world.fail("refused-though-stored", f"HTTP {key} {text!r}: {error.code}")
             raise
         truth.settle_attempt(chat, self.who, key)
@@ -324,9 +326,11 @@ class Person:
         elif isinstance(outcome, NotAdded):
             if outcome.code != "conflict" and stored is not None and key not in self.again:
                 world.fail("refused-though-stored", f"{what}: {outcome} and stored as {stored.index}")
-        elif isinstance(outcome, Message) and (stored is None or (stored.id, stored.text) != (outcome.id, text)):
-            kind = "key-reuse" if key in self.again else "delivery"
-            world.fail(kind, f"{what} was told {outcome.message_index}, stored is {stored}")
+        elif isinstance(outcome, Message):
+            told = truth.message(chat, outcome.message_index)
+            if told is None or (told.id, told.text, told.client_id) != (outcome.id, text, key):
+                kind = "key-reuse" if key in self.again else "delivery"
+                world.fail(kind, f"{what} was told {outcome.message_index}, which is {told}")
 
     def _wrote(self, author: User | None) -> bool:
         return author is not None and person_of(author) == self.who

@@ -132,12 +132,12 @@ class Truth:
         return truth.messages[index] if truth is not None and 0 <= index < len(truth.messages) else None
 
     def stored(self, chat: str, who: Person, key: str) -> StoredMessage | None:
-        """The first stored message of that key."""
+        """The stored message of that key, as long as the key is kept."""
         truth = self.chats.get(chat)
-        for message in truth.messages if truth is not None else ():
-            if message.client_id == key and message.author is not None and person_of(message.author) == who:
-                return message
-        return None
+        if truth is None:
+            return None
+        index = dict(truth.model.keys.get(who, [])[-self.model.keys_kept :]).get(key)
+        return None if index is None else truth.messages[index]
 
     def settle_attempt(self, chat: str, who: Person, key: str | None) -> None:
         """One send of that key was answered: it can't be stored any more."""
@@ -239,7 +239,8 @@ class Truth:
             return Nothing()
         policy, what = self._policy, f"{chat.uuid[:4]} at {now:.1f}"
         if decision.chat.stage is Stage.CLOSED:
-            waited = now - max([chat.assigned_at, *(message.time for message in chat.messages)])
+            # Not the latest of all times: the clock may have been set back.
+            waited = now - (chat.messages[-1].time if chat.messages else chat.assigned_at)
             self._expect(waited >= policy.idle_timeout > 0, "timers", f"{what}: closed after {waited:.1f} s")
             self._expect(not chat.customer_waits, "timers", f"{what}: closed while the customer waits for an answer")
             return self.model.close_idle(chat.model, now)
