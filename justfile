@@ -46,6 +46,10 @@ soak:
 autobahn wstest="wstest":
     WSTEST={{wstest}} {{python}} -m pytest -m autobahn tests/transports/test_autobahn.py
 
+# The whole server from random seeds, with faults: `just simulate --seeds 10000`, `just simulate --minutes 60`.
+simulate *args:
+    {{python}} -m actorchat.testing.simulation {{args}}
+
 # What the speed claims rest on: ratios measured side by side.
 bench *args:
     {{python}} -m bench {{args}}

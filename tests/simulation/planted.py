@@ -163,7 +163,7 @@ def _short_write(whole: Function) -> Function:
 
 def _late_floor(whole: Function) -> Function:
     """A console lets through what its snapshot showed already."""
-    return lambda self, shown: whole(self, {chat: rev - 1 for chat, rev in shown.items()})
+    return lambda self, shown: whole(self, {})
 
 
 def _transfer_uncounted(whole: Function) -> Function:
