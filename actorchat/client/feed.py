@@ -19,7 +19,7 @@ from actorchat.client.lifeline import ConnectionState, Lifeline, run_beside
 from actorchat.client.websocket import Dial, Target, attend, dial_tcp, tls_context
 from actorchat.protocol.codec import UnknownType, decode_event
 from actorchat.protocol.events import Event
-from actorchat.protocol.faults import Malformed
+from actorchat.protocol.validation import Malformed
 
 
 @attrs.frozen

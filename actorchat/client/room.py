@@ -28,9 +28,9 @@ from actorchat.client.websocket import Dial, Target, attend, dial_tcp, tls_conte
 from actorchat.protocol.codec import UnknownType, decode_event, encode_command
 from actorchat.protocol.commands import SendMessage
 from actorchat.protocol.events import RETRYABLE, ErrorEvent, Event, MessageAdded, MessageNotAdded, RefusalCode
-from actorchat.protocol.faults import Malformed
 from actorchat.protocol.frames import CloseCode
 from actorchat.protocol.limits import MAX_FRAME_BYTES
+from actorchat.protocol.validation import Malformed
 
 REPLAY_PATIENCE: Final = 10.0
 """Seconds a message in doubt waits for the end of a replay before it leaves all the same."""

@@ -1,7 +1,4 @@
-"""The contract: entities, commands, events, their JSON, their frames, and the document that describes them.
-
-Refuses to know trio, sockets and storage.
-"""
+"""The contract: entities, commands, events, their JSON, their frames, and the document that describes them."""
 
 from actorchat.protocol.asyncapi import asyncapi_document
 from actorchat.protocol.broker import (
@@ -60,7 +57,6 @@ from actorchat.protocol.events import (
     UserConnected,
     UserDisconnected,
 )
-from actorchat.protocol.faults import Fault, Malformed, NotUtf8, parse_json, structure
 from actorchat.protocol.fragments import (
     attachments_fragment,
     chat_fragment,
@@ -90,6 +86,7 @@ from actorchat.protocol.limits import (
 )
 from actorchat.protocol.profiles import Profile, select_subprotocol
 from actorchat.protocol.times import parse_wire_time, wire_time
+from actorchat.protocol.validation import Fault, Malformed, NotUtf8, parse_json, structure
 
 __all__ = [
     "COME_BACK",

@@ -1,7 +1,4 @@
-"""Owns the AsyncAPI 3.0 document of the contract, generated from the classes that are on the wire.
-
-Refuses to know servers: the hosts in it are the defaults.
-"""
+"""The AsyncAPI 3.0 document of the contract, generated from the classes that are on the wire."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -78,8 +75,8 @@ _FEED_MESSAGES: Final = (
 def asyncapi_document() -> dict[str, object]:
     """A new copy of the document, ready for JSON.
 
-    Operations list the contract's messages; what only extended sockets get is marked
-    ``x-profile: extended`` and stands on its channel, or as the reply to a command.
+    Operations list the contract's messages. Messages for extended sockets only are marked
+    ``x-profile: extended``; they are listed on their channel, or as the reply to a command.
     """
     return {
         "asyncapi": "3.0.0",

@@ -1,7 +1,4 @@
-"""Owns the bodies of the four broker channels: operations 8 to 11 of the contract.
-
-Refuses to know brokers, delivery, and when a body is sent.
-"""
+"""The bodies of the four broker channels: operations 8 to 11 of the contract."""
 
 from enum import StrEnum
 from typing import Any, Final
@@ -31,15 +28,15 @@ BODIES: Final[dict[BrokerChannel, Any]] = {
     BrokerChannel.MESSAGE: Message,
     BrokerChannel.GLOBAL: GlobalData,
 }
-"""What each channel carries."""
+"""The type of the body of each channel."""
 
 
 def encode_broker_body(body: BrokerBody) -> bytes:
-    """Write a body bare, keys in the contract's order."""
+    """Encode a body without an envelope, with the keys in the contract's order."""
     return encode_entity(body)
 
 
 def decode_broker_body(channel: BrokerChannel, payload: bytes | str) -> BrokerBody:
-    """Read the body of that channel. Raises NotUtf8 and Malformed with every fault."""
+    """Decode the body of a channel. Raises NotUtf8, and Malformed with every fault."""
     body: BrokerBody = decode_entity(payload, BODIES[channel])
     return body

@@ -1,9 +1,7 @@
-"""Owns JSON on the sockets: commands in, events out, and entities alone.
+"""JSON on the sockets: decodes commands, encodes events, and both for single entities.
 
-Refuses to know frames, and what a server answers to a malformed command.
-
-Hot: msgspec decodes a known command in one pass. Only what it refuses is read again, slowly, and there cattrs names
-every fault; where the two differ, the slow reading decides.
+msgspec decodes a known command in one pass. A command that it refuses is decoded again by cattrs, which is slower and
+names every fault. Where the two differ, cattrs decides.
 """
 
 from typing import Any, Final, TypeVar, Union, cast
@@ -14,22 +12,22 @@ import msgspec
 
 from actorchat.protocol.commands import COMMANDS, Command, SendMessage, UpdateTyping
 from actorchat.protocol.events import EVENTS, EXTENDED_EVENTS, Event, MessageAdded
-from actorchat.protocol.faults import Fault, Malformed, parse_json, structure
 from actorchat.protocol.profiles import Profile
+from actorchat.protocol.validation import Fault, Malformed, parse_json, structure
 
 T = TypeVar("T")
 
 
 @attrs.frozen
 class UnknownType:
-    """A well-formed envelope of a type the contract does not know."""
+    """A well-formed envelope with a type that the contract does not have."""
 
     type: str
 
 
 @attrs.frozen(slots=False)
 class _StrictSendMessage:
-    """``send_message`` where ``client_id`` is an unknown field, and so ignored."""
+    """``send_message`` in the strict profile, where ``client_id`` is an unknown field and ignored."""
 
     text: str
     attachments: tuple[UUID, ...] = ()
@@ -46,8 +44,8 @@ class _Envelope(msgspec.Struct):
     data: msgspec.Raw = msgspec.Raw()
 
 
-# A known command in one pass: its type is the tag that says what its data is. Any: a union made from the table is no
-# type that a checker reads.
+# Decodes a known command in one pass: its type is the tag that selects the class of its data. Any: type checkers can't
+# read a union made from a table.
 _known_commands: Final[Any] = Union[  # noqa: UP007
     tuple(
         msgspec.defstruct(f"_{cls.__name__}", [("data", cls)], tag_field="type", tag=name)
@@ -58,7 +56,7 @@ _decode_known: Final = msgspec.json.Decoder(_known_commands).decode
 _decode_envelope: Final = msgspec.json.Decoder(_Envelope).decode
 _encode: Final = msgspec.json.Encoder().encode
 
-# Any: each decoder returns its own class, which the type of a table cannot say.
+# Any: each decoder returns its own class, which the type of a dict can't express.
 _events: Final[dict[str, Any]] = {name: msgspec.json.Decoder(cls).decode for name, cls in EVENTS.items()}
 _event_heads: Final[dict[type[Event], bytes]] = {
     cls: b'{"type":"%s","data":' % name.encode() for name, cls in EVENTS.items()
@@ -66,10 +64,10 @@ _event_heads: Final[dict[type[Event], bytes]] = {
 
 
 def decode_command(payload: bytes | str, profile: Profile = Profile.EXTENDED) -> Command | UnknownType:
-    """Read what a client sent; in the strict profile ``client_id`` is one of the ignored unknown fields.
+    """Decode a frame of a client. In the strict profile ``client_id`` is an unknown field and ignored.
 
     Half an emoji in typing, which is only shown, becomes U+FFFD. Raises NotUtf8 for bytes that are not text,
-    Malformed with every fault for all else the contract does not allow, and nothing else.
+    and Malformed, with every fault, for everything else that the contract does not allow. Raises nothing else.
     """
     try:
         # msgspec skips unknown fields and raw data without looking at their UTF-8.
@@ -85,9 +83,9 @@ def decode_command(payload: bytes | str, profile: Profile = Profile.EXTENDED) ->
 
 
 def decode_event(payload: bytes | str) -> Event | UnknownType:
-    """Read what a server sent. Raises NotUtf8 and Malformed as ``decode_command`` does.
+    """Decode a frame of a server, for clients. Raises NotUtf8 and Malformed like ``decode_command``.
 
-    For clients: what is encoded again keeps the order of keys in which it came.
+    Encoding the result again keeps the order of the keys.
     """
     try:
         if isinstance(payload, bytes):
@@ -103,7 +101,7 @@ def decode_event(payload: bytes | str) -> Event | UnknownType:
 
 
 def decode_entity(payload: bytes | str, cls: type[T]) -> T:
-    """Read a bare entity, or a list of them: ``decode_entity(body, list[Operator])``.
+    """Decode an entity without an envelope, or a list of them: ``decode_entity(body, list[Operator])``.
 
     Raises NotUtf8 and Malformed with every fault.
     """
@@ -111,7 +109,7 @@ def decode_entity(payload: bytes | str, cls: type[T]) -> T:
 
 
 def encode_command(command: Command) -> bytes:
-    """Write a command as a client sends it; a ``client_id`` of None is left out."""
+    """Encode a command as a client sends it. A ``client_id`` of None is left out."""
     data = {field.name: getattr(command, field.name) for field in attrs.fields(type(command))}
     if data.get("client_id", "") is None:
         del data["client_id"]
@@ -119,10 +117,10 @@ def encode_command(command: Command) -> bytes:
 
 
 def encode_event(event: Event, profile: Profile) -> bytes:
-    """Write an event as sockets of that profile get it, keys in the contract's order.
+    """Encode an event for sockets of that profile, with the keys in the contract's order.
 
-    Fields of the extended profile are left out in the strict one. Raises ValueError for an event the
-    strict profile does not have.
+    Fields of the extended profile are left out in the strict one. Raises ValueError for an event that the strict
+    profile does not have.
     """
     cls = type(event)
     if profile is Profile.STRICT and cls in EXTENDED_EVENTS:
@@ -136,12 +134,12 @@ def encode_event(event: Event, profile: Profile) -> bytes:
 
 
 def encode_entity(value: object) -> bytes:
-    """Write an entity, or a sequence of them, bare, keys in the contract's order."""
+    """Encode an entity or a sequence of them without an envelope, with the keys in the contract's order."""
     return _encode(value)
 
 
 def _open_envelope(payload: bytes | str) -> tuple[str, object, bool]:
-    """Read an envelope slowly: its type, its data, and whether it has any."""
+    """Decode an envelope on the slow path: its type, its data, and whether it has data."""
     value = parse_json(payload)
     name = structure(value, _Kind).type
     # ``structure`` refuses what is not an object.
@@ -188,12 +186,12 @@ def _explain_command(payload: bytes | str, profile: Profile) -> Command | Unknow
 
 
 def _whole_characters(text: str) -> str:
-    """`text` with U+FFFD for each half of a surrogate pair: what is left where a client cuts text within an emoji."""
+    """`text` with U+FFFD for each lone surrogate, which a client makes by cutting text within an emoji."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _writable(value: object) -> str | None:
-    """The value if it is text that can be given back, NUL and all, else None."""
+    """The value if it is text that can be sent back, including NUL, else None."""
     if not isinstance(value, str):
         return None
     try:

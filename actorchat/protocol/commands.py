@@ -1,7 +1,4 @@
-"""Owns what a client may ask of a room.
-
-Refuses to know who may ask it and what comes of it.
-"""
+"""The commands that a client sends in a room."""
 
 from collections.abc import Mapping
 from typing import ClassVar, Final
@@ -25,7 +22,7 @@ class SendMessage:
 
 @attrs.frozen(slots=False)
 class MarkMessageDelivered:
-    """Everything of the counterpart up to this message has arrived."""
+    """All messages of the other side up to this one have been delivered."""
 
     type: ClassVar[str] = "mark_message_delivered"
 
@@ -34,7 +31,7 @@ class MarkMessageDelivered:
 
 @attrs.frozen(slots=False)
 class MarkMessageRead:
-    """Everything of the counterpart up to this message has been read."""
+    """All messages of the other side up to this one have been read."""
 
     type: ClassVar[str] = "mark_message_read"
 
@@ -43,7 +40,7 @@ class MarkMessageRead:
 
 @attrs.frozen(slots=False)
 class UpdateTyping:
-    """What stands in the input field now; ``stopped`` ends it."""
+    """The current text of the input field; ``stopped`` says that the user stopped typing."""
 
     type: ClassVar[str] = "update_typing"
 

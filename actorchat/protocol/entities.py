@@ -1,9 +1,7 @@
-"""Owns the contract's entities: what a user, a chat, a message and an operator are on the wire.
+"""The entities of the contract: users, chats, messages, operators and their parts.
 
-Refuses to know events, JSON, and every rule about how entities change.
-
-The classes carry a ``__dict__`` on purpose: msgspec writes slotted attrs classes with their keys in
-alphabetical order, and the contract's order is the order of the fields here.
+The classes have a ``__dict__`` on purpose: msgspec writes the keys of slotted attrs classes in alphabetical order,
+and the contract's order is the order of the fields here.
 """
 
 from enum import StrEnum
@@ -17,20 +15,20 @@ from actorchat.protocol.limits import MAX_CLIENT_ID_CHARS, MAX_SAFE_INTEGER
 from actorchat.protocol.times import WIRE_TIME_PATTERN
 
 SafeInt = Annotated[int, Meta(ge=-MAX_SAFE_INTEGER, le=MAX_SAFE_INTEGER)]
-"""An integer every JSON reader keeps exactly."""
+"""An integer that every JSON parser reads exactly."""
 
 WireTime = Annotated[str, Meta(pattern=WIRE_TIME_PATTERN, extra_json_schema={"format": "date-time"})]
 """``YYYY-MM-DDTHH:MM:SS±HH:MM``; text, because msgspec would write ``Z`` for a UTC datetime."""
 
 ClientId = Annotated[str, Meta(max_length=MAX_CLIENT_ID_CHARS)]
-"""The sender's own name for a message: an idempotency key per chat and user. *(ext)*"""
+"""An idempotency key that the sender gives a message, unique per chat and user. *(ext)*"""
 
 
-# The hash of an Enum is Python code, and these are looked up by several times a message: theirs is that of their text.
+# Enum hashes in Python code, and these are dict keys several times per message, so they use the hash of their text.
 
 
 class Role(StrEnum):
-    """Who somebody is; with ``User.id`` it is their identity."""
+    """Whether a person is a visitor or an operator. Role and ``User.id`` together identify a person."""
 
     __hash__ = str.__hash__
 
@@ -39,7 +37,7 @@ class Role(StrEnum):
 
 
 class ChatStatus(StrEnum):
-    """Where a chat stands."""
+    """The status of a chat."""
 
     __hash__ = str.__hash__
 
@@ -49,7 +47,7 @@ class ChatStatus(StrEnum):
 
 
 class MessageType(StrEnum):
-    """Standard messages go to all; system messages to one role of the room."""
+    """Standard messages go to everybody in the room, system messages to one role."""
 
     __hash__ = str.__hash__
 
@@ -58,7 +56,7 @@ class MessageType(StrEnum):
 
 
 class MessageStatus(StrEnum):
-    """How far a message got with its counterpart."""
+    """Whether the other side has received or read a message."""
 
     __hash__ = str.__hash__
 
@@ -68,7 +66,7 @@ class MessageStatus(StrEnum):
 
 
 class AttachmentType(StrEnum):
-    """What a client may show an attachment as."""
+    """How a client may show an attachment."""
 
     IMAGE = "image"
     VIDEO = "video"
@@ -90,14 +88,14 @@ class User:
 
 @attrs.frozen(slots=False)
 class Widget:
-    """The site's widget a chat came from."""
+    """The widget of the site that a chat came from."""
 
     source: str
 
 
 @attrs.frozen(slots=False)
 class Chat:
-    """One conversation; ``operator_user`` is None while nobody has it."""
+    """One conversation. ``operator_user`` is None while it is unassigned."""
 
     uuid: UUID
     widget: Widget
@@ -108,7 +106,7 @@ class Chat:
 
 @attrs.frozen(slots=False)
 class Attachment:
-    """A stored file of a message; ``size`` in bytes."""
+    """A file of a message. ``size`` is in bytes."""
 
     uuid: UUID
     type: AttachmentType
@@ -121,10 +119,10 @@ class Attachment:
 
 @attrs.frozen(slots=False)
 class Message:
-    """What somebody wrote, or a system notice.
+    """A message that somebody wrote, or a system message.
 
-    ``type_role`` is the author's role of a standard message and the recipients' role of a system one;
-    ``user`` is None only on a system message that nobody caused.
+    ``type_role`` is the author's role for a standard message and the recipients' role for a system message. ``user`` is
+    None only on a system message that nobody caused.
     """
 
     id: SafeInt
@@ -141,7 +139,7 @@ class Message:
 
 @attrs.frozen(slots=False)
 class Operator:
-    """An operator with their load."""
+    """An operator with presence and number of chats."""
 
     user: User
     is_online: bool
@@ -151,6 +149,6 @@ class Operator:
 
 @attrs.frozen(slots=False)
 class GlobalData:
-    """What is counted over a whole widget source."""
+    """The counters of a widget source."""
 
     unread_chats: SafeInt

@@ -1,7 +1,4 @@
-"""Owns what a server tells over a socket, and the codes with which it refuses a message.
-
-Refuses to know who is told what, and when.
-"""
+"""The events that a server sends over a socket, and the codes with which it refuses a message."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -42,12 +39,12 @@ RETRYABLE: Final[frozenset[RefusalCode]] = frozenset(
         RefusalCode.DRAINING,
     }
 )
-"""The refusals that time alone can lift; the same message may be sent again later."""
+"""The codes after which the same message may be sent again later."""
 
 
 @attrs.frozen(slots=False)
 class MessageAdded:
-    """A message is stored; ``client_id`` goes to the sending user's extended sockets only."""
+    """A message was stored. ``client_id`` is sent to the author's extended sockets only."""
 
     type: ClassVar[str] = "message_added"
 
@@ -57,7 +54,7 @@ class MessageAdded:
 
 @attrs.frozen(slots=False)
 class MessageUpdated:
-    """A stored message changed: its status or its text."""
+    """The status or the text of a stored message changed."""
 
     type: ClassVar[str] = "message_updated"
 
@@ -66,7 +63,7 @@ class MessageUpdated:
 
 @attrs.frozen(slots=False)
 class UserConnected:
-    """Somebody is in the room."""
+    """A user is in the room."""
 
     type: ClassVar[str] = "user_connected"
 
@@ -75,7 +72,7 @@ class UserConnected:
 
 @attrs.frozen(slots=False)
 class UserDisconnected:
-    """Somebody left the room with their last socket."""
+    """A user has left the room: the last of their sockets is closed."""
 
     type: ClassVar[str] = "user_disconnected"
 
@@ -93,7 +90,7 @@ class ChatUpdated:
 
 @attrs.frozen(slots=False)
 class OperatorUpdated:
-    """An operator and their load as they are now."""
+    """An operator as they are now."""
 
     type: ClassVar[str] = "operator_updated"
 
@@ -105,7 +102,7 @@ class OperatorUpdated:
 
 @attrs.frozen(slots=False)
 class TypingUpdated:
-    """What somebody is writing; ``text`` is ``""`` when they stopped or it is not the reader's to see."""
+    """A user is typing. ``text`` is ``""`` if they stopped or if the recipient may not see it."""
 
     type: ClassVar[str] = "typing_updated"
 
@@ -117,7 +114,7 @@ class TypingUpdated:
 
 @attrs.frozen(slots=False)
 class GlobalUpdated:
-    """The counts over the reader's sources as they are now."""
+    """The counters of the recipient's sources as they are now."""
 
     type: ClassVar[str] = "global_updated"
 
@@ -126,10 +123,10 @@ class GlobalUpdated:
 
 @attrs.frozen(slots=False)
 class MessageNotAdded:
-    """The message is not stored and will not be.
+    """A message is not stored and will not be.
 
-    ``text`` and ``client_id`` are as sent; ``retry_after`` in seconds or None; ``attachments`` are the
-    offending ones.
+    ``text`` and ``client_id`` are as sent. ``retry_after`` is in seconds or None. ``attachments`` lists the ones that
+    were refused.
     """
 
     type: ClassVar[str] = "message_not_added"
@@ -146,7 +143,7 @@ class MessageNotAdded:
 
 @attrs.frozen(slots=False)
 class ErrorEvent:
-    """A frame had no effect; ``path`` names the fault in it, ``""`` the whole. *(ext)*"""
+    """A frame had no effect. ``path`` names the faulty field, ``""`` the whole frame. *(ext)*"""
 
     type: ClassVar[str] = "error"
 
@@ -157,7 +154,7 @@ class ErrorEvent:
 
 @attrs.frozen(slots=False)
 class Receipts:
-    """How far one role has received and read the chat: message indexes, -1 for nothing. *(ext)*"""
+    """Up to which message index one role has received and read the chat; -1 for nothing. *(ext)*"""
 
     type: ClassVar[str] = "receipts"
 
@@ -200,4 +197,4 @@ EVENTS: Final[Mapping[str, type[Event]]] = {
 """Each event's class by its wire type."""
 
 EXTENDED_EVENTS: Final[frozenset[type[Event]]] = frozenset({ErrorEvent, Receipts})
-"""Events a strict socket never gets."""
+"""Events that are sent to extended sockets only."""

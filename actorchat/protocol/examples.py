@@ -1,7 +1,4 @@
-"""Owns one example of everything on the wire; those the contract has are the contract's.
-
-Refuses to know the document they stand in.
-"""
+"""One example of everything on the wire, taken from the contract where it has one."""
 
 from typing import Final
 from uuid import UUID

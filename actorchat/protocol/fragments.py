@@ -1,6 +1,6 @@
-"""Owns the fast way to write what is said of a message: bytes joined around the cached JSON of chat and user.
+"""Fast encoding of message events: bytes joined around cached JSON fragments of the chat and the user.
 
-Refuses to know who caches the fragments. Every result equals that of ``encode_event``, byte for byte.
+Every result is byte for byte the same as that of ``encode_event``.
 """
 
 from itertools import product
@@ -29,12 +29,12 @@ _kinds: Final = {
 
 
 def chat_fragment(chat: Chat) -> bytes:
-    """The JSON of a chat, to be kept until it changes."""
+    """The JSON of a chat, to be cached until the chat changes."""
     return _encode(chat)
 
 
 def user_fragment(user: User | None) -> bytes:
-    """The JSON of a user, ``null`` for None, to be kept until it changes."""
+    """The JSON of a user, ``null`` for None, to be cached until the user changes."""
     return _encode(user)
 
 
@@ -57,7 +57,7 @@ def message_added_payload(
     attachments_fragment: bytes = b"[]",
     client_id: str | None = None,
 ) -> bytes:
-    """Write ``message_added``; give a ``client_id`` only for extended sockets of the sending user."""
+    """Encode ``message_added``. Pass ``client_id`` only for extended sockets of the author."""
     payload = _ADDED % (
         id,
         _kinds[type, type_role, status],
@@ -72,7 +72,7 @@ def message_added_payload(
 
 
 def to_sender(payload: bytes, client_id: str) -> bytes:
-    """The same ``message_added`` as the extended sockets of its author get it: with its ``client_id``."""
+    """The given ``message_added`` with a ``client_id``, for the extended sockets of its author."""
     return payload[:-2] + b',"client_id":' + _encode(client_id) + b"}}"
 
 
@@ -89,7 +89,7 @@ def message_updated_payload(
     user_fragment: bytes,
     attachments_fragment: bytes = b"[]",
 ) -> bytes:
-    """Write ``message_updated``."""
+    """Encode ``message_updated``."""
     return _UPDATED % (
         id,
         _kinds[type, type_role, status],
@@ -113,7 +113,7 @@ def message_not_added_payload(
     chat_id: UUID,
     attachments: tuple[UUID, ...] = (),
 ) -> bytes:
-    """Write ``message_not_added``: who floods is told so for each of its messages."""
+    """Encode ``message_not_added``. It has to be fast: a flooding client gets one for each message."""
     return _NOT_ADDED % (
         _encode(code),
         _encode(detail),

@@ -1,7 +1,4 @@
-"""Owns the bytes of a server's websocket frames: whole, unmasked, the same for every member of a room.
-
-Refuses to know sockets and the reading side of the protocol.
-"""
+"""Encoding of a server's websocket frames, whose bytes are shared by all recipients."""
 
 import struct
 from collections.abc import Iterator, Sequence
@@ -15,7 +12,7 @@ from actorchat.protocol.limits import MAX_CONTROL_BYTES
 
 
 class CloseCode(IntEnum):
-    """Why a socket is closed; the codes are API, the reasons beside them are not."""
+    """Why a socket is closed. The codes are API, the reason texts are not."""
 
     DONE = 1000
     DRAINING = 1001
@@ -32,7 +29,7 @@ class CloseCode(IntEnum):
 
 
 COME_BACK: Final[frozenset[int]] = frozenset({1001, 1006, 1011, 1012, 1013})
-"""A client returns by itself, with jitter, after these; 1006 is a socket lost without a close."""
+"""The codes after which a client reconnects, with jitter. 1006 is a socket lost without a close."""
 
 _TEXT: Final = 0x81
 _CLOSE: Final = 0x88
@@ -57,22 +54,22 @@ def _frame(first: int, payload: bytes) -> bytes:
 
 
 def text_frame(payload: bytes) -> bytes:
-    """Frame UTF-8 JSON as one final text frame."""
+    """One final text frame with this UTF-8 JSON."""
     return _header(_TEXT, len(payload)) + payload
 
 
 def ping_frame(payload: bytes = b"") -> bytes:
-    """Frame a ping; raises ValueError over 125 bytes."""
+    """A ping frame. Raises ValueError for more than 125 bytes."""
     return _control(_PING, payload)
 
 
 def pong_frame(payload: bytes = b"") -> bytes:
-    """Frame the answer to a ping with that payload; raises ValueError over 125 bytes."""
+    """The answer to a ping with this payload. Raises ValueError for more than 125 bytes."""
     return _control(_PONG, payload)
 
 
 def close_frame(code: int, reason: str = "") -> bytes:
-    """Frame a close; a reason too long for a control frame is cut at a whole character."""
+    """A close frame. A reason that is too long for a control frame is cut between two characters."""
     cut = reason.encode(errors="replace")[: MAX_CONTROL_BYTES - 2].decode(errors="ignore")
     return _frame(_CLOSE, int(code).to_bytes(2) + cut.encode())
 
@@ -84,7 +81,7 @@ def _control(first: int, payload: bytes) -> bytes:
 
 
 class Frames(msgspec.Struct, frozen=True, gc=False):
-    """Whole text frames back to back: ``ends[i]`` is the offset behind frame i in ``data``.
+    """Concatenated text frames: ``ends[i]`` is the offset of the end of frame i in ``data``.
 
     ``typing`` marks frames that a full outbox drops first.
     """
@@ -95,7 +92,7 @@ class Frames(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def of(cls, payloads: Sequence[bytes], typing: bool = False) -> "Frames":
-        """Frame each JSON payload, in order."""
+        """One frame for each JSON payload, in order."""
         if len(payloads) == 1:
             frame = text_frame(payloads[0])
             return cls(frame, (len(frame),), typing)
@@ -112,13 +109,13 @@ class Frames(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def joined(cls, frames: Sequence[bytes], typing: bool = False) -> "Frames":
-        """Put frames behind each other that are framed already, by `text_frame`."""
+        """Concatenate frames made by `text_frame`."""
         if len(frames) == 1:
             return cls(frames[0], (len(frames[0]),), typing)
         return cls(b"".join(frames), tuple(accumulate(map(len, frames))), typing)
 
     def payloads(self) -> tuple[bytes, ...]:
-        """Cut the JSON payloads back out, in order."""
+        """The JSON payloads of the frames, in order."""
         return tuple(self._cut())
 
     def _cut(self) -> Iterator[bytes]:
@@ -129,7 +126,7 @@ class Frames(msgspec.Struct, frozen=True, gc=False):
 
 
 def join(parts: Sequence[Frames]) -> Frames:
-    """Put frames behind each other; typing only if every part is, and there is one."""
+    """Concatenate frames. The result is typing only if there are parts and all of them are typing."""
     if len(parts) == 1:
         return parts[0]
     ends: list[int] = []

@@ -1,7 +1,4 @@
-"""Owns the bounds the wire sets, and the defaults of those a deployment may change.
-
-Refuses to know what a server does with who exceeds them.
-"""
+"""The limits that the protocol sets, and the defaults of those that a deployment may change."""
 
 from typing import Final
 
@@ -9,17 +6,17 @@ MAX_FRAME_BYTES: Final = 65_536
 """A message larger than this after reassembly closes the socket with 1009."""
 
 MAX_SAFE_INTEGER: Final = 2**53
-"""Integers beyond this either way do not survive a JavaScript client: malformed."""
+"""Integers above this, or below its negative, are malformed: JavaScript can't represent them exactly."""
 
 MAX_CLIENT_ID_CHARS: Final = 64
 DEFAULT_MAX_TEXT_CHARS: Final = 4_000
 DEFAULT_MAX_ATTACHMENTS: Final = 10
 
 MALFORMED_IN_A_ROW: Final = 3
-"""This many malformed frames without a valid one between them close the socket with 1008."""
+"""The number of malformed frames in a row that closes the socket with 1008."""
 
 MAX_CONTROL_BYTES: Final = 125
-"""RFC 6455: the payload of a ping, pong or close; a close spends two of them on its code."""
+"""The largest payload of a ping, pong or close in bytes (RFC 6455); a close uses two of them for its code."""
 
 MAX_FAULTS: Final = 32
-"""Faults told of one value; a hostile frame could hold tens of thousands."""
+"""The largest number of faults reported for one value; a hostile frame could have tens of thousands."""

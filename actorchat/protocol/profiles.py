@@ -1,7 +1,4 @@
-"""Owns the two profiles and how a socket asks for one.
-
-Refuses to know tokens: it finds the offered one and hands it on unread.
-"""
+"""The two protocol profiles, and how a socket selects one by subprotocol."""
 
 from collections.abc import Sequence
 from enum import Enum
@@ -11,7 +8,7 @@ _BEARER: Final = "bearer."
 
 
 class Profile(Enum):
-    """Which events and fields a socket understands; the value is the subprotocol that asks for it."""
+    """Which events and fields a socket understands. The value is the subprotocol that selects it."""
 
     STRICT = "actorchat.v1"
     EXTENDED = "actorchat.v1.ext"
@@ -21,10 +18,10 @@ _PROFILES: Final = {profile.value: profile for profile in Profile}
 
 
 def select_subprotocol(offered: Sequence[str]) -> tuple[str | None, Profile, str | None]:
-    """Choose from the offered subprotocols: (the one to answer with, its profile, the bearer token).
+    """Select from the offered subprotocols. Returns the name to answer with, its profile and the bearer token.
 
-    The client's first known name wins; with none the answer is None and the profile strict.
-    The token is that of the first ``bearer.<token>``, None if there is none.
+    The first known name wins. Without one, the name is None and the profile is strict. The token is that of the first
+    ``bearer.<token>``, or None.
     """
     chosen: str | None = None
     token: str | None = None

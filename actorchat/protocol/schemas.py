@@ -1,7 +1,4 @@
-"""Owns the JSON Schemas of everything on the wire, generated from the classes themselves.
-
-Refuses to know the document they stand in.
-"""
+"""The JSON Schemas of everything on the wire, generated from the classes."""
 
 from typing import Any, Final
 
@@ -42,11 +39,10 @@ _CONTRACT_WORDS: Final = {
 
 
 def component_schemas() -> dict[str, Schema]:
-    """The schema of every entity, enum, command's and event's data, by its class's name.
+    """The schemas of all entities and enums, and of the data of commands and events, by class name.
 
-    A server always writes every field, ``""`` and null included, so all are required. The exceptions:
-    ``send_message`` may leave out what has a default, and ``client_id`` of ``message_added`` is absent
-    rather than null.
+    A server writes every field, including ``""`` and null, so all are required, with two exceptions: ``send_message``
+    may leave out fields that have a default, and ``client_id`` of ``message_added`` is absent rather than null.
     """
     classes = (*_ENTITIES, *COMMANDS.values(), *EVENTS.values())
     _, schemas = msgspec.json.schema_components(classes, ref_template=_REF_TEMPLATE)

@@ -1,7 +1,4 @@
-"""Owns the one way a point in time is written on the wire.
-
-Refuses to know clocks: callers bring the time.
-"""
+"""The format of times on the wire."""
 
 import re
 from datetime import UTC, datetime
@@ -13,12 +10,12 @@ _wire_time = re.compile(WIRE_TIME_PATTERN)
 
 
 def wire_time(epoch_seconds: int) -> str:
-    """Write whole seconds since 1970 as ``YYYY-MM-DDTHH:MM:SS+00:00``, always in UTC."""
+    """Format whole seconds since 1970 as ``YYYY-MM-DDTHH:MM:SS+00:00``, always in UTC."""
     return datetime.fromtimestamp(epoch_seconds, UTC).isoformat()
 
 
 def parse_wire_time(text: str) -> datetime:
-    """Read ``YYYY-MM-DDTHH:MM:SS±HH:MM``; the result knows its offset.
+    """Parse ``YYYY-MM-DDTHH:MM:SS±HH:MM``. The result has that offset.
 
     Raises ValueError for every other shape, ``Z`` included, and for dates that do not exist.
     """

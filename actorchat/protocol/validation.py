@@ -1,7 +1,4 @@
-"""Owns how wrong JSON is explained: every fault of a value, each with its path.
-
-Refuses to know what the value is for: commands, broker bodies and HTTP bodies come here alike.
-"""
+"""Validation of JSON that reports every fault with its path: for commands, broker bodies and HTTP bodies."""
 
 import json
 import re
@@ -22,7 +19,7 @@ from actorchat.protocol.limits import MAX_FAULTS, MAX_SAFE_INTEGER
 
 T = TypeVar("T")
 
-# What a cattrs hook is: it takes whatever was decoded and the annotation it has to become.
+# The type of a cattrs hook: it gets a decoded value and the annotation that it has to become.
 _Hook = Callable[[Any, Any], Any]
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{32}|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -32,7 +29,7 @@ _LONGEST_QUOTE: Final = 40
 
 @attrs.frozen
 class Fault:
-    """One thing wrong with a value; ``path`` like ``data.attachments[2]``, ``""`` for the whole."""
+    """One fault of a value. ``path`` is like ``data.attachments[2]``, or ``""`` for the whole value."""
 
     path: str
     detail: str
@@ -42,11 +39,11 @@ class Fault:
 
 
 class Malformed(Exception):  # noqa: N818 - named by the contract's code
-    """A value the contract does not allow; the sender has to change it.
+    """A value that the contract does not allow.
 
-    ``faults`` holds every fault, at most ``MAX_FAULTS``, never none; ``path`` is that of the first and
-    ``detail`` tells them all. ``type``, ``text`` and ``client_id`` are what could still be read
-    of a command, so that a refused message can be given back.
+    ``faults`` holds one to ``MAX_FAULTS`` faults. ``path`` is the path of the first, ``detail`` describes all of them.
+    ``type``, ``text`` and ``client_id`` are the readable parts of a command, so that a refused message can be returned
+    to its sender.
     """
 
     code: Final = "malformed"
@@ -72,15 +69,15 @@ class Malformed(Exception):  # noqa: N818 - named by the contract's code
 
 
 class NotUtf8(Malformed):
-    """The bytes are no text at all: a socket that sends them is closed with 1007."""
+    """The bytes are not valid UTF-8. A socket that sends them is closed with 1007."""
 
 
 class _Wrong(ValueError):  # noqa: N818 - never leaves this module
-    """One value is not what its annotation asks for."""
+    """A value does not match its annotation."""
 
 
 def parse_json(payload: bytes | str) -> object:
-    """Read one JSON value, more patiently than the hot path: lone surrogates and huge numbers get through.
+    """Parse one JSON value. Unlike the hot path, it accepts lone surrogates and huge numbers.
 
     Raises NotUtf8 for bytes that are not UTF-8 and Malformed for what is not JSON.
     """
@@ -103,9 +100,9 @@ def parse_json(payload: bytes | str) -> object:
 
 
 def structure(value: object, cls: type[T], *, path: str = "") -> T:
-    """Turn decoded JSON into ``cls``: an attrs class of the protocol's types, or a list or tuple of one.
+    """Convert parsed JSON to ``cls``: an attrs class with fields of the protocol's types, or a list or tuple of one.
 
-    Strict: nothing is coerced, unknown fields are ignored. ``path`` is put before every fault's own.
+    No value is coerced; unknown fields are ignored. ``path`` is put in front of the path of every fault.
     Raises Malformed with all faults.
     """
     try:
@@ -116,7 +113,7 @@ def structure(value: object, cls: type[T], *, path: str = "") -> T:
 
 
 def _quote(value: object) -> str:
-    """Name a wrong value in an error's text, shortly and without its contents if it is a container."""
+    """Describe a wrong value briefly for an error text; a container without its contents."""
     match value:
         case None | bool():
             return json.dumps(value)
@@ -146,7 +143,7 @@ def _faults(error: BaseException, path: str) -> Iterator[Fault]:
 
 
 def _parse_int(digits: str) -> int:
-    # int() refuses thousands of digits with a plain ValueError; beyond the bound all are equally wrong.
+    # int() refuses thousands of digits with a ValueError. Any number out of bounds will do: the fault is the same.
     return int(digits[:_LONGEST_NUMBER])
 
 
@@ -298,7 +295,7 @@ def _make_converter() -> cattrs.Converter:
     converter.register_structure_hook(float, _structure_float)
     converter.register_structure_hook(bool, _structure_bool)
     converter.register_structure_hook(UUID, _structure_uuid)
-    # By its class, as str above: cattrs asks predicates and factories last.
+    # Registered by class, like str above: cattrs tries predicates and factories last.
     converter.register_structure_hook(StrEnum, _structure_enum)
     converter.register_structure_hook_factory(attrs.has, _object_hook)
     converter.register_structure_hook_factory(_is_sequence, _sequence_hook)
