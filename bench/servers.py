@@ -161,6 +161,8 @@ LIMITS_OUT_OF_REACH = {
     "ACTORCHAT_LIMITS_MESSAGES_PER_SECOND": "1000000",
     "ACTORCHAT_LIMITS_BURST": "1000000",
     "ACTORCHAT_LIMITS_VISITORS_PER_MINUTE": "1000000",
+    "ACTORCHAT_LIMITS_VISITOR_SOCKETS": "0",
+    "ACTORCHAT_LIMITS_OPERATOR_SOCKETS": "0",
 }
 
 
@@ -183,10 +185,14 @@ def _actorchat(storage: str, transport: str, *, ids: bool) -> Iterator[Target]:
 def actorchat_on(folder: Path, *, allowed: bool = False) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     """`actorchat serve` on a data folder that may hold chats already: its port and its process.
 
-    `allowed`: with the limits that it has by itself, but for new visitors.
+    `allowed`: with the limits on messages that it has by itself.
     """
     folder.mkdir(exist_ok=True)
-    limits = {name: value for name, value in LIMITS_OUT_OF_REACH.items() if not allowed or "VISITORS" in name}
+    limits = {
+        name: value
+        for name, value in LIMITS_OUT_OF_REACH.items()
+        if not allowed or "VISITOR" in name or "SOCKETS" in name
+    }
     with _running(lambda port: [*_SERVE, "--port", str(port), "--data", str(folder)], limits) as running:
         yield running
 

@@ -25,7 +25,7 @@ from actorchat.http.connection import HttpServer
 from actorchat.http.origins import AllowedOrigins
 from actorchat.http.problems import Problem
 from actorchat.http.proxies import Proxies
-from actorchat.protocol import CloseCode, Profile, User
+from actorchat.protocol import CloseCode, Profile, Role, User
 from actorchat.server.auth import Tokens
 from actorchat.server.door import Door
 from actorchat.server.environment import Environment
@@ -321,7 +321,13 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
         listener = Listener(
             sockets,
             transport=websockets,
-            door=SocketDoor(door, origins, proxies),
+            door=SocketDoor(
+                door,
+                origins,
+                proxies,
+                most={Role.USER: settings.limits.visitor_sockets, Role.OPERATOR: settings.limits.operator_sockets},
+                count=websockets.sessions.count,
+            ),
             http=_http_side(http),
             tls=tls,
             max_connections=environment.connections(),

@@ -223,6 +223,7 @@ class LimitSettings:
 
     `visitors_per_minute` bounds new anonymous visitors per network address. `chats_per_minute` bounds the new chats
     that one person may make, `address_chats_per_minute` those that people with a token make from one network address.
+    `visitor_sockets` and `operator_sockets` are the sockets that one person may have open at a time, 0 = any number.
     `session_age` is how many seconds an anonymous visitor may keep an identity by renewing its token.
     """
 
@@ -233,6 +234,8 @@ class LimitSettings:
     visitors_per_minute: float = _rate(60.0)
     chats_per_minute: float = _rate(10.0)
     address_chats_per_minute: float = _rate(120.0)
+    visitor_sockets: int = _setting("a whole number from 0 (unlimited) on", _integer(0, 2**31), 50)
+    operator_sockets: int = _setting("a whole number from 0 (unlimited) on", _integer(0, 2**31), 500)
     session_age: float = _setting("a number of seconds, 60 to 1000000000", _seconds(60, 1e9), 2_592_000.0)
 
 

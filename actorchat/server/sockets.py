@@ -6,7 +6,7 @@ Refuses to know how rights are judged and how bytes travel.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 from urllib.parse import parse_qs
 from uuid import UUID
@@ -14,6 +14,7 @@ from uuid import UUID
 import trio
 
 from actorchat.chat.chats import ChatRefused, Chats
+from actorchat.chat.model import Identity, identity_of
 from actorchat.chat.ports import Session, StorageUnavailable
 from actorchat.http.cors import foreign_origin
 from actorchat.http.origins import AllowedOrigins
@@ -22,7 +23,7 @@ from actorchat.http.problems import Problem, problem_of_refusal
 from actorchat.http.proxies import Proxies
 from actorchat.http.requests import check_parameters
 from actorchat.http.targets import split_target
-from actorchat.protocol import CloseCode, Command, Malformed, Profile, UnknownType, select_subprotocol
+from actorchat.protocol import CloseCode, Command, Malformed, Profile, Role, UnknownType, select_subprotocol
 from actorchat.server.door import Door
 from actorchat.transports.head import RequestHead
 from actorchat.transports.listener import Rejection
@@ -43,6 +44,7 @@ _CLOSE_CODES: Final = {
     401: CloseCode.NOT_AUTHENTICATED,
     403: CloseCode.NOT_ALLOWED,
     404: CloseCode.NO_SUCH_CHAT,
+    429: CloseCode.OVERLOADED,
 }
 """What browsers get instead of these statuses, which they can't read."""
 
@@ -55,10 +57,21 @@ _REFUSED: Final = {
 class SocketDoor:
     """Decides on each request for a socket, before anything is sent to it."""
 
-    def __init__(self, door: Door, origins: AllowedOrigins, proxies: Proxies | None = None) -> None:
+    def __init__(
+        self,
+        door: Door,
+        origins: AllowedOrigins,
+        proxies: Proxies | None = None,
+        *,
+        most: Mapping[Role, int] | None = None,
+        count: Callable[[Identity], int] = lambda identity: 0,
+    ) -> None:
+        """`most` says how many sockets one person of a role may have, 0 or absent: any number; `count` how many are."""
         self._door = door
         self._origins = origins
         self._proxies = proxies or Proxies()
+        self._most = most or {}
+        self._count = count
 
     def __call__(self, head: RequestHead, peer: str) -> Admission | Rejection | Awaitable[Admission | Rejection]:
         peer = self._proxies.client(peer, head.headers).address
@@ -106,6 +119,10 @@ class SocketDoor:
 
     def _admit(self, caller: Caller, wanted: RoomTarget | list[str], profile: Profile, peer: str) -> Admission:
         target = wanted if isinstance(wanted, RoomTarget) else FeedTarget(self._door.sources(caller, wanted))
+        most = self._most.get(caller.user.role, 0)
+        if most and self._count(identity_of(caller.user)) >= most:
+            detail = f"you have {most} sockets open, as many as one person may: close one, or let a lost one time out"
+            raise Problem("rate_limited", detail)
         return Admission(user=caller.user, profile=profile, target=target, expires_at=caller.expires, peer=peer)
 
 

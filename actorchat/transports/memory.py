@@ -256,6 +256,7 @@ class MemoryTransport:
     def connect(self, admission: Admission, *, buffer_bytes: int = _BUFFER_BYTES) -> MemoryConnection:
         """Open a socket; `buffer_bytes` is what lies between the two sides, each way."""
         line = _MemoryLine(admission, self._limits, buffer_bytes)
+        self.sessions.expect(line.session)
         self.sessions.add(line.session)
         self._nursery.start_soon(self._serve, line, admission)
         return MemoryConnection(line, self._limits.close_linger)

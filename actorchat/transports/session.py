@@ -12,6 +12,7 @@ from typing import Final
 
 import trio
 
+from actorchat.chat.model import Identity, identity_of
 from actorchat.protocol import (
     CloseCode,
     Fault,
@@ -236,10 +237,11 @@ class SocketSession:
 
 
 class Sessions:
-    """The live sessions of one transport."""
+    """The live sessions of one transport, and how many each person has."""
 
     def __init__(self) -> None:
         self._live: dict[SocketSession, None] = {}
+        self._of: dict[Identity, int] = {}
         self._closing_with: tuple[int, str] | None = None
         self._some = trio.Event()
         self._none = trio.Event()
@@ -251,8 +253,17 @@ class Sessions:
         """Over those that live now, whatever comes and goes meanwhile."""
         return iter(tuple(self._live))
 
+    def count(self, identity: Identity) -> int:
+        """How many sessions that person has, those that are being opened included."""
+        return self._of.get(identity, 0)
+
+    def expect(self, session: SocketSession) -> None:
+        """Count a session that is being opened. It is to be discarded once, whatever becomes of it."""
+        identity = identity_of(session.user)
+        self._of[identity] = self._of.get(identity, 0) + 1
+
     def add(self, session: SocketSession) -> None:
-        """Take a session that can be closed from now on; while draining it is, at once."""
+        """Take a session, one that was expected, that can be closed from now on; while draining it is, at once."""
         if not self._live:
             self._none = trio.Event()
         self._live[session] = None
@@ -261,7 +272,13 @@ class Sessions:
             session.close(*self._closing_with)
 
     def discard(self, session: SocketSession) -> None:
-        """Forget a session that has ended, if it ever was there."""
+        """Forget a session that has ended, whether or not it was added."""
+        identity = identity_of(session.user)
+        count = self._of[identity] - 1
+        if count:
+            self._of[identity] = count
+        else:
+            del self._of[identity]
         self._live.pop(session, None)
         if not self._live:
             self._some = trio.Event()

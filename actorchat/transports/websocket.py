@@ -51,6 +51,7 @@ class WebsocketTransport:
         Whatever the peer or the application does, nothing but Cancelled is raised.
         """
         session = SocketSession(admission, line, self._limits)
+        self.sessions.expect(session)
         subprotocol = upgrade.subprotocol
         stream = _Stream(line, session, upgrade)
         del upgrade

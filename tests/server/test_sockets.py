@@ -25,7 +25,7 @@ async def api(request: pytest.FixtureRequest) -> AsyncIterator[Api]:
         transport=request.param,
         sources=("lk", "shop"),
         origins=("https://shop.example",),
-        limits=LimitSettings(messages_per_second=0),
+        limits=LimitSettings(messages_per_second=0, visitor_sockets=2, operator_sockets=2),
     )
     async with running(settings) as api:
         yield api
@@ -280,3 +280,39 @@ async def test_a_socket_ends_when_its_token_does(api: Api) -> None:
     async with api.socket(room(mine), token(Role.USER, 7, ttl=1)) as socket:
         assert await first(socket) == (101, "user_connected")
         assert (await first(socket))[0] == 4401
+
+
+async def test_one_person_may_have_so_many_sockets_and_is_told_clearly_of_one_more(api: Api) -> None:
+    visitor, chat = await api.visit()
+    _, other = await api.visit()
+    async with AsyncExitStack() as stack:
+        for path, who in ((room(chat), visitor), (room(chat), operator()), ("/ws/operators", operator())):
+            for _ in range(2 if who == visitor else 1):
+                socket = await stack.enter_async_context(api.socket(path, who))
+                await socket.get_message()
+        for path, who, most in ((room(chat), visitor, 2), (room(other), operator(), 2)):
+            with pytest.raises(ConnectionRejected) as refused:
+                async with api.socket(path, who):
+                    pass
+            assert refused.value.status_code == 429
+            error = orjson.loads(refused.value.body or b"")["error"]
+            assert error["code"] == "rate_limited"
+            assert f"{most} sockets" in error["detail"]
+            protocols = (f"bearer.{who}", "actorchat.v1")
+            assert await outcome(api, path, None, protocols) == (1013, "rate_limited")
+        # Nobody else is concerned.
+        assert await outcome(api, room(chat), operator(2)) == (101, "user_connected")
+        assert await outcome(api, room(other), customer(5)) == (403, "not_participant")
+
+
+async def test_a_socket_that_has_ended_makes_room_for_another(api: Api) -> None:
+    visitor, chat = await api.visit()
+    for _ in range(5):
+        async with api.socket(room(chat), visitor) as one, api.socket(room(chat), visitor) as two:
+            assert (await first(one), await first(two)) == ((101, "user_connected"),) * 2
+        await until_closed(api)
+
+
+async def until_closed(api: Api) -> None:
+    while api.server.statistics().websockets:  # noqa: ASYNC110 - what is looked at has no event to wait for
+        await trio.sleep(0.001)

@@ -55,6 +55,7 @@ class ReactorTransport:
         if not isinstance(line, SocketLine):
             raise TypeError(f"the reactor serves plain sockets, not a {type(line).__name__}")
         connection = Connection(line.detach(), self._reactor, admission, self._limits, self._forget)
+        self.sessions.expect(connection.session)
         try:
             connection.open(accept(upgrade), upgrade.rest)
         except BaseException:
