@@ -150,19 +150,26 @@ class Server:
         after: int | None = None,
         profile: Profile = Profile.EXTENDED,
     ) -> LocalSocket:
-        """An operator of `sources` in the room of `chat`. Raises ChatRefused and StorageUnavailable."""
+        """An operator in the room of `chat`, a member of `sources` from now on, and of those named before.
+
+        Raises ChatRefused and StorageUnavailable.
+        """
         return await self._parts.local.operator(operator, sources, chat, after, profile)
 
     async def connect_feed(
         self, operator: User | int, *, sources: Collection[str], profile: Profile = Profile.EXTENDED
     ) -> LocalSocket:
-        """An operator's feed of `sources`. Raises ChatRefused and StorageUnavailable."""
+        """An operator's feed of `sources`, which the operator belongs to from now on, and to those named before.
+
+        Raises ChatRefused and StorageUnavailable.
+        """
         return await self._parts.local.feed(operator, sources, profile)
 
     async def api_for(self, user: User, *, sources: Collection[str] = ()) -> LocalApi:
         """The calls of the HTTP API on behalf of `user`, without HTTP: history, accept, close, notes and so on.
 
-        `sources` are an operator's widget sources. The profile of `user` is stored; empty fields keep what is stored.
+        `sources` are an operator's widget sources. Memberships have no end, unlike those that a token names. The profile
+        of `user` is stored; empty fields keep what is stored.
         Raises ChatRefused and StorageUnavailable.
         """
         parts = self._parts

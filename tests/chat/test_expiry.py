@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from uuid import UUID
@@ -15,7 +16,7 @@ from actorchat.chat.chats import ROOM_IDLE
 from actorchat.chat.model import ANONYMOUS_IDS, Identity, Policy
 from actorchat.chat.operations import AddMessage, CloseChat
 from actorchat.chat.sweeper import AT_ONCE, RETURN_GRACE
-from actorchat.protocol import Role, User
+from actorchat.protocol import Profile, Role, User
 from actorchat.testing import CommitFault, DelayedRunner, FaultyStore
 from tests.chat.people import ANNA, OLGA
 from tests.chat.world import Recorder, World, open_world
@@ -212,3 +213,26 @@ async def test_what_storage_could_not_delete_is_deleted_later(autojump_clock: Mo
         await trio.sleep(200)
         assert faults == []
         assert not await is_there(desk, chat.uuid)
+
+
+async def test_visitors_who_never_write_leave_nothing_behind(autojump_clock: MockClock) -> None:
+    """A thousand of them with made-up sources: only those of the last minutes are in storage, and none in the end."""
+    async with open_desk(autojump_clock, None, policy=POLICY) as desk:
+        archive = desk.chats.archive
+        most = 0
+        for number in range(1000):
+            guest = User(ANONYMOUS_IDS + number, Role.USER)
+            chat, _ = await desk.chats.reserve_chat(f"made-up-{number}", guest)
+            if number % 10 == 0:
+                await desk.leave(await desk.join(chat.uuid, guest, Profile.EXTENDED))
+            await trio.sleep(1)
+            if number % 100 == 0:
+                most = max(most, len(await archive.unused(trio.current_time() + 1, 10_000)))
+        assert most < 3 * POLICY.reserved_timeout
+        # What is left of a tab holds its room's address until it is collected, and an open room keeps its chat.
+        gc.collect()
+        await trio.sleep(5 * POLICY.reserved_timeout)
+        assert await archive.unused(trio.current_time(), 1) == ()
+        for number in range(1000):
+            assert await archive.person(Identity(Role.USER, ANONYMOUS_IDS + number)) is None
+        assert not [ref for ref in desk.system.live() if ref.name.startswith(("room/", "feed/"))]
