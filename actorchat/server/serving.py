@@ -168,8 +168,8 @@ class Server:
     async def api_for(self, user: User, *, sources: Collection[str] = ()) -> LocalApi:
         """The calls of the HTTP API on behalf of `user`, without HTTP: history, accept, close, notes and so on.
 
-        `sources` are an operator's widget sources. Memberships have no end, unlike those that a token names. The profile
-        of `user` is stored; empty fields keep what is stored.
+        `sources` are an operator's widget sources. Memberships have no end, unlike those that a token names. The
+        profile of `user` is stored; empty fields keep what is stored.
         Raises ChatRefused and StorageUnavailable.
         """
         parts = self._parts
