@@ -87,10 +87,12 @@ class HttpServer:
         connection = _Connection(self._app, self._config, self._context, {}, guarded)  # type: ignore[arg-type] # duck-typed
         connection.beginning = self._beginning
         connection.idle = self._idle
+        connection.scope = trio.CancelScope()
         self._open[guarded] = connection
         try:
             try:
-                await connection.run()
+                with connection.scope:
+                    await connection.run()
             finally:
                 del self._open[guarded]
                 self._idle.pop(connection, None)
@@ -117,8 +119,10 @@ class HttpServer:
                 await connection.give_up_body()
 
     def abort(self) -> None:
-        """Cut off answers that are being sent: nothing else would, they are shielded from cancellation."""
-        for guarded in self._open:
+        """Cut off every connection, whatever it waits for."""
+        for guarded, connection in self._open.items():
+            connection.scope.cancel()
+            # Shielded from cancellation.
             guarded.abort()
 
     def close_idle(self) -> bool:
@@ -305,6 +309,7 @@ class _Connection(TCPServer):
     has no request.
     """
 
+    scope: trio.CancelScope
     idle: dict[_Connection, None]
     beginning: trio.Semaphore
     stream: _GuardedStream  # type: ignore[assignment] # duck-typed

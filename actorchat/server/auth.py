@@ -9,7 +9,8 @@ import re
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
 from random import Random
@@ -36,6 +37,7 @@ __all__ = [
     "Claims",
     "Tokens",
     "anonymous_id",
+    "drafted_secret",
     "ensure_secret",
     "is_storable",
     "load_public_key",
@@ -337,19 +339,36 @@ def ensure_secret(folder: Path) -> str:
 
     Only the user who runs the server may read the file. Raises OSError if it can't be written.
     """
+    with drafted_secret(folder) as publish:
+        return publish()
+
+
+@contextmanager
+def drafted_secret(folder: Path) -> Iterator[Callable[[], str]]:
+    """As `ensure_secret`, which is what the result does when it is called; without that no new secret stays behind.
+
+    What can fail fails at the beginning, as a rule.
+    """
     path = folder / SECRET_FILE
-    if not path.exists():
-        draft = folder / f".{SECRET_FILE}-{secrets.token_hex(8)}"
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                file.write(new_secret() + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+    if path.exists():
+        secret = read_secret(folder)
+        yield lambda: secret
+        return
+    draft = folder / f".{SECRET_FILE}-{secrets.token_hex(8)}"
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(new_secret() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+        def publish() -> str:
             _publish(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
-    return read_secret(folder)
+            return read_secret(folder)
+
+        yield publish
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _publish(draft: Path, path: Path) -> None:

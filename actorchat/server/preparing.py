@@ -9,13 +9,22 @@ import os
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from actorchat.server.auth import PublicKey, Tokens, ensure_secret, load_public_key, new_secret
+from actorchat.server.auth import PublicKey, Tokens, drafted_secret, load_public_key, new_secret
 from actorchat.server.settings import DEFAULT_DATA, InvalidSettings, SettingFault, Settings
 from actorchat.storage.explaining import explain_os_error
 
-__all__ = ["StartFailed", "check_files", "missing_files", "prepare_folder", "prepare_tokens", "tls_context"]
+__all__ = [
+    "StartFailed",
+    "check_files",
+    "check_public_key",
+    "missing_files",
+    "new_folder",
+    "prepare_tokens",
+    "tls_context",
+]
 
 
 class StartFailed(Exception):  # noqa: N818 - says what happened
@@ -81,11 +90,32 @@ def _public_key(settings: Settings) -> PublicKey | None:
     return None if settings.public_key is None else load_public_key(settings.public_key)
 
 
-def prepare_folder(settings: Settings) -> None:
-    """Make the data folder, for its owner only, where there is none. Raises StartFailed."""
-    folder = settings.folder
+def check_public_key(settings: Settings) -> None:
+    """Raises InvalidSettings if there is none where the settings say."""
+    _public_key(settings)
+
+
+@contextmanager
+def new_folder(folder: Path | None) -> Iterator[None]:
+    """Make the data folder, for its owner only, where there is none; if the block fails, remove what was made.
+
+    Only empty folders are removed. Raises StartFailed.
+    """
     if folder is None:
+        yield
         return
+    made = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+    try:
+        _make(folder)
+        yield
+    except BaseException:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
+        raise
+
+
+def _make(folder: Path) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except FileExistsError:
@@ -98,20 +128,38 @@ def prepare_folder(settings: Settings) -> None:
         raise StartFailed(f"the data folder can't be used: {explain_os_error(folder, error)}") from None
 
 
-def prepare_tokens(settings: Settings, wall: Callable[[], float] = time.time) -> Tokens:
-    """The signer and judge of tokens, its secret made on the first run. Raises StartFailed, InvalidSettings.
+@contextmanager
+def prepare_tokens(settings: Settings, wall: Callable[[], float] = time.time) -> Iterator[Callable[[], Tokens]]:
+    """What makes the signer and judge of tokens. Only when it is called a new secret is put into the data folder.
 
-    `wall` gives epoch seconds.
+    `wall` gives epoch seconds. Raises StartFailed.
     """
     folder = settings.folder
     public_key = _public_key(settings)
     age = settings.limits.session_age
-    if settings.secret is not None:
-        return Tokens(settings.secret, public_key, now=wall, session_age=age)
-    if folder is None:
-        return Tokens(new_secret(), public_key, now=wall, session_age=age)
-    try:
-        return Tokens(ensure_secret(folder), public_key, now=wall, session_age=age)
-    except OSError as error:
-        fault = explain_os_error(Path(error.filename or folder), error)
-        raise StartFailed(f"the data folder can't be used: {fault}") from None
+
+    def tokens(secret: str) -> Tokens:
+        return Tokens(secret, public_key, now=wall, session_age=age)
+
+    if settings.secret is not None or folder is None:
+        secret = settings.secret or new_secret()
+        yield lambda: tokens(secret)
+        return
+    with ExitStack() as stack:
+        try:
+            ensure = stack.enter_context(drafted_secret(folder))
+        except OSError as error:
+            raise _unusable(folder, error) from None
+
+        def make() -> Tokens:
+            try:
+                return tokens(ensure())
+            except OSError as error:
+                raise _unusable(folder, error) from None
+
+        yield make
+
+
+def _unusable(folder: Path, error: OSError) -> StartFailed:
+    fault = explain_os_error(Path(error.filename or folder), error)
+    return StartFailed(f"the data folder can't be used: {fault}")

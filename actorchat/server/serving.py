@@ -33,7 +33,7 @@ from actorchat.server.inspection import serve_inspection
 from actorchat.server.local import LocalDoor, LocalSocket
 from actorchat.server.local_api import LocalApi
 from actorchat.server.people import People
-from actorchat.server.preparing import StartFailed, prepare_folder, prepare_tokens, tls_context
+from actorchat.server.preparing import StartFailed, check_public_key, new_folder, prepare_tokens, tls_context
 from actorchat.server.settings import Settings
 from actorchat.server.sockets import SocketDoor, Sockets
 from actorchat.storage import Journal, JournalStatistics, Storage, StoreUrlError, open_journal
@@ -49,6 +49,15 @@ __all__ = ["DRAIN_SECONDS", "Server", "ServerStatistics", "open_server", "start_
 
 DRAIN_SECONDS: Final = 9.0
 """What a draining server may take before its sockets are cut: a second of ten is left to stop in."""
+
+STOP_SECONDS: Final = 9.7
+"""What stopping may take in all: what comes of closed sockets is stored, and the storage is closed."""
+
+DECIDE_SECONDS: Final = 3.0
+"""After that sockets are told that the server stops, whatever is not decided: they have 5 s to read what is left."""
+
+ANSWER_SECONDS: Final = 3.0
+"""What peers have to read their HTTP answers when everything is decided."""
 
 _log: Final = logging.getLogger("actorchat.server")
 
@@ -95,22 +104,50 @@ class Server:
         self._state = state
 
     async def drain(self) -> None:
-        """Close intake, let what was taken be decided and announced, tell the sockets. Bounded by a deadline."""
+        """Close intake, let what was taken be decided and announced, tell the sockets. Takes `DRAIN_SECONDS` at most.
+
+        After `DECIDE_SECONDS` sockets are told although something is not decided: a commit may be in doubt for as long
+        as storage is away. It may still be decided until the end.
+        """
         parts, state = self._parts, self._state
         state.draining = True
         with trio.move_on_after(DRAIN_SECONDS):
             if state.listener is not None:
                 state.listener.close()
-            await parts.chats.drain()
-            await parts.journal.barrier()
+            decided = trio.Event()
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._decide, decided)
+                nursery.start_soon(self._end_http, decided)
+                with trio.move_on_after(DECIDE_SECONDS):
+                    await decided.wait()
                 nursery.start_soon(parts.memory.drain, CloseCode.DRAINING)
                 nursery.start_soon(parts.websockets.drain, CloseCode.DRAINING)
-                nursery.start_soon(parts.http.drain)
             state.drained = True
         if not state.drained:
             _log.error("draining took longer than %.0f s: what is left is cut off", DRAIN_SECONDS)
             parts.http.abort()
+
+    async def _decide(self, decided: trio.Event) -> None:
+        """Return when everything that was taken is decided and announced."""
+        await self._parts.chats.drain()
+        await self._parts.journal.barrier()
+        decided.set()
+
+    async def _end_http(self, decided: trio.Event) -> None:
+        """End every HTTP connection: idle ones at once, others with their answer, if the peer reads it in time."""
+        http, ended = self._parts.http, trio.Event()
+
+        async def end() -> None:
+            await http.drain()
+            ended.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(end)
+            with trio.move_on_after(DECIDE_SECONDS):
+                await decided.wait()
+            with trio.move_on_after(ANSWER_SECONDS):
+                await ended.wait()
+            http.abort()
 
     @property
     def port(self) -> int:
@@ -235,25 +272,30 @@ async def _run(
             except OSError as error:
                 where = "" if error.filename is None else f"{error.filename}: "
                 raise StartFailed(f"the server can't start: {where}{error.strerror or error}") from error
-            # From here on it ends by `stop`, and then within DRAIN_SECONDS.
+            # From here on it ends by `stop`, and then within STOP_SECONDS.
             scope.shield = True
             task_status.started(server)
             await stop.wait()
+            scope.deadline = trio.current_time() + STOP_SECONDS
             await server.drain()
             if not server.drained:
                 scope.cancel()
 
 
 async def start_server(stack: AsyncExitStack, settings: Settings, environment: Environment) -> Server:
-    """Start a server whose parts end with `stack`: without `Server.drain` before it, as one that was killed."""
+    """Start a server whose parts end with `stack`: without `Server.drain` before it, as one that was killed.
+
+    What can fail comes before what stays behind: a failed start leaves no new folder, and no secret in it.
+    """
     wall, random = environment.wall, environment.random
     tls = tls_context(settings)
-    prepare_folder(settings)
-    tokens = prepare_tokens(settings, wall)
+    check_public_key(settings)
     sockets = await _listen(settings, environment)
     for sock in sockets:
         stack.callback(sock.close)
-    storage = await _open_storage(stack, settings, environment)
+    with new_folder(settings.folder), prepare_tokens(settings, wall) as make_tokens:
+        storage = await _open_storage(stack, settings, environment)
+        tokens = make_tokens()
     journal = await stack.enter_async_context(
         open_journal(
             storage.store,

@@ -131,6 +131,32 @@ def test_a_port_in_use_is_one_line_and_status_1(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("data", ["actorchat-data", "deep/down/data"])
+@pytest.mark.parametrize("fault", ["port", "storage", "settings"])
+def test_a_failed_start_leaves_no_folder_and_no_secret(tmp_path: Path, data: str, fault: str) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        options = {
+            "port": ["--port", str(taken.getsockname()[1])],
+            "storage": [*FREE, "--storage", "sqlite:///file/chat.db"],
+            "settings": [*FREE, "--tls-cert", "none.pem", "--tls-key", "none.pem"],
+        }
+        ended = run(tmp_path, "serve", "--data", data, *options[fault])
+    assert ended.returncode in (1, 2), ended.stderr
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.slow
+def test_a_failed_start_keeps_a_folder_and_a_secret_that_were_there(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "secret").write_text("s" * 64)
+    ended = run(tmp_path, "serve", "--data", "data", *FREE, "--storage", "sqlite:///data/secret/chat.db")
+    assert ended.returncode == 1
+    assert (tmp_path / "data" / "secret").read_text() == "s" * 64
+    assert os.listdir(tmp_path / "data") == ["secret"]
+
+
+@pytest.mark.slow
 async def test_a_second_server_on_the_same_data_is_one_line_and_status_1_until_the_first_is_killed(
     tmp_path: Path,
 ) -> None:

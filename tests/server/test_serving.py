@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -19,7 +20,7 @@ import actorchat
 from actorchat.protocol import CloseCode, MessageAdded, Profile, Role, User
 from actorchat.server.local import LocalSocket
 from actorchat.server.preparing import StartFailed
-from actorchat.server.serving import DRAIN_SECONDS, open_server
+from actorchat.server.serving import ANSWER_SECONDS, DRAIN_SECONDS, open_server
 from actorchat.server.settings import Settings
 from tests.server.running import CAP, SECRET, Api, customer, error, running
 
@@ -150,6 +151,33 @@ async def test_a_journal_that_is_stuck_does_not_keep_the_program(autojump_clock:
             setattr(journal, wait, trio.sleep_forever)
     assert trio.current_time() == DRAIN_SECONDS
     assert not server.drained
+
+
+async def test_sockets_hear_1001_though_a_commit_is_in_doubt(autojump_clock: MockClock) -> None:
+    async with open_server(MEMORY) as server:
+        visitor = await server.connect_visitor(source="lk")
+        journal = server._parts.journal
+        for wait in ("barrier", "drain"):
+            setattr(journal, wait, trio.sleep_forever)
+    assert visitor.close_code == CloseCode.DRAINING
+    assert trio.current_time() == DRAIN_SECONDS
+    assert not server.drained
+
+
+async def test_what_is_decided_late_still_counts(autojump_clock: MockClock) -> None:
+    async with open_server(MEMORY) as server:
+        server._parts.journal.barrier = partial(trio.sleep, 7)  # type: ignore[method-assign] # the storage is slow
+    assert server.drained
+
+
+async def test_an_answer_that_is_not_read_fails_no_stop(autojump_clock: MockClock) -> None:
+    async with open_server(MEMORY) as server:
+        http, cut = server._parts.http, trio.Event()
+        http.drain = cut.wait  # type: ignore[method-assign] # a connection doesn't end by itself
+        http.abort = cut.set  # type: ignore[method-assign] # as above
+        begun = trio.current_time()
+    assert trio.current_time() - begun == ANSWER_SECONDS
+    assert server.drained
 
 
 async def test_a_request_on_its_way_is_answered_while_draining() -> None:
