@@ -1,10 +1,13 @@
 """A server's life inside another program: how it starts, that it drains, that nothing stays behind."""
 
 import gc
+import json
 import os
 import socket
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from uuid import UUID
@@ -17,12 +20,18 @@ from trio.testing import MockClock
 from trio_websocket import ConnectionClosed
 
 import actorchat
+from actorchat.chat.model import Policy
 from actorchat.protocol import CloseCode, MessageAdded, Profile, Role, User
+from actorchat.server import serving
+from actorchat.server.environment import Environment
 from actorchat.server.local import LocalSocket
 from actorchat.server.preparing import StartFailed
 from actorchat.server.serving import ANSWER_SECONDS, DRAIN_SECONDS, open_server
 from actorchat.server.settings import Settings
-from tests.server.running import CAP, SECRET, Api, customer, error, running
+from actorchat.storage import Storage, open_store
+from actorchat.testing._store_faults import CommitFault, FaultyStore
+from actorchat.testing._transports import until
+from tests.server.running import CAP, SECRET, Api, customer, error, running, websocket
 
 MEMORY = Settings(storage="memory://", port=None)
 
@@ -161,6 +170,60 @@ async def test_sockets_hear_1001_though_a_commit_is_in_doubt(autojump_clock: Moc
             setattr(journal, wait, trio.sleep_forever)
     assert visitor.close_code == CloseCode.DRAINING
     assert trio.current_time() == DRAIN_SECONDS
+    assert not server.drained
+
+
+class _Doubt:
+    """Storage whose commits are in doubt, and stay so, from `begin` on."""
+
+    def __init__(self) -> None:
+        self._begun = False
+
+    def begin(self) -> None:
+        self._begun = True
+
+    @asynccontextmanager
+    async def open_store(self, url: str, policy: Policy, *, clock: Callable[[], float]) -> AsyncIterator[Storage]:
+        async with open_store(url, policy, clock=clock) as storage:
+            yield attrs.evolve(storage, store=FaultyStore(storage.store, self._faults(), away_for=sys.maxsize))
+
+    def _faults(self) -> Iterator[CommitFault | None]:
+        while True:
+            yield CommitFault.STORED if self._begun else None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("transport", ["reactor", "trio-websocket"])
+async def test_websockets_hear_1001_and_no_answer_while_a_commit_is_in_doubt(
+    transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seconds in (("DRAIN_SECONDS", 1.0), ("DECIDE_SECONDS", 0.2), ("ANSWER_SECONDS", 0.2)):
+        monkeypatch.setattr(serving, name, seconds)
+    doubt = _Doubt()
+    settings = Settings(storage="memory://", port=0, secret=SECRET, transport=transport)
+    heard: list[str] = []
+
+    async def talk(server: actorchat.Server, chat: UUID | None) -> None:
+        protocols = (f"bearer.{customer(7)}", "actorchat.v1.ext")
+        async with websocket(server.port, f"/ws/chats/{chat}", None, protocols) as member:
+            await member.get_message()
+            doubt.begin()
+            command = {"type": "send_message", "data": {"text": "hello", "client_id": "k"}}
+            await member.send_message(json.dumps(command))
+            with suppress(ConnectionClosed):
+                while True:
+                    heard.append(json.loads(await member.get_message())["type"])
+            assert member.closed is not None
+            assert member.closed.code == CloseCode.DRAINING
+
+    async with (
+        trio.open_nursery() as nursery,
+        open_server(settings, environment=Environment(open_store=doubt.open_store)) as server,
+    ):
+        visitor = await server.connect_visitor(source="lk", user=7)
+        nursery.start_soon(talk, server, visitor.chat)
+        await until(lambda: server.statistics().journal.away, "the commit is in doubt")
+    assert not {"message_added", "message_not_added"}.intersection(heard)
     assert not server.drained
 
 

@@ -30,3 +30,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="let sockets join and leave a server of its own process for N seconds (default: 6)",
     )
+    parser.addoption(
+        "--stop-moments",
+        type=int,
+        default=None,
+        metavar="N",
+        help="stop a loaded server in N random moments (default: 3); name the folder, as for --kill-rounds",
+    )
+    parser.addoption("--stop-seed", type=int, default=None, metavar="N", help="the random choices of an earlier stop")
