@@ -201,17 +201,15 @@ class Person:
         type_role: Role | None = None,
     ) -> None:
         """Send a message over HTTP, and judge the answer."""
-        world, truth, begun = self.world, self.world.truth, trio.current_time()
+        world, truth = self.world, self.world.truth
         truth.attempts[chat, self.who, key] += 1
         try:
             message = await self.api.add_message(UUID(chat), text, client_id=key, type=type, type_role=type_role)
         except ApiError as error:
-            # Overloaded may say that no answer came in time: then it may be stored all the same.
-            if error.code != "overloaded":
+            # A 503 says nothing of earlier requests, and not even whether this one was carried out.
+            if error.status != 503:
                 truth.settle_attempt(chat, self.who, key)
-                # What can't be read can't be known either.
-                blind = error.code == "storage_unavailable" and world.disk.unreadable_until > begun
-                if error.code not in _UNJUDGED and not blind and truth.stored(chat, self.who, key) is not None:
+                if error.code not in _UNJUDGED and truth.stored(chat, self.who, key) is not None:
                     world.fail("refused-though-stored", f"HTTP {key} {text!r}: {error.code}")
             raise
         truth.settle_attempt(chat, self.who, key)
