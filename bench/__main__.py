@@ -16,11 +16,11 @@ import click
 from bench.actors import actors
 from bench.cases import connect, fanout, feed, idle, latency, rooms
 from bench.cold import storage
-from bench.hardship import flood, newcomers, resume
+from bench.hardship import flood, newcomers, resume, stalled
 from bench.plan import Plan, choose
 from bench.report import Report
 
-CASES = (fanout, rooms, connect, idle, latency, storage, feed, flood, resume, newcomers, actors)
+CASES = (fanout, rooms, connect, idle, latency, storage, feed, flood, resume, newcomers, stalled, actors)
 PEERS = "least possible (C),uWebSockets.js,ws,picows"
 
 Case = Callable[[Plan], None]

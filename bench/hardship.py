@@ -10,10 +10,11 @@ import httpx
 
 from bench.load import Socket, open_load
 from bench.plan import Plan
-from bench.servers import ACTORCHAT, SQLITE, actorchat_on, chat_sockets
+from bench.servers import ACTORCHAT, SQLITE, actorchat_on, chat_sockets, private_kib
+from bench.stalled import history_requests, peak_kib, replay_requests, say_a_lot, stalled_readers
 from bench.unfinished import allow_open_files, newcomer, unfinished_heads
 
-__all__ = ["flood", "newcomers", "resume"]
+__all__ = ["flood", "newcomers", "resume", "stalled"]
 
 QUIET_ROOMS = 100
 QUIET_RATE = 500
@@ -25,6 +26,10 @@ FLOOD_SECONDS = 6.0
 """3,000 quiet messages: of fewer, a p99 is a handful, and they are the disk's worst rather than the server's."""
 RESUMED = 20
 """Messages that everybody missed."""
+STALLED = 300
+STALLED_PER_SECOND = 100
+CLOSING_SECONDS = 1.5
+"""What the server does for readers that are gone it does in this time."""
 HEADS = 2_000
 NEWCOMERS = 20
 
@@ -99,6 +104,41 @@ def newcomers(plan: Plan) -> None:
                 unfinished_heads(port, HEADS, addresses=addresses),
             ):
                 runs.add(SQLITE.name, max(newcomer(port) for _ in range(NEWCOMERS)))
+
+
+def stalled(plan: Plan) -> None:
+    """300 sockets that resume 6 MB, then 300 HTTP clients with 20 requests for it, read nothing: memory and p99."""
+    report, who = plan.report, SQLITE.name
+    count, seconds = (100, 2 * plan.seconds) if plan.quick else (STALLED, FLOOD_SECONDS)
+    for kind, requests in (("replay", replay_requests), ("HTTP", history_requests)):
+        memory = report.runs(f"stalled reader, {kind}", "KiB", less=True)
+        closing = report.runs(f"the same while {count} are closed at once, {kind}", "KiB", less=True)
+        alone = report.runs(f"p99 of {QUIET_ROOMS} quiet rooms before {count} stalled readers, {kind}", "ms", less=True)
+        beside = report.runs(f"p99 while they come and stay, {kind}", "ms", less=True)
+        for each in (memory, closing):
+            report.ask_value(f"{each.case}, KiB", each.case, who, 256.0, most=True)
+        report.ask(
+            f"p99 beside stalled readers, {kind}, x without", beside.case, who, (alone.case, who), 1.2, most=True
+        )
+        for _ in plan.each_round(f"stalled, {kind}", steps=3):
+            plan.step(f"stalled, {kind}: a long history is written")
+            with TemporaryDirectory() as name, actorchat_on(Path(name)) as (port, process):
+                folder = Path(name)
+                asked = requests(port, folder, say_a_lot(port), count)
+                with open_load(port, chat_sockets(port, folder, QUIET_ROOMS, 2, 1)) as (load, _):
+                    plan.step(f"stalled, {kind}: quiet rooms alone")
+                    measured = load.open_loop(rate=QUIET_RATE, seconds=seconds)
+                    alone.add(who, measured.p99_us / 1000, measured.cpu_share)
+                    before = private_kib(process)
+                    plan.step(f"stalled, {kind}: {count} readers come")
+                    with stalled_readers(port, asked, per_second=STALLED_PER_SECOND) as readers:
+                        measured = load.open_loop(rate=QUIET_RATE, seconds=seconds)
+                        beside.add(who, measured.p99_us / 1000, measured.cpu_share)
+                        if len(readers.opened) < count:
+                            raise RuntimeError(f"only {len(readers.opened)} readers came: {readers.failure}")
+                        memory.add(who, (private_kib(process) - before) / count)
+                        readers.close()
+                        closing.add(who, (peak_kib(process, CLOSING_SECONDS) - before) / count)
 
 
 def _say(port: int, sockets: list[Socket], members: int) -> None:

@@ -40,6 +40,7 @@ __all__ = [
     "Target",
     "Unavailable",
     "actorchat_on",
+    "anonymous_kib",
     "chat_sockets",
     "console_sockets",
     "private_kib",
@@ -255,13 +256,14 @@ def private_kib(process: subprocess.Popen[bytes], *, still: float = 0.4) -> int:
     deadline = time.monotonic() + STAND_SECONDS
     kib, since = -1, time.monotonic()
     while (now := time.monotonic()) < deadline and now - since < still:
-        before, kib = kib, _anonymous_kib(process.pid)
+        before, kib = kib, anonymous_kib(process.pid)
         since = since if kib == before else now
         time.sleep(0.1)
     return kib
 
 
-def _anonymous_kib(session: int) -> int:
+def anonymous_kib(session: int) -> int:
+    """As `private_kib`, now: of the process that leads `session`, and of whatever it started."""
     total = 0
     for status in Path("/proc").glob("[0-9]*/status"):
         try:

@@ -13,7 +13,7 @@ import trio
 
 from actorchat.protocol import CloseCode, Message, MessageAdded, Profile, Role, SendMessage, UserConnected
 from tests.system.processes import TRANSPORTS, ServerProcess, server_process, token
-from tests.system.sockets import Socket, open_http, open_socket
+from tests.system.sockets import Http, Socket, connect, open_http, open_socket
 
 READERS = 44
 STUCK = 5
@@ -33,6 +33,13 @@ MANY_MESSAGES = 1_600
 """24 MiB."""
 
 MEMORY_BYTES = 12 * 2**20
+STALLED = 40
+STALLED_BYTES = 256 * 2**10
+"""What the server may keep for a peer that asks for a long history and reads nothing of it."""
+
+LONG_MESSAGES = 100
+"""1.6 MiB."""
+
 VISITOR, OTHER_VISITOR = token(Role.USER, 100), token(Role.USER, 101)
 CAP = 60.0
 
@@ -160,3 +167,55 @@ async def test_what_stuck_members_leave_unread_does_not_pile_up(server: ServerPr
             assert process.memory_info().rss - before < MEMORY_BYTES
             for socket in stuck:
                 assert await socket.gone() in (CloseCode.OVERLOADED, 1006)
+
+
+async def long_chat(http: Http, number: int) -> UUID:
+    visitor = token(Role.USER, number)
+    chat = await http.reserve(visitor)
+    for index in range(LONG_MESSAGES):
+        await http.post(visitor, chat, text=text_of(index))
+    return chat
+
+
+async def grown_by(process: psutil.Process, before: int) -> int:
+    """Bytes by which the server has grown, once that stands still."""
+    grown, still = -1, 0
+    while still < 5:
+        await trio.sleep(0.1)
+        now = process.memory_info().rss - before
+        still = still + 1 if now == grown else 0
+        grown = now
+    return grown
+
+
+@pytest.mark.slow
+async def test_a_stalled_reader_of_a_replay_costs_little(server: ServerProcess) -> None:
+    process = psutil.Process(server.pid)
+    with trio.fail_after(CAP):
+        async with open_http(server.url) as http, AsyncExitStack() as stack:
+            chat = await long_chat(http, 200)
+            before = process.memory_info().rss
+            for number in range(STALLED):
+                target = f"/ws/chats/{chat}?after=-1"
+                await stack.enter_async_context(open_socket(server.port, target, token(Role.OPERATOR, 2_000 + number)))
+            assert await grown_by(process, before) < STALLED * STALLED_BYTES
+            # Nothing is encoded for those who leave.
+            await stack.aclose()
+            assert await grown_by(process, before) < STALLED * STALLED_BYTES
+
+
+@pytest.mark.slow
+async def test_a_stalled_reader_of_http_answers_costs_little(server: ServerProcess) -> None:
+    process = psutil.Process(server.pid)
+    with trio.fail_after(CAP):
+        async with open_http(server.url) as http, AsyncExitStack() as stack:
+            chat = await long_chat(http, 201)
+            before = process.memory_info().rss
+            for number in range(STALLED):
+                stream = await stack.enter_async_context(await connect(server.port))
+                who = token(Role.OPERATOR, 2_000 + number)
+                request = f"GET /api/chats/{chat}/messages?limit=200 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {who}"
+                await stream.send_all(20 * f"{request}\r\n\r\n".encode())
+            assert await grown_by(process, before) < STALLED * STALLED_BYTES
+            await stack.aclose()
+            assert await grown_by(process, before) < STALLED * STALLED_BYTES
