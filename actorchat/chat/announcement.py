@@ -73,10 +73,11 @@ class _Stream:
 class Announcement:
     """`changes`, of one chat and in commit order, for the members of `roster` and, with `listening`, for its feed.
 
-    `shown` is what the feed's consoles get, None for nothing.
+    `shown` is what the feed's consoles get, None for nothing. `steps`, for several changes: each one's revision, and
+    the number of frames in `shown` up to it.
     """
 
-    __slots__ = ("_added", "_after", "_for_all", "_frames", "_roster", "_shown", "_streams", "shown")
+    __slots__ = ("_added", "_after", "_for_all", "_frames", "_roster", "_shown", "_streams", "shown", "steps")
 
     def __init__(self, roster: Roster, changes: Sequence[Changed], *, listening: bool) -> None:
         self._roster = roster
@@ -86,11 +87,18 @@ class Announcement:
         self._shown: list[bytes] = []
         self._added: list[StoredMessage] = []
         self._after = roster.announced
+        steps: list[tuple[int, int]] = []
         for change in changes:
             self._encode(change, self._after)
             self._after = change.chat
+            if len(changes) > 1:
+                steps.append((change.chat.rev, self._shown_count()))
+        self.steps = tuple(steps)
         self._frames = Frames.joined(self._for_all.frames)
         self.shown = self._join_shown() if listening else None
+
+    def _shown_count(self) -> int:
+        return len(self._for_all.frames if self._streams is None else self._shown)
 
     def _join_shown(self) -> Frames | None:
         if self._streams is None:

@@ -14,6 +14,7 @@ import trio
 
 from actorchat.chat.announcement import Announcement
 from actorchat.chat.feed import FeedItem, FeedRoster
+from actorchat.chat.limits import Intake
 from actorchat.chat.model import ChatState, OperatorCounters, SourceCounters, Stage
 from actorchat.chat.operations import Changed, Outcome
 from actorchat.chat.roster import Roster
@@ -29,16 +30,23 @@ class Announcer:
     """Announces one chat's commits (`ports.Recipient`). It belongs to the room's address, as its roster does.
 
     `in_flight` operations are with the journal, or wait here for the room. `complete`: all that was committed before
-    the next outcome is announced. Until it is, outcomes wait here, where a crash of the room can't lose them.
+    the next outcome is announced. Until it is, outcomes and changes wait here, where a crash of the room can't lose
+    them, and `intake` is held.
     """
 
-    def __init__(self, roster: Roster, feeds: Callable[[str], FeedRoster]) -> None:
+    def __init__(self, roster: Roster, feeds: Callable[[str], FeedRoster], intake: Intake) -> None:
         self.roster = roster
         self.in_flight = 0
         self.complete = False
+        self._intake = intake
+        self._holds = False
+        # Changes that belong before what waits here are in storage only.
+        self._lacks = False
         self._feeds = feeds
         self._feed: FeedRoster | None = None
         self._outcomes: deque[Outcome] = deque()
+        # Of outcomes that are settled, and not announced yet.
+        self._changes: list[Changed] = []
         # They came with outcomes that are settled, and are not yet with the feed.
         self._counters: list[OperatorCounters | SourceCounters] = []
         self._call_room: Callable[[], object] | None = None
@@ -57,22 +65,30 @@ class Announcer:
                 if self._announce():
                     return
             except Exception:
-                _log.exception("announcing in chat %s failed; its room reads storage and goes on", self.roster.chat)
-                self.complete = False
+                _log.exception("announcing in chat %s failed; its room tries again", self.roster.chat)
+                self._fall_behind()
         if not called and call_room is not None:
             call_room()
 
     def _announce(self) -> bool:
         """False: the room has to go on."""
-        changes, announced = self.settle(), self.roster.announced
-        if not changes or (announced is not None and changes[0].chat.rev == announced.rev + 1):
-            return not self.publish(changes)
-        self.complete = False
-        return False
+        self.settle()
+        if self.lacks:
+            self._fall_behind()
+            return False
+        left_behind = self.publish(self._changes)
+        if self._changes:
+            self._changes = []
+        return not left_behind
 
-    def settle(self) -> list[Changed]:
-        """Answer whoever asked, once; what is returned is to be announced."""
-        changes = []
+    @property
+    def lacks(self) -> bool:
+        """Whether the room has to read storage before what waits here can be announced."""
+        changes, announced = self._changes, self.roster.announced
+        return self._lacks or (bool(changes) and (announced is None or changes[0].chat.rev > announced.rev + 1))
+
+    def settle(self) -> None:
+        """Answer whoever asked, once. What changed is to be announced."""
         outcomes = self._outcomes
         while outcomes:
             outcome = outcomes.popleft()
@@ -81,23 +97,49 @@ class Announcer:
             if outcome.counters:
                 self._counters.extend(outcome.counters)
             if isinstance(decision, Changed):
-                changes.append(decision)
+                self._changes.append(decision)
             if origin is not None:
                 origin.answer(decision)
         if not self.in_flight:
             self._call_room = None
-        return changes
 
     def announce_waiting(self) -> None:
-        """What storage has is announced: announce what waits beyond that. Members may be left behind."""
-        changes, announced = self.settle(), self.roster.announced
-        self.publish([change for change in changes if announced is None or change.chat.rev > announced.rev])
-        self.complete = True
+        """What storage alone has is announced: announce what waits beyond that. Members may be left behind."""
+        self.settle()
+        announced = self.roster.announced
+        self.publish([change for change in self._changes if announced is None or change.chat.rev > announced.rev])
+        self._changes = []
+        self._lacks, self.complete = False, True
+        self._release()
 
-    def publish(self, changes: Sequence[Changed]) -> bool:
+    def give_up(self) -> None:
+        """The room is given up: answer whoever asked. What was not announced is to be read from storage."""
+        self._lacks, self.complete = True, False
+        try:
+            self.settle()
+        finally:
+            self._changes = []
+            self._release()
+            if self._counters and self.roster.announced is not None:
+                # Nobody knows when the room will show what they count.
+                self._put(self.roster.announced, None)
+
+    def _fall_behind(self) -> None:
+        self.complete = False
+        if not self._holds:
+            self._holds = True
+            self._intake.hold()
+
+    def _release(self) -> None:
+        if self._holds:
+            self._holds = False
+            self._intake.release()
+
+    def publish(self, changes: Sequence[Changed], *, counted: bool = True) -> bool:
         """Encode for everybody, then send, then tell the feed: nothing is sent if encoding fails.
 
-        True: members are left behind, and the room has to see to it that they read on.
+        True: members are left behind, and the room has to see to it that they read on. `counted`: after `changes` all
+        that the counters count is shown.
         """
         roster = self.roster
         if not changes:
@@ -111,12 +153,15 @@ class Announcer:
             for identity in roster.typists:
                 stop_typing(roster, self._feeds, identity, now)
         left_behind = announcement.send()
-        if announcement.shown is not None or self._counters:
-            self._put(chat, announcement.shown)
+        if not counted:
+            if announcement.shown is not None:
+                self._feed_of(chat).put(FeedItem(chat.uuid, chat.rev, announcement.shown, (), announcement.steps))
+        elif announcement.shown is not None or self._counters:
+            self._put(chat, announcement.shown, announcement.steps)
         return left_behind
 
-    def _put(self, chat: ChatState, frames: Frames | None) -> None:
-        self._feed_of(chat).put(FeedItem(chat.uuid, chat.rev, frames, tuple(self._counters)))
+    def _put(self, chat: ChatState, frames: Frames | None, steps: tuple[tuple[int, int], ...] = ()) -> None:
+        self._feed_of(chat).put(FeedItem(chat.uuid, chat.rev, frames, tuple(self._counters), steps))
         self._counters.clear()
 
     def _feed_of(self, chat: ChatState) -> FeedRoster:

@@ -31,7 +31,7 @@ from actorchat.chat.directory import (
 )
 from actorchat.chat.feed import Console, Feed, FeedMessage, FeedRoster, Flush, Flushed
 from actorchat.chat.limits import FEED_SNAPSHOT, ROOM_INBOX, Intake, Limits, RateLimiter
-from actorchat.chat.model import ChatState, PersonRecord, Policy, Stage
+from actorchat.chat.model import ChatState, OperatorCounters, PersonRecord, Policy, SourceCounters, Stage
 from actorchat.chat.operations import (
     Changed,
     ChatOperation,
@@ -146,7 +146,7 @@ class Chats:
         ports = RoomPorts(journal, archive, self._replays, self._feeds.anchor, RateLimiter(limits), limits)
         self._rooms: Virtual[UUID, RoomMessage, Announcer] = system.virtual(
             lambda chat, announcer: Room(announcer, ports),
-            anchor=lambda chat: Announcer(Roster(chat, self._profiles), self._feeds.anchor),
+            anchor=lambda chat: Announcer(Roster(chat, self._profiles), self._feeds.anchor, self._intake),
             idle=ROOM_IDLE,
             inbox=ROOM_INBOX,
             restart=_KEPT_UP,
@@ -155,7 +155,12 @@ class Chats:
         )
 
     def _make_feed(self, source: str, roster: FeedRoster) -> Feed:
-        return Feed(roster, lambda counters: self._directory().signal(Counted(counters)))
+        return Feed(roster, self._count)
+
+    def _count(self, counters: tuple[OperatorCounters | SourceCounters, ...]) -> None:
+        # Kept where no crash of the directory loses it.
+        self.consoles.count(counters)
+        self._directory().signal(Counted(counters))
 
     def _make_feed_roster(self, source: str) -> FeedRoster:
         # Whoever holds the roster holds the address: what a room puts while no console is there must not be lost.
@@ -311,7 +316,7 @@ class Chats:
             snapshot = await self.archive.feed_snapshot(sources, FEED_SNAPSHOT)
             await _show(session, snapshot)
             console.release({chat.uuid: chat.rev for chat in snapshot.chats})
-            self.consoles.join(console, snapshot.counters)
+            self.consoles.join(console, snapshot.counters, snapshot.operators)
             directory.signal(ConsoleJoined(console, snapshot.operators, snapshot.counters))
         except BaseException:
             leave()
@@ -323,7 +328,17 @@ class Chats:
         await self._intake.drain()
         # Rooms have announced to their members, and put into the feeds what consoles are to see.
         for source in tuple(self._listened):
-            await self._feeds[source].ask(Flushed())
+            await self._flush(source)
+
+    async def _flush(self, source: str) -> None:
+        """Return when the feed has shown all that rooms have put, if it can be kept up."""
+        feed, roster = self._feeds[source], self._feeds.anchor(source)
+        for _ in range(_KEPT_UP.max + 1):
+            # A crashed feed shows it when it restarts, or is activated by the next question.
+            with suppress(ActorError):
+                await feed.ask(Flushed())
+            if not roster.items:
+                return
 
     # For the directory, the renames and the sweepers
 
@@ -428,7 +443,7 @@ async def _show(session: Session, snapshot: FeedSnapshot) -> None:
 def _close_members(chat: UUID, announcer: Announcer, error: BaseException) -> None:
     """A room that can't be kept up: who asked is answered, its sockets come back and resume from storage."""
     announcer.roster.given_up = True
-    announcer.settle()
+    announcer.give_up()
     for member in tuple(announcer.roster.members()):
         member.session.close(CloseCode.SERVER_FAILED, "the chat failed")
 

@@ -66,7 +66,7 @@ class PersonSeen:
 
 @attrs.frozen(eq=False)
 class ConsoleJoined:
-    """A console is live; its snapshot showed these counters."""
+    """A console is live; its snapshot showed these operators and counters."""
 
     console: Console
     operators: tuple[OperatorRecord, ...]
@@ -150,26 +150,69 @@ class _Operator:
 
 @attrs.define(eq=False)
 class _View:
-    """What one console was told of its sources, and what it still has to be told."""
+    """What one console was told of its sources, and what it still has to be told.
+
+    `ahead`: counters that its snapshot showed before the events of the chats they count were shown.
+    """
 
     unread: dict[str, SourceCounters]
+    ahead: dict[int, OperatorCounters]
     operators: set[int] = attrs.Factory(set)
     global_due: bool = False
 
 
 class Consoles:
-    """Who is connected. It outlives the directory's incarnations; joining and leaving are synchronous."""
+    """Who is connected, and the counters whose chats' events were shown. Joining, leaving, counting are synchronous.
+
+    It outlives the directory's incarnations. Storage may be ahead of these counters.
+    """
 
     def __init__(self) -> None:
         self.views: dict[Console, _View] = {}
+        self.operators: dict[int, OperatorCounters] = {}
+        self.sources: dict[str, SourceCounters] = {}
+        self._begun = False
         self._of_operator: Counter[int] = Counter()
         self._left_at: dict[int, float] = {}
 
-    def join(self, console: Console, counters: Iterable[SourceCounters]) -> None:
-        """The console is live; its snapshot showed `counters`."""
+    def begin(self, records: Iterable[OperatorRecord]) -> None:
+        """Take what storage has, once: before anything happens all of it counts as shown."""
+        if not self._begun:
+            self._begun = True
+            self.count(tuple(record.counters for record in records))
+
+    def count(self, counters: Iterable[OperatorCounters | SourceCounters]) -> None:
+        """The events of the chats that these count were shown."""
+        for counter in counters:
+            if isinstance(counter, SourceCounters):
+                known = self.sources.get(counter.source)
+                if known is None or counter.rev > known.rev:
+                    self.sources.pop(counter.source, None)
+                    self.sources[counter.source] = counter
+                    if len(self.sources) > KNOWN_SOURCES:
+                        self._forget_sources()
+            elif counter.rev >= self.counters(counter.operator_id).rev:
+                self.operators[counter.operator_id] = counter
+
+    def _forget_sources(self) -> None:
+        """Forget sources without a console that have not changed for longest: whoever joins reads them from storage."""
+        watched = frozenset().union(*(console.sources for console in self.views))
+        for source in list(self.sources)[: len(self.sources) - KNOWN_SOURCES // 2]:
+            if source not in watched:
+                del self.sources[source]
+
+    def counters(self, operator_id: int) -> OperatorCounters:
+        return self.operators.get(operator_id) or OperatorCounters(operator_id)
+
+    def join(
+        self, console: Console, counters: Iterable[SourceCounters], operators: Iterable[OperatorRecord] = ()
+    ) -> None:
+        """The console is live; its snapshot showed `counters` and `operators`."""
         unread = {source: SourceCounters(source) for source in console.sources}
         unread.update({counter.source: counter for counter in counters})
-        self.views[console] = _View(unread)
+        shown = (record.counters for record in operators)
+        ahead = {each.operator_id: each for each in shown if each.rev > self.counters(each.operator_id).rev}
+        self.views[console] = _View(unread, ahead)
         operator_id = console.session.user.id
         self._of_operator[operator_id] += 1
         self._left_at.pop(operator_id, None)
@@ -216,7 +259,6 @@ class Directory(Actor[DirectoryMessage]):
         self._consoles = consoles
         self._clock = clock
         self._operators: dict[int, _Operator] = {}
-        self._sources: dict[str, SourceCounters] = {}
         self._told_at = -INTERVAL
         self._waiting = False
 
@@ -230,9 +272,11 @@ class Directory(Actor[DirectoryMessage]):
                 return
 
     async def _load(self) -> None:
-        for record in await self._archive.operators(None):
+        records = await self._archive.operators(None)
+        self._consoles.begin(records)
+        for record in records:
             operator_id = record.person.user.id
-            self._operators[operator_id] = _Operator(record.person, record.counters)
+            self._operators[operator_id] = _Operator(record.person, self._consoles.counters(operator_id))
             connected = self._consoles.connected(operator_id)
             if connected and not record.person.online:
                 self._store(operator_id, online=True)
@@ -240,15 +284,12 @@ class Directory(Actor[DirectoryMessage]):
                 self._return(operator_id)
             elif record.person.online and not connected:
                 self._start_grace(operator_id)
-        if self._consoles.views:
-            await self._resume()
+        self._resume()
 
-    async def _resume(self) -> None:
+    def _resume(self) -> None:
         """An incarnation crashed: tell the consoles that are there what it may not have told."""
-        sources = frozenset().union(*(console.sources for console in self._consoles.views))
-        snapshot = await self._archive.feed_snapshot(sources, 0)
-        for counter in snapshot.counters:
-            self._count(counter)
+        for counter in self._consoles.sources.values():
+            self._count_unread(counter)
         for operator in self._operators.values():
             self._operator_due(operator)
         self._tell()
@@ -292,40 +333,32 @@ class Directory(Actor[DirectoryMessage]):
 
     def _count(self, counter: OperatorCounters | SourceCounters) -> None:
         if isinstance(counter, SourceCounters):
-            known = self._sources.get(counter.source)
-            if known is None or counter.rev > known.rev:
-                self._sources.pop(counter.source, None)
-                self._sources[counter.source] = counter
-                if len(self._sources) > KNOWN_SOURCES:
-                    self._forget_sources()
-                for view in self._consoles.views.values():
-                    if counter.source in view.unread:
-                        self._count_unread(view, counter)
+            self._count_unread(counter)
             return
         operator = self._operators.get(counter.operator_id)
         if operator is not None and counter.rev > operator.counters.rev:
             operator.counters = counter
-            self._operator_due(operator)
+            self._operator_due(operator, counted=True)
 
-    def _forget_sources(self) -> None:
-        """Forget sources without a console that have not changed for longest: whoever joins reads them from storage."""
-        watched = frozenset().union(*(console.sources for console in self._consoles.views))
-        for source in list(self._sources)[: len(self._sources) - KNOWN_SOURCES // 2]:
-            if source not in watched:
-                del self._sources[source]
+    def _count_unread(self, counter: SourceCounters) -> None:
+        for view in self._consoles.views.values():
+            known = view.unread.get(counter.source)
+            if known is not None and counter.rev > known.rev:
+                view.unread[counter.source] = counter
+                view.global_due = view.global_due or counter.unread_chats != known.unread_chats
 
-    def _count_unread(self, view: _View, counter: SourceCounters) -> None:
-        known = view.unread[counter.source]
-        if counter.rev > known.rev:
-            view.unread[counter.source] = counter
-            view.global_due = view.global_due or counter.unread_chats != known.unread_chats
+    def _operator_due(self, operator: _Operator, *, but: frozenset[str] = frozenset(), counted: bool = False) -> None:
+        """Due at every console that shares a source with the operator, but those that share one of `but`.
 
-    def _operator_due(self, operator: _Operator, *, but: frozenset[str] = frozenset()) -> None:
-        """Due at every console that shares a source with the operator, but those that share one of `but`."""
-        sources = operator.person.sources(self._clock())
+        `counted`: only its counters changed, which a console's snapshot may have shown.
+        """
+        sources, operator_id = operator.person.sources(self._clock()), operator.person.user.id
         for console, view in self._consoles.views.items():
+            ahead = view.ahead.get(operator_id) if counted else None
+            if ahead is not None and ahead.rev >= operator.counters.rev:
+                continue
             if not console.sources.isdisjoint(sources) and console.sources.isdisjoint(but):
-                view.operators.add(operator.person.user.id)
+                view.operators.add(operator_id)
 
     def _tell(self) -> None:
         """Tell every console what is due, unless it was told a moment ago: then once, when the moment is over."""
@@ -340,38 +373,38 @@ class Directory(Actor[DirectoryMessage]):
             return
         self._told_at = now
         for console, view in due:
-            events: list[Event] = [self._event(operator_id) for operator_id in sorted(view.operators)]
+            events: list[Event] = [self._event(operator_id, view) for operator_id in sorted(view.operators)]
             if view.global_due:
                 events.append(GlobalUpdated(sum(each.unread_chats for each in view.unread.values())))
+            frames = Frames.of([encode_event(event, Profile.STRICT) for event in events])
             view.operators.clear()
             view.global_due = False
-            console.session.push(Frames.of([encode_event(event, Profile.STRICT) for event in events]))
+            console.session.push(frames)
 
-    def _event(self, operator_id: int) -> OperatorUpdated:
+    def _event(self, operator_id: int, view: _View) -> OperatorUpdated:
         operator = self._operators[operator_id]
-        return operator_event(OperatorRecord(operator.person, operator.counters))
+        counters, ahead = operator.counters, view.ahead.get(operator_id)
+        if ahead is not None and ahead.rev > counters.rev:
+            counters = ahead
+        elif ahead is not None:
+            del view.ahead[operator_id]
+        return operator_event(OperatorRecord(operator.person, counters))
 
     # Consoles and people
 
     def _joined(self, message: ConsoleJoined) -> None:
         console = message.console
-        # The snapshot may be ahead of what rooms have announced.
-        for counter in message.counters:
-            self._count(counter)
-        for each in message.operators:
-            self._count(each.counters)
         view = self._consoles.views.get(console)
         if view is None:
             return
-        for source in console.sources:
-            known = self._sources.get(source)
-            if known is not None:
-                self._count_unread(view, known)
+        # The snapshot may be behind what was told since it was read, or ahead of what rooms have announced.
+        for source in console.sources & self._consoles.sources.keys():
+            self._count_unread(self._consoles.sources[source])
         shown = {record.person.user.id: record for record in message.operators}
         now = self._clock()
         for operator_id, operator in self._operators.items():
             record = shown.get(operator_id)
-            stale = record is None or operator_event(record) != self._event(operator_id)
+            stale = record is None or operator_event(record) != self._event(operator_id, view)
             if stale and not console.sources.isdisjoint(operator.person.sources(now)):
                 view.operators.add(operator_id)
         own = self._operators.get(console.session.user.id)
@@ -381,7 +414,7 @@ class Directory(Actor[DirectoryMessage]):
     def _seen(self, person: PersonRecord) -> None:
         operator = self._operators.get(person.user.id)
         if operator is None:
-            operator = self._operators[person.user.id] = _Operator(person, OperatorCounters(person.user.id))
+            operator = self._operators[person.user.id] = _Operator(person, self._consoles.counters(person.user.id))
             self._operator_due(operator)
             return
         known = operator.person

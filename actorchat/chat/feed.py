@@ -26,12 +26,23 @@ HELD_ITEMS = 10_000
 
 @attrs.frozen(eq=False)
 class FeedItem:
-    """What one room announced in one step. `frames` is None where only counters changed."""
+    """What one room announced in one step. `frames` is None where only counters changed.
+
+    `steps`, if it was more than one revision: each with the number of frames up to it.
+    """
 
     chat: UUID
     rev: int
     frames: Frames | None
     counters: tuple[OperatorCounters | SourceCounters, ...] = ()
+    steps: tuple[tuple[int, int], ...] = ()
+
+    def newer(self, rev: int) -> Frames | None:
+        """The frames of what came after revision `rev`."""
+        if self.frames is None or rev >= self.rev:
+            return None
+        known = max((count for step, count in self.steps if step <= rev), default=0)
+        return self.frames.after(known) if known < len(self.frames.ends) else None
 
 
 class Console:
@@ -70,10 +81,11 @@ class Console:
         newer = []
         for item in items:
             floor = self._floor.get(item.chat)
-            if floor is None or item.rev > floor:
-                self._floor.pop(item.chat, None)
-                if item.frames is not None:
-                    newer.append(item.frames)
+            frames = item.frames if floor is None else item.newer(floor)
+            if floor is not None and item.rev > floor:
+                del self._floor[item.chat]
+            if frames is not None:
+                newer.append(frames)
         if newer:
             self.session.push(join_frames(newer))
 
@@ -149,11 +161,12 @@ class Feed(Actor[FeedMessage]):
 
     def _flush(self) -> None:
         roster = self._roster
-        items, roster.items = roster.items, deque()
-        if items:
-            batch = list(items)
+        if roster.items:
+            batch = list(roster.items)
             shown = [item.frames for item in batch if item.frames is not None]
             frames = join_frames(shown) if shown else None
+            # What fails until here is tried again.
+            roster.items.clear()
             for console in roster.consoles:
                 console.show(batch, frames)
             counters = tuple(counter for item in batch for counter in item.counters)

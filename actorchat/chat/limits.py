@@ -121,8 +121,9 @@ class Intake:
         self._capacity = capacity
         self._in_flight = 0
         self._refusing = 0
+        self._held = 0
         self._draining = False
-        self._drained = trio.Event()
+        self._changed = trio.Event()
 
     @property
     def in_flight(self) -> int:
@@ -161,12 +162,22 @@ class Intake:
 
     def done(self) -> None:
         self._in_flight -= 1
-        if self._draining and not self._in_flight:
-            self._drained.set()
+        if self._draining:
+            self._changed.set()
+
+    def hold(self) -> None:
+        """What is done waits to be announced: draining waits for `release`, which follows once."""
+        self._held += 1
+
+    def release(self) -> None:
+        self._held -= 1
+        if self._draining:
+            self._changed.set()
 
     async def drain(self) -> None:
-        """Refuse from now on; return when everything taken is done."""
+        """Refuse from now on; return when everything taken is done and announced."""
         self._draining = True
-        if not self._in_flight:
-            self._drained.set()
-        await self._drained.wait()
+        await trio.lowlevel.checkpoint()
+        while self._in_flight or self._held:
+            self._changed = trio.Event()
+            await self._changed.wait()

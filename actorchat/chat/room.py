@@ -135,7 +135,6 @@ class Room(Actor[RoomMessage]):
             roster.announced = None if roster.expired else found
             self._announcer.complete = roster.announced is not None
             return
-        self._announcer.complete = False
         for position in roster.behind.values():
             if position.lagging:
                 # Who read on for the incarnation before this one is gone with it.
@@ -266,9 +265,12 @@ class Room(Actor[RoomMessage]):
     # What was decided
 
     async def _announce(self) -> None:
-        if not self._announcer.complete:
-            await self._recover()
-            self._announcer.announce_waiting()
+        announcer = self._announcer
+        if not announcer.complete:
+            announcer.settle()
+            if announcer.lacks:
+                await self._recover()
+            announcer.announce_waiting()
         for member, position in self._roster.behind.items():
             if position.lagging and position.reader is None:
                 self._read_on(member, position)
@@ -292,7 +294,7 @@ class Room(Actor[RoomMessage]):
                 chat = replace(announced, rev=messages[-1].rev, next_index=messages[-1].index + 1)
             before = (announced.stage, announced.operator, announced.owner)
             changed = (chat.stage, chat.operator, chat.owner) != before
-            self._announcer.publish([Changed(chat, messages, changed)])
+            self._announcer.publish([Changed(chat, messages, changed)], counted=False)
 
     # Members that read more than the room remembers
 

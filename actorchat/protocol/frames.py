@@ -118,6 +118,13 @@ class Frames(msgspec.Struct, frozen=True, gc=False):
         """The JSON payloads of the frames, in order."""
         return tuple(self._cut())
 
+    def after(self, count: int) -> "Frames":
+        """Leave out the first ``count`` frames."""
+        if not count:
+            return self
+        start = self.ends[count - 1]
+        return Frames(self.data[start:], tuple(end - start for end in self.ends[count:]), self.typing)
+
     def _cut(self) -> Iterator[bytes]:
         for start, end in pairwise((0, *self.ends)):
             length = self.data[start + 1]

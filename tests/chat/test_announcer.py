@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from actorchat.chat.announcer import Announcer
 from actorchat.chat.feed import FeedRoster
+from actorchat.chat.limits import Intake
 from actorchat.chat.model import ChatState, Stage, StoredMessage
 from actorchat.chat.operations import Changed, Decision, MarkMessage, Outcome, Refused
 from actorchat.chat.profiles import Profiles
@@ -46,7 +47,7 @@ class Scene:
     @classmethod
     def open(cls, profile: Profile = Profile.EXTENDED) -> Scene:
         feed = FeedRoster("lk", lambda: None)
-        announcer = Announcer(Roster(CHAT, Profiles()), lambda source: feed)
+        announcer = Announcer(Roster(CHAT, Profiles()), lambda source: feed, Intake(10))
         announcer.roster.announced, announcer.complete = RESERVED, True
         olga = Recorder(OLGA, profile)
         member = Member(olga)

@@ -170,25 +170,21 @@ async def test_counters_of_sources_without_a_console_are_forgotten_when_there_ar
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(directory_module, "KNOWN_SOURCES", 10)
-    made: list[Directory] = []
-
     async with open_store("memory://", Policy()) as storage, open_system() as system:
         consoles, recorder = Consoles(), Recorder(OLGA)
 
-        def make() -> Directory:
-            made.append(Directory(storage.archive, refuse, refuse, consoles))
-            return made[-1]
-
-        directory = await system.start(make)
+        directory = await system.start(lambda: Directory(storage.archive, refuse, refuse, consoles))
         console = Console(recorder, LK)
         consoles.join(console, ())
         directory.signal(ConsoleJoined(console, (), ()))
         for rev, source in enumerate(["lk", *(f"made-up-{number}" for number in range(100))], 1):
-            directory.signal(Counted((SourceCounters(source, rev, rev),)))
+            counters = (SourceCounters(source, rev, rev),)
+            consoles.count(counters)
+            directory.signal(Counted(counters))
             await wait_all_tasks_blocked()
-            assert len(made[0]._sources) <= 10
+            assert len(consoles.sources) <= 10
         # What a console is shown is remembered: an older value does not come back.
         directory.signal(Counted((SourceCounters("lk", 7, 0),)))
         await trio.sleep(1)
-        assert "lk" in made[0]._sources
+        assert "lk" in consoles.sources
         assert [event.unread_chats for event in recorder.got(GlobalUpdated)] == [1]

@@ -1,0 +1,194 @@
+"""What consoles see comes in the order of the commits: a chat's events, then the counters that count them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from actorchat.chat.announcement import Announcement
+from actorchat.chat.announcer import Announcer
+from actorchat.chat.directory import Directory
+from actorchat.chat.feed import Console, Feed, FeedItem
+from actorchat.chat.operations import CloseChat
+from actorchat.protocol import (
+    ChatUpdated,
+    Event,
+    Frames,
+    GlobalUpdated,
+    MessageAdded,
+    OperatorUpdated,
+)
+from actorchat.storage.store import Store
+from actorchat.testing import CommitFault, FaultyStore
+from tests.chat.people import ANNA, CHAT, OLGA, PETR
+from tests.chat.test_crashes import plant
+from tests.chat.world import LK, Recorder, open_world
+
+
+def short(events: list[Event]) -> list[Any]:
+    """The events of one chat and one operator, as little as tells them apart."""
+    told: list[Any] = []
+    for event in events:
+        match event:
+            case ChatUpdated(chat=each):
+                told.append(each.status.value)
+            case MessageAdded(message=message):
+                told.append(message.text)
+            case OperatorUpdated(user=user) if user.id == OLGA.id:
+                told.append((event.new_chats, event.open_chats))
+            case GlobalUpdated(unread_chats=unread):
+                told.append(unread)
+            case _:
+                pass
+    return told
+
+
+@pytest.mark.parametrize("fault", [CommitFault.STORED, CommitFault.FORGOTTEN])
+async def test_a_console_that_comes_during_a_doubt_tells_the_others_nothing(
+    fault: CommitFault, autojump_clock: MockClock
+) -> None:
+    faults: list[CommitFault] = []
+
+    def broken(store: Store) -> Store:
+        return FaultyStore(store, iter(lambda: faults.pop() if faults else None, object()), away_for=4)
+
+    async with open_world(faults=broken) as world:
+        petr, chat = await world.console(PETR), await world.reserve()
+        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
+        anna.say("hello")
+        await trio.sleep(1)
+        petr.recorder.take()
+        faults.append(fault)
+        olga.say("in doubt")
+        await wait_all_tasks_blocked()
+        late = await world.console(PETR)
+        snapshot = short(late.recorder.take())
+        await trio.sleep(1)
+        assert (short(petr.recorder.take()), short(late.recorder.take())) == ([], [])
+        await trio.sleep(20)
+        stored = fault is CommitFault.STORED
+        assert snapshot == [(0, int(stored)), 1, "open" if stored else "new"]
+        assert short(petr.recorder.take()) == (["open", "in doubt", (0, 1)] if stored else [])
+        assert short(late.recorder.take()) == []
+
+
+async def test_a_directory_that_crashes_during_a_doubt_tells_nothing_before_its_end(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    faults: list[CommitFault] = []
+
+    def broken(store: Store) -> Store:
+        return FaultyStore(store, iter(lambda: faults.pop() if faults else None, object()), away_for=5)
+
+    async with open_world(faults=broken) as world:
+        petr, chat = await world.console(PETR), await world.reserve()
+        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
+        anna.say("hello")
+        await trio.sleep(1)
+        faults.append(CommitFault.STORED)
+        olga.say("in doubt")
+        await wait_all_tasks_blocked()
+        petr.recorder.take()
+        plant(monkeypatch, Directory, "_joined", 1)
+        await world.console(OLGA)
+        await trio.sleep(0.5)
+        assert set(short(petr.recorder.take())) <= {(0, 0)}
+        await trio.sleep(20)
+        told = short(petr.recorder.take())
+        # Once more when she is stored as online.
+        assert list(dict.fromkeys(each for each in told if each != (0, 0))) == ["open", "in doubt", (0, 1)]
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+@pytest.mark.parametrize(("owner", "name"), [(Announcer, "publish"), (Announcement, "_encode"), (Directory, "_count")])
+async def test_after_a_crash_everything_is_told_in_its_order_and_once(
+    owner: type, name: str, nth: int, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async with open_world() as world:
+        petr, chat = await world.console(PETR), await world.reserve()
+        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
+        anna.say("hello")
+        await trio.sleep(1)
+        petr.recorder.take()
+        anna.recorder.take()
+        plant(monkeypatch, owner, name, nth, times=2)
+        # All of it is one batch of the journal.
+        anna.say("one")
+        olga.say("two")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.chats.perform, CloseChat(chat, OLGA))
+            await wait_all_tasks_blocked()
+            anna.say("three")
+        await trio.sleep(10)
+        told = short(petr.recorder.take())
+        assert [each for each in told if isinstance(each, str)] == ["one", "open", "two", "closed", "new", "three"]
+        assert [1, *(each for each in told if isinstance(each, int))][-1] == 1
+        assert [each for each in told if isinstance(each, tuple)][-1] == (0, 0)
+        assert told.count((0, 1)) <= 2
+        in_room = [each for each in short(anna.recorder.take()) if each != "The chat was closed."]
+        assert in_room == ["one", "open", "two", "closed", "new", "three"]
+
+
+async def test_a_console_sees_of_one_step_of_a_room_what_its_snapshot_has_not_shown() -> None:
+    def frames(*texts: str) -> Frames:
+        return Frames.of([text.encode() for text in texts])
+
+    # Revisions 4 to 7 of one chat; 5 shows nothing to consoles.
+    item = FeedItem(CHAT, 7, frames("a", "b", "c", "d"), (), ((4, 2), (5, 2), (6, 3), (7, 4)))
+    for shown, seen in ((3, "abcd"), (4, "cd"), (5, "cd"), (6, "d"), (7, "")):
+        recorder = Recorder(PETR)
+        console = Console(recorder, LK)
+        console.show([item], item.frames)
+        console.release({CHAT: shown})
+        assert b"".join(recorder.payloads).decode() == seen
+        last = FeedItem(CHAT, 8, frames("e"))
+        console.show([last], last.frames)
+        assert b"".join(recorder.payloads).decode() == seen + "e"
+
+
+async def test_a_step_of_several_revisions_says_which_frames_are_whose(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        await world.console(PETR)
+        chat = await world.reserve()
+        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
+        roster = world.chats._feeds.anchor("lk")
+        items: list[FeedItem] = []
+        roster.put = items.append  # type: ignore[method-assign, assignment] # what would be shown
+        anna.say("one")
+        olga.say("two")
+        anna.say("three")
+        await world.settle()
+        assert [(item.rev, item.steps) for item in items] == [(3, ((1, 2), (2, 4), (3, 5)))]
+
+
+async def test_draining_waits_for_a_room_that_has_crashed(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async with open_world() as world:
+        petr = await world.console(PETR)
+        anna = await world.join(await world.reserve(), ANNA)
+        await trio.sleep(1)
+        petr.recorder.take()
+        plant(monkeypatch, Announcer, "publish", 1, times=2)
+        anna.say("hello")
+        await world.chats.drain()
+        assert anna.recorder.texts() == ["hello"]
+        assert short(petr.recorder.take())[:2] == ["new", "hello"]
+
+
+@pytest.mark.parametrize("nth", [1, 3])
+async def test_draining_waits_for_a_feed_that_has_crashed(
+    nth: int, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async with open_world() as world:
+        petr = await world.console(PETR)
+        anna = await world.join(await world.reserve(), ANNA)
+        await trio.sleep(1)
+        petr.recorder.take()
+        plant(monkeypatch, Feed, "_flush", nth, times=3)
+        anna.say("hello")
+        await world.chats.drain()
+        assert short(petr.recorder.take())[:2] == ["new", "hello"]
