@@ -303,6 +303,7 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
             capacity=environment.journal_capacity,
             clock=wall,
             writer=f"{random.getrandbits(128):032x}",
+            tidy=storage.tidy,
         )
     )
     system = await stack.enter_async_context(

@@ -30,6 +30,7 @@ _log = logging.getLogger("actorchat.storage")
 
 MAX_BATCH: Final = 1_000
 _FIRST_PROBE, _LAST_PROBE = 0.05, 1.0
+_TIDY_PERIOD: Final = 1.0
 
 _REFUSED: Final = Refused(RefusalCode.STORAGE_UNAVAILABLE, "messages can't be stored now; try again", _LAST_PROBE)
 _AWAY: Final[Decided] = (_REFUSED, ())
@@ -63,6 +64,7 @@ class Journal:
         capacity: int,
         clock: Callable[[], float],
         writer: str,
+        tidy: Callable[[], object] | None,
     ) -> None:
         self._store = store
         self._runner = runner
@@ -70,6 +72,8 @@ class Journal:
         self._capacity = capacity
         self._clock = clock
         self._writer = writer
+        self._tidy = tidy
+        self._tidy_due = False
         # What may wait besides what is held.
         self._room = capacity
         self._waiting: list[_Entry] = []
@@ -134,11 +138,35 @@ class Journal:
                 # Yields though something waits: whoever answers an outcome with another operation, or with another try,
                 # can't keep this task going.
                 await self._wake.wait()
+                if self._tidy_due:
+                    self._tidy_due = False
+                    await self._look_after_storage()
+                    if not self._waiting:
+                        self._wake = trio.Event()
+                        continue
                 await self._decide(self._take())
                 while self._untold is not None:
                     await self._decide(self._take())
         finally:
             self._tell_untold()
+
+    async def tick(self) -> None:
+        """Let `run` look after storage in each second in which nothing was committed, until cancelled."""
+        while True:
+            batches = self._batches
+            await trio.sleep(_TIDY_PERIOD)
+            if self._batches == batches:
+                self._tidy_due = True
+                self._wake.set()
+
+    async def _look_after_storage(self) -> None:
+        if self._tidy is None or self._away:
+            return
+        try:
+            await self._runner.run(self._tidy)
+        except StorageUnavailable as error:
+            _log.error("storage is away: %s", str(error))
+            self._go_away(Batch(self._writer, self._batches, self._clock()), None)
 
     async def _decide(self, entries: list[_Entry]) -> None:
         if self._away:
@@ -166,7 +194,8 @@ class Journal:
             meanwhile = None if self._untold is None else self._tell_untold
             decided = await self._runner.run(partial(self._store.commit, operations, batch), meanwhile)
         except StorageUnavailable as error:
-            _log.error("storage is away, nothing of the batch was stored: %s", error)
+            # As text: whoever keeps the record must not keep the error, and with it cursors of a closed connection.
+            _log.error("storage is away, nothing of the batch was stored: %s", str(error))
             # Before what comes of this batch, though the runner may have failed without a word to it.
             self._tell_untold()
             self._go_away(batch, None)
@@ -299,17 +328,21 @@ async def open_journal(
     capacity: int = 10_000,
     clock: Callable[[], float] = time.time,
     writer: str | None = None,
+    tidy: Callable[[], object] | None = None,
 ) -> AsyncIterator[Journal]:
     """A journal that commits to `store`, whose `commit` and `recover` run in `runner`.
 
     At most `capacity` operations wait; more are not taken. `clock` tells epoch seconds. `writer` names this
-    journal among all that ever wrote to the store; None: a random name. Leaving the block
+    journal among all that ever wrote to the store; None: a random name. `tidy` runs in `runner` after each second in
+    which nothing was committed; if it raises `StorageUnavailable`, storage is away. Leaving the block
     takes no more and decides everything that was taken, unless the caller's scope is cancelled: then what is
     undecided gets no answer.
     """
     async with trio.open_nursery() as nursery:
-        journal = Journal(store, runner, nursery, capacity, clock, writer or uuid4().hex)
+        journal = Journal(store, runner, nursery, capacity, clock, writer or uuid4().hex, tidy)
         nursery.start_soon(journal.run)
+        if tidy is not None:
+            nursery.start_soon(journal.tick)
         try:
             yield journal
         finally:

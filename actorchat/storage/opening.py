@@ -28,12 +28,13 @@ READERS: Final = 2
 @attrs.frozen
 class Storage:
     """An open store: `archive` to read, and for `open_journal` the `store` with the `runner` its commits run
-    in.
+    in, and what is to be done about once a second to look after it.
     """
 
     store: Store
     runner: Runner
     archive: Archive
+    tidy: Callable[[], object] | None = None
 
 
 @asynccontextmanager
@@ -64,13 +65,13 @@ async def _open_sqlite(path: Path, policy: Policy, clock: Callable[[], float]) -
     from actorchat.storage.sqlite import SqliteStore
 
     async with open_workers("storage-reader", READERS) as readers, open_workers("storage-writer") as writer:
-        give_up = await writer.run(partial(claim, path))
+        claimed = await writer.run(partial(claim, path))
         try:
-            store = await writer.run(partial(SqliteStore, path, policy, clock=clock))
+            store = await writer.run(partial(SqliteStore, claimed.path, policy, clock=clock, claim=claimed))
             try:
-                yield Storage(store, writer, StoreArchive(store, readers))
+                yield Storage(store, writer, StoreArchive(store, readers), store.tidy)
             finally:
                 # A checkpoint of the log, which is bounded: a second at most.
                 await writer.run(store.close)
         finally:
-            give_up()
+            claimed.release()

@@ -73,9 +73,13 @@ class SqlBatches:
         COMMIT.
         """
         self._cursor = cursor
-        self._load(operations)
-        decided, changes = decide_batch(operations, self.rows, self, self._policy, now)
-        self._save(changes)
+        try:
+            self._load(operations)
+            decided, changes = decide_batch(operations, self.rows, self, self._policy, now)
+            self._save(changes)
+        finally:
+            # SQLite keeps a closed connection open as long as one of its cursors is.
+            del self._cursor
         return decided, changes
 
     def look_up(self, cursor: BatchCursor, operations: Sequence[RefuseMessage]) -> list[Decided]:

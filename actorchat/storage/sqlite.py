@@ -1,17 +1,16 @@
-"""Owns a SQLite file: its connections, its transactions, and what each of its failures means.
+"""Stores chats in a SQLite file: transactions, and what each of their failures means.
 
-Decides nothing. One connection writes, in one thread; each reading thread has its own. A failed write leaves
-nothing behind but the question whether COMMIT was durable, and `recover` answers it.
+A failed write leaves nothing behind but the question whether COMMIT was durable, and `recover` answers it.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -29,48 +28,26 @@ from actorchat.chat.ports import (
 )
 from actorchat.protocol import Role
 from actorchat.storage.batch import decide_each
+from actorchat.storage.claim import Claim
+from actorchat.storage.connections import Connect, Connections, LogBusy, connect
 from actorchat.storage.explaining import explain_os_error, explain_sqlite_error, fault_beside
+from actorchat.storage.files import DatabaseFiles
 from actorchat.storage.rows import person_key
 from actorchat.storage.sql_batch import SqlBatches
 from actorchat.storage.sql_reads import SqlReads
+from actorchat.storage.sql_rows import Row
 from actorchat.storage.sql_start import prepare_start
 from actorchat.storage.statements import Statements
 from actorchat.storage.store import Batch, CommitInDoubt, Decided, StoreUrlError
 from actorchat.storage.upgrade import check_owner, upgrade
 
-__all__ = ["Connect", "SqliteStore", "connect"]
+__all__ = ["SqliteStore"]
 
-_log = logging.getLogger("actorchat.storage")
+_LOOK_PERIOD: Final = 1.0
+"""Seconds between two looks at the write-ahead log's files."""
 
-_BUSY_TIMEOUT: Final = 2.0
-
-Connect = Callable[[Path, bool], sqlite3.Connection]
-"""Opens a connection to a file that exists; with True it must not be able to write."""
-
-
-def connect(path: Path, read_only: bool, factory: type[sqlite3.Connection] = sqlite3.Connection) -> sqlite3.Connection:
-    """A connection as the store needs it, to a file that exists. `factory` makes it."""
-    connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}",
-        factory=factory,
-        uri=True,
-        timeout=_BUSY_TIMEOUT,
-        isolation_level=None,  # transactions begin and end where this module says so
-        check_same_thread=False,  # used by one thread at a time, which the sqlite3 module can't know
-    )
-    try:
-        if not read_only:
-            [(mode,)] = connection.execute("PRAGMA journal_mode=WAL").fetchall()
-            if mode != "wal":
-                raise StorageUnavailable(
-                    f"{path} is on a file system where SQLite can't keep a write-ahead log: use a local disk"
-                )
-            connection.execute("PRAGMA synchronous=FULL")
-            connection.execute("PRAGMA wal_autocheckpoint=10000")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+_STAMP_PERIOD: Final = 10.0
+"""Seconds after which a commit renews the stamp that tells this database from copies of it."""
 
 
 class SqliteStore:
@@ -82,21 +59,27 @@ class SqliteStore:
     """
 
     def __init__(
-        self, path: Path, policy: Policy, connect: Connect = connect, clock: Callable[[], float] = time.time
+        self,
+        path: Path,
+        policy: Policy,
+        connect: Connect = connect,
+        clock: Callable[[], float] = time.time,
+        claim: Claim | None = None,
     ) -> None:
         self._path = path
         self._policy = policy
-        self._connect = connect
         self._clock = clock
         self._statements = Statements()
         self._batches = SqlBatches(self._statements, policy)
-        self._readers: list[sqlite3.Connection] = []
-        self._writer: sqlite3.Connection | None = None
         self._data_version: int | None = None
         # Whether the cached rows are as committed, also while there is no connection.
         self._rows_hold = True
         self.corrected_counters = 0
+        self._looked_at = self._stamped_at = -inf
+        self._last: Batch | None = None
         _make_file(path)
+        self._files = DatabaseFiles(path, claim)
+        self._connections = Connections(path, connect, self._files)
         try:
             self._prepare()
         except BaseException:
@@ -105,6 +88,9 @@ class SqliteStore:
 
     def commit(self, operations: Sequence[Operation], batch: Batch) -> list[Decided]:
         with self._outages_reported():
+            if abs(batch.now - self._looked_at) >= _LOOK_PERIOD:
+                self._looked_at = batch.now
+                self._look_at_files()
             cursor = self._begin()
             changes = None
             try:
@@ -117,6 +103,8 @@ class SqliteStore:
                 cursor = self._begin(fresh=True)
                 self._rows_hold = False
                 decided = decide_each(operations, lambda operation: self._alone(cursor, operation, batch.now))
+            # What is committed to a file that is not there any more is lost, though SQLite commits it.
+            self._files.check()
             if changes is not None and changes.nothing:
                 # No disk is waited for, and nothing can be in doubt.
                 cursor.execute("ROLLBACK")
@@ -124,6 +112,9 @@ class SqliteStore:
                 return decided
             last_id = (self._batches.rows if changes is None else changes).next_message_id - 1
             cursor.execute(self._statements.put_batch, (batch.writer, batch.number, last_id, int(batch.now), 0))
+            if abs(batch.now - self._stamped_at) >= _STAMP_PERIOD:
+                self._stamped_at = batch.now
+                self._stamp(cursor, self._files.stamp + 1)
         try:
             cursor.execute("COMMIT")
         except (sqlite3.Error, MemoryError) as error:
@@ -132,21 +123,38 @@ class SqliteStore:
         if changes is not None:
             self._batches.committed(changes)
         self._rows_hold = True
+        self._last = batch
         return decided
 
     def recover(self, batch: Batch) -> bool:
-        self._disconnect()
         with self._outages_reported():
+            self._files.check()
+            self._look_at_files()
+            self._disconnect()
             # What is cached is kept as it is until the next commit: `is_new` may be asked in another thread.
-            cursor = self._open_writer().cursor()
+            cursor = self._connections.open_writer().cursor()
             cursor.execute("BEGIN IMMEDIATE")
             cursor.execute(self._statements.batch, (batch.writer,))
             known = cursor.fetchall()
+            self._check_history(batch.writer, known)
             # What a failed COMMIT left in the log could still come to life after a crash, or be lost if it is
             # there: a commit over it, or after it, is what makes either answer final.
             cursor.execute(self._statements.fence, (batch.writer, 0, 0, int(batch.now), 0))
             cursor.execute("COMMIT")
-        return bool(known) and known[0][0] == batch.number
+        stored = bool(known) and known[0][0] == batch.number
+        if stored:
+            self._last = batch
+        return stored
+
+    def tidy(self) -> None:
+        """Look after the files: to be called about once a second while nothing is committed.
+
+        Raises `StorageUnavailable` if they are not those that were opened.
+        """
+        with self._outages_reported():
+            self._files.check()
+            self._look_at_files()
+            self._connections.shrink_log()
 
     def is_new(self, operation: RefuseMessage) -> bool:
         message = operation.message
@@ -160,9 +168,7 @@ class SqliteStore:
             return SqlBatches(self._statements, self._policy).look_up(cursor, operations)
 
     def close(self) -> None:
-        while self._readers:
-            self._readers.pop().close()
-        self._disconnect()
+        self._connections.close()
 
     def chat(self, chat: UUID) -> ChatState | None:
         with self._reading() as reads:
@@ -212,20 +218,35 @@ class SqliteStore:
 
     def _begin(self, *, fresh: bool = False) -> sqlite3.Cursor:
         """Begin a transaction that nobody else can write beside. `fresh` forgets what is cached."""
-        cursor = self._open_writer().cursor()
+        cursor = self._connections.open_writer().cursor()
         cursor.execute("BEGIN IMMEDIATE")
         # Moves when another connection has written: then nothing that is cached holds.
         [(version,)] = cursor.execute("PRAGMA data_version").fetchall()
+        if version != self._data_version and self._last is not None:
+            cursor.execute(self._statements.batch, (self._last.writer,))
+            self._check_history(self._last.writer, cursor.fetchall())
         if fresh or version != self._data_version:
             self._batches.forget(cursor)
             self._data_version = version
         return cursor
 
-    def _open_writer(self) -> sqlite3.Connection:
-        if self._writer is None:
-            self._writer = self._connect(self._path, False)
-            self._data_version = None
-        return self._writer
+    def _check_history(self, writer: str, known: list[Row]) -> None:
+        """Raise `StorageUnavailable` if `known`, the database's last batch of `writer`, is older than this store's.
+
+        Then another program has restored an older content, by way of SQLite.
+        """
+        last = self._last
+        if last is not None and last.writer == writer and (not known or known[0][0] < last.number):
+            self._files.restored()
+
+    def _look_at_files(self) -> None:
+        self._files.check_claim()
+        self._connections.mend_log()
+        self._connections.warn_of_large_log()
+
+    def _stamp(self, cursor: sqlite3.Cursor, stamp: int) -> None:
+        self._files.stamp = stamp
+        cursor.execute(f"PRAGMA user_version={stamp}")
 
     def _alone(self, cursor: sqlite3.Cursor, operation: Operation, now: float) -> Decided:
         cursor.execute("SAVEPOINT alone")
@@ -245,21 +266,16 @@ class SqliteStore:
         return decided
 
     def _disconnect(self) -> None:
-        connection, self._writer = self._writer, None
-        if connection is None:
-            return
-        with suppress(sqlite3.Error):
-            # SQLite keeps a closed connection, with its lock, as long as a traceback holds one of its
-            # cursors.
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-        with suppress(sqlite3.Error):
-            connection.close()
+        self._data_version = None
+        self._connections.close_writer()
 
     @contextmanager
     def _outages_reported(self) -> Iterator[None]:
         try:
             yield
+        except LogBusy:
+            # The connection has what nobody else reaches.
+            raise
         except StorageUnavailable:
             self._disconnect()
             raise
@@ -276,39 +292,29 @@ class SqliteStore:
 
     @contextmanager
     def _reading_cursor(self) -> Iterator[sqlite3.Cursor]:
-        """One consistent reading, on a connection that no other thread uses meanwhile."""
-        connection = None
         try:
-            try:
-                connection = self._readers.pop()
-            except IndexError:
-                connection = self._connect(self._path, True)
-            cursor = connection.cursor()
-            cursor.execute("BEGIN")
-            yield cursor
-            cursor.execute("COMMIT")
-        except BaseException as error:
-            if connection is not None:
-                with suppress(sqlite3.Error):
-                    connection.close()
-            if isinstance(error, Exception) and _is_outage(error):
+            with self._connections.reading() as cursor:
+                yield cursor
+        except Exception as error:
+            if _is_outage(error):
                 raise StorageUnavailable(f"{self._path}: {error}") from error
             raise
-        self._readers.append(connection)
 
     def _prepare(self) -> None:
         if (fault := fault_beside(self._path)) is not None:
             raise StoreUrlError(fault)
         try:
             # Before the writer, which would change the journal mode of a database that is not ours.
-            with closing(self._connect(self._path, True)) as reader:
-                check_owner(reader, self._path)
-            self._writer = self._connect(self._path, False)
-            upgrade(self._writer, self._path)
+            with self._connections.reading() as reader:
+                check_owner(reader.connection, self._path)
+            upgrade(self._connections.open_writer(), self._path)
             cursor = self._begin()
             self.corrected_counters = self._put_in_order(cursor)
+            [(known,)] = cursor.execute("PRAGMA user_version").fetchall()
+            self._stamp(cursor, self._files.first_stamp(known, self._clock()))
             cursor.execute("COMMIT")
             self._batches.forget(cursor)
+            self._files.check()
         except sqlite3.Error as error:
             raise explain_sqlite_error(self._path, error) from error
 
@@ -329,6 +335,9 @@ def _is_outage(error: Exception) -> bool:
 
 
 def _make_file(path: Path) -> None:
+    if path.is_file():
+        # Not opened: closing it again would drop the locks of this process on it, SQLite's included.
+        return
     try:
         # What people write to each other is nobody else's: SQLite gives its log files the same mode.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))

@@ -72,7 +72,7 @@ class Workers:
         finally:
             # A thread can't be stopped, and what it does (a commit) must be known: so the wait is not cancelled.
             await trio.lowlevel.wait_task_rescheduled(lambda _: Abort.FAILED)
-        return result[0].unwrap()
+        return result.pop().unwrap()
 
     async def join(self) -> None:
         """Return when every thread has ended: after the call it is running, if any, and no later one."""
@@ -88,6 +88,8 @@ class Workers:
     def _work(self) -> None:
         while (work := self._calls.get()) is not None:
             work()
+            # An error that it raised holds what it worked with, such as cursors.
+            del work
         self._token.run_sync_soon(self._one_ended)
 
     def _one_ended(self) -> None:

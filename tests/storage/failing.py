@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from actorchat.storage.sqlite import connect
+from actorchat.storage.connections import connect
 
 Before = Callable[[str], object]
 

@@ -21,8 +21,9 @@ from actorchat.chat.operations import AddMessage, Changed, SetOnline
 from actorchat.chat.ports import ChatFilter
 from actorchat.protocol import Role
 from actorchat.storage import migrations
+from actorchat.storage.connections import connect
 from actorchat.storage.schema import HEAD, metadata
-from actorchat.storage.sqlite import SqliteStore, connect
+from actorchat.storage.sqlite import SqliteStore
 from actorchat.storage.store import Batch, StoreUrlError
 from tests.storage.world import ANN, EVE, say
 

@@ -1,0 +1,54 @@
+"""What a server says while its database is not there, or can't be read."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import trio
+
+from actorchat.server.settings import LimitSettings, Settings
+from tests.server.running import SECRET, Api, error, operator, running
+
+
+def settings(folder: Path) -> Settings:
+    return Settings(data=folder, port=0, secret=SECRET, limits=LimitSettings(messages_per_second=0))
+
+
+def delete_database(folder: Path) -> None:
+    for file in folder.glob("actorchat.db*"):
+        file.unlink()
+
+
+async def wait_ready(api: Api, status: int) -> None:
+    while (await api.call("GET", "/health/ready")).status_code != status:  # noqa: ASYNC110 - it has no event
+        await trio.sleep(0.05)
+
+
+@pytest.mark.slow
+async def test_a_deleted_database_makes_the_server_unready_with_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(settings(tmp_path)) as api:
+        visitor, chat = await api.talk()
+        delete_database(tmp_path)
+        await wait_ready(api, 503)
+        assert error(await api.write(visitor, chat, "lost"))[:2] == (503, "storage_unavailable")
+        answer = await api.call("GET", f"/api/chats/{chat}/messages", operator())
+        assert error(answer)[:2] == (503, "storage_unavailable")
+        assert error(await api.call("GET", "/health/ready"))[:2] == (503, "storage_unavailable")
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    assert f"{tmp_path}/actorchat.db was deleted or moved while the server runs: put it back, or stop" in line
+
+
+@pytest.mark.slow
+async def test_a_database_that_is_back_makes_the_server_ready_again(tmp_path: Path) -> None:
+    path, elsewhere = trio.Path(tmp_path / "actorchat.db"), trio.Path(tmp_path / "elsewhere")
+    async with running(settings(tmp_path)) as api:
+        visitor, chat = await api.talk()
+        await path.rename(elsewhere)
+        await wait_ready(api, 503)
+        await elsewhere.rename(path)
+        await wait_ready(api, 200)
+        assert (await api.write(visitor, chat, "after")).status_code == 201
+        messages = (await api.call("GET", f"/api/chats/{chat}/messages", visitor)).json()["messages"]
+        assert [message["text"] for message in messages] == ["hello", "after"]
