@@ -31,12 +31,24 @@ _SHARED_BYTES: Final = (0x40000002, 510)
 
 
 class Claim:
-    """A claimed database file, made by `claim`. `path` has no symbolic links; `handle` is the open file."""
+    """A claimed database file, made by `claim`. `path` has no symbolic links; `handle` is the open file.
 
-    def __init__(self, path: Path, handle: int, lock_file: int) -> None:
+    `made` names the files that did not exist before.
+    """
+
+    def __init__(self, path: Path, handle: int, lock_file: int, made: tuple[Path, ...]) -> None:
         self.path = path
         self.handle = handle
+        self.made = made
         self._lock_file = lock_file
+
+    def discard(self) -> None:
+        """Delete what was made by a start that failed; a database that was there before is kept."""
+        if self.path in self.made:
+            for suffix in ("-wal", "-shm"):
+                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        for path in self.made:
+            path.unlink(missing_ok=True)
 
     def release(self) -> None:
         """Give the claim up. SQLite's connections to the file must be closed before."""
@@ -68,10 +80,12 @@ def claim(path: Path) -> Claim:
     Raises `StorageUnavailable` if another server has it, `StoreUrlError` if there can be no such file.
     """
     path = _resolve(path)
+    lock_path = path.with_name(f"{path.name}.lock")
+    made = tuple(file for file in (path, lock_path) if not os.path.lexists(file))
     with ExitStack() as stack:
         # Older versions lock this file and nothing else. It also keeps a second store of this process from opening the
         # database: closing that descriptor again would drop SQLite's locks.
-        lock_file = _open(path.with_name(f"{path.name}.lock"))
+        lock_file = _open(lock_path)
         stack.callback(os.close, lock_file)
         if not _lock_whole(lock_file):
             raise _in_use(path)
@@ -80,7 +94,7 @@ def claim(path: Path) -> Claim:
             _close(handle)
             raise _in_use(path)
         stack.pop_all()
-    return Claim(path, handle, lock_file)
+    return Claim(path, handle, lock_file, made)
 
 
 def _in_use(path: Path) -> StorageUnavailable:

@@ -7,17 +7,20 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from actorchat.chat.model import Policy
 from actorchat.chat.ports import Archive
 from actorchat.storage.archive import StoreArchive
-from actorchat.storage.claim import claim
+from actorchat.storage.claim import Claim, claim
 from actorchat.storage.memory import MemoryStore
 from actorchat.storage.store import Store, StoreUrlError
 from actorchat.storage.threads import InPlace, Runner, open_workers
+
+if TYPE_CHECKING:
+    from actorchat.storage.sqlite import SqliteStore
 
 __all__ = ["Storage", "open_store"]
 
@@ -61,13 +64,10 @@ async def open_store(url: str, policy: Policy, *, clock: Callable[[], float] = t
 
 @asynccontextmanager
 async def _open_sqlite(path: Path, policy: Policy, clock: Callable[[], float]) -> AsyncIterator[Storage]:
-    # SQLAlchemy takes a fifth of a second to import, and memory:// never needs it.
-    from actorchat.storage.sqlite import SqliteStore
-
     async with open_workers("storage-reader", READERS) as readers, open_workers("storage-writer") as writer:
         claimed = await writer.run(partial(claim, path))
         try:
-            store = await writer.run(partial(SqliteStore, claimed.path, policy, clock=clock, claim=claimed))
+            store = await writer.run(partial(_sqlite_store, claimed, policy, clock))
             try:
                 yield Storage(store, writer, StoreArchive(store, readers), store.tidy)
             finally:
@@ -75,3 +75,15 @@ async def _open_sqlite(path: Path, policy: Policy, clock: Callable[[], float]) -
                 await writer.run(store.close)
         finally:
             claimed.release()
+
+
+def _sqlite_store(claimed: Claim, policy: Policy, clock: Callable[[], float]) -> SqliteStore:
+    """The store in a claimed file. If it can't be opened, no file stays behind that was not there before."""
+    # SQLAlchemy takes a fifth of a second to import, and memory:// never needs it.
+    from actorchat.storage.sqlite import SqliteStore
+
+    try:
+        return SqliteStore(claimed.path, policy, clock=clock, claim=claimed)
+    except BaseException:
+        claimed.discard()
+        raise

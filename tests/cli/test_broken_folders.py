@@ -304,6 +304,18 @@ def test_a_broken_folder_is_one_line_and_status_1(
     assert told in line
 
 
+@pytest.mark.parametrize("size", [100, 8_000, 20_000, 40_000])
+def test_a_start_that_fails_for_lack_of_room_leaves_nothing_behind(
+    data: Path, size: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ExitStack() as stack:
+        limited(size)(data, stack)
+        assert serve() == 1
+        # In memory, since files are limited.
+        assert len(capsys.readouterr().err.splitlines()) == 1
+    assert os.listdir(data) == []
+
+
 @pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000])
 def test_a_name_that_is_too_long_is_one_line_and_status_1(
     data: Path, name: str, capsys: pytest.CaptureFixture[str]

@@ -21,8 +21,9 @@ from actorchat.chat.operations import Operation, RefuseMessage
 from actorchat.chat.ports import StorageUnavailable
 from actorchat.storage import Batch, CommitInDoubt, Decided, Storage, Store
 from actorchat.storage.archive import StoreArchive
+from actorchat.storage.connections import connect
 from actorchat.storage.memory import MemoryStore
-from actorchat.storage.sqlite import SqliteStore, connect
+from actorchat.storage.sqlite import SqliteStore
 
 __all__ = ["Disk"]
 
