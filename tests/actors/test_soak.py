@@ -109,12 +109,15 @@ class Chats:
                 ref.tell(Boom())
         await trio.sleep(600)
 
-    async def empty(self) -> None:
-        """Everybody goes."""
+    def empty(self) -> None:
+        """Everybody goes.
+
+        It awaits nothing: on Python 3.13 Trio may hold the last cancellation for a while, here of a sleep, and with it
+        the frames that it went through and what they name.
+        """
         for number in range(self.count):
             for member in self.rooms.anchor(str(number)):
                 member.stop()
-        await trio.sleep(600)
 
 
 @pytest.mark.slow
@@ -147,7 +150,8 @@ async def test_hours_of_churn_leave_nothing_behind(
             held.append(len(gc.get_objects()))
             assert (chats.rooms.active, len(system.tree())) == (0, rooms * 10)
         assert max(held) < 1.02 * held[0]
-        await chats.empty()
+        chats.empty()
+        await trio.sleep(600)
         assert system.tree() == ()
         del keys
         chats.rooms = system.virtual(Room, anchor=lambda key: Group())
