@@ -59,7 +59,8 @@ MALFORMED: Final = [
     # nesting bombs
     ("[" * 30_000, ""),
     ('{"type":"send_message","data":' + "[" * 30_000 + "]" * 30_000 + "}", ""),
-    (send('{"text":"hi","unknown":' + '{"a":' * 5_000 + "1" + "}" * 5_001), ""),
+    # From Python 3.13 on up to 10,000 levels are read: as many as a frame holds are too many everywhere.
+    (send('{"text":"hi","unknown":' + '{"a":' * 10_900 + "1" + "}" * 10_901), ""),
     # no object
     ("null", ""),
     ("true", ""),
