@@ -29,6 +29,25 @@ types:
 test *args:
     {{python}} -m pytest -n auto {{args}}
 
+# All tests on every supported Python that is installed (also by pyenv), each in an environment of its own under .matrix.
+matrix *args:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    ran=0
+    for version in 3.11 3.12 3.13 3.14; do
+        found=""
+        for candidate in "$(command -v "python$version" || true)" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$version".*/bin/python; do
+            if "$candidate" -c "" 2>/dev/null; then found=$candidate; fi
+        done
+        if [ -z "$found" ]; then echo "== Python $version is not installed"; continue; fi
+        echo "== $("$found" --version)"
+        [ -x ".matrix/$version/bin/python" ] || "$found" -m venv ".matrix/$version"
+        ".matrix/$version/bin/python" -m pip install --quiet --disable-pip-version-check -e ".[test]"
+        ".matrix/$version/bin/python" -m pytest -n auto {{args}}
+        ran=1
+    done
+    [ "$ran" = 1 ]
+
 # Branch coverage of the tests; missing lines are listed. Fails below the floor.
 cov *args:
     {{python}} -m pytest -n auto --cov --cov-report=term --cov-fail-under=95 {{args}}
