@@ -284,7 +284,8 @@ class Directory(Actor[DirectoryMessage]):
                 self._return(operator_id)
             elif record.person.online and not connected:
                 self._start_grace(operator_id)
-        self._resume()
+        if self._consoles.views:
+            self._resume()
 
     def _resume(self) -> None:
         """An incarnation crashed: tell the consoles that are there what it may not have told."""
