@@ -13,7 +13,8 @@ from actorchat.cli.terminal.sitting import Wishes
 from actorchat.client.address import ServerAddress
 
 WISHES = Wishes(ServerAddress.parse("http://127.0.0.1:1"), None, None, None, VisitorMemory(Path()), 1, "")
-LOADED = "from actorchat.cli import main; print('loaded', flush=True); main()"
+# The command itself is there: what is raced is the loading of what it needs.
+LOADED = "from actorchat.cli import chat, main; print('loaded', flush=True); main()"
 
 
 def end_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> BaseException | None:

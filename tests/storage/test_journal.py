@@ -133,7 +133,7 @@ class Refusing(InPlace):
 
 
 async def test_what_is_stored_is_told_first_though_the_next_batch_is_refused_at_once(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: object
 ) -> None:
     monkeypatch.setattr(journal_module, "MAX_BATCH", 1)
     with trio.move_on_after(0.01):
