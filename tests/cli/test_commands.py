@@ -1,6 +1,7 @@
 """The small commands, and what the help says."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from actorchat.server.auth import Tokens, ensure_secret
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("ACTORCHAT_SECRET", raising=False)
-    monkeypatch.delenv("ACTORCHAT_DATA", raising=False)
+    for name in [name for name in os.environ if name.startswith("ACTORCHAT_")]:
+        monkeypatch.delenv(name)
 
 
 def run(*arguments: str) -> Result:
