@@ -202,16 +202,18 @@ def _forget_delivery(whole: Function) -> Function:
     return lost
 
 
-def _stale_counter(whole: Function) -> Function:
-    """Consoles keep the latest counter to arrive, whatever its revision."""
+def _stale_counters(whole: Function) -> Function:
+    """The counters of a console's snapshot win over newer ones."""
 
-    def take(self: Any, counter: Any) -> None:
-        if hasattr(counter, "operator_id") and counter.operator_id in self._operators:
-            operator = self._operators[counter.operator_id]
-            operator.counters = attrs.evolve(operator.counters, rev=-1)
-        whole(self, counter)
+    def joined(self: Any, message: Any) -> None:
+        whole(self, message)
+        for record in message.operators:
+            operator = self._operators.get(record.person.user.id)
+            if operator is not None and operator.counters.rev > record.counters.rev:
+                operator.counters = record.counters
+                self._operator_due(operator)
 
-    return take
+    return joined
 
 
 def _counters_first(whole: Function) -> Function:
@@ -381,7 +383,7 @@ PLANTED: Final[Mapping[str, Plant]] = {
     "client-forgets-marks": _replace(Marks, "socket_lost", lambda whole: lambda self: self.forget_typing()),
     "client-skips-a-message": _replace(Continuity, "lost", _skip_told),
     "two-accept-at-once": _replace(rules, "_taken_by", _taken_by_anybody),
-    "older-counter-wins": _replace(Directory, "_count", _stale_counter),
+    "older-counter-wins": _replace(Directory, "_joined", _stale_counters),
     "counters-before-their-chat": _replace(Feed, "_flush", _counters_first),
     "outbox-without-bound": _replace(Outbox, "_fits", _always(True)),
     "silent-peers-kept": _replace(heartbeat, "_sweep", _heard_always),
