@@ -227,7 +227,7 @@ def _counters_first(whole: Function) -> Function:
             return
         roster.items = deque(attrs.evolve(item, counters=()) for item in roster.items)
         self._count(early)
-        self.after(0.2, Flush())
+        self.after(0.2, Flush(), key="late")
 
     return flush
 
@@ -246,8 +246,9 @@ def _heard_always(whole: Function) -> Function:
 def _tokens_for_ever(whole: Function) -> Function:
     """A socket outlives its token."""
 
-    async def sweep(sessions: Any, limits: Any, wall_now: float) -> None:
-        await whole(sessions, limits, 0.0)
+    async def sweep(*rest: Any) -> None:
+        # The last one is the time of the wall clock.
+        await whole(*rest[:-1], 0.0)
 
     return sweep
 
@@ -418,17 +419,6 @@ def run_planted(
         return run_seed(seed, known=known, faults=faults)
 
 
-SHOWN_AS: Final[Mapping[str, frozenset[str]]] = {
-    "snapshot-and-live-overlap": frozenset({"chat-repeat", "feed-order"}),
-}
-"""Kinds that a planted fault shows itself by although a fault of that kind is open."""
-
-
-def known_with(name: str) -> tuple[str, ...]:
-    """The open faults to ignore while this one is planted."""
-    return tuple(kind for kind in OPEN_FAULTS if kind not in SHOWN_AS.get(name, ()))
-
-
 @attrs.frozen
 class _RunPlanted:
     """`run_planted` of one fault, for other processes."""
@@ -442,7 +432,7 @@ class _RunPlanted:
 def find(name: str, first: int = 0, most: int = MOST_SEEDS, jobs: int | None = None) -> tuple[SeedResult | None, int]:
     """The first seed from `first` on that finds the fault, and how many were tried."""
     tried = 0
-    results = run_seeds(range(first, first + most), known=known_with(name), jobs=jobs, run=_RunPlanted(name))
+    results = run_seeds(range(first, first + most), known=OPEN_FAULTS, jobs=jobs, run=_RunPlanted(name))
     for result in results:
         tried += 1
         if result.kind is not None:

@@ -81,7 +81,7 @@ class ChatWorld(World):
         )
         self.truth = Truth(self.fail, self.log, policy, int(setup.bounds.get("key_horizon", _KEY_HORIZON)))
         self.disk = Disk(self.random("disk"), self.log, self.truth.committed, folder)
-        self.crashes = Crashes(self.log)
+        self.crashes = Crashes(self.log, lambda: self.process.server is not None)
         self.environment = bounded_environment(
             attrs.evolve(self.environment, open_store=self.disk.open_store), setup.bounds
         )

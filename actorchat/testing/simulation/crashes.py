@@ -38,10 +38,10 @@ class PlannedCrash(Exception):  # noqa: N818 - it is meant to happen
 
 
 class Crashes:
-    """Which places raise, and at which of their next calls."""
+    """Which places raise, and at which of their next calls. Nothing raises while `is_up` says no."""
 
-    def __init__(self, log: Callable[..., object]) -> None:
-        self._log = log
+    def __init__(self, log: Callable[..., object], is_up: Callable[[], bool]) -> None:
+        self._log, self._is_up = log, is_up
         self._left: dict[int, int] = {}
 
     def ask(self, place: int, nth: int) -> None:
@@ -62,7 +62,7 @@ class Crashes:
     def _wrap(self, place: int, method: Callable[..., object]) -> Callable[..., object]:
         def wrapped(*args: object, **kwargs: object) -> object:
             left = self._left.get(place, 0)
-            if left:
+            if left and self._is_up():
                 self._left[place] = left - 1
                 if left == 1:
                     self._log("planned crash in", PLACES[place][1])
