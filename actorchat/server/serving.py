@@ -340,6 +340,8 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
             return Problem("draining", "the server is stopping")
         if journal.statistics().away:
             return Problem("storage_unavailable", "storage is away")
+        if storage.archive.unreadable:
+            return Problem("storage_unavailable", "storage can't be read")
         return None
 
     origins = AllowedOrigins(settings.origins)
@@ -365,6 +367,7 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
     )
     nursery = await stack.enter_async_context(trio.open_nursery())
     stack.callback(nursery.cancel_scope.cancel)
+    nursery.start_soon(storage.archive.watch)
     if settings.folder is not None:
         await nursery.start(serve_inspection, settings.folder, system)
     if sockets:

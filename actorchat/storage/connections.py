@@ -11,7 +11,7 @@ from threading import Lock
 from typing import Final
 
 from actorchat.chat.ports import StorageUnavailable
-from actorchat.storage.files import DatabaseFiles, LogState
+from actorchat.storage.files import DatabaseFiles, FilesChanged, LogState
 
 __all__ = ["LOG_PAGES", "Connect", "Connections", "LogBusy", "connect"]
 
@@ -109,7 +109,7 @@ class Connections:
 
     def close(self) -> None:
         """Close all. What is at the path is left as it is if it isn't the database that was opened."""
-        with suppress(StorageUnavailable):
+        with suppress(FilesChanged):
             self._files.check()
         if self._files.problem is not None:
             self._files.leave_alone(True)
@@ -122,7 +122,7 @@ class Connections:
         """One consistent reading, on a connection that no other thread uses meanwhile."""
         with self._pool:
             if self._files.problem is not None:
-                raise StorageUnavailable(self._files.problem)
+                raise FilesChanged(self._files.problem)
             connection = self._idle.pop() if self._idle else None
             self._reading += 1
         done = False
@@ -144,6 +144,16 @@ class Connections:
                 self._reading -= 1
                 if connection is not None and done:
                     self._idle.append(connection)
+
+    @contextmanager
+    def fresh_reading(self) -> Iterator[sqlite3.Cursor]:
+        """As `reading`, on a connection of its own that knows nothing yet: what it reads comes from the files."""
+        connection = self._connect(self._path, True)
+        try:
+            self._files.check()
+            yield connection.cursor()
+        finally:
+            connection.close()
 
     def mend_log(self) -> None:
         """If the write-ahead log or its index was deleted, save what it holds and begin a new one.

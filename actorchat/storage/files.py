@@ -14,7 +14,7 @@ from typing import Final, NoReturn
 from actorchat.chat.ports import StorageUnavailable
 from actorchat.storage.claim import Claim
 
-__all__ = ["DatabaseFiles", "LogState"]
+__all__ = ["DatabaseFiles", "FilesChanged", "LogState"]
 
 _STAMP_EPOCH: Final = 1_577_836_800
 """2020-01-01: stamps are 31 bits, seconds since then or larger."""
@@ -24,6 +24,10 @@ _HEADER_BYTES: Final = 64
 _MAGIC: Final = b"SQLite format 3\0"
 
 _Identity = tuple[int, int]
+
+
+class FilesChanged(StorageUnavailable):
+    """The files are not those that were opened."""
 
 
 class LogState(Enum):
@@ -63,7 +67,7 @@ class DatabaseFiles:
         return self.stamp
 
     def check(self) -> None:
-        """Raise `StorageUnavailable` if `path` is not the file that is open, or was overwritten. Costs one system call.
+        """Raise `FilesChanged` if `path` is not the file that is open, or was overwritten. Costs one system call.
 
         `problem` then says what is wrong, until a call finds nothing.
         """
@@ -80,7 +84,7 @@ class DatabaseFiles:
                 " file, or put the old one back"
             )
         if self._final:
-            raise StorageUnavailable(self.problem)
+            raise FilesChanged(self.problem)
         written = status.st_mtime_ns, status.st_size
         if written != self._written and self._first:
             # A checkpoint, or somebody else.
@@ -91,7 +95,7 @@ class DatabaseFiles:
     def restored(self) -> NoReturn:
         """Another program has put an older content into the database, by way of SQLite.
 
-        This and the two that follow raise `StorageUnavailable`, now and at each `check`.
+        This and the two that follow raise `FilesChanged`, now and at each `check`.
         """
         self._final = True
         self._fail(
@@ -153,7 +157,7 @@ class DatabaseFiles:
 
     def _fail(self, problem: str) -> NoReturn:
         self.problem = problem
-        raise StorageUnavailable(problem)
+        raise FilesChanged(problem)
 
     def _check_stamp(self) -> None:
         stamp = self._read_stamp()

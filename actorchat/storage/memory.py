@@ -227,6 +227,9 @@ class MemoryStore:
         unused = ((row.state.last_activity, uuid) for uuid, row in self._reserved.items())
         return tuple(uuid for _, uuid in sorted(islice(takewhile(lambda each: each[0] <= before, unused), limit)))
 
+    def probe(self) -> None:
+        pass
+
     def due(self, now: float, limit: int) -> tuple[UUID, ...]:
         if not self._policy.idle_timeout and not self._policy.answer_timeout:
             return ()

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from actorchat.chat.model import Policy
-from actorchat.chat.ports import Archive
 from actorchat.storage.archive import StoreArchive
 from actorchat.storage.claim import Claim, claim
 from actorchat.storage.memory import MemoryStore
@@ -36,7 +35,7 @@ class Storage:
 
     store: Store
     runner: Runner
-    archive: Archive
+    archive: StoreArchive
     tidy: Callable[[], object] | None = None
 
 

@@ -216,6 +216,11 @@ class SqliteStore:
         with self._reading() as reads:
             return reads.due(now, limit)
 
+    def probe(self) -> None:
+        with self._outages_named(), self._connections.fresh_reading() as cursor:
+            for statement in self._statements.probes:
+                cursor.execute(statement).fetchall()
+
     def _begin(self, *, fresh: bool = False) -> sqlite3.Cursor:
         """Begin a transaction that nobody else can write beside. `fresh` forgets what is cached."""
         cursor = self._connections.open_writer().cursor()
@@ -292,9 +297,13 @@ class SqliteStore:
 
     @contextmanager
     def _reading_cursor(self) -> Iterator[sqlite3.Cursor]:
+        with self._outages_named(), self._connections.reading() as cursor:
+            yield cursor
+
+    @contextmanager
+    def _outages_named(self) -> Iterator[None]:
         try:
-            with self._connections.reading() as cursor:
-                yield cursor
+            yield
         except Exception as error:
             if _is_outage(error):
                 raise StorageUnavailable(f"{self._path}: {error}") from error

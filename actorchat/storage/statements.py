@@ -144,6 +144,14 @@ class Statements:
             "before",
         )
 
+        # The newest row of each table that a read needs.
+        self.probes = tuple(
+            text_(
+                select(table).order_by(next(iter(table.primary_key)).desc()).limit(literal_column("1")).offset(_start)
+            )
+            for table in (chats, messages, people, operator_counters, source_counters)
+        )
+
         # Reads, with the people as they are stored now.
         with_people = self._chats_with_people()
         self.chat = text_(with_people.where(chats.c.uuid == bindparam("uuid")), "uuid")

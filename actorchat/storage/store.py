@@ -81,6 +81,9 @@ class Reads(Protocol):
 
     def due(self, now: float, limit: int) -> tuple[UUID, ...]: ...
 
+    def probe(self) -> None:
+        """Read a little of each kind of thing; raises `StorageUnavailable` if storage as a whole can't be read."""
+
 
 class Store(Reads, Protocol):
     """Where chats live. `commit`, `recover`, `look_up` and `close` are called by one thread at a time.

@@ -121,6 +121,9 @@ class FaultyStore:
     def due(self, now: float, limit: int) -> tuple[UUID, ...]:
         return self._readable.due(now, limit)
 
+    def probe(self) -> None:
+        self._readable.probe()
+
     @property
     def _readable(self) -> Store:
         if self.unreadable:

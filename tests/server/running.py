@@ -11,6 +11,7 @@ from trio_websocket import ConnectionRejected, WebSocketConnection, wrap_client_
 
 from actorchat.protocol import Role, User
 from actorchat.server.auth import Tokens
+from actorchat.server.environment import Environment
 from actorchat.server.serving import Server, open_server
 from actorchat.server.settings import LimitSettings, Settings
 
@@ -115,13 +116,13 @@ class Api:
 
 
 @asynccontextmanager
-async def running(settings: Settings | None = None) -> AsyncIterator[Api]:
+async def running(settings: Settings | None = None, environment: Environment | None = None) -> AsyncIterator[Api]:
     settings = settings or Settings(
         storage="memory://", port=0, secret=SECRET, limits=LimitSettings(messages_per_second=0)
     )
     with trio.fail_after(CAP):
         async with (
-            open_server(settings) as server,
+            open_server(settings, environment=environment) as server,
             httpx.AsyncClient(base_url=server.url, timeout=CAP, trust_env=False) as http,
         ):
             yield Api(server, http)

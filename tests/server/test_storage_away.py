@@ -1,12 +1,20 @@
 """What a server says while its database is not there, or can't be read."""
 
 import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import trio
 
+from actorchat.chat.model import Policy
+from actorchat.server.environment import Environment
 from actorchat.server.settings import LimitSettings, Settings
+from actorchat.storage import InPlace, Storage
+from actorchat.storage.archive import StoreArchive
+from actorchat.storage.memory import MemoryStore
+from actorchat.testing import FaultyStore
 from tests.server.running import SECRET, Api, error, operator, running
 
 
@@ -52,3 +60,26 @@ async def test_a_database_that_is_back_makes_the_server_ready_again(tmp_path: Pa
         assert (await api.write(visitor, chat, "after")).status_code == 201
         messages = (await api.call("GET", f"/api/chats/{chat}/messages", visitor)).json()["messages"]
         assert [message["text"] for message in messages] == ["hello", "after"]
+
+
+async def test_reads_that_fail_make_the_server_unready_until_they_work(caplog: pytest.LogCaptureFixture) -> None:
+    stores: list[FaultyStore] = []
+
+    @asynccontextmanager
+    async def open_faulty(url: str, policy: Policy, *, clock: Callable[[], float]) -> AsyncIterator[Storage]:
+        store = FaultyStore(MemoryStore(policy))
+        stores.append(store)
+        yield Storage(store, InPlace(), StoreArchive(store, InPlace()))
+
+    async with running(environment=Environment(open_store=open_faulty)) as api:
+        visitor, chat = await api.talk()
+        path = f"/api/chats/{chat}/messages"
+        assert (await api.call("GET", path, visitor)).status_code == 200
+        stores[0].unreadable = True
+        for _ in range(5):
+            assert error(await api.call("GET", path, visitor))[:2] == (503, "storage_unavailable")
+            assert error(await api.call("GET", "/health/ready"))[:2] == (503, "storage_unavailable")
+        stores[0].unreadable = False
+        await wait_ready(api, 200)
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    assert line == "storage can't be read: as scripted"

@@ -34,7 +34,7 @@ Committed = Callable[[Sequence[Operation], Sequence[Decided], Batch], object]
 _READS: Final = frozenset(
     {
         *("chat", "newest", "after", "since", "authored", "chats", "person", "operators", "feed_snapshot", "due"),
-        "unused",
+        *("unused", "probe"),
         "look_up",
     }
 )
