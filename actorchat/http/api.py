@@ -77,7 +77,7 @@ REQUEST_SECONDS: Final = 45.0
 """An answer that takes longer is given up. Longer than the body may take, and than the chat may wait."""
 
 
-ANSWER_BYTES: Final = 163_840
+ANSWER_BYTES: Final = 147_456
 """A page of history ends with the message that reaches this: a peer that doesn't read its answer holds no more."""
 
 

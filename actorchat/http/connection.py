@@ -58,6 +58,9 @@ _RECEIVED_BYTES: Final = 16_384
 """What is read at a time, and so kept of requests that wait for the answers before them."""
 
 _SENT_BYTES: Final = 65_536
+_SENT_BYTES_TLS: Final = 8_192
+"""Smaller, because TLS keeps as much again of what the peer has yet to take."""
+
 _HEAD_TOO_LARGE: Final = 431
 
 
@@ -160,6 +163,7 @@ class _GuardedStream:
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.broken = False
         self._stream = stream
+        self._piece = _SENT_BYTES_TLS if hasattr(stream, "transport_stream") else _SENT_BYTES
         self._sending: trio.CancelScope | None = None
         self._aborted = False
 
@@ -171,8 +175,8 @@ class _GuardedStream:
 
     async def send_all(self, data: bytes) -> None:
         try:
-            for start in range(0, len(data), _SENT_BYTES):
-                await self._send(memoryview(data)[start : start + _SENT_BYTES])
+            for start in range(0, len(data), self._piece):
+                await self._send(memoryview(data)[start : start + self._piece])
         except trio.BrokenResourceError:
             self.broken = True
             raise

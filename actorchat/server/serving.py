@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Awaitable, Collection
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Final
 from uuid import UUID
@@ -442,7 +442,7 @@ def _limits(settings: Settings, environment: Environment) -> Limits:
 
 
 def _http_side(http: HttpServer) -> HttpSide:
-    async def serve(stream: HttpStream | TlsHttpStream, head: RequestHead) -> bytes | None:
-        return await http.serve(stream)
+    def serve(stream: HttpStream | TlsHttpStream, head: RequestHead) -> Awaitable[bytes | None]:
+        return http.serve(stream)
 
     return serve

@@ -410,9 +410,12 @@ class Listener:
 
     async def _serve_http(self, opening: _Opening, peer: str, head: RequestHead) -> _Serving | None:
         stream = opening.http(head.raw)
+        serving = self._http(stream, head)
+        # As long as the connection lives nobody needs it, and it may be 16 KiB.
+        del head
         upgrade: bytes | None = None
         try:
-            upgrade = await self._http(stream, head)
+            upgrade = await serving
         finally:
             if upgrade is None:
                 await trio.aclose_forcefully(stream)

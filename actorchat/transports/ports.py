@@ -99,7 +99,7 @@ class Limits:
 
     outbox_bytes: int = 1_048_576
     outbox_frames: int = 4_096
-    outbox_low: int = 65_536
+    outbox_low: int = 32_768
     stuck: float = 30.0
     operations_in_flight: int = 8
     frame_bytes: int = MAX_FRAME_BYTES
