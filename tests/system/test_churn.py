@@ -33,13 +33,14 @@ AT_ONCE = 10
 
 async def come_and_go(server: Server, chats: list[UUID], random: Random, joins: int) -> None:
     """An operator's sockets, each in some room for a moment."""
+    # One token for all: the server remembers thousands, and would make room for each.
+    protocols = ("actorchat.v1.ext", f"bearer.{operator()}")
 
     async def visits(count: int) -> None:
         for _ in range(count):
             stream = await trio.open_tcp_stream("127.0.0.1", server.port)
             async with stream:
                 peer = RawPeer(stream)
-                protocols = ("actorchat.v1.ext", f"bearer.{operator()}")
                 head = await peer.handshake(f"/ws/chats/{random.choice(chats)}?after=-1", protocols)
                 assert head.startswith(b"HTTP/1.1 101"), head
                 if random.random() < 0.5:
