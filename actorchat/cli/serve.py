@@ -83,6 +83,7 @@ def serve(config: Path | None, **options: object) -> None:
             settings = attrs.evolve(settings, data=DEFAULT_DATA)
     except InvalidSettings as error:
         fail(error.faults, BAD_SETTINGS, as_json=as_json)
+    from actorchat.server.clock import SteadyClock
     from actorchat.server.logs import configure_logging
 
     configure_logging(settings.log_format)
@@ -90,7 +91,7 @@ def serve(config: Path | None, **options: object) -> None:
     gc.set_threshold(*GC_THRESHOLDS)
     raise_open_file_limit()
     try:
-        drained = trio.run(_serve, settings)
+        drained = trio.run(_serve, settings, clock=SteadyClock())
     except InvalidSettings as error:
         fail(error.faults, BAD_SETTINGS, as_json=as_json)
     except StartFailed as error:
