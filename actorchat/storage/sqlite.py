@@ -5,6 +5,7 @@ A failed write leaves nothing behind but the question whether COMMIT was durable
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import time
@@ -16,7 +17,7 @@ from typing import Final
 from uuid import UUID
 
 from actorchat.chat.model import ChatState, Identity, PersonRecord, Policy
-from actorchat.chat.operations import Operation, RefuseMessage
+from actorchat.chat.operations import Operation, Refused, RefuseMessage
 from actorchat.chat.ports import (
     PAGE_BYTES,
     ChatFilter,
@@ -26,7 +27,7 @@ from actorchat.chat.ports import (
     Page,
     StorageUnavailable,
 )
-from actorchat.protocol import Role
+from actorchat.protocol import RefusalCode, Role
 from actorchat.storage.batch import decide_each
 from actorchat.storage.claim import Claim
 from actorchat.storage.connections import Connect, Connections, LogBusy, connect
@@ -43,11 +44,30 @@ from actorchat.storage.upgrade import check_owner, upgrade
 
 __all__ = ["SqliteStore"]
 
+_log = logging.getLogger("actorchat.storage")
+
 _LOOK_PERIOD: Final = 1.0
 """Seconds between two looks at the write-ahead log's files."""
 
+_MOST_DAMAGED: Final = 1_000
+"""Damaged chats that are remembered and logged; those beyond are found anew each time."""
+
 _STAMP_PERIOD: Final = 10.0
 """Seconds after which a commit renews the stamp that tells this database from copies of it."""
+
+
+_DAMAGED: Final[Decided] = (
+    Refused(RefusalCode.STORAGE_UNAVAILABLE, "a part of the database that this needs is damaged"),
+    (),
+)
+
+
+class _RowsDamaged(StorageUnavailable):
+    """`operation` needs rows that can't be read any more."""
+
+    def __init__(self, operation: Operation) -> None:
+        super().__init__("damaged rows")
+        self.operation = operation
 
 
 class SqliteStore:
@@ -77,6 +97,8 @@ class SqliteStore:
         self.corrected_counters = 0
         self._looked_at = self._stamped_at = -inf
         self._last: Batch | None = None
+        # Chats with damaged rows; None if there are damaged rows of people.
+        self._damaged: set[UUID | None] = set()
         _make_file(path)
         self._files = DatabaseFiles(path, claim)
         self._connections = Connections(path, connect, self._files)
@@ -87,6 +109,23 @@ class SqliteStore:
             raise
 
     def commit(self, operations: Sequence[Operation], batch: Batch) -> list[Decided]:
+        # Operations that need damaged rows, by their place in the batch. They are left out and refused.
+        refused = {
+            place
+            for place, operation in enumerate(operations)
+            if self._damaged and (chat := getattr(operation, "chat", None)) is not None and chat in self._damaged
+        }
+        while True:
+            sound = [operation for place, operation in enumerate(operations) if place not in refused]
+            try:
+                return _with_refused(self._commit(sound if refused else operations, batch), refused, len(operations))
+            except CommitInDoubt as doubt:
+                raise CommitInDoubt(_with_refused(doubt.decided, refused, len(operations))) from doubt.__cause__
+            except _RowsDamaged as damage:
+                refused.update(place for place, each in enumerate(operations) if each is damage.operation)
+
+    def _commit(self, operations: Sequence[Operation], batch: Batch) -> list[Decided]:
+        """Commit `operations`. Raises `_RowsDamaged` for the first that needs damaged rows; then none is stored."""
         with self._outages_reported():
             if abs(batch.now - self._looked_at) >= _LOOK_PERIOD:
                 self._looked_at = batch.now
@@ -96,9 +135,9 @@ class SqliteStore:
             try:
                 decided, changes = self._batches.store(cursor, operations, batch.now)
             except Exception as error:
-                if _is_outage(error):
+                if _is_outage(error) and not _is_damage(error):
                     raise
-                # decide_each logs each culprit with its own traceback.
+                # A damaged page concerns only operations that need it. decide_each logs each other culprit.
                 cursor.execute("ROLLBACK")
                 cursor = self._begin(fresh=True)
                 self._rows_hold = False
@@ -258,6 +297,10 @@ class SqliteStore:
         try:
             [decided], changes = self._batches.store(cursor, [operation], now)
         except Exception as error:
+            if _is_damage(error):
+                # SQLite lets this transaction write nothing more.
+                self._warn_of_damage(operation, error)
+                raise _RowsDamaged(operation) from error
             if _is_outage(error):
                 raise StorageUnavailable(str(error)) from error
             cursor.execute("ROLLBACK TO alone")
@@ -269,6 +312,14 @@ class SqliteStore:
         # connection.
         self._batches.committed(changes)
         return decided
+
+    def _warn_of_damage(self, operation: Operation, error: Exception) -> None:
+        """Log damage once for each chat. What is damaged stays so: the chat is refused until the next start."""
+        chat = getattr(operation, "chat", None)
+        if len(self._damaged) < _MOST_DAMAGED:
+            self._damaged.add(chat)
+            what = "a person" if chat is None else f"chat {chat}"
+            _log.error("%s can't be stored: %s is damaged (%s). Restore a backup", what, self._path, error)
 
     def _disconnect(self) -> None:
         self._data_version = None
@@ -336,11 +387,27 @@ class SqliteStore:
             ) from error
 
 
+def _with_refused(decided: list[Decided], refused: set[int], count: int) -> list[Decided]:
+    """The outcomes of a whole batch of `count` operations, of which those at the places `refused` were left out."""
+    if not refused:
+        return decided
+    others = iter(decided)
+    return [_DAMAGED if place in refused else next(others) for place in range(count)]
+
+
 def _is_outage(error: Exception) -> bool:
     """Whether the database failed, not a value: a full disk, an IO error, a lock, a damaged file."""
     if isinstance(error, sqlite3.IntegrityError | sqlite3.DataError | sqlite3.ProgrammingError):
         return False
     return isinstance(error, sqlite3.DatabaseError | MemoryError)
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether a page of the file holds nonsense, which the statements that don't read it never notice."""
+    return (
+        isinstance(error, sqlite3.DatabaseError)
+        and getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT
+    )
 
 
 def _make_file(path: Path) -> None:
