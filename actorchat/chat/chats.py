@@ -18,7 +18,7 @@ import trio
 
 from actorchat.actors import ActorError, ActorSystem, DeadLetter, DeadLetterReason, Ref, Restart, Virtual
 from actorchat.chat.announcer import Announcer
-from actorchat.chat.commands import FeedReceiver, FromMember, Perform, RoomReceiver
+from actorchat.chat.commands import FeedReceiver, FromMember, Perform, RoomReceiver, push_event
 from actorchat.chat.directory import (
     ConsoleJoined,
     ConsoleLeft,
@@ -66,6 +66,7 @@ from actorchat.protocol import (
     GlobalUpdated,
     Profile,
     RefusalCode,
+    ResyncRequired,
     Role,
     User,
     encode_event,
@@ -78,6 +79,11 @@ ROOM_IDLE = 60.0
 
 MOST_RENAMED = 10_000
 """Active chats of one person that are shown again after a change of its profile."""
+
+_ANNOUNCED_WITHIN = 5.0
+"""Seconds for which a socket waits whose client knows of messages that are committed and not announced."""
+
+_ANNOUNCED_LOOK = 0.02
 
 _KEPT_UP = Restart(max=5, within=60.0, backoff=0.05)
 
@@ -277,6 +283,8 @@ class Chats:
             member = Member(session)
             replay = _replays(member, after)
             index = after if after is not None and replay else announced.next_index - 1
+            if index >= announced.next_index:
+                index = await self._position_beyond(session, roster, index)
             position = Position(index, None if replay else announced)
             roster.arrive(member, position)
         finally:
@@ -291,6 +299,24 @@ class Chats:
             receiver.leave()
             raise
         return receiver
+
+    async def _position_beyond(self, session: Session, roster: Roster, index: int) -> int:
+        """Where a replay begins for a client that has a later message than was announced.
+
+        Storage may be ahead of what was announced. A position beyond storage comes from another history: the client
+        hears so, and gets everything. Raises `StorageUnavailable`.
+        """
+        stored = await self.archive.chat(roster.chat)
+        if stored is None or index >= stored.next_index:
+            last = -1 if stored is None else stored.next_index - 1
+            push_event(session, ResyncRequired(roster.chat, last))
+            return -1
+        with trio.move_on_after(_ANNOUNCED_WITHIN):
+            # Rare: a look now and then costs less than an event in each announcement.
+            while roster.announced is None or index >= roster.announced.next_index:  # noqa: ASYNC110
+                await trio.sleep(_ANNOUNCED_LOOK)
+            return index
+        raise StorageUnavailable(f"message {index} of chat {roster.chat} is not announced yet")
 
     async def join_feed(self, session: Session, sources: frozenset[str]) -> FeedReceiver:
         """Be a console of `sources` until the receiver's `leave`. Returns once the snapshot is sent.

@@ -15,6 +15,7 @@ from actorchat.protocol.events import (
     MessageAdded,
     MessageUpdated,
     Receipts,
+    ResyncRequired,
     TypingUpdated,
     UserConnected,
     UserDisconnected,
@@ -92,6 +93,9 @@ class Continuity:
                 told = self._receipts.get(role) == event
                 self._receipts[role] = event
                 return () if told else (event,)
+            case ResyncRequired():
+                self._forget()
+                return (event,)
             case ChatUpdated(chat):
                 return self._chat_is(event, chat)
             case _:
@@ -109,6 +113,13 @@ class Continuity:
             return ()
         _remember(self._edits, message.id, message)
         return (event,)
+
+    def _forget(self) -> None:
+        """Another history follows. Who is present has nothing to do with it."""
+        self.last_index, self._chat = -1, None
+        self._receipts.clear()
+        self._edits.clear()
+        self._indexes.clear()
 
     def _chat_is(self, event: ChatUpdated, chat: Chat) -> tuple[Event, ...]:
         told = self._chat == chat

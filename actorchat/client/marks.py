@@ -117,6 +117,6 @@ class Marks:
             mark.due = mark.message_id is not None
 
     def drop(self) -> None:
-        """Tell none of this again: it broke the socket."""
+        """Tell none of this again: it broke the socket, or its messages are of another history."""
         self._delivered, self._read = _Mark(), _Mark()
         self.forget_typing()

@@ -27,7 +27,15 @@ from actorchat.client.outbox import Outbox
 from actorchat.client.websocket import Dial, Target, attend, dial_tcp, tls_context
 from actorchat.protocol.codec import UnknownType, decode_event, encode_command
 from actorchat.protocol.commands import SendMessage
-from actorchat.protocol.events import RETRYABLE, ErrorEvent, Event, MessageAdded, MessageNotAdded, RefusalCode
+from actorchat.protocol.events import (
+    RETRYABLE,
+    ErrorEvent,
+    Event,
+    MessageAdded,
+    MessageNotAdded,
+    RefusalCode,
+    ResyncRequired,
+)
 from actorchat.protocol.frames import CloseCode
 from actorchat.protocol.limits import MAX_FRAME_BYTES
 from actorchat.protocol.validation import Malformed
@@ -85,8 +93,10 @@ class RoomConnection:
 
     Iterating gives the room's events in the server's order, each once and none missing, over any number of
     sockets; an event that only repeats what is known is left out, and who left unseen is reported as
-    disconnected. The iteration raises `ConnectionEnded` when the server ended it for good, after the
-    events that came before; it stops after `aclose`. One task iterates at a time.
+    disconnected. `ResyncRequired` says that the chat has another history than before (a restored backup):
+    what came until then is to be forgotten, and everything follows from the first message on. The iteration
+    raises `ConnectionEnded` when the server ended it for good, after the events that came before; it stops
+    after `aclose`. One task iterates at a time.
     """
 
     def __init__(self, target: Target, chat: UUID, after: int | None, outbox: int, inbox: int, random: Random) -> None:
@@ -102,6 +112,7 @@ class RoomConnection:
         self._events_send, self._events = trio.open_memory_channel[Event](inbox)
         self._unsent_events: deque[Event] = deque()
         self._replay_over = trio.Event()
+        self._begun = trio.Event()
         self._verdict: Ending | None = None
         self._was_live = False
         self._marks_written = False
@@ -233,6 +244,7 @@ class RoomConnection:
             self._continuity.opened(resumed=after is not None)
             if not self._continuity.replaying:
                 self._replay_over.set()
+                self._begun.set()
             self._was_live = True
             self._lifeline.live()
             async with trio.open_nursery() as nursery:
@@ -247,6 +259,7 @@ class RoomConnection:
         self._verdict = None
         self._marks_written = False
         self._replay_over = trio.Event()
+        self._begun = trio.Event()
 
     async def _lost(self, ending: Ending) -> bool:
         blamed = False
@@ -276,6 +289,9 @@ class RoomConnection:
             except Malformed as error:
                 self._verdict = Unreachable(f"the server sent what is no event: {error}")
                 return
+            if isinstance(event, ResyncRequired):
+                self._marks.drop()
+            self._begun.set()
             if isinstance(event, UnknownType):
                 continue
             if isinstance(event, MessageNotAdded):
@@ -313,6 +329,9 @@ class RoomConnection:
     async def _write(self, socket: WebSocketConnection) -> None:
         # The reader reports the end: it has read what came before the close.
         with suppress(ConnectionClosed):
+            # Marks that are told again may name messages of another history: the first event says so.
+            with trio.move_on_after(REPLAY_PATIENCE):
+                await self._begun.wait()
             while True:
                 if self._outbox.repeats:
                     with trio.move_on_after(REPLAY_PATIENCE):

@@ -28,6 +28,7 @@ _MESSAGE_WORDS: Final = {
     "global_updated": "Event emitted by server on global data updates",
     "error": "Event emitted by server when a frame had no effect",
     "receipts": "Event emitted by server when one side received or read more of the chat",
+    "resync_required": "Event emitted by server when a client resumes from another history than the chat's",
 }
 _BROKER_WORDS: Final = {
     BrokerChannel.CHAT: "Json encoded chat",
@@ -60,6 +61,7 @@ _ROOM_MESSAGES: Final = (
     "chat_updated_in_room",
     "typing_updated_in_room",
     "receipts",
+    "resync_required",
     "error",
 )
 _FEED_MESSAGES: Final = (

@@ -164,6 +164,20 @@ class Receipts:
     read: SafeInt
 
 
+@attrs.frozen(slots=False)
+class ResyncRequired:
+    """The position that a socket resumes from is none of this chat's history, as after a backup was restored. *(ext)*
+
+    Comes before anything else; then follows everything, from the first message on. Clients forget what they had.
+    ``last_index`` is the newest message's, -1 if there is none.
+    """
+
+    type: ClassVar[str] = "resync_required"
+
+    chat_id: UUID
+    last_index: SafeInt
+
+
 Event = (
     MessageAdded
     | MessageUpdated
@@ -176,6 +190,7 @@ Event = (
     | MessageNotAdded
     | ErrorEvent
     | Receipts
+    | ResyncRequired
 )
 
 EVENTS: Final[Mapping[str, type[Event]]] = {
@@ -192,9 +207,10 @@ EVENTS: Final[Mapping[str, type[Event]]] = {
         MessageNotAdded,
         ErrorEvent,
         Receipts,
+        ResyncRequired,
     )
 }
 """Each event's class by its wire type."""
 
-EXTENDED_EVENTS: Final[frozenset[type[Event]]] = frozenset({ErrorEvent, Receipts})
+EXTENDED_EVENTS: Final[frozenset[type[Event]]] = frozenset({ErrorEvent, Receipts, ResyncRequired})
 """Events that are sent to extended sockets only."""

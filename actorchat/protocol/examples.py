@@ -36,6 +36,7 @@ from actorchat.protocol.events import (
     OperatorUpdated,
     Receipts,
     RefusalCode,
+    ResyncRequired,
     TypingUpdated,
     UserConnected,
     UserDisconnected,
@@ -96,6 +97,7 @@ EVENT_EXAMPLES: Final[tuple[Event, ...]] = (
     ),
     ErrorEvent(code="malformed", detail="data.text: expected a string, got 5", path="data.text"),
     Receipts(chat_id=_CHAT_ID, role=Role.OPERATOR, delivered=4, read=2),
+    ResyncRequired(chat_id=_CHAT_ID, last_index=4),
 )
 
 BROKER_EXAMPLES: Final[dict[BrokerChannel, BrokerBody]] = {

@@ -8,7 +8,7 @@ from actorchat.chat.model import PersonRecord, Policy, Stage, endless
 from actorchat.chat.operations import Changed, ReturnChat, TransferChat
 from actorchat.chat.rules import Situation, decide
 from actorchat.cli.terminal import drawing
-from actorchat.cli.terminal.chat_view import MAX_ENTRIES, ChatView
+from actorchat.cli.terminal.chat_view import MAX_ENTRIES, OTHER_HISTORY, ChatView
 from actorchat.cli.terminal.desk_view import DeskView
 from actorchat.cli.terminal.telling import tell_event, tell_item
 from actorchat.cli.text import clean
@@ -34,6 +34,7 @@ from actorchat.protocol.events import (
     MessageUpdated,
     OperatorUpdated,
     Receipts,
+    ResyncRequired,
     TypingUpdated,
     UserConnected,
     UserDisconnected,
@@ -89,6 +90,19 @@ def test_receipts_of_ones_own_side_and_lower_ones_change_no_tick() -> None:
 def test_a_status_that_came_with_the_message_counts_too() -> None:
     own = attrs.evolve(message(0, user=VISITOR), status=MessageStatus.DELIVERED)
     assert VISITORS_VIEW.status_of(own) is MessageStatus.DELIVERED
+
+
+def test_another_history_takes_the_place_of_the_one_on_the_screen() -> None:
+    view = VISITORS_VIEW.sent(Delivery("c1", "on its way", ()))
+    view = after(view, MessageAdded(message(0, "old")), receipts(Role.OPERATOR, 9, 9))
+    resync = ResyncRequired(CHAT.uuid, 0)
+    assert told(view, resync, MessageAdded(message(0, "new"))) == [f"# {OTHER_HISTORY}", "[0] Olga: new"]
+    view = after(view, resync, MessageAdded(message(0, "new", user=VISITOR)))
+    assert [line.split(" ", 1)[-1].strip() for line in shown(view)] == [
+        OTHER_HISTORY,
+        "you: new ✓",
+        "you: on its way …",
+    ]
 
 
 def test_a_message_on_its_way_is_shown_and_then_replaced_by_the_stored_one() -> None:

@@ -26,6 +26,7 @@ from actorchat.protocol.events import (
     MessageAdded,
     MessageUpdated,
     RefusalCode,
+    ResyncRequired,
     TypingUpdated,
     UserConnected,
     UserDisconnected,
@@ -517,6 +518,49 @@ async def test_marks_that_were_refused_leave_one_at_a_time(autojump_clock: MockC
         room.mark_read(5)
         await trio.sleep(20)
     assert heard == {MarkMessageDelivered(6): pytest.approx(0.5), MarkMessageRead(5): pytest.approx(1.0)}
+
+
+async def test_another_history_makes_the_room_forget_what_it_had_and_its_marks(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    heard: list[object] = []
+
+    async def first(peer: Peer) -> None:
+        await presence(peer, VISITOR, OPERATOR)
+        await peer.tell(*(MessageAdded(message(index, f"old {index}")) for index in range(5)))
+        await peer.end_replay(4)
+        assert await peer.hear() == MarkMessageRead(1004)
+        await peer.drop()
+
+    async def second(peer: Peer) -> None:
+        await peer.tell(ResyncRequired(CHAT.uuid, 2))
+        await presence(peer, VISITOR)
+        await peer.tell(*(MessageAdded(message(index, f"new {index}")) for index in range(3)))
+        await peer.end_replay(2)
+        await peer.tell(MessageAdded(message(3, "new 3")))
+        heard.append(await peer.hear())
+        await peer.drop()
+
+    peers = Peers(nursery, first, second, stay)
+    async with opened(peers, after=-1) as room:
+        assert await indexes(room, 5) == [0, 1, 2, 3, 4]
+        room.mark_read(1004)
+        events: list[Event] = []
+        async for event in room:
+            events.append(event)
+            if isinstance(event, MessageAdded) and event.message.message_index == 3:
+                break
+        resync = events.index(ResyncRequired(CHAT.uuid, 2))
+        told = [event.message.text for event in events[resync:] if isinstance(event, MessageAdded)]
+        assert told == ["new 0", "new 1", "new 2", "new 3"]
+        # Who is present has nothing to do with the history.
+        assert [event.user for event in events if isinstance(event, UserDisconnected)] == [OPERATOR]
+        assert not any(isinstance(event, UserConnected) for event in events[resync:])
+        room.mark_delivered(1003)
+        await trio.sleep(20)
+        assert room.last_index == 3
+    assert heard == [MarkMessageDelivered(1003)]
+    assert peers.resources[2].endswith("after=3")
 
 
 async def test_while_marks_wait_messages_leave(autojump_clock: MockClock, nursery: trio.Nursery) -> None:

@@ -31,6 +31,7 @@ from actorchat.protocol import (
     OperatorUpdated,
     Receipts,
     RefusalCode,
+    ResyncRequired,
     Role,
     SendMessage,
     TypingUpdated,
@@ -111,4 +112,5 @@ events: Final[st.SearchStrategy[Event]] = st.one_of(
     refusals,
     st.builds(ErrorEvent, texts, texts, texts),
     st.builds(Receipts, st.uuids(), st.sampled_from(Role), integers, integers),
+    st.builds(ResyncRequired, st.uuids(), integers),
 )

@@ -149,7 +149,7 @@ def test_every_integer_is_bounded_and_only_a_command_has_defaults(document: Docu
 def test_what_only_extended_sockets_get_is_marked(document: Document) -> None:
     messages = document["components"]["messages"]
     marked = {name for name, message in messages.items() if message.get("x-profile") == "extended"}
-    assert marked == {"error", "receipts", "chat_updated_in_room", "typing_updated_in_room"}
+    assert marked == {"error", "receipts", "resync_required", "chat_updated_in_room", "typing_updated_in_room"}
     for name in ("SendMessage", "MessageAdded"):
         client_id = document["components"]["schemas"][name]["properties"]["client_id"]
         assert client_id["x-profile"] == "extended"

@@ -211,7 +211,7 @@ def test_nulls_of_a_refusal_are_written() -> None:
 
 
 def test_events_of_the_extended_profile_cannot_be_written_for_strict_sockets() -> None:
-    assert {cls.type for cls in EXTENDED_EVENTS} == {"error", "receipts"}
+    assert {cls.type for cls in EXTENDED_EVENTS} == {"error", "receipts", "resync_required"}
     with pytest.raises(ValueError, match="strict"):
         encode_event(ErrorEvent("malformed", "", ""), Profile.STRICT)
 
@@ -230,6 +230,7 @@ def test_the_wire_types_are_the_contracts() -> None:
         "message_not_added",
         "error",
         "receipts",
+        "resync_required",
     ]
 
 

@@ -13,6 +13,7 @@ from actorchat.protocol.events import (
     MessageAdded,
     MessageUpdated,
     Receipts,
+    ResyncRequired,
     TypingUpdated,
     UserConnected,
     UserDisconnected,
@@ -20,6 +21,9 @@ from actorchat.protocol.events import (
 
 MAX_ENTRIES: Final = 500
 """Older lines leave the screen's memory."""
+
+
+OTHER_HISTORY: Final = "the server has another history of this chat, perhaps from a backup: it follows anew"
 
 
 @attrs.frozen
@@ -149,6 +153,8 @@ class ChatView:
                 return self._with(*replaced)
             case Receipts(role=role, delivered=delivered, read=read) if role is self.other:
                 return attrs.evolve(self, delivered=max(self.delivered, delivered), read=max(self.read, read))
+            case ResyncRequired():
+                return self._forgotten()
             case ChatUpdated(chat):
                 return attrs.evolve(self, chat=chat)
             case UserConnected(user):
@@ -174,6 +180,15 @@ class ChatView:
     def unsent(self) -> list[str]:
         """The texts of which nobody knows yet whether they are stored."""
         return [entry.text for entry in self.entries if isinstance(entry, Pending) and not entry.fault]
+
+    def _forgotten(self) -> "ChatView":
+        """Without messages: the chat has another history, which follows. What is on its way stays so."""
+        kept = [
+            attrs.evolve(entry, message_id=None) if isinstance(entry, Pending) else entry
+            for entry in self.entries
+            if not isinstance(entry, Message)
+        ]
+        return attrs.evolve(self._with(*kept, Notice(OTHER_HISTORY)), delivered=-1, read=-1)
 
     def _added(self, message: Message, client_id: str | None) -> "ChatView":
         rest = [entry for entry in self.entries if not _announces(entry, message, client_id)]

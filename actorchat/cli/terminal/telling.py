@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from actorchat.cli.terminal.chat_view import ChatView, is_note
+from actorchat.cli.terminal.chat_view import OTHER_HISTORY, ChatView, is_note
 from actorchat.cli.terminal.desk_view import DeskView
 from actorchat.cli.terminal.drawing import row_line
 from actorchat.cli.terminal.people import name_of
@@ -16,6 +16,7 @@ from actorchat.protocol.events import (
     MessageAdded,
     MessageUpdated,
     Receipts,
+    ResyncRequired,
     TypingUpdated,
     UserConnected,
     UserDisconnected,
@@ -41,6 +42,8 @@ def tell_event(before: ChatView, event: Event) -> list[str]:
             told.append(f"# {name_of(user)} left")
         case TypingUpdated(user=user) if after.typing != before.typing:
             told.append(f"# {name_of(user)} {_writing(after.typing)}")
+        case ResyncRequired():
+            told.append(f"# {OTHER_HISTORY}")
         case ErrorEvent(code=code, detail=detail):
             told.append(f"# the server: {code}: {one_line(detail)}")
         case _:

@@ -1,0 +1,49 @@
+"""A server whose database was put back from a backup, and a client that knows more than it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import attrs
+import trio
+
+from actorchat.client import RoomConnection, open_room
+from actorchat.protocol import MessageAdded, ResyncRequired
+from actorchat.server.settings import LimitSettings, Settings
+from tests.server.running import SECRET, running
+
+
+async def texts(room: RoomConnection, until: str) -> list[str]:
+    """What the room tells up to that message; a resync begins anew."""
+    told: list[str] = []
+    async for event in room:
+        if isinstance(event, ResyncRequired):
+            told = ["resync"]
+        elif isinstance(event, MessageAdded):
+            told.append(event.message.text)
+            if event.message.text == until:
+                break
+    return told
+
+
+async def test_a_client_forgets_what_a_restored_backup_does_not_have(tmp_path: Path) -> None:
+    data, backup = tmp_path / "data", tmp_path / "backup"
+    settings = Settings(data=data, port=0, secret=SECRET, limits=LimitSettings(messages_per_second=0))
+    async with running(settings) as api:
+        visitor, chat = await api.visit()
+        await api.write(visitor, chat, "in the backup")
+        settings = attrs.evolve(settings, port=api.server.port)
+    shutil.copytree(data, backup)
+    with trio.fail_after(60):
+        async with open_room(f"http://127.0.0.1:{settings.port}", chat, token=visitor, after=-1) as room:
+            async with running(settings) as api:
+                for text in ("lost", "lost too"):
+                    await api.write(visitor, chat, text)
+                assert await texts(room, "lost too") == ["in the backup", "lost", "lost too"]
+            shutil.rmtree(data)
+            shutil.copytree(backup, data)
+            async with running(settings) as api:
+                delivery = await room.send("new")
+                assert await texts(room, "new") == ["resync", "in the backup", "new"]
+                assert (await delivery.wait()).message_index == room.last_index == 1
