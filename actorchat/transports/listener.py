@@ -91,7 +91,10 @@ class UpgradeSide(Protocol):
 
 
 async def bind(host: str, port: int) -> tuple[socket.socket, ...]:
-    """Listen on every address of `host`, all on one port; port 0 = any free one. Raises OSError."""
+    """Take a port on every address of `host`, the same on all; port 0 = any free one. Raises OSError.
+
+    Nobody can connect before a `Listener` serves them.
+    """
     found = await trio.socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG
     )
@@ -110,7 +113,6 @@ async def bind(host: str, port: int) -> tuple[socket.socket, ...]:
             if hasattr(socket, "TCP_DEFER_ACCEPT"):
                 # Who connects says something first: taken when it has, most connections are opened in one step.
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, _DEFER_SECONDS)
-            sock.listen(_BACKLOG)
     except BaseException:
         for sock in bound:
             sock.close()
@@ -134,7 +136,7 @@ class _Opening:
 
 
 class Listener:
-    """Takes connections from `sockets` (stdlib, non-blocking, listening; closed by it) until it is closed."""
+    """Takes connections from `sockets` (stdlib, non-blocking, bound; closed by it) until it is closed."""
 
     def __init__(
         self,
@@ -194,11 +196,13 @@ class Listener:
         return self._tasks + self._transport.untasked
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Accept until `close`, then return when every connection has ended.
+        """Listen, and accept until `close`; then return when every connection has ended.
 
-        The failure of one never ends another.
+        The failure of one never ends another. Raises OSError if a port can't be listened on.
         """
         try:
+            for sock in self._sockets:
+                sock.listen(_BACKLOG)
             async with trio.open_nursery() as nursery:
                 for sock in self._sockets:
                     nursery.start_soon(self._accept, sock, nursery)

@@ -350,6 +350,7 @@ class Exhausted:
         self.fileno = real.fileno
         self.close = real.close
         self.getsockname = real.getsockname
+        self.listen = real.listen
 
     def accept(self) -> tuple[socket.socket, object]:
         if self.numbers:
@@ -450,6 +451,20 @@ async def test_nothing_is_left_open(transport: str) -> None:
             await answer_to(dialer, b"nonsense\r\n\r\n")
             await answer_to(dialer, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         gc.collect()
+
+
+@BOTH
+async def test_nobody_can_connect_before_connections_are_served(transport: str) -> None:
+    async with opened(transport) as dialer:
+        dialer.listener.close()
+        sockets = await bind("127.0.0.1", 0)
+        with pytest.raises(OSError, match=r"refused|failed"):
+            await trio.open_tcp_stream("127.0.0.1", sockets[0].getsockname()[1])
+        dialer.listener = Listener(sockets, transport=dialer.transport, door=dialer.door, http=echo_http)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(dialer.listener.serve)
+            assert (await answer_to(dialer, REQUEST)).startswith(b"HTTP/1.1 200")
+            dialer.listener.close()
 
 
 async def test_bind_uses_one_port_for_all_addresses() -> None:

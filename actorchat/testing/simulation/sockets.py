@@ -199,6 +199,9 @@ class _ListeningSocket:
     def getsockname(self) -> tuple[str, int]:
         return ("127.0.0.1", self._backlog.port)
 
+    def listen(self, backlog: int) -> None:
+        """It has listened from the beginning."""
+
     def accept(self) -> tuple[ServerSocket, tuple[str, int]]:
         if self._backlog.closed:
             raise OSError(errno.EBADF, "closed")
