@@ -6,7 +6,7 @@ Composition of the package; what each part does stands in its module.
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -339,11 +339,17 @@ class Chats:
                 directory.signal(ConsoleLeft(session.user.id))
 
         try:
-            snapshot = await self.archive.feed_snapshot(sources, FEED_SNAPSHOT)
-            await _show(session, snapshot)
-            console.release({chat.uuid: chat.rev for chat in snapshot.chats})
-            self.consoles.join(console, snapshot.counters, snapshot.operators)
-            directory.signal(ConsoleJoined(console, snapshot.operators, snapshot.counters))
+            async with self._replays.working:
+                snapshot = await self.archive.feed_snapshot(sources, FEED_SNAPSHOT)
+                pieces, shown = _encode(snapshot), {chat.uuid: chat.rev for chat in snapshot.chats}
+                operators, counters = snapshot.operators, snapshot.counters
+                # Bytes are much smaller than 500 chats with their people, and a console may take its time.
+                del snapshot
+            while pieces and await session.wait_drained():
+                session.push(pieces.popleft())
+            console.release(shown)
+            self.consoles.join(console, counters, operators)
+            directory.signal(ConsoleJoined(console, operators, counters))
         except BaseException:
             leave()
             raise
@@ -454,16 +460,13 @@ def _refusal(refused: Refused) -> ChatRefused:
     return ChatRefused(refused.code, refused.detail, refused.retry_after)
 
 
-async def _show(session: Session, snapshot: FeedSnapshot) -> None:
-    """A fresh console is right without polling: operators, the global value, chats."""
+def _encode(snapshot: FeedSnapshot) -> deque[Frames]:
+    """A fresh console is right without polling: operators, the global value, chats. In pieces of some 50 KB."""
     unread = sum(counters.unread_chats for counters in snapshot.counters)
     head: list[Event] = [*map(operator_event, snapshot.operators), GlobalUpdated(unread)]
     events = head + [ChatUpdated(chat.wire()) for chat in snapshot.chats]
-    for start in range(0, len(events), 100):
-        payloads = [encode_event(event, Profile.STRICT) for event in events[start : start + 100]]
-        session.push(Frames.of(payloads))
-        if not await session.wait_drained():
-            return
+    payloads = [encode_event(event, Profile.STRICT) for event in events]
+    return deque(Frames.of(payloads[start : start + 100]) for start in range(0, len(payloads), 100))
 
 
 def _close_members(chat: UUID, announcer: Announcer, error: BaseException) -> None:

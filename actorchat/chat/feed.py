@@ -20,8 +20,9 @@ from actorchat.protocol import CloseCode, Frames, join_frames
 
 __all__ = ["Console", "Feed", "FeedItem", "FeedMessage", "FeedRoster", "Flush", "Flushed"]
 
+HELD_BYTES = 4_194_304
 HELD_ITEMS = 10_000
-"""Items kept for a console while its snapshot is read; over it the console is closed with 1013 and comes back."""
+"""What is kept for a console while its snapshot is sent. Beyond either it is closed with 1013, and reconnects."""
 
 
 @attrs.frozen(eq=False)
@@ -48,18 +49,20 @@ class FeedItem:
 class Console:
     """One feed socket. While its snapshot is read, live items are held; then `release` lets through what is newer."""
 
-    __slots__ = ("_floor", "_held", "session", "sources")
+    __slots__ = ("_floor", "_held", "_held_bytes", "session", "sources")
 
     def __init__(self, session: Session, sources: frozenset[str]) -> None:
         self.session, self.sources = session, sources
         self._held: list[FeedItem] | None = []
+        self._held_bytes = 0
         self._floor: dict[UUID, int] = {}
 
     def show(self, items: Sequence[FeedItem], frames: Frames | None) -> None:
         """Send `items`, whose frames joined are `frames`, but for those that the snapshot already showed."""
         if self._held is not None:
             self._held.extend(items)
-            if len(self._held) > HELD_ITEMS:
+            self._held_bytes += 0 if frames is None else len(frames.data)
+            if len(self._held) > HELD_ITEMS or self._held_bytes > HELD_BYTES:
                 self._held.clear()
                 self.session.close(CloseCode.OVERLOADED, "too much happened while the console was connecting")
         elif self._floor and not self._floor.keys().isdisjoint([item.chat for item in items]):

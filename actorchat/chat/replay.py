@@ -34,11 +34,14 @@ messages waiting. None of them waits for its reader meanwhile.
 
 
 class Replays:
-    """Reads members up to the present; one for all rooms."""
+    """Reads members up to the present; one for all rooms.
+
+    Whoever reads a lot for one socket holds `working` meanwhile, and not while it waits for that socket.
+    """
 
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
-        self._working = trio.Semaphore(WORKED_ON_AT_ONCE)
+        self.working = trio.Semaphore(WORKED_ON_AT_ONCE)
 
     async def catch_up(self, member: Member, position: Position, roster: Roster) -> None:
         """Send `member` what it misses since `position`, then make it live. Returns early if it has left or is closed.
@@ -49,7 +52,7 @@ class Replays:
         # A reading in a thread can't be cut short: one of a crashed incarnation may come back while the next one reads.
         reader = position.reader = object()
         while await member.session.wait_drained():
-            async with self._working:
+            async with self.working:
                 for is_first in (True, False):
                     if member not in roster.behind or position.reader is not reader:
                         return

@@ -6,13 +6,18 @@ from collections.abc import Callable
 from functools import partial
 from uuid import UUID
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
 
 from actorchat.chat.encoding import Encoder
+from actorchat.chat.feed import HELD_BYTES
+from actorchat.chat.operations import AddMessage
+from actorchat.chat.ports import FeedSnapshot
 from actorchat.chat.replay import PIECE_BYTES, WORKED_ON_AT_ONCE
-from actorchat.protocol import Frames, MarkMessageRead, MessageAdded, Profile, User
+from actorchat.protocol import Frames, GlobalUpdated, MarkMessageRead, MessageAdded, Profile, User
+from actorchat.storage.archive import StoreArchive
 from tests.chat.people import ANNA, OLGA
 from tests.chat.world import Recorder, Socket, World, open_world
 
@@ -164,3 +169,48 @@ async def test_a_strict_member_that_falls_behind_and_reads_nothing_is_sent_littl
 async def read_all(reader: Socket) -> None:
     last = reader.recorder.got(MessageAdded)[-1].message
     reader.receiver.receive(MarkMessageRead(last.id))
+
+
+async def test_a_console_that_stalls_in_its_snapshot_keeps_a_bounded_number_of_bytes(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world() as world:
+        for number in range(450):
+            owner = attrs.evolve(ANNA, id=1_000 + number)
+            await world.chats.perform(AddMessage(await world.reserve(owner), owner, "hi"))
+        stalled = Stalled(OLGA)
+        world.nursery.start_soon(world.chats.join_feed, stalled, frozenset({"lk"}))
+        await world.settle()
+        assert stalled.backlog > 65_536
+        anna = await world.join(await world.reserve(), ANNA)
+        said = 0
+        while stalled.closed is None and said < 2 * HELD_BYTES:
+            anna.say(LONG)
+            said += 4 * len(LONG)
+            await world.settle()
+        assert stalled.closed == 1013
+        assert said > 0.9 * HELD_BYTES
+
+
+async def test_a_few_consoles_at_a_time_read_their_snapshot(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, most = 0, 0
+    whole = StoreArchive.feed_snapshot
+
+    async def slowly(archive: StoreArchive, sources: frozenset[str], limit: int) -> FeedSnapshot:
+        nonlocal reading, most
+        reading += 1
+        most = max(most, reading)
+        await trio.sleep(0.1)
+        reading -= 1
+        return await whole(archive, sources, limit)
+
+    async with open_world() as world:
+        monkeypatch.setattr(StoreArchive, "feed_snapshot", slowly)
+        consoles = [Recorder(OLGA) for _ in range(50)]
+        for console in consoles:
+            world.nursery.start_soon(world.chats.join_feed, console, frozenset({"lk"}))
+        await trio.sleep(5)
+        assert all(console.got(GlobalUpdated) for console in consoles)
+        assert most == WORKED_ON_AT_ONCE
