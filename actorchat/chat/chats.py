@@ -49,6 +49,7 @@ from actorchat.chat.operations import (
     SetOnline,
     SweepChat,
     Unchanged,
+    Undecided,
     refusal_of,
 )
 from actorchat.chat.ports import Archive, ChatFilter, FeedSnapshot, Journal, Session, StorageUnavailable
@@ -223,6 +224,8 @@ class Chats:
         decision = await item.wait()
         if isinstance(decision, Changed | Unchanged):
             return decision
+        if isinstance(decision, Undecided):
+            raise ChatRefused(RefusalCode.STORAGE_UNAVAILABLE, decision.detail)
         assert isinstance(decision, Refused)  # noqa: S101 - rooms perform chat operations only
         raise _refusal(decision)
 

@@ -14,7 +14,7 @@ import trio
 from actorchat.actors import Ref
 from actorchat.chat.limits import Intake, rate_limited
 from actorchat.chat.model import Identity
-from actorchat.chat.operations import ChatOperation, Decision, Refused, Unchanged
+from actorchat.chat.operations import ChatOperation, Decision, Refused, Unchanged, Undecided
 from actorchat.chat.ports import Session
 from actorchat.chat.roster import Member, Roster
 from actorchat.protocol import (
@@ -65,7 +65,10 @@ class FromMember:
             self._refuse(decision)
             return
         self._settle(False)
-        if isinstance(decision, Unchanged) and decision.message is not None:
+        if isinstance(decision, Undecided):
+            # The client comes back and sends the message again.
+            self.receiver.member.session.close(CloseCode.SERVER_FAILED, decision.detail)
+        elif isinstance(decision, Unchanged) and decision.message is not None:
             message = decision.message
             payload = self.receiver.roster.encoder.added(decision.chat, message, message.client_id)
             self.receiver.member.session.push(Frames.of([payload]))

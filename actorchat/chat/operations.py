@@ -48,6 +48,7 @@ __all__ = [
     "SweepChat",
     "TransferChat",
     "Unchanged",
+    "Undecided",
     "refusal_of",
 ]
 
@@ -272,7 +273,13 @@ class Expired:
     chat: UUID
 
 
-Decision = Changed | Unchanged | PersonRecorded | Expired | Refused
+class Undecided(msgspec.Struct, frozen=True, gc=False):
+    """Nothing was stored, and whether a message is stored under the same `client_id` can't be read."""
+
+    detail: str
+
+
+Decision = Changed | Unchanged | PersonRecorded | Expired | Refused | Undecided
 
 
 class Asker(Protocol):

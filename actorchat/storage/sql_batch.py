@@ -29,6 +29,7 @@ from actorchat.storage.sql_rows import (
     person_of,
     person_row,
     progress_row,
+    read_row,
     role_text,
     transition_row,
 )
@@ -137,7 +138,7 @@ class SqlBatches:
                 self._markable[id_] = (number, MarkedMessage(index, TYPES[type_], ROLES[role]))
 
     def _know_chat(self, row: Row) -> ChatRow:
-        state = chat_of(row)
+        state = read_row(chat_of, row)
         known = self.rows.chats.get(state.uuid)
         if known is None:
             known = self.rows.chats[state.uuid] = ChatRow(row[0], state)
@@ -148,7 +149,7 @@ class SqlBatches:
             ids = [id_ for is_operator, id_ in people if is_operator is (role is Role.OPERATOR)]
             if ids:
                 for row in self._all(self._statements.people_by_id, (role_text(role), keys(ids))):
-                    person = person_of(row)
+                    person = read_row(person_of, row)
                     self.rows.people[person_key(person.user)] = person
 
     def _load_operator_counters(self, operators: set[int]) -> None:

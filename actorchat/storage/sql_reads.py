@@ -5,7 +5,7 @@ Knows no transaction: the caller makes each reading consistent.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from math import inf
 from typing import Final, Protocol
 from uuid import UUID
@@ -21,7 +21,7 @@ from actorchat.chat.model import (
 from actorchat.chat.ports import PAGE_BYTES, ChatFilter, ChatPage, FeedSnapshot, ListPlace, OperatorRecord, Page
 from actorchat.protocol import MAX_SAFE_INTEGER, Role
 from actorchat.storage.rows import cut_page
-from actorchat.storage.sql_rows import Row, chat_of, keys, message_of, person_of, role_text
+from actorchat.storage.sql_rows import DamagedRow, Row, chat_of, keys, message_of, person_of, read_row, role_text
 from actorchat.storage.statements import Statements
 
 __all__ = ["Cursor", "SqlReads", "read_message"]
@@ -40,16 +40,22 @@ class Cursor(Protocol):
 
 
 class SqlReads:
-    """`actorchat.storage.store.Reads` on `cursor`, as of `now` in epoch seconds."""
+    """`actorchat.storage.store.Reads` on `cursor`, as of `now` in epoch seconds.
 
-    def __init__(self, cursor: Cursor, statements: Statements, now: float) -> None:
+    `left_out` hears of each chat, by its hexadecimal UUID, that a list leaves out because its row is damaged.
+    """
+
+    def __init__(
+        self, cursor: Cursor, statements: Statements, now: float, left_out: Callable[[str, Exception], object]
+    ) -> None:
+        self._left_out = left_out
         self._now = now
         self._cursor = cursor
         self._statements = statements
 
     def chat(self, chat: UUID) -> ChatState | None:
         row = self._chat(chat)
-        return None if row is None else chat_of(row)
+        return None if row is None else read_row(chat_of, row)
 
     def newest(self, chat: UUID, role: Role, *, before: int | None, limit: int, size: int = PAGE_BYTES) -> Page | None:
         end = _BEYOND if before is None else before
@@ -90,30 +96,45 @@ class SqlReads:
         rows = self._all(self._statements.filtered_chats(which), (*parameters, which.limit + 1))
         taken = rows[: which.limit]
         more = ListPlace(start, taken[-1][-1]) if len(rows) > len(taken) else None
-        return ChatPage(tuple(map(chat_of, taken)), more)
+        return ChatPage(tuple(self._sound(taken)), more)
 
     def person(self, identity: Identity) -> PersonRecord | None:
         rows = self._all(self._statements.person, (role_text(identity.role), identity.id))
-        return person_of(rows[0]) if rows else None
+        return read_row(person_of, rows[0]) if rows else None
 
     def operators(self, sources: Collection[str] | None) -> tuple[OperatorRecord, ...]:
         wanted = None if sources is None else frozenset(sources)
         records = (
-            OperatorRecord(person_of(row), OperatorCounters(row[1], *(count or 0 for count in row[-3:])))
+            OperatorRecord(read_row(person_of, row), OperatorCounters(row[1], *(count or 0 for count in row[-3:])))
             for row in self._all(self._statements.operators, ())
         )
         return tuple(record for record in records if wanted is None or wanted & record.person.sources(self._now))
 
-    def feed_snapshot(self, sources: Collection[str], limit: int) -> FeedSnapshot:
+    def active_numbers(self, sources: Collection[str]) -> list[int]:
+        """The numbers of the sources' active chats, read from an index alone."""
+        return [row[0] for row in self._all(self._statements.active_numbers, (keys(sorted(frozenset(sources))),))]
+
+    def numbered(self, number: int) -> list[ChatState]:
+        """The chat with that number; none if its row is damaged."""
+        return list(self._sound(self._all(self._statements.numbered, (number,))))
+
+    def feed_snapshot(
+        self, sources: Collection[str], limit: int, known: Collection[ChatState] | None = None
+    ) -> FeedSnapshot:
+        """`known`: the sources' active chats, where they were read already."""
         wanted = sorted(frozenset(sources))
-        chats = self._all(self._statements.feed_chats, (keys(wanted), limit))
+        if known is None:
+            rows = self._all(self._statements.feed_chats, (keys(wanted), limit))
+            chats = list(self._sound(reversed(rows)))
+        else:
+            chats = sorted(known, key=lambda chat: chat.place)[-limit:]
         counters = {
             row[0]: SourceCounters(*row) for row in self._all(self._statements.source_counters, (keys(wanted),))
         }
         return FeedSnapshot(
             self.operators(wanted),
             tuple(counters.get(source) or SourceCounters(source) for source in wanted),
-            tuple(map(chat_of, reversed(chats))),
+            tuple(chats),
         )
 
     def unused(self, before: float, limit: int) -> tuple[UUID, ...]:
@@ -121,6 +142,14 @@ class SqlReads:
 
     def due(self, now: float, limit: int) -> tuple[UUID, ...]:
         return tuple(UUID(hex=row[0]) for row in self._all(self._statements.due, (now, limit)))
+
+    def _sound(self, rows: Iterable[Row]) -> Iterator[ChatState]:
+        """The chats of those rows that hold one."""
+        for row in rows:
+            try:
+                yield read_row(chat_of, row)
+            except DamagedRow as error:
+                self._left_out(str(row[1]), error)
 
     def _chat(self, chat: UUID) -> Row | None:
         rows = self._all(self._statements.chat, (chat.hex,))
@@ -134,10 +163,10 @@ class SqlReads:
             return None
         # Row by row: no more is read than the page holds.
         self._cursor.execute(statement, (found[0], *parameters, limit + 1))
-        messages, has_more = cut_page(map(message_of, iter(self._cursor.fetchone, None)), limit, size)
+        messages, has_more = cut_page(map(_message, iter(self._cursor.fetchone, None)), limit, size)
         if backwards:
             messages.reverse()
-        return Page(chat_of(found), tuple(messages), has_more)
+        return Page(read_row(chat_of, found), tuple(messages), has_more)
 
     def _all(self, statement: str, parameters: Row) -> list[Row]:
         self._cursor.execute(statement, parameters)
@@ -148,4 +177,8 @@ def read_message(cursor: Cursor, statements: Statements, chat_number: int, index
     """The chat's message with that index, which exists."""
     cursor.execute(statements.one, (chat_number, index))
     [row] = cursor.fetchall()
-    return message_of(row)
+    return read_row(message_of, row)
+
+
+def _message(row: Row) -> StoredMessage:
+    return read_row(message_of, row)

@@ -5,8 +5,9 @@ Whatever runs once a message is a plain tuple in the order of the table's column
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Callable, Iterable
+from types import NoneType
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import orjson
@@ -23,6 +24,7 @@ from actorchat.chat.model import (
 from actorchat.protocol import MessageType, Role, User
 
 __all__ = [
+    "DamagedRow",
     "chat_of",
     "chat_row",
     "counters_row",
@@ -32,11 +34,26 @@ __all__ = [
     "person_of",
     "person_row",
     "progress_row",
+    "read_row",
     "role_text",
     "transition_row",
 ]
 
+T = TypeVar("T")
 Row = tuple[Any, ...]  # what a driver gives and takes
+
+
+class DamagedRow(Exception):  # noqa: N818 - named as what it is about
+    """A stored row is none that this program writes."""
+
+
+def read_row(convert: Callable[[Row], T], row: Row) -> T:
+    """`convert(row)`. Raises `DamagedRow` for whatever is wrong with the row."""
+    try:
+        return convert(row)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise DamagedRow(f"{type(error).__name__}: {error}") from error
+
 
 # Enum members are looked up and spelled out once: both cost more than the rest of a row.
 ROLES: Final = {role.value: role for role in Role}
@@ -44,6 +61,9 @@ TYPES: Final = {type_.value: type_ for type_ in MessageType}
 STAGES: Final = {stage.value: stage for stage in Stage}
 _USER, _OPERATOR = Role.USER.value, Role.OPERATOR.value
 _STANDARD, _SYSTEM = MessageType.STANDARD.value, MessageType.SYSTEM.value
+
+
+_INTEGERS: Final = frozenset({int, NoneType})
 
 
 def role_text(role: Role) -> str:
@@ -100,6 +120,8 @@ def chat_of(row: Row) -> ChatState:
     """From `chats` without `due_at`; the profiles of owner and operator follow where people were joined."""
     operator_id = row[5]
     owner, operator = (row[17:21], row[21:25]) if len(row) > 17 else ((), ())
+    if not _INTEGERS.issuperset(map(type, row[6:17])):
+        raise TypeError(f"these are not all integers: {row[6:17]!r:.100}")
     return ChatState(
         UUID(hex=row[1]),
         row[2],

@@ -15,7 +15,7 @@ import attrs
 from actorchat.chat.model import ChatState, OperatorCounters, Policy, contribution
 from actorchat.storage.sql_batch import BatchCursor
 from actorchat.storage.sql_reads import Cursor
-from actorchat.storage.sql_rows import Row, chat_of, counters_row
+from actorchat.storage.sql_rows import Row, chat_of, counters_row, read_row
 from actorchat.storage.statements import Statements
 
 __all__ = ["prepare_start"]
@@ -54,7 +54,7 @@ def _active(cursor: BatchCursor, statements: Statements) -> Iterator[tuple[int, 
     cursor.execute(statements.active_chats)
     while rows := cursor.fetchmany(_PAGE):
         for row in rows:
-            yield row[0], chat_of(row)
+            yield row[0], read_row(chat_of, row)
 
 
 @attrs.define(eq=False)

@@ -17,7 +17,7 @@ from typing import Final
 from uuid import UUID
 
 from actorchat.chat.model import ChatState, Identity, PersonRecord, Policy
-from actorchat.chat.operations import Operation, Refused, RefuseMessage
+from actorchat.chat.operations import Decision, Operation, Refused, RefuseMessage, Undecided, refusal_of
 from actorchat.chat.ports import (
     PAGE_BYTES,
     ChatFilter,
@@ -36,7 +36,7 @@ from actorchat.storage.files import DatabaseFiles
 from actorchat.storage.rows import person_key
 from actorchat.storage.sql_batch import SqlBatches
 from actorchat.storage.sql_reads import SqlReads
-from actorchat.storage.sql_rows import Row
+from actorchat.storage.sql_rows import DamagedRow, Row
 from actorchat.storage.sql_start import prepare_start
 from actorchat.storage.statements import Statements
 from actorchat.storage.store import Batch, CommitInDoubt, Decided, StoreUrlError
@@ -45,6 +45,9 @@ from actorchat.storage.upgrade import check_owner, upgrade
 __all__ = ["SqliteStore"]
 
 _log = logging.getLogger("actorchat.storage")
+
+_NO_TEXT: Final = "Could not decode"
+"""How the sqlite3 module says that bytes in a row are no text: it gives no code of SQLite for that."""
 
 _LOOK_PERIOD: Final = 1.0
 """Seconds between two looks at the write-ahead log's files."""
@@ -56,10 +59,8 @@ _STAMP_PERIOD: Final = 10.0
 """Seconds after which a commit renews the stamp that tells this database from copies of it."""
 
 
-_DAMAGED: Final[Decided] = (
-    Refused(RefusalCode.STORAGE_UNAVAILABLE, "a part of the database that this needs is damaged"),
-    (),
-)
+_IS_DAMAGED: Final = "a part of the database that this needs is damaged"
+_DAMAGED: Final = Refused(RefusalCode.STORAGE_UNAVAILABLE, _IS_DAMAGED)
 
 
 class _RowsDamaged(StorageUnavailable):
@@ -99,6 +100,7 @@ class SqliteStore:
         self._last: Batch | None = None
         # Chats with damaged rows; None if there are damaged rows of people.
         self._damaged: set[UUID | None] = set()
+        self._left_out: set[str] = set()
         _make_file(path)
         self._files = DatabaseFiles(path, claim)
         self._connections = Connections(path, connect, self._files)
@@ -118,11 +120,35 @@ class SqliteStore:
         while True:
             sound = [operation for place, operation in enumerate(operations) if place not in refused]
             try:
-                return _with_refused(self._commit(sound if refused else operations, batch), refused, len(operations))
+                return self._with_refused(self._commit(sound if refused else operations, batch), refused, operations)
             except CommitInDoubt as doubt:
-                raise CommitInDoubt(_with_refused(doubt.decided, refused, len(operations))) from doubt.__cause__
+                raise CommitInDoubt(self._with_refused(doubt.decided, refused, operations)) from doubt.__cause__
             except _RowsDamaged as damage:
-                refused.update(place for place, each in enumerate(operations) if each is damage.operation)
+                chat = getattr(damage.operation, "chat", None)
+                refused.update(
+                    place
+                    for place, each in enumerate(operations)
+                    if each is damage.operation or (chat is not None and getattr(each, "chat", None) == chat)
+                )
+
+    def _with_refused(
+        self, decided: list[Decided], refused: set[int], operations: Sequence[Operation]
+    ) -> list[Decided]:
+        """The outcomes of all `operations`, of which those at the places `refused` were left out."""
+        if not refused:
+            return decided
+        others = iter(decided)
+        return [
+            (self._refusal(operation), ()) if place in refused else next(others)
+            for place, operation in enumerate(operations)
+        ]
+
+    def _refusal(self, operation: Operation) -> Decision:
+        """What `operation`, which needs damaged rows, comes to. The message of a key may be on them."""
+        refusal = refusal_of(operation, _DAMAGED)
+        if refusal is None:
+            return _DAMAGED
+        return refusal.refusal if self.is_new(refusal) else Undecided(_IS_DAMAGED)
 
     def _commit(self, operations: Sequence[Operation], batch: Batch) -> list[Decided]:
         """Commit `operations`. Raises `_RowsDamaged` for the first that needs damaged rows; then none is stored."""
@@ -244,8 +270,24 @@ class SqliteStore:
             return reads.operators(sources)
 
     def feed_snapshot(self, sources: Collection[str], limit: int) -> FeedSnapshot:
+        try:
+            with self._reading() as reads:
+                return reads.feed_snapshot(sources, limit)
+        except StorageUnavailable as error:
+            if not isinstance(error.__cause__, Exception) or not _is_damage(error.__cause__):
+                raise
+        # A damaged page of chats must not keep every console away: each chat is read by itself.
         with self._reading() as reads:
-            return reads.feed_snapshot(sources, limit)
+            numbers = reads.active_numbers(sources)
+        chats: list[ChatState] = []
+        for number in numbers:
+            try:
+                with self._reading() as reads:
+                    chats.extend(reads.numbered(number))
+            except StorageUnavailable as error:
+                self._warn_of_row(f"number {number}", error)
+        with self._reading() as reads:
+            return reads.feed_snapshot(sources, limit, chats)
 
     def unused(self, before: float, limit: int) -> tuple[UUID, ...]:
         with self._reading() as reads:
@@ -321,6 +363,12 @@ class SqliteStore:
             what = "a person" if chat is None else f"chat {chat}"
             _log.error("%s can't be stored: %s is damaged (%s). Restore a backup", what, self._path, error)
 
+    def _warn_of_row(self, chat: str, error: Exception) -> None:
+        """Log once for each chat that lists leave it out."""
+        if len(self._left_out) < _MOST_DAMAGED and chat not in self._left_out:
+            self._left_out.add(chat)
+            _log.error("chat %s is left out of lists: %s is damaged (%s). Restore a backup", chat, self._path, error)
+
     def _disconnect(self) -> None:
         self._data_version = None
         self._connections.close_writer()
@@ -344,7 +392,7 @@ class SqliteStore:
     @contextmanager
     def _reading(self) -> Iterator[SqlReads]:
         with self._reading_cursor() as cursor:
-            yield SqlReads(cursor, self._statements, self._clock())
+            yield SqlReads(cursor, self._statements, self._clock(), self._warn_of_row)
 
     @contextmanager
     def _reading_cursor(self) -> Iterator[sqlite3.Cursor]:
@@ -356,7 +404,7 @@ class SqliteStore:
         try:
             yield
         except Exception as error:
-            if _is_outage(error):
+            if _is_outage(error) or _is_damage(error):
                 raise StorageUnavailable(f"{self._path}: {error}") from error
             raise
 
@@ -381,18 +429,10 @@ class SqliteStore:
     def _put_in_order(self, cursor: sqlite3.Cursor) -> int:
         try:
             return prepare_start(cursor, self._statements, self._policy, int(self._clock()))
-        except (ValueError, TypeError, LookupError) as error:
+        except (DamagedRow, ValueError, TypeError, LookupError) as error:
             raise StoreUrlError(
                 f"{self._path} holds a value that actorchat did not write ({error}): it is damaged; restore a backup"
             ) from error
-
-
-def _with_refused(decided: list[Decided], refused: set[int], count: int) -> list[Decided]:
-    """The outcomes of a whole batch of `count` operations, of which those at the places `refused` were left out."""
-    if not refused:
-        return decided
-    others = iter(decided)
-    return [_DAMAGED if place in refused else next(others) for place in range(count)]
 
 
 def _is_outage(error: Exception) -> bool:
@@ -403,11 +443,13 @@ def _is_outage(error: Exception) -> bool:
 
 
 def _is_damage(error: Exception) -> bool:
-    """Whether a page of the file holds nonsense, which the statements that don't read it never notice."""
-    return (
-        isinstance(error, sqlite3.DatabaseError)
-        and getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT
-    )
+    """Whether a page or a row holds nonsense, which the statements that don't read it never notice."""
+    if isinstance(error, DamagedRow):
+        return True
+    if isinstance(error, sqlite3.OperationalError) and str(error).startswith(_NO_TEXT):
+        return True
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return isinstance(error, sqlite3.DatabaseError) and code == sqlite3.SQLITE_CORRUPT
 
 
 def _make_file(path: Path) -> None:

@@ -155,6 +155,8 @@ class Statements:
         # Reads, with the people as they are stored now.
         with_people = self._chats_with_people()
         self.chat = text_(with_people.where(chats.c.uuid == bindparam("uuid")), "uuid")
+        self.numbered = text_(with_people.where(chats.c.number == bindparam("number")), "number")
+        self.active_numbers = text_(select(chats.c.number).where(_active, _among(chats.c.source)), "keys")
         page = self._messages_with_authors()
         visible = or_(messages.c.type == literal_column("'standard'"), messages.c.type_role == bindparam("role"))
         index = messages.c.message_index

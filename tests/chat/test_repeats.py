@@ -1,5 +1,6 @@
 """A `client_id` that is sent again: nobody is told that its message is not stored while it is, or may be."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -10,9 +11,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from actorchat.chat import ChatRefused, Limits
 from actorchat.chat import chats as chats_module
 from actorchat.chat import room as room_module
-from actorchat.chat.operations import AddMessage, Unchanged
+from actorchat.chat.operations import AddMessage, Operation, Unchanged, Undecided
 from actorchat.protocol import MessageAdded, MessageNotAdded
-from actorchat.storage.store import Store
+from actorchat.storage.store import Batch, Decided, Store
 from actorchat.testing import CommitFault, FaultyStore
 from tests.chat.people import ANNA, OLGA
 from tests.chat.world import Socket, World, open_world
@@ -201,3 +202,24 @@ async def test_without_any_storage_a_message_that_may_be_stored_waits_for_it(aut
         await trio.sleep(20)
         assert outcomes(anna)[2:] == [("k", "0"), ("new", "storage_unavailable")]
         assert anna.recorder.done == 4
+
+
+async def test_a_message_of_which_nothing_can_be_read_closes_its_socket_without_a_word() -> None:
+    def damaged(store: Store) -> Store:
+        commit = store.commit
+
+        def undecided(operations: Sequence[Operation], batch: Batch) -> list[Decided]:
+            decided = commit(operations, batch)
+            keys = [getattr(operation, "client_id", None) for operation in operations]
+            return [(Undecided(""), ()) if key else each for key, each in zip(keys, decided, strict=True)]
+
+        store.commit = undecided  # type: ignore[method-assign] # a store of its own
+        return store
+
+    async with open_world(faults=damaged) as world:
+        chat = await world.reserve()
+        anna = await world.join(chat, ANNA)
+        anna.say("one", "k")
+        assert await perform(world, chat, "two", "l") == "storage_unavailable"
+        assert (anna.recorder.closed, anna.recorder.done) == (1011, 1)
+        assert not anna.recorder.got(MessageNotAdded)

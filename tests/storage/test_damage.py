@@ -9,11 +9,13 @@ from uuid import UUID
 import pytest
 
 from actorchat.chat.model import Policy
-from actorchat.chat.operations import AddMessage, Refused, ReserveChat
+from actorchat.chat.operations import AddMessage, Decision, Operation, Refused, ReserveChat, Undecided
 from actorchat.protocol import User
+from actorchat.storage.journal import open_journal
 from actorchat.storage.sqlite import SqliteStore
 from actorchat.storage.store import Batch
-from tests.storage.world import ANN, CHAT, NOW, RESERVE
+from actorchat.storage.threads import InPlace
+from tests.storage.world import ANN, CHAT, NOW, RESERVE, Listener
 
 BOB = User(2, ANN.role, firstname="Bob")
 HEALTHY = UUID(int=2)
@@ -46,7 +48,13 @@ def damage(path: Path) -> None:
 
 def codes(store: SqliteStore, number: int, *operations: AddMessage) -> list[str | None]:
     decided = store.commit(operations, Batch("w", number, NOW))
-    return [decision.code if isinstance(decision, Refused) else None for decision, _ in decided]
+    return [code(decision) for decision, _ in decided]
+
+
+def code(decision: Decision) -> str | None:
+    if isinstance(decision, Undecided):
+        return "undecided"
+    return decision.code if isinstance(decision, Refused) else None
 
 
 def test_a_damaged_page_of_one_chat_stops_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -55,11 +63,88 @@ def test_a_damaged_page_of_one_chat_stops_no_other(tmp_path: Path, caplog: pytes
     damage(path)
     with closing(SqliteStore(path, Policy())) as store, caplog.at_level(logging.ERROR):
         sick, well = say(CHAT, ANN, "are you there?"), say(HEALTHY, BOB, "how are you?")
-        assert codes(store, 3, well, sick) == [None, "storage_unavailable"]
-        assert codes(store, 4, sick) == ["storage_unavailable"]
+        # Whether the key is known stands on the damaged page.
+        assert codes(store, 3, well, sick) == [None, "undecided"]
+        assert codes(store, 4, sick, AddMessage(CHAT, ANN, "without a key")) == ["undecided", "storage_unavailable"]
         assert codes(store, 5, say(HEALTHY, BOB, "fine")) == [None]
         page = store.since(HEALTHY, rev=0, limit=10)
         assert page is not None
         assert [message.text for message in page.messages] == ["hello", "how are you?", "fine"]
     [record] = [record for record in caplog.records if "damaged" in record.getMessage()]
     assert str(CHAT) in record.getMessage()
+
+
+DAMAGES = {
+    "a stage that there is not": "UPDATE chats SET stage = 'gone' WHERE source = 'sick'",
+    "an index that is no number": "UPDATE chats SET next_index = 'x' WHERE source = 'sick'",
+    "a name that is no text": "UPDATE people SET firstname = CAST(x'ff' AS TEXT) WHERE id = 7",
+    "a message of no type": "UPDATE messages SET type = 'odd' WHERE author_id = 7",
+}
+SICK = UUID(int=3)
+CAROL = User(7, ANN.role, firstname="Carol")
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_row_that_holds_nonsense_concerns_its_chat_alone(
+    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "chat.db"
+    with closing(SqliteStore(path, Policy())) as store, caplog.at_level(logging.ERROR):
+        store.commit([RESERVE, ReserveChat(SICK, "sick", CAROL), say(SICK, CAROL, "hello")], Batch("w", 1, NOW))
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute(damage)
+            connection.commit()
+        again = say(SICK, CAROL, "hello")
+        batch: list[Operation] = [say(CHAT, ANN, "well"), again, AddMessage(SICK, CAROL, "more")]
+        decided = [code(decision) for decision, _ in store.commit(batch, Batch("w", 2, NOW))]
+        assert decided == [None, "undecided", "storage_unavailable"]
+        assert codes(store, 3, say(CHAT, ANN, "still well")) == [None]
+        snapshot = store.feed_snapshot({"shop", "sick"}, 100) if "people" not in damage else None
+        assert snapshot is None or CHAT in [chat.uuid for chat in snapshot.chats]
+    assert sum(f"chat {SICK} can't be stored" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_consoles_are_shown_all_chats_but_those_on_a_damaged_page(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "chat.db"
+    people = [User(1_000 + number, ANN.role, firstname="x" * 50) for number in range(200)]
+    chats = [UUID(int=1_000 + number) for number in range(200)]
+    with closing(SqliteStore(path, Policy())) as store:
+        reserved = [ReserveChat(chat, "shop", person) for chat, person in zip(chats, people, strict=True)]
+        said = [say(chat, person, "hello") for chat, person in zip(chats, people, strict=True)]
+        store.commit([*reserved, *said], Batch("w", 1, NOW))
+    with closing(SqliteStore(path, Policy())) as store, caplog.at_level(logging.ERROR):
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            [(size,)] = connection.execute("PRAGMA page_size")
+        content = bytearray(path.read_bytes())
+        # The table's page, not the index's: it has the source behind the UUID.
+        start = content.index(chats[100].hex.encode() + b"shop") // size * size
+        content[start : start + 8] = b"\xff" * 8
+        path.write_bytes(content)
+        snapshot = store.feed_snapshot({"shop"}, 500)
+        shown = [chat.uuid for chat in snapshot.chats]
+        assert 100 < len(shown) < 200
+        assert shown == [chat for chat in chats if chat in shown]
+        assert chats[100] not in shown
+        assert [counters.unread_chats for counters in snapshot.counters] == [200]
+    assert 0 < sum("left out" in record.getMessage() for record in caplog.records) == 200 - len(shown)
+
+
+async def test_the_journal_stays_with_everybody_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "chat.db"
+    fill(path)
+    damage(path)
+    with closing(SqliteStore(path, Policy())) as store, caplog.at_level(logging.ERROR):
+        async with open_journal(store, InPlace(), clock=lambda: NOW) as journal:
+            well, sick = Listener(), Listener()
+            for number in range(20):
+                journal.submit(say(CHAT, ANN, f"sick {number}"), sick)
+                journal.submit(say(HEALTHY, BOB, f"well {number}"), well)
+                await journal.barrier()
+                assert not journal.statistics().away
+            assert well.codes == [None] * 20
+            assert sick.decisions == [Undecided("a part of the database that this needs is damaged")] * 20
+            assert journal.statistics().outages == 0
+    assert len(caplog.records) == 1
