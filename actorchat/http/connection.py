@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from itertools import islice
 from math import inf
 from typing import Any, Final
 
@@ -53,6 +54,10 @@ BODY_GRACE: Final = 0.5
 LINGER_SECONDS: Final = 2.0
 """A peer that is still sending when it is answered gets so long to read the answer and to end."""
 
+STALLED_SECONDS: Final = 1.0
+"""A peer that keeps its request waiting for so long may lose its connection to a newcomer, if no more may be open."""
+
+_CANDIDATES: Final = 16
 _DISCARDED_BYTES: Final = 1_048_576
 _RECEIVED_BYTES: Final = 16_384
 """What is read at a time, and so kept of requests that wait for the answers before them."""
@@ -73,8 +78,9 @@ class HttpServer:
         self._config = _make_config(keep_alive)
         self._context = WorkerContext(None)
         self._open: dict[_GuardedStream, _Connection] = {}
-        # In the order in which they became idle.
+        # Those without a request, and those with one, each in the order in which they came to be so.
         self._idle: dict[_Connection, None] = {}
+        self._busy: dict[_Connection, None] = {}
         self._beginning = trio.Semaphore(BEGUN_AT_ONCE)
         self._none_open = trio.Event()
 
@@ -89,7 +95,7 @@ class HttpServer:
         guarded = _GuardedStream(stream)
         connection = _Connection(self._app, self._config, self._context, {}, guarded)  # type: ignore[arg-type] # duck-typed
         connection.beginning = self._beginning
-        connection.idle = self._idle
+        connection.idle, connection.busy = self._idle, self._busy
         connection.scope = trio.CancelScope()
         self._open[guarded] = connection
         try:
@@ -99,6 +105,7 @@ class HttpServer:
             finally:
                 del self._open[guarded]
                 self._idle.pop(connection, None)
+                self._busy.pop(connection, None)
                 if not self._open:
                     self._none_open.set()
             await connection.linger()
@@ -123,19 +130,23 @@ class HttpServer:
 
     def abort(self) -> None:
         """Cut off every connection, whatever it waits for."""
-        for guarded, connection in self._open.items():
-            connection.scope.cancel()
-            # Shielded from cancellation.
-            guarded.abort()
+        for connection in self._open.values():
+            connection.abort()
 
     def close_idle(self) -> bool:
-        """Have the connection closed that has been without a request for longest. False: each has one."""
-        if not self._idle:
-            return False
-        connection = next(iter(self._idle))
-        del self._idle[connection]
-        connection.close()
-        return True
+        """Have a connection closed that waits for its peer: the one that has been without a request for longest, else
+        one whose peer has not sent a body or taken an answer for `STALLED_SECONDS`. False: there is none.
+        """
+        for connection in self._idle:
+            del self._idle[connection]
+            connection.close()
+            return True
+        for connection in islice(self._busy, _CANDIDATES):
+            if connection.is_stalled:
+                del self._busy[connection]
+                connection.abort()
+                return True
+        return False
 
     def __len__(self) -> int:
         return len(self._open)
@@ -157,13 +168,14 @@ def _make_config(keep_alive: float) -> Config:
 class _GuardedStream:
     """The stream as Hypercorn sees it: the same, but it reads little at a time and ends sends that get stuck.
 
-    `broken`: the peer takes no more.
+    `broken`: the peer takes no more. `sending_since` is when the piece was begun that it is taking now.
     """
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.broken = False
         self._stream = stream
         self._piece = _SENT_BYTES_TLS if hasattr(stream, "transport_stream") else _SENT_BYTES
+        self.sending_since: float | None = None
         self._sending: trio.CancelScope | None = None
         self._aborted = False
 
@@ -182,9 +194,11 @@ class _GuardedStream:
             raise
 
     async def _send(self, piece: memoryview) -> None:
-        deadline = trio.current_time() + (-inf if self._aborted else SEND_SECONDS)
+        self.sending_since = trio.current_time()
+        deadline = self.sending_since + (-inf if self._aborted else SEND_SECONDS)
         with trio.CancelScope(deadline=deadline) as self._sending:
             await self._stream.send_all(piece)
+        self.sending_since = None
         if self._sending.cancelled_caught:
             await trio.aclose_forcefully(self._stream)
             raise trio.BrokenResourceError("the peer doesn't take the answer")
@@ -309,12 +323,14 @@ class _Requests(H11Protocol):
 class _Connection(TCPServer):
     """Hypercorn's connection, for HTTP/1.1 only.
 
-    `upgrade` is the request for a websocket that it ended with, and what was read behind it. It is in `idle` while it
-    has no request.
+    `upgrade` is the request for a websocket that it ended with, and what was read behind it. It is in `busy` while it
+    has a request, and in `idle` while it has none.
     """
 
     scope: trio.CancelScope
     idle: dict[_Connection, None]
+    busy: dict[_Connection, None]
+    _asked_at = -inf
     beginning: trio.Semaphore
     stream: _GuardedStream  # type: ignore[assignment] # duck-typed
     upgrade: bytes | None = None
@@ -350,15 +366,29 @@ class _Connection(TCPServer):
             self._reading.cancel()
         else:
             if isinstance(event, Updated):
-                if event.idle:
-                    self.idle[self] = None
-                else:
-                    self.idle.pop(self, None)
+                before, after = (self.busy, self.idle) if event.idle else (self.idle, self.busy)
+                before.pop(self, None)
+                after[self] = None
+                self._asked_at = trio.current_time()
             await super().protocol_send(event)
+
+    @property
+    def is_stalled(self) -> bool:
+        """Its peer keeps a request waiting: the rest of the body doesn't come, or the answer isn't taken."""
+        now, sending_since = trio.current_time(), self.stream.sending_since
+        if sending_since is not None:
+            return now - sending_since >= STALLED_SECONDS
+        return self._requests.connection.their_state is h11.SEND_BODY and now - self._asked_at >= STALLED_SECONDS
 
     def close(self) -> None:
         """End the connection now, if it has no request."""
         self._reading.cancel()
+
+    def abort(self) -> None:
+        """Cut off the connection, whatever it waits for."""
+        self.scope.cancel()
+        # Shielded from cancellation.
+        self.stream.abort()
 
     async def _read_data(self) -> None:
         with self._reading:

@@ -17,6 +17,7 @@ from actorchat.http.connection import (
     PIPELINED_AT_ONCE,
     PIPELINED_PER_SECOND,
     SEND_SECONDS,
+    STALLED_SECONDS,
     HttpServer,
 )
 from actorchat.server.settings import HttpSettings
@@ -380,6 +381,24 @@ async def test_the_connection_that_is_idle_for_longest_can_be_closed(autojump_cl
         assert await client.is_closed()
         assert not client.server.close_idle()
         assert trio.current_time() == 1
+
+
+@pytest.mark.parametrize("wire", [_Wire, _Stuck], ids=["no-body", "answer-not-taken"])
+async def test_a_connection_whose_peer_keeps_it_waiting_can_be_closed(
+    autojump_clock: MockClock, wire: type[_Wire]
+) -> None:
+    async with connected(wire) as client:
+        length = 2 if wire is _Wire else 0
+        await client.send(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % length)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not client.server.close_idle()
+        await trio.sleep(STALLED_SECONDS)
+        assert client.server.close_idle()
+        assert await client.is_closed()
+        assert not client.server.close_idle()
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(client.server) == 0
+        assert trio.current_time() == STALLED_SECONDS
 
 
 async def test_draining_closes_idle_connections(autojump_clock: MockClock) -> None:

@@ -14,6 +14,7 @@ from uuid import UUID
 import httpx
 import pytest
 
+from actorchat.http.connection import STALLED_SECONDS
 from actorchat.protocol import Role
 from tests.system.processes import TRANSPORTS, server_process, token
 
@@ -84,13 +85,22 @@ def test_with_all_connections_taken_the_database_can_be_opened_again(tmp_path: P
         assert server.stop() == 0
 
 
+IDLE = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+NO_BODY = b"POST /api/visitors HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n{"
+
+
 @pytest.mark.slow
-def test_idle_connections_give_way_when_no_more_may_be_open(tmp_path: Path) -> None:
+@pytest.mark.parametrize("request_", [IDLE, NO_BODY], ids=["idle", "no body"])
+def test_connections_that_wait_for_their_peers_give_way_when_no_more_may_be_open(
+    tmp_path: Path, request_: bytes
+) -> None:
     with server_process(tmp_path / "data", open_files=FEW_FILES) as server, ExitStack() as stack:
         for _ in range(FEW_FILES):
-            idle = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=30))
-            idle.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert idle.recv(4_096).startswith(b"HTTP/1.1 200")
+            peer = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=30))
+            peer.sendall(request_)
+            assert request_ is NO_BODY or peer.recv(4_096).startswith(b"HTTP/1.1 200")
+        # Those that keep a request waiting have a second for it, once the server has read it.
+        time.sleep(2 * STALLED_SECONDS)
         assert newcomer(server.port) <= WAIT
         assert "Traceback" not in server.log
         assert server.stop() == 0
