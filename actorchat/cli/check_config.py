@@ -13,7 +13,7 @@ from actorchat.cli.failing import BAD_SETTINGS, fail, warn
 from actorchat.cli.options import settings_options
 from actorchat.cli.output import echo
 from actorchat.server.loading import load_settings, unknown_variables
-from actorchat.server.preparing import check_files, missing_files
+from actorchat.server.preparing import check_files, file_warnings, missing_files
 from actorchat.server.settings import InvalidSettings
 
 __all__ = ["check_config"]
@@ -38,4 +38,5 @@ def check_config(config: Path | None, **options: object) -> None:
     faults = check_files(settings)
     if faults:
         fail(faults, BAD_SETTINGS)
+    warn(file_warnings(settings))
     echo("The settings are good.")

@@ -25,7 +25,7 @@ from actorchat.cli.options import settings_options
 from actorchat.cli.output import echo
 from actorchat.server.descriptors import raise_open_file_limit
 from actorchat.server.loading import load_settings, unknown_variables, wanted_log_format
-from actorchat.server.preparing import StartFailed
+from actorchat.server.preparing import StartFailed, file_warnings
 from actorchat.server.settings import DEFAULT_DATA, InvalidSettings, Settings
 
 __all__ = ["serve"]
@@ -83,6 +83,7 @@ def serve(config: Path | None, **options: object) -> None:
             settings = attrs.evolve(settings, data=DEFAULT_DATA)
     except InvalidSettings as error:
         fail(error.faults, BAD_SETTINGS, as_json=as_json)
+    warn(file_warnings(settings), as_json=as_json)
     from actorchat.server.clock import SteadyClock
     from actorchat.server.logs import configure_logging
 

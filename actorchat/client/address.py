@@ -10,6 +10,8 @@ from uuid import UUID
 
 import attrs
 
+from actorchat.urls import without_secrets
+
 _SECURE: Final = {"http": False, "ws": False, "https": True, "wss": True}
 
 
@@ -29,10 +31,11 @@ class ServerAddress:
         Raises ValueError naming what is wrong.
         """
         parts = urlsplit(url if "://" in url else f"http://{url}")
+        shown = without_secrets(url)
         if parts.scheme not in _SECURE:
-            raise ValueError(f"{url}: the address starts with http://, https://, ws:// or wss://")
+            raise ValueError(f"{shown}: the address starts with http://, https://, ws:// or wss://")
         if not parts.hostname or parts.query or parts.fragment or parts.username:
-            raise ValueError(f"{url}: expected an address like http://127.0.0.1:8000")
+            raise ValueError(f"{shown}: expected an address like http://127.0.0.1:8000")
         secure = _SECURE[parts.scheme]
         return cls(parts.hostname, parts.port or (443 if secure else 80), secure, parts.path.rstrip("/"))
 

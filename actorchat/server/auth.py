@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import os
 import re
 import secrets
+import shlex
+import stat
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -23,7 +26,7 @@ from actorchat.chat.model import ANONYMOUS_IDS, ENDLESS
 from actorchat.chat.operations import RecordPerson
 from actorchat.http.names import is_source_name
 from actorchat.protocol import Role, User
-from actorchat.server.settings import SHORTEST_SECRET, InvalidSettings, SettingFault
+from actorchat.server.settings import InvalidSettings, SettingFault, weakness_of
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -56,6 +59,9 @@ it on. It means nothing in a token that was not signed with the server's own sec
 
 AUDIENCE: Final = "actorchat"
 SECRET_FILE: Final = "secret"  # noqa: S105 - the name of the file
+_LONGEST_SECRET: Final = 65_536
+"""Bytes of a secret's file that count."""
+
 PROFILE: Final = ("firstname", "lastname", "patronymic", "avatar")
 
 FOREIGN_IDS: Final = ANONYMOUS_IDS
@@ -120,7 +126,7 @@ class Tokens:
 
     def __init__(
         self,
-        secret: str,
+        secret: str | bytes,
         public_key: PublicKey | None = None,
         *,
         now: Callable[[], float] = time.time,
@@ -128,9 +134,9 @@ class Tokens:
     ) -> None:
         self._now = now
         self._session_age = session_age
-        self._secret = secret
+        self._secret = secret.encode() if isinstance(secret, str) else secret
         # Ready for use: PyJWT would look at a string anew each time, whether it is any kind of key.
-        self._secret_key = jwt.PyJWK({"kty": "oct", "k": _base64url(secret)}, "HS256")
+        self._secret_key = jwt.PyJWK({"kty": "oct", "k": _base64url(self._secret)}, "HS256")
         self._public_key = public_key
         self._seen: OrderedDict[str, Claims] = OrderedDict()
 
@@ -218,8 +224,8 @@ def _fingerprint(token: str) -> str:
     return hashlib.blake2b(token.encode(), digest_size=12).hexdigest()
 
 
-def _base64url(text: str) -> str:
-    return base64.urlsafe_b64encode(text.encode()).rstrip(b"=").decode("ascii")
+def _base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
 # PyJWT checks the signature and that the payload is an object. Claims are checked below: by this server's own clock,
@@ -318,23 +324,62 @@ def _key_fault(detail: str) -> InvalidSettings:
     return InvalidSettings((SettingFault("public_key", detail),))
 
 
-def read_secret(folder: Path) -> str:
-    """The secret of the server that keeps its files in `folder`.
+def read_secret(folder: Path) -> bytes:
+    """The secret of the server that keeps its files in `folder`: the bytes of its file, without white space around.
 
-    Raises FileNotFoundError if none was ever made there, other OSErrors, InvalidSettings if it is too short.
+    Raises FileNotFoundError if none was ever made there, other OSErrors, InvalidSettings if it is weak or if others may
+    read it.
     """
-    secret = (folder / SECRET_FILE).read_text(encoding="ascii", errors="replace").strip()
-    if len(secret) < SHORTEST_SECRET:
-        detail = f"{folder / SECRET_FILE} is too short: delete it, and the server makes a new one"
-        raise InvalidSettings((SettingFault("secret", detail),))
+    path = folder / SECRET_FILE
+    # Without waiting for a writer, should it be a pipe.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise _secret_fault(f"{path} is no regular file: delete it, and the server makes a new one")
+        if os.name == "posix" and mode & 0o077 and _keeps_modes(folder):
+            others = "everybody" if mode & 0o007 else "its group"
+            raise _secret_fault(
+                f"{path} may be used by {others} (its mode is {stat.S_IMODE(mode):04o}):"
+                f" type chmod 600 {shlex.quote(str(path))}, or set ACTORCHAT_SECRET"
+            )
+        secret = os.read(handle, _LONGEST_SECRET).strip()
+    finally:
+        os.close(handle)
+    if weakness := weakness_of(secret):
+        raise _secret_fault(f"{path} is {weakness}: delete it, and the server makes a new one")
     return secret
+
+
+def _secret_fault(detail: str) -> InvalidSettings:
+    return InvalidSettings((SettingFault("secret", detail),))
+
+
+def _keeps_modes(folder: Path) -> bool:
+    """Whether files of this file system have modes: those that come from Windows show the same one for all."""
+    draft = _draft(folder)
+    try:
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError:
+        return True
+    try:
+        return not os.fstat(handle).st_mode & 0o077
+    finally:
+        os.close(handle)
+        draft.unlink(missing_ok=True)
+
+
+def _draft(folder: Path) -> Path:
+    return folder / f".{SECRET_FILE}-{secrets.token_hex(8)}"
 
 
 def new_secret() -> str:
     return secrets.token_urlsafe(48)
 
 
-def ensure_secret(folder: Path) -> str:
+def ensure_secret(folder: Path) -> bytes:
     """`read_secret`, making one first where there is none; two servers that do so at once get the same.
 
     Only the user who runs the server may read the file. Raises OSError if it can't be written.
@@ -344,7 +389,7 @@ def ensure_secret(folder: Path) -> str:
 
 
 @contextmanager
-def drafted_secret(folder: Path) -> Iterator[Callable[[], str]]:
+def drafted_secret(folder: Path) -> Iterator[Callable[[], bytes]]:
     """As `ensure_secret`, which is what the result does when it is called; without that no new secret stays behind.
 
     What can fail fails at the beginning, as a rule.
@@ -354,7 +399,7 @@ def drafted_secret(folder: Path) -> Iterator[Callable[[], str]]:
         secret = read_secret(folder)
         yield lambda: secret
         return
-    draft = folder / f".{SECRET_FILE}-{secrets.token_hex(8)}"
+    draft = _draft(folder)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
@@ -362,7 +407,7 @@ def drafted_secret(folder: Path) -> Iterator[Callable[[], str]]:
             file.flush()
             os.fsync(file.fileno())
 
-        def publish() -> str:
+        def publish() -> bytes:
             _publish(draft, path)
             return read_secret(folder)
 

@@ -6,6 +6,9 @@ Refuses to know what is legal: `actorchat.server.settings` judges every value.
 from __future__ import annotations
 
 import os
+import re
+import shlex
+import stat
 import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -19,10 +22,15 @@ from typed_settings.loaders import EnvLoader
 from typed_settings.types import LoadedSettings, LoaderMeta, MergedSettings, OptionInfo, OptionList
 
 from actorchat.server.settings import InvalidSettings, SettingFault, Settings
+from actorchat.urls import without_secrets
 
 __all__ = ["load_settings", "unknown_variables", "wanted_log_format"]
 
 _PREFIX: Final = "ACTORCHAT_"
+_LINK_NAME: Final = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)$")
+_LINK_VALUE: Final = re.compile(r"(tcp|udp|sctp)://")
+"""Variables that Kubernetes and Docker make up for each service or linked container, and the value of NAME_PORT."""
+
 _MISSPELT: Final = 0.9
 """So close to a known name, a variable can only be meant to be it."""
 
@@ -83,7 +91,7 @@ def _merge(
         known,
         [
             LoadedSettings(_read_file(config, names, collected), LoaderMeta(str(config))),
-            EnvLoader(prefix=_PREFIX)(Settings, known),
+            _without_links(EnvLoader(prefix=_PREFIX)(Settings, known)),
             LoadedSettings(given, LoaderMeta("the command line")),
         ],
     )
@@ -100,6 +108,9 @@ def _read_file(path: Path | None, names: Mapping[str, OptionInfo], collected: _C
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         collected.faults.append(SettingFault("config", f"{path} is not TOML: {error}"))
         return {}
+    if "secret" in values and os.name == "posix" and path.stat().st_mode & stat.S_IROTH:
+        detail = f"{path} may be read by everybody: type chmod o-rwx {shlex.quote(str(path))}"
+        collected.faults.append(SettingFault("secret", detail))
     return _known_only(values, "", names, str(path), collected)
 
 
@@ -115,7 +126,9 @@ def _known_only(
         elif path in sections and isinstance(value, dict):
             kept[key] = _known_only(value, f"{path}.", names, origin, collected)
         elif path in sections:
-            collected.faults.append(SettingFault(path, f"expected the table [{path}], got {value!r}", origin))
+            collected.faults.append(
+                SettingFault(path, f"expected the table [{path}], got {without_secrets(repr(value))}", origin)
+            )
         else:
             collected.faults.append(_unknown(path, [*names, *sections], origin))
     return kept
@@ -127,16 +140,37 @@ def _unknown(path: str, known: list[str], origin: str) -> SettingFault:
     return SettingFault(path, f"there is no such setting: {hint}", origin)
 
 
+def _without_links(loaded: LoadedSettings) -> LoadedSettings:
+    """Kubernetes tells each container of a service `actorchat` where that is: ACTORCHAT_PORT=tcp://10.0.0.1:8000."""
+    settings = {name: value for name, value in loaded.settings.items() if not (name == "port" and _is_link(value))}
+    return LoadedSettings(settings, loaded.meta)
+
+
 def unknown_variables() -> tuple[str, ...]:
-    """A line for each variable that is no setting and no fault: container platforms make up some with our prefix."""
+    """A line for each variable with our prefix that is ignored, and one for all that a container platform made up."""
     known = [EnvLoader(prefix=_PREFIX).get_envvar(option) for option in deep_options(Settings)]
-    return tuple(
-        [
-            f"{variable} is ignored, there is no such setting: the nearest is {_nearest(variable, known, 0)[0]}"
-            for variable in _unknown_names(known)
-            if not _nearest(variable, known, _MISSPELT)
-        ]
-    )
+    links = [name for name in sorted(os.environ) if name.startswith(_PREFIX) and _is_made_up(name)]
+    lines = [
+        f"{variable} is ignored, there is no such setting: the nearest is {_nearest(variable, known, 0)[0]}"
+        for variable in _unknown_names(known)
+        if not _nearest(variable, known, _MISSPELT)
+    ]
+    if links:
+        port = "ACTORCHAT_PORT" if "ACTORCHAT_PORT" in links else links[0]
+        others = f" and {len(links) - 1} more" if len(links) > 1 else ""
+        lines.append(
+            f"{port}={without_secrets(os.environ[port])}{others} are ignored: Kubernetes or Docker made them up for a"
+            " service of that name; enableServiceLinks: false stops that, --port and a settings file set the port"
+        )
+    return tuple(lines)
+
+
+def _is_link(value: object) -> bool:
+    return isinstance(value, str) and _LINK_VALUE.match(value) is not None
+
+
+def _is_made_up(variable: str) -> bool:
+    return _LINK_NAME.search(variable) is not None or (variable.endswith("_PORT") and _is_link(os.environ[variable]))
 
 
 def _misspelt_variables(environment: EnvLoader, names: Mapping[str, OptionInfo]) -> Iterator[SettingFault]:
@@ -147,7 +181,9 @@ def _misspelt_variables(environment: EnvLoader, names: Mapping[str, OptionInfo])
 
 
 def _unknown_names(known: Collection[str]) -> list[str]:
-    return sorted(name for name in os.environ if name.startswith(_PREFIX) and name not in known)
+    return sorted(
+        name for name in os.environ if name.startswith(_PREFIX) and name not in known and not _is_made_up(name)
+    )
 
 
 def _nearest(variable: str, known: Sequence[str], cutoff: float) -> list[str]:

@@ -6,13 +6,23 @@ Refuses to know what they are used for. Reads and writes a few small files, at s
 from __future__ import annotations
 
 import os
+import shlex
 import ssl
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from actorchat.server.auth import PublicKey, Tokens, drafted_secret, load_public_key, new_secret
+from actorchat.server.auth import (
+    SECRET_FILE,
+    PublicKey,
+    Tokens,
+    drafted_secret,
+    load_public_key,
+    new_secret,
+    read_secret,
+)
 from actorchat.server.settings import DEFAULT_DATA, InvalidSettings, SettingFault, Settings
 from actorchat.storage.explaining import explain_os_error
 
@@ -20,6 +30,7 @@ __all__ = [
     "StartFailed",
     "check_files",
     "check_public_key",
+    "file_warnings",
     "missing_files",
     "new_folder",
     "prepare_tokens",
@@ -45,7 +56,7 @@ def missing_files(values: Mapping[str, object]) -> Iterator[SettingFault]:
 
 
 def _file_faults(settings: Settings) -> Iterator[SettingFault]:
-    for check in (tls_context, _public_key):
+    for check in (tls_context, _public_key, _secret):
         try:
             check(settings)
         except InvalidSettings as error:
@@ -88,6 +99,27 @@ def _no_password() -> str:
 
 def _public_key(settings: Settings) -> PublicKey | None:
     return None if settings.public_key is None else load_public_key(settings.public_key)
+
+
+def _secret(settings: Settings) -> None:
+    folder = settings.folder or DEFAULT_DATA
+    # Where there is none, a server makes it.
+    if settings.secret is None and os.path.lexists(folder / SECRET_FILE):
+        try:
+            read_secret(folder)
+        except OSError as error:
+            fault = explain_os_error(Path(error.filename or folder), error)
+            raise InvalidSettings((SettingFault("secret", fault),)) from None
+
+
+def file_warnings(settings: Settings) -> Iterator[str]:
+    """What may be wrong with the files that the settings name, though a server starts with them."""
+    key = settings.tls_key
+    if key is not None and os.name == "posix":
+        with suppress(OSError):
+            mode = key.stat().st_mode
+            if mode & stat.S_IROTH:
+                yield f"tls_key: {key} may be read by everybody: type chmod o-rwx {shlex.quote(str(key))}"
 
 
 def check_public_key(settings: Settings) -> None:
@@ -138,7 +170,7 @@ def prepare_tokens(settings: Settings, wall: Callable[[], float] = time.time) ->
     public_key = _public_key(settings)
     age = settings.limits.session_age
 
-    def tokens(secret: str) -> Tokens:
+    def tokens(secret: str | bytes) -> Tokens:
         return Tokens(secret, public_key, now=wall, session_age=age)
 
     if settings.secret is not None or folder is None:

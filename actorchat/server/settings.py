@@ -19,6 +19,7 @@ from actorchat.chat.model import OnClosed, Policy
 from actorchat.http.names import is_source_name
 from actorchat.http.origins import InvalidOrigin, parse_origin
 from actorchat.http.proxies import parse_network
+from actorchat.urls import without_secrets
 
 __all__ = [
     "DEFAULT_DATA",
@@ -28,11 +29,17 @@ __all__ = [
     "LimitSettings",
     "SettingFault",
     "Settings",
+    "weakness_of",
 ]
 
 DEFAULT_DATA: Final = Path("actorchat-data")
 SHORTEST_SECRET: Final = 32
 """Bytes: HS256 is no stronger than its key, and 32 is the size of its hash."""
+
+_FEWEST_BYTES: Final = 8
+"""Different ones in a secret: of 32 random decimal digits not one in a thousand has fewer."""
+
+_LONGEST_PERIOD: Final = 16
 
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 
@@ -92,12 +99,16 @@ def _setting(legal: str, parse: _Parser[object], default: object, *, secret: boo
             # Settings.__attrs_post_init__ raises before anybody can see it.
             return _Wrong(f"expected {legal}" + ("" if secret else f", got {_shown(value)}"))
 
-    return attrs.field(default=default, converter=convert, repr=not secret)
+    return attrs.field(default=default, converter=convert, repr=False if secret else _repr)
 
 
 def _shown(value: object) -> str:
-    text = str(value) if isinstance(value, Path) else value if isinstance(value, str) else repr(value)
+    text = without_secrets(str(value) if isinstance(value, str | Path) else repr(value))
     return repr(text) if text == "" or " " in text else text
+
+
+def _repr(value: object) -> str:
+    return without_secrets(repr(value))
 
 
 def _integer(low: int, high: int) -> _Parser[int]:
@@ -175,9 +186,21 @@ def _storage(value: Any) -> str:
 
 
 def _key(value: Any) -> str:
-    if len(_text(value).encode()) < SHORTEST_SECRET:
+    if len(key := _text(value).encode()) < SHORTEST_SECRET:
         raise ValueError
+    if weakness := weakness_of(key):
+        raise _Refused(f"expected random characters; what is given is {weakness}")
     return str(value)
+
+
+def weakness_of(secret: bytes) -> str | None:
+    """Why `secret` must sign no tokens, as what follows "it is"; None if nothing is seen to be wrong with it."""
+    if len(secret) < SHORTEST_SECRET:
+        return "too short"
+    if secret.startswith((b"-----BEGIN", b"ssh-")):
+        return "a key of another kind"
+    repeats = any(secret[period:] == secret[:-period] for period in range(1, _LONGEST_PERIOD))
+    return "easy to guess" if repeats or len(set(secret)) < _FEWEST_BYTES else None
 
 
 def _rate(default: float) -> Any:

@@ -17,6 +17,7 @@ from actorchat.storage.claim import Claim, claim
 from actorchat.storage.memory import MemoryStore
 from actorchat.storage.store import Store, StoreUrlError
 from actorchat.storage.threads import InPlace, Runner, open_workers
+from actorchat.urls import without_secrets
 
 if TYPE_CHECKING:
     from actorchat.storage.sqlite import SqliteStore
@@ -58,7 +59,7 @@ async def open_store(url: str, policy: Policy, *, clock: Callable[[], float] = t
         async with _open_sqlite(Path(rest[1:]), policy, clock) as storage:
             yield storage
     else:
-        raise StoreUrlError(f"{url!r} is no storage URL: use sqlite:///path/to/file or memory://")
+        raise StoreUrlError(f"{without_secrets(url)!r} is no storage URL: use sqlite:///path/to/file or memory://")
 
 
 @asynccontextmanager

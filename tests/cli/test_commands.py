@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from cryptography.hazmat.primitives.serialization import NoEncryption
 
 from actorchat.cli import main
 from actorchat.protocol import Role, User
 from actorchat.server.auth import Tokens, ensure_secret
+from tests.server.running import SECRET
+from tests.server.test_tls import certified
 
 
 @pytest.fixture(autouse=True)
@@ -34,9 +37,9 @@ def test_a_token_is_believed_by_the_server_of_the_folder(tmp_path: Path) -> None
 
 
 def test_a_token_is_signed_with_a_configured_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACTORCHAT_SECRET", "k" * 32)
+    monkeypatch.setenv("ACTORCHAT_SECRET", SECRET)
     ended = run("token", "--role", "user", "--user-id", "7")
-    assert Tokens("k" * 32).verify(ended.output.strip()).user.id == 7
+    assert Tokens(SECRET).verify(ended.output.strip()).user.id == 7
 
 
 def test_without_a_server_there_is_no_token(tmp_path: Path) -> None:
@@ -129,14 +132,46 @@ def test_check_config_looks_at_the_data_folder(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_variable_that_is_no_setting_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACTORCHAT_PORT_8000_TCP", "x")
+    monkeypatch.setenv("ACTORCHAT_IMAGE", "x")
     ended = run("check-config")
     assert ended.exit_code == 0
     assert ended.stderr == (
-        "actorchat: warning: ACTORCHAT_PORT_8000_TCP is ignored, there is no such setting:"
-        " the nearest is ACTORCHAT_PORT\n"
+        "actorchat: warning: ACTORCHAT_IMAGE is ignored, there is no such setting: the nearest is ACTORCHAT_STORAGE\n"
     )
     assert ended.stdout == "The settings are good.\n"
+
+
+def test_a_variable_that_kubernetes_makes_up_is_a_warning_that_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACTORCHAT_PORT", "tcp://10.0.0.1:8000")
+    ended = run("check-config")
+    assert ended.exit_code == 0
+    assert ended.stderr == (
+        "actorchat: warning: ACTORCHAT_PORT=tcp://10.0.0.1:8000 are ignored: Kubernetes or Docker made them up for a"
+        " service of that name; enableServiceLinks: false stops that, --port and a settings file set the port\n"
+    )
+
+
+def test_check_config_looks_at_the_secret(tmp_path: Path) -> None:
+    ensure_secret(tmp_path)
+    (tmp_path / "secret").chmod(0o644)
+    ended = run("check-config", "--data", str(tmp_path))
+    assert ended.exit_code == 2
+    assert "secret: " in ended.stderr
+    assert f"chmod 600 {tmp_path}/secret" in ended.stderr
+
+
+def test_a_tls_key_that_everybody_may_read_is_a_warning(tmp_path: Path) -> None:
+    settings = certified(tmp_path, NoEncryption())
+    assert settings.tls_key is not None
+    settings.tls_key.chmod(0o644)
+    ended = run("check-config", "--tls-cert", str(settings.tls_cert), "--tls-key", str(settings.tls_key))
+    assert ended.exit_code == 0
+    assert ended.stderr == (
+        f"actorchat: warning: tls_key: {settings.tls_key} may be read by everybody: type chmod o-rwx"
+        f" {settings.tls_key}\n"
+    )
+    settings.tls_key.chmod(0o640)
+    assert run("check-config", "--tls-cert", str(settings.tls_cert), "--tls-key", str(settings.tls_key)).stderr == ""
 
 
 def test_check_config_leaves_nothing(tmp_path: Path) -> None:

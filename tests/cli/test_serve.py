@@ -15,7 +15,7 @@ import trio
 from trio_websocket import ConnectionClosed
 
 from tests.cli.processes import environment, started
-from tests.server.running import websocket
+from tests.server.running import SECRET, websocket
 
 FREE = ("--port", "0")
 
@@ -149,10 +149,11 @@ def test_a_failed_start_leaves_no_folder_and_no_secret(tmp_path: Path, data: str
 @pytest.mark.slow
 def test_a_failed_start_keeps_a_folder_and_a_secret_that_were_there(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "secret").write_text("s" * 64)
+    (tmp_path / "data" / "secret").write_text(SECRET)
+    (tmp_path / "data" / "secret").chmod(0o600)
     ended = run(tmp_path, "serve", "--data", "data", *FREE, "--storage", "sqlite:///data/secret/chat.db")
     assert ended.returncode == 1
-    assert (tmp_path / "data" / "secret").read_text() == "s" * 64
+    assert (tmp_path / "data" / "secret").read_text() == SECRET
     assert os.listdir(tmp_path / "data") == ["secret"]
 
 

@@ -29,6 +29,13 @@ def test_what_is_no_address_is_named(url: str) -> None:
         ServerAddress.parse(url)
 
 
+@pytest.mark.parametrize("url", ["http://ann:pa55word@chat.test", "ftp://ann:pa55word@chat.test"])
+def test_what_is_no_address_is_named_without_its_password(url: str) -> None:
+    with pytest.raises(ValueError, match=r"//ann:\*\*\*@chat\.test: ") as caught:
+        ServerAddress.parse(url)
+    assert "pa55word" not in str(caught.value)
+
+
 def test_a_mounted_server_has_its_sockets_under_its_path() -> None:
     server = ServerAddress.parse("https://chat.test/help")
     assert server.room(CHAT.uuid, None) == f"/help/ws/chats/{CHAT.uuid}"

@@ -2,6 +2,7 @@
 
 import hmac
 import json
+import os
 import stat
 import time
 from base64 import urlsafe_b64encode
@@ -286,9 +287,71 @@ def test_the_secret_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
 
 
+def write_secret(folder: Path, content: bytes, mode: int = 0o600) -> None:
+    (folder / "secret").write_bytes(content)
+    (folder / "secret").chmod(mode)
+
+
 def test_a_secret_that_is_too_short_stops_the_start(tmp_path: Path) -> None:
-    (tmp_path / "secret").write_text("short")
+    write_secret(tmp_path, b"short")
     with pytest.raises(InvalidSettings, match="too short"):
+        ensure_secret(tmp_path)
+
+
+def test_a_secret_of_any_bytes_is_used_as_it_is(tmp_path: Path) -> None:
+    secret = bytes(range(200, 248))
+    write_secret(tmp_path, secret + b"\n")
+    token = local_token(tmp_path, role=Role.USER, user_id=7)
+    assert Tokens(secret).verify(token).user.id == 7
+    # Each byte that is not ASCII was once read as the same character.
+    for guess in ("\N{REPLACEMENT CHARACTER}" * 48, "?" * 48, bytes(reversed(secret))):
+        with pytest.raises(BadToken):
+            Tokens(guess).verify(token)
+
+
+@pytest.mark.parametrize(
+    "weak", [b"a" * 64, bytes(64), "пароль".encode() * 8, "пароль".encode("utf-16") * 8, b"abc\n" * 9]
+)
+def test_a_secret_file_that_is_easy_to_guess_stops_the_start(tmp_path: Path, weak: bytes) -> None:
+    write_secret(tmp_path, weak)
+    with pytest.raises(InvalidSettings, match=r"secret is easy to guess: delete it, and the server makes a new one"):
+        ensure_secret(tmp_path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="files have no modes here")
+@pytest.mark.parametrize(
+    ("mode", "others"), [(0o640, "its group"), (0o620, "its group"), (0o604, "everybody"), (0o666, "everybody")]
+)
+def test_a_secret_that_others_may_use_stops_the_start_with_what_to_type(tmp_path: Path, mode: int, others: str) -> None:
+    folder = tmp_path / "with space"
+    folder.mkdir()
+    ensure_secret(folder)
+    (folder / "secret").chmod(mode)
+    told = rf"may be used by {others} \(its mode is 0{mode:o}\): type chmod 600 '.*with space/secret', or set ACTORCHAT"
+    for read in (ensure_secret, read_secret):
+        with pytest.raises(InvalidSettings, match=told):
+            read(folder)
+    (folder / "secret").chmod(0o600)
+    ensure_secret(folder)
+
+
+def test_where_files_have_no_modes_a_secret_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As on a mounted Windows folder: every file looks the same, whatever it was made with.
+    ensure_secret(tmp_path)
+    (tmp_path / "secret").chmod(0o777)
+    umask, real_open = os.umask(0), os.open
+    monkeypatch.setattr(os, "open", lambda path, flags, mode=0o777: real_open(path, flags, 0o777))
+    try:
+        assert ensure_secret(tmp_path) == read_secret(tmp_path)
+    finally:
+        os.umask(umask)
+    assert os.listdir(tmp_path) == ["secret"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes in folders here")
+def test_a_secret_that_is_a_pipe_stops_the_start_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "secret", 0o600)
+    with pytest.raises(InvalidSettings, match="no regular file"):
         ensure_secret(tmp_path)
 
 

@@ -1,12 +1,16 @@
 """What may be chosen, where it comes from, and what is said of what is not legal."""
 
+import json
+import string
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from actorchat.chat.model import OnClosed
-from actorchat.server.loading import load_settings
+from actorchat.server.loading import load_settings, unknown_variables
 from actorchat.server.settings import ChatSettings, HttpSettings, InvalidSettings, LimitSettings, Settings
+from tests.server.running import SECRET
 
 
 @pytest.fixture(autouse=True)
@@ -76,8 +80,70 @@ def test_a_password_in_an_origin_is_not_quoted() -> None:
     assert str(caught.value) == "origins: an origin has no user name and password (from the command line)"
 
 
+@pytest.mark.parametrize("weak", ["k" * 32, "changeme" * 4, "0123" * 20, "secret secret secret secret secret "])
+def test_a_secret_that_repeats_is_refused_without_being_quoted(weak: str) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        Settings(secret=weak)
+    assert str(caught.value) == "secret: expected random characters; what is given is easy to guess"
+
+
+@pytest.mark.parametrize(
+    "kind", ["-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA"]
+)
+def test_a_key_of_another_kind_is_no_secret(kind: str) -> None:
+    with pytest.raises(InvalidSettings, match="secret: expected random characters; what is given is a key of another"):
+        Settings(secret=kind)
+
+
+def test_random_secrets_are_strong_in_any_alphabet() -> None:
+    random = Random(7)
+    for alphabet in ("0123456789", "0123456789abcdef", string.ascii_letters):
+        for _ in range(200):
+            Settings(secret="".join(random.choices(alphabet, k=48)))
+
+
 def test_a_secret_is_in_no_repr() -> None:
-    assert "k" * 32 not in repr(Settings(secret="k" * 32))
+    assert SECRET not in repr(Settings(secret=SECRET))
+
+
+PASSWORDS = {
+    "postgresql://ann:pa55word@db/chats": "postgresql://ann:***@db/chats",
+    "postgresql://ann:p@:5/5word@db.example:5432/chats?sslmode=require": (
+        "postgresql://ann:***@db.example:5432/chats?sslmode=require"
+    ),
+    "postgresql://db/chats?user=ann&password=pa55word&x=1": "postgresql://db/chats?user=ann&password=***&x=1",
+    "redis://:pa55word@cache": "redis://***@cache",
+    "https://pa55word@cache/": "https://***@cache/",
+    "host=db sslpassword=pa55word user=ann": "'host=db sslpassword=*** user=ann'",
+}
+
+
+@pytest.mark.parametrize("name", ["storage", "bus", "host", "port", "transport", "log_format", "origins", "sources"])
+@pytest.mark.parametrize("value", PASSWORDS)
+def test_a_bad_setting_is_told_without_the_password_in_it(
+    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name == "host":
+        # Any text may be a host until it is listened on.
+        value += "\0"
+    monkeypatch.setenv("ACTORCHAT_LIMITS_BURST", value.rstrip("\0"))
+    config = tmp_path / "c.toml"
+    config.write_text(f"chat = {json.dumps(value)}\n[http]\nkeep_alive = {json.dumps(value)}\n")
+    with pytest.raises(InvalidSettings) as caught:
+        load_settings(config, {name: value})
+    assert "5word" not in str(caught.value)
+    assert len(caught.value.faults) == 4
+
+
+@pytest.mark.parametrize(("value", "shown"), PASSWORDS.items())
+def test_a_url_is_shown_without_its_password_and_with_all_else(value: str, shown: str) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        Settings(storage=value)
+    assert str(caught.value) == f"storage: expected sqlite:///path or memory://, got {shown}"
+
+
+def test_a_repr_shows_no_password() -> None:
+    assert "5word" not in repr(Settings(storage="sqlite:///x?password=pa55word", host="http://ann:pa55word@x"))
 
 
 def test_embedding_checks_the_same() -> None:
@@ -148,10 +214,51 @@ def test_sources_are_tables_or_a_list(tmp_path: Path) -> None:
     assert load_settings(config).sources == load_settings(options={"sources": ["lk", "shop"]}).sources
 
 
-def test_variables_that_platforms_make_up_are_no_faults(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACTORCHAT_SERVICE_HOST", "10.0.0.1")
-    monkeypatch.setenv("ACTORCHAT_PORT_8000_TCP_ADDR", "10.0.0.1")
+LINKS = {
+    "ACTORCHAT_PORT": "tcp://10.0.0.1:8000",
+    "ACTORCHAT_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+    "ACTORCHAT_PORT_8000_TCP_ADDR": "10.0.0.1",
+    "ACTORCHAT_PORT_8000_TCP_PORT": "8000",
+    "ACTORCHAT_PORT_8000_TCP_PROTO": "tcp",
+    "ACTORCHAT_SERVICE_HOST": "10.0.0.1",
+    "ACTORCHAT_SERVICE_PORT": "8000",
+    "ACTORCHAT_SERVICE_PORT_HTTP": "8000",
+}
+
+
+def test_variables_that_platforms_make_up_are_ignored_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in LINKS.items():
+        monkeypatch.setenv(name, value)
     assert load_settings() == Settings()
+    assert load_settings(options={"port": 9000}).port == 9000
+    (line,) = [line for line in unknown_variables() if "SIMULATION" not in line]
+    assert line.startswith("ACTORCHAT_PORT=tcp://10.0.0.1:8000 and 7 more are ignored: Kubernetes or Docker made them")
+
+
+@pytest.mark.parametrize("service", ["DATA", "HOST", "TLS", "LIMITS", "PROXY_CACHE"])
+def test_variables_of_other_services_whose_names_begin_with_ours_are_ignored(
+    service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in LINKS.items():
+        monkeypatch.setenv(name.replace("ACTORCHAT", f"ACTORCHAT_{service}"), value)
+    assert load_settings() == Settings()
+    assert len([line for line in unknown_variables() if "SIMULATION" not in line]) == 1
+
+
+def test_a_port_that_is_set_to_a_number_counts_beside_what_platforms_make_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (LINKS | {"ACTORCHAT_PORT": "9001"}).items():
+        monkeypatch.setenv(name, value)
+    assert load_settings().port == 9001
+
+
+def test_a_settings_file_with_a_secret_is_not_for_everybody(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text(f'secret = "{SECRET}"\n')
+    config.chmod(0o644)
+    with pytest.raises(InvalidSettings, match=r"secret: .*c\.toml may be read by everybody: type chmod o-rwx"):
+        load_settings(config)
+    config.chmod(0o640)
+    assert load_settings(config).secret == SECRET
 
 
 @pytest.mark.parametrize(("content", "told"), [("port = = 1", "is not TOML"), (None, "can't be read")])

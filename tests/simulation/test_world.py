@@ -227,7 +227,7 @@ def test_actors_live_in_a_simulated_world() -> None:
 
 def test_a_whole_server_is_embedded_in_a_simulated_world() -> None:
     async def program(world: World) -> None:
-        settings = actorchat.Settings(storage="memory://", port=8_000, secret="s" * 32)
+        settings = actorchat.Settings(storage="memory://", port=8_000, secret="a-secret-for-tests-of-enough-bytes")
         async with actorchat.open_server(settings, environment=world.environment) as server:
             visitor = await server.connect_visitor(source="lk")
             await visitor.send_message("hello")
