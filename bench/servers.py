@@ -26,7 +26,7 @@ import httpx
 
 from actorchat.protocol import Role
 from actorchat.server.auth import local_token
-from bench.load import Dialect, Socket, cache_folder, compile_c, pin_server
+from bench.load import Dialect, Socket, cache_folder, compile_c, pin_server, signals_held
 
 __all__ = [
     "ACTORCHAT",
@@ -302,14 +302,15 @@ def _start(
         errors.seek(0)
         errors.truncate()
         # In a session of its own: Ctrl-C is for the benchmark, which ends the server, and all that it started.
-        process = subprocess.Popen(
-            command(port),
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-            start_new_session=True,
-            preexec_fn=pin_server,
-        )
+        with signals_held():
+            process = subprocess.Popen(
+                command(port),
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,
+                preexec_fn=pin_server,
+            )
         listens = False
         try:
             listens = _listens(port, process)

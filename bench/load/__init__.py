@@ -29,12 +29,14 @@ __all__ = [
     "on_the_loads_core",
     "open_load",
     "pin_server",
+    "signals_held",
 ]
 
 SOURCE = Path(__file__).with_name("generator.c")
 PR_SET_PDEATHSIG = 1
 # Loaded here, because little is safe between fork and exec.
 _LIBC = ctypes.CDLL(None)
+_ENDING = frozenset({signal.SIGINT, signal.SIGTERM})
 HANDSHAKES = 64
 """Handshakes under way at once."""
 
@@ -163,7 +165,8 @@ def open_load(
     """
     pipe = subprocess.PIPE
     command = [str(compile_c(SOURCE))]
-    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, preexec_fn=pin_load)
+    with signals_held():
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, preexec_fn=pin_load)
     try:
         load = Load(process)
         yield load, load.connect(port, sockets, ids=ids, dialect=dialect, sink=sink)
@@ -172,16 +175,27 @@ def open_load(
         process.communicate()
 
 
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Let what ends a benchmark come after the block, in which a process is started.
+
+    Python runs functions of its own around a fork, and an exception in one of them, as of Ctrl-C, is lost.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def pin_server() -> None:
     """Called in a new process: keep it, and all that it starts, on the first core; it ends when the benchmark does."""
-    _die_with_parent()
-    _pin(0)
+    _begin(0)
 
 
 def pin_load() -> None:
     """As `pin_server`, on the last core."""
-    _die_with_parent()
-    _pin(-1)
+    _begin(-1)
 
 
 @contextmanager
@@ -195,15 +209,17 @@ def on_the_loads_core() -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
+def _begin(core: int) -> None:
+    # Even one that is killed leaves nothing behind.
+    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+    _pin(core)
+
+
 def _pin(which: int) -> None:
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) > 1:
         os.sched_setaffinity(0, {cores[which]})
-
-
-def _die_with_parent() -> None:
-    """Even one that is killed leaves nothing behind."""
-    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def compile_c(source: Path) -> Path:

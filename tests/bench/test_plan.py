@@ -98,6 +98,31 @@ def test_a_benchmark_that_is_ended_leaves_no_server(number: signal.Signals) -> N
     assert not any(map(is_running, children))
 
 
+AT_A_FORK = """
+import os, signal, subprocess, time
+from bench.load import pin_load, signals_held
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.01)
+
+os.register_at_fork(after_in_parent=interrupt)
+try:
+    with signals_held():
+        process = subprocess.Popen(["sleep", "60"], preexec_fn=pin_load)
+    print("it was lost")
+except KeyboardInterrupt:
+    process.send_signal(signal.SIGTERM)
+    print("heard, and the process ended with", process.wait())
+"""
+
+
+@pytest.mark.slow
+def test_an_interrupt_while_a_process_is_started_is_not_lost_and_the_process_can_be_ended() -> None:
+    ended = subprocess.run([sys.executable, "-c", AT_A_FORK], capture_output=True, text=True, timeout=30, check=False)
+    assert ended.stdout == f"heard, and the process ended with {-signal.SIGTERM}\n"
+
+
 def wait_for_children(pid: int) -> list[int]:
     """A server, and the generator that loads it."""
     deadline = time.monotonic() + 60
