@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 from typing import Final
 
 from actorchat.chat.ports import StorageUnavailable
@@ -71,8 +71,10 @@ class Connections:
         self._writer: sqlite3.Connection | None = None
         self._idle: list[sqlite3.Connection] = []
         self._reading = 0
-        # Held while readers are taken, returned, or all closed.
-        self._pool = Lock()
+        # Connections that are open: SQLite deletes the log with the last one.
+        self._open = 0
+        # Held while readers are taken, returned, or all closed, and while the first connection is opened or any closed.
+        self._pool = RLock()
         self._warned_of_size = False
 
     def open_writer(self) -> sqlite3.Connection:
@@ -81,17 +83,34 @@ class Connections:
         Raises `sqlite3.Error` and `StorageUnavailable`.
         """
         if self._writer is None:
-            connection = self._connect(self._path, False)
-            try:
-                # Opens the log, if nothing has yet.
-                connection.execute("SELECT name FROM sqlite_master LIMIT 1").fetchall()
-            except BaseException:
-                connection.close()
-                raise
-            self._writer = connection
-            self._files.leave_alone(False)
-            self._files.log_opened()
+            with self._pool:
+                self._writer = self._opened(read_only=False)
+                self._files.leave_alone(False)
+                self._files.log_opened()
         return self._writer
+
+    def _opened(self, *, read_only: bool) -> sqlite3.Connection:
+        """A new connection. The first one makes the log that is to be looked for from now on."""
+        connection = self._connect(self._path, read_only)
+        try:
+            # Opens the log, if nothing has yet.
+            connection.execute("SELECT name FROM sqlite_master LIMIT 1").fetchall()
+        except BaseException:
+            connection.close()
+            raise
+        with self._pool:
+            if not self._open:
+                self._files.log_opened()
+            self._open += 1
+        return connection
+
+    def _closed(self, connection: sqlite3.Connection) -> None:
+        with self._pool:
+            with suppress(sqlite3.Error):
+                connection.close()
+            self._open -= 1
+            if not self._open:
+                self._files.log_closed()
 
     def close_writer(self) -> None:
         """Roll back and close the connection that writes, if there is one."""
@@ -104,8 +123,7 @@ class Connections:
                 connection.execute("ROLLBACK")
             if self._files.problem is not None:
                 self._leave(connection)
-        with suppress(sqlite3.Error):
-            connection.close()
+        self._closed(connection)
 
     def close(self) -> None:
         """Close all. What is at the path is left as it is if it isn't the database that was opened."""
@@ -124,11 +142,16 @@ class Connections:
             if self._files.problem is not None:
                 raise FilesChanged(self._files.problem)
             connection = self._idle.pop() if self._idle else None
+            fresh = connection is None
+            if connection is None and not self._open:
+                # Nobody else may make the log meanwhile.
+                connection = self._opened(read_only=True)
             self._reading += 1
         done = False
         try:
             if connection is None:
-                connection = self._connect(self._path, True)
+                connection = self._opened(read_only=True)
+            if fresh:
                 # It was opened by name.
                 self._files.check()
             cursor = connection.cursor()
@@ -138,8 +161,7 @@ class Connections:
             done = True
         finally:
             if connection is not None and not done:
-                with suppress(sqlite3.Error):
-                    connection.close()
+                self._closed(connection)
             with self._pool:
                 self._reading -= 1
                 if connection is not None and done:
@@ -148,12 +170,13 @@ class Connections:
     @contextmanager
     def fresh_reading(self) -> Iterator[sqlite3.Cursor]:
         """As `reading`, on a connection of its own that knows nothing yet: what it reads comes from the files."""
-        connection = self._connect(self._path, True)
+        with self._pool:
+            connection = self._opened(read_only=True)
         try:
             self._files.check()
             yield connection.cursor()
         finally:
-            connection.close()
+            self._closed(connection)
 
     def mend_log(self) -> None:
         """If the write-ahead log or its index was deleted, save what it holds and begin a new one.
@@ -218,4 +241,4 @@ class Connections:
 
     def _close_idle(self) -> None:
         while self._idle:
-            self._idle.pop().close()
+            self._closed(self._idle.pop())

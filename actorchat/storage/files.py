@@ -129,15 +129,21 @@ class DatabaseFiles:
         """A connection has just used the log: from now on this is the log to look for."""
         self._log = [_identity_of(name) for name in self._names]
 
+    def log_closed(self) -> None:
+        """No connection is open any more: SQLite has deleted the log, and the next connection makes another."""
+        self._log = [None, None]
+
     def log_state(self) -> LogState:
         state = LogState.SAME
         for name, own in zip(self._names, self._log, strict=True):
+            if own is None:
+                continue
             try:
                 status = os.stat(name)
             except OSError:
                 state = LogState.GONE
                 continue
-            if own is not None and _identity(status) != own:
+            if _identity(status) != own:
                 if status.st_size:
                     return LogState.FOREIGN
                 state = LogState.GONE

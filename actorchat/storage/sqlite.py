@@ -412,8 +412,9 @@ class SqliteStore:
         if (fault := fault_beside(self._path)) is not None:
             raise StoreUrlError(fault)
         try:
-            # Before the writer, which would change the journal mode of a database that is not ours.
-            with self._connections.reading() as reader:
+            # Before the writer, which would change the journal mode of a database that is not ours. Not kept: it would
+            # know no write-ahead log.
+            with self._connections.fresh_reading() as reader:
                 check_owner(reader.connection, self._path)
             upgrade(self._connections.open_writer(), self._path)
             cursor = self._begin()

@@ -3,7 +3,7 @@
 import sqlite3
 import stat
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from uuid import UUID
 
@@ -104,6 +104,21 @@ def test_a_failed_store_tells_which_keys_are_new_and_looks_up_the_others(store: 
     disk.before = lambda sql: None
     store.recover(batch(3))
     assert [store.is_new(refusal) for refusal in refusals] == [False, True]
+
+
+def test_after_an_outage_that_closed_every_connection_a_new_log_is_nobody_elses(tmp_path: Path) -> None:
+    with closing(SqliteStore(tmp_path / "chat.db", Policy())) as store, ExitStack() as files:
+        store.commit([RESERVE, say("first")], batch(1))
+        # As writes and reads that fail do.
+        store._connections.close_writer()
+        store._connections._close_idle()
+        assert not (tmp_path / "chat.db-wal").exists()
+        for number in range(4):
+            # So that the new log can't have the same inode.
+            files.enter_context((tmp_path / str(number)).open("w"))
+        assert store.chat(CHAT) is not None
+        assert store.recover(batch(1))
+        assert codes(store.commit([say("b")], batch(2))) == [None]
 
 
 def test_a_full_disk_is_an_outage_that_ends_when_there_is_room(store: SqliteStore, disk: Disk) -> None:
