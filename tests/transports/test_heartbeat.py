@@ -7,6 +7,7 @@ from math import inf
 import trio
 import trio.testing
 
+from actorchat.protocol import Frames
 from actorchat.testing import admission_of
 from actorchat.transports.heartbeat import beat
 from actorchat.transports.ports import Limits
@@ -95,3 +96,19 @@ async def test_a_look_at_many_sockets_lets_others_run_in_between() -> None:
             seen.add(sum(session.ping_at != inf for session in sessions))
         nursery.cancel_scope.cancel()
     assert seen & {512, 1_024}
+
+
+async def test_a_dead_peer_is_closed_though_what_it_said_waits_for_its_own_replay(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    # It spoke while its replay was sent: what it said waits for the replay's end, and the replay waits for the peer.
+    wire, sessions = ScriptedWire(), Sessions()
+    session = SocketSession(admission_of(1), wire, Limits())
+    wire.room = 0
+    session.push(Frames.of([b"x" * 200_000]))
+    session.held = True
+    assert session.paused
+    sessions.add(session)
+    with trio.move_on_after(140):
+        await beat(sessions, Limits())
+    assert session.closed
