@@ -88,10 +88,11 @@ class Announcement:
         self._added: list[StoredMessage] = []
         self._after = roster.announced
         steps: list[tuple[int, int]] = []
+        several = listening and len(changes) > 1
         for change in changes:
             self._encode(change, self._after)
             self._after = change.chat
-            if len(changes) > 1:
+            if several:
                 steps.append((change.chat.rev, self._shown_count()))
         self.steps = tuple(steps)
         self._frames = Frames.joined(self._for_all.frames)

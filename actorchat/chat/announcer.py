@@ -73,12 +73,12 @@ class Announcer:
     def _announce(self) -> bool:
         """False: the room has to go on."""
         self.settle()
-        if self.lacks:
+        changes, announced = self._changes, self.roster.announced
+        if self._lacks or (changes and (announced is None or changes[0].chat.rev > announced.rev + 1)):
             self._fall_behind()
             return False
-        left_behind = self.publish(self._changes)
-        if self._changes:
-            self._changes = []
+        left_behind = self.publish(changes)
+        changes.clear()
         return not left_behind
 
     @property
@@ -89,7 +89,7 @@ class Announcer:
 
     def settle(self) -> None:
         """Answer whoever asked, once. What changed is to be announced."""
-        outcomes = self._outcomes
+        outcomes, changes = self._outcomes, self._changes
         while outcomes:
             outcome = outcomes.popleft()
             decision, origin = outcome.decision, outcome.origin
@@ -97,7 +97,7 @@ class Announcer:
             if outcome.counters:
                 self._counters.extend(outcome.counters)
             if isinstance(decision, Changed):
-                self._changes.append(decision)
+                changes.append(decision)
             if origin is not None:
                 origin.answer(decision)
         if not self.in_flight:
