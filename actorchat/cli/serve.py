@@ -12,9 +12,11 @@ import shlex
 import signal
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import attrs
 import click
@@ -23,6 +25,7 @@ import trio
 from actorchat.cli.failing import BAD_SETTINGS, FAILED, fail, warn
 from actorchat.cli.options import settings_options
 from actorchat.cli.output import echo
+from actorchat.cli.reloading import Reloader, Terminal
 from actorchat.server.descriptors import raise_open_file_limit
 from actorchat.server.loading import load_settings, unknown_variables, wanted_log_format
 from actorchat.server.preparing import StartFailed, file_warnings
@@ -38,8 +41,10 @@ GC_THRESHOLDS: Final = (50_000, 20, 20)
 SWITCH_INTERVAL: Final = 0.001
 """Seconds: the journal's thread gets its turn soon, at a cost that only a whole process of ours should pay."""
 
-# A terminal that goes away sends the last one, which Windows doesn't have.
-_STOPPING: Final = tuple(number for number in signal.Signals if number.name in ("SIGINT", "SIGTERM", "SIGHUP"))
+_STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
+
+_HANGUP: Final = getattr(signal, "SIGHUP", None)
+"""Sent by service managers to have settings read again, and by a terminal that goes away. Windows doesn't have it."""
 
 LAST_RESORT_SECONDS: Final = 3.0
 """What is left after the drain's own deadline, before the process ends itself with a failure."""
@@ -51,7 +56,7 @@ def serve(config: Path | None, **options: object) -> None:
     """Run the server until Ctrl-C.
 
     Everything that was accepted is stored before it exits; a second Ctrl-C stops at once. The first run makes the
-    folder, the database and the signing secret.
+    folder, the database and the signing secret. SIGHUP reloads the TLS certificate and the log's format.
 
     \b
     Examples:
@@ -74,13 +79,29 @@ def serve(config: Path | None, **options: object) -> None:
       on_closed = "reopen"                 # or queue, refuse
       [sources.shop]                       # with any named, only those exist
     """
+    terminal = Terminal.of_this_process()
+    with _hangups_ignored():
+        _run(config, options, terminal)
+
+
+@contextmanager
+def _hangups_ignored() -> Iterator[None]:
+    """A SIGHUP that comes while the server starts or stops must not end the process."""
+    if _HANGUP is None:
+        yield
+        return
+    before = signal.signal(_HANGUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(_HANGUP, before)
+
+
+def _run(config: Path | None, options: Mapping[str, object], terminal: Terminal) -> NoReturn:
     as_json = wanted_log_format(config, options) == "json"
     warn(unknown_variables(), as_json=as_json)
     try:
-        settings = load_settings(config, options)
-        if settings.data is None:
-            # Also with memory://, so that the other commands find the secret.
-            settings = attrs.evolve(settings, data=DEFAULT_DATA)
+        settings = _load(config, options)
     except InvalidSettings as error:
         fail(error.faults, BAD_SETTINGS, as_json=as_json)
     warn(file_warnings(settings), as_json=as_json)
@@ -92,7 +113,8 @@ def serve(config: Path | None, **options: object) -> None:
     gc.set_threshold(*GC_THRESHOLDS)
     raise_open_file_limit()
     try:
-        drained = trio.run(_serve, settings, clock=SteadyClock())
+        load = partial(_load, config, options)
+        drained = trio.run(_serve, settings, load, terminal, clock=SteadyClock())
     except InvalidSettings as error:
         fail(error.faults, BAD_SETTINGS, as_json=as_json)
     except StartFailed as error:
@@ -105,7 +127,13 @@ def serve(config: Path | None, **options: object) -> None:
     sys.exit(0 if drained else FAILED)
 
 
-async def _serve(settings: Settings) -> bool:
+def _load(config: Path | None, options: Mapping[str, object]) -> Settings:
+    settings = load_settings(config, options)
+    # Also with memory://, so that the other commands find the secret.
+    return attrs.evolve(settings, data=settings.data or DEFAULT_DATA)
+
+
+async def _serve(settings: Settings, load: Callable[[], Settings], terminal: Terminal) -> bool:
     # Imported here: bad settings are told before the server's libraries are loaded.
     from actorchat.server.serving import DRAIN_SECONDS, open_server
 
@@ -114,16 +142,22 @@ async def _serve(settings: Settings) -> bool:
     async with open_server(settings) as server:
         # What is there now, modules above all, stays: no collection need look at it.
         gc.freeze()
-        with trio.open_signal_receiver(*_STOPPING) as signals:
+        received = _STOPPING if _HANGUP is None else (*_STOPPING, _HANGUP)
+        with trio.open_signal_receiver(*received) as signals:
             _welcome(server.url, server.settings)
-            async for _ in signals:
-                break
+            reloader = Reloader(server, settings, load)
+            async with trio.open_nursery() as nursery:
+                async for number in signals:
+                    if number in _STOPPING or terminal.has_gone():
+                        break
+                    nursery.start_soon(reloader.reload)
+                nursery.cancel_scope.cancel()
         # From here on the second one ends the process in the way that can't fail.
         for number in _STOPPING:
             signal.signal(number, signal.SIG_DFL)
         with suppress(OSError):
             # Nobody may be left to read it.
-            _say_stopping(server.settings)
+            _say_stopping(reloader.settings)
         last_resort.start()
     last_resort.cancel()
     return server.drained

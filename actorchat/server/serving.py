@@ -10,6 +10,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Collection
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Final
 from uuid import UUID
 
@@ -162,6 +163,23 @@ class Server:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.settings.host, self.settings.host)  # noqa: S104 - read, not bound
         scheme = "http" if self.settings.tls_cert is None else "https"
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    async def reload_certificate(self, cert: Path | None = None, key: Path | None = None) -> None:
+        """Read the TLS certificate chain and its key again, from other files if they are given.
+
+        New connections use them, open ones keep theirs. Raises InvalidSettings if they can't be used: then nothing
+        changes. Raises RuntimeError if this server has no TLS.
+        """
+        listener = self._state.listener
+        if listener is None or self.settings.tls_cert is None:
+            raise RuntimeError("this server has no TLS: its settings name no certificate")
+        settings = attrs.evolve(
+            self.settings, tls_cert=cert or self.settings.tls_cert, tls_key=key or self.settings.tls_key
+        )
+        tls = await trio.to_thread.run_sync(tls_context, settings)
+        if tls is not None:
+            listener.use_tls(tls)
+            self.settings = settings
 
     async def connect_visitor(
         self,

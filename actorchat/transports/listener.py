@@ -210,6 +210,12 @@ class Listener:
         finally:
             self.close()
 
+    def use_tls(self, tls: ssl.SSLContext) -> None:
+        """Take new connections with `tls`; open ones keep theirs. Raises RuntimeError if it takes them without TLS."""
+        if self._tls is None:
+            raise RuntimeError("this listener takes connections without TLS")
+        self._tls = tls
+
     def close(self) -> None:
         """Stop taking connections; those taken go on."""
         for sock in self._sockets:

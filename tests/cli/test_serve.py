@@ -50,14 +50,6 @@ async def test_it_serves_drains_and_exits_0(tmp_path: Path, storage: tuple[str, 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this platform has no such signal")
-async def test_it_drains_when_its_terminal_goes(tmp_path: Path) -> None:
-    async with started(tmp_path, *FREE, "--storage", "memory://") as server:
-        await server.read_until("Ctrl-C stops it.")
-        assert await server.stop(signal.SIGHUP) == 0
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("where", [">&-", "> /dev/full"], ids=["closed", "full"])
 def test_a_document_that_can_not_be_printed_is_one_line_and_status_1(tmp_path: Path, where: str) -> None:
     command = ["sh", "-c", f'"$0" -m actorchat asyncapi {where}', sys.executable]

@@ -74,6 +74,32 @@ async def test_http_and_sockets_share_the_port_over_tls(tmp_path: Path) -> None:
                 await trio.aclose_forcefully(stream)
 
 
+async def test_a_program_that_embeds_the_server_reloads_its_certificate(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        await trio.Path(folder).mkdir()
+    old, new = (certified(folder, NoEncryption()) for folder in folders)
+    trust = [ssl.create_default_context(cafile=folder / "cert.pem") for folder in folders]
+    with trio.fail_after(CAP):
+        async with open_server(old) as server:
+            for context in trust:
+                async with httpx.AsyncClient(base_url=server.url, verify=context) as http:
+                    assert (await http.get("/health/live")).status_code == 200
+                await server.reload_certificate(new.tls_cert, new.tls_key)
+            await trio.Path(folders[1] / "key.pem").write_text("garbage")
+            with pytest.raises(InvalidSettings, match="no certificate with its key"):
+                await server.reload_certificate()
+            async with httpx.AsyncClient(base_url=server.url, verify=trust[1]) as http:
+                assert (await http.get("/health/live")).status_code == 200
+            assert server.settings.tls_cert == folders[1] / "cert.pem"
+
+
+async def test_a_server_without_tls_has_no_certificate_to_reload() -> None:
+    async with open_server(Settings(storage="memory://", port=0, secret=SECRET)) as server:
+        with pytest.raises(RuntimeError, match="no TLS"):
+            await server.reload_certificate()
+
+
 def test_a_key_with_a_password_is_a_fault_and_no_question(tmp_path: Path) -> None:
     settings = certified(tmp_path, BestAvailableEncryption(b"secret"))
     with pytest.raises(InvalidSettings, match=r"tls_cert: .*no certificate with its key"):
