@@ -70,9 +70,14 @@ class Marks:
         """The text was sent, or nobody is there to see it."""
         self._typing = None
 
+    @property
+    def due(self) -> bool:
+        """Whether a mark waits to be sent."""
+        return self._delivered.due or self._read.due
+
     def ready_at(self) -> float:
         """When the next one may leave; never (inf) if nothing waits."""
-        marks = self._not_before if self._delivered.due or self._read.due else math.inf
+        marks = self._not_before if self.due else math.inf
         return marks if self._typing is None else min(marks, self._typing_not_before)
 
     def take(self, now: float) -> MarkMessageDelivered | MarkMessageRead | UpdateTyping | None:

@@ -329,9 +329,10 @@ class RoomConnection:
     async def _write(self, socket: WebSocketConnection) -> None:
         # The reader reports the end: it has read what came before the close.
         with suppress(ConnectionClosed):
-            # Marks that are told again may name messages of another history: the first event says so.
-            with trio.move_on_after(REPLAY_PATIENCE):
-                await self._begun.wait()
+            if self._marks.due:
+                # Marks that are sent again may name messages of another history: the first event says so.
+                with trio.move_on_after(REPLAY_PATIENCE):
+                    await self._begun.wait()
             while True:
                 if self._outbox.repeats:
                     with trio.move_on_after(REPLAY_PATIENCE):
