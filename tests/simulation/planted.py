@@ -202,18 +202,15 @@ def _forget_delivery(whole: Function) -> Function:
     return lost
 
 
-def _stale_counters(whole: Function) -> Function:
-    """The counters of a console's snapshot win over newer ones."""
+def _one_lost(whole: Function) -> Function:
+    """One counter in eight never reaches the consoles."""
+    number = count(1)
 
-    def joined(self: Any, message: Any) -> None:
-        whole(self, message)
-        for record in message.operators:
-            operator = self._operators.get(record.person.user.id)
-            if operator is not None and operator.counters.rev > record.counters.rev:
-                operator.counters = record.counters
-                self._operator_due(operator)
+    def take(self: Any, counter: Any) -> None:
+        if next(number) % 8:
+            whole(self, counter)
 
-    return joined
+    return take
 
 
 def _counters_first(whole: Function) -> Function:
@@ -357,12 +354,12 @@ def _taken_by_anybody(whole: Function) -> Function:
 
 
 def _operations_leak(whole: Function) -> Function:
-    """One answer in fifty frees no place."""
+    """One answer in five frees no place."""
     number = count(1)
 
-    def done(self: Any) -> None:
-        if next(number) % 50:
-            whole(self)
+    def done(self: Any, *rest: Any) -> None:
+        if next(number) % 5:
+            whole(self, *rest)
 
     return done
 
@@ -384,7 +381,7 @@ PLANTED: Final[Mapping[str, Plant]] = {
     "client-forgets-marks": _replace(Marks, "socket_lost", lambda whole: lambda self: self.forget_typing()),
     "client-skips-a-message": _replace(Continuity, "lost", _skip_told),
     "two-accept-at-once": _replace(rules, "_taken_by", _taken_by_anybody),
-    "older-counter-wins": _replace(Directory, "_joined", _stale_counters),
+    "lost-counter": _replace(Directory, "_count", _one_lost),
     "counters-before-their-chat": _replace(Feed, "_flush", _counters_first),
     "outbox-without-bound": _replace(Outbox, "_fits", _always(True)),
     "silent-peers-kept": _replace(heartbeat, "_sweep", _heard_always),

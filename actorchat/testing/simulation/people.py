@@ -181,7 +181,7 @@ class Person:
         chat = self.chat(a)
         if chat is None:
             return
-        theirs = [each for each in self.keys if each[0] == chat]
+        theirs = [each for each in self.keys if each[0] == chat and not self.tabs.is_on_its_way(each[1])]
         if theirs and b % 3 == 0:
             _, key, text = theirs[-1 - c % min(4, len(theirs))]
             self.again.add(key)

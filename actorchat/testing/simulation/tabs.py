@@ -93,6 +93,10 @@ class Tabs:
         self._opened += 1
         return self._world.random(f"client/{self._person.name}/{self._opened}")
 
+    def is_on_its_way(self, key: str) -> bool:
+        """Whether the library has not yet settled a message of that key: no program sends it twice at once."""
+        return any(sent.delivery.client_id == key and not sent.delivery.settled for sent in self.deliveries)
+
     def _pick(self, pick: int) -> Tab | None:
         live = [tab for tab in self._open if tab.room is not None]
         return live[pick % len(live)] if live else None
@@ -197,7 +201,7 @@ class Tabs:
         if tab is None or not theirs:
             return
         _, key, text = theirs[-1 - b % min(len(theirs), 6)]
-        if any(sent.delivery.client_id == key and not sent.delivery.settled for sent in self.deliveries):
+        if self.is_on_its_way(key):
             return
         try:
             await self._hand_over(tab, text if c % 4 else f"{text} or not", key)
