@@ -332,7 +332,8 @@ class Chats:
         directory = self._directory()
         for _, roster in feeds:
             roster.consoles[console] = None
-        self._listened.update(sources)
+        # Sorted: feeds are drained in this order, which is not to depend on hashes.
+        self._listened.update(sorted(sources))
 
         def leave() -> None:
             for _, roster in feeds:

@@ -12,7 +12,7 @@ from actorchat.testing.simulation.chat_world import play
 from actorchat.testing.simulation.plan import make_plan
 from tests.simulation.open_faults import OPEN_FAULTS
 
-SEEDS = (3, 9, 12)
+SEEDS = (3, 7, 12)
 PROGRAM = """
 import sys
 from actorchat.testing.simulation.chat_world import play
@@ -23,7 +23,7 @@ for seed in map(int, sys.argv[2:]):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hash_seed", ["1", "77"])
+@pytest.mark.parametrize("hash_seed", ["1", "22"])
 def test_a_seed_gives_the_same_digest_in_another_process(hash_seed: str) -> None:
     ours = [play(make_plan(seed), known=OPEN_FAULTS).verdict.digest for seed in SEEDS]
     command = [sys.executable, "-c", PROGRAM, ",".join(OPEN_FAULTS), *map(str, SEEDS)]
