@@ -39,4 +39,5 @@ def stop_typing(roster: Roster, feed_of: Callable[[str], FeedRoster], identity: 
 
 def _typing_frames(user: User, chat: UUID, text: str, stopped: bool) -> Frames:
     event = TypingUpdated(text=text, stopped=stopped, chat_id=chat, user=user)
-    return Frames.of([encode_event(event, Profile.EXTENDED)], typing=True)
+    # A full outbox drops typing. A stop is not told again, so it is kept like any other event.
+    return Frames.of([encode_event(event, Profile.EXTENDED)], typing=not stopped)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import weakref
 from uuid import uuid4
 
@@ -19,6 +20,7 @@ from actorchat.protocol import (
     ChatStatus,
     ChatUpdated,
     ErrorEvent,
+    Frames,
     MarkMessageDelivered,
     MarkMessageRead,
     MessageAdded,
@@ -121,6 +123,28 @@ async def test_who_was_refused_for_its_rate_is_refused_without_the_room_until_th
         await world.settle()
         assert anna.recorder.texts() == ["taken", "taken again"]
         assert anna.recorder.done == 3
+
+
+async def test_a_full_outbox_may_drop_typing_and_never_its_stop(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    droppable: list[tuple[str, bool]] = []
+    push = Recorder.push
+
+    def noted(self: Recorder, frames: Frames) -> None:
+        droppable.extend((json.loads(payload)["type"], frames.typing) for payload in frames.payloads())
+        push(self, frames)
+
+    async with open_world() as world:
+        chat = await world.reserve()
+        anna, _, _ = await world.join(chat, ANNA), await world.join(chat, OLGA), await world.console(PETR)
+        anna.say("hello")
+        await trio.sleep(1)
+        monkeypatch.setattr(Recorder, "push", noted)
+        anna.receiver.receive(UpdateTyping("h", False))
+        await trio.sleep(10)
+    typing = [may_drop for kind, may_drop in droppable if kind == "typing_updated"]
+    assert typing == [True, True, False, False]
 
 
 async def test_what_is_refused_at_once_is_told_from_what_is_taken_and_from_typing() -> None:
