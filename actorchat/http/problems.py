@@ -52,6 +52,9 @@ _PATHS: Final = {
 }
 """The field of a request that a refusal of the chat is about."""
 
+_PRIVATE: Final = {"Cache-Control": "no-store"}
+"""No cache may keep an answer: it is one person's."""
+
 _COME_BACK_AFTER: Final = 1.0
 """Seconds, for a 429 or 503 that names no time of its own."""
 
@@ -91,7 +94,7 @@ class Problem(Exception):  # noqa: N818 - not an error of this program
         return {}
 
     def response(self) -> Response:
-        return Response(self.body(), self.status, self.headers(), media_type="application/json")
+        return Response(self.body(), self.status, {**_PRIVATE, **self.headers()}, media_type="application/json")
 
 
 def problem_of_refusal(refused: ChatRefused) -> Problem:
@@ -102,4 +105,4 @@ def problem_of_refusal(refused: ChatRefused) -> Problem:
 
 def json_response(value: object, status: int = 200) -> Response:
     """A value of the contract, or a dict of such, as a JSON answer."""
-    return Response(encode_entity(value), status, media_type="application/json")
+    return Response(encode_entity(value), status, _PRIVATE, media_type="application/json")

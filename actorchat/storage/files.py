@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from enum import Enum, auto
 from pathlib import Path
+from threading import Lock
 from typing import Final, NoReturn
 
 from actorchat.chat.ports import StorageUnavailable
@@ -58,6 +59,7 @@ class DatabaseFiles:
         self._final = False
         self.stamp = self._first = 0
         self._seen: int | None = None
+        self._checking = Lock()
         self.problem: str | None = None
 
     def first_stamp(self, known: int, now: float) -> int:
@@ -87,9 +89,11 @@ class DatabaseFiles:
             raise FilesChanged(self.problem)
         written = status.st_mtime_ns, status.st_size
         if written != self._written and self._first:
-            # A checkpoint, or somebody else.
-            self._check_stamp()
-            self._written = written
+            # A checkpoint, or another program. Readers check too: a stamp is read and compared in one step, or an
+            # older one that another thread has read could be taken for the stamp of another file.
+            with self._checking:
+                self._check_stamp()
+                self._written = written
         self.problem = None
 
     def restored(self) -> NoReturn:

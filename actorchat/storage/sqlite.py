@@ -358,7 +358,7 @@ class SqliteStore:
     def _warn_of_damage(self, operation: Operation, error: Exception) -> None:
         """Log damage once for each chat. What is damaged stays so: the chat is refused until the next start."""
         chat = getattr(operation, "chat", None)
-        if len(self._damaged) < _MOST_DAMAGED:
+        if len(self._damaged) < _MOST_DAMAGED and chat not in self._damaged:
             self._damaged.add(chat)
             what = "a person" if chat is None else f"chat {chat}"
             _log.error("%s can't be stored: %s is damaged (%s). Restore a backup", what, self._path, error)

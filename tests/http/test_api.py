@@ -493,3 +493,13 @@ async def test_a_preflight_allows_what_the_widget_sends(api: Api) -> None:
     assert (answer.status_code, answer.content) == (204, b"")
     assert "POST" in answer.headers["access-control-allow-methods"]
     assert answer.headers["access-control-allow-headers"] == "authorization, content-type"
+
+
+async def test_no_cache_may_keep_an_answer_or_a_refusal(api: Api) -> None:
+    visitor, chat = await api.visit()
+    for answer in (
+        await api.call("GET", f"/api/chats/{chat}", visitor),
+        await api.call("GET", "/api/chats", visitor),
+        await api.call("GET", f"/api/chats/{chat}"),
+    ):
+        assert answer.headers["cache-control"] == "no-store"

@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
@@ -392,3 +393,33 @@ async def test_each_start_has_a_stamp_of_its_own(path: Path) -> None:
                 stamps += connection.execute("PRAGMA user_version").fetchone()
             del running
     assert stamps == sorted(set(stamps))
+
+
+def test_a_reader_that_checks_beside_the_writer_finds_no_foreign_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader has read the stamp when the writer, whose checkpoint has just raised it, checks as well."""
+    with closing(SqliteStore(path, Policy())) as store:
+        files = store._files
+        assert files._claim is None
+        stamps = iter((files.stamp, files.stamp + 1))
+        waits, goes_on = threading.Event(), threading.Event()
+
+        def read() -> int:
+            stamp = next(stamps)
+            if threading.current_thread() is not threading.main_thread():
+                waits.set()
+                goes_on.wait(0.5)
+            return stamp
+
+        monkeypatch.setattr(files, "_read_stamp", read)
+        files._written = None
+        files.stamp += 1
+        reader = threading.Thread(target=files.check)
+        reader.start()
+        waits.wait()
+        files.check()
+        goes_on.set()
+        reader.join()
+        files.check()
+        assert files.problem is None
