@@ -1,7 +1,6 @@
 """Owns how all tests run: hypothesis without a clock, because CI machines share their cores; how many schedules."""
 
 import os
-from random import SystemRandom
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -26,9 +25,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    # Workers of pytest-xdist inherit it: the whole run has one.
-    os.environ.setdefault("ACTORCHAT_SIMULATION_SEED", str(SystemRandom().randrange(2**40)))
+    # Workers of pytest-xdist inherit it: the whole run has one. Fixed until 10,000 seeds have passed in one go: a rare
+    # fault that is still unknown must not fail a change that has nothing to do with it. Fresh ones: `just simulate`.
+    os.environ.setdefault("ACTORCHAT_SIMULATION_SEED", "1000")
 
 
 def pytest_report_header() -> str:
-    return f"simulation: fresh seeds from {os.environ['ACTORCHAT_SIMULATION_SEED']} on"
+    return f"simulation: seeds from {os.environ['ACTORCHAT_SIMULATION_SEED']} on"

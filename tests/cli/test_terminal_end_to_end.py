@@ -305,6 +305,8 @@ def test_inside_a_chat_is_said_that_another_visitor_writes_and_how_to_get_there(
     operator.wait_for("1 unread")
     operator.enter("1")
     operator.wait_for(": hello", "nobody has it")
+    # Without the time to read it, the first chat would still be unread.
+    visitor.wait_for("✓✓ read")
     visitor_who_wrote(server, tmp_path, "anybody?")
     operator.wait_for(": anybody? · /open 2")
     operator.enter("/open 2")
