@@ -725,6 +725,8 @@ def random_operations(seed: int, number: int) -> Iterator[Operation]:
     for _ in range(number):
         chat, visitor, operator = chance.choice(chats), chance.choice(visitors), chance.choice(operators)
         either = chance.choice((visitor, operator))
+        # An anonymous visitor is forgotten with an unused chat, and nobody writes in the chat of another visitor.
+        author = ANN if either is GUEST else either
         key = f"k{chance.randrange(20)}"
         text = chance.choice(("hello", "there"))
         yield chance.choice(
@@ -732,13 +734,13 @@ def random_operations(seed: int, number: int) -> Iterator[Operation]:
                 ReserveChat(chat, SHOP, visitor),
                 ReserveChat(chat, SHOP, visitor, chance.choice((None, Refused("rate_limited", "slowly", 1.0)))),
                 ExpireChat(chat, NOW + chance.randrange(30), chance.random() < 0.3),
-                AddMessage(chat, either, text, client_id=key),
-                AddMessage(chat, either, text),
+                AddMessage(chat, author, text, client_id=key),
+                AddMessage(chat, author, text),
                 AddMessage(chat, operator, text, type=MessageType.SYSTEM, type_role=Role.OPERATOR),
                 MarkMessage(chat, either, chance.randrange(80), chance.random() < 0.5),
                 AcceptChat(chat, operator),
-                CloseChat(chat, either),
-                ReopenChat(chat, either),
+                CloseChat(chat, author),
+                ReopenChat(chat, author),
                 TransferChat(chat, operator, chance.choice((EVE.id, FAY.id, 99))),
                 ReturnChat(chat, operator),
                 ReleaseChat(chat, operator.id),
