@@ -6,6 +6,7 @@ no crash of the room loses its answer.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import attrs
@@ -44,6 +45,8 @@ __all__ = [
     "refuse",
 ]
 
+_log = logging.getLogger(__name__)
+
 
 @attrs.define(eq=False)
 class FromMember:
@@ -60,7 +63,7 @@ class FromMember:
     begun: bool = False
 
     def answer(self, decision: Decision) -> None:
-        """What was decided. The socket may have one more operation in flight."""
+        """Answer with what was decided. The socket may have one more operation in flight. Never raises."""
         if isinstance(decision, Refused):
             self._refuse(decision)
             return
@@ -69,9 +72,15 @@ class FromMember:
             # The client comes back and sends the message again.
             self.receiver.member.session.close(CloseCode.SERVER_FAILED, decision.detail)
         elif isinstance(decision, Unchanged) and decision.message is not None:
-            message = decision.message
-            payload = self.receiver.roster.encoder.added(decision.chat, message, message.client_id)
-            self.receiver.member.session.push(Frames.of([payload]))
+            message, session = decision.message, self.receiver.member.session
+            try:
+                payload = self.receiver.roster.encoder.added(decision.chat, message, message.client_id)
+            except Exception:
+                # The client comes back and sends the message again: it must not wait for an answer that was lost.
+                _log.exception("answering a repeated message failed in chat %s", self.receiver.roster.chat)
+                session.close(CloseCode.SERVER_FAILED, "the server failed")
+            else:
+                session.push(Frames.of([payload]))
 
     def _refuse(self, refused: Refused) -> None:
         member, limited = self.receiver.member, refused.code == RefusalCode.RATE_LIMITED

@@ -8,7 +8,6 @@ from typing import Final
 
 import pytest
 
-from tests.simulation.open_faults import OPEN_FAULTS
 from tests.simulation.planted import MOST_SEEDS, PLANTED, run_planted
 
 FIRST: Final[Mapping[str, int]] = {"silent-peers-kept": 15, "snapshot-and-live-overlap": 10}
@@ -19,6 +18,6 @@ FIRST: Final[Mapping[str, int]] = {"silent-peers-kept": 15, "snapshot-and-live-o
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_fault_is_found(name: str) -> None:
     first = FIRST.get(name, 0)
-    results = (run_planted(seed, name=name, known=OPEN_FAULTS) for seed in range(first, first + MOST_SEEDS))
+    results = (run_planted(seed, name=name) for seed in range(first, first + MOST_SEEDS))
     found = (result for result in results if result.kind is not None)
     assert list(islice(found, 1)), f"not found in {MOST_SEEDS} seeds"

@@ -11,18 +11,11 @@ import pytest
 from actorchat.testing.simulation.chat_world import play
 from actorchat.testing.simulation.plan import load_plan, make_plan
 from actorchat.testing.simulation.report import describe_failure
-from tests.simulation.open_faults import OPEN_FAULTS
 
 SEEDS = 300
 CHUNKS = 20
 SECONDS = 240.0
 """Of one core, for all chunks: two minutes on two cores."""
-
-# A person who is stopped within a request leaves httpx's own generator of the body to the garbage collector.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Async generator 'httpx:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore:Exception ignored in. <async_generator object ByteStream"),
-]
 
 CORPUS = sorted(Path(__file__).with_name("corpus").glob("*.json"))
 
@@ -37,11 +30,11 @@ def test_seeds_break_no_promise(chunk: int) -> None:
     for seed in range(first + chunk * SEEDS // CHUNKS, first + (chunk + 1) * SEEDS // CHUNKS):
         if time.monotonic() > until:
             break
-        played = play(make_plan(seed), known=OPEN_FAULTS)
+        played = play(make_plan(seed))
         assert played.violation is None, "\n".join(describe_failure(played))
 
 
 @pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
 def test_a_plan_that_once_failed_breaks_no_promise(path: Path) -> None:
-    played = play(load_plan(path), known=OPEN_FAULTS)
+    played = play(load_plan(path))
     assert played.violation is None, "\n".join(describe_failure(played))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import codecs
 from collections.abc import Iterator
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
@@ -13,6 +14,7 @@ import msgspec
 from actorchat.testing.simulation.model import Json, Person
 from actorchat.testing.simulation.network import Connection
 from actorchat.testing.simulation.watch import FeedWatch, RoomWatch, Watch, Watcher
+from actorchat.testing.simulation.wrong_frames import Fault
 
 __all__ = ["Opening", "SocketTap"]
 
@@ -87,9 +89,10 @@ class SocketTap:
                 self.watch.over = True
             elif opcode in (TEXT, BINARY):
                 self.watch.said(payload, binary=opcode == BINARY)
-        if _length(self._up) > _MOST:
-            # The server need not read such a frame to its end.
-            self.watch.said_too_much()
+        # The server may close before it has read such a frame to its end.
+        fault = _fault_of_part(self._up)
+        if fault is not None:
+            self.watch.sent(fault)
 
     def server_wrote(self, data: bytes) -> None:
         watch = self.watch
@@ -146,25 +149,46 @@ def _cut_head(buffer: bytearray) -> str | None:
 
 def _frames(buffer: bytearray) -> Iterator[tuple[int, bytes]]:
     """Take every whole frame off `buffer`: (opcode, payload)."""
-    while len(buffer) >= 2:
-        length, start = buffer[1] & 0x7F, 2
-        if length >= 126:
-            start = 4 if length == 126 else 10
-            length = int.from_bytes(buffer[2:start])
-        masked = bool(buffer[1] & 0x80)
-        begin = start + (4 if masked else 0)
+    while (head := _head(buffer)) is not None:
+        opcode, begin, length = head
         if len(buffer) < begin + length:
             return
-        opcode, mask, payload = buffer[0] & 0x0F, bytes(buffer[start:begin]), bytes(buffer[begin : begin + length])
+        payload = _payload(buffer, begin, length)
         del buffer[: begin + length]
-        yield opcode, _unmask(payload, mask) if masked else payload
+        yield opcode, payload
 
 
-def _length(buffer: bytearray) -> int:
-    """How long the frame is that `buffer` begins with, as far as its head says."""
-    if len(buffer) < 10 or buffer[1] & 0x7F < 126:
-        return 0
-    return int.from_bytes(buffer[2:4] if buffer[1] & 0x7F == 126 else buffer[2:10])
+def _head(buffer: bytearray) -> tuple[int, int, int] | None:
+    """The opcode of the frame that `buffer` begins with, where its payload begins, and how long that is."""
+    if len(buffer) < 2:
+        return None
+    length, start = buffer[1] & 0x7F, 2
+    if length >= 126:
+        start = 4 if length == 126 else 10
+        length = int.from_bytes(buffer[2:start])
+    begin = start + (4 if buffer[1] & 0x80 else 0)
+    return None if len(buffer) < begin else (buffer[0] & 0x0F, begin, length)
+
+
+def _payload(buffer: bytearray, begin: int, length: int) -> bytes:
+    payload = bytes(buffer[begin : begin + length])
+    return _unmask(payload, bytes(buffer[begin - 4 : begin])) if buffer[1] & 0x80 else payload
+
+
+def _fault_of_part(buffer: bytearray) -> Fault | None:
+    """What is wrong, whatever follows, with the frame that `buffer` begins with."""
+    head = _head(buffer)
+    if head is None:
+        return None
+    opcode, begin, length = head
+    if length > _MOST:
+        return Fault.TOO_BIG
+    if opcode == TEXT:
+        try:
+            codecs.getincrementaldecoder("utf-8")().decode(_payload(buffer, begin, length))
+        except UnicodeDecodeError:
+            return Fault.NOT_UTF8
+    return None
 
 
 def _unmask(payload: bytes, mask: bytes) -> bytes:

@@ -79,8 +79,8 @@ class Watch:
     def said(self, payload: bytes, *, binary: bool) -> None:
         """The server has read this frame."""
 
-    def said_too_much(self) -> None:
-        """The server has read the head of a frame that is longer than it may be."""
+    def sent(self, fault: Fault) -> None:
+        """The server has read a part of a frame that is enough to close the socket."""
 
     def told(self, event: Json) -> None:
         """The server has written this event."""
@@ -168,8 +168,8 @@ class RoomWatch(Watch):
             self._sent[key, data["text"]] += 1
             self.truth.attempts[self.chat, self.who, key] += 1
 
-    def said_too_much(self) -> None:
-        self._malformed.said(Fault.TOO_BIG)
+    def sent(self, fault: Fault) -> None:
+        self._malformed.said(fault)
 
     def told(self, event: Json) -> None:
         name, data = event["type"], event["data"]
