@@ -14,11 +14,11 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from actorchat.chat.chats import ChatRefused
     from actorchat.chat.ports import StorageUnavailable
-    from actorchat.server.local import LocalSocket
-    from actorchat.server.local_api import LocalApi
-    from actorchat.server.preparing import StartFailed
+    from actorchat.chat.service import ChatRefused
+    from actorchat.server.bootstrap import StartFailed
+    from actorchat.server.embedded import LocalSocket
+    from actorchat.server.embedded_api import LocalApi
     from actorchat.server.serving import Server, ServerStatistics, open_server
     from actorchat.server.settings import ChatSettings, HttpSettings, InvalidSettings, LimitSettings, Settings
 
@@ -41,17 +41,17 @@ __all__ = [
 ]
 
 _HOMES: Final = {
-    "ChatRefused": "actorchat.chat.chats",
+    "ChatRefused": "actorchat.chat.service",
     "ChatSettings": "actorchat.server.settings",
     "HttpSettings": "actorchat.server.settings",
     "InvalidSettings": "actorchat.server.settings",
     "LimitSettings": "actorchat.server.settings",
-    "LocalApi": "actorchat.server.local_api",
-    "LocalSocket": "actorchat.server.local",
+    "LocalApi": "actorchat.server.embedded_api",
+    "LocalSocket": "actorchat.server.embedded",
     "Server": "actorchat.server.serving",
     "ServerStatistics": "actorchat.server.serving",
     "Settings": "actorchat.server.settings",
-    "StartFailed": "actorchat.server.preparing",
+    "StartFailed": "actorchat.server.bootstrap",
     "StorageUnavailable": "actorchat.chat.ports",
     "open_server": "actorchat.server.serving",
 }

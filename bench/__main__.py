@@ -14,11 +14,11 @@ from pathlib import Path
 import click
 
 from bench.actors import actors
-from bench.cases import connect, fanout, feed, idle, latency, rooms
-from bench.cold import storage
-from bench.hardship import flood, newcomers, resume, stalled
-from bench.plan import Plan, choose
+from bench.overload import flood, newcomers, resume, stalled
 from bench.report import Report
+from bench.run_plan import Plan, choose
+from bench.socket_cases import connect, fanout, feed, idle, latency, rooms
+from bench.stored_chats import storage
 
 CASES = (fanout, rooms, connect, idle, latency, storage, feed, flood, resume, newcomers, stalled, actors)
 PEERS = "least possible (C),uWebSockets.js,ws,picows"

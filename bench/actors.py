@@ -7,8 +7,8 @@ import statistics
 
 from bench.actor_cases import Case, checkpoint_seconds, memory_cases, trio_cases
 from bench.actor_peers import ABSENT_HINTS, peer_cases
-from bench.plan import Plan
 from bench.report import Runs
+from bench.run_plan import Plan
 
 __all__ = ["actors"]
 

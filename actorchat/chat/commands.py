@@ -13,11 +13,11 @@ import attrs
 import trio
 
 from actorchat.actors import Ref
-from actorchat.chat.limits import Intake, rate_limited
+from actorchat.chat.limits import InFlightLimiter, rate_limited
 from actorchat.chat.model import Identity
 from actorchat.chat.operations import ChatOperation, Decision, Refused, Unchanged, Undecided
 from actorchat.chat.ports import Session
-from actorchat.chat.roster import Member, Roster
+from actorchat.chat.room_state import RoomState, Subscription
 from actorchat.protocol import (
     RETRYABLE,
     CloseCode,
@@ -38,8 +38,8 @@ from actorchat.protocol import (
 __all__ = [
     "Departed",
     "FeedReceiver",
-    "FromMember",
-    "Perform",
+    "OperationRequest",
+    "RoomCommand",
     "RoomReceiver",
     "push_event",
     "refuse",
@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 
 
 @attrs.define(eq=False)
-class FromMember:
+class RoomCommand:
     """A command of a socket. `begun`: the room has seen it.
 
     `counted`: it becomes an operation of the journal, and is still to be answered; typing is not.
@@ -70,31 +70,31 @@ class FromMember:
         self._settle(False)
         if isinstance(decision, Undecided):
             # The client comes back and sends the message again.
-            self.receiver.member.session.close(CloseCode.SERVER_FAILED, decision.detail)
+            self.receiver.subscription.session.close(CloseCode.SERVER_FAILED, decision.detail)
         elif isinstance(decision, Unchanged) and decision.message is not None:
-            message, session = decision.message, self.receiver.member.session
+            message, session = decision.message, self.receiver.subscription.session
             try:
-                payload = self.receiver.roster.encoder.added(decision.chat, message, message.client_id)
+                payload = self.receiver.room_state.encoder.added(decision.chat, message, message.client_id)
             except Exception:
                 # The client comes back and sends the message again: it must not wait for an answer that was lost.
-                _log.exception("answering a repeated message failed in chat %s", self.receiver.roster.chat)
+                _log.exception("answering a repeated message failed in chat %s", self.receiver.room_state.chat)
                 session.close(CloseCode.SERVER_FAILED, "the server failed")
             else:
                 session.push(Frames.of([payload]))
 
     def _refuse(self, refused: Refused) -> None:
-        member, limited = self.receiver.member, refused.code == RefusalCode.RATE_LIMITED
+        subscription, limited = self.receiver.subscription, refused.code == RefusalCode.RATE_LIMITED
         self._settle(limited and self.refusal is not None)
         if limited and refused.retry_after is not None and self.refusal is None:
-            member.limited_until = trio.current_time() + refused.retry_after
-        refuse(self.receiver.roster, member.session, self.command, refused)
+            subscription.limited_until = trio.current_time() + refused.retry_after
+        refuse(self.receiver.room_state, subscription.session, self.command, refused)
 
     def fail(self) -> None:
         """The room failed over it; nothing was submitted. Typing is only shown: that closes no socket."""
         self._settle(False)
         if isinstance(self.command, UpdateTyping):
             return
-        self.receiver.member.session.close(CloseCode.SERVER_FAILED, "the server failed")
+        self.receiver.subscription.session.close(CloseCode.SERVER_FAILED, "the server failed")
 
     def lost(self, *, crashed: bool) -> None:
         """It became a dead letter: a full inbox, a crash, a stop. What the room has begun it answers itself."""
@@ -104,7 +104,7 @@ class FromMember:
             # All that was sent before it has begun: the room refuses it behind that.
             if self.refusal is None:
                 self.refusal = _NOT_TAKEN
-                self.receiver.intake.refuse()
+                self.receiver.in_flight_limiter.refuse()
             self.receiver.room.tell(self)
         else:
             self.refuse_untaken()
@@ -126,10 +126,10 @@ class FromMember:
             self.counted = False
             receiver = self.receiver
             if self.refusal is None:
-                receiver.intake.done()
+                receiver.in_flight_limiter.done()
             else:
-                receiver.intake.refused()
-            receiver.member.session.operation_done(flooding)
+                receiver.in_flight_limiter.refused()
+            receiver.subscription.session.operation_done(flooding)
 
 
 @attrs.frozen
@@ -140,11 +140,11 @@ class Departed:
 
 
 @attrs.define(eq=False)
-class Perform:
-    """An operation of a request, the sweeper or the directory. `begun`, `refusal`: as of `FromMember`."""
+class OperationRequest:
+    """An operation of a request, the sweeper or the directory. `begun`, `refusal`: as of `RoomCommand`."""
 
     operation: ChatOperation
-    intake: Intake
+    in_flight_limiter: InFlightLimiter
     refusal: Refused | None = None
     begun: bool = False
     _decision: Decision | None = attrs.field(default=None, init=False)
@@ -152,9 +152,9 @@ class Perform:
 
     def answer(self, decision: Decision) -> None:
         if self.refusal is None:
-            self.intake.done()
+            self.in_flight_limiter.done()
         else:
-            self.intake.refused()
+            self.in_flight_limiter.refused()
         self._decision = decision
         self._decided.set()
 
@@ -163,7 +163,7 @@ class Perform:
         self.answer(_NOT_TAKEN)
 
     def lost(self, *, crashed: bool) -> None:
-        """As `FromMember.lost`."""
+        """As `RoomCommand.lost`."""
         if not self.begun:
             self.refuse_untaken()
 
@@ -185,7 +185,7 @@ def push_event(session: Session, event: Event) -> None:
     session.push(Frames.of([encode_event(event, session.profile)]))
 
 
-def refuse(roster: Roster, session: Session, command: Command, refused: Refused) -> None:
+def refuse(room_state: RoomState, session: Session, command: Command, refused: Refused) -> None:
     """Tell the sending socket, and it alone: `message_not_added` for messages, `error` for marks *(ext)*."""
     if isinstance(command, SendMessage):
         code = refused.code
@@ -196,7 +196,7 @@ def refuse(roster: Roster, session: Session, command: Command, refused: Refused)
             retry_after=refused.retry_after,
             text=command.text,
             client_id=command.client_id,
-            chat_id=roster.chat,
+            chat_id=room_state.chat,
             attachments=command.attachments if code in _ABOUT_ATTACHMENTS else (),
         )
         session.push(Frames.of([payload]))
@@ -212,64 +212,71 @@ _ABOUT_ATTACHMENTS = frozenset(
 class RoomReceiver:
     """What one socket in a room says (`transports.ports.Receiver`). Never blocks, never raises."""
 
-    __slots__ = ("intake", "member", "room", "roster")
+    __slots__ = ("in_flight_limiter", "room", "room_state", "subscription")
 
-    def __init__(self, roster: Roster, member: Member, intake: Intake, room: Ref[FromMember | Departed]) -> None:
-        self.roster, self.member, self.intake, self.room = roster, member, intake, room
+    def __init__(
+        self,
+        room_state: RoomState,
+        subscription: Subscription,
+        in_flight_limiter: InFlightLimiter,
+        room: Ref[RoomCommand | Departed],
+    ) -> None:
+        self.room_state, self.subscription = room_state, subscription
+        self.in_flight_limiter, self.room = in_flight_limiter, room
 
     def receive(self, command: Command | UnknownType) -> bool | None:
         """True: the session has one more operation in flight, until `operation_done`. False: refused at once."""
         if isinstance(command, UnknownType):
-            _answer_unknown(self.member.session, command)
+            _answer_unknown(self.subscription.session, command)
             return False
         refused = None
-        if self.member.limited_until and isinstance(command, SendMessage):
+        if self.subscription.limited_until and isinstance(command, SendMessage):
             refused = self._limited()
         counted = not isinstance(command, UpdateTyping)
         if counted and refused is None:
-            refused = self.intake.take()
+            refused = self.in_flight_limiter.take()
         if refused is not None:
             return self._refuse(command, refused)
-        self.room.tell(FromMember(self, command, counted))
+        self.room.tell(RoomCommand(self, command, counted))
         return counted or None
 
     def _limited(self) -> Refused | None:
         """What the room would say again: a flood costs it no step."""
-        member = self.member
-        wait = member.limited_until - trio.current_time()
-        if wait <= 0 or self.intake.draining:
-            member.limited_until = 0.0
+        subscription = self.subscription
+        wait = subscription.limited_until - trio.current_time()
+        if wait <= 0 or self.in_flight_limiter.draining:
+            subscription.limited_until = 0.0
             return None
         return rate_limited(wait)
 
     def _refuse(self, command: Command, refused: Refused) -> bool:
         """At once, or behind what is on its way if the message may be stored already, or be about to be."""
         if not isinstance(command, SendMessage) or command.client_id is None:
-            refuse(self.roster, self.member.session, command, refused)
+            refuse(self.room_state, self.subscription.session, command, refused)
             return False
-        if not self.intake.take_refusal():
+        if not self.in_flight_limiter.take_refusal():
             _close_undecided(self)
             return False
-        self.room.tell(FromMember(self, command, True, refused))
+        self.room.tell(RoomCommand(self, command, True, refused))
         return True
 
     def malformed(self, fault: Malformed) -> None:
-        session = self.member.session
+        session = self.subscription.session
         if fault.type == SendMessage.type:
             given_back = SendMessage(fault.text or "", (), fault.client_id)
-            refuse(self.roster, session, given_back, Refused(RefusalCode.MALFORMED, fault.detail))
+            refuse(self.room_state, session, given_back, Refused(RefusalCode.MALFORMED, fault.detail))
         else:
             _answer_malformed(session, fault)
 
     def leave(self) -> None:
-        if self.roster.depart(self.member):
-            self.room.signal(Departed(self.member.identity))
+        if self.room_state.depart(self.subscription):
+            self.room.signal(Departed(self.subscription.identity))
 
 
 def _close_undecided(receiver: RoomReceiver) -> None:
     """Whether a message is stored can't be found out now: the client comes back and sends it again."""
-    session = receiver.member.session
-    if receiver.intake.draining:
+    session = receiver.subscription.session
+    if receiver.in_flight_limiter.draining:
         session.close(CloseCode.DRAINING, "the server is restarting")
     else:
         session.close(CloseCode.OVERLOADED, "the server has too much to do")

@@ -18,7 +18,7 @@ import trio
 from actorchat.actors import Actor
 from actorchat.chat.feed import Console
 from actorchat.chat.model import OperatorCounters, PersonRecord, SourceCounters
-from actorchat.chat.ports import Archive, OperatorRecord, StorageUnavailable
+from actorchat.chat.ports import ChatReader, OperatorRecord, StorageUnavailable
 from actorchat.protocol import Event, Frames, GlobalUpdated, OperatorUpdated, Profile, encode_event
 
 __all__ = [
@@ -249,13 +249,13 @@ class Directory(Actor[DirectoryMessage]):
 
     def __init__(
         self,
-        archive: Archive,
+        chat_reader: ChatReader,
         store_presence: Callable[[int, bool], Awaitable[PersonRecord]],
         return_chats: Callable[[int], Awaitable[PersonRecord]],
         consoles: Consoles,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._archive, self._store_presence, self._return_chats = archive, store_presence, return_chats
+        self._chat_reader, self._store_presence, self._return_chats = chat_reader, store_presence, return_chats
         self._consoles = consoles
         self._clock = clock
         self._operators: dict[int, _Operator] = {}
@@ -272,7 +272,7 @@ class Directory(Actor[DirectoryMessage]):
                 return
 
     async def _load(self) -> None:
-        records = await self._archive.operators(None)
+        records = await self._chat_reader.operators(None)
         self._consoles.begin(records)
         for record in records:
             operator_id = record.person.user.id

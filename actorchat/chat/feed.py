@@ -18,7 +18,7 @@ from actorchat.chat.model import Identity, OperatorCounters, SourceCounters
 from actorchat.chat.ports import Session
 from actorchat.protocol import CloseCode, Frames, join_frames
 
-__all__ = ["Console", "Feed", "FeedItem", "FeedMessage", "FeedRoster", "Flush", "Flushed"]
+__all__ = ["Console", "Feed", "FeedItem", "FeedMessage", "FeedState", "Flush", "Flushed"]
 
 HELD_BYTES = 4_194_304
 HELD_ITEMS = 10_000
@@ -93,7 +93,7 @@ class Console:
             self.session.push(join_frames(newer))
 
 
-class FeedRoster:
+class FeedState:
     """Belongs to the feed's address: its consoles, and what rooms have put and the feed has not yet shown."""
 
     def __init__(self, source: str, wake: Callable[[], object]) -> None:
@@ -141,10 +141,10 @@ class Feed(Actor[FeedMessage]):
 
     def __init__(
         self,
-        roster: FeedRoster,
+        feed_state: FeedState,
         count: Callable[[tuple[OperatorCounters | SourceCounters, ...]], object],
     ) -> None:
-        self._roster, self._count = roster, count
+        self._feed_state, self._count = feed_state, count
 
     async def on_start(self) -> None:
         self._flush()
@@ -160,23 +160,23 @@ class Feed(Actor[FeedMessage]):
                 assert_never(message)
 
     def can_passivate(self) -> bool:
-        return not (self._roster.consoles or self._roster.items or self._roster.typing)
+        return not (self._feed_state.consoles or self._feed_state.items or self._feed_state.typing)
 
     def _flush(self) -> None:
-        roster = self._roster
-        if roster.items:
-            batch = list(roster.items)
+        feed_state = self._feed_state
+        if feed_state.items:
+            batch = list(feed_state.items)
             shown = [item.frames for item in batch if item.frames is not None]
             frames = join_frames(shown) if shown else None
             # What fails until here is tried again.
-            roster.items.clear()
-            for console in roster.consoles:
+            feed_state.items.clear()
+            for console in feed_state.consoles:
                 console.show(batch, frames)
             counters = tuple(counter for item in batch for counter in item.counters)
             if counters:
                 self._count(counters)
-        if roster.typing:
-            frames = join_frames(list(roster.typing.values()))
-            roster.typing.clear()
-            for console in roster.consoles:
+        if feed_state.typing:
+            frames = join_frames(list(feed_state.typing.values()))
+            feed_state.typing.clear()
+            for console in feed_state.consoles:
                 console.show_typing(frames)

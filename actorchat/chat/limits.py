@@ -15,7 +15,7 @@ from actorchat.chat.model import Identity
 from actorchat.chat.operations import Refused
 from actorchat.protocol import RefusalCode
 
-__all__ = ["Intake", "Limits", "RateLimiter", "TokenBucket", "check_message", "rate_limited"]
+__all__ = ["InFlightLimiter", "Limits", "RateLimiter", "TokenBucket", "check_message", "rate_limited"]
 
 ROOM_INBOX = 1_024
 """Commands that wait in one room; over it they are refused with `overloaded`."""
@@ -114,7 +114,7 @@ class RateLimiter:
         return bucket
 
 
-class Intake:
+class InFlightLimiter:
     """Counts the operations of all rooms between their acceptance and their announcement, and bounds them."""
 
     def __init__(self, capacity: int) -> None:

@@ -24,7 +24,6 @@ from actorchat.protocol import MessageType, Role, User
 __all__ = [
     "AcceptChat",
     "AddMessage",
-    "Asker",
     "Changed",
     "ChatOperation",
     "CloseChat",
@@ -42,6 +41,7 @@ __all__ = [
     "Refused",
     "ReleaseChat",
     "ReopenChat",
+    "ReplyTo",
     "ReserveChat",
     "ReturnChat",
     "SetOnline",
@@ -282,7 +282,7 @@ class Undecided(msgspec.Struct, frozen=True, gc=False):
 Decision = Changed | Unchanged | PersonRecorded | Expired | Refused | Undecided
 
 
-class Asker(Protocol):
+class ReplyTo(Protocol):
     """Who waits for what becomes of an operation."""
 
     def answer(self, decision: Decision, /) -> None:
@@ -292,11 +292,11 @@ class Asker(Protocol):
 class Outcome(msgspec.Struct, frozen=True):
     """What became of one submitted operation.
 
-    `origin` is who asked, if the submitter named somebody. `counters`: those that it changed, as they stand after it.
+    `reply_to` is who asked, if the submitter named somebody. `counters`: those that it changed, as they stand after it.
     `operation` may be the `RefuseMessage` of a submitted message that storage was away for.
     """
 
     operation: Operation
-    origin: Asker | None
+    reply_to: ReplyTo | None
     decision: Decision
     counters: tuple[OperatorCounters | SourceCounters, ...] = ()

@@ -20,14 +20,14 @@ from actorchat.chat.model import (
     Stage,
     StoredMessage,
 )
-from actorchat.chat.operations import Asker, Operation, Outcome
+from actorchat.chat.operations import Operation, Outcome, ReplyTo
 from actorchat.protocol import Frames, Operator, Profile, Role, User
 
 __all__ = [
     "PAGE_BYTES",
-    "Archive",
     "ChatFilter",
     "ChatPage",
+    "ChatReader",
     "FeedSnapshot",
     "Journal",
     "ListPlace",
@@ -57,8 +57,8 @@ class Recipient(Protocol):
 class Journal(Protocol):
     """Decides operations in the order of their submission, many in one transaction."""
 
-    def submit(self, operation: Operation, recipient: Recipient, origin: Asker | None = None) -> bool:
-        """Take `operation`; exactly one `Outcome` with `origin` reaches `recipient` later, never from within this call.
+    def submit(self, operation: Operation, recipient: Recipient, reply_to: ReplyTo | None = None) -> bool:
+        """Queue `operation`. One `Outcome` with `reply_to` reaches `recipient` later, never within this call.
 
         False: too many operations are waiting, and this one was not taken. Never blocks. While storage is away the
         outcome is `Refused` with `storage_unavailable`; while a commit is in doubt there is none until it is known.
@@ -129,7 +129,7 @@ class FeedSnapshot:
     chats: tuple[ChatState, ...]
 
 
-class Archive(Protocol):
+class ChatReader(Protocol):
     """Reads what was committed. Every method is one consistent reading and raises `StorageUnavailable` if it can't.
 
     `role` filters what that role may see, `size` bounds a page in bytes of UTF-8 text. Unknown chats: None or empty.
@@ -186,7 +186,7 @@ class Session(Protocol):
         """Send what was pushed, then close with `code`. Nothing follows; a second close does nothing."""
 
     @property
-    def backlog(self) -> int:
+    def buffered_bytes(self) -> int:
         """Bytes pushed that the peer's socket has not taken yet: replay is paced by it."""
 
     async def wait_drained(self) -> bool:

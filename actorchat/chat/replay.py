@@ -11,8 +11,8 @@ from typing import Final
 import trio
 
 from actorchat.chat.model import ChatState, StoredMessage, identity_of, visible_to
-from actorchat.chat.ports import Archive, Page
-from actorchat.chat.roster import Member, Position, Roster
+from actorchat.chat.ports import ChatReader, Page
+from actorchat.chat.room_state import ReplayCursor, RoomState, Subscription
 from actorchat.protocol import Frames, MessageType, Profile, Role
 
 __all__ = ["PAGE", "Replays", "changed_messages", "status_ranges"]
@@ -39,71 +39,79 @@ class Replays:
     Whoever reads a lot for one socket holds `working` meanwhile, and not while it waits for that socket.
     """
 
-    def __init__(self, archive: Archive) -> None:
-        self._archive = archive
+    def __init__(self, chat_reader: ChatReader) -> None:
+        self._chat_reader = chat_reader
         self.working = trio.Semaphore(WORKED_ON_AT_ONCE)
 
-    async def catch_up(self, member: Member, position: Position, roster: Roster) -> None:
-        """Send `member` what it misses since `position`, then make it live. Returns early if it has left or is closed.
+    async def catch_up(self, subscription: Subscription, cursor: ReplayCursor, room_state: RoomState) -> None:
+        """Send what `subscription` misses since `cursor`, then make it live. Returns early if it is closed.
 
         Raises `StorageUnavailable` if storage can't be read. May be cancelled at any time; the member then stays
         behind.
         """
         # A reading in a thread can't be cut short: one of a crashed incarnation may come back while the next one reads.
-        reader = position.reader = object()
-        while await member.session.wait_drained():
+        reader = cursor.reader = object()
+        while await subscription.session.wait_drained():
             async with self.working:
                 for is_first in (True, False):
-                    if member not in roster.behind or position.reader is not reader:
+                    if subscription not in room_state.behind or cursor.reader is not reader:
                         return
-                    chat = None if roster.announced is None else roster.profiles.chat(roster.announced)
-                    if chat is None or _finish(member, position, roster, chat):
+                    chat = None if room_state.announced is None else room_state.profiles.chat(room_state.announced)
+                    if chat is None or _finish(subscription, cursor, room_state, chat):
                         return
                     if is_first:
-                        await self._send_piece(member, position, roster, chat)
+                        await self._send_piece(subscription, cursor, room_state, chat)
 
-    async def _send_piece(self, member: Member, position: Position, roster: Roster, chat: ChatState) -> None:
-        if not position.ranges and member.profile is Profile.STRICT:
-            position.ranges, position.seen = status_ranges(position.seen, chat), chat
-        if position.ranges:
+    async def _send_piece(
+        self, subscription: Subscription, cursor: ReplayCursor, room_state: RoomState, chat: ChatState
+    ) -> None:
+        if not cursor.ranges and subscription.profile is Profile.STRICT:
+            cursor.ranges, cursor.seen = status_ranges(cursor.seen, chat), chat
+        if cursor.ranges:
             # As they were when the ranges were made: what has changed since then makes ranges of its own.
-            await self._send_statuses(member, position, roster, roster.profiles.chat(position.seen or chat))
-        elif position.index < chat.next_index - 1:
-            await self._send_messages(member, position, roster, chat)
+            await self._send_statuses(subscription, cursor, room_state, room_state.profiles.chat(cursor.seen or chat))
+        elif cursor.index < chat.next_index - 1:
+            await self._send_messages(subscription, cursor, room_state, chat)
 
-    async def _send_messages(self, member: Member, position: Position, roster: Roster, chat: ChatState) -> None:
-        reader = position.reader
-        page = await self._archive.after(
-            roster.chat, member.identity.role, after=position.index, limit=PAGE, size=PAGE_TEXT_BYTES
+    async def _send_messages(
+        self, subscription: Subscription, cursor: ReplayCursor, room_state: RoomState, chat: ChatState
+    ) -> None:
+        reader = cursor.reader
+        page = await self._chat_reader.after(
+            room_state.chat, subscription.identity.role, after=cursor.index, limit=PAGE, size=PAGE_TEXT_BYTES
         )
-        if position.reader is not reader:
+        if cursor.reader is not reader:
             return
         messages = () if page is None else page.messages
         announced = [message for message in messages if message.index < chat.next_index]
-        sent = _push(member, announced, partial(_added, member, roster, chat))
+        sent = _push(subscription, announced, partial(_added, subscription, room_state, chat))
         is_last = page is None or not page.has_more or len(announced) < len(messages)
-        position.index = chat.next_index - 1 if is_last and sent == len(announced) else announced[sent - 1].index
+        cursor.index = chat.next_index - 1 if is_last and sent == len(announced) else announced[sent - 1].index
 
-    async def _send_statuses(self, member: Member, position: Position, roster: Roster, chat: ChatState) -> None:
-        """Send statuses in `position.ranges` as `chat` has them and take off what was sent: a crash repeats nothing."""
-        reader = position.reader
-        (author_role, low, high), *others = position.ranges
-        upto = min(high, position.index)
+    async def _send_statuses(
+        self, subscription: Subscription, cursor: ReplayCursor, room_state: RoomState, chat: ChatState
+    ) -> None:
+        """Send statuses in `cursor.ranges` as `chat` has them and take off what was sent: a crash repeats nothing."""
+        reader = cursor.reader
+        (author_role, low, high), *others = cursor.ranges
+        upto = min(high, cursor.index)
         page: Page | None = None
         if low < upto:
-            page = await self._archive.authored(
-                roster.chat, author_role, after=low, upto=upto, limit=PAGE, size=PAGE_TEXT_BYTES
+            page = await self._chat_reader.authored(
+                room_state.chat, author_role, after=low, upto=upto, limit=PAGE, size=PAGE_TEXT_BYTES
             )
-            if position.reader is not reader:
+            if cursor.reader is not reader:
                 return
         if page is None or not page.messages:
-            position.ranges = tuple(others)
+            cursor.ranges = tuple(others)
             return
-        sent = _push(member, page.messages, partial(roster.encoder.updated, chat))
-        position.ranges = ((author_role, page.messages[sent - 1].index, high), *others)
+        sent = _push(subscription, page.messages, partial(room_state.encoder.updated, chat))
+        cursor.ranges = ((author_role, page.messages[sent - 1].index, high), *others)
 
 
-def _push(member: Member, messages: Sequence[StoredMessage], encode: Callable[[StoredMessage], bytes]) -> int:
+def _push(
+    subscription: Subscription, messages: Sequence[StoredMessage], encode: Callable[[StoredMessage], bytes]
+) -> int:
     """Send as many of `messages` as make a piece; returns how many."""
     payloads: list[bytes] = []
     size = 0
@@ -113,51 +121,54 @@ def _push(member: Member, messages: Sequence[StoredMessage], encode: Callable[[S
         payloads.append(encode(message))
         size += len(payloads[-1])
     if payloads:
-        member.session.push(Frames.of(payloads))
+        subscription.session.push(Frames.of(payloads))
     return len(payloads)
 
 
-def _finish(member: Member, position: Position, roster: Roster, chat: ChatState) -> bool:
+def _finish(subscription: Subscription, cursor: ReplayCursor, room_state: RoomState, chat: ChatState) -> bool:
     """Fill what is missing from the room's tail and go live, in one step.
 
     False if the tail does not reach back, or holds so much that it is better read at the reader's pace.
     """
-    tail, role, encoder = roster.tail, member.identity.role, roster.encoder
-    if position.ranges:
+    tail, role, encoder = room_state.tail, subscription.identity.role, room_state.encoder
+    if cursor.ranges:
         return False
     reach = tail[0].index if tail else chat.next_index
-    strict = member.profile is Profile.STRICT
-    ranges = status_ranges(position.seen, chat) if strict else ()
-    lowest = min([position.index, *(low for _, low, high in ranges if low < min(high, position.index))])
+    strict = subscription.profile is Profile.STRICT
+    ranges = status_ranges(cursor.seen, chat) if strict else ()
+    lowest = min([cursor.index, *(low for _, low, high in ranges if low < min(high, cursor.index))])
     if lowest + 1 < reach:
         return False
-    updated = [message for message in changed_messages(tail, ranges) if message.index <= position.index]
-    added = [message for message in tail if message.index > position.index and visible_to(message, role)]
+    updated = [message for message in changed_messages(tail, ranges) if message.index <= cursor.index]
+    added = [message for message in tail if message.index > cursor.index and visible_to(message, role)]
     # Each takes more than its text: mostly it is known before anything is encoded that this is more than a piece.
     if sum(len(message.text) for message in (*updated, *added)) > PIECE_BYTES:
         return False
     payloads: list[bytes] = []
     size = 0
-    for encode, messages in ((partial(encoder.updated, chat), updated), (partial(_added, member, roster, chat), added)):
+    for encode, messages in (
+        (partial(encoder.updated, chat), updated),
+        (partial(_added, subscription, room_state, chat), added),
+    ):
         for message in messages:
             if size > PIECE_BYTES:
                 return False
-            payloads.append(encode(roster.profiles.message(message)))
+            payloads.append(encode(room_state.profiles.message(message)))
             size += len(payloads[-1])
     if not strict:
         payloads += [encoder.receipts(chat, side) for side in Role]
         payloads.append(encoder.chat_updated(chat))
     if payloads:
-        member.session.push(Frames.of(payloads))
-    roster.go_live(member)
+        subscription.session.push(Frames.of(payloads))
+    room_state.go_live(subscription)
     return True
 
 
-def _added(member: Member, roster: Roster, chat: ChatState, message: StoredMessage) -> bytes:
+def _added(subscription: Subscription, room_state: RoomState, chat: ChatState, message: StoredMessage) -> bytes:
     """`message_added`; on extended sockets of its author with the `client_id` it was sent with."""
-    own = message.author is not None and identity_of(message.author) == member.identity
-    client_id = message.client_id if own and member.profile is Profile.EXTENDED else None
-    return roster.encoder.added(chat, message, client_id)
+    own = message.author is not None and identity_of(message.author) == subscription.identity
+    client_id = message.client_id if own and subscription.profile is Profile.EXTENDED else None
+    return room_state.encoder.added(chat, message, client_id)
 
 
 def status_ranges(before: ChatState | None, after: ChatState) -> tuple[tuple[Role, int, int], ...]:

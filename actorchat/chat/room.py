@@ -17,9 +17,8 @@ import trio
 from msgspec.structs import replace
 
 from actorchat.actors import Actor, Request
-from actorchat.chat.announcer import Announcer
-from actorchat.chat.commands import Departed, FromMember, Perform
-from actorchat.chat.feed import FeedRoster
+from actorchat.chat.commands import Departed, OperationRequest, RoomCommand
+from actorchat.chat.feed import FeedState
 from actorchat.chat.limits import ROOM_IN_FLIGHT, Limits, RateLimiter, check_message, rate_limited
 from actorchat.chat.model import (
     Identity,
@@ -35,11 +34,12 @@ from actorchat.chat.operations import (
     ReopenChat,
     refusal_of,
 )
-from actorchat.chat.ports import Archive, Journal, StorageUnavailable
+from actorchat.chat.ports import ChatReader, Journal, StorageUnavailable
+from actorchat.chat.publisher import Publisher
 from actorchat.chat.replay import Replays
-from actorchat.chat.roster import Member, Position
-from actorchat.chat.typing_relay import INTERVAL, SILENCE, Typist
-from actorchat.chat.typing_shown import show_typing, stop_typing
+from actorchat.chat.room_state import ReplayCursor, Subscription
+from actorchat.chat.typing_broadcast import show_typing, stop_typing
+from actorchat.chat.typing_throttle import INTERVAL, SILENCE, Typist
 from actorchat.protocol import (
     CloseCode,
     MarkMessageDelivered,
@@ -69,16 +69,16 @@ class RoomPorts:
     """What every room needs of the rest."""
 
     journal: Journal
-    archive: Archive
+    chat_reader: ChatReader
     replays: Replays
-    feed: Callable[[str], FeedRoster]
+    feed: Callable[[str], FeedState]
     limiter: RateLimiter
     limits: Limits
 
 
 @attrs.frozen
 class Enter(Request[bool]):
-    """Be there: afterwards `Roster.announced` is set. False: there is no such chat."""
+    """Be there: afterwards `RoomState.announced` is set. False: there is no such chat."""
 
 
 @attrs.frozen
@@ -106,44 +106,53 @@ class _TypingSilent:
 
 @attrs.frozen(eq=False)
 class _CaughtUp:
-    member: Member
+    subscription: Subscription
 
 
 @attrs.frozen(eq=False)
 class _StillBehind:
-    member: Member
+    subscription: Subscription
     error: Exception
 
 
 RoomMessage = (
-    FromMember | Perform | Enter | Announce | Departed | _Lapsed | _TypingDue | _TypingSilent | _CaughtUp | _StillBehind
+    RoomCommand
+    | OperationRequest
+    | Enter
+    | Announce
+    | Departed
+    | _Lapsed
+    | _TypingDue
+    | _TypingSilent
+    | _CaughtUp
+    | _StillBehind
 )
 
 
 class Room(Actor[RoomMessage]):
     """The actor of one chat. All that must outlive a crash is with its announcer, its roster and in storage."""
 
-    def __init__(self, announcer: Announcer, ports: RoomPorts) -> None:
-        self._announcer, self._roster, self._ports = announcer, announcer.roster, ports
+    def __init__(self, publisher: Publisher, ports: RoomPorts) -> None:
+        self._publisher, self._room_state, self._ports = publisher, publisher.room_state, ports
 
     async def on_start(self) -> None:
-        roster = self._roster
-        if roster.announced is None:
+        room_state = self._room_state
+        if room_state.announced is None:
             # Operations come through here only, so nothing is in flight and what storage says is announced.
-            found = await self._ports.archive.chat(roster.chat)
+            found = await self._ports.chat_reader.chat(room_state.chat)
             # It may have been deleted since it was read.
-            roster.announced = None if roster.expired else found
-            self._announcer.complete = roster.announced is not None
+            room_state.announced = None if room_state.expired else found
+            self._publisher.complete = room_state.announced is not None
             return
-        for position in roster.behind.values():
-            if position.lagging:
+        for cursor in room_state.behind.values():
+            if cursor.lagging:
                 # Who read on for the incarnation before this one is gone with it.
-                position.reader = None
+                cursor.reader = None
         await self._announce()
-        for identity, presence in roster.present.items():
+        for identity, presence in room_state.present.items():
             if presence.sockets == 0:
                 self.after(PRESENCE_GRACE, _Lapsed(identity), key=("lapsed", identity))
-        for identity in roster.typists:
+        for identity in room_state.typists:
             self.after(SILENCE, _TypingSilent(identity), key=("silent", identity))
             self.after(INTERVAL, _TypingDue(identity), key=("typing", identity))
 
@@ -151,63 +160,63 @@ class Room(Actor[RoomMessage]):
         self.ref.signal(_ANNOUNCE)
 
     def can_passivate(self) -> bool:
-        return self._roster.vacant and not self._announcer.in_flight
+        return self._room_state.vacant and not self._publisher.in_flight
 
     def receive_now(self, message: RoomMessage) -> bool:
-        if not isinstance(message, FromMember | Perform):
+        if not isinstance(message, RoomCommand | OperationRequest):
             return False
         self._take(message, trio.current_time())
         return True
 
     async def receive(self, message: RoomMessage) -> None:
         match message:
-            case FromMember() | Perform():
+            case RoomCommand() | OperationRequest():
                 self._take(message, trio.current_time())
             case Announce():
                 await self._announce()
             case Enter():
-                self.reply(message, self._roster.announced is not None)
+                self.reply(message, self._room_state.announced is not None)
             case Departed(identity=identity):
                 self._departed(identity)
             case _Lapsed(identity=identity):
-                self._roster.lapse(identity)
+                self._room_state.lapse(identity)
             case _TypingDue(identity=identity):
                 self._typing_due(identity, trio.current_time())
             case _TypingSilent(identity=identity):
                 self._stop_typing(identity, trio.current_time())
-                self._roster.typists.pop(identity, None)
+                self._room_state.typists.pop(identity, None)
             case _CaughtUp():
                 pass
-            case _StillBehind(member=member, error=error):
-                self._retry_reading(member, error)
+            case _StillBehind(subscription=subscription, error=error):
+                self._retry_reading(subscription, error)
             case _:
                 assert_never(message)
 
     # What comes in
 
-    def _take(self, item: FromMember | Perform, now: float) -> None:
+    def _take(self, item: RoomCommand | OperationRequest, now: float) -> None:
         item.begun = True
         try:
-            if isinstance(item, Perform):
+            if isinstance(item, OperationRequest):
                 self._perform(item, now)
             else:
                 self._command(item, now)
         except Exception:
-            _log.exception("a command failed in chat %s", self._roster.chat)
+            _log.exception("a command failed in chat %s", self._room_state.chat)
             item.fail()
 
-    def _command(self, item: FromMember, now: float) -> None:
-        command, member = item.command, item.receiver.member
-        chat, user = self._roster.chat, member.session.user
+    def _command(self, item: RoomCommand, now: float) -> None:
+        command, subscription = item.command, item.receiver.subscription
+        chat, user = self._room_state.chat, subscription.session.user
         match command:
             case SendMessage():
-                refused = item.refusal or self._check(member.identity, command.text, command.attachments, now)
+                refused = item.refusal or self._check(subscription.identity, command.text, command.attachments, now)
                 operation: ChatOperation = AddMessage(chat, user, command.text, command.attachments, command.client_id)
                 if refused is not None:
                     self._refuse(operation, refused, item)
                     return
-                if self._roster.typists:
-                    self._stop_typing(member.identity, now)
+                if self._room_state.typists:
+                    self._stop_typing(subscription.identity, now)
             case MarkMessageDelivered(message_id=message_id):
                 operation = MarkMessage(chat, user, message_id, read=False)
             case MarkMessageRead(message_id=message_id):
@@ -219,9 +228,9 @@ class Room(Actor[RoomMessage]):
                 assert_never(command)
         self._submit(operation, item)
 
-    def _perform(self, item: Perform, now: float) -> None:
+    def _perform(self, item: OperationRequest, now: float) -> None:
         operation, refused = item.operation, item.refusal
-        if self._roster.announced is None:
+        if self._room_state.announced is None:
             refused = Refused("not_found", "there is no such chat")
         elif isinstance(operation, AddMessage):
             identity = identity_of(operation.author)
@@ -244,44 +253,44 @@ class Room(Actor[RoomMessage]):
         wait = 0.0 if bucket is None else bucket.take(now)
         return rate_limited(wait) if wait else None
 
-    def _submit(self, operation: ChatOperation, origin: FromMember | Perform) -> None:
-        announcer = self._announcer
-        if announcer.in_flight < ROOM_IN_FLIGHT and self._ports.journal.submit(operation, announcer, origin):
-            announcer.submitted(self._call)
+    def _submit(self, operation: ChatOperation, reply_to: RoomCommand | OperationRequest) -> None:
+        publisher = self._publisher
+        if publisher.in_flight < ROOM_IN_FLIGHT and self._ports.journal.submit(operation, publisher, reply_to):
+            publisher.submitted(self._call)
         else:
-            self._refuse(operation, Refused(RefusalCode.OVERLOADED, "the chat has too much to do", 1.0), origin)
+            self._refuse(operation, Refused(RefusalCode.OVERLOADED, "the chat has too much to do", 1.0), reply_to)
 
-    def _refuse(self, operation: ChatOperation, refused: Refused, origin: FromMember | Perform) -> None:
+    def _refuse(self, operation: ChatOperation, refused: Refused, reply_to: RoomCommand | OperationRequest) -> None:
         """At once, or by the journal if `operation` repeats what may be stored, or is about to be."""
         refusal = refusal_of(operation, refused)
-        announcer = self._announcer
+        publisher = self._publisher
         if refusal is None:
-            origin.answer(refused)
-        elif announcer.in_flight < 2 * ROOM_IN_FLIGHT and self._ports.journal.submit(refusal, announcer, origin):
-            announcer.submitted(self._call)
+            reply_to.answer(refused)
+        elif publisher.in_flight < 2 * ROOM_IN_FLIGHT and self._ports.journal.submit(refusal, publisher, reply_to):
+            publisher.submitted(self._call)
         else:
-            origin.refuse_untaken()
+            reply_to.refuse_untaken()
 
     # What was decided
 
     async def _announce(self) -> None:
-        announcer = self._announcer
-        if not announcer.complete:
-            announcer.settle()
-            if announcer.lacks:
+        publisher = self._publisher
+        if not publisher.complete:
+            publisher.settle()
+            if publisher.lacks:
                 await self._recover()
-            announcer.announce_waiting()
-        for member, position in self._roster.behind.items():
-            if position.lagging and position.reader is None:
-                self._read_on(member, position)
+            publisher.announce_waiting()
+        for subscription, cursor in self._room_state.behind.items():
+            if cursor.lagging and cursor.reader is None:
+                self._read_on(subscription, cursor)
 
     async def _recover(self) -> None:
         """Announce from storage what was committed after `announced`, and could not be announced then."""
-        roster, archive = self._roster, self._ports.archive
-        while roster.announced is not None:
-            announced = roster.announced
+        room_state, chat_reader = self._room_state, self._ports.chat_reader
+        while room_state.announced is not None:
+            announced = room_state.announced
             try:
-                page = await archive.since(roster.chat, rev=announced.rev, limit=RECOVERY_PAGE)
+                page = await chat_reader.since(room_state.chat, rev=announced.rev, limit=RECOVERY_PAGE)
             except StorageUnavailable:
                 await trio.sleep(STORAGE_PAUSE)
                 continue
@@ -294,46 +303,46 @@ class Room(Actor[RoomMessage]):
                 chat = replace(announced, rev=messages[-1].rev, next_index=messages[-1].index + 1)
             before = (announced.stage, announced.operator, announced.owner)
             changed = (chat.stage, chat.operator, chat.owner) != before
-            self._announcer.publish([Changed(chat, messages, changed)], counted=False)
+            self._publisher.publish([Changed(chat, messages, changed)], counted=False)
 
     # Members that read more than the room remembers
 
-    def _read_on(self, member: Member, position: Position) -> None:
+    def _read_on(self, subscription: Subscription, cursor: ReplayCursor) -> None:
         self.pipe(
-            partial(self._ports.replays.catch_up, member, position, self._roster),
-            ok=lambda _: _CaughtUp(member),
-            err=lambda error: _StillBehind(member, error),
+            partial(self._ports.replays.catch_up, subscription, cursor, self._room_state),
+            ok=lambda _: _CaughtUp(subscription),
+            err=lambda error: _StillBehind(subscription, error),
         )
 
-    def _retry_reading(self, member: Member, error: Exception) -> None:
+    def _retry_reading(self, subscription: Subscription, error: Exception) -> None:
         if not isinstance(error, StorageUnavailable):
-            _log.error("reading on failed in chat %s; the socket is closed", self._roster.chat, exc_info=error)
+            _log.error("reading on failed in chat %s; the socket is closed", self._room_state.chat, exc_info=error)
         # It comes back and resumes; a strict client reads the history.
-        member.session.close(CloseCode.SERVER_FAILED, "the chat could not be read")
+        subscription.session.close(CloseCode.SERVER_FAILED, "the chat could not be read")
 
     # Presence and typing
 
     def _departed(self, identity: Identity) -> None:
-        presence = self._roster.present.get(identity)
+        presence = self._room_state.present.get(identity)
         if presence is not None and presence.sockets == 0:
             self._stop_typing(identity, trio.current_time())
             self.after(PRESENCE_GRACE, _Lapsed(identity), key=("lapsed", identity))
 
     def _typing(self, user: User, command: UpdateTyping, now: float) -> None:
-        identity, user = identity_of(user), self._roster.user(user)
-        typist = self._roster.typists.setdefault(identity, Typist(user))
-        step = typist.relay.update(command.text[: self._ports.limits.text_length], command.stopped, now)
+        identity, user = identity_of(user), self._room_state.user(user)
+        typist = self._room_state.typists.setdefault(identity, Typist(user))
+        step = typist.throttle.update(command.text[: self._ports.limits.text_length], command.stopped, now)
         self.after(SILENCE, _TypingSilent(identity), key=("silent", identity))
         if isinstance(step, float):
             self.after(step, _TypingDue(identity), key=("typing", identity))
         elif step is not None:
-            show_typing(self._roster, self._ports.feed, user, step)
+            show_typing(self._room_state, self._ports.feed, user, step)
 
     def _typing_due(self, identity: Identity, now: float) -> None:
-        typist = self._roster.typists.get(identity)
-        typed = None if typist is None else typist.relay.due(now)
+        typist = self._room_state.typists.get(identity)
+        typed = None if typist is None else typist.throttle.due(now)
         if typist is not None and typed is not None:
-            show_typing(self._roster, self._ports.feed, typist.user, typed)
+            show_typing(self._room_state, self._ports.feed, typist.user, typed)
 
     def _stop_typing(self, identity: Identity, now: float) -> None:
-        stop_typing(self._roster, self._ports.feed, identity, now)
+        stop_typing(self._room_state, self._ports.feed, identity, now)

@@ -41,7 +41,7 @@ from actorchat.chat.operations import (
 )
 from actorchat.protocol import MessageType, RefusalCode, Role, User
 
-__all__ = ["MarkedMessage", "Situation", "decide", "prospective_operator", "record_presence"]
+__all__ = ["DecisionContext", "MarkedMessage", "decide", "prospective_operator", "record_presence"]
 
 
 @attrs.frozen
@@ -53,7 +53,7 @@ class MarkedMessage:
     type_role: Role
 
 
-class Situation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class DecisionContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a decision may look at besides the chat, all of it as it stands in the transaction.
 
     `now` is epoch seconds, rounded down; `rounded` is 1 if that took something off, so that timers begin at
@@ -76,27 +76,27 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     holder: PersonRecord | None = None
 
 
-def decide(chat: ChatState, operation: ChatOperation, situation: Situation) -> Decision:
+def decide(chat: ChatState, operation: ChatOperation, context: DecisionContext) -> Decision:
     """What `operation` does to `chat`: a `Changed` with the next revision, an `Unchanged`, or a `Refused`."""
     match operation:
         case AddMessage():
-            return _add_message(chat, operation, situation)
+            return _add_message(chat, operation, context)
         case MarkMessage():
-            return _mark(chat, operation, situation)
+            return _mark(chat, operation, context)
         case AcceptChat(by=by):
-            return _accept(chat, by, situation)
+            return _accept(chat, by, context)
         case CloseChat(by=by):
-            return _close(chat, by, situation)
+            return _close(chat, by, context)
         case ReopenChat(by=by):
-            return _reopen(chat, by, situation)
+            return _reopen(chat, by, context)
         case TransferChat(by=by):
-            return _transfer(chat, by, situation)
+            return _transfer(chat, by, context)
         case ReturnChat(by=by):
-            return _return(chat, by, situation)
+            return _return(chat, by, context)
         case ReleaseChat(operator_id=operator_id):
-            return _release(chat, operator_id, situation)
+            return _release(chat, operator_id, context)
         case SweepChat():
-            return _sweep(chat, situation)
+            return _sweep(chat, context)
         case RefreshPeople():
             # A revision of its own: everybody who follows the chat sees this change at its place in the chat's order.
             return Changed(replace(chat, rev=chat.rev + 1), (), True) if chat.active else Unchanged(chat)
@@ -114,9 +114,9 @@ _OFFLINE = "The chat was returned to the queue: its operator went offline."
 _IDLE = "The chat was closed: nobody wrote for a while."
 
 
-def _add_message(chat: ChatState, operation: AddMessage, situation: Situation) -> Decision:
+def _add_message(chat: ChatState, operation: AddMessage, context: DecisionContext) -> Decision:
     type_role = operation.type_role if operation.type is MessageType.SYSTEM else operation.author.role
-    prior = situation.prior
+    prior = context.prior
     if prior is not None:
         same = (prior.text, prior.type, prior.type_role) == (operation.text, operation.type, type_role)
         if same and not operation.attachments:
@@ -125,10 +125,10 @@ def _add_message(chat: ChatState, operation: AddMessage, situation: Situation) -
     if operation.attachments:
         # A message can only name uploads, and no upload is stored yet.
         return Refused(RefusalCode.ATTACHMENT_UNKNOWN, "there is no such attachment")
-    author, now, index = operation.author, situation.now, chat.next_index
-    timers_from = now + situation.rounded
+    author, now, index = operation.author, context.now, chat.next_index
+    timers_from = now + context.rounded
     stage, operator, awaiting, assigned = chat.stage, chat.operator, chat.awaiting_since, chat.assigned_at
-    place = situation.message_id
+    place = context.message_id
     last_visitor_index = chat.last_visitor_index
     if operation.type is MessageType.SYSTEM:
         if stage is Stage.RESERVED:
@@ -137,7 +137,7 @@ def _add_message(chat: ChatState, operation: AddMessage, situation: Situation) -
         if stage is Stage.RESERVED:
             stage = Stage.NEW
         elif stage is Stage.CLOSED:
-            reopened = _reopened_for_visitor(chat, situation)
+            reopened = _reopened_for_visitor(chat, context)
             if isinstance(reopened, Refused):
                 return reopened
             stage, operator = reopened
@@ -145,7 +145,7 @@ def _add_message(chat: ChatState, operation: AddMessage, situation: Situation) -
         last_visitor_index = index
         awaiting = timers_from if awaiting is None else awaiting
     else:
-        taken = _taken_by(chat, author, situation)
+        taken = _taken_by(chat, author, context)
         if isinstance(taken, Refused):
             return taken
         if stage is not Stage.OPEN:
@@ -184,7 +184,7 @@ def _add_message(chat: ChatState, operation: AddMessage, situation: Situation) -
     return Changed(after, (message,), _changed(chat, after))
 
 
-def _taken_by(chat: ChatState, operator: User, situation: Situation) -> User | Refused:
+def _taken_by(chat: ChatState, operator: User, context: DecisionContext) -> User | Refused:
     """The chat's operator after `operator` accepted it or wrote a standard message."""
     current = chat.operator
     if chat.stage is Stage.OPEN:
@@ -192,38 +192,33 @@ def _taken_by(chat: ChatState, operator: User, situation: Situation) -> User | R
             return current
         return Refused(RefusalCode.NOT_OWNER, "the chat is open with another operator")
     counted = chat.active and current is not None and current.id == operator.id
-    if not counted and _full(situation):
-        return Refused(RefusalCode.OVER_CAPACITY, f"you have {situation.load} chats already")
+    if not counted and _full(context):
+        return Refused(RefusalCode.OVER_CAPACITY, f"you have {context.load} chats already")
     return operator
 
 
-def _full(situation: Situation) -> bool:
-    return 0 < situation.policy.capacity <= situation.load
+def _full(context: DecisionContext) -> bool:
+    return 0 < context.policy.capacity <= context.load
 
 
-def _reopened_for_visitor(chat: ChatState, situation: Situation) -> tuple[Stage, User | None] | Refused:
-    match situation.policy.on_closed:
+def _reopened_for_visitor(chat: ChatState, context: DecisionContext) -> tuple[Stage, User | None] | Refused:
+    match context.policy.on_closed:
         case OnClosed.REFUSE:
             return Refused(RefusalCode.CHAT_CLOSED, "the chat is closed")
         case OnClosed.QUEUE:
             return Stage.NEW, None
         case OnClosed.REOPEN:
             # Nobody waits for an operator that isn't there, and capacity is never passed: the queue takes it instead.
-            holder = situation.holder
-            if (
-                holder is None
-                or not holder.online
-                or chat.source not in holder.sources(situation.now)
-                or _full(situation)
-            ):
+            holder = context.holder
+            if holder is None or not holder.online or chat.source not in holder.sources(context.now) or _full(context):
                 return Stage.NEW, None
             return Stage.OPEN, chat.operator
         case _:
-            assert_never(situation.policy.on_closed)
+            assert_never(context.policy.on_closed)
 
 
-def _mark(chat: ChatState, operation: MarkMessage, situation: Situation) -> Decision:
-    side, marked = operation.reader.role, situation.marked
+def _mark(chat: ChatState, operation: MarkMessage, context: DecisionContext) -> Decision:
+    side, marked = operation.reader.role, context.marked
     if marked is None or (marked.type is MessageType.SYSTEM and marked.type_role is not side):
         return Refused("message_not_found", "there is no such message in this chat")
     if marked.type is MessageType.SYSTEM or marked.type_role is side:
@@ -243,96 +238,96 @@ def _mark(chat: ChatState, operation: MarkMessage, situation: Situation) -> Deci
     return Changed(after)
 
 
-def _accept(chat: ChatState, by: User, situation: Situation) -> Decision:
+def _accept(chat: ChatState, by: User, context: DecisionContext) -> Decision:
     if chat.stage is Stage.CLOSED:
         return Refused(RefusalCode.CHAT_CLOSED, "the chat is closed")
-    taken = _taken_by(chat, by, situation)
+    taken = _taken_by(chat, by, context)
     if isinstance(taken, Refused):
         return taken
     if chat.stage is Stage.OPEN:
         return Unchanged(chat)
-    return _transition(chat, situation, stage=Stage.OPEN, operator=taken)
+    return _transition(chat, context, stage=Stage.OPEN, operator=taken)
 
 
-def _close(chat: ChatState, by: User, situation: Situation) -> Decision:
+def _close(chat: ChatState, by: User, context: DecisionContext) -> Decision:
     refused = _not_active(chat)
     if refused is not None:
         return refused
     if by.role is Role.OPERATOR and chat.operator is not None and chat.operator.id != by.id:
         return Refused(RefusalCode.NOT_OWNER, "the chat is another operator's")
-    return _closed(chat, by, _CLOSED, situation)
+    return _closed(chat, by, _CLOSED, context)
 
 
-def _closed(chat: ChatState, by: User | None, text: str, situation: Situation) -> Changed:
-    return _transition(chat, situation, stage=Stage.CLOSED, awaiting_since=None, say=((Role.USER, text),), by=by)
+def _closed(chat: ChatState, by: User | None, text: str, context: DecisionContext) -> Changed:
+    return _transition(chat, context, stage=Stage.CLOSED, awaiting_since=None, say=((Role.USER, text),), by=by)
 
 
-def _reopen(chat: ChatState, by: User, situation: Situation) -> Decision:
+def _reopen(chat: ChatState, by: User, context: DecisionContext) -> Decision:
     if chat.stage is not Stage.CLOSED:
         return Refused(RefusalCode.CONFLICT, "the chat is not closed")
     awaiting = None
     if by.role is Role.USER:
-        reopened = _reopened_for_visitor(chat, situation)
+        reopened = _reopened_for_visitor(chat, context)
         if isinstance(reopened, Refused):
             return reopened
         stage, operator = reopened
-        awaiting = situation.now + situation.rounded
+        awaiting = context.now + context.rounded
     else:
-        taken = _taken_by(chat, by, situation)
+        taken = _taken_by(chat, by, context)
         if isinstance(taken, Refused):
             return taken
         stage, operator = Stage.OPEN, taken
     say = ((Role.USER, _REOPENED),)
-    return _transition(chat, situation, stage=stage, operator=operator, awaiting_since=awaiting, say=say, by=by)
+    return _transition(chat, context, stage=stage, operator=operator, awaiting_since=awaiting, say=say, by=by)
 
 
-def _transfer(chat: ChatState, by: User, situation: Situation) -> Decision:
+def _transfer(chat: ChatState, by: User, context: DecisionContext) -> Decision:
     refused = _not_active(chat)
     if refused is not None:
         return refused
-    target = situation.target
-    if target is None or chat.source not in target.sources(situation.now):
+    target = context.target
+    if target is None or chat.source not in target.sources(context.now):
         return Refused("not_found", "there is no such operator at this chat's source")
     if chat.operator is not None and chat.operator.id == target.user.id:
         return Unchanged(chat)
-    if _full(situation):
-        return Refused(RefusalCode.OVER_CAPACITY, f"that operator has {situation.load} chats already")
-    return _hand_over(chat, target.user, by, _TRANSFERRED, situation)
+    if _full(context):
+        return Refused(RefusalCode.OVER_CAPACITY, f"that operator has {context.load} chats already")
+    return _hand_over(chat, target.user, by, _TRANSFERRED, context)
 
 
-def _return(chat: ChatState, by: User, situation: Situation) -> Decision:
+def _return(chat: ChatState, by: User, context: DecisionContext) -> Decision:
     refused = _not_active(chat)
     if refused is not None:
         return refused
     if chat.operator is None or chat.operator.id != by.id:
         return Refused(RefusalCode.NOT_OWNER, "the chat is not yours")
-    return _hand_over(chat, None, by, _RETURNED, situation)
+    return _hand_over(chat, None, by, _RETURNED, context)
 
 
-def _hand_over(chat: ChatState, to: User | None, by: User | None, text: str, situation: Situation) -> Changed:
+def _hand_over(chat: ChatState, to: User | None, by: User | None, text: str, context: DecisionContext) -> Changed:
     """`by` None: the server does it. The customer's waiting time goes on."""
     awaiting = chat.awaiting_since
     if awaiting is None and by is not None:
         # A person hands a chat on so that somebody says something: from now on that is owed.
-        awaiting = situation.now + situation.rounded
+        awaiting = context.now + context.rounded
     say = ((Role.USER, text), (Role.OPERATOR, text))
-    return _transition(chat, situation, stage=Stage.NEW, operator=to, awaiting_since=awaiting, say=say, by=by)
+    return _transition(chat, context, stage=Stage.NEW, operator=to, awaiting_since=awaiting, say=say, by=by)
 
 
-def _release(chat: ChatState, operator_id: int, situation: Situation) -> Decision:
+def _release(chat: ChatState, operator_id: int, context: DecisionContext) -> Decision:
     theirs = chat.active and chat.operator is not None and chat.operator.id == operator_id
-    if not theirs or situation.holder is None or not situation.holder.leaving:
+    if not theirs or context.holder is None or not context.holder.leaving:
         return Unchanged(chat)
-    return _hand_over(chat, None, None, _OFFLINE, situation)
+    return _hand_over(chat, None, None, _OFFLINE, context)
 
 
-def _sweep(chat: ChatState, situation: Situation) -> Decision:
-    due = chat.due_at(situation.policy)
-    if due is None or situation.now < due:
+def _sweep(chat: ChatState, context: DecisionContext) -> Decision:
+    due = chat.due_at(context.policy)
+    if due is None or context.now < due:
         return Unchanged(chat)
     if chat.awaiting_since is None:
-        return _closed(chat, None, _IDLE, situation)
-    return _hand_over(chat, None, None, _UNANSWERED, situation)
+        return _closed(chat, None, _IDLE, context)
+    return _hand_over(chat, None, None, _UNANSWERED, context)
 
 
 def _not_active(chat: ChatState) -> Refused | None:
@@ -352,7 +347,7 @@ _SAME = _Same()
 
 def _transition(
     chat: ChatState,
-    situation: Situation,
+    context: DecisionContext,
     *,
     stage: Stage,
     operator: User | _Same | None = _SAME,
@@ -361,10 +356,10 @@ def _transition(
     by: User | None = None,
 ) -> Changed:
     """The next revision, with a system message for each (role, text) of `say`."""
-    rev, now = chat.rev + 1, situation.now
+    rev, now = chat.rev + 1, context.now
     messages = tuple(
         StoredMessage(
-            id=situation.message_id + offset,
+            id=context.message_id + offset,
             index=chat.next_index + offset,
             rev=rev,
             type=MessageType.SYSTEM,
@@ -375,7 +370,7 @@ def _transition(
         )
         for offset, (role, text) in enumerate(say)
     )
-    timers_from = now + situation.rounded
+    timers_from = now + context.rounded
     holder, assigned_at = chat.operator if isinstance(operator, _Same) else operator, chat.assigned_at
     if holder is None:
         assigned_at = None
@@ -385,7 +380,7 @@ def _transition(
         chat,
         stage=stage,
         operator=holder,
-        place=messages[-1].id if messages else situation.message_id,
+        place=messages[-1].id if messages else context.message_id,
         assigned_at=assigned_at,
         awaiting_since=chat.awaiting_since if isinstance(awaiting_since, _Same) else awaiting_since,
         rev=rev,
@@ -405,7 +400,7 @@ def _operator_id(chat: ChatState) -> int | None:
 
 
 def prospective_operator(chat: ChatState, operation: ChatOperation) -> int | None:
-    """Whose load `Situation.load` must be: the operator that `operation` may give the chat to."""
+    """Whose load `DecisionContext.load` must be: the operator that `operation` may give the chat to."""
     match operation:
         case AddMessage(author=user) | AcceptChat(by=user) | ReopenChat(by=user):
             return user.id if user.role is Role.OPERATOR else _operator_id(chat)

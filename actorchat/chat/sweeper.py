@@ -13,7 +13,7 @@ import attrs
 import trio
 
 from actorchat.actors import Actor
-from actorchat.chat.ports import Archive, StorageUnavailable
+from actorchat.chat.ports import ChatReader, StorageUnavailable
 
 __all__ = ["ReservedSweeper", "Sweep", "Sweeper"]
 
@@ -39,9 +39,9 @@ class Sweeper(Actor[Sweep]):
     _started: float
 
     def __init__(
-        self, archive: Archive, sweep: Callable[[UUID], Awaitable[object]], clock: Callable[[], float]
+        self, chat_reader: ChatReader, sweep: Callable[[UUID], Awaitable[object]], clock: Callable[[], float]
     ) -> None:
-        self._archive, self._sweep, self._clock = archive, sweep, clock
+        self._chat_reader, self._sweep, self._clock = chat_reader, sweep, clock
 
     async def on_start(self) -> None:
         self._started = self._clock()
@@ -50,7 +50,7 @@ class Sweeper(Actor[Sweep]):
 
     async def receive(self, message: Sweep) -> None:
         try:
-            due = await self._archive.due(self._clock(), AT_ONCE)
+            due = await self._chat_reader.due(self._clock(), AT_ONCE)
         except StorageUnavailable:
             return
         for chat in due:
@@ -59,7 +59,7 @@ class Sweeper(Actor[Sweep]):
 
     async def _began_since_start(self, chat: UUID) -> bool:
         try:
-            found = await self._archive.chat(chat)
+            found = await self._chat_reader.chat(chat)
         except StorageUnavailable:
             return False
         return found is not None and found.last_activity >= self._started
@@ -78,12 +78,12 @@ class ReservedSweeper(Actor[Sweep]):
 
     def __init__(
         self,
-        archive: Archive,
+        chat_reader: ChatReader,
         expire: Callable[[Sequence[UUID], float], Awaitable[object]],
         timeout: float,
         clock: Callable[[], float],
     ) -> None:
-        self._archive, self._expire, self._timeout, self._clock = archive, expire, timeout, clock
+        self._chat_reader, self._expire, self._timeout, self._clock = chat_reader, expire, timeout, clock
 
     async def on_start(self) -> None:
         self.after(RETURN_GRACE, Sweep(), key="sweep")
@@ -92,7 +92,7 @@ class ReservedSweeper(Actor[Sweep]):
         before = self._clock() - self._timeout
         unused: tuple[UUID, ...] = ()
         with suppress(StorageUnavailable):
-            unused = await self._archive.unused(before, AT_ONCE)
+            unused = await self._chat_reader.unused(before, AT_ONCE)
         if unused:
             await self._expire(unused, before)
         more = len(unused) == AT_ONCE

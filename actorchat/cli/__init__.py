@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import click
 
-from actorchat.cli.failing import FAILED, fail
+from actorchat.cli.errors import FAILED, fail
 from actorchat.cli.output import prepare_output
 
 __all__ = ["main"]

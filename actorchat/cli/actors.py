@@ -13,21 +13,21 @@ import attrs
 import click
 import trio
 
-from actorchat.cli.failing import BAD_SETTINGS, FAILED, fail
+from actorchat.cli.errors import BAD_SETTINGS, FAILED, fail
 from actorchat.cli.options import data_option
 from actorchat.cli.output import echo_json
 from actorchat.server.inspection import (
     DEFAULT_ROWS,
     MOST_ROWS,
     SECONDS,
-    NotSeen,
-    Order,
-    Question,
+    InspectionFailed,
+    InspectionRequest,
+    SortOrder,
     Tree,
     look,
 )
-from actorchat.server.loading import load_settings
 from actorchat.server.settings import DEFAULT_DATA, InvalidSettings
+from actorchat.server.settings_loader import load_settings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,8 +50,8 @@ def actors() -> None:
 @data_option
 @click.option(
     "--sort",
-    type=click.Choice([order.value for order in Order]),
-    default=Order.INBOX.value,
+    type=click.Choice([order.value for order in SortOrder]),
+    default=SortOrder.INBOX.value,
     show_default=True,
     help="The largest first; names as in a dictionary.",
 )
@@ -100,19 +100,19 @@ def tree(data: Path | None, sort: str, words: str, limit: int | None, page: int,
         console.width = PIPE_WIDTH
     if limit is None:
         limit = min(DEFAULT_ROWS, max(5, console.height - FURNITURE)) if watch and console.is_terminal else DEFAULT_ROWS
-    question = Question(sort=Order(sort), filter=words, limit=limit, page=page)
+    question = InspectionRequest(sort=SortOrder(sort), filter=words, limit=limit, page=page)
     show = _watch if watch else _once
     try:
         trio.run(partial(show, folder, question, console, as_json))
-    except NotSeen as error:
+    except InspectionFailed as error:
         fail((error,), FAILED)
     except KeyboardInterrupt:
         # What ends --watch.
         return
 
 
-async def _once(folder: Path, question: Question, console: Console, as_json: bool) -> None:
-    from actorchat.cli.actor_table import draw
+async def _once(folder: Path, question: InspectionRequest, console: Console, as_json: bool) -> None:
+    from actorchat.cli.actor_tree_table import draw
 
     seen = await _look(folder, question)
     if as_json:
@@ -122,10 +122,10 @@ async def _once(folder: Path, question: Question, console: Console, as_json: boo
 
 
 @trio.lowlevel.enable_ki_protection  # Ctrl-C comes between two drawings: within one it would leave half a screen
-async def _watch(folder: Path, question: Question, console: Console, as_json: bool) -> None:
+async def _watch(folder: Path, question: InspectionRequest, console: Console, as_json: bool) -> None:
     from rich.live import Live
 
-    from actorchat.cli.actor_table import draw
+    from actorchat.cli.actor_tree_table import draw
 
     if as_json or not console.is_terminal:
         while True:
@@ -144,7 +144,7 @@ async def _watch(folder: Path, question: Question, console: Console, as_json: bo
             picture = draw(await _look(folder, question), question, folder)
 
 
-async def _look(folder: Path, question: Question) -> Tree:
+async def _look(folder: Path, question: InspectionRequest) -> Tree:
     with trio.move_on_after(SECONDS):
         return await look(folder, question)
-    raise NotSeen(f"the server on {folder} does not answer within {SECONDS:.0f} s")
+    raise InspectionFailed(f"the server on {folder} does not answer within {SECONDS:.0f} s")

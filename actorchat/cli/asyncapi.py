@@ -10,7 +10,7 @@ import sys
 
 import click
 
-from actorchat.cli.failing import FAILED, fail
+from actorchat.cli.errors import FAILED, fail
 from actorchat.cli.output import echo_json
 
 __all__ = ["asyncapi"]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from actorchat.cli.failing import FAILED, fail
+from actorchat.cli.errors import FAILED, fail
 
 __all__ = ["chat"]
 
@@ -90,11 +90,11 @@ def _chat(
         if value is not None and data is None:
             raise click.UsageError(f"{option} needs --operator and --data DIR: a token says by itself whose it is")
     # Imported here: it takes a while, in which Ctrl-C should find somebody who listens.
-    from actorchat.cli.terminal.ending import run_to_end
     from actorchat.cli.terminal.identity import VisitorMemory, default_state_file
-    from actorchat.cli.terminal.sitting import Wishes
-    from actorchat.client.address import ServerAddress
-    from actorchat.http.names import is_source_name
+    from actorchat.cli.terminal.run import run_to_end
+    from actorchat.cli.terminal.session import SessionOptions
+    from actorchat.client.server_urls import ServerAddress
+    from actorchat.http.source_names import is_source_name
 
     if source is not None and not is_source_name(source):
         raise click.BadParameter(f"{source!r}: a source is 1 to 64 of a-z, 0-9, _ and -", param_hint="--source")
@@ -103,6 +103,6 @@ def _chat(
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="URL") from None
     memory = VisitorMemory(state or default_state_file())
-    fault = run_to_end(Wishes(server, source, token, data, memory, user_id or 1, name or ""), operator=operator)
+    fault = run_to_end(SessionOptions(server, source, token, data, memory, user_id or 1, name or ""), operator=operator)
     if fault is not None:
         fail((fault,), FAILED)

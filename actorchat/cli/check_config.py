@@ -9,12 +9,12 @@ from pathlib import Path
 
 import click
 
-from actorchat.cli.failing import BAD_SETTINGS, fail, warn
+from actorchat.cli.errors import BAD_SETTINGS, fail, warn
 from actorchat.cli.options import settings_options
 from actorchat.cli.output import echo
-from actorchat.server.loading import load_settings, unknown_variables
-from actorchat.server.preparing import check_files, file_warnings, missing_files
+from actorchat.server.bootstrap import check_files, file_warnings, missing_files
 from actorchat.server.settings import InvalidSettings
+from actorchat.server.settings_loader import load_settings, unknown_variables
 
 __all__ = ["check_config"]
 

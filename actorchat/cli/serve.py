@@ -22,14 +22,14 @@ import attrs
 import click
 import trio
 
-from actorchat.cli.failing import BAD_SETTINGS, FAILED, fail, warn
+from actorchat.cli.errors import BAD_SETTINGS, FAILED, fail, warn
 from actorchat.cli.options import settings_options
 from actorchat.cli.output import echo
-from actorchat.cli.reloading import Reloader, Terminal
-from actorchat.server.descriptors import raise_open_file_limit
-from actorchat.server.loading import load_settings, unknown_variables, wanted_log_format
-from actorchat.server.preparing import StartFailed, file_warnings
+from actorchat.cli.reload import Reloader, Terminal
+from actorchat.server.bootstrap import StartFailed, file_warnings
+from actorchat.server.file_descriptors import raise_open_file_limit
 from actorchat.server.settings import DEFAULT_DATA, InvalidSettings, Settings
+from actorchat.server.settings_loader import load_settings, unknown_variables, wanted_log_format
 
 __all__ = ["serve"]
 
@@ -105,8 +105,8 @@ def _run(config: Path | None, options: Mapping[str, object], terminal: Terminal)
     except InvalidSettings as error:
         fail(error.faults, BAD_SETTINGS, as_json=as_json)
     warn(file_warnings(settings), as_json=as_json)
-    from actorchat.server.clock import SteadyClock
-    from actorchat.server.logs import configure_logging
+    from actorchat.server.logging_setup import configure_logging
+    from actorchat.server.steady_clock import SteadyClock
 
     configure_logging(settings.log_format)
     sys.setswitchinterval(SWITCH_INTERVAL)

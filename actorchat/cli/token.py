@@ -9,14 +9,14 @@ from pathlib import Path
 
 import click
 
-from actorchat.cli.failing import BAD_SETTINGS, FAILED, fail
+from actorchat.cli.errors import BAD_SETTINGS, FAILED, fail
 from actorchat.cli.options import Duration, config_option, data_option
 from actorchat.cli.output import echo
-from actorchat.http.names import is_source_name
+from actorchat.http.source_names import is_source_name
 from actorchat.protocol import Role
 from actorchat.server.auth import FOREIGN_IDS, local_token
-from actorchat.server.loading import load_settings
 from actorchat.server.settings import DEFAULT_DATA, InvalidSettings
+from actorchat.server.settings_loader import load_settings
 
 __all__ = ["token"]
 

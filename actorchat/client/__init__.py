@@ -25,7 +25,7 @@ from actorchat.client.errors import (
     Undelivered,
 )
 from actorchat.client.feed import FeedConnection, FeedItem, SnapshotBegins, open_feed
-from actorchat.client.lifeline import ConnectionState
+from actorchat.client.reconnect import ConnectionState
 from actorchat.client.room import RoomConnection, open_room
 
 __all__ = [

@@ -13,9 +13,9 @@ from uuid import UUID, uuid4
 import attrs
 import msgspec
 
-from actorchat.client.address import ServerAddress
-from actorchat.client.causes import explain_failure, read_fault
 from actorchat.client.errors import ApiError, ApiUnreachable
+from actorchat.client.failure_messages import explain_failure, read_fault
+from actorchat.client.server_urls import ServerAddress
 from actorchat.client.websocket import tls_context
 from actorchat.protocol.entities import Chat, ChatStatus, Message, MessageType, Operator, Role, User
 

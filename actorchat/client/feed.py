@@ -12,10 +12,10 @@ import attrs
 import trio
 from trio_websocket import WebSocketConnection
 
-from actorchat.client.address import ServerAddress
 from actorchat.client.backoff import Backoff
-from actorchat.client.endings import Ending, Unreachable
-from actorchat.client.lifeline import ConnectionState, Lifeline, run_beside
+from actorchat.client.disconnect import Ending, Unreachable
+from actorchat.client.reconnect import ConnectionState, Reconnector, run_beside
+from actorchat.client.server_urls import ServerAddress
 from actorchat.client.websocket import Dial, Target, attend, dial_tcp, tls_context
 from actorchat.protocol.codec import UnknownType, decode_event
 from actorchat.protocol.events import Event
@@ -69,7 +69,7 @@ class FeedConnection:
     def __init__(self, target: Target, resource: str, inbox: int, random: Random) -> None:
         self._target = target
         self._resource = resource
-        self._lifeline = Lifeline(Backoff(random))
+        self._reconnector = Reconnector(Backoff(random))
         self._events_send, self._events = trio.open_memory_channel[FeedItem](inbox)
         self._verdict: Ending | None = None
         self._scope = trio.CancelScope()
@@ -78,20 +78,20 @@ class FeedConnection:
     @property
     def state(self) -> ConnectionState:
         """Where the connection stands: connecting, live, waiting to come back, or closed."""
-        return self._lifeline.state
+        return self._reconnector.state
 
     @property
     def reason(self) -> str:
         """Why it is not live, in one line for people."""
-        return self._lifeline.reason
+        return self._reconnector.reason
 
     async def wait_live(self) -> None:
         """Wait for a live socket; raises ConnectionEnded, or ClosedResourceError after `aclose`."""
-        await self._lifeline.wait_live()
+        await self._reconnector.wait_live()
 
     async def wait_state_change(self, seen: ConnectionState) -> ConnectionState:
         """Wait until `state` is another than ``seen``, and return it."""
-        return await self._lifeline.wait_change(seen)
+        return await self._reconnector.wait_change(seen)
 
     async def aclose(self) -> None:
         """Close the socket and end the connection. Idempotent."""
@@ -105,17 +105,17 @@ class FeedConnection:
         try:
             return await self._events.receive()
         except trio.EndOfChannel:
-            if self._lifeline.error is not None:
-                raise self._lifeline.error from None
+            if self._reconnector.error is not None:
+                raise self._reconnector.error from None
             raise StopAsyncIteration from None
 
     async def run(self) -> None:
         """Keep the feed open until it ends; for `open_feed` only."""
         try:
             with self._scope:
-                await self._lifeline.run(self._attempt, self._lost)
+                await self._reconnector.run(self._attempt, self._lost)
         finally:
-            self._lifeline.closed()
+            self._reconnector.closed()
             self._events_send.close()
             self._ended.set()
 
@@ -129,7 +129,7 @@ class FeedConnection:
         return False
 
     async def _read(self, socket: WebSocketConnection) -> None:
-        self._lifeline.live()
+        self._reconnector.live()
         await self._events_send.send(SnapshotBegins())
         while True:
             payload = await socket.get_message()

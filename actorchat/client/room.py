@@ -15,15 +15,15 @@ import outcome
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
-from actorchat.client.address import ServerAddress
 from actorchat.client.backoff import Backoff
-from actorchat.client.continuity import Continuity
 from actorchat.client.delivery import Delivery
-from actorchat.client.endings import OUR_FRAME, Closed, Ending, Reopened, Unreachable
+from actorchat.client.disconnect import OUR_FRAME, Closed, Ending, Reopened, Unreachable
 from actorchat.client.errors import NotAdded
-from actorchat.client.lifeline import ConnectionState, Lifeline, run_beside
-from actorchat.client.marks import Marks
+from actorchat.client.event_dedup import EventDeduplicator
 from actorchat.client.outbox import Outbox
+from actorchat.client.pending_receipts import PendingReceipts
+from actorchat.client.reconnect import ConnectionState, Reconnector, run_beside
+from actorchat.client.server_urls import ServerAddress
 from actorchat.client.websocket import Dial, Target, attend, dial_tcp, tls_context
 from actorchat.protocol.codec import UnknownType, decode_event, encode_command
 from actorchat.protocol.commands import SendMessage
@@ -102,12 +102,12 @@ class RoomConnection:
     def __init__(self, target: Target, chat: UUID, after: int | None, outbox: int, inbox: int, random: Random) -> None:
         self._target = target
         self._chat = chat
-        self._lifeline = Lifeline(Backoff(random))
-        self._continuity = Continuity(after)
+        self._reconnector = Reconnector(Backoff(random))
+        self._deduplicator = EventDeduplicator(after)
         self._places = trio.Semaphore(outbox, max_value=outbox)
         self._outbox = Outbox(Backoff(random), self._on_settled)
         self._outbox_empty = trio.Event()
-        self._marks = Marks(Backoff(random))
+        self._marks = PendingReceipts(Backoff(random))
         self._wake_send, self._wake = trio.open_memory_channel[None](1)
         self._events_send, self._events = trio.open_memory_channel[Event](inbox)
         self._unsent_events: deque[Event] = deque()
@@ -122,25 +122,25 @@ class RoomConnection:
     @property
     def state(self) -> ConnectionState:
         """Where the connection stands: connecting, live, waiting to come back, or closed."""
-        return self._lifeline.state
+        return self._reconnector.state
 
     @property
     def reason(self) -> str:
         """Why it is not live, in one line for people."""
-        return self._lifeline.reason
+        return self._reconnector.reason
 
     @property
     def last_index(self) -> int | None:
         """The newest message's index so far: what another connection may give as ``after``."""
-        return self._continuity.last_index
+        return self._deduplicator.last_index
 
     async def wait_live(self) -> None:
         """Wait for a live socket; raises ConnectionEnded, or ClosedResourceError after `aclose`."""
-        await self._lifeline.wait_live()
+        await self._reconnector.wait_live()
 
     async def wait_state_change(self, seen: ConnectionState) -> ConnectionState:
         """Wait until `state` is another than ``seen``, and return it."""
-        return await self._lifeline.wait_change(seen)
+        return await self._reconnector.wait_change(seen)
 
     async def wait_outbox_empty(self) -> None:
         """Wait until no message is on its way."""
@@ -160,12 +160,12 @@ class RoomConnection:
         ``client_id`` repeats a message of an earlier connection. Raises ConnectionEnded or
         ClosedResourceError when the connection is over.
         """
-        self._lifeline.check_open()
+        self._reconnector.check_open()
         delivery = Delivery(client_id or uuid4().hex, text, tuple(attachments), repeats=client_id is not None)
         size = len(encode_command(_command(delivery)))
         await self._places.acquire()
         try:
-            self._lifeline.check_open()
+            self._reconnector.check_open()
         except BaseException:
             self._places.release()
             raise
@@ -186,12 +186,12 @@ class RoomConnection:
         Never waits. Only the highest mark counts and is told again after a lost socket; of a message not
         seen lately it is taken to be the newest.
         """
-        self._marks.delivered(message_id, self._continuity.index_of(message_id))
+        self._marks.delivered(message_id, self._deduplicator.index_of(message_id))
         self._wake_writer()
 
     def mark_read(self, message_id: int) -> None:
         """Tell that everything of the other side up to this message was read; else as `mark_delivered`."""
-        self._marks.read(message_id, self._continuity.index_of(message_id))
+        self._marks.read(message_id, self._deduplicator.index_of(message_id))
         self._wake_writer()
 
     def update_typing(self, text: str) -> None:
@@ -219,34 +219,34 @@ class RoomConnection:
         try:
             return await self._events.receive()
         except trio.EndOfChannel:
-            if self._lifeline.error is not None:
-                raise self._lifeline.error from None
+            if self._reconnector.error is not None:
+                raise self._reconnector.error from None
             raise StopAsyncIteration from None
 
     async def run(self) -> None:
         """Keep the room open until it ends; for `open_room` only."""
         try:
             with self._scope:
-                await self._lifeline.run(self._attempt, self._lost)
+                await self._reconnector.run(self._attempt, self._lost)
         finally:
-            self._lifeline.closed()
+            self._reconnector.closed()
             self._outbox.give_up()
             self._events_send.close()
             self._ended.set()
 
     async def _attempt(self) -> Ending:
-        after = self._continuity.last_index
+        after = self._deduplicator.last_index
         if after is None and self._was_live:
             after = -1
         self._forget_last_socket()
 
         async def converse(socket: WebSocketConnection) -> None:
-            self._continuity.opened(resumed=after is not None)
-            if not self._continuity.replaying:
+            self._deduplicator.opened(resumed=after is not None)
+            if not self._deduplicator.replaying:
                 self._replay_over.set()
                 self._begun.set()
             self._was_live = True
-            self._lifeline.live()
+            self._reconnector.live()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write, socket)
                 await self._read(socket)
@@ -267,7 +267,7 @@ class RoomConnection:
             blamed = self._blame(ending)
         self._outbox.socket_lost()
         self._marks.socket_lost()
-        self._unsent_events.extend(self._continuity.lost())
+        self._unsent_events.extend(self._deduplicator.lost())
         await self._flush_events()
         return blamed
 
@@ -305,8 +305,8 @@ class RoomConnection:
             if isinstance(event, MessageAdded) and self._overtakes(event):
                 self._verdict = Reopened()
                 return
-            self._unsent_events.extend(self._continuity.take(event))
-            if not self._continuity.replaying:
+            self._unsent_events.extend(self._deduplicator.take(event))
+            if not self._deduplicator.replaying:
                 self._replay_over.set()
             await self._flush_events()
 
@@ -318,7 +318,7 @@ class RoomConnection:
         """
         may_be_an_answer = self._outbox.stored(event)
         self._wake_writer()
-        return may_be_an_answer and self._continuity.leaves_a_hole(event.message.message_index)
+        return may_be_an_answer and self._deduplicator.leaves_a_hole(event.message.message_index)
 
     async def _flush_events(self) -> None:
         # An event leaves the queue only once it is handed over: this wait is cancelled when a socket is lost.

@@ -19,9 +19,9 @@ from trio_websocket import (
 )
 from wsproto.utilities import ProtocolError
 
-from actorchat.client.address import ServerAddress
-from actorchat.client.causes import explain_failure, leaves, read_fault
-from actorchat.client.endings import Closed, Ending, Rejected, Unreachable
+from actorchat.client.disconnect import Closed, Ending, Rejected, Unreachable
+from actorchat.client.failure_messages import explain_failure, leaves, read_fault
+from actorchat.client.server_urls import ServerAddress
 from actorchat.protocol.profiles import Profile
 
 CONNECT_SECONDS: Final = 10.0

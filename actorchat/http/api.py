@@ -17,7 +17,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from actorchat.chat.chats import Chats
 from actorchat.chat.model import ChatState, Identity, Stage, StoredMessage, wire_message
 from actorchat.chat.operations import (
     AcceptChat,
@@ -30,8 +29,9 @@ from actorchat.chat.operations import (
     TransferChat,
 )
 from actorchat.chat.ports import ChatFilter, ListPlace, Page
+from actorchat.chat.service import ChatService
 from actorchat.http.cursors import cursor_of
-from actorchat.http.ports import Caller, Door
+from actorchat.http.ports import Access, Caller
 from actorchat.http.problems import Problem, json_response
 from actorchat.http.requests import (
     ChatBody,
@@ -95,9 +95,9 @@ def _in_time(handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Requ
 class Api:
     """The endpoints under `/api`, over one server's chats and door."""
 
-    def __init__(self, chats: Chats, door: Door) -> None:
+    def __init__(self, chats: ChatService, access: Access) -> None:
         self._chats = chats
-        self._door = door
+        self._access = access
 
     def routes(self) -> list[Route]:
         return [
@@ -120,7 +120,7 @@ class Api:
 
         async def handle(request: Request) -> Response:
             body = await read_body(request)
-            caller = await self._door.caller(request.headers.get("authorization"))
+            caller = await self._access.caller(request.headers.get("authorization"))
             method = "GET" if request.method == "HEAD" else request.method
             query = Query(request, parameters.get(method, ()))
             return await endpoints[method](_Call(request, caller, body, query))
@@ -133,7 +133,7 @@ class Api:
         def with_chat(endpoint: _ChatEndpoint) -> _Endpoint:
             async def handle(call: _Call) -> Response:
                 uuid: UUID = call.request.path_params["chat"]
-                return await endpoint(call, await self._door.chat(call.caller, uuid))
+                return await endpoint(call, await self._access.chat(call.caller, uuid))
 
             return handle
 
@@ -144,27 +144,27 @@ class Api:
         Query(request)
         body = read_json(await read_body(request), VisitorBody)
         address = request.client.host if request.client else ""
-        visit = await self._door.visit(request.headers.get("authorization"), body.source, address)
+        visit = await self._access.visit(request.headers.get("authorization"), body.source, address)
         answer = {"token": visit.token, "user": visit.user, "chat": visit.chat.wire()}
         return json_response(answer, 201 if visit.anonymous else 200)
 
     async def _operators(self, call: _Call) -> Response:
         call.only_operators("see operators")
-        sources = self._door.sources(call.caller, call.query.every("source"))
-        records = await self._chats.archive.operators(sources)
+        sources = self._access.sources(call.caller, call.query.every("source"))
+        records = await self._chats.chat_reader.operators(sources)
         return json_response([record.wire() for record in records])
 
     async def _list_chats(self, call: _Call) -> Response:
         query, caller = call.query, call.caller
         asked = query.every("source")
         if caller.is_operator:
-            sources: frozenset[str] | None = self._door.sources(caller, asked)
+            sources: frozenset[str] | None = self._access.sources(caller, asked)
         else:
             for source in asked:
-                self._door.check_source(source)
+                self._access.check_source(source)
             sources = frozenset(asked) or None
         status, before = query.status(), query.place("before")
-        if isinstance(before, UUID) and await self._chats.archive.chat(before) is None:
+        if isinstance(before, UUID) and await self._chats.chat_reader.chat(before) is None:
             raise Problem("malformed", "before: there is no such chat", path="before", status=400)
         which = ChatFilter(
             sources=sources,
@@ -174,7 +174,7 @@ class Api:
             before=before,
             limit=query.limit(),
         )
-        page = await self._chats.archive.chats(which)
+        page = await self._chats.chat_reader.chats(which)
         answer = json_response([chat.wire() for chat in page.chats])
         if page.next is not None:
             answer.headers["Link"] = _link_to(call.request, page.next)
@@ -183,11 +183,11 @@ class Api:
     async def _reserve(self, call: _Call) -> Response:
         call.only_operators("make chats for others")
         body = call.read(ChatBody)
-        self._door.sources(call.caller, (body.source,))
-        owner = await self._chats.archive.person(Identity(Role.USER, body.owner))
+        self._access.sources(call.caller, (body.source,))
+        owner = await self._chats.chat_reader.person(Identity(Role.USER, body.owner))
         if owner is None:
             raise Problem("not_found", "there is no such user", path="owner")
-        chat, new = await self._door.reserve(call.caller, body.source, owner.user)
+        chat, new = await self._access.reserve(call.caller, body.source, owner.user)
         return json_response(chat.wire(), 201 if new else 200)
 
     async def _chat(self, call: _Call, chat: ChatState) -> Response:
@@ -200,9 +200,9 @@ class Api:
             detail = "before and after exclude each other"
             raise Problem("malformed", detail, path="after", status=400)
         if after is None:
-            page = await self._chats.archive.newest(chat.uuid, role, before=before, limit=limit)
+            page = await self._chats.chat_reader.newest(chat.uuid, role, before=before, limit=limit)
         else:
-            page = await self._chats.archive.after(chat.uuid, role, after=after, limit=limit)
+            page = await self._chats.chat_reader.after(chat.uuid, role, after=after, limit=limit)
         if page is None:
             raise Problem("not_found", "there is no such chat")
         return json_response(_wire_page(page, newest_first=after is None))

@@ -16,12 +16,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from actorchat.chat.chats import ChatRefused, Chats
 from actorchat.chat.ports import StorageUnavailable
+from actorchat.chat.service import ChatRefused, ChatService
 from actorchat.http.api import Api
 from actorchat.http.cors import Cors
 from actorchat.http.origins import AllowedOrigins
-from actorchat.http.ports import Door
+from actorchat.http.ports import Access
 from actorchat.http.problems import Problem, json_response, problem_of_refusal
 from actorchat.http.proxies import BehindProxies, Proxies
 from actorchat.protocol import asyncapi_document
@@ -32,8 +32,8 @@ _log: Final = logging.getLogger("actorchat.http")
 
 
 def make_app(
-    chats: Chats,
-    door: Door,
+    chats: ChatService,
+    access: Access,
     *,
     origins: AllowedOrigins,
     cors_headers: Collection[str] = (),
@@ -66,7 +66,7 @@ def make_app(
 
     app = Starlette(
         routes=[
-            *Api(chats, door).routes(),
+            *Api(chats, access).routes(),
             Route("/health/live", live),
             Route("/health/ready", ready),
             Route("/asyncapi.json", asyncapi),

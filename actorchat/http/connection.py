@@ -24,7 +24,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from starlette.types import ASGIApp
 
-from actorchat.http.targets import split_target
+from actorchat.http.request_target import split_target
 from actorchat.protocol import encode_entity
 
 __all__ = ["HttpServer"]

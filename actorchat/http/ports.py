@@ -11,7 +11,7 @@ import attrs
 from actorchat.chat.model import ChatState
 from actorchat.protocol import Role, User
 
-__all__ = ["Caller", "Door", "Visit"]
+__all__ = ["Access", "Caller", "Visit"]
 
 
 @attrs.frozen
@@ -41,7 +41,7 @@ class Visit:
     anonymous: bool
 
 
-class Door(Protocol):
+class Access(Protocol):
     """Says who calls and what they may see. Every method raises Problem for what it refuses."""
 
     async def caller(self, authorization: str | None) -> Caller:

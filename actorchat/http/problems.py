@@ -10,7 +10,7 @@ from typing import Final
 
 from starlette.responses import Response
 
-from actorchat.chat.chats import ChatRefused
+from actorchat.chat.service import ChatRefused
 from actorchat.protocol import encode_entity
 
 __all__ = ["Problem", "json_response", "problem_of_refusal"]

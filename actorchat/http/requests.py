@@ -17,8 +17,8 @@ from starlette.requests import Request
 
 from actorchat.chat.ports import ListPlace
 from actorchat.http.cursors import place_of
-from actorchat.http.names import SourceName
 from actorchat.http.problems import Problem
+from actorchat.http.source_names import SourceName
 from actorchat.protocol import ChatStatus, Malformed, MessageType, NotUtf8, Role, parse_json, structure
 from actorchat.protocol.entities import ClientId, SafeInt
 

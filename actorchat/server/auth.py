@@ -24,7 +24,7 @@ import jwt
 
 from actorchat.chat.model import ANONYMOUS_IDS, ENDLESS
 from actorchat.chat.operations import RecordPerson
-from actorchat.http.names import is_source_name
+from actorchat.http.source_names import is_source_name
 from actorchat.protocol import Role, User
 from actorchat.server.settings import InvalidSettings, SettingFault, weakness_of
 

@@ -15,7 +15,7 @@ from typing import Protocol
 import attrs
 
 from actorchat.chat.model import Policy
-from actorchat.server.descriptors import connections_that_fit
+from actorchat.server.file_descriptors import connections_that_fit
 from actorchat.storage import Storage, open_store
 from actorchat.transports.kernel import KERNEL, Kernel
 from actorchat.transports.listener import bind

@@ -30,9 +30,9 @@ __all__ = [
     "MOST_ROWS",
     "ActorRow",
     "Family",
-    "NotSeen",
-    "Order",
-    "Question",
+    "InspectionFailed",
+    "InspectionRequest",
+    "SortOrder",
     "Tree",
     "look",
     "serve_inspection",
@@ -56,7 +56,7 @@ LONGEST_ADDRESS: Final = 103
 _log: Final = logging.getLogger("actorchat.server")
 
 
-class Order(StrEnum):
+class SortOrder(StrEnum):
     """How rows are sorted: the largest first, names as in a dictionary."""
 
     INBOX = "inbox"
@@ -67,10 +67,10 @@ class Order(StrEnum):
 
 
 @attrs.frozen(kw_only=True)
-class Question:
+class InspectionRequest:
     """One page of the actors whose name, kind, family, state, message or wait has `filter` in it."""
 
-    sort: Order = Order.INBOX
+    sort: SortOrder = SortOrder.INBOX
     filter: Annotated[str, Meta(max_length=200)] = ""
     limit: Annotated[int, Meta(ge=1, le=MOST_ROWS)] = DEFAULT_ROWS
     page: Annotated[int, Meta(ge=1, le=2**31)] = 1
@@ -135,7 +135,7 @@ class _Answer:
     refusal: str | None = None
 
 
-class NotSeen(Exception):  # noqa: N818 - says what happened
+class InspectionFailed(Exception):  # noqa: N818 - says what happened
     """There is nothing to look at; the text is one line for whoever asked."""
 
 
@@ -145,12 +145,12 @@ class _Junk(Exception):  # noqa: N818 - what came in
 
 # What a look tells
 
-_KEYS: Final[dict[Order, Callable[[ActorRow], tuple[float, float] | str]]] = {
-    Order.INBOX: lambda row: (-row.inbox, -row.busy_for),
-    Order.HANDLED: lambda row: (-row.handled, -row.inbox),
-    Order.AGE: lambda row: (-row.age, -row.inbox),
-    Order.RESTARTS: lambda row: (-row.restarts, -row.inbox),
-    Order.NAME: lambda row: row.name,
+_KEYS: Final[dict[SortOrder, Callable[[ActorRow], tuple[float, float] | str]]] = {
+    SortOrder.INBOX: lambda row: (-row.inbox, -row.busy_for),
+    SortOrder.HANDLED: lambda row: (-row.handled, -row.inbox),
+    SortOrder.AGE: lambda row: (-row.age, -row.inbox),
+    SortOrder.RESTARTS: lambda row: (-row.restarts, -row.inbox),
+    SortOrder.NAME: lambda row: row.name,
 }
 
 
@@ -170,7 +170,7 @@ class _Totals:
         self.dropped += info.dropped
 
 
-async def survey(infos: Iterable[ActorInfo], question: Question, lost: dict[str, int] | None = None) -> Tree:
+async def survey(infos: Iterable[ActorInfo], question: InspectionRequest, lost: dict[str, int] | None = None) -> Tree:
     """The page that answers `question`. Lets others run after every `SLICE` actors; equals stay in start order."""
     totals: defaultdict[str | None, _Totals] = defaultdict(_Totals)
     words = question.filter.casefold()
@@ -245,7 +245,7 @@ async def serve_inspection(
         if listener is None:
             return
         try:
-            await trio.serve_listeners(_Desk(system).serve, [trio.SocketListener(listener)])
+            await trio.serve_listeners(_Inspector(system).serve, [trio.SocketListener(listener)])
         except Exception:
             _log.exception("`actorchat actors tree` can't be used on %s any more", folder)
 
@@ -297,7 +297,7 @@ def _address(folder: Path) -> Iterator[str]:
         os.close(handle)
 
 
-class _Desk:
+class _Inspector:
     """Takes questions and answers them, one at a time. Bounded: conversations, their length and their time."""
 
     def __init__(self, system: ActorSystem) -> None:
@@ -331,7 +331,7 @@ class _Desk:
             return _Answer(tree=await survey(self._system.walk(), question, lost))
 
 
-async def _question(stream: trio.SocketStream) -> Question:
+async def _question(stream: trio.SocketStream) -> InspectionRequest:
     """The one line of JSON. Raises _Junk."""
     line = bytearray()
     while b"\n" not in line:
@@ -342,7 +342,7 @@ async def _question(stream: trio.SocketStream) -> Question:
         if not part:
             break
     try:
-        return msgspec.json.decode(line.partition(b"\n")[0], type=Question)
+        return msgspec.json.decode(line.partition(b"\n")[0], type=InspectionRequest)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise _Junk(f"no question: {error}") from None
 
@@ -350,10 +350,10 @@ async def _question(stream: trio.SocketStream) -> Question:
 # The asker's end
 
 
-async def look(folder: Path, question: Question) -> Tree:
+async def look(folder: Path, question: InspectionRequest) -> Tree:
     """Ask the server whose data folder is `folder`. The caller owns the clock. Raises NotSeen."""
     if not hasattr(socket, "AF_UNIX"):
-        raise NotSeen("this platform has no Unix sockets")
+        raise InspectionFailed("this platform has no Unix sockets")
     received = bytearray()
     try:
         with _address(folder) as address:
@@ -366,19 +366,19 @@ async def look(folder: Path, question: Question) -> Tree:
                 async for part in stream:
                     received += part
                     if len(received) > LONGEST_ANSWER:
-                        raise NotSeen(f"the server on {folder} does not stop answering")
+                        raise InspectionFailed(f"the server on {folder} does not stop answering")
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
-        raise NotSeen(f"no server runs on {folder}; start one with: actorchat serve --data {folder}") from None
+        raise InspectionFailed(f"no server runs on {folder}; start one with: actorchat serve --data {folder}") from None
     except PermissionError:
-        raise NotSeen(f"the server on {folder} is somebody else's: only its owner may look") from None
+        raise InspectionFailed(f"the server on {folder} is somebody else's: only its owner may look") from None
     except OSError as error:
-        raise NotSeen(f"the server on {folder} can't be asked: {error.strerror or error}") from None
+        raise InspectionFailed(f"the server on {folder} can't be asked: {error.strerror or error}") from None
     if not received:
-        raise NotSeen(f"the server on {folder} has gone")
+        raise InspectionFailed(f"the server on {folder} has gone")
     try:
         answer = msgspec.json.decode(received, type=_Answer)
     except msgspec.MsgspecError:
-        raise NotSeen(f"the server on {folder} answers what this version doesn't understand") from None
+        raise InspectionFailed(f"the server on {folder} answers what this version doesn't understand") from None
     if answer.tree is None:
-        raise NotSeen(f"the server on {folder} refuses: {answer.refusal}")
+        raise InspectionFailed(f"the server on {folder} refuses: {answer.refusal}")
     return answer.tree

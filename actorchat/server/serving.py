@@ -18,32 +18,32 @@ import attrs
 import trio
 
 from actorchat.actors import open_system
-from actorchat.chat.chats import Chats, open_chats, settle_dead_letter
 from actorchat.chat.limits import Limits
 from actorchat.chat.ports import StorageUnavailable
+from actorchat.chat.service import ChatService, open_chats, settle_dead_letter
 from actorchat.http.app import make_app
 from actorchat.http.connection import HttpServer
 from actorchat.http.origins import AllowedOrigins
 from actorchat.http.problems import Problem
 from actorchat.http.proxies import Proxies
 from actorchat.protocol import CloseCode, Profile, Role, User
+from actorchat.server.access_control import AccessControl
 from actorchat.server.auth import Tokens
-from actorchat.server.door import Door
+from actorchat.server.bootstrap import StartFailed, check_public_key, new_folder, prepare_tokens, tls_context
+from actorchat.server.embedded import EmbeddedSockets, LocalSocket
+from actorchat.server.embedded_api import LocalApi
 from actorchat.server.environment import Environment
 from actorchat.server.inspection import serve_inspection
-from actorchat.server.local import LocalDoor, LocalSocket
-from actorchat.server.local_api import LocalApi
-from actorchat.server.people import People
-from actorchat.server.preparing import StartFailed, check_public_key, new_folder, prepare_tokens, tls_context
 from actorchat.server.settings import Settings
-from actorchat.server.sockets import SocketDoor, Sockets
+from actorchat.server.user_cache import UserCache
+from actorchat.server.websocket_routes import WebsocketAccess, WebsocketRoutes
 from actorchat.storage import Journal, JournalStatistics, Storage, StoreUrlError, open_journal
-from actorchat.transports.head import RequestHead
 from actorchat.transports.http_stream import HttpStream, TlsHttpStream
 from actorchat.transports.listener import HttpSide, Listener
 from actorchat.transports.memory import MemoryTransport, open_memory_transport
 from actorchat.transports.ports import Application
 from actorchat.transports.reactor import ReactorTransport, open_reactor_transport
+from actorchat.transports.request_head import RequestHead
 from actorchat.transports.websocket import WebsocketTransport, open_websocket_transport
 
 __all__ = ["DRAIN_SECONDS", "Server", "ServerStatistics", "open_server", "start_server"]
@@ -76,10 +76,10 @@ class ServerStatistics:
 
 @attrs.frozen(kw_only=True)
 class _Parts:
-    chats: Chats
+    chats: ChatService
     journal: Journal
-    local: LocalDoor
-    door: Door
+    local: EmbeddedSockets
+    access_control: AccessControl
     tokens: Tokens
     memory: MemoryTransport
     websockets: ReactorTransport | WebsocketTransport
@@ -229,7 +229,7 @@ class Server:
         """
         parts = self._parts
         known = await parts.local.known(user, user.role, sources)
-        return LocalApi(parts.chats, parts.door, known, sources)
+        return LocalApi(parts.chats, parts.access_control, known, sources)
 
     def issue_token(self, user: User, *, sources: Collection[str] = (), ttl: float = 3600.0) -> str:
         """A signed token for `user`, valid for `ttl` seconds: for a page that the embedding program renders.
@@ -331,15 +331,15 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
         open_chats(
             system=system,
             journal=journal,
-            archive=storage.archive,
+            chat_reader=storage.chat_reader,
             policy=settings.chat.policy(),
             limits=_limits(settings, environment),
             clock=wall,
             random=random,
         )
     )
-    people = People(chats, random, wall)
-    door = Door(
+    people = UserCache(chats, random, wall)
+    access_control = AccessControl(
         chats,
         tokens,
         people,
@@ -348,7 +348,7 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
         chats_per_minute=settings.limits.chats_per_minute,
         address_chats_per_minute=settings.limits.address_chats_per_minute,
     )
-    application = Sockets(chats)
+    application = WebsocketRoutes(chats)
     memory = await stack.enter_async_context(open_memory_transport(application, limits=environment.sockets, wall=wall))
     websockets = await stack.enter_async_context(_open_websockets(settings, application, environment))
     state = _State()
@@ -358,7 +358,7 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
             return Problem("draining", "the server is stopping")
         if journal.statistics().away:
             return Problem("storage_unavailable", "storage is away")
-        if storage.archive.unreadable:
+        if storage.chat_reader.unreadable:
             return Problem("storage_unavailable", "storage can't be read")
         return None
 
@@ -366,7 +366,7 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
     proxies = Proxies(settings.http.trusted_proxies)
     app = make_app(
         chats,
-        door,
+        access_control,
         origins=origins,
         cors_headers=settings.http.cors_headers,
         proxies=proxies,
@@ -376,8 +376,8 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
     parts = _Parts(
         chats=chats,
         journal=journal,
-        local=LocalDoor(chats, people, memory),
-        door=door,
+        local=EmbeddedSockets(chats, people, memory),
+        access_control=access_control,
         tokens=tokens,
         memory=memory,
         websockets=websockets,
@@ -385,15 +385,15 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
     )
     nursery = await stack.enter_async_context(trio.open_nursery())
     stack.callback(nursery.cancel_scope.cancel)
-    nursery.start_soon(storage.archive.watch)
+    nursery.start_soon(storage.chat_reader.watch)
     if settings.folder is not None:
         await nursery.start(serve_inspection, settings.folder, system)
     if sockets:
         listener = Listener(
             sockets,
             transport=websockets,
-            door=SocketDoor(
-                door,
+            authorize=WebsocketAccess(
+                access_control,
                 origins,
                 proxies,
                 most={Role.USER: settings.limits.visitor_sockets, Role.OPERATOR: settings.limits.operator_sockets},

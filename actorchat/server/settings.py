@@ -1,6 +1,6 @@
 """Owns what a deployment may choose: every setting, its default, and what is legal.
 
-Refuses to know where values come from (`actorchat.server.loading` reads them) and what they are used for.
+Refuses to know where values come from (`actorchat.server.settings_loader` reads them) and what they are used for.
 """
 
 # ruff: noqa: RUF009 - these calls make attrs fields, which is what a class body of attrs is for
@@ -16,9 +16,9 @@ from typing import Any, Final, TypeVar
 import attrs
 
 from actorchat.chat.model import OnClosed, Policy
-from actorchat.http.names import is_source_name
 from actorchat.http.origins import InvalidOrigin, parse_origin
 from actorchat.http.proxies import parse_network
+from actorchat.http.source_names import is_source_name
 from actorchat.urls import without_secrets
 
 __all__ = [

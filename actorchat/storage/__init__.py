@@ -4,15 +4,15 @@ Knows neither sockets nor actors. `open_store` opens what a URL names, `open_jou
 is what a new kind of storage provides.
 """
 
+from actorchat.storage.factory import Storage, open_store
 from actorchat.storage.journal import Journal, JournalStatistics, open_journal
-from actorchat.storage.opening import Storage, open_store
-from actorchat.storage.store import Batch, CommitInDoubt, Decided, Store, StoreUrlError
-from actorchat.storage.threads import InPlace, Runner
+from actorchat.storage.store import Batch, CommitInDoubt, DecisionAndCounters, Store, StoreUrlError
+from actorchat.storage.worker_threads import InPlace, Runner
 
 __all__ = [
     "Batch",
     "CommitInDoubt",
-    "Decided",
+    "DecisionAndCounters",
     "InPlace",
     "Journal",
     "JournalStatistics",

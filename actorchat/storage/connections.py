@@ -11,7 +11,7 @@ from threading import RLock
 from typing import Final
 
 from actorchat.chat.ports import StorageUnavailable
-from actorchat.storage.files import DatabaseFiles, FilesChanged, LogState
+from actorchat.storage.database_files import DatabaseFiles, FilesChanged, LogState
 
 __all__ = ["LOG_PAGES", "Connect", "Connections", "LogBusy", "connect"]
 

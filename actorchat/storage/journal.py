@@ -17,12 +17,12 @@ from uuid import UUID, uuid4
 import attrs
 import trio
 
-from actorchat.chat.operations import Asker, Operation, Outcome, Refused, RefuseMessage, refusal_of
+from actorchat.chat.operations import Operation, Outcome, Refused, RefuseMessage, ReplyTo, refusal_of
 from actorchat.chat.ports import Recipient, StorageUnavailable
 from actorchat.protocol import RefusalCode
-from actorchat.storage.rows import PersonKey, person_key
-from actorchat.storage.store import Batch, CommitInDoubt, Decided, Store
-from actorchat.storage.threads import Runner
+from actorchat.storage.row_cache import PersonKey, person_key
+from actorchat.storage.store import Batch, CommitInDoubt, DecisionAndCounters, Store
+from actorchat.storage.worker_threads import Runner
 
 __all__ = ["Journal", "JournalStatistics", "open_journal"]
 
@@ -33,10 +33,10 @@ _FIRST_PROBE, _LAST_PROBE = 0.05, 1.0
 _TIDY_PERIOD: Final = 1.0
 
 _REFUSED: Final = Refused(RefusalCode.STORAGE_UNAVAILABLE, "messages can't be stored now; try again", _LAST_PROBE)
-_AWAY: Final[Decided] = (_REFUSED, ())
+_UNAVAILABLE: Final[DecisionAndCounters] = (_REFUSED, ())
 
-_Entry = tuple[Operation, Recipient, Asker | None]
-_Refusal = tuple[RefuseMessage, Recipient, Asker | None]
+_Entry = tuple[Operation, Recipient, ReplyTo | None]
+_Refusal = tuple[RefuseMessage, Recipient, ReplyTo | None]
 _Key = tuple[UUID, PersonKey, str | None]
 
 
@@ -83,7 +83,7 @@ class Journal:
         self._probe_delay = _FIRST_PROBE
         self._taken = self._told = 0
         # Committed; told when the next batch is on its way, or at once if nothing waits.
-        self._untold: tuple[list[_Entry], list[Decided]] | None = None
+        self._untold: tuple[list[_Entry], list[DecisionAndCounters]] | None = None
         # While storage is away: refusals of messages that may be stored, the keys of those and of the commit in doubt,
         # and how many outcomes were told before the first of them.
         self._held: list[_Refusal] = []
@@ -92,8 +92,8 @@ class Journal:
         self._progress = trio.lowlevel.ParkingLot()
         self._batches = self._operations = self._largest = self._outages = self._in_doubt = 0
 
-    def submit(self, operation: Operation, recipient: Recipient, origin: Asker | None = None) -> bool:
-        """Take `operation`; exactly one `Outcome` with `origin` reaches `recipient` later. False: not taken.
+    def submit(self, operation: Operation, recipient: Recipient, reply_to: ReplyTo | None = None) -> bool:
+        """Take `operation`; exactly one `Outcome` with `reply_to` reaches `recipient` later. False: not taken.
 
         Not taken are operations beyond `capacity` waiting ones, refusals beyond twice as many, and all after the
         journal began to drain.
@@ -101,7 +101,7 @@ class Journal:
         waiting = self._waiting
         if self._closed or (len(waiting) >= self._room and not self._has_room_to_refuse(operation)):
             return False
-        waiting.append((operation, recipient, origin))
+        waiting.append((operation, recipient, reply_to))
         if len(waiting) == 1:
             self._wake.set()
         return True
@@ -213,12 +213,12 @@ class Journal:
             if not self._waiting:
                 self._tell_untold()
 
-    def _go_away(self, batch: Batch, doubt: tuple[list[_Entry], list[Decided]] | None) -> None:
+    def _go_away(self, batch: Batch, doubt: tuple[list[_Entry], list[DecisionAndCounters]] | None) -> None:
         self._away = True
         self._outages += 1
         self._nursery.start_soon(self._recover, batch, doubt)
 
-    async def _recover(self, batch: Batch, doubt: tuple[list[_Entry], list[Decided]] | None) -> None:
+    async def _recover(self, batch: Batch, doubt: tuple[list[_Entry], list[DecisionAndCounters]] | None) -> None:
         while True:
             # Grows until a batch is committed, not until a probe succeeds: a nearly full disk takes a probe.
             await trio.sleep(self._probe_delay)
@@ -246,19 +246,19 @@ class Journal:
         """Storage is away: refuse what is certainly not stored, and hold what may be until that is known."""
         told_before = self._told
         refused: list[_Entry] = []
-        decided: list[Decided] = []
+        decided: list[DecisionAndCounters] = []
         unsure: list[_Refusal] = []
         held: list[_Refusal] = []
         for entry in entries:
-            operation, recipient, origin = entry
+            operation, recipient, reply_to = entry
             refusal = refusal_of(operation, _REFUSED)
             if refusal is not None and _key(refusal) in self._open_keys:
-                held.append((refusal, recipient, origin))
+                held.append((refusal, recipient, reply_to))
             elif refusal is not None and not self._store.is_new(refusal):
-                unsure.append((refusal, recipient, origin))
+                unsure.append((refusal, recipient, reply_to))
             else:
                 refused.append(entry)
-                decided.append(_AWAY if refusal is None else (refusal.refusal, ()))
+                decided.append(_UNAVAILABLE if refusal is None else (refusal.refusal, ()))
         self._tell(refused, decided)
         if unsure:
             try:
@@ -290,13 +290,13 @@ class Journal:
         if untold is not None:
             self._tell(*untold)
 
-    def _tell(self, entries: Sequence[_Entry], decided: Iterable[Decided]) -> None:
+    def _tell(self, entries: Sequence[_Entry], decided: Iterable[DecisionAndCounters]) -> None:
         groups: dict[int, tuple[Recipient, list[Outcome]]] = {}
-        for (operation, recipient, origin), (decision, counters) in zip(entries, decided, strict=True):
+        for (operation, recipient, reply_to), (decision, counters) in zip(entries, decided, strict=True):
             group = groups.get(id(recipient))
             if group is None:
                 group = groups[id(recipient)] = (recipient, [])
-            group[1].append(Outcome(operation, origin, decision, counters))
+            group[1].append(Outcome(operation, reply_to, decision, counters))
         for recipient, outcomes in groups.values():
             try:
                 recipient.decided(outcomes)

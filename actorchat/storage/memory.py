@@ -34,9 +34,9 @@ from actorchat.chat.operations import Operation, RefuseMessage
 from actorchat.chat.ports import PAGE_BYTES, ChatFilter, ChatPage, FeedSnapshot, ListPlace, OperatorRecord, Page
 from actorchat.chat.rules import MarkedMessage
 from actorchat.protocol import MessageType, Role
-from actorchat.storage.batch import Changes, Draft, apply_changes, decide_batch, decide_each
-from actorchat.storage.rows import ChatRow, Rows, cut_page, person_key, with_known_people
-from actorchat.storage.store import Batch, Decided
+from actorchat.storage.decider import Changes, Draft, apply_changes, decide_batch, decide_each
+from actorchat.storage.row_cache import ChatRow, RowCache, cut_page, person_key, with_known_people
+from actorchat.storage.store import Batch, DecisionAndCounters
 
 __all__ = ["MemoryStore"]
 
@@ -48,7 +48,7 @@ class MemoryStore:
         self.corrected_counters = 0
         self._policy = policy
         self._clock = clock
-        self._rows = Rows()
+        self._rows = RowCache()
         self._logs: dict[int, list[StoredMessage]] = {}
         self._moves: dict[int, list[int]] = {}
         self._numbers = count()
@@ -59,7 +59,7 @@ class MemoryStore:
         self._active: dict[str, dict[UUID, ChatRow]] = {}
         self._batches: dict[str, int] = {}
 
-    def commit(self, operations: Sequence[Operation], batch: Batch) -> list[Decided]:
+    def commit(self, operations: Sequence[Operation], batch: Batch) -> list[DecisionAndCounters]:
         try:
             decided, changes = decide_batch(operations, self._rows, self, self._policy, batch.now)
         except Exception:
@@ -79,13 +79,13 @@ class MemoryStore:
         known = None if row is None else row.keys.get(person_key(message.author))
         return known is None or message.client_id is None or known.find(message.client_id) is None
 
-    def look_up(self, operations: Sequence[RefuseMessage]) -> list[Decided]:
+    def look_up(self, operations: Sequence[RefuseMessage]) -> list[DecisionAndCounters]:
         return decide_batch(operations, self._rows, self, self._policy, 0)[0]
 
     def close(self) -> None:
         """Nothing to let go of."""
 
-    def _alone(self, operation: Operation, now: float) -> Decided:
+    def _alone(self, operation: Operation, now: float) -> DecisionAndCounters:
         [decided], changes = decide_batch([operation], self._rows, self, self._policy, now)
         self._apply(changes)
         return decided

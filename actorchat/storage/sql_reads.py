@@ -20,8 +20,8 @@ from actorchat.chat.model import (
 )
 from actorchat.chat.ports import PAGE_BYTES, ChatFilter, ChatPage, FeedSnapshot, ListPlace, OperatorRecord, Page
 from actorchat.protocol import MAX_SAFE_INTEGER, Role
-from actorchat.storage.rows import cut_page
-from actorchat.storage.sql_rows import DamagedRow, Row, chat_of, keys, message_of, person_of, read_row, role_text
+from actorchat.storage.row_cache import cut_page
+from actorchat.storage.row_mapping import DamagedRow, Row, chat_of, keys, message_of, person_of, read_row, role_text
 from actorchat.storage.statements import Statements
 
 __all__ = ["Cursor", "SqlReads", "read_message"]

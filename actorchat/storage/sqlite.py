@@ -28,19 +28,19 @@ from actorchat.chat.ports import (
     StorageUnavailable,
 )
 from actorchat.protocol import RefusalCode, Role
-from actorchat.storage.batch import decide_each
-from actorchat.storage.claim import Claim
 from actorchat.storage.connections import Connect, Connections, LogBusy, connect
-from actorchat.storage.explaining import explain_os_error, explain_sqlite_error, fault_beside
-from actorchat.storage.files import DatabaseFiles
-from actorchat.storage.rows import person_key
-from actorchat.storage.sql_batch import SqlBatches
+from actorchat.storage.database_files import DatabaseFiles
+from actorchat.storage.database_lock import DatabaseLock
+from actorchat.storage.decider import decide_each
+from actorchat.storage.error_messages import describe_os_error, describe_sqlite_error, fault_beside
+from actorchat.storage.row_cache import person_key
+from actorchat.storage.row_mapping import DamagedRow, Row
+from actorchat.storage.schema_upgrade import check_owner, upgrade
 from actorchat.storage.sql_reads import SqlReads
-from actorchat.storage.sql_rows import DamagedRow, Row
-from actorchat.storage.sql_start import prepare_start
+from actorchat.storage.sql_writer import SqlWriter
+from actorchat.storage.startup_repair import prepare_start
 from actorchat.storage.statements import Statements
-from actorchat.storage.store import Batch, CommitInDoubt, Decided, StoreUrlError
-from actorchat.storage.upgrade import check_owner, upgrade
+from actorchat.storage.store import Batch, CommitInDoubt, DecisionAndCounters, StoreUrlError
 
 __all__ = ["SqliteStore"]
 
@@ -85,13 +85,13 @@ class SqliteStore:
         policy: Policy,
         connect: Connect = connect,
         clock: Callable[[], float] = time.time,
-        claim: Claim | None = None,
+        claim: DatabaseLock | None = None,
     ) -> None:
         self._path = path
         self._policy = policy
         self._clock = clock
         self._statements = Statements()
-        self._batches = SqlBatches(self._statements, policy)
+        self._batches = SqlWriter(self._statements, policy)
         self._data_version: int | None = None
         # Whether the cached rows are as committed, also while there is no connection.
         self._rows_hold = True
@@ -110,7 +110,7 @@ class SqliteStore:
             self.close()
             raise
 
-    def commit(self, operations: Sequence[Operation], batch: Batch) -> list[Decided]:
+    def commit(self, operations: Sequence[Operation], batch: Batch) -> list[DecisionAndCounters]:
         # Operations that need damaged rows, by their place in the batch. They are left out and refused.
         refused = {
             place
@@ -132,8 +132,8 @@ class SqliteStore:
                 )
 
     def _with_refused(
-        self, decided: list[Decided], refused: set[int], operations: Sequence[Operation]
-    ) -> list[Decided]:
+        self, decided: list[DecisionAndCounters], refused: set[int], operations: Sequence[Operation]
+    ) -> list[DecisionAndCounters]:
         """The outcomes of all `operations`, of which those at the places `refused` were left out."""
         if not refused:
             return decided
@@ -150,7 +150,7 @@ class SqliteStore:
             return _DAMAGED
         return refusal.refusal if self.is_new(refusal) else Undecided(_IS_DAMAGED)
 
-    def _commit(self, operations: Sequence[Operation], batch: Batch) -> list[Decided]:
+    def _commit(self, operations: Sequence[Operation], batch: Batch) -> list[DecisionAndCounters]:
         """Commit `operations`. Raises `_RowsDamaged` for the first that needs damaged rows; then none is stored."""
         with self._outages_reported():
             if abs(batch.now - self._looked_at) >= _LOOK_PERIOD:
@@ -228,9 +228,9 @@ class SqliteStore:
         rows = self._batches.rows
         return self._rows_hold and rows.is_new_key(message.chat, person_key(message.author), message.client_id)
 
-    def look_up(self, operations: Sequence[RefuseMessage]) -> list[Decided]:
+    def look_up(self, operations: Sequence[RefuseMessage]) -> list[DecisionAndCounters]:
         with self._reading_cursor() as cursor:
-            return SqlBatches(self._statements, self._policy).look_up(cursor, operations)
+            return SqlWriter(self._statements, self._policy).look_up(cursor, operations)
 
     def close(self) -> None:
         self._connections.close()
@@ -334,7 +334,7 @@ class SqliteStore:
         self._files.stamp = stamp
         cursor.execute(f"PRAGMA user_version={stamp}")
 
-    def _alone(self, cursor: sqlite3.Cursor, operation: Operation, now: float) -> Decided:
+    def _alone(self, cursor: sqlite3.Cursor, operation: Operation, now: float) -> DecisionAndCounters:
         cursor.execute("SAVEPOINT alone")
         try:
             [decided], changes = self._batches.store(cursor, [operation], now)
@@ -425,7 +425,7 @@ class SqliteStore:
             self._batches.forget(cursor)
             self._files.check()
         except sqlite3.Error as error:
-            raise explain_sqlite_error(self._path, error) from error
+            raise describe_sqlite_error(self._path, error) from error
 
     def _put_in_order(self, cursor: sqlite3.Cursor) -> int:
         try:
@@ -461,4 +461,4 @@ def _make_file(path: Path) -> None:
         # What people write to each other is nobody else's: SQLite gives its log files the same mode.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:
-        raise StoreUrlError(explain_os_error(path, error)) from error
+        raise StoreUrlError(describe_os_error(path, error)) from error

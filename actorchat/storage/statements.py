@@ -27,7 +27,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from actorchat.chat.model import Stage
 from actorchat.chat.ports import ChatFilter
-from actorchat.storage.rows import KEY_HORIZON
+from actorchat.storage.row_cache import KEY_HORIZON
 from actorchat.storage.schema import (
     chats,
     messages,

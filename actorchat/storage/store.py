@@ -16,11 +16,11 @@ from actorchat.chat.operations import Decision, Operation, RefuseMessage
 from actorchat.chat.ports import PAGE_BYTES, ChatFilter, ChatPage, FeedSnapshot, OperatorRecord, Page
 from actorchat.protocol import Role
 
-__all__ = ["Batch", "CommitInDoubt", "Counters", "Decided", "Reads", "Store", "StoreUrlError"]
+__all__ = ["Batch", "CommitInDoubt", "Counters", "DecisionAndCounters", "Reads", "Store", "StoreUrlError"]
 
 Counters = tuple[OperatorCounters | SourceCounters, ...]
 
-Decided = tuple[Decision, Counters]
+DecisionAndCounters = tuple[Decision, Counters]
 """What became of one operation, and the counters it changed as they stand after it."""
 
 
@@ -41,7 +41,7 @@ class CommitInDoubt(Exception):  # noqa: N818 - named as the state it is
     `decided` is what to announce if it is stored.
     """
 
-    def __init__(self, decided: list[Decided]) -> None:
+    def __init__(self, decided: list[DecisionAndCounters]) -> None:
         super().__init__("COMMIT failed and may have been durable")
         self.decided = decided
 
@@ -51,7 +51,7 @@ class StoreUrlError(ValueError):
 
 
 class Reads(Protocol):
-    """`actorchat.chat.ports.Archive`, synchronous. Any thread may call; each call is one consistent
+    """`actorchat.chat.ports.ChatReader`, synchronous. Any thread may call; each call is one consistent
     reading.
     """
 
@@ -97,7 +97,7 @@ class Store(Reads, Protocol):
     bugs.
     """
 
-    def commit(self, operations: Sequence[Operation], batch: Batch) -> list[Decided]:
+    def commit(self, operations: Sequence[Operation], batch: Batch) -> list[DecisionAndCounters]:
         """Decide `operations` in order, each on what the ones before it left, and store it all in one
         transaction. A batch that changes nothing need not be stored.
 
@@ -116,7 +116,7 @@ class Store(Reads, Protocol):
         in that chat. Called after `commit` failed, also while `recover` runs. Never blocks, never raises.
         """
 
-    def look_up(self, operations: Sequence[RefuseMessage]) -> list[Decided]:
+    def look_up(self, operations: Sequence[RefuseMessage]) -> list[DecisionAndCounters]:
         """Decide `operations` on what is committed, without writing."""
 
     def close(self) -> None:

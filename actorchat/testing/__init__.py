@@ -3,18 +3,18 @@
 Refuses to know pytest: every check is a plain async function that raises AssertionError.
 """
 
-from actorchat.testing._faults import InjectedCrash, crash
-from actorchat.testing._peers import RawPeer
+from actorchat.testing._crash_injection import InjectedCrash, crash
 from actorchat.testing._probe import Probe
+from actorchat.testing._raw_peer import RawPeer
 from actorchat.testing._settle import settle
+from actorchat.testing._store_checks import OpenStore, check_store, random_operations
 from actorchat.testing._store_faults import CommitFault, DelayedRunner, FaultyStore
-from actorchat.testing._stores import OpenStore, check_store, random_operations
 from actorchat.testing._transport_checks import (
     TIMED_TRANSPORT_CHECKS,
     TRANSPORT_CHECKS,
     check_transport,
 )
-from actorchat.testing._transports import (
+from actorchat.testing._transport_harness import (
     Dialer,
     OpenTransport,
     Peer,

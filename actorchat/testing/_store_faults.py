@@ -25,8 +25,8 @@ from actorchat.chat.ports import (
     StorageUnavailable,
 )
 from actorchat.protocol import Role
-from actorchat.storage.store import Batch, CommitInDoubt, Decided, Store
-from actorchat.storage.threads import Runner
+from actorchat.storage.store import Batch, CommitInDoubt, DecisionAndCounters, Store
+from actorchat.storage.worker_threads import Runner
 
 __all__ = ["CommitFault", "DelayedRunner", "FaultyStore"]
 
@@ -61,7 +61,7 @@ class FaultyStore:
         self._away_for = away_for
         self._still_away = 0
 
-    def commit(self, operations: Sequence[Operation], batch: Batch) -> list[Decided]:
+    def commit(self, operations: Sequence[Operation], batch: Batch) -> list[DecisionAndCounters]:
         self.commits += 1
         fault = next(self._faults)
         if fault is None:
@@ -80,7 +80,7 @@ class FaultyStore:
     def is_new(self, operation: RefuseMessage) -> bool:
         return self.remembers and self._store.is_new(operation)
 
-    def look_up(self, operations: Sequence[RefuseMessage]) -> list[Decided]:
+    def look_up(self, operations: Sequence[RefuseMessage]) -> list[DecisionAndCounters]:
         return self._readable.look_up(operations)
 
     def close(self) -> None:

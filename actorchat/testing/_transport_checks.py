@@ -12,7 +12,7 @@ from typing import Final
 import trio
 
 from actorchat.protocol import CloseCode, Frames, UnknownType, UpdateTyping
-from actorchat.testing._transports import (
+from actorchat.testing._transport_harness import (
     OpenTransport,
     Peer,
     RecordingApplication,
@@ -98,7 +98,7 @@ async def a_slower_reader_is_closed_with_1013(open_transport: OpenTransport) -> 
         pushed = await fill(session)
         for number in range(pushed, pushed + 100):
             session.push(Frames.of([padded(number)]))
-            expect(session.backlog <= 20_000 + 127, "the bound is kept")
+            expect(session.buffered_bytes <= 20_000 + 127, "the bound is kept")
         everything = [padded(number) for number in range(pushed + 100)]
         await close_follows(peer, CloseCode.OVERLOADED, everything, whole=False)
         await until(lambda: application.left == [session], "the room is left")
@@ -275,7 +275,7 @@ async def replay_is_paced_by_the_reader(open_transport: OpenTransport) -> None:
             expect(not drained.is_set(), "a reader that does not read is waited for")
             for _ in range(pushed):
                 await peer.receive()
-        expect(session.backlog <= 100, "the backlog is small")
+        expect(session.buffered_bytes <= 100, "the backlog is small")
 
 
 async def draining_closes_every_socket_with_1001(open_transport: OpenTransport) -> None:

@@ -20,16 +20,16 @@ import orjson
 import trio
 
 from actorchat.protocol import close_frame, select_subprotocol
-from actorchat.transports.handshake import accept
-from actorchat.transports.head import BadHead, HeadReader, RequestHead, Upgrade, read_head
+from actorchat.transports.byte_stream import ByteStream, SocketByteStream, TrioByteStream
 from actorchat.transports.http_stream import HttpStream, TlsHttpStream
 from actorchat.transports.kernel import KERNEL, Kernel
-from actorchat.transports.lines import Line, SocketLine, StreamLine
-from actorchat.transports.notices import Notice
-from actorchat.transports.openings import Openings
 from actorchat.transports.ports import Admission
+from actorchat.transports.request_head import BadHead, HeadReader, RequestHead, Upgrade, read_head
+from actorchat.transports.throttled_log import ThrottledLog
+from actorchat.transports.unfinished_requests import UnfinishedRequests
+from actorchat.transports.websocket_accept import accept
 
-__all__ = ["Door", "HttpSide", "Listener", "Rejection", "UpgradeSide", "bind"]
+__all__ = ["AuthorizeUpgrade", "HttpSide", "Listener", "Rejection", "UpgradeSide", "bind"]
 
 _logger: Final = logging.getLogger(__name__)
 _BACKLOG: Final = 1_024
@@ -62,7 +62,7 @@ class Rejection:
     reason: str = ""
 
 
-Door = Callable[[RequestHead, str], "Admission | Rejection | Awaitable[Admission | Rejection]"]
+AuthorizeUpgrade = Callable[[RequestHead, str], "Admission | Rejection | Awaitable[Admission | Rejection]"]
 """Judges an upgrade by its head and the peer's address: at once where it can, else by what is returned, which is
 bounded in time by itself.
 """
@@ -86,7 +86,7 @@ class UpgradeSide(Protocol):
     def untasked(self) -> int:
         """The websockets that are open although `serve` has returned."""
 
-    def serve(self, line: Line, upgrade: Upgrade, admission: Admission) -> Awaitable[None] | None:
+    def serve(self, line: ByteStream, upgrade: Upgrade, admission: Admission) -> Awaitable[None] | None:
         """Open a websocket on `line`. None: no task is needed for it any more; else the rest has to be awaited."""
 
 
@@ -127,7 +127,7 @@ class _Opening:
     `since` is when it began to wait.
     """
 
-    line: Line
+    line: ByteStream
     socket: socket.socket
     http: Callable[[bytes], HttpStream | TlsHttpStream]
     handshake: Callable[[], Awaitable[None]] | None
@@ -143,7 +143,7 @@ class Listener:
         sockets: Sequence[socket.socket],
         *,
         transport: UpgradeSide,
-        door: Door,
+        authorize: AuthorizeUpgrade,
         http: HttpSide,
         tls: ssl.SSLContext | None = None,
         max_opening: int = 1_024,
@@ -162,7 +162,7 @@ class Listener:
         """
         self._sockets = tuple(sockets)
         self._transport = transport
-        self._door = door
+        self._authorize = authorize
         self._http = http
         self._tls = tls
         self._kernel = kernel
@@ -172,13 +172,13 @@ class Listener:
         self._grace = _HEAD_GRACE if tls is not None else min(_HEAD_GRACE, self._max_opening / _NEWCOMERS_A_SECOND)
         self._max_connections = max_connections
         self._close_idle = close_idle
-        self._openings = Openings[_Opening]()
+        self._unfinished_requests = UnfinishedRequests[_Opening]()
         self._tasks = 0
         self._judging = 0
         self._newcomers = trio.lowlevel.ParkingLot()
-        self._crowded = Notice(_logger)
-        self._full = Notice(_logger)
-        self._exhausted = Notice(_logger)
+        self._crowded = ThrottledLog(_logger)
+        self._full = ThrottledLog(_logger)
+        self._exhausted = ThrottledLog(_logger)
 
     @property
     def port(self) -> int:
@@ -188,7 +188,7 @@ class Listener:
     @property
     def opening(self) -> int:
         """Connections between accept and a whole head."""
-        return len(self._openings)
+        return len(self._unfinished_requests)
 
     @property
     def connections(self) -> int:
@@ -229,7 +229,7 @@ class Listener:
                 await self._kernel.wait_readable(listening)
                 while True:
                     for _ in range(_ACCEPTED_A_TURN):
-                        if self._judging >= self._max_opening or len(self._openings) > self._max_opening:
+                        if self._judging >= self._max_opening or len(self._unfinished_requests) > self._max_opening:
                             await self._wait_for_room()
                         sock, address = listening.accept()
                         self._take(sock, _peer(address), nursery)
@@ -250,7 +250,9 @@ class Listener:
 
     async def _wait_for_room(self) -> None:
         """Return when one more connection may be opening: mostly at once, because another is closed for it."""
-        while self._judging >= self._max_opening or (len(self._openings) > self._max_opening and not self._evict()):
+        while self._judging >= self._max_opening or (
+            len(self._unfinished_requests) > self._max_opening and not self._evict()
+        ):
             with trio.move_on_after(self._grace):
                 await self._newcomers.park()
 
@@ -280,23 +282,23 @@ class Listener:
 
     def _evict(self) -> bool:
         """Have a connection closed whose peer has been silent or slow in its head. False: there is none."""
-        openings, now = self._openings, trio.current_time()
-        for _ in range(min(_CANDIDATES, len(openings))):
-            opening = openings.choose()
+        unfinished_requests, now = self._unfinished_requests, trio.current_time()
+        for _ in range(min(_CANDIDATES, len(unfinished_requests))):
+            opening = unfinished_requests.choose()
             if now < opening.since + self._grace:
                 return False
             if self._kernel.has_unread(opening.socket):
                 # It is this server that is slow.
-                openings.postpone(opening)
+                unfinished_requests.postpone(opening)
                 continue
             self._crowded(
                 "%d connections of %d addresses have not sent a whole request (%s has %d); the oldest ones of the "
                 "address with the most are closed for newcomers",
-                len(openings),
-                openings.addresses,
-                *openings.most,
+                len(unfinished_requests),
+                unfinished_requests.addresses,
+                *unfinished_requests.most,
             )
-            openings.discard(opening)
+            unfinished_requests.discard(opening)
             opening.waiting.cancel()
             return True
         return False
@@ -315,7 +317,7 @@ class Listener:
     def _begin(self, opening: _Opening, peer: str) -> _Serving | None:
         """Serve a connection as far as nothing has to be waited for."""
         line, reader = opening.line, HeadReader()
-        if isinstance(line, SocketLine):
+        if isinstance(line, SocketByteStream):
             try:
                 data = line.socket.recv(_HEAD_BYTES)
                 head = reader.feed(data) if data else None
@@ -327,7 +329,7 @@ class Listener:
             if head is not None:
                 return self._decide(opening, peer, head)
         opening.since = trio.current_time()
-        self._openings.add(opening, peer)
+        self._unfinished_requests.add(opening, peer)
         return self._route(opening, peer, line.receive, reader)
 
     async def _connection(self, opening: _Opening, serving: _Serving | None, peer: str) -> None:
@@ -339,7 +341,7 @@ class Listener:
         except Exception:
             _logger.exception("connection of %s failed", peer)
         finally:
-            self._openings.discard(opening)
+            self._unfinished_requests.discard(opening)
             self._tasks -= 1
             await opening.line.reset()
 
@@ -350,11 +352,11 @@ class Listener:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
         nursery, kernel = self._transport.nursery, self._kernel
         if self._tls is None:
-            line = SocketLine(sock, nursery, kernel)
+            line = SocketByteStream(sock, nursery, kernel)
             return _Opening(line, sock, lambda replay: HttpStream(kernel.stream(sock), replay), None)
         stream = trio.SSLStream(kernel.stream(sock), self._tls, server_side=True, https_compatible=True)
         return _Opening(
-            StreamLine(stream, nursery, sock),
+            TrioByteStream(stream, nursery, sock),
             sock,
             lambda replay: TlsHttpStream(stream, replay),
             stream.do_handshake,
@@ -377,7 +379,7 @@ class Listener:
         except trio.TooSlowError:
             return None
         finally:
-            self._openings.discard(opening)
+            self._unfinished_requests.discard(opening)
             self._newcomers.unpark_all()
         return None if head is None else self._decide(opening, peer, head)
 
@@ -389,7 +391,7 @@ class Listener:
         except BadHead as bad:
             return _refuse_head(opening.line, bad)
         try:
-            verdict = self._door(head, peer)
+            verdict = self._authorize(head, peer)
         except Exception:
             _logger.exception("connection of %s failed", peer)
             return _reply(opening.line, 500, _FAILED)
@@ -452,11 +454,11 @@ def _error_body(code: str, detail: str) -> bytes:
     return orjson.dumps({"error": {"code": code, "detail": detail, "path": ""}})
 
 
-def _refuse_head(line: Line, bad: BadHead) -> _Serving:
+def _refuse_head(line: ByteStream, bad: BadHead) -> _Serving:
     return _reply(line, bad.status, _error_body("bad_request", bad.detail))
 
 
-async def _reply(line: Line, status: int, body: bytes) -> None:
+async def _reply(line: ByteStream, status: int, body: bytes) -> None:
     """Answer and close. The answer is small and the first thing sent: it fits whatever buffer there is."""
     extra = b"Sec-WebSocket-Version: 13\r\n" if status == HTTPStatus.UPGRADE_REQUIRED else b""
     head = (
@@ -468,7 +470,7 @@ async def _reply(line: Line, status: int, body: bytes) -> None:
         await line.finish(peer_knows=False)
 
 
-async def _refuse(line: Line, upgrade: Upgrade, code: int, reason: str) -> None:
+async def _refuse(line: ByteStream, upgrade: Upgrade, code: int, reason: str) -> None:
     """Open a websocket only to close it: browsers cannot read the status of a refused handshake."""
     with trio.move_on_after(_REPLY_SECONDS):
         line.send(accept(upgrade) + close_frame(code, reason))

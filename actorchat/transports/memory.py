@@ -46,7 +46,7 @@ class _Closing:
     reason: str
 
 
-class _MemoryLine:
+class _MemoryByteStream:
     """What the kernel and the network are for a real socket: a bounded buffer each way. The `Wire` of an outbox."""
 
     def __init__(self, admission: Admission, limits: Limits, buffer_bytes: int) -> None:
@@ -182,7 +182,7 @@ class MemoryConnection(trio.abc.AsyncResource):
     Pings are answered as they arrive. A client that does not iterate is a slow reader.
     """
 
-    def __init__(self, line: _MemoryLine, linger: float) -> None:
+    def __init__(self, line: _MemoryByteStream, linger: float) -> None:
         self._line = line
         self._linger = linger
 
@@ -255,7 +255,7 @@ class MemoryTransport:
 
     def connect(self, admission: Admission, *, buffer_bytes: int = _BUFFER_BYTES) -> MemoryConnection:
         """Open a socket; `buffer_bytes` is what lies between the two sides, each way."""
-        line = _MemoryLine(admission, self._limits, buffer_bytes)
+        line = _MemoryByteStream(admission, self._limits, buffer_bytes)
         self.sessions.expect(line.session)
         self.sessions.add(line.session)
         self._nursery.start_soon(self._serve, line, admission)
@@ -265,7 +265,7 @@ class MemoryTransport:
         """Close every socket with `code`, also those opened later, and return when the last has ended."""
         await self.sessions.drain(code, reason)
 
-    async def _serve(self, line: _MemoryLine, admission: Admission) -> None:
+    async def _serve(self, line: _MemoryByteStream, admission: Admission) -> None:
         session = line.session
         try:
             with line.scope:

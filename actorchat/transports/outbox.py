@@ -151,7 +151,7 @@ class Outbox:
         self._drained: trio.Event | None = None
 
     @property
-    def backlog(self) -> int:
+    def buffered_bytes(self) -> int:
         """Bytes that wait for the wire."""
         queue = self._queue
         return 0 if queue is None else queue.bytes
@@ -177,7 +177,7 @@ class Outbox:
 
     async def wait_drained(self) -> bool:
         """Return True when the backlog is at most `outbox_low`, False when the outbox is closed."""
-        while self.backlog > self._limits.outbox_low and not self.closed:
+        while self.buffered_bytes > self._limits.outbox_low and not self.closed:
             if self._drained is None:
                 self._drained = trio.Event()
             await self._drained.wait()
@@ -186,7 +186,7 @@ class Outbox:
 
     async def wait_flushed(self) -> None:
         """Return when the wire has taken everything, or the peer is gone."""
-        while self.backlog:
+        while self.buffered_bytes:
             if self._drained is None:
                 self._drained = trio.Event()
             await self._drained.wait()

@@ -25,7 +25,7 @@ from actorchat.protocol import (
     decode_command,
     ping_frame,
 )
-from actorchat.transports.operations import Operations
+from actorchat.transports.in_flight import InFlightOperations
 from actorchat.transports.outbox import Outbox, Wire
 from actorchat.transports.ports import Admission, Limits, Receiver
 
@@ -62,7 +62,9 @@ class SocketSession:
         "silent_at",
     )
 
-    def __init__(self, admission: Admission, wire: Wire, limits: Limits, operations: Operations | None = None) -> None:
+    def __init__(
+        self, admission: Admission, wire: Wire, limits: Limits, operations: InFlightOperations | None = None
+    ) -> None:
         self.outbox = Outbox(wire, limits)
         self.peer = admission.peer
         self.expires_at = inf if admission.expires_at is None else admission.expires_at
@@ -78,7 +80,7 @@ class SocketSession:
         self._user = admission.user
         self._profile = admission.profile
         self._limits = limits
-        self._operations = operations or Operations()
+        self._operations = operations or InFlightOperations()
         self._receiver: Receiver | None = None
         self._in_flight = 0
         self._malformed = 0
@@ -95,8 +97,8 @@ class SocketSession:
         return self._profile
 
     @property
-    def backlog(self) -> int:
-        return self.outbox.backlog
+    def buffered_bytes(self) -> int:
+        return self.outbox.buffered_bytes
 
     @property
     def closed(self) -> bool:

@@ -15,10 +15,10 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_st
 from wsproto.utilities import LocalProtocolError
 
 from actorchat.protocol import CloseCode, Frames
-from actorchat.transports.head import Upgrade
+from actorchat.transports.byte_stream import ByteStream
 from actorchat.transports.heartbeat import beat
-from actorchat.transports.lines import Line
 from actorchat.transports.ports import Admission, Application, Limits
+from actorchat.transports.request_head import Upgrade
 from actorchat.transports.session import Sessions, SocketSession
 
 __all__ = ["WebsocketTransport", "open_websocket_transport"]
@@ -45,7 +45,7 @@ class WebsocketTransport:
         """None is open without the task that serves it."""
         return 0
 
-    async def serve(self, line: Line, upgrade: Upgrade, admission: Admission) -> None:
+    async def serve(self, line: ByteStream, upgrade: Upgrade, admission: Admission) -> None:
         """Open a websocket on `line`, join, deliver input; returns when the socket has ended and is closed.
 
         Whatever the peer or the application does, nothing but Cancelled is raised.
@@ -153,7 +153,7 @@ class _Stream(trio.abc.Stream):
         "vanished",
     )
 
-    def __init__(self, line: Line, session: SocketSession, upgrade: Upgrade) -> None:
+    def __init__(self, line: ByteStream, session: SocketSession, upgrade: Upgrade) -> None:
         self._line = line
         self._session = session
         self._upgrade: Upgrade | None = upgrade

@@ -60,7 +60,7 @@ class Room(Actor[Message]):
                 self.after(n % 30, Add(0), key="typing")
 
 
-class Chats:
+class ChatService:
     """Rooms with members who come and go."""
 
     def __init__(self, system: ActorSystem, rooms: int, members: int) -> None:
@@ -136,7 +136,7 @@ async def test_hours_of_churn_leave_nothing_behind(
     caplog.set_level(logging.CRITICAL + 1, "actorchat.actors")
     async with open_system(seed=7) as system:
         before = alive(Ref), alive(Actor), trio.lowlevel.current_statistics().tasks_living
-        chats = Chats(system, rooms, 10)
+        chats = ChatService(system, rooms, 10)
         held: list[int] = []
         keys = [chats.rooms[str(number)] for number in range(rooms)]
         await chats.warm_up()

@@ -15,8 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from bench import __main__ as command
-from bench.plan import Plan
 from bench.report import Report
+from bench.run_plan import Plan
 from bench.servers import ACTORCHAT, Server, Target, Unavailable, private_kib
 
 

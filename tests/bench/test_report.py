@@ -7,8 +7,8 @@ import json
 import pytest
 
 from bench.noise import Noise
-from bench.plan import choose
 from bench.report import Report
+from bench.run_plan import choose
 
 
 def report() -> Report:

@@ -11,12 +11,12 @@ import trio
 from trio.testing import MockClock
 
 from actorchat.chat import ChatRefused, Limits, StorageUnavailable
-from actorchat.chat.announcement import Announcement
-from actorchat.chat.announcer import Announcer
+from actorchat.chat.broadcast import Broadcast
 from actorchat.chat.directory import Directory
 from actorchat.chat.encoding import Encoder
 from actorchat.chat.model import Stage
 from actorchat.chat.operations import AcceptChat, AddMessage
+from actorchat.chat.publisher import Publisher
 from actorchat.chat.room import Room
 from actorchat.protocol import (
     GlobalUpdated,
@@ -61,10 +61,10 @@ def plant(
 
 
 PLACES = [
-    (Announcer, "_announce"),
-    (Announcer, "settle"),
-    (Announcer, "publish"),
-    (Announcement, "_encode"),
+    (Publisher, "_announce"),
+    (Publisher, "settle"),
+    (Publisher, "publish"),
+    (Broadcast, "_encode"),
     (Encoder, "added"),
     (Room, "_take"),
 ]
@@ -96,7 +96,7 @@ async def test_every_member_gets_everything_once_and_in_order_whatever_crashes(
 
 
 async def history(world: World, chat: UUID) -> Any:
-    page = await world.chats.archive.newest(chat, Role.OPERATOR, before=None, limit=200)
+    page = await world.chats.chat_reader.newest(chat, Role.OPERATOR, before=None, limit=200)
     assert page is not None
     return page.messages
 
@@ -107,7 +107,7 @@ async def test_sessions_stay_joined_and_other_rooms_undisturbed(
     async with open_world() as world:
         chat, other = await world.reserve(), await world.reserve(BORIS)
         anna, boris = await world.join(chat, ANNA), await world.join(other, BORIS)
-        plant(monkeypatch, Announcer, "publish", 1, times=2)
+        plant(monkeypatch, Publisher, "publish", 1, times=2)
         anna.say("one")
         await trio.sleep(1)
         assert anna.recorder.texts() == ["one"]
@@ -135,7 +135,7 @@ async def test_a_crashed_room_alone_restarts_from_storage_with_its_sessions_stil
         everyone = [*sockets, olga, console]
         undisturbed = [len(socket.recorder.payloads) for socket in sockets[1:]]
 
-        plant(monkeypatch, Announcer, "publish", 1, times=2)
+        plant(monkeypatch, Publisher, "publish", 1, times=2)
         sockets[0].say("crash")
         await trio.sleep(0.2)
         assert [len(socket.recorder.payloads) for socket in sockets[1:]] == undisturbed
@@ -163,7 +163,7 @@ async def test_a_room_that_cannot_be_kept_up_closes_its_sockets_and_works_again_
     async with open_world() as world:
         chat = await world.reserve()
         anna = await world.join(chat, ANNA)
-        plant(monkeypatch, Announcer, "publish", 1, times=30)
+        plant(monkeypatch, Publisher, "publish", 1, times=30)
         anna.say("one")
         await trio.sleep(120)
         assert anna.recorder.closed == 1011
@@ -216,7 +216,7 @@ async def test_who_left_before_the_crash_is_still_told_to_have_left(
         chat = await world.reserve()
         anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
         await world.leave(olga)
-        plant(monkeypatch, Announcer, "publish", 1, times=2)
+        plant(monkeypatch, Publisher, "publish", 1, times=2)
         anna.say("crash")
         await trio.sleep(10)
         assert [event.user.id for event in anna.recorder.got(UserDisconnected)] == [OLGA.id]
@@ -243,7 +243,7 @@ async def test_a_message_taken_before_the_crash_of_its_batch_is_not_refused(
         assert anna.recorder.done == 1
 
 
-@pytest.mark.parametrize(("owner", "name"), [(Announcer, "settle"), (Announcer, "publish"), (Encoder, "added")])
+@pytest.mark.parametrize(("owner", "name"), [(Publisher, "settle"), (Publisher, "publish"), (Encoder, "added")])
 async def test_who_performs_an_operation_is_told_what_was_decided_although_the_room_crashed(
     owner: type, name: str, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
@@ -291,7 +291,7 @@ async def test_who_asked_a_room_that_is_given_up_is_answered(
 ) -> None:
     async with open_world() as world:
         chat = await world.reserve()
-        plant(monkeypatch, Announcer, "_announce", 1, times=50)
+        plant(monkeypatch, Publisher, "_announce", 1, times=50)
         plant(monkeypatch, Room, "_recover", 1, times=50)
         with trio.fail_after(300):
             changed = await world.chats.perform(AcceptChat(chat, OLGA))
@@ -307,7 +307,7 @@ async def test_nobody_enters_a_room_that_was_given_up_before_it_has_looked_into_
         chat = await world.reserve()
         # Somebody stays in the roster, so the address outlives the room.
         anna = await world.join(chat, ANNA)
-        for owner in (Announcer, Room):
+        for owner in (Publisher, Room):
             plant(monkeypatch, owner, "_announce", 1, times=50)
         await world.chats.perform(AddMessage(chat, ANNA, "not announced"))
         await trio.sleep(30)
@@ -327,7 +327,7 @@ async def test_a_directory_that_crashes_while_storage_is_away_waits_for_it(
     async with open_world() as world:
         olga = await world.console(OLGA)
         await trio.sleep(1)
-        away = plant(monkeypatch, type(world.chats.archive), "operators", 1, times=20, error=StorageUnavailable)
+        away = plant(monkeypatch, type(world.chats.chat_reader), "operators", 1, times=20, error=StorageUnavailable)
         plant(monkeypatch, Directory, "_tell", 1)
         chat = await world.reserve()
         await world.chats.perform(AddMessage(chat, ANNA, "hi"))
@@ -343,5 +343,5 @@ async def test_who_connects_while_the_directory_crashes_is_online_all_the_same(
         plant(monkeypatch, Directory, "_joined", 1)
         await world.console(OLGA)
         await trio.sleep(5)
-        (olga,) = [each for each in await world.chats.archive.operators(None) if each.person.user == OLGA]
+        (olga,) = [each for each in await world.chats.chat_reader.operators(None) if each.person.user == OLGA]
         assert olga.person.online

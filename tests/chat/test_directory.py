@@ -29,7 +29,7 @@ from actorchat.protocol import GlobalUpdated, OperatorUpdated
 from actorchat.storage import open_journal, open_store
 from tests.chat.people import OLGA
 from tests.chat.world import LK, Recorder
-from tests.storage.world import Listener
+from tests.storage.listener import Listener
 
 
 async def refuse(operator_id: int, online: bool = False) -> PersonRecord:
@@ -39,7 +39,7 @@ async def refuse(operator_id: int, online: bool = False) -> PersonRecord:
 async def test_an_older_revision_of_a_counter_never_wins(autojump_clock: MockClock) -> None:
     async with open_store("memory://", Policy()) as storage, open_system() as system:
         consoles = Consoles()
-        directory = await system.start(lambda: Directory(storage.archive, refuse, refuse, consoles))
+        directory = await system.start(lambda: Directory(storage.chat_reader, refuse, refuse, consoles))
         person = PersonRecord(OLGA, endless(LK))
         recorder = Recorder(OLGA)
         record = OperatorRecord(person, OperatorCounters(OLGA.id))
@@ -67,7 +67,7 @@ async def test_a_profile_that_was_stored_before_its_presence_does_not_take_the_p
 
     async with open_store("memory://", Policy()) as storage, open_system() as system:
         consoles, recorder = Consoles(), Recorder(OLGA)
-        directory = await system.start(lambda: Directory(storage.archive, store, refuse, consoles))
+        directory = await system.start(lambda: Directory(storage.chat_reader, store, refuse, consoles))
         directory.signal(PersonSeen(person))
         console = Console(recorder, LK)
         consoles.join(console, ())
@@ -78,7 +78,7 @@ async def test_a_profile_that_was_stored_before_its_presence_does_not_take_the_p
         assert recorder.got(OperatorUpdated)[-1].is_online
 
 
-class _Desk:
+class _ChatDriver:
     """A directory over scripted storage; `calls` are (what, seconds since the start)."""
 
     def __init__(self) -> None:
@@ -113,15 +113,17 @@ class _Desk:
 
 
 @asynccontextmanager
-async def open_desk() -> AsyncIterator[tuple[_Desk, Ref[DirectoryMessage]]]:
+async def open_chat_driver() -> AsyncIterator[tuple[_ChatDriver, Ref[DirectoryMessage]]]:
     async with open_store("memory://", Policy()) as storage, open_system() as system:
         async with open_journal(storage.store, storage.runner) as journal:
             journal.submit(RecordPerson(OLGA, frozenset(), LK), Listener())
-        desk = _Desk()
+        chat_driver = _ChatDriver()
         yield (
-            desk,
+            chat_driver,
             await system.start(
-                lambda: Directory(storage.archive, desk.store_presence, desk.return_chats, desk.consoles)
+                lambda: Directory(
+                    storage.chat_reader, chat_driver.store_presence, chat_driver.return_chats, chat_driver.consoles
+                )
             ),
         )
 
@@ -129,41 +131,41 @@ async def open_desk() -> AsyncIterator[tuple[_Desk, Ref[DirectoryMessage]]]:
 async def test_chats_are_returned_after_the_operator_is_offline_and_again_until_it_worked(
     autojump_clock: MockClock,
 ) -> None:
-    async with open_desk() as (desk, directory):
-        desk.failures = 2
-        console = desk.connect(directory)
+    async with open_chat_driver() as (chat_driver, directory):
+        chat_driver.failures = 2
+        console = chat_driver.connect(directory)
         await trio.sleep(1)
-        desk.disconnect(directory, console)
+        chat_driver.disconnect(directory, console)
         await trio.sleep(60)
-        assert desk.calls == [("online", 0), ("offline", 31), ("return", 31), ("return", 32), ("return", 33)]
+        assert chat_driver.calls == [("online", 0), ("offline", 31), ("return", 31), ("return", 32), ("return", 33)]
 
 
 async def test_an_operator_that_is_back_before_the_return_worked_keeps_the_rest(autojump_clock: MockClock) -> None:
-    async with open_desk() as (desk, directory):
-        desk.failures = 100
-        console = desk.connect(directory)
+    async with open_chat_driver() as (chat_driver, directory):
+        chat_driver.failures = 100
+        console = chat_driver.connect(directory)
         await trio.sleep(1)
-        desk.disconnect(directory, console)
+        chat_driver.disconnect(directory, console)
         await trio.sleep(31.5)
-        desk.connect(directory)
+        chat_driver.connect(directory)
         await trio.sleep(60)
-        assert desk.calls[1:] == [("offline", 31), ("return", 31), ("return", 32), ("online", 32.5)]
+        assert chat_driver.calls[1:] == [("offline", 31), ("return", 31), ("return", 32), ("online", 32.5)]
 
 
 async def test_the_grace_counts_from_the_last_socket_however_late_that_is_heard(autojump_clock: MockClock) -> None:
-    async with open_desk() as (desk, directory):
-        first = desk.connect(directory)
+    async with open_chat_driver() as (chat_driver, directory):
+        first = chat_driver.connect(directory)
         await trio.sleep(1)
-        desk.disconnect(directory, first)
+        chat_driver.disconnect(directory, first)
         await trio.sleep(29.9)
         second = Console(Recorder(OLGA), LK)
-        desk.consoles.join(second, ())
-        assert desk.consoles.leave(second)
+        chat_driver.consoles.join(second, ())
+        assert chat_driver.consoles.leave(second)
         # The messages about that socket are late: the timer of the first one ends before they come.
         await trio.sleep(1)
-        assert desk.calls == [("online", 0)]
+        assert chat_driver.calls == [("online", 0)]
         await trio.sleep(60)
-        assert desk.calls[1:] == [("offline", 60.9), ("return", 60.9)]
+        assert chat_driver.calls[1:] == [("offline", 60.9), ("return", 60.9)]
 
 
 async def test_counters_of_sources_without_a_console_are_forgotten_when_there_are_many(
@@ -173,7 +175,7 @@ async def test_counters_of_sources_without_a_console_are_forgotten_when_there_ar
     async with open_store("memory://", Policy()) as storage, open_system() as system:
         consoles, recorder = Consoles(), Recorder(OLGA)
 
-        directory = await system.start(lambda: Directory(storage.archive, refuse, refuse, consoles))
+        directory = await system.start(lambda: Directory(storage.chat_reader, refuse, refuse, consoles))
         console = Console(recorder, LK)
         consoles.join(console, ())
         directory.signal(ConsoleJoined(console, (), ()))

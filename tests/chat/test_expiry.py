@@ -12,22 +12,22 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actorchat.chat import ChatRefused
-from actorchat.chat.chats import ROOM_IDLE
 from actorchat.chat.model import ANONYMOUS_IDS, Identity, Policy
 from actorchat.chat.operations import AddMessage, CloseChat
+from actorchat.chat.service import ROOM_IDLE
 from actorchat.chat.sweeper import AT_ONCE, RETURN_GRACE
 from actorchat.protocol import Profile, Role, User
 from actorchat.testing import CommitFault, DelayedRunner, FaultyStore
 from tests.chat.people import ANNA, OLGA
 from tests.chat.world import Recorder, World, open_world
-from tests.system.driver import Desk, open_desk
+from tests.system.chat_driver import ChatDriver, open_chat_driver
 
 POLICY = Policy(reserved_timeout=100)
 GUEST = User(ANONYMOUS_IDS + 1, Role.USER)
 
 
-async def is_there(world: World | Desk, chat: UUID) -> bool:
-    return await world.chats.archive.chat(chat) is not None
+async def is_there(world: World | ChatDriver, chat: UUID) -> bool:
+    return await world.chats.chat_reader.chat(chat) is not None
 
 
 async def test_a_chat_without_a_message_goes_after_its_time_with_its_anonymous_owner(
@@ -41,7 +41,7 @@ async def test_a_chat_without_a_message_goes_after_its_time_with_its_anonymous_o
         await trio.sleep(20)
         assert not await is_there(world, unused)
         assert await is_there(world, used)
-        assert await world.chats.archive.person(Identity(Role.USER, GUEST.id)) is None
+        assert await world.chats.chat_reader.person(Identity(Role.USER, GUEST.id)) is None
         with pytest.raises(ChatRefused, match="not_found"):
             await world.chats.join_room(Recorder(GUEST), unused, None)
         with pytest.raises(ChatRefused, match="not_found"):
@@ -89,18 +89,18 @@ async def test_clients_have_time_to_come_back_after_a_start(autojump_clock: Mock
 
 
 async def test_many_go_a_few_at_a_time_in_one_transaction_each(autojump_clock: MockClock) -> None:
-    async with open_desk(autojump_clock, None, policy=POLICY) as desk:
+    async with open_chat_driver(autojump_clock, None, policy=POLICY) as chat_driver:
         for number in range(2 * AT_ONCE + 10):
-            await desk.chats.reserve_chat(f"made-up-{number}", GUEST)
+            await chat_driver.chats.reserve_chat(f"made-up-{number}", GUEST)
         await trio.sleep(100)
-        before = desk.journal.statistics()
+        before = chat_driver.journal.statistics()
         await trio.sleep(20)
-        after = desk.journal.statistics()
-        assert await desk.chats.archive.unused(trio.current_time(), 1) == ()
+        after = chat_driver.journal.statistics()
+        assert await chat_driver.chats.chat_reader.unused(trio.current_time(), 1) == ()
         assert after.operations - before.operations == 2 * AT_ONCE + 10
         assert after.batches - before.batches == 3
         # No room was opened for it.
-        assert not [ref for ref in desk.system.live() if ref.name.startswith("room/")]
+        assert not [ref for ref in chat_driver.system.live() if ref.name.startswith("room/")]
 
 
 FATES = [(None, False), (CommitFault.STORED, False), (CommitFault.FORGOTTEN, True), (CommitFault.AWAY, True)]
@@ -108,26 +108,26 @@ FATES = [(None, False), (CommitFault.STORED, False), (CommitFault.FORGOTTEN, Tru
 
 
 @asynccontextmanager
-async def expiring(clock: MockClock, fault: CommitFault | None) -> AsyncIterator[tuple[Desk, UUID]]:
+async def expiring(clock: MockClock, fault: CommitFault | None) -> AsyncIterator[tuple[ChatDriver, UUID]]:
     """A chat of the guest whose deletion was just submitted. It takes a second, and more with a fault."""
     faults: list[CommitFault | None] = []
     slow = [0.0]
-    async with open_desk(
+    async with open_chat_driver(
         clock,
         None,
         wrap_store=lambda store: FaultyStore(
             store, iter(lambda: faults.pop() if faults else None, "never"), away_for=2
         ),
         wrap_runner=lambda runner: DelayedRunner(runner, lambda: slow[0]),
-    ) as desk:
-        chat, _ = await desk.chats.reserve_chat("lk", GUEST)
+    ) as chat_driver:
+        chat, _ = await chat_driver.chats.reserve_chat("lk", GUEST)
         await trio.sleep(10)
         faults.append(fault)
         slow[0] = 1.0
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(desk.chats.expire, [chat.uuid], trio.current_time())
+            nursery.start_soon(chat_driver.chats.expire, [chat.uuid], trio.current_time())
             await wait_all_tasks_blocked()
-            yield desk, chat.uuid
+            yield chat_driver, chat.uuid
 
 
 async def tried(call: Awaitable[object]) -> str:
@@ -142,13 +142,13 @@ async def tried(call: Awaitable[object]) -> str:
 async def test_whoever_enters_while_a_deletion_is_decided_waits_and_is_told(
     fault: CommitFault | None, kept: bool, autojump_clock: MockClock
 ) -> None:
-    async with expiring(autojump_clock, fault) as (desk, chat):
+    async with expiring(autojump_clock, fault) as (chat_driver, chat):
         recorder, before = Recorder(GUEST), trio.current_time()
         with pytest.raises(trio.WouldBlock):
-            desk.chats.join_room_nowait(recorder, chat, None)
-        assert await tried(desk.chats.join_room(recorder, chat, None)) == ("done" if kept else "not_found")
+            chat_driver.chats.join_room_nowait(recorder, chat, None)
+        assert await tried(chat_driver.chats.join_room(recorder, chat, None)) == ("done" if kept else "not_found")
         assert trio.current_time() - before >= 0.5
-        assert await is_there(desk, chat) is kept
+        assert await is_there(chat_driver, chat) is kept
         assert recorder.types() == (["user_connected"] if kept else [])
 
 
@@ -156,46 +156,48 @@ async def test_whoever_enters_while_a_deletion_is_decided_waits_and_is_told(
 async def test_a_message_that_comes_too_late_is_refused_and_one_before_keeps_the_chat(
     fault: CommitFault | None, kept: bool, autojump_clock: MockClock
 ) -> None:
-    async with expiring(autojump_clock, fault) as (desk, chat):
+    async with expiring(autojump_clock, fault) as (chat_driver, chat):
         say = AddMessage(chat, GUEST, "hi", client_id="k")
-        answer = await tried(desk.chats.perform(say))
+        answer = await tried(chat_driver.chats.perform(say))
         while answer == "storage_unavailable":
             await trio.sleep(1)
-            answer = await tried(desk.chats.perform(say))
+            answer = await tried(chat_driver.chats.perform(say))
         assert answer == ("done" if kept else "not_found")
-        assert await is_there(desk, chat) is kept
+        assert await is_there(chat_driver, chat) is kept
 
 
 async def test_a_chat_whose_first_message_is_on_its_way_is_kept(autojump_clock: MockClock) -> None:
-    async with open_desk(autojump_clock, None, wrap_runner=lambda runner: DelayedRunner(runner, lambda: 1.0)) as desk:
-        chat, _ = await desk.chats.reserve_chat("lk", GUEST)
+    async with open_chat_driver(
+        autojump_clock, None, wrap_runner=lambda runner: DelayedRunner(runner, lambda: 1.0)
+    ) as chat_driver:
+        chat, _ = await chat_driver.chats.reserve_chat("lk", GUEST)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(desk.chats.perform, AddMessage(chat.uuid, GUEST, "hi"))
+            nursery.start_soon(chat_driver.chats.perform, AddMessage(chat.uuid, GUEST, "hi"))
             await trio.sleep(3)
-            nursery.start_soon(desk.chats.expire, [chat.uuid], trio.current_time() + 100)
-        state = await desk.chats.archive.chat(chat.uuid)
+            nursery.start_soon(chat_driver.chats.expire, [chat.uuid], trio.current_time() + 100)
+        state = await chat_driver.chats.chat_reader.chat(chat.uuid)
         assert state is not None
         assert state.next_index == 1
 
 
 async def test_a_room_that_was_read_before_its_chat_was_deleted_is_no_room(autojump_clock: MockClock) -> None:
     delays: list[float] = []
-    async with open_desk(
+    async with open_chat_driver(
         autojump_clock,
         None,
         wrap_runner=lambda runner: DelayedRunner(runner, lambda: delays.pop(0) if delays else 0.0),
-    ) as desk:
-        chat, _ = await desk.chats.reserve_chat("lk", GUEST)
+    ) as chat_driver:
+        chat, _ = await chat_driver.chats.reserve_chat("lk", GUEST)
         async with trio.open_nursery() as nursery:
             # The room reads its chat after 2 seconds and hears of it after 4, the deletion is between the two.
             delays += [4.0, 2.0]
-            nursery.start_soon(tried, desk.chats.perform(CloseChat(chat.uuid, GUEST)))
+            nursery.start_soon(tried, chat_driver.chats.perform(CloseChat(chat.uuid, GUEST)))
             await trio.sleep(1.5)
-            nursery.start_soon(desk.chats.expire, [chat.uuid], trio.current_time())
-        assert not await is_there(desk, chat.uuid)
+            nursery.start_soon(chat_driver.chats.expire, [chat.uuid], trio.current_time())
+        assert not await is_there(chat_driver, chat.uuid)
         with pytest.raises(trio.WouldBlock):
-            desk.chats.chat_nowait(chat.uuid)
-        assert await tried(desk.chats.join_room(Recorder(GUEST), chat.uuid, None)) == "not_found"
+            chat_driver.chats.chat_nowait(chat.uuid)
+        assert await tried(chat_driver.chats.join_room(Recorder(GUEST), chat.uuid, None)) == "not_found"
 
 
 async def test_what_storage_could_not_delete_is_deleted_later(autojump_clock: MockClock) -> None:
@@ -205,34 +207,34 @@ async def test_what_storage_could_not_delete_is_deleted_later(autojump_clock: Mo
     def fault() -> CommitFault | None:
         return faults.pop(0) if armed[0] and faults else None
 
-    async with open_desk(
+    async with open_chat_driver(
         autojump_clock, None, policy=POLICY, wrap_store=lambda store: FaultyStore(store, iter(fault, "never"))
-    ) as desk:
-        chat, _ = await desk.chats.reserve_chat("lk", GUEST)
+    ) as chat_driver:
+        chat, _ = await chat_driver.chats.reserve_chat("lk", GUEST)
         armed[0] = True
         await trio.sleep(200)
         assert faults == []
-        assert not await is_there(desk, chat.uuid)
+        assert not await is_there(chat_driver, chat.uuid)
 
 
 async def test_visitors_who_never_write_leave_nothing_behind(autojump_clock: MockClock) -> None:
     """A thousand of them with made-up sources: only those of the last minutes are in storage, and none in the end."""
-    async with open_desk(autojump_clock, None, policy=POLICY) as desk:
-        archive = desk.chats.archive
+    async with open_chat_driver(autojump_clock, None, policy=POLICY) as chat_driver:
+        chat_reader = chat_driver.chats.chat_reader
         most = 0
         for number in range(1000):
             guest = User(ANONYMOUS_IDS + number, Role.USER)
-            chat, _ = await desk.chats.reserve_chat(f"made-up-{number}", guest)
+            chat, _ = await chat_driver.chats.reserve_chat(f"made-up-{number}", guest)
             if number % 10 == 0:
-                await desk.leave(await desk.join(chat.uuid, guest, Profile.EXTENDED))
+                await chat_driver.leave(await chat_driver.join(chat.uuid, guest, Profile.EXTENDED))
             await trio.sleep(1)
             if number % 100 == 0:
-                most = max(most, len(await archive.unused(trio.current_time() + 1, 10_000)))
+                most = max(most, len(await chat_reader.unused(trio.current_time() + 1, 10_000)))
         assert most < 3 * POLICY.reserved_timeout
         # What is left of a tab holds its room's address until it is collected, and an open room keeps its chat.
         gc.collect()
         await trio.sleep(5 * POLICY.reserved_timeout)
-        assert await archive.unused(trio.current_time(), 1) == ()
+        assert await chat_reader.unused(trio.current_time(), 1) == ()
         for number in range(1000):
-            assert await archive.person(Identity(Role.USER, ANONYMOUS_IDS + number)) is None
-        assert not [ref for ref in desk.system.live() if ref.name.startswith(("room/", "feed/"))]
+            assert await chat_reader.person(Identity(Role.USER, ANONYMOUS_IDS + number)) is None
+        assert not [ref for ref in chat_driver.system.live() if ref.name.startswith(("room/", "feed/"))]

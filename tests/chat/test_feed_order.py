@@ -8,11 +8,11 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from actorchat.chat.announcement import Announcement
-from actorchat.chat.announcer import Announcer
+from actorchat.chat.broadcast import Broadcast
 from actorchat.chat.directory import Directory
 from actorchat.chat.feed import Console, Feed, FeedItem
 from actorchat.chat.operations import CloseChat
+from actorchat.chat.publisher import Publisher
 from actorchat.protocol import (
     ChatUpdated,
     Event,
@@ -103,7 +103,7 @@ async def test_a_directory_that_crashes_during_a_doubt_tells_nothing_before_its_
 
 
 @pytest.mark.parametrize("nth", [1, 2])
-@pytest.mark.parametrize(("owner", "name"), [(Announcer, "publish"), (Announcement, "_encode"), (Directory, "_count")])
+@pytest.mark.parametrize(("owner", "name"), [(Publisher, "publish"), (Broadcast, "_encode"), (Directory, "_count")])
 async def test_after_a_crash_everything_is_told_in_its_order_and_once(
     owner: type, name: str, nth: int, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
@@ -154,9 +154,9 @@ async def test_a_step_of_several_revisions_says_which_frames_are_whose(autojump_
         await world.console(PETR)
         chat = await world.reserve()
         anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
-        roster = world.chats._feeds.anchor("lk")
+        feed_state = world.chats._feeds.anchor("lk")
         items: list[FeedItem] = []
-        roster.put = items.append  # type: ignore[method-assign, assignment] # what would be shown
+        feed_state.put = items.append  # type: ignore[method-assign, assignment] # what would be shown
         anna.say("one")
         olga.say("two")
         anna.say("three")
@@ -172,7 +172,7 @@ async def test_draining_waits_for_a_room_that_has_crashed(
         anna = await world.join(await world.reserve(), ANNA)
         await trio.sleep(1)
         petr.recorder.take()
-        plant(monkeypatch, Announcer, "publish", 1, times=2)
+        plant(monkeypatch, Publisher, "publish", 1, times=2)
         anna.say("hello")
         await world.chats.drain()
         assert anna.recorder.texts() == ["hello"]

@@ -17,8 +17,6 @@ import trio
 from trio.testing import MockClock
 
 from actorchat.chat import ChatRefused, replay, room
-from actorchat.chat.announcer import Announcer
-from actorchat.chat.chats import ROOM_IDLE
 from actorchat.chat.model import ChatState, message_status
 from actorchat.chat.operations import (
     AcceptChat,
@@ -30,7 +28,9 @@ from actorchat.chat.operations import (
     TransferChat,
 )
 from actorchat.chat.ports import Page
-from actorchat.chat.roster import TAIL
+from actorchat.chat.publisher import Publisher
+from actorchat.chat.room_state import TAIL
+from actorchat.chat.service import ROOM_IDLE
 from actorchat.protocol import (
     ChatUpdated,
     ErrorEvent,
@@ -45,8 +45,8 @@ from actorchat.protocol import (
     Role,
     UserDisconnected,
 )
-from actorchat.storage.archive import StoreArchive
-from actorchat.storage.threads import InPlace
+from actorchat.storage.async_reader import AsyncReader
+from actorchat.storage.worker_threads import InPlace
 from tests.chat.people import ANNA, BORIS, OLGA, PETR
 from tests.chat.test_crashes import plant
 from tests.chat.world import Socket, World, open_world
@@ -59,7 +59,7 @@ READS = range(1, 5)
 @contextmanager
 def interference(nth: int, after: bool, turns: int, act: Callable[[], object]) -> Iterator[list[int]]:
     """At the nth reading, before or after it, `act`; then the reading takes `turns` more turns. Gives the readings."""
-    whole: Callable[..., Awaitable[object]] = StoreArchive._run
+    whole: Callable[..., Awaitable[object]] = AsyncReader._run
     readings: list[int] = []
 
     async def interfere(mine: bool) -> None:
@@ -72,16 +72,16 @@ def interference(nth: int, after: bool, turns: int, act: Callable[[], object]) -
             for _ in range(turns):
                 await trio.lowlevel.checkpoint()
 
-    async def run(archive: StoreArchive, read: Callable[[], object]) -> object:
+    async def run(chat_reader: AsyncReader, read: Callable[[], object]) -> object:
         readings.append(1)
         mine = len(readings) == nth
         await interfere(mine and not after)
-        result = await whole(archive, read)
+        result = await whole(chat_reader, read)
         await interfere(mine and after)
         return result
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(StoreArchive, "_run", run)
+        patch.setattr(AsyncReader, "_run", run)
         yield readings
 
 
@@ -129,15 +129,15 @@ class Scene:
         self.perform(ReopenChat(self.chat, OLGA))
 
     def crash(self) -> None:
-        plant(self.patch, Announcer, "publish", 1, times=2)
+        plant(self.patch, Publisher, "publish", 1, times=2)
         self.messages()
 
     def crash_with_mark(self) -> None:
-        plant(self.patch, Announcer, "publish", 1, times=2)
+        plant(self.patch, Publisher, "publish", 1, times=2)
         self.read_by_olga()
 
     def crash_between_reads(self) -> None:
-        plant(self.patch, Announcer, "settle", 2, times=2)
+        plant(self.patch, Publisher, "settle", 2, times=2)
         self.read_by_olga()
         self.message()
 
@@ -196,7 +196,7 @@ async def fill(world: World, count: int, patch: pytest.MonkeyPatch) -> Scene:
 
 
 async def whole_history(world: World, chat: UUID, role: Role) -> Page:
-    page = await world.chats.archive.after(chat, role, after=-1, limit=10_000)
+    page = await world.chats.chat_reader.after(chat, role, after=-1, limit=10_000)
     assert page is not None
     return page
 
@@ -445,7 +445,7 @@ async def test_a_counter_outlives_a_crash_between_the_answer_and_the_announcemen
     async with open_world() as world:
         console = await world.console(PETR)
         anna = await world.join(await world.reserve(), ANNA)
-        plant(monkeypatch, Announcer, "publish", 1, times=2)
+        plant(monkeypatch, Publisher, "publish", 1, times=2)
         anna.say("hi")
         await trio.sleep(5)
         assert picture(console).unread == 1
@@ -460,9 +460,9 @@ async def test_what_a_crashed_room_announces_from_storage_is_whole_however_its_p
         scene = await fill(world, 2, monkeypatch)
         # One commit takes them all.
         take_time(monkeypatch, 0.1)
-        calls = plant(monkeypatch, Announcer, "publish", 1, times=2)
+        calls = plant(monkeypatch, Publisher, "publish", 1, times=2)
         # As after a room was given up: only storage knows what is to be announced.
-        monkeypatch.setattr(Announcer, "lacks", True)
+        monkeypatch.setattr(Publisher, "lacks", True)
         for number in range(16):
             scene.perform(TransferChat(scene.chat, OLGA, (PETR if number % 2 else OLGA).id))
         await trio.sleep(5)

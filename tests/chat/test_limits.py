@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from actorchat.chat.limits import Intake, Limits, RateLimiter, check_message
+from actorchat.chat.limits import InFlightLimiter, Limits, RateLimiter, check_message
 from actorchat.chat.model import Identity
 from actorchat.chat.operations import Refused
 from actorchat.protocol import Role
@@ -48,15 +48,15 @@ def test_a_message_at_the_bounds_passes(text: str, attachments: int) -> None:
 
 
 async def test_an_intake_refuses_over_its_capacity_and_while_draining() -> None:
-    intake = Intake(1)
-    assert intake.take() is None
-    overloaded = intake.take()
+    in_flight_limiter = InFlightLimiter(1)
+    assert in_flight_limiter.take() is None
+    overloaded = in_flight_limiter.take()
     assert isinstance(overloaded, Refused)
     assert overloaded.code == "overloaded"
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(intake.drain)
+        nursery.start_soon(in_flight_limiter.drain)
         await trio.testing.wait_all_tasks_blocked()
-        draining = intake.take()
+        draining = in_flight_limiter.take()
         assert isinstance(draining, Refused)
         assert draining.code == "draining"
-        intake.done()
+        in_flight_limiter.done()

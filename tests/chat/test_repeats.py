@@ -9,11 +9,11 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actorchat.chat import ChatRefused, Limits
-from actorchat.chat import chats as chats_module
 from actorchat.chat import room as room_module
+from actorchat.chat import service as chats_module
 from actorchat.chat.operations import AddMessage, Operation, Unchanged, Undecided
 from actorchat.protocol import MessageAdded, MessageNotAdded
-from actorchat.storage.store import Batch, Decided, Store
+from actorchat.storage.store import Batch, DecisionAndCounters, Store
 from actorchat.testing import CommitFault, FaultyStore
 from tests.chat.people import ANNA, OLGA
 from tests.chat.world import Socket, World, open_world
@@ -208,7 +208,7 @@ async def test_a_message_of_which_nothing_can_be_read_closes_its_socket_without_
     def damaged(store: Store) -> Store:
         commit = store.commit
 
-        def undecided(operations: Sequence[Operation], batch: Batch) -> list[Decided]:
+        def undecided(operations: Sequence[Operation], batch: Batch) -> list[DecisionAndCounters]:
             decided = commit(operations, batch)
             keys = [getattr(operation, "client_id", None) for operation in operations]
             return [(Undecided(""), ()) if key else each for key, each in zip(keys, decided, strict=True)]

@@ -17,7 +17,7 @@ from actorchat.chat.operations import AddMessage
 from actorchat.chat.ports import FeedSnapshot
 from actorchat.chat.replay import PIECE_BYTES, WORKED_ON_AT_ONCE
 from actorchat.protocol import Frames, GlobalUpdated, MarkMessageRead, MessageAdded, Profile, User
-from actorchat.storage.archive import StoreArchive
+from actorchat.storage.async_reader import AsyncReader
 from tests.chat.people import ANNA, OLGA
 from tests.chat.world import Recorder, Socket, World, open_world
 
@@ -26,7 +26,7 @@ COUNT = 150
 
 
 class Stalled(Recorder):
-    """Reads nothing until it is told to; `backlog` is what it has been sent."""
+    """Reads nothing until it is told to; `buffered_bytes` is what it has been sent."""
 
     def __init__(self, user: User, profile: Profile = Profile.EXTENDED) -> None:
         super().__init__(user, profile)
@@ -35,14 +35,14 @@ class Stalled(Recorder):
     def push(self, frames: Frames) -> None:
         super().push(frames)
         if self.closed is None:
-            self.backlog += len(frames.data)
+            self.buffered_bytes += len(frames.data)
 
     def close(self, code: int, reason: str = "") -> None:
         super().close(code, reason)
         self.reads.set()
 
     async def wait_drained(self) -> bool:
-        if self.backlog > 65_536:
+        if self.buffered_bytes > 65_536:
             await self.reads.wait()
         return await super().wait_drained()
 
@@ -90,7 +90,7 @@ async def test_a_reader_that_takes_nothing_is_sent_little(autojump_clock: MockCl
     async with open_world() as world:
         stalled = Stalled(OLGA)
         await resume(world, await long_chat(world), stalled)
-        assert 65_536 < stalled.backlog < 2 * PIECE_BYTES + 4 * len(LONG)
+        assert 65_536 < stalled.buffered_bytes < 2 * PIECE_BYTES + 4 * len(LONG)
         stalled.reads.set()
         await world.settle()
         assert stalled.indexes() == list(range(COUNT))
@@ -158,7 +158,7 @@ async def test_a_strict_member_that_falls_behind_and_reads_nothing_is_sent_littl
         await read_all(olga)
         await world.settle()
         # 150 messages have another status: more than the room remembers, so they are read from storage.
-        assert 65_536 < stalled.backlog < 2 * PIECE_BYTES + 4 * len(LONG)
+        assert 65_536 < stalled.buffered_bytes < 2 * PIECE_BYTES + 4 * len(LONG)
         encoded = count_encoded(monkeypatch)
         stalled.close(1013)
         await world.settle()
@@ -181,7 +181,7 @@ async def test_a_console_that_stalls_in_its_snapshot_keeps_a_bounded_number_of_b
         stalled = Stalled(OLGA)
         world.nursery.start_soon(world.chats.join_feed, stalled, frozenset({"lk"}))
         await world.settle()
-        assert stalled.backlog > 65_536
+        assert stalled.buffered_bytes > 65_536
         anna = await world.join(await world.reserve(), ANNA)
         said = 0
         while stalled.closed is None and said < 2 * HELD_BYTES:
@@ -196,18 +196,18 @@ async def test_a_few_consoles_at_a_time_read_their_snapshot(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reading, most = 0, 0
-    whole = StoreArchive.feed_snapshot
+    whole = AsyncReader.feed_snapshot
 
-    async def slowly(archive: StoreArchive, sources: frozenset[str], limit: int) -> FeedSnapshot:
+    async def slowly(chat_reader: AsyncReader, sources: frozenset[str], limit: int) -> FeedSnapshot:
         nonlocal reading, most
         reading += 1
         most = max(most, reading)
         await trio.sleep(0.1)
         reading -= 1
-        return await whole(archive, sources, limit)
+        return await whole(chat_reader, sources, limit)
 
     async with open_world() as world:
-        monkeypatch.setattr(StoreArchive, "feed_snapshot", slowly)
+        monkeypatch.setattr(AsyncReader, "feed_snapshot", slowly)
         consoles = [Recorder(OLGA) for _ in range(50)]
         for console in consoles:
             world.nursery.start_soon(world.chats.join_feed, console, frozenset({"lk"}))

@@ -15,7 +15,7 @@ from trio.testing import MockClock
 from actorchat.chat import ChatRefused, Limits
 from actorchat.chat.model import Policy
 from actorchat.chat.operations import AcceptChat, AddMessage, CloseChat, ReopenChat, TransferChat
-from actorchat.chat.roster import TAIL
+from actorchat.chat.room_state import TAIL
 from actorchat.protocol import (
     ChatStatus,
     ChatUpdated,
@@ -210,7 +210,7 @@ async def test_system_messages_reach_only_the_role_they_are_for_live_in_history_
         assert (anna.recorder.texts(), olga.recorder.texts()) == (["hi"], ["hi", "a note"])
         resumed = await world.join(chat, ANNA, after=-1)
         assert resumed.recorder.texts() == ["hi"]
-        page = await world.chats.archive.newest(chat, Role.USER, before=None, limit=50)
+        page = await world.chats.chat_reader.newest(chat, Role.USER, before=None, limit=50)
         assert page is not None
         assert [message.text for message in page.messages] == ["hi"]
 
@@ -489,9 +489,9 @@ async def test_a_room_that_nobody_uses_is_freed_without_the_garbage_collector(au
         async with open_world() as world:
             chat = await world.reserve()
             await world.chats.perform(AddMessage(chat, ANNA, "hi"))
-            roster = weakref.ref(world.chats._rooms.anchor(chat))
+            room_state = weakref.ref(world.chats._rooms.anchor(chat))
             await trio.sleep(300)
-            assert roster() is None
+            assert room_state() is None
     finally:
         gc.enable()
 

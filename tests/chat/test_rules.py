@@ -39,7 +39,7 @@ from actorchat.chat.operations import (
     TransferChat,
     Unchanged,
 )
-from actorchat.chat.rules import MarkedMessage, Situation, decide, prospective_operator, record_presence
+from actorchat.chat.rules import DecisionContext, MarkedMessage, decide, prospective_operator, record_presence
 from actorchat.protocol import MessageStatus, MessageType, Role, User
 from tests.chat.people import ANNA, CHAT, OLGA, PETR, chat
 
@@ -47,12 +47,12 @@ NOW = 1_000
 LK = endless({"lk"})
 
 
-def situation(**changes: Any) -> Situation:
-    return replace(Situation(policy=Policy(), now=NOW, message_id=50), **changes)
+def context(**changes: Any) -> DecisionContext:
+    return replace(DecisionContext(policy=Policy(), now=NOW, message_id=50), **changes)
 
 
 def put(state: ChatState, operation: ChatOperation, **changes: Any) -> Changed:
-    decision = decide(state, operation, situation(**changes))
+    decision = decide(state, operation, context(**changes))
     assert isinstance(decision, Changed), decision
     return decision
 
@@ -89,12 +89,12 @@ def test_an_operator_who_accepts_or_answers_a_waiting_chat_opens_it(stage: Stage
     "operation", [says(PETR), AcceptChat(CHAT, PETR), CloseChat(CHAT, PETR), ReturnChat(CHAT, PETR)]
 )
 def test_a_chat_open_with_another_operator_is_not_ones_own(operation: ChatOperation) -> None:
-    assert code(decide(chat(Stage.OPEN, OLGA), operation, situation())) == "not_owner"
+    assert code(decide(chat(Stage.OPEN, OLGA), operation, context())) == "not_owner"
 
 
 def test_accepting_ones_own_open_chat_changes_nothing() -> None:
     state = chat(Stage.OPEN, OLGA)
-    assert decide(state, AcceptChat(CHAT, OLGA), situation()) == Unchanged(state)
+    assert decide(state, AcceptChat(CHAT, OLGA), context()) == Unchanged(state)
 
 
 def test_any_operator_may_answer_a_chat_that_waits_for_another() -> None:
@@ -107,7 +107,7 @@ def test_a_message_into_ones_own_open_chat_is_no_chat_update() -> None:
 
 @pytest.mark.parametrize("operation", [says(OLGA), AcceptChat(CHAT, OLGA)])
 def test_a_full_operator_gets_no_further_chat(operation: ChatOperation) -> None:
-    full = situation(policy=Policy(capacity=3), load=3)
+    full = context(policy=Policy(capacity=3), load=3)
     assert code(decide(chat(Stage.NEW), operation, full)) == "over_capacity"
 
 
@@ -127,12 +127,12 @@ def test_transfer_gives_the_chat_and_tells_each_role() -> None:
 
 @pytest.mark.parametrize("target", [None, PersonRecord(PETR, endless({"shop"})), PersonRecord(PETR, {"lk": NOW})])
 def test_a_transfer_goes_only_to_operators_of_the_source(target: PersonRecord | None) -> None:
-    decision = decide(chat(Stage.OPEN, OLGA), TransferChat(CHAT, OLGA, PETR.id), situation(target=target))
+    decision = decide(chat(Stage.OPEN, OLGA), TransferChat(CHAT, OLGA, PETR.id), context(target=target))
     assert code(decision) == "not_found"
 
 
 def test_a_transfer_to_a_full_operator_is_refused() -> None:
-    full = situation(target=PersonRecord(PETR, {"lk": NOW + 1}), policy=Policy(capacity=1), load=1)
+    full = context(target=PersonRecord(PETR, {"lk": NOW + 1}), policy=Policy(capacity=1), load=1)
     assert code(decide(chat(Stage.OPEN, OLGA), TransferChat(CHAT, OLGA, PETR.id), full)) == "over_capacity"
 
 
@@ -158,18 +158,18 @@ def test_either_side_closes_and_the_visitor_is_told_by_a_system_message(by: User
     ],
 )
 def test_a_closed_chat_refuses_transitions(operation: ChatOperation, expected: str) -> None:
-    assert code(decide(chat(Stage.CLOSED, OLGA), operation, situation())) == expected
+    assert code(decide(chat(Stage.CLOSED, OLGA), operation, context())) == expected
 
 
 @pytest.mark.parametrize(
     "operation", [NOTE, CloseChat(CHAT, ANNA), TransferChat(CHAT, OLGA, 2), ReturnChat(CHAT, OLGA)]
 )
 def test_a_chat_without_a_message_refuses_what_needs_one(operation: ChatOperation) -> None:
-    assert code(decide(chat(), operation, situation())) == "conflict"
+    assert code(decide(chat(), operation, context())) == "conflict"
 
 
 def test_reopening_a_chat_that_is_not_closed_is_a_conflict() -> None:
-    assert code(decide(chat(Stage.OPEN, OLGA), ReopenChat(CHAT, ANNA), situation())) == "conflict"
+    assert code(decide(chat(Stage.OPEN, OLGA), ReopenChat(CHAT, ANNA), context())) == "conflict"
 
 
 @pytest.mark.parametrize("operation", [says(ANNA), ReopenChat(CHAT, ANNA)])
@@ -209,7 +209,7 @@ def test_a_closed_chat_whose_operator_is_not_there_reopens_in_the_queue(
 
 @pytest.mark.parametrize("operation", [says(ANNA), ReopenChat(CHAT, ANNA)])
 def test_a_source_may_refuse_writing_into_a_closed_chat(operation: ChatOperation) -> None:
-    refusing = situation(policy=Policy(on_closed=OnClosed.REFUSE))
+    refusing = context(policy=Policy(on_closed=OnClosed.REFUSE))
     assert code(decide(chat(Stage.CLOSED, OLGA), operation, refusing)) == "chat_closed"
 
 
@@ -226,13 +226,13 @@ def test_an_operator_reopens_a_closed_chat_for_itself(operation: ChatOperation) 
 
 def test_an_operator_gone_offline_loses_its_chat_but_not_anothers() -> None:
     assert put(chat(Stage.OPEN, OLGA), ReleaseChat(CHAT, OLGA.id), holder=LEAVING).chat.stage is Stage.NEW
-    petrs = situation(holder=PersonRecord(PETR, endless({"lk"}), online=True))
+    petrs = context(holder=PersonRecord(PETR, endless({"lk"}), online=True))
     assert isinstance(decide(chat(Stage.OPEN, PETR), ReleaseChat(CHAT, OLGA.id), petrs), Unchanged)
 
 
 def test_an_operator_that_came_back_keeps_the_chats_that_were_not_returned_yet() -> None:
     for holder in (THERE, attrs.evolve(THERE, online=False)):
-        release = decide(chat(Stage.OPEN, OLGA), ReleaseChat(CHAT, OLGA.id), situation(holder=holder))
+        release = decide(chat(Stage.OPEN, OLGA), ReleaseChat(CHAT, OLGA.id), context(holder=holder))
         assert isinstance(release, Unchanged)
 
 
@@ -264,7 +264,7 @@ def test_an_idle_chat_is_closed_when_swept_and_not_before() -> None:
     state = replace(chat(Stage.OPEN, OLGA), last_activity=NOW - 60)
     assert state.due_at(policy) == NOW
     assert put(state, SweepChat(CHAT), policy=policy).chat.stage is Stage.CLOSED
-    early = decide(state, SweepChat(CHAT), situation(policy=policy, now=NOW - 1))
+    early = decide(state, SweepChat(CHAT), context(policy=policy, now=NOW - 1))
     assert early == Unchanged(state)
 
 
@@ -303,7 +303,7 @@ def test_whoever_gets_a_waiting_chat_by_any_way_has_the_whole_answer_time(
     got = put(before, operation, policy=policy, **changes).chat
     assert got.operator is not None
     assert got.due_at(policy) == NOW + 30
-    early = situation(policy=policy, now=NOW + 29)
+    early = context(policy=policy, now=NOW + 29)
     assert decide(got, SweepChat(CHAT), early) == Unchanged(got)
     assert put(got, SweepChat(CHAT), policy=policy, now=NOW + 30).chat.operator is None
 
@@ -322,7 +322,7 @@ def test_a_chat_whose_customer_waits_for_an_answer_is_never_closed_as_idle() -> 
     asked = put(chat(), says(ANNA), policy=policy).chat
     for waiting in (asked, put(asked, AcceptChat(CHAT, OLGA)).chat, put(asked, NOTE).chat):
         assert waiting.due_at(policy) is None
-        assert isinstance(decide(waiting, SweepChat(CHAT), situation(policy=policy, now=NOW + 10**6)), Unchanged)
+        assert isinstance(decide(waiting, SweepChat(CHAT), context(policy=policy, now=NOW + 10**6)), Unchanged)
 
 
 def test_the_idle_timer_runs_from_the_last_activity_on_the_customers_turn() -> None:
@@ -374,23 +374,23 @@ STORED = StoredMessage(9, 0, 1, MessageType.STANDARD, Role.USER, "hi", ANNA, NOW
 def test_a_repeated_client_id_gets_the_stored_message() -> None:
     state = chat(Stage.NEW)
     repeat = AddMessage(CHAT, ANNA, "hi", client_id="k1")
-    assert decide(state, repeat, situation(prior=STORED)) == Unchanged(state, STORED)
+    assert decide(state, repeat, context(prior=STORED)) == Unchanged(state, STORED)
 
 
 def test_a_client_id_used_for_another_body_is_a_conflict() -> None:
     other = AddMessage(CHAT, ANNA, "something else", client_id="k1")
-    assert code(decide(chat(Stage.NEW), other, situation(prior=STORED))) == "conflict"
+    assert code(decide(chat(Stage.NEW), other, context(prior=STORED))) == "conflict"
 
 
 def test_a_repeated_client_id_is_answered_even_when_the_chat_refuses_messages() -> None:
-    refusing = situation(prior=STORED, policy=Policy(on_closed=OnClosed.REFUSE))
+    refusing = context(prior=STORED, policy=Policy(on_closed=OnClosed.REFUSE))
     repeat = AddMessage(CHAT, ANNA, "hi", client_id="k1")
     assert isinstance(decide(chat(Stage.CLOSED), repeat, refusing), Unchanged)
 
 
 def test_an_unknown_attachment_is_refused() -> None:
     operation = AddMessage(CHAT, ANNA, "", attachments=(CHAT,))
-    assert code(decide(chat(), operation, situation())) == "attachment_unknown"
+    assert code(decide(chat(), operation, context())) == "attachment_unknown"
 
 
 VISITORS = MarkedMessage(4, MessageType.STANDARD, Role.USER)
@@ -400,9 +400,9 @@ def test_read_implies_delivered_and_a_repeat_changes_nothing() -> None:
     read = MarkMessage(CHAT, OLGA, 9, read=True)
     changed = put(chat(Stage.OPEN, OLGA), read, marked=VISITORS)
     assert (changed.chat.operators_delivered, changed.chat.operators_read, changed.chat.rev) == (4, 4, 1)
-    assert isinstance(decide(changed.chat, read, situation(marked=VISITORS)), Unchanged)
+    assert isinstance(decide(changed.chat, read, context(marked=VISITORS)), Unchanged)
     delivered = MarkMessage(CHAT, OLGA, 9, read=False)
-    assert isinstance(decide(changed.chat, delivered, situation(marked=VISITORS)), Unchanged)
+    assert isinstance(decide(changed.chat, delivered, context(marked=VISITORS)), Unchanged)
 
 
 @pytest.mark.parametrize(
@@ -416,7 +416,7 @@ def test_read_implies_delivered_and_a_repeat_changes_nothing() -> None:
 )
 def test_only_the_other_sides_standard_messages_are_marked(marked: MarkedMessage | None, expected: str) -> None:
     mark = MarkMessage(CHAT, OLGA, 9, read=True)
-    assert code(decide(chat(Stage.OPEN, OLGA), mark, situation(marked=marked))) == expected
+    assert code(decide(chat(Stage.OPEN, OLGA), mark, context(marked=marked))) == expected
 
 
 @given(marks=st.lists(st.tuples(st.sampled_from([ANNA, OLGA]), st.integers(0, 20), st.booleans()), max_size=30))
@@ -427,7 +427,7 @@ def test_watermarks_never_go_back_and_read_never_passes_delivered(
     for reader, index, read in marks:
         other = Role.OPERATOR if reader.role is Role.USER else Role.USER
         marked = MarkedMessage(index, MessageType.STANDARD, other)
-        decision = decide(state, MarkMessage(CHAT, reader, 1, read), situation(marked=marked))
+        decision = decide(state, MarkMessage(CHAT, reader, 1, read), context(marked=marked))
         if isinstance(decision, Changed):
             after = decision.chat
             assert after.rev == state.rev + 1
@@ -494,7 +494,7 @@ class _Clocked:
         holder = None
         if self.chat.operator is not None:
             holder = PersonRecord(self.chat.operator, LK, online=there, leaving=not there)
-        around = situation(policy=self.policy, now=self.now, target=target, holder=holder)
+        around = context(policy=self.policy, now=self.now, target=target, holder=holder)
         before, decision = self.chat, decide(self.chat, operation, around)
         if not isinstance(decision, Changed):
             return

@@ -38,7 +38,7 @@ from actorchat.storage import open_journal, open_store
 from actorchat.storage.journal import Journal
 from tests.chat.people import ANNA, BORIS, CHAT, OLGA, PETR
 from tests.chat.world import LK, World, open_world
-from tests.storage.world import Listener
+from tests.storage.listener import Listener
 
 ANSWER = Policy(answer_timeout=30)
 
@@ -192,7 +192,7 @@ async def test_a_return_that_a_kill_interrupted_is_completed_at_the_next_start(t
         async with open_world(store=url) as world:
             while await stands(world, chat) != ("new", None):
                 await trio.lowlevel.checkpoint()
-            while (await world.chats.archive.operators(LK))[0].person.leaving:
+            while (await world.chats.chat_reader.operators(LK))[0].person.leaving:
                 await trio.lowlevel.checkpoint()
 
 
@@ -229,7 +229,7 @@ async def test_timers_from_before_a_start_end_only_after_a_grace(autojump_clock:
         await trio.sleep(3_600)
         started = trio.current_time()
         async with open_system() as system:
-            system.spawn(lambda: Sweeper(storage.archive, sweep, trio.current_time))
+            system.spawn(lambda: Sweeper(storage.chat_reader, sweep, trio.current_time))
             await accepted(new, BORIS)
             await trio.sleep(32)
     at = {chat: [moment for each, moment in swept if each == chat] for chat in (old, new)}

@@ -13,7 +13,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from actorchat.actors import ActorSystem, open_system
-from actorchat.chat import Chats, Limits, open_chats, settle_dead_letter
+from actorchat.chat import ChatService, Limits, open_chats, settle_dead_letter
 from actorchat.chat.commands import FeedReceiver, RoomReceiver
 from actorchat.chat.model import ChatState, Policy
 from actorchat.chat.operations import RecordPerson
@@ -41,7 +41,7 @@ class Recorder:
 
     def __init__(self, user: User, profile: Profile = Profile.EXTENDED) -> None:
         self.user, self.profile = user, profile
-        self.backlog = 0
+        self.buffered_bytes = 0
         self.closed: int | None = None
         self.payloads: list[bytes] = []
         self.done = 0
@@ -104,7 +104,7 @@ class Socket:
 @attrs.define
 class World:
     system: ActorSystem
-    chats: Chats
+    chats: ChatService
     nursery: trio.Nursery
 
     async def person(self, user: User, sources: frozenset[str] = LK) -> User:
@@ -116,7 +116,7 @@ class World:
         return chat.uuid
 
     async def state(self, chat: UUID) -> ChatState:
-        state = await self.chats.archive.chat(chat)
+        state = await self.chats.chat_reader.chat(chat)
         assert state is not None
         return state
 
@@ -175,7 +175,7 @@ async def open_world(
             open_chats(
                 system=system,
                 journal=journal,
-                archive=storage.archive,
+                chat_reader=storage.chat_reader,
                 policy=policy,
                 limits=limits or Limits(messages_per_second=0),
                 clock=trio.current_time,

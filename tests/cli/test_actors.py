@@ -21,8 +21,8 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from actorchat.cli import main
-from actorchat.cli.actor_table import draw
-from actorchat.server.inspection import SOCKET, ActorRow, Family, Question, Tree
+from actorchat.cli.actor_tree_table import draw
+from actorchat.server.inspection import SOCKET, ActorRow, Family, InspectionRequest, Tree
 from tests.cli.processes import CAP, ServerProcess, environment, started
 from tests.server.running import websocket
 
@@ -49,10 +49,10 @@ ROOMS = Family(name="room", actors=2000, busy=3, queued=12, handled=1234567, dro
 TREE = Tree(pid=7, families=(ROOMS,), rows=(ROW,), matched=1, page=1, pages=1, lost={})
 
 
-def picture(tree: Tree, question: Question | None = None, width: int = 200) -> str:
+def picture(tree: Tree, question: InspectionRequest | None = None, width: int = 200) -> str:
     console = Console(file=StringIO(), width=width, highlight=False)
     with console.capture() as captured:
-        console.print(draw(tree, question or Question(), Path("data")))
+        console.print(draw(tree, question or InspectionRequest(), Path("data")))
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
@@ -106,14 +106,23 @@ def test_a_column_is_there_as_soon_as_it_tells_something() -> None:
         ROW,
         age=7300.0,
         restarts=2,
-        message="Perform",
+        message="OperationRequest",
         busy_for=61.5,
         waiting_on="journal",
         dropped=3,
         drops={"rejected": 3},
     )
     text = picture(attrs.evolve(TREE, rows=(told,)))
-    for words in ("AGE", "2h 1m", "0/1,024", "RESTARTS", "Perform 1m 1s", "WAITS FOR", "journal", "3 rejected"):
+    for words in (
+        "AGE",
+        "2h 1m",
+        "0/1,024",
+        "RESTARTS",
+        "OperationRequest 1m 1s",
+        "WAITS FOR",
+        "journal",
+        "3 rejected",
+    ):
         assert words in text
     for title in ("RESTARTS", "WAITS FOR", "LOST"):
         assert title not in picture(TREE)
@@ -122,13 +131,15 @@ def test_a_column_is_there_as_soon_as_it_tells_something() -> None:
 def test_a_page_says_which_it_is_and_how_to_get_the_next() -> None:
     tree = attrs.evolve(TREE, matched=2001, page=3, pages=2001)
     assert "3 to 3 of 2,001 actors with “room” · by inbox · page 3 of 2,001 (--page 4)" in picture(
-        tree, Question(filter="room", limit=1, page=3)
+        tree, InspectionRequest(filter="room", limit=1, page=3)
     )
-    assert "no actor with “zzz”" in picture(attrs.evolve(TREE, rows=(), matched=0), Question(filter="zzz"))
+    assert "no actor with “zzz”" in picture(attrs.evolve(TREE, rows=(), matched=0), InspectionRequest(filter="zzz"))
 
 
 def test_a_narrow_terminal_shortens_names_never_numbers() -> None:
-    row = attrs.evolve(ROW, name="6f1c0a3e-74b1-4d0b-9a41-0c4ff7ab1a11", message="Perform", busy_for=12.0, inbox=5)
+    row = attrs.evolve(
+        ROW, name="6f1c0a3e-74b1-4d0b-9a41-0c4ff7ab1a11", message="OperationRequest", busy_for=12.0, inbox=5
+    )
     tree = attrs.evolve(TREE, rows=(row,))
     lines = picture(tree, width=80).splitlines()
     assert len(lines) == 7
@@ -235,7 +246,7 @@ async def test_the_watch_fills_the_screen_and_ctrl_c_gives_it_back(tmp_path: Pat
 def test_ctrl_c_in_the_middle_of_drawing_gives_the_screen_back(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = 0
 
-    async def look(folder: Path, question: Question) -> Tree:
+    async def look(folder: Path, question: InspectionRequest) -> Tree:
         return TREE
 
     class Interrupted(StringIO):

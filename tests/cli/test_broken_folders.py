@@ -20,8 +20,8 @@ from actorchat.cli import main
 from actorchat.server.auth import ensure_secret
 from actorchat.storage import open_journal, open_store
 from actorchat.storage.schema import HEAD
-from tests.cli.unprivileged import permissions_apply
-from tests.storage.world import RESERVE, Listener, say
+from tests.cli.drop_privileges import permissions_apply
+from tests.storage.listener import RESERVE, Listener, say
 
 pytestmark = pytest.mark.slow
 

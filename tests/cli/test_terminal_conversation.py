@@ -8,7 +8,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actorchat.cli.terminal.chat_view import ChatView
 from actorchat.cli.terminal.conversation import Conversation, Departure, GoBack, Leave
-from actorchat.cli.terminal.front import Action, Edited, Entered, Left, Scene
+from actorchat.cli.terminal.ui import Action, Edited, Entered, Left, Scene
 from actorchat.client import ApiError, ApiUnreachable, ConnectionEnded, open_room
 from actorchat.protocol.commands import MarkMessageDelivered, MarkMessageRead, UpdateTyping
 from actorchat.protocol.entities import Chat
@@ -77,7 +77,7 @@ class FakeApi:
 
 async def converse(
     nursery: trio.Nursery,
-    front: FakeFront,
+    ui: FakeFront,
     *scripts: Script | int,
     me: Callable[[], ChatView] = lambda: ChatView(OPERATOR, CHAT),
     api: FakeApi | None = None,
@@ -86,7 +86,7 @@ async def converse(
     dial = Peers(nursery, *scripts).dial
     async with open_room("http://test", CHAT.uuid, token="t", after=-1, random=NoJitter(), dial=dial) as room:
         # The conversation asks of the HTTP side only what the fake answers.
-        conversation = Conversation(front, api or FakeApi(), room, me())  # type: ignore[arg-type]
+        conversation = Conversation(ui, api or FakeApi(), room, me())  # type: ignore[arg-type]
         if typing is not None:
             conversation.hear_typing(typing)
         return await conversation.run()
@@ -101,9 +101,9 @@ async def test_what_is_typed_is_sent_and_shown_as_stored(autojump_clock: MockClo
         await answer(peer, 0)
         await stay(peer)
 
-    front = FakeFront(Entered("hello"), Left(in_a_hurry=False))
-    assert await converse(nursery, front, script, me=lambda: ChatView(VISITOR, CHAT)) == Leave()
-    assert front.lines[-1] == "[0] you: hello"
+    ui = FakeFront(Entered("hello"), Left(in_a_hurry=False))
+    assert await converse(nursery, ui, script, me=lambda: ChatView(VISITOR, CHAT)) == Leave()
+    assert ui.lines[-1] == "[0] you: hello"
 
 
 async def test_a_script_that_ends_waits_for_what_it_said(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
@@ -112,9 +112,9 @@ async def test_a_script_that_ends_waits_for_what_it_said(autojump_clock: MockClo
         await answer(peer, 0)
         await stay(peer)
 
-    front = FakeFront(Entered("hello"), Left(in_a_hurry=False))
-    await converse(nursery, front, slow, me=lambda: ChatView(VISITOR, CHAT))
-    assert "[0] you: hello" in front.lines
+    ui = FakeFront(Entered("hello"), Left(in_a_hurry=False))
+    await converse(nursery, ui, slow, me=lambda: ChatView(VISITOR, CHAT))
+    assert "[0] you: hello" in ui.lines
 
 
 @pytest.mark.parametrize(("scripted", "stored"), [(True, True), (False, False)])
@@ -126,10 +126,10 @@ async def test_a_scripts_command_waits_for_what_was_said_before_it(
         await answer(peer, 0)
         await stay(peer)
 
-    front = FakeFront(Entered("hello"), Entered("/accept"), Left(in_a_hurry=False), scripted=scripted)
-    await converse(nursery, front, slow)
-    refused = front.lines.index("# not_owner: Ivan has it")
-    assert any("hello" in line for line in front.lines[:refused]) is stored
+    ui = FakeFront(Entered("hello"), Entered("/accept"), Left(in_a_hurry=False), scripted=scripted)
+    await converse(nursery, ui, slow)
+    refused = ui.lines.index("# not_owner: Ivan has it")
+    assert any("hello" in line for line in ui.lines[:refused]) is stored
 
 
 async def test_who_leaves_in_a_hurry_waits_two_seconds_for_it(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
@@ -158,9 +158,9 @@ async def test_a_refusal_is_shown_beside_the_text(autojump_clock: MockClock, nur
         await peer.tell(refusal(await peer.hear_message(), RefusalCode.CHAT_CLOSED))
         await stay(peer)
 
-    front = FakeFront(Entered("hello"))
-    await converse(nursery, front, script)
-    assert front.lines[-1] == "# not sent: chat_closed: no: 'hello'"
+    ui = FakeFront(Entered("hello"))
+    await converse(nursery, ui, script)
+    assert ui.lines[-1] == "# not sent: chat_closed: no: 'hello'"
 
 
 @pytest.mark.parametrize("typed", ["hello", "//quit", "x" * 5000])
@@ -171,9 +171,9 @@ async def test_a_text_that_was_refused_can_be_typed_again(
         await peer.tell(refusal(await peer.hear_message(), RefusalCode.CHAT_CLOSED))
         await stay(peer)
 
-    front = FakeFront(Entered(typed))
-    await converse(nursery, front, script)
-    assert front.put_back_lines == [typed]
+    ui = FakeFront(Entered(typed))
+    await converse(nursery, ui, script)
+    assert ui.put_back_lines == [typed]
 
 
 async def test_what_was_refused_is_counted_and_quoted_in_short(
@@ -183,14 +183,14 @@ async def test_what_was_refused_is_counted_and_quoted_in_short(
         await peer.tell(refusal(await peer.hear_message(), RefusalCode.TOO_LONG))
         await stay(peer)
 
-    front = FakeFront(Entered("x" * 5000), Entered("/nonsense"), Entered("/accept"))
+    ui = FakeFront(Entered("x" * 5000), Entered("/nonsense"), Entered("/accept"))
     room = open_room("http://test", CHAT.uuid, token="t", after=-1, dial=Peers(nursery, script).dial)
     async with room as connection:
         # As in `converse`.
-        conversation = Conversation(front, FakeApi(), connection, ChatView(OPERATOR, CHAT))  # type: ignore[arg-type]
+        conversation = Conversation(ui, FakeApi(), connection, ChatView(OPERATOR, CHAT))  # type: ignore[arg-type]
         await conversation.run()
     assert conversation.refused == 3
-    assert f"# not sent: too_long: no: '{'x' * 59}…'" in front.lines
+    assert f"# not sent: too_long: no: '{'x' * 59}…'" in ui.lines
 
 
 async def test_commands_go_to_the_http_side_and_refusals_are_one_line(
@@ -198,10 +198,10 @@ async def test_commands_go_to_the_http_side_and_refusals_are_one_line(
 ) -> None:
     api = FakeApi()
     lines = ("/note hm", "/transfer 8", "/close", "/accept", "/nonsense")
-    front = FakeFront(*(Entered(line) for line in lines))
-    await converse(nursery, front, stay, api=api)
+    ui = FakeFront(*(Entered(line) for line in lines))
+    await converse(nursery, ui, stay, api=api)
     assert api.calls == [("note", "hm"), ("transfer", 8), ("close",)]
-    assert front.lines[-2:] == [
+    assert ui.lines[-2:] == [
         "# not_owner: Ivan has it",
         "# there is no /nonsense here; /help lists what there is",
     ]
@@ -218,10 +218,10 @@ async def test_commands_go_to_the_http_side_and_refusals_are_one_line(
 async def test_a_note_that_was_not_sent_can_be_typed_again(
     autojump_clock: MockClock, nursery: trio.Nursery, fault: ApiError | ApiUnreachable, said: str
 ) -> None:
-    front = FakeFront(Entered("/note call back"))
-    await converse(nursery, front, stay, api=FakeApi(fault=fault))
-    assert front.lines[-1] == f"# {said}"
-    assert front.put_back_lines == ["/note call back"]
+    ui = FakeFront(Entered("/note call back"))
+    await converse(nursery, ui, stay, api=FakeApi(fault=fault))
+    assert ui.lines[-1] == f"# {said}"
+    assert ui.put_back_lines == ["/note call back"]
 
 
 async def test_typing_is_told_but_commands_are_not(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
@@ -242,11 +242,11 @@ async def test_going_back_is_not_leaving(autojump_clock: MockClock, nursery: tri
 
 
 async def test_the_visitors_text_comes_from_the_feed(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    front = FakeFront()
+    ui = FakeFront()
     elsewhere = TypingUpdated("no", False, UUID(int=1), VISITOR)
-    await converse(nursery, front, stay, typing=TypingUpdated("how mu", False, CHAT.uuid, VISITOR))
-    await converse(nursery, front, stay, typing=elsewhere)
-    assert [line for line in front.lines if "writing" in line] == ["# visitor 0497 is writing: how mu"]
+    await converse(nursery, ui, stay, typing=TypingUpdated("how mu", False, CHAT.uuid, VISITOR))
+    await converse(nursery, ui, stay, typing=elsewhere)
+    assert [line for line in ui.lines if "writing" in line] == ["# visitor 0497 is writing: how mu"]
 
 
 async def test_the_end_of_the_room_is_the_end_of_the_conversation(
@@ -264,9 +264,9 @@ async def test_the_connections_state_is_shown(autojump_clock: MockClock, nursery
         await wait_all_tasks_blocked()
         await peer.close(1012)
 
-    front = FakeFront(*[Entered("")] * 3)
-    await converse(nursery, front, leave, stay)
-    assert front.lines == [
+    ui = FakeFront(*[Entered("")] * 3)
+    await converse(nursery, ui, leave, stay)
+    assert ui.lines == [
         "# connecting",
         "# live",
         "# waiting: the connection was lost (1012)",

@@ -6,11 +6,11 @@ from prompt_toolkit.utils import get_cwidth
 
 from actorchat.chat.model import PersonRecord, Policy, Stage, endless
 from actorchat.chat.operations import Changed, ReturnChat, TransferChat
-from actorchat.chat.rules import Situation, decide
+from actorchat.chat.rules import DecisionContext, decide
 from actorchat.cli.terminal import drawing
+from actorchat.cli.terminal.chat_list_view import ChatListView
 from actorchat.cli.terminal.chat_view import MAX_ENTRIES, OTHER_HISTORY, ChatView
-from actorchat.cli.terminal.desk_view import DeskView
-from actorchat.cli.terminal.telling import tell_event, tell_item
+from actorchat.cli.terminal.event_lines import describe_event, describe_item
 from actorchat.cli.text import clean
 from actorchat.client import ConnectionState, NotAdded, SnapshotBegins
 from actorchat.client.delivery import Delivery
@@ -55,7 +55,7 @@ def shown(view: ChatView) -> list[str]:
 def told(view: ChatView, *events: Event) -> list[str]:
     lines = []
     for event in events:
-        lines.extend(tell_event(view, event))
+        lines.extend(describe_event(view, event))
         view = view.after(event)
     return lines
 
@@ -183,8 +183,8 @@ def test_the_title_says_who_is_here_and_how_the_chat_stands() -> None:
 def test_without_a_connection_the_title_claims_nothing(state: ConnectionState, reason: str, word: str) -> None:
     view = after(VISITORS_VIEW, UserConnected(OPERATOR)).connected(state, reason)
     assert drawing.chat_title(view) == f"with Olga · {word}"
-    list_view = desk(CHAT).after(OperatorUpdated(OPERATOR, True, 1, 2)).connected(state, reason)
-    assert drawing.desk_title(list_view) == f"{word} · the list may be out of date"
+    list_view = chat_list(CHAT).after(OperatorUpdated(OPERATOR, True, 1, 2)).connected(state, reason)
+    assert drawing.chat_list_title(list_view) == f"{word} · the list may be out of date"
 
 
 def test_notes_are_marked_for_operators_and_carry_no_tick() -> None:
@@ -214,8 +214,8 @@ def test_only_what_people_wrote_looks_spoken(view: ChatView, event: Message, lin
 @pytest.mark.parametrize("operation", [TransferChat(CHAT.uuid, OLGA, PETR.id), ReturnChat(CHAT.uuid, OLGA)])
 def test_what_the_server_tells_of_a_hand_over_is_no_note(operation: TransferChat | ReturnChat) -> None:
     target = PersonRecord(PETR, endless({"lk"}))
-    situation = Situation(policy=Policy(), now=1, message_id=1, target=target)
-    decision = decide(stored_chat(Stage.OPEN, operator=OLGA), operation, situation)
+    context = DecisionContext(policy=Policy(), now=1, message_id=1, target=target)
+    decision = decide(stored_chat(Stage.OPEN, operator=OLGA), operation, context)
     assert isinstance(decision, Changed)
     (text,) = (each.text for each in decision.messages if each.type_role is Role.OPERATOR)
     assert told(OPERATORS_VIEW, MessageAdded(system(Role.OPERATOR, text, OPERATOR))) == [f"[0] — {text} (you)"]
@@ -273,19 +273,19 @@ def test_the_connection_is_shown_unless_all_is_well(state: ConnectionState, text
     assert "".join(part for _, part in drawing.connection_line(state, "lost")) == text
 
 
-def desk(*chats: Chat) -> DeskView:
-    view = DeskView().connected(ConnectionState.LIVE, "").after(SnapshotBegins())
+def chat_list(*chats: Chat) -> ChatListView:
+    view = ChatListView().connected(ConnectionState.LIVE, "").after(SnapshotBegins())
     for chat in chats:
         view = view.after(ChatUpdated(chat))
     return view
 
 
-def rows(view: DeskView) -> list[str]:
-    return ["".join(text for _, text in line).strip() for line in drawing.desk_lines(view)]
+def rows(view: ChatListView) -> list[str]:
+    return ["".join(text for _, text in line).strip() for line in drawing.chat_list_lines(view)]
 
 
 def test_the_list_shows_new_chats_first_with_what_is_unread_and_typed() -> None:
-    view = desk(CHAT, OTHER_CHAT)
+    view = chat_list(CHAT, OTHER_CHAT)
     view = view.after(MessageAdded(attrs.evolve(message(0, "help", user=VISITOR), chat=OTHER_CHAT)))
     assert rows(view) == ["2  new     visitor 0497  1 unread  help", "1  open    visitor 0497  [Olga]"]
     view = view.after(TypingUpdated("me pl", False, OTHER_CHAT.uuid, VISITOR))
@@ -295,36 +295,36 @@ def test_the_list_shows_new_chats_first_with_what_is_unread_and_typed() -> None:
 
 
 def test_a_chat_keeps_its_number_over_reconnects_and_closed_ones_go() -> None:
-    view = desk(CHAT, OTHER_CHAT)
+    view = chat_list(CHAT, OTHER_CHAT)
     again = view.after(SnapshotBegins()).after(ChatUpdated(OTHER_CHAT))
     assert rows(again) == ["2  new     visitor 0497"]
     assert again.find(1) is None
 
 
 def test_the_chat_on_the_screen_has_nothing_unread() -> None:
-    view = desk(CHAT).after(MessageAdded(message(0, user=VISITOR)), shown=CHAT.uuid)
+    view = chat_list(CHAT).after(MessageAdded(message(0, user=VISITOR)), shown=CHAT.uuid)
     assert view.rows[CHAT.uuid].unread == 0
 
 
 def test_a_list_that_never_was_connected_claims_nothing() -> None:
-    view = DeskView().connected(ConnectionState.WAITING, "cannot connect to x:1: connection refused")
-    assert drawing.desk_title(view) == "disconnected · nothing is known yet"
+    view = ChatListView().connected(ConnectionState.WAITING, "cannot connect to x:1: connection refused")
+    assert drawing.chat_list_title(view) == "disconnected · nothing is known yet"
     assert rows(view) == []
     assert rows(view.connected(ConnectionState.LIVE, "")) == ["no chats yet"]
 
 
 def test_the_desks_title_tells_who_is_there_and_what_waits() -> None:
-    view = desk().after(OperatorUpdated(OPERATOR, True, 1, 2)).after(GlobalUpdated(3))
+    view = chat_list().after(OperatorUpdated(OPERATOR, True, 1, 2)).after(GlobalUpdated(3))
     view = view.after(OperatorUpdated(User(8, Role.OPERATOR), False, 0, 0))
-    assert drawing.desk_title(view) == "3 unread chats · operators: Olga (7: 1 new, 2 open)"
-    assert drawing.desk_title(view.after(GlobalUpdated(1))).startswith("1 unread chat · ")
+    assert drawing.chat_list_title(view) == "3 unread chats · operators: Olga (7: 1 new, 2 open)"
+    assert drawing.chat_list_title(view.after(GlobalUpdated(1))).startswith("1 unread chat · ")
 
 
 def test_the_list_says_what_to_type_as_soon_as_there_is_a_chat() -> None:
-    view = DeskView().connected(ConnectionState.LIVE, "")
-    assert drawing.desk_hint(view) == []
+    view = ChatListView().connected(ConnectionState.LIVE, "")
+    assert drawing.chat_list_hint(view) == []
     view = view.after(ChatUpdated(OTHER_CHAT)).after(ChatUpdated(CHAT)).after(MessageAdded(message(0, user=VISITOR)))
-    assert drawing.desk_hint(view) == [("class:notice", "type a chat's number to open it: 1 and Enter")]
+    assert drawing.chat_list_hint(view) == [("class:notice", "type a chat's number to open it: 1 and Enter")]
 
 
 def read(index: int, text: str = "", *, user: User = VISITOR) -> Message:
@@ -332,7 +332,7 @@ def read(index: int, text: str = "", *, user: User = VISITOR) -> Message:
 
 
 def test_what_was_said_before_the_list_was_opened_is_shown_with_what_is_unread() -> None:
-    view = desk(CHAT, OTHER_CHAT)
+    view = chat_list(CHAT, OTHER_CHAT)
     assert view.next_unknown(()) == view.rows[OTHER_CHAT.uuid]
     assert view.next_unknown({OTHER_CHAT.uuid}) == view.rows[CHAT.uuid]
     note = attrs.evolve(message(4, "hm"), type=MessageType.SYSTEM)
@@ -347,18 +347,18 @@ def test_what_was_said_before_the_list_was_opened_is_shown_with_what_is_unread()
 
 
 def test_a_history_that_is_older_than_what_came_changes_nothing() -> None:
-    view = desk(CHAT).after(MessageAdded(message(5, "news", user=VISITOR)))
+    view = chat_list(CHAT).after(MessageAdded(message(5, "news", user=VISITOR)))
     assert view.with_history(CHAT.uuid, [message(4, "old", user=VISITOR)], has_more=False) is view
 
 
 def test_an_answer_marks_nothing_as_read_and_a_first_message_needs_no_history() -> None:
-    view = desk(CHAT).after(MessageAdded(message(0, "help", user=VISITOR))).after(MessageAdded(message(1, "yes")))
+    view = chat_list(CHAT).after(MessageAdded(message(0, "help", user=VISITOR))).after(MessageAdded(message(1, "yes")))
     assert rows(view) == ["1  open    visitor 0497  1 unread  [Olga]  Olga: yes"]
     assert view.next_unknown(()) is None
 
 
 def test_when_fewer_chats_are_unread_than_are_marked_the_marked_ones_are_read_again() -> None:
-    view = desk(CHAT, OTHER_CHAT).after(MessageAdded(message(0, user=VISITOR))).after(GlobalUpdated(1))
+    view = chat_list(CHAT, OTHER_CHAT).after(MessageAdded(message(0, user=VISITOR))).after(GlobalUpdated(1))
     view = view.without_history(OTHER_CHAT.uuid)
     assert view.next_unknown(()) is None
     view = view.after(GlobalUpdated(0))
@@ -369,7 +369,7 @@ def test_when_fewer_chats_are_unread_than_are_marked_the_marked_ones_are_read_ag
 
 def test_a_chat_that_was_left_before_all_of_it_was_read_is_unread_again() -> None:
     unread = message(0, "help", user=VISITOR)
-    view = desk(CHAT).after(MessageAdded(unread)).opened(CHAT.uuid)
+    view = chat_list(CHAT).after(MessageAdded(unread)).opened(CHAT.uuid)
     assert not view.unread_rows()
     view = view.left(CHAT.uuid)
     assert view.next_unknown(()) is not None
@@ -377,8 +377,10 @@ def test_a_chat_that_was_left_before_all_of_it_was_read_is_unread_again() -> Non
 
 
 def test_a_row_takes_one_line_of_the_window_however_wide_its_characters_are() -> None:
-    view = desk(OTHER_CHAT).after(MessageAdded(attrs.evolve(message(0, "日本語" * 20, user=VISITOR), chat=OTHER_CHAT)))
-    (line,) = drawing.desk_lines(view, 50, get_cwidth)
+    view = chat_list(OTHER_CHAT).after(
+        MessageAdded(attrs.evolve(message(0, "日本語" * 20, user=VISITOR), chat=OTHER_CHAT))
+    )
+    (line,) = drawing.chat_list_lines(view, 50, get_cwidth)
     text = "".join(part for _, part in line)
     assert get_cwidth(text) in (49, 50)
     assert text.endswith("語…")
@@ -390,28 +392,28 @@ def closed_chat(number: int) -> Chat:
 
 
 def test_closed_chats_are_listed_by_themselves_and_keep_their_numbers() -> None:
-    view = desk(CHAT).with_closed([closed_chat(8), closed_chat(9)])
+    view = chat_list(CHAT).with_closed([closed_chat(8), closed_chat(9)])
     assert rows(view) == ["2  closed  visitor 0497  [Olga]", "3  closed  visitor 0497  [Olga]"]
-    assert drawing.desk_title(view) == "2 closed chats, newest first"
-    assert "/list" in drawing.desk_hint(view)[0][1]
+    assert drawing.chat_list_title(view) == "2 closed chats, newest first"
+    assert "/list" in drawing.chat_list_hint(view)[0][1]
     found = view.find(3)
     assert found is not None
     assert found.chat.uuid == UUID(int=9)
     again = view.after(SnapshotBegins()).after(ChatUpdated(CHAT))
     assert rows(again) == rows(view)
     assert rows(again.showing_open()) == ["1  open    visitor 0497  [Olga]"]
-    assert rows(desk().with_closed([])) == ["no closed chats"]
+    assert rows(chat_list().with_closed([])) == ["no closed chats"]
 
 
 def test_a_closed_chat_that_is_reopened_is_in_the_list_again() -> None:
-    view = desk().with_closed([closed_chat(8)])
+    view = chat_list().with_closed([closed_chat(8)])
     view = view.after(ChatUpdated(attrs.evolve(closed_chat(8), status=ChatStatus.OPEN)))
     assert rows(view.showing_open()) == ["1  open    visitor 0497  [Olga]"]
 
 
 def test_inside_a_chat_the_unread_messages_of_others_are_told() -> None:
     third = attrs.evolve(OTHER_CHAT, uuid=UUID(int=9))
-    view = desk(CHAT, OTHER_CHAT, third).after(MessageAdded(message(0, "mine", user=VISITOR)), shown=CHAT.uuid)
+    view = chat_list(CHAT, OTHER_CHAT, third).after(MessageAdded(message(0, "mine", user=VISITOR)), shown=CHAT.uuid)
     assert drawing.elsewhere_line(view, CHAT.uuid) == ""
     for chat in (third, OTHER_CHAT):
         view = view.after(MessageAdded(attrs.evolve(message(0, "help", user=VISITOR), chat=chat)), shown=CHAT.uuid)
@@ -451,13 +453,13 @@ def test_nothing_from_elsewhere_reaches_the_screen_uncleaned() -> None:
         ErrorEvent(f"x{HOSTILE}", HOSTILE, ""),
     )
     view = view.sent(Delivery("c1", HOSTILE, ())).failed(NotAdded(f"odd{HOSTILE}", HOSTILE, text="", client_id="c1"))
-    list_view = desk(chat).after(MessageAdded(said)).noticed(HOSTILE)
+    list_view = chat_list(chat).after(MessageAdded(said)).noticed(HOSTILE)
     lines = [
         *drawing.chat_lines(view),
         *drawing.status_lines(view),
         *drawing.status_lines(view.connected(ConnectionState.WAITING, HOSTILE)),
-        *drawing.desk_lines(list_view),
-        *drawing.desk_lines(list_view.after(TypingUpdated(HOSTILE, False, chat.uuid, visitor))),
+        *drawing.chat_list_lines(list_view),
+        *drawing.chat_list_lines(list_view.after(TypingUpdated(HOSTILE, False, chat.uuid, visitor))),
         *drawing.status_lines(list_view),
         *drawing.status_lines(list_view.connected(ConnectionState.CONNECTING, HOSTILE)),
     ]
@@ -468,10 +470,10 @@ def test_nothing_from_elsewhere_reaches_the_screen_uncleaned() -> None:
 
 
 def test_the_feed_is_told_by_rows_that_changed() -> None:
-    view = desk(CHAT)
-    assert tell_item(view, ChatUpdated(CHAT)) == []
-    assert tell_item(view, GlobalUpdated(1)) == []
-    assert tell_item(view, ChatUpdated(OTHER_CHAT)) == ["#   2  new     visitor 0497"]
-    assert tell_item(view, MessageAdded(message(0, "help", user=VISITOR))) == [
+    view = chat_list(CHAT)
+    assert describe_item(view, ChatUpdated(CHAT)) == []
+    assert describe_item(view, GlobalUpdated(1)) == []
+    assert describe_item(view, ChatUpdated(OTHER_CHAT)) == ["#   2  new     visitor 0497"]
+    assert describe_item(view, MessageAdded(message(0, "help", user=VISITOR))) == [
         "#   1  open    visitor 0497  1 unread  [Olga]  help"
     ]

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from actorchat.cli import main
-from actorchat.cli.failing import fail, warn
-from actorchat.cli.terminal.plain import PlainFront
+from actorchat.cli.errors import fail, warn
+from actorchat.cli.terminal.line_ui import LineUi
 from actorchat.cli.text import clean, counted, fit, one_line, shorten
 
 BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -58,7 +58,7 @@ def test_what_commands_complain_of_is_cleaned_and_one_line(capsys: pytest.Captur
 
 
 def test_whatever_is_told_without_a_screen_is_cleaned(capsys: pytest.CaptureFixture[str]) -> None:
-    PlainFront().tell("[0] Olga:  [in\x1b]0;voice.pdf\x07 https://x/\u202efdp.exe]")
+    LineUi().tell("[0] Olga:  [in\x1b]0;voice.pdf\x07 https://x/\u202efdp.exe]")
     assert capsys.readouterr().out == "[0] Olga:  [in\ufffd]0;voice.pdf\ufffd https://x/\ufffdfdp.exe]\n"
 
 

@@ -2,10 +2,10 @@ from random import Random
 
 import pytest
 
-from actorchat.client.address import ServerAddress
 from actorchat.client.backoff import Backoff
-from actorchat.client.endings import Closed, Ending, Rejected, Reopened, Unreachable, explain, final_error
+from actorchat.client.disconnect import Closed, Ending, Rejected, Reopened, Unreachable, explain, final_error
 from actorchat.client.errors import ConnectionEnded, SignedOut
+from actorchat.client.server_urls import ServerAddress
 from tests.client.peers import CHAT
 
 

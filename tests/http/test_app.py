@@ -10,8 +10,8 @@ import trio
 from starlette.types import ASGIApp
 from trio.testing import MockClock
 
-from actorchat.chat.chats import ChatRefused, Chats
 from actorchat.chat.ports import StorageUnavailable
+from actorchat.chat.service import ChatRefused, ChatService
 from actorchat.http.app import make_app
 from actorchat.http.origins import AllowedOrigins
 from actorchat.http.ports import Caller, Visit
@@ -21,7 +21,7 @@ from actorchat.protocol import User
 from tests.server.running import error
 
 
-class _Door:
+class _Access:
     """Answers every call with `outcome`."""
 
     def __init__(self, outcome: Exception | None) -> None:
@@ -53,7 +53,7 @@ class _Door:
 
 def app_over(outcome: Exception | None, unready: Problem | None = None) -> ASGIApp:
     # No route gets as far as the chats.
-    return make_app(cast("Chats", None), _Door(outcome), origins=AllowedOrigins(), unready=lambda: unready)
+    return make_app(cast("ChatService", None), _Access(outcome), origins=AllowedOrigins(), unready=lambda: unready)
 
 
 async def get(app: ASGIApp, path: str = "/api/chats") -> httpx.Response:

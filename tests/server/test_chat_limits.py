@@ -68,7 +68,7 @@ async def test_one_token_and_made_up_sources_do_not_fill_the_storage() -> None:
 async def test_an_anonymous_visitor_is_stored_with_a_chat_and_not_without() -> None:
     token = Tokens(SECRET).open_session(User(2**52 + 5, Role.USER), "lk")
     async with running() as api:
-        people = api.server._parts.chats.archive
+        people = api.server._parts.chats.chat_reader
         before = api.server.statistics().journal.operations
         for _ in range(3):
             assert (await api.call("GET", "/api/chats", token)).json() == []

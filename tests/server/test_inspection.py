@@ -23,9 +23,9 @@ from actorchat.server.inspection import (
     SECONDS,
     SLICE,
     SOCKET,
-    NotSeen,
-    Order,
-    Question,
+    InspectionFailed,
+    InspectionRequest,
+    SortOrder,
     look,
     serve_inspection,
     survey,
@@ -83,31 +83,31 @@ def refused(answer: dict[str, object]) -> bool:
 @pytest.mark.parametrize(
     ("order", "names"),
     [
-        (Order.INBOX, ["full", "slow", "busy", "back"]),
-        (Order.HANDLED, ["busy", "full", "back", "slow"]),
-        (Order.AGE, ["back", "slow", "full", "busy"]),
-        (Order.RESTARTS, ["slow", "full", "busy", "back"]),
-        (Order.NAME, ["back", "busy", "full", "slow"]),
+        (SortOrder.INBOX, ["full", "slow", "busy", "back"]),
+        (SortOrder.HANDLED, ["busy", "full", "back", "slow"]),
+        (SortOrder.AGE, ["back", "slow", "full", "busy"]),
+        (SortOrder.RESTARTS, ["slow", "full", "busy", "back"]),
+        (SortOrder.NAME, ["back", "busy", "full", "slow"]),
     ],
 )
-async def test_rows_come_in_the_order_that_was_asked_for(order: Order, names: list[str]) -> None:
+async def test_rows_come_in_the_order_that_was_asked_for(order: SortOrder, names: list[str]) -> None:
     infos = [
-        info("busy", begun=9, age=1.0, message="Perform", busy_for=1.0),
+        info("busy", begun=9, age=1.0, message="OperationRequest", busy_for=1.0),
         info("back", state="backoff", age=99.0),
         info("full", queued=5),
-        info("slow", age=9.0, restarts=2, message="Perform", busy_for=30.0),
+        info("slow", age=9.0, restarts=2, message="OperationRequest", busy_for=30.0),
     ]
-    seen = await survey(infos, Question(sort=order))
+    seen = await survey(infos, InspectionRequest(sort=order))
     assert [row.name for row in seen.rows] == names
 
 
 async def test_totals_are_of_whole_families_whatever_is_filtered() -> None:
     infos = [
         info("directory", parent=None),
-        info("r1", queued=2, begun=3, message="Perform"),
+        info("r1", queued=2, begun=3, message="OperationRequest"),
         info("r2", queued=1, dropped=4),
     ]
-    seen = await survey(infos, Question(filter="r2"), {"rejected": 4})
+    seen = await survey(infos, InspectionRequest(filter="r2"), {"rejected": 4})
     assert [row.name for row in seen.rows] == ["r2"]
     room = next(family for family in seen.families if family.name == "room")
     assert (room.actors, room.busy, room.queued, room.handled, room.dropped) == (2, 1, 3, 3, 4)
@@ -115,19 +115,21 @@ async def test_totals_are_of_whole_families_whatever_is_filtered() -> None:
     assert seen.lost == {"rejected": 4}
 
 
-@pytest.mark.parametrize("words", ["6F1C", "feed", "FEEDER", "backoff", "Perform", "journal"])
+@pytest.mark.parametrize("words", ["6F1C", "feed", "FEEDER", "backoff", "OperationRequest", "journal"])
 async def test_a_filter_looks_into_everything_that_has_a_name(words: str) -> None:
-    wanted = info("6f1c", actor="Feeder", parent="feed", state="backoff", message="Perform", waiting_on="journal")
-    seen = await survey([info("other"), wanted], Question(filter=words))
+    wanted = info(
+        "6f1c", actor="Feeder", parent="feed", state="backoff", message="OperationRequest", waiting_on="journal"
+    )
+    seen = await survey([info("other"), wanted], InspectionRequest(filter=words))
     assert [row.name for row in seen.rows] == ["6f1c"]
 
 
 async def test_a_page_behind_the_last_is_the_last() -> None:
     infos = [info(str(number)) for number in range(25)]
-    seen = await survey(infos, Question(limit=10, page=9))
+    seen = await survey(infos, InspectionRequest(limit=10, page=9))
     assert (seen.page, seen.pages, seen.matched) == (3, 3, 25)
     assert [row.name for row in seen.rows] == ["20", "21", "22", "23", "24"]
-    nothing = await survey(infos, Question(filter="nobody"))
+    nothing = await survey(infos, InspectionRequest(filter="nobody"))
     assert (nothing.page, nothing.pages, nothing.rows) == (1, 1, ())
 
 
@@ -142,7 +144,7 @@ async def test_a_look_at_many_lets_others_run_in_between() -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(work)
-        await survey([info(str(number)) for number in range(40 * SLICE)], Question())
+        await survey([info(str(number)) for number in range(40 * SLICE)], InspectionRequest())
         nursery.cancel_scope.cancel()
     assert turns >= 30
 
@@ -151,14 +153,16 @@ async def test_a_look_at_many_lets_others_run_in_between() -> None:
 async def test_two_thousand_rooms_are_counted_paged_and_filtered(tmp_path: Path) -> None:
     async with serving(tmp_path) as server:
         members = [await server.connect_visitor(source="lk") for _ in range(2000)]
-        first = await look(tmp_path, Question())
+        first = await look(tmp_path, InspectionRequest())
         assert next(family for family in first.families if family.name == "room").actors == 2000
         assert (len(first.rows), first.pages) == (50, 41)
-        pages = [await look(tmp_path, Question(sort=Order.NAME, limit=1000, page=page)) for page in (1, 2, 3)]
+        pages = [
+            await look(tmp_path, InspectionRequest(sort=SortOrder.NAME, limit=1000, page=page)) for page in (1, 2, 3)
+        ]
         seen = Counter(row.name for page in pages for row in page.rows)
         assert set(seen.values()) == {1}
         assert set(seen) >= {str(member.chat) for member in members}
-        one = await look(tmp_path, Question(filter=str(members[7].chat)))
+        one = await look(tmp_path, InspectionRequest(filter=str(members[7].chat)))
         assert [(row.kind, row.state, row.family) for row in one.rows] == [("Room", "running", "room")]
 
 
@@ -181,25 +185,27 @@ async def test_the_socket_goes_with_the_server(tmp_path: Path) -> None:
     async with serving(tmp_path):
         assert SOCKET in os.listdir(tmp_path)
     assert SOCKET not in os.listdir(tmp_path)
-    with pytest.raises(NotSeen, match="no server runs on"):
-        await look(tmp_path, Question())
+    with pytest.raises(InspectionFailed, match="no server runs on"):
+        await look(tmp_path, InspectionRequest())
 
 
 async def test_the_socket_of_a_killed_server_is_replaced(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(tmp_path / SOCKET))
-    with pytest.raises(NotSeen, match="no server runs on"):
-        await look(tmp_path, Question())
+    with pytest.raises(InspectionFailed, match="no server runs on"):
+        await look(tmp_path, InspectionRequest())
     async with serving(tmp_path):
-        assert (await look(tmp_path, Question())).pid == os.getpid()
+        assert (await look(tmp_path, InspectionRequest())).pid == os.getpid()
 
 
 async def test_a_living_servers_socket_is_not_stolen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with serving(tmp_path) as first:
         async with serving(tmp_path):
             member = await first.connect_visitor(source="lk")
-            assert [row.name for row in (await look(tmp_path, Question(filter="Room"))).rows] == [str(member.chat)]
-        assert (await look(tmp_path, Question(filter="Room"))).matched == 1
+            assert [row.name for row in (await look(tmp_path, InspectionRequest(filter="Room"))).rows] == [
+                str(member.chat)
+            ]
+        assert (await look(tmp_path, InspectionRequest(filter="Room"))).matched == 1
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
         f"another server uses {tmp_path}: `actorchat actors tree` shows that one's actors"
     ]
@@ -218,7 +224,7 @@ async def test_what_is_no_socket_is_left_alone_and_the_server_goes_on(
 async def test_a_folder_with_a_long_path_is_no_obstacle(tmp_path: Path) -> None:
     folder = tmp_path / ("d" * 120)
     async with serving(folder):
-        assert (await look(folder, Question())).pages == 1
+        assert (await look(folder, InspectionRequest())).pages == 1
     assert SOCKET not in os.listdir(folder)
 
 
@@ -233,8 +239,8 @@ async def test_somebody_elses_server_is_told_as_such(tmp_path: Path, monkeypatch
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(trio, "open_unix_socket", forbidden)
-    with pytest.raises(NotSeen, match="only its owner may look"):
-        await look(tmp_path, Question())
+    with pytest.raises(InspectionFailed, match="only its owner may look"):
+        await look(tmp_path, InspectionRequest())
 
 
 # No question harms
@@ -261,14 +267,14 @@ async def test_somebody_elses_server_is_told_as_such(tmp_path: Path, monkeypatch
 async def test_junk_is_refused_and_the_next_is_answered(tmp_path: Path, junk: bytes) -> None:
     async with serving(tmp_path):
         assert refused(await say(tmp_path, junk))
-        assert (await look(tmp_path, Question())).pages == 1
+        assert (await look(tmp_path, InspectionRequest())).pages == 1
 
 
 async def test_many_may_look_at_once(tmp_path: Path) -> None:
     pages: list[int] = []
 
     async def ask() -> None:
-        pages.append((await look(tmp_path, Question())).pages)
+        pages.append((await look(tmp_path, InspectionRequest())).pages)
 
     async with serving(tmp_path), trio.open_nursery() as nursery:
         for _ in range(AT_ONCE):
@@ -280,12 +286,12 @@ async def test_more_than_many_are_told_so(tmp_path: Path) -> None:
     async with serving(tmp_path):
         held = [await trio.open_unix_socket(tmp_path / SOCKET) for _ in range(AT_ONCE)]
         await trio.testing.wait_all_tasks_blocked()
-        with pytest.raises(NotSeen, match=f"refuses: {AT_ONCE} others look already"):
-            await look(tmp_path, Question())
+        with pytest.raises(InspectionFailed, match=f"refuses: {AT_ONCE} others look already"):
+            await look(tmp_path, InspectionRequest())
         for stream in held:
             await stream.aclose()
         await trio.testing.wait_all_tasks_blocked()
-        assert (await look(tmp_path, Question())).pages == 1
+        assert (await look(tmp_path, InspectionRequest())).pages == 1
 
 
 async def test_who_asks_nothing_is_cut_off(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -302,7 +308,7 @@ async def test_who_leaves_before_the_answer_is_not_waited_for(tmp_path: Path, ca
             async with await trio.open_unix_socket(tmp_path / SOCKET) as stream:
                 await stream.send_all(question)
         await trio.testing.wait_all_tasks_blocked()
-        assert (await look(tmp_path, Question())).pages == 1
+        assert (await look(tmp_path, InspectionRequest())).pages == 1
     assert caplog.records == []
 
 
@@ -310,8 +316,8 @@ async def test_a_fault_in_a_look_stays_there(tmp_path: Path, caplog: pytest.LogC
     async with open_system() as system, trio.open_nursery() as nursery:
         await nursery.start(serve_inspection, tmp_path, system)
         system.dead_letters.counts = None  # type: ignore[assignment] # what no look can read
-        with pytest.raises(NotSeen, match="has gone"):
-            await look(tmp_path, Question())
+        with pytest.raises(InspectionFailed, match="has gone"):
+            await look(tmp_path, InspectionRequest())
         nursery.cancel_scope.cancel()
     assert "a look at the actors failed" in caplog.text
 
@@ -327,6 +333,6 @@ async def test_an_answer_of_another_version_is_told_as_such(tmp_path: Path) -> N
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(raw))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.serve_listeners, answer, [listener])
-            with pytest.raises(NotSeen, match="doesn't understand"):
-                await look(tmp_path, Question())
+            with pytest.raises(InspectionFailed, match="doesn't understand"):
+                await look(tmp_path, InspectionRequest())
             nursery.cancel_scope.cancel()

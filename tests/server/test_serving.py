@@ -24,14 +24,14 @@ import actorchat
 from actorchat.chat.model import Policy
 from actorchat.protocol import CloseCode, MessageAdded, Profile, Role, User
 from actorchat.server import serving
+from actorchat.server.bootstrap import StartFailed
+from actorchat.server.embedded import LocalSocket
 from actorchat.server.environment import Environment
-from actorchat.server.local import LocalSocket
-from actorchat.server.preparing import StartFailed
 from actorchat.server.serving import ANSWER_SECONDS, DRAIN_SECONDS, open_server
 from actorchat.server.settings import Settings
 from actorchat.storage import Storage, open_store
 from actorchat.testing._store_faults import CommitFault, FaultyStore
-from actorchat.testing._transports import until
+from actorchat.testing._transport_harness import until
 from tests.server.running import CAP, SECRET, Api, customer, error, running, websocket
 
 MEMORY = Settings(storage="memory://", port=None)

@@ -8,8 +8,8 @@ from random import Random
 import pytest
 
 from actorchat.chat.model import OnClosed
-from actorchat.server.loading import load_settings, unknown_variables
 from actorchat.server.settings import ChatSettings, HttpSettings, InvalidSettings, LimitSettings, Settings
+from actorchat.server.settings_loader import load_settings, unknown_variables
 from tests.server.running import SECRET
 
 

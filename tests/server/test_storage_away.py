@@ -12,7 +12,7 @@ from actorchat.chat.model import Policy
 from actorchat.server.environment import Environment
 from actorchat.server.settings import LimitSettings, Settings
 from actorchat.storage import InPlace, Storage
-from actorchat.storage.archive import StoreArchive
+from actorchat.storage.async_reader import AsyncReader
 from actorchat.storage.memory import MemoryStore
 from actorchat.testing import FaultyStore
 from tests.server.running import SECRET, Api, error, operator, running
@@ -69,7 +69,7 @@ async def test_reads_that_fail_make_the_server_unready_until_they_work(caplog: p
     async def open_faulty(url: str, policy: Policy, *, clock: Callable[[], float]) -> AsyncIterator[Storage]:
         store = FaultyStore(MemoryStore(policy))
         stores.append(store)
-        yield Storage(store, InPlace(), StoreArchive(store, InPlace()))
+        yield Storage(store, InPlace(), AsyncReader(store, InPlace()))
 
     async with running(environment=Environment(open_store=open_faulty)) as api:
         visitor, chat = await api.talk()

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 from trio_websocket import open_websocket_url, wrap_client_stream
 
-from actorchat.server.preparing import tls_context
+from actorchat.server.bootstrap import tls_context
 from actorchat.server.serving import open_server
 from actorchat.server.settings import InvalidSettings, Settings
 from tests.server.running import CAP, SECRET, get_live

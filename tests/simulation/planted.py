@@ -18,19 +18,19 @@ import click
 import msgspec
 
 from actorchat.actors._inbox import Inbox
-from actorchat.chat import announcement, replay, rules
+from actorchat.chat import broadcast, replay, rules
 from actorchat.chat.directory import Directory
 from actorchat.chat.feed import Console, Feed, Flush
 from actorchat.chat.model import ChatState
-from actorchat.chat.profiles import Profiles
-from actorchat.chat.roster import Roster
-from actorchat.chat.typing_relay import TypingRelay
-from actorchat.client.continuity import Continuity
-from actorchat.client.marks import Marks
+from actorchat.chat.renamed_users import RenamedUsers
+from actorchat.chat.room_state import RoomState
+from actorchat.chat.typing_throttle import TypingThrottle
+from actorchat.client.event_dedup import EventDeduplicator
 from actorchat.client.outbox import Outbox as ClientOutbox
-from actorchat.storage import sql_batch
-from actorchat.storage.archive import StoreArchive
-from actorchat.storage.batch import _Decider, decide_batch
+from actorchat.client.pending_receipts import PendingReceipts
+from actorchat.storage import sql_writer
+from actorchat.storage.async_reader import AsyncReader
+from actorchat.storage.decider import _Decider, decide_batch
 from actorchat.storage.journal import Journal
 from actorchat.storage.store import Batch
 from actorchat.testing.simulation.campaign import SeedResult, run_seed, run_seeds
@@ -216,12 +216,12 @@ def _counters_first(whole: Function) -> Function:
     """Counters are told as soon as they are there, their chat's events a moment later."""
 
     def flush(self: Any) -> None:
-        roster = self._roster
-        early = tuple(counter for item in roster.items for counter in item.counters)
+        room_state = self._room_state
+        early = tuple(counter for item in room_state.items for counter in item.counters)
         if not early:
             whole(self)
             return
-        roster.items = deque(attrs.evolve(item, counters=()) for item in roster.items)
+        room_state.items = deque(attrs.evolve(item, counters=()) for item in room_state.items)
         self._count(early)
         self.after(0.2, Flush(), key="late")
 
@@ -273,8 +273,8 @@ def _patience(whole: Function) -> Function:
 def _extended_for_all(whole: Function) -> Function:
     """Strict sockets are told what only extended ones know."""
 
-    def init(self: Any, audience: Any, strand: Any) -> None:
-        whole(self, audience, strand)
+    def init(self: Any, audience: Any, buffer: Any) -> None:
+        whole(self, audience, buffer)
         self.extended = True
 
     return init
@@ -294,10 +294,10 @@ def _close_unanswered(whole: Function) -> Function:
 def _sweep_unanswered(whole: Function) -> Function:
     """The sweeper closes every chat that is due."""
 
-    def sweep(chat: Any, situation: Any) -> Any:
-        if situation.policy.idle_timeout:
+    def sweep(chat: Any, context: Any) -> Any:
+        if context.policy.idle_timeout:
             chat = msgspec.structs.replace(chat, awaiting_since=None)
-        return whole(chat, situation)
+        return whole(chat, context)
 
     return sweep
 
@@ -316,13 +316,13 @@ def _skip_told(whole: Function) -> Function:
 def _marks_go_back(whole: Function) -> Function:
     """A mark of an older message lowers the watermark."""
 
-    def mark(chat: Any, operation: Any, situation: Any) -> Any:
+    def mark(chat: Any, operation: Any, context: Any) -> Any:
         lowered = dict.fromkeys(("visitor_delivered", "visitor_read", "operators_delivered", "operators_read"), -1)
         side = "visitor" if operation.reader.role.value == "user" else "operators"
         return whole(
             msgspec.structs.replace(chat, **{name: low for name, low in lowered.items() if name.startswith(side)}),
             operation,
-            situation,
+            context,
         )
 
     return mark
@@ -349,7 +349,7 @@ def _both(*plants: Plant) -> Plant:
 
 def _taken_by_anybody(whole: Function) -> Function:
     """Of two operators who accept at once both win."""
-    return lambda chat, operator, situation: operator
+    return lambda chat, operator, context: operator
 
 
 def _operations_leak(whole: Function) -> Function:
@@ -367,18 +367,18 @@ PLANTED: Final[Mapping[str, Plant]] = {
     "announce-before-commit": _replace(Journal, "_commit", _announce_first),
     "doubt-taken-for-stored": _replace(Journal, "_recover", _trust_doubt),
     "lost-control-message": _replace(Inbox, "signal", _lose_signals),
-    "resume-off-by-one": _replace(StoreArchive, "after", _skip_one),
-    "keys-forgotten-at-restart": _replace(sql_batch, "missing_rest", _forget_keys),
-    "left-within-the-grace": _replace(Roster, "lapse", _lapse_anyway),
+    "resume-off-by-one": _replace(AsyncReader, "after", _skip_one),
+    "keys-forgotten-at-restart": _replace(sql_writer, "missing_rest", _forget_keys),
+    "left-within-the-grace": _replace(RoomState, "lapse", _lapse_anyway),
     "short-write-taken-for-whole": _replace(Outbox, "push", _short_write),
     "snapshot-and-live-overlap": _replace(Console, "release", _late_floor),
     "transfer-not-counted": _replace(_Decider, "_count", _transfer_uncounted),
     "notes-in-resume": _replace(replay, "visible_to", _always(True)),
-    "note-to-a-visitor": _replace(announcement, "visible_to", _always(True)),
+    "note-to-a-visitor": _replace(broadcast, "visible_to", _always(True)),
     "new-key-in-doubt": _replace(ClientOutbox, "socket_lost", _new_key_in_doubt),
     "client-forgets-a-message": _replace(ClientOutbox, "socket_lost", _forget_delivery),
-    "client-forgets-marks": _replace(Marks, "socket_lost", lambda whole: lambda self: self.forget_typing()),
-    "client-skips-a-message": _replace(Continuity, "lost", _skip_told),
+    "client-forgets-marks": _replace(PendingReceipts, "socket_lost", lambda whole: lambda self: self.forget_typing()),
+    "client-skips-a-message": _replace(EventDeduplicator, "lost", _skip_told),
     "two-accept-at-once": _replace(rules, "_taken_by", _taken_by_anybody),
     "lost-counter": _replace(Directory, "_count", _one_lost),
     "counters-before-their-chat": _replace(Feed, "_flush", _counters_first),
@@ -387,15 +387,15 @@ PLANTED: Final[Mapping[str, Plant]] = {
     "sockets-outlive-tokens": _replace(heartbeat, "_sweep", _tokens_for_ever),
     "drain-without-close": _replace(Sessions, "drain", _drain_in_silence),
     "malformed-for-ever": _replace(SocketSession, "_count_malformed", _patience),
-    "extended-events-to-strict": _replace(announcement._Stream, "__init__", _extended_for_all),
+    "extended-events-to-strict": _replace(broadcast._AudienceFrames, "__init__", _extended_for_all),
     "operators-never-offline": _replace(Directory, "_start_grace", _nothing),
     "capacity-passed": _replace(rules, "_full", _always(False)),
     "unanswered-chats-closed": _both(
         _replace(ChatState, "due_at", _close_unanswered), _replace(rules, "_sweep", _sweep_unanswered)
     ),
     "watermarks-go-back": _replace(rules, "_mark", _marks_go_back),
-    "typing-never-stops": _replace(TypingRelay, "stop", _nothing),
-    "new-name-shown-to-nobody": _replace(Profiles, "changed", _nothing),
+    "typing-never-stops": _replace(TypingThrottle, "stop", _nothing),
+    "new-name-shown-to-nobody": _replace(RenamedUsers, "changed", _nothing),
     "places-leak": _replace(SocketSession, "operation_done", _operations_leak),
 }
 """By name: what plants it."""

@@ -14,8 +14,8 @@ from actorchat.protocol import User
 from actorchat.storage.journal import open_journal
 from actorchat.storage.sqlite import SqliteStore
 from actorchat.storage.store import Batch
-from actorchat.storage.threads import InPlace
-from tests.storage.world import ANN, CHAT, NOW, RESERVE, Listener
+from actorchat.storage.worker_threads import InPlace
+from tests.storage.listener import ANN, CHAT, NOW, RESERVE, Listener
 
 BOB = User(2, ANN.role, firstname="Bob")
 HEALTHY = UUID(int=2)

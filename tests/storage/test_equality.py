@@ -16,7 +16,7 @@ from actorchat.storage.memory import MemoryStore
 from actorchat.storage.sqlite import SqliteStore
 from actorchat.storage.store import Batch, Store
 from actorchat.testing import random_operations
-from tests.storage.world import NOW
+from tests.storage.listener import NOW
 
 POLICIES = st.builds(
     Policy,
@@ -59,7 +59,7 @@ def test_memory_and_sqlite_are_equal(seed: int, sizes: list[int], policy: Policy
     operations = iter(random_operations(seed, sum(sizes)))
     with ExitStack() as stack:
         path = Path(stack.enter_context(TemporaryDirectory())) / "chat.db"
-        stack.enter_context(pytest.MonkeyPatch.context()).setattr("actorchat.storage.rows._MAX_CACHED", cached)
+        stack.enter_context(pytest.MonkeyPatch.context()).setattr("actorchat.storage.row_cache._MAX_CACHED", cached)
         memory, sqlite = MemoryStore(policy), SqliteStore(path, policy)
         for number, size in enumerate(sizes, 1):
             taken = [next(operations) for _ in range(size)]

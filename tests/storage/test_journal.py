@@ -17,10 +17,10 @@ from actorchat.chat.ports import StorageUnavailable
 from actorchat.storage import journal as journal_module
 from actorchat.storage.journal import Journal, open_journal
 from actorchat.storage.memory import MemoryStore
-from actorchat.storage.store import Batch, Decided
-from actorchat.storage.threads import InPlace, open_workers
+from actorchat.storage.store import Batch, DecisionAndCounters
+from actorchat.storage.worker_threads import InPlace, open_workers
 from actorchat.testing import CommitFault, DelayedRunner, FaultyStore
-from tests.storage.world import ANN, CHAT, NOW, RESERVE, Listener, say, stored
+from tests.storage.listener import ANN, CHAT, NOW, RESERVE, Listener, say, stored
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ async def test_all_that_waits_is_one_batch_told_in_order_and_once() -> None:
             assert journal.submit(say(str(n)), (one, two)[n % 2], asker)
         assert not one.outcomes
         await journal.barrier()
-        assert [outcome.origin for outcome in one.outcomes] == askers[::2]
+        assert [outcome.reply_to for outcome in one.outcomes] == askers[::2]
         assert [message.text for message in two.announced] == ["1", "3", "5", "7", "9"]
         assert (one.calls, two.calls, store.commits) == (1, 1, 2)
         assert [message.index for message in stored(store)] == list(range(10))
@@ -99,7 +99,7 @@ async def test_the_next_commit_is_in_the_thread_while_the_last_batch_is_announce
     let_go, begun = threading.Event(), threading.Event()
 
     class Store(MemoryStore):
-        def commit(self, operations: Sequence[Operation], batch: Batch) -> list[Decided]:
+        def commit(self, operations: Sequence[Operation], batch: Batch) -> list[DecisionAndCounters]:
             if RESERVE in operations:
                 let_go.wait(5)
             else:

@@ -10,7 +10,7 @@ import pytest
 
 from actorchat.chat.model import Policy
 from actorchat.storage.sqlite import SqliteStore
-from tests.storage.world import stored
+from tests.storage.listener import stored
 
 ANNOUNCE = """
 import sys
@@ -18,7 +18,7 @@ from uuid import UUID
 import trio
 from actorchat.chat.model import Policy
 from actorchat.storage import open_journal, open_store
-from tests.storage.world import RESERVE, Listener, say
+from tests.storage.listener import RESERVE, Listener, say
 
 async def main():
     async with open_store(f"sqlite:///{sys.argv[1]}", Policy()) as storage:

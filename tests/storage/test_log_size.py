@@ -12,8 +12,8 @@ from actorchat.chat.operations import AddMessage
 from actorchat.storage import connections
 from actorchat.storage.sqlite import SqliteStore
 from actorchat.storage.store import Batch
-from tests.storage.test_files import outside_reader
-from tests.storage.world import ANN, CHAT, NOW, RESERVE
+from tests.storage.listener import ANN, CHAT, NOW, RESERVE
+from tests.storage.test_database_files import outside_reader
 
 USUAL = 400_000
 

@@ -24,12 +24,12 @@ from actorchat.chat.operations import (
 )
 from actorchat.chat.ports import ChatFilter, StorageUnavailable
 from actorchat.protocol import Role
-from actorchat.storage import sql_batch, sql_start
+from actorchat.storage import sql_writer, startup_repair
 from actorchat.storage.sqlite import SqliteStore
 from actorchat.storage.statements import Statements
-from actorchat.storage.store import Batch, CommitInDoubt, Decided, StoreUrlError
-from tests.storage.failing import Disk
-from tests.storage.world import ANN, CHAT, EVE, NOW, RESERVE, say, stored
+from actorchat.storage.store import Batch, CommitInDoubt, DecisionAndCounters, StoreUrlError
+from tests.storage.failing_disk import Disk
+from tests.storage.listener import ANN, CHAT, EVE, NOW, RESERVE, say, stored
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def batch(number: int) -> Batch:
     return Batch("test", number, NOW)
 
 
-def codes(decided: list[Decided]) -> list[str | None]:
+def codes(decided: list[DecisionAndCounters]) -> list[str | None]:
     return [decision.code if isinstance(decision, Refused) else None for decision, _ in decided]
 
 
@@ -247,8 +247,8 @@ def test_an_uninterrupted_writer_reads_nothing_again(store: SqliteStore, disk: D
 
 
 def test_rows_that_fell_out_of_the_cache_are_read_again(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actorchat.storage.rows._MAX_CACHED", 0)
-    monkeypatch.setattr(sql_batch, "_MAX_MARKABLE", 0)
+    monkeypatch.setattr("actorchat.storage.row_cache._MAX_CACHED", 0)
+    monkeypatch.setattr(sql_writer, "_MAX_MARKABLE", 0)
     for number in range(2, 6):
         decided = store.commit([say(str(number)), say("first")], batch(number))
         assert [type(decision) for decision, _ in decided] == [Changed, Unchanged]
@@ -276,7 +276,7 @@ def test_wrong_counters_are_corrected_at_the_start_and_counted(
 def test_a_start_counts_every_chat_though_it_reads_them_by_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sql_start, "_PAGE", 2)
+    monkeypatch.setattr(startup_repair, "_PAGE", 2)
     path = tmp_path / "chat.db"
     chats = [UUID(int=number) for number in range(5)]
     with closing(SqliteStore(path, Policy())) as store:

@@ -18,8 +18,8 @@ from actorchat.protocol import Role, User
 from actorchat.storage.memory import MemoryStore
 from actorchat.storage.sqlite import SqliteStore
 from actorchat.storage.store import Batch
-from actorchat.testing._stores import check_walk, random_operations
-from tests.storage.world import EVE, NOW
+from actorchat.testing._store_checks import check_walk, random_operations
+from tests.storage.listener import EVE, NOW
 
 FILTERS = st.builds(
     ChatFilter,

@@ -21,7 +21,7 @@ from tests.system.processes import TRANSPORTS, server_process, token
 if sys.platform != "linux":
     pytest.skip("only Linux has all of 127.0.0.0/8", allow_module_level=True)
 
-from bench.unfinished import allow_open_files, newcomer, unfinished_heads
+from bench.unfinished_requests import allow_open_files, newcomer, unfinished_heads
 
 HEADS = 2_000
 NEWCOMERS = 10

@@ -13,8 +13,8 @@ import trio
 from actorchat.chat.ports import Session
 from actorchat.protocol import Command, Frames, Malformed, SendMessage, UnknownType, encode_command
 from actorchat.testing import RawPeer, RecordingApplication, admission_of
-from actorchat.testing._peers import frame_of
-from actorchat.testing._transports import until
+from actorchat.testing._raw_peer import frame_of
+from actorchat.testing._transport_harness import until
 from actorchat.transports.ports import Admission, Limits, Receiver
 from tests.transports.harness import OPENERS, SocketDialer, open_sockets
 

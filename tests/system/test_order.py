@@ -45,7 +45,7 @@ CAP = 60.0
 
 
 @attrs.define(eq=False)
-class Seat:
+class Handle:
     """One socket, and the ids of the messages it was told, in the order in which it was."""
 
     role: Role
@@ -73,10 +73,10 @@ class Place:
     feed: bool = False
 
     @asynccontextmanager
-    async def open(self, server: Server, chat: UUID, after: int | None = None) -> AsyncIterator[Seat]:
+    async def open(self, server: Server, chat: UUID, after: int | None = None) -> AsyncIterator[Handle]:
         if self.over == "memory":
             async with await self._local(server, chat, after) as local:
-                yield Seat(self.role, local.send, local.__anext__)
+                yield Handle(self.role, local.send, local.__anext__)
             return
         path = "/ws/operators" if self.feed else f"/ws/chats/{chat}"
         async with trio_websocket.open_websocket(
@@ -94,7 +94,7 @@ class Place:
             async def receive() -> Event | UnknownType:
                 return decode_event(await websocket.get_message())
 
-            yield Seat(self.role, send, receive)
+            yield Handle(self.role, send, receive)
 
     async def _local(self, server: Server, chat: UUID, after: int | None) -> LocalSocket:
         number = IDS[self.role]
@@ -116,27 +116,27 @@ class Talk:
     def __init__(self, server: Server, http: Http, chat: UUID) -> None:
         self.server, self.http, self.chat = server, http, chat
         self.halfway = trio.Event()
-        self.resumed: list[Seat] = []
+        self.resumed: list[Handle] = []
 
-    async def run(self, room: list[Seat], feeds: list[Seat]) -> None:
+    async def run(self, room: list[Handle], feeds: list[Handle]) -> None:
         """Everybody sends and reads to the end, and some who join late resume from the beginning."""
         standard = SENDERS * EACH
         async with trio.open_nursery() as nursery:
-            for seat in (*room, *feeds):
+            for handle in (*room, *feeds):
                 # A first event says that the seat is taken.
-                await seat.next()
+                await handle.next()
             for place in RESUMING:
                 nursery.start_soon(self._join_late, place)
-            for number, seat in enumerate(room):
-                nursery.start_soon(seat.read, standard + NOTES // 2, self.halfway)
-                nursery.start_soon(self._talk, seat, number)
-            for seat in feeds:
-                nursery.start_soon(seat.read, standard)
+            for number, handle in enumerate(room):
+                nursery.start_soon(handle.read, standard + NOTES // 2, self.halfway)
+                nursery.start_soon(self._talk, handle, number)
+            for handle in feeds:
+                nursery.start_soon(handle.read, standard)
             nursery.start_soon(self._note)
 
-    async def _talk(self, seat: Seat, number: int) -> None:
+    async def _talk(self, handle: Handle, number: int) -> None:
         for nth in range(EACH):
-            await seat.send(SendMessage(f"{number}-{nth}"))
+            await handle.send(SendMessage(f"{number}-{nth}"))
 
     async def _note(self) -> None:
         for _, role in zip(range(NOTES), cycle(Role), strict=False):
@@ -144,9 +144,9 @@ class Talk:
 
     async def _join_late(self, place: Place) -> None:
         await self.halfway.wait()
-        async with place.open(self.server, self.chat, after=-1) as seat:
-            self.resumed.append(seat)
-            await seat.read(EARLIER + SENDERS * EACH + NOTES // 2)
+        async with place.open(self.server, self.chat, after=-1) as handle:
+            self.resumed.append(handle)
+            await handle.read(EARLIER + SENDERS * EACH + NOTES // 2)
 
     async def backwards(self, token: str) -> list[int]:
         """The ids of the whole history, read from its end in pages of odd sizes."""
@@ -187,17 +187,17 @@ async def test_a_hundred_senders_are_seen_in_one_order_everywhere(server: Server
             middle = stored[Role.OPERATOR][SENDERS].message_index
             for place, after in product(RESUMING, (-1, middle)):
                 missed = [message.id for message in stored[place.role] if message.message_index > after]
-                async with place.open(server, chat, after=after) as seat:
-                    await seat.read(len(missed))
-                assert seat.seen == missed
+                async with place.open(server, chat, after=after) as handle:
+                    await handle.read(len(missed))
+                assert handle.seen == missed
     standard = [message.id for message in stored[Role.USER] if message.type is MessageType.STANDARD]
     assert [message.id for message in stored[Role.OPERATOR] if message.type is MessageType.STANDARD] == standard
     indexes = {message.message_index for messages in stored.values() for message in messages}
     assert indexes == set(range(EARLIER + SENDERS * EACH + NOTES))
-    for seat in room:
-        assert seat.seen == history[seat.role][EARLIER:]
-    for seat in feeds:
-        assert seat.seen == standard[EARLIER:]
-    for seat in talk.resumed:
-        assert seat.seen == history[seat.role]
+    for handle in room:
+        assert handle.seen == history[handle.role][EARLIER:]
+    for handle in feeds:
+        assert handle.seen == standard[EARLIER:]
+    for handle in talk.resumed:
+        assert handle.seen == history[handle.role]
     assert len(talk.resumed) == len(RESUMING)

@@ -27,11 +27,11 @@ from actorchat.chat.operations import (
     TransferChat,
 )
 from actorchat.protocol import Profile, Role, User
-from actorchat.storage import Batch, Decided, Store
+from actorchat.storage import Batch, DecisionAndCounters, Store
 from actorchat.storage.memory import MemoryStore
 from actorchat.testing._store_faults import CommitFault, DelayedRunner, FaultyStore
 from actorchat.testing.simulation.model import Answer, Commit, Json, Model, Person, Refusal
-from tests.system.driver import Desk, Tab, open_desk
+from tests.system.chat_driver import ChatDriver, Tab, open_chat_driver
 
 OPERATORS = [User(id=1, role=Role.OPERATOR, firstname="Olga"), User(id=2, role=Role.OPERATOR, firstname="Petr")]
 LK = frozenset({"lk"})
@@ -43,13 +43,13 @@ BLOCKS, SCHEDULES = 50, 20
 class Ledger:
     """What was really committed, in order: each operation with its decision and the time of its batch."""
 
-    entries: list[tuple[Operation, Decided, float]] = attrs.Factory(list)
+    entries: list[tuple[Operation, DecisionAndCounters, float]] = attrs.Factory(list)
 
     def around(self, store: Store) -> Store:
         assert isinstance(store, MemoryStore)
         whole, entries = store.commit, self.entries
 
-        def commit(operations: Sequence[Operation], batch: Batch) -> list[Decided]:
+        def commit(operations: Sequence[Operation], batch: Batch) -> list[DecisionAndCounters]:
             decided = whole(operations, batch)
             entries.extend((operation, each, batch.now) for operation, each in zip(operations, decided, strict=True))
             return decided
@@ -63,7 +63,7 @@ class Race:
     """One block of schedules on one desk."""
 
     rng: Random
-    desk: Desk
+    chat_driver: ChatDriver
     ledger: Ledger
     model: Model
     consoles: list[Tab]
@@ -76,12 +76,12 @@ class Race:
 
     async def schedule(self, number: int) -> None:
         owner = User(id=100 + number, role=Role.USER, firstname=f"V{number}")
-        await self.desk.chats.record_person(RecordPerson(owner, frozenset({"firstname"})))
+        await self.chat_driver.chats.record_person(RecordPerson(owner, frozenset({"firstname"})))
         self.model.person(("user", owner.id), owner.firstname)
-        state, _ = await self.desk.chats.reserve_chat("lk", owner)
+        state, _ = await self.chat_driver.chats.reserve_chat("lk", owner)
         self.model.reserve(state.uuid, "lk", ("user", owner.id))
-        tabs = [await self.desk.join(state.uuid, user, Profile.EXTENDED) for user in (owner, *OPERATORS)]
-        tabs.append(await self.desk.join(state.uuid, owner, Profile.STRICT))
+        tabs = [await self.chat_driver.join(state.uuid, user, Profile.EXTENDED) for user in (owner, *OPERATORS)]
+        tabs.append(await self.chat_driver.join(state.uuid, owner, Profile.STRICT))
         for console in self.consoles:
             self._look(console, console.take())
         for tab in tabs:
@@ -96,7 +96,7 @@ class Race:
         self.rough = False
         await self._judge(state.uuid, tabs)
         for tab in tabs:
-            await self.desk.leave(tab)
+            await self.chat_driver.leave(tab)
 
     async def _hurry(self, nursery: trio.Nursery, tab: Tab) -> None:
         assert tab.chat is not None
@@ -118,7 +118,7 @@ class Race:
 
     async def _perform(self, operation: ChatOperation) -> None:
         try:
-            await self.desk.chats.perform(operation)
+            await self.chat_driver.chats.perform(operation)
         except ChatRefused as error:
             code: str | None = error.code
         else:
@@ -152,7 +152,7 @@ class Race:
             assert told(frames[tab]) == expected
         for console in self.consoles:
             assert told(frames[console]) == [event for commit in commits for event in self.model.feed_events(commit)]
-        state = await self.desk.chats.archive.chat(chat)
+        state = await self.chat_driver.chats.chat_reader.chat(chat)
         expected_chat = self.model.chats[chat]
         assert state is not None
         operator = None if state.operator is None else ("operator", state.operator.id)
@@ -206,11 +206,11 @@ class Race:
     async def _judge_counters(self) -> None:
         """What consoles were told, and what one is told that comes now, is what the model says."""
         expected = {who[1]: self.model.operator_wire(who) for who in self.model.operators(LK)}
-        fresh = await self.desk.console(OPERATORS[0], Profile.EXTENDED, LK)
+        fresh = await self.chat_driver.console(OPERATORS[0], Profile.EXTENDED, LK)
         self._look(fresh, fresh.take())
         for console in (fresh, *self.consoles):
             assert self.shown[console] == (expected, self.model.unread(LK))
-        await self.desk.leave(fresh)
+        await self.chat_driver.leave(fresh)
         del self.shown[fresh]
 
     def _look(self, console: Tab, frames: list[Json]) -> None:
@@ -260,23 +260,23 @@ def run_block(seed: int) -> None:
         nonlocal race
         delays = rng.choice([[0.0], [0.0, 0.001], [0.0, 0.001, 0.03]])
         capacity, load = rng.choice([10_000, 10_000, 3]), rng.choice([0, 0, 3])
-        async with open_desk(
+        async with open_chat_driver(
             MockClock(),
             None,
             policy=Policy(capacity=load),
             wrap_runner=lambda runner: DelayedRunner(runner, lambda: rng.choice(delays)),
             wrap_store=lambda store: FaultyStore(ledger.around(store), faults(), away_for=1),
             capacity=capacity,
-        ) as desk:
+        ) as chat_driver:
             model = Model(capacity=load)
             consoles = []
             for user in OPERATORS:
-                await desk.chats.record_person(RecordPerson(user, frozenset({"firstname"}), LK))
+                await chat_driver.chats.record_person(RecordPerson(user, frozenset({"firstname"}), LK))
                 model.person(person(user), user.firstname, LK)
-                consoles.append(await desk.console(user, Profile.EXTENDED, LK))
+                consoles.append(await chat_driver.console(user, Profile.EXTENDED, LK))
                 model.open_console(person(user))
             await trio.sleep(1)
-            race = Race(rng, desk, ledger, model, consoles)
+            race = Race(rng, chat_driver, ledger, model, consoles)
             for number in range(SCHEDULES):
                 try:
                     await race.schedule(number)
@@ -284,6 +284,6 @@ def run_block(seed: int) -> None:
                     error.add_note(f"run_block({seed}), schedule {number}")
                     raise
             with trio.fail_after(60):
-                await desk.chats.drain()
+                await chat_driver.chats.drain()
 
     trio.run(main, clock=MockClock(autojump_threshold=0))

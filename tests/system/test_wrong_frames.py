@@ -27,7 +27,7 @@ from actorchat.protocol import (
     UserConnected,
 )
 from actorchat.testing import RawPeer
-from actorchat.testing._peers import frame_of
+from actorchat.testing._raw_peer import frame_of
 from tests.system.processes import TRANSPORTS, ServerProcess, server_process, token
 from tests.system.sockets import Socket, connect, open_http, open_socket
 from tests.system.wrong_frames import CUT, WRONG, Expected, Wrong, frame, sending

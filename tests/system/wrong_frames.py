@@ -12,7 +12,7 @@ from uuid import UUID
 import attrs
 
 from actorchat.protocol import CloseCode
-from actorchat.testing._peers import frame_of
+from actorchat.testing._raw_peer import frame_of
 
 __all__ = ["CUT", "WRONG", "Expected", "Wrong", "frame", "sending"]
 

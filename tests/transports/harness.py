@@ -12,14 +12,14 @@ import trio
 import trio.testing
 
 from actorchat.testing import RawPeer, RecordingApplication
-from actorchat.testing._transports import Dialer, Peer
-from actorchat.transports.head import RequestHead, read_head
+from actorchat.testing._transport_harness import Dialer, Peer
+from actorchat.transports.byte_stream import TrioByteStream
 from actorchat.transports.http_stream import HttpStream, TlsHttpStream
-from actorchat.transports.lines import StreamLine
 from actorchat.transports.listener import Listener, Rejection, bind
 from actorchat.transports.memory import MemoryConnection, MemoryTransport, open_memory_transport
 from actorchat.transports.ports import Admission, Limits
 from actorchat.transports.reactor import ReactorTransport, open_reactor_transport
+from actorchat.transports.request_head import RequestHead, read_head
 from actorchat.transports.websocket import WebsocketTransport, open_websocket_transport
 
 SocketTransport = ReactorTransport | WebsocketTransport
@@ -103,7 +103,7 @@ class StreamDialer:
             await peer.vanish()
 
     async def _serve(self, stream: trio.abc.Stream, admission: Admission) -> None:
-        line = StreamLine(stream, self.transport.nursery)
+        line = TrioByteStream(stream, self.transport.nursery)
         head = await read_head(line.receive)
         assert head is not None
         await self.transport.serve(line, head.upgrade(None), admission)
@@ -134,7 +134,7 @@ class SocketDialer:
     def open_sockets(self) -> int:
         return len(self.transport.sessions)
 
-    async def door(self, head: RequestHead, peer: str) -> Admission | Rejection:
+    async def authorize(self, head: RequestHead, peer: str) -> Admission | Rejection:
         self.heads.append(head)
         return self.verdicts.pop(0)
 
@@ -188,7 +188,7 @@ async def open_sockets(
         trio.open_nursery() as nursery,
     ):
         dialer = SocketDialer(opened)
-        listener = Listener(sockets, transport=opened, door=dialer.door, http=echo_http, tls=tls)
+        listener = Listener(sockets, transport=opened, authorize=dialer.authorize, http=echo_http, tls=tls)
         dialer.listener = listener
         await nursery.start(listener.serve)
         yield dialer

@@ -13,7 +13,7 @@ from typing import Final
 
 import attrs
 
-from actorchat.testing._peers import frame_of
+from actorchat.testing._raw_peer import frame_of
 
 __all__ = ["CASES", "FINE", "MALFORMED", "Case"]
 

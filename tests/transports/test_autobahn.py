@@ -26,10 +26,10 @@ from actorchat.chat.ports import Session
 from actorchat.protocol import Command, Fault, Frames, Malformed, NotUtf8, Profile, SendMessage, UnknownType
 from actorchat.testing import RecordingApplication, admission_of
 from actorchat.transports import session, websocket
-from actorchat.transports.head import RequestHead
 from actorchat.transports.ports import Admission, Limits, Receiver
 from actorchat.transports.reactor import connection
 from actorchat.transports.reactor.frames import FrameReader
+from actorchat.transports.request_head import RequestHead
 from actorchat.transports.session import SocketSession
 from tests.transports.harness import OPENERS, SocketDialer, open_sockets
 
@@ -156,7 +156,7 @@ async def ask(command: str, port: int, folder: Path) -> dict[str, dict[str, str]
 async def test_autobahns_fuzzing_client_finds_nothing_wrong(
     transport: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(SocketDialer, "door", admit)
+    monkeypatch.setattr(SocketDialer, "authorize", admit)
     with trio.fail_after(CAP):
         async with open_sockets(
             EchoApplication(), LIMITS, trio.current_time, transport=transport, small_buffers=False

@@ -19,12 +19,12 @@ import trio.testing
 from actorchat.chat.ports import Session
 from actorchat.protocol import CloseCode
 from actorchat.testing import RawPeer, RecordingApplication, admission_of
-from actorchat.testing._peers import frame_of
-from actorchat.testing._transports import until
-from actorchat.transports.head import RequestHead
+from actorchat.testing._raw_peer import frame_of
+from actorchat.testing._transport_harness import until
 from actorchat.transports.kernel import KERNEL, Kernel
-from actorchat.transports.listener import Door, Listener, Rejection, bind
+from actorchat.transports.listener import AuthorizeUpgrade, Listener, Rejection, bind
 from actorchat.transports.ports import Admission, Limits, Receiver
+from actorchat.transports.request_head import RequestHead
 from tests.transports.harness import OPENERS, SocketDialer, echo_http, open_sockets, read_all
 
 BOTH = pytest.mark.parametrize("transport", OPENERS)
@@ -46,10 +46,12 @@ async def opened(transport: str, application: RecordingApplication | None = None
 
 
 @asynccontextmanager
-async def listening(dialer: SocketDialer, door: Door) -> AsyncIterator[None]:
+async def listening(dialer: SocketDialer, authorize: AuthorizeUpgrade) -> AsyncIterator[None]:
     """The dialer's next connections come to another listener, with that door."""
     dialer.listener.close()
-    dialer.listener = Listener(await bind("127.0.0.1", 0), transport=dialer.transport, door=door, http=echo_http)
+    dialer.listener = Listener(
+        await bind("127.0.0.1", 0), transport=dialer.transport, authorize=authorize, http=echo_http
+    )
     async with trio.open_nursery() as nursery:
         await nursery.start(dialer.listener.serve)
         yield
@@ -133,10 +135,10 @@ async def test_who_is_judged_and_entered_at_once_costs_no_task(caplog: pytest.Lo
     application = AtOnce()
     verdicts: list[Admission | Rejection] = [admission_of(number) for number in range(3)]
 
-    def door(head: RequestHead, peer: str) -> Admission | Rejection:
+    def authorize(head: RequestHead, peer: str) -> Admission | Rejection:
         return verdicts.pop(0)
 
-    async with opened("reactor", application) as dialer, listening(dialer, door):
+    async with opened("reactor", application) as dialer, listening(dialer, authorize):
         before = trio.lowlevel.current_statistics().tasks_living
         streams = [await dialer.connect() for _ in range(3)]
         for number, stream in enumerate(streams):
@@ -184,7 +186,7 @@ async def crowded(
     max_opening: int = 1,
     max_connections: int | None = None,
     close_idle: Callable[[], bool] = lambda: False,
-    door: Door | None = None,
+    authorize: AuthorizeUpgrade | None = None,
     kernel: Kernel = KERNEL,
 ) -> AsyncIterator[Listener]:
     """The dialer's next connections come to a listener with these bounds."""
@@ -192,7 +194,7 @@ async def crowded(
     listener = dialer.listener = Listener(
         await bind("127.0.0.1", 0),
         transport=dialer.transport,
-        door=door or dialer.door,
+        authorize=authorize or dialer.authorize,
         http=echo_http,
         max_opening=max_opening,
         max_connections=max_connections,
@@ -279,14 +281,14 @@ async def test_a_peer_whose_bytes_the_server_has_not_read_is_not_closed(transpor
 async def test_newcomers_wait_while_the_door_has_enough_to_judge(transport: str) -> None:
     asked, decide = trio.Event(), trio.Event()
 
-    async def door(head: RequestHead, peer: str) -> Rejection:
+    async def authorize(head: RequestHead, peer: str) -> Rejection:
         asked.set()
         await decide.wait()
         return Rejection(status=403)
 
     async with (
         opened(transport) as dialer,
-        crowded(dialer, door=door) as listener,
+        crowded(dialer, authorize=authorize) as listener,
         await dialer.connect() as first,
         await dialer.connect() as second,
     ):
@@ -373,7 +375,7 @@ async def test_a_client_that_goes_in_the_handshake_leaves_no_session_and_delays_
     application = RecordingApplication()
     asked, decide = trio.Event(), trio.Event()
 
-    async def door(head: RequestHead, peer: str) -> Admission:
+    async def authorize(head: RequestHead, peer: str) -> Admission:
         asked.set()
         await decide.wait()
         return admission_of(1)
@@ -386,7 +388,7 @@ async def test_a_client_that_goes_in_the_handshake_leaves_no_session_and_delays_
             sockets = await bind("127.0.0.1", 0)
             if hasattr(socket, "TCP_DEFER_ACCEPT"):
                 sockets[0].setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 0)
-            listener = Listener(sockets, transport=dialer.transport, door=door, http=echo_http)
+            listener = Listener(sockets, transport=dialer.transport, authorize=authorize, http=echo_http)
             await nursery.start(listener.serve)
             stream = await trio.open_tcp_stream("127.0.0.1", listener.port)
             await stream.send_all(sent)
@@ -416,7 +418,7 @@ async def test_running_out_of_descriptors_is_survived(transport: str, caplog: py
         listener = Listener(
             [flaky],  # type: ignore[list-item]  # as much of a socket as it uses
             transport=dialer.transport,
-            door=dialer.door,
+            authorize=dialer.authorize,
             http=echo_http,
         )
         dialer.listener = listener
@@ -460,7 +462,7 @@ async def test_nobody_can_connect_before_connections_are_served(transport: str) 
         sockets = await bind("127.0.0.1", 0)
         with pytest.raises(OSError, match=r"refused|failed"):
             await trio.open_tcp_stream("127.0.0.1", sockets[0].getsockname()[1])
-        dialer.listener = Listener(sockets, transport=dialer.transport, door=dialer.door, http=echo_http)
+        dialer.listener = Listener(sockets, transport=dialer.transport, authorize=dialer.authorize, http=echo_http)
         async with trio.open_nursery() as nursery:
             await nursery.start(dialer.listener.serve)
             assert (await answer_to(dialer, REQUEST)).startswith(b"HTTP/1.1 200")

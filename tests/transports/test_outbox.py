@@ -115,7 +115,7 @@ class Model:
                 payloads = [b"%d%s" % (start + n, kind * (size + 1)) for n, size in enumerate(sizes)]
                 self.events.extend(payloads)
                 frames = Frames.of(payloads, typing)
-                if not self.outbox.backlog:
+                if not self.outbox.buffered_bytes:
                     self.largest = max(self.largest, len(frames.data))
                 self.outbox.push(frames)
             case Pong():
@@ -127,7 +127,7 @@ class Model:
                 self.wire.make_room(count)
         # One push onto an empty outbox passes whole, however large.
         bound = max(LIMITS.outbox_bytes, self.largest)
-        assert self.outbox.backlog <= bound + CLOSE_BYTES, "the bound is kept"
+        assert self.outbox.buffered_bytes <= bound + CLOSE_BYTES, "the bound is kept"
 
 
 @given(st.lists(steps, max_size=60))
@@ -142,7 +142,7 @@ def test_frames_are_whole_in_order_and_nothing_follows_a_close(script: list[Push
     assert places == sorted(set(places)), "in order, once"
     closes = [place for place, (opcode, _) in enumerate(frames) if opcode == 8]
     assert closes == ([len(frames) - 1] if model.outbox.closed else []), "one Close, the last frame"
-    assert model.outbox.backlog == 0
+    assert model.outbox.buffered_bytes == 0
 
 
 @given(st.lists(steps, max_size=60))
@@ -173,7 +173,7 @@ def test_with_nothing_waiting_a_push_is_one_send_of_the_shared_bytes() -> None:
     wire.room = 10_000
     outbox = Outbox(wire, LIMITS)
     outbox.push(frames_of(b"a" * 600))
-    assert (wire.calls, outbox.backlog) == (1, 0)
+    assert (wire.calls, outbox.buffered_bytes) == (1, 0)
 
 
 def test_what_waits_is_joined_into_one_send() -> None:
@@ -236,7 +236,7 @@ def test_as_many_bytes_wait_as_the_bound_says_and_no_more() -> None:
     outbox = Outbox(ScriptedWire(), LIMITS)
     for _ in range(2):
         outbox.push(frames_of(b"a" * 496))
-    assert (outbox.backlog, outbox.closed) == (LIMITS.outbox_bytes, False)
+    assert (outbox.buffered_bytes, outbox.closed) == (LIMITS.outbox_bytes, False)
     outbox.push(frames_of(b""))
     assert outbox.closed
 
@@ -301,7 +301,7 @@ def test_a_flood_of_pings_costs_one_pong() -> None:
     outbox.push(frames_of(b"a"))
     for number in range(1_000):
         outbox.pong(pong_frame(b"%d" % number))
-    assert outbox.backlog < 20
+    assert outbox.buffered_bytes < 20
     wire.make_room(10_000)
     assert wire.frames() == [(1, b"a"), (10, b"999")]
 
@@ -322,7 +322,7 @@ def test_a_gone_peer_loses_everything_and_is_told_once(breaks_at: str) -> None:
     outbox.close(CloseCode.DONE)
     outbox.lost()
     assert outbox.closed
-    assert outbox.backlog == 0
+    assert outbox.buffered_bytes == 0
     assert not wire.taken
 
 

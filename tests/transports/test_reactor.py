@@ -18,16 +18,16 @@ import trio.testing
 from actorchat.chat.ports import Session
 from actorchat.protocol import CloseCode, Command, Frames, Malformed, UnknownType, close_frame
 from actorchat.testing import RawPeer, RecordingApplication, admission_of
-from actorchat.testing._peers import frame_of
-from actorchat.testing._transports import until
-from actorchat.transports.head import Upgrade
-from actorchat.transports.lines import SocketLine
+from actorchat.testing._raw_peer import frame_of
+from actorchat.testing._transport_harness import until
+from actorchat.transports.byte_stream import SocketByteStream
 from actorchat.transports.ports import Admission, Limits, Receiver
 from actorchat.transports.reactor import open_reactor_transport
 from actorchat.transports.reactor.connection import Connection
 from actorchat.transports.reactor.loop import READ, Budget
-from tests.transports.hall import CLOSE, PING, Hall, hall, say
+from actorchat.transports.request_head import Upgrade
 from tests.transports.harness import SocketDialer, open_sockets
+from tests.transports.stepped_reactor import CLOSE, PING, Hall, hall, say
 
 
 async def test_a_flooding_socket_gets_one_turn_while_everybody_else_gets_theirs() -> None:
@@ -228,7 +228,7 @@ async def test_what_comes_after_the_protocol_was_broken_changes_nothing_of_the_e
     with hall() as here:
         guest = await here.enter()
         session = guest.connection.session
-        while not session.backlog:
+        while not session.buffered_bytes:
             session.push(Frames.of([b"x" * 10_000]))
         guest.peer.sendall(b"\xff\xff")
         here.reactor.run_pass()
@@ -247,14 +247,14 @@ async def test_a_slow_peer_is_written_to_when_it_reads_again() -> None:
         guest = await here.enter()
         session = guest.connection.session
         pushed = 0
-        while session.backlog < 200_000:
+        while session.buffered_bytes < 200_000:
             session.push(Frames.of([b"x" * 10_000]))
             pushed += 10_004
         got = 0
         while got < pushed:
             got += len(guest.read())
             here.reactor.run_pass()
-        assert (session.backlog, guest.connection.interest) == (0, READ)
+        assert (session.buffered_bytes, guest.connection.interest) == (0, READ)
 
 
 class Waiting(RecordingApplication):
@@ -385,10 +385,12 @@ async def test_a_socket_that_can_not_be_watched_is_closed_and_who_opened_it_hear
         with theirs:
             monkeypatch.setattr(selectors.DefaultSelector, "register", full)
             with pytest.raises(OSError, match="planted"):
-                transport.serve(SocketLine(mine, transport.nursery), Upgrade(b"a" * 24, None, b""), admission_of(1))
+                transport.serve(
+                    SocketByteStream(mine, transport.nursery), Upgrade(b"a" * 24, None, b""), admission_of(1)
+                )
             monkeypatch.undo()
             assert theirs.recv(1) == b""
-            assert transport.statistics().seats == 0
+            assert transport.statistics().handles == 0
 
 
 async def test_who_is_entered_at_once_and_whose_peer_has_gone_leaves() -> None:
@@ -441,7 +443,7 @@ async def test_the_close_of_a_peer_that_was_paused_and_too_slow_is_read() -> Non
         session = guest.connection.session
         while not session.closed:
             session.push(Frames.of([b"x" * 100_000]))
-        while session.backlog:
+        while session.buffered_bytes:
             guest.read()
             here.reactor.run_pass()
         guest.peer.sendall(frame_of(CLOSE, CloseCode.OVERLOADED.to_bytes(2)))
@@ -453,7 +455,7 @@ async def test_an_end_is_told_once_and_wakes_who_waits_for_the_peer() -> None:
     with hall() as here, trio.fail_after(5):
         guest = await here.enter()
         session = guest.connection.session
-        while session.backlog <= Limits().outbox_low:
+        while session.buffered_bytes <= Limits().outbox_low:
             session.push(Frames.of([b"x" * 10_000]))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(session.wait_drained)
@@ -531,7 +533,7 @@ async def test_closing_the_reactor_ends_every_socket_and_leaves_every_room() -> 
         guests = [await here.enter() for _ in range(5)]
     assert len(here.application.left) == len(guests)
     assert all(guest.connection.ended for guest in guests)
-    assert here.reactor.statistics().seats == 0
+    assert here.reactor.statistics().handles == 0
 
 
 async def connected(dialer: SocketDialer, number: int) -> RawPeer:

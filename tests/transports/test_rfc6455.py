@@ -9,7 +9,7 @@ import trio
 from actorchat.chat.ports import Session
 from actorchat.protocol import Command, Frames, Malformed, SendMessage, UnknownType
 from actorchat.testing import RawPeer, RecordingApplication, admission_of
-from actorchat.testing._transports import until
+from actorchat.testing._transport_harness import until
 from actorchat.transports.ports import Admission, Limits, Receiver
 from tests.transports.harness import OPENERS, open_sockets
 from tests.transports.rfc6455_cases import ANSWER, CASES, CLOSE, FINE, MALFORMED, Case

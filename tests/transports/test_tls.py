@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from actorchat.protocol import CloseCode, Frames
 from actorchat.testing import RawPeer, RecordingApplication, admission_of
-from actorchat.testing._transports import until
+from actorchat.testing._transport_harness import until
 from actorchat.transports.listener import Listener, bind
 from actorchat.transports.ports import Limits
 from tests.transports.harness import SocketDialer, echo_http, open_sockets, read_all
@@ -72,7 +72,7 @@ async def test_peers_that_stop_in_the_handshake_keep_nobody_out(certificate: Pat
         dialer.listener = Listener(
             await bind("127.0.0.1", 0),
             transport=dialer.transport,
-            door=dialer.door,
+            authorize=dialer.authorize,
             http=echo_http,
             tls=server,
             max_opening=2,
@@ -119,7 +119,7 @@ async def test_a_slow_reader_over_tls_is_closed_and_reset(certificate: Path) -> 
         await until(lambda: bool(application.sessions), "the peer joins")
         for _ in range(2_000):
             application.sessions[0].push(Frames.of([b"x" * 1_000]))
-        assert application.sessions[0].backlog < 110_000
+        assert application.sessions[0].buffered_bytes < 110_000
         await until(lambda: dialer.open_sockets == 0, "the socket ends")
 
 

@@ -14,10 +14,10 @@ import trio.testing
 
 from actorchat.protocol import CloseCode, Frames
 from actorchat.testing import RawPeer, RecordingApplication, admission_of
-from actorchat.testing._peers import frame_of
-from actorchat.testing._transports import until
-from actorchat.transports.head import RequestHead
+from actorchat.testing._raw_peer import frame_of
+from actorchat.testing._transport_harness import until
 from actorchat.transports.ports import Limits
+from actorchat.transports.request_head import RequestHead
 from tests.transports.harness import OPENERS, SocketDialer, open_sockets, read_all
 
 pytestmark = pytest.mark.parametrize("transport", OPENERS)
@@ -157,7 +157,7 @@ async def test_pings_are_answered_behind_what_waits_and_by_the_latest(transport:
     async with dialed(transport, application) as (_, peer):
         session = application.sessions[0]
         pushed = 0
-        while session.backlog < 5_000:
+        while session.buffered_bytes < 5_000:
             session.push(Frames.of([b"x" * 1_000]))
             pushed += 1
         for number in range(50):
@@ -175,7 +175,7 @@ async def test_a_slow_peer_is_reset_two_seconds_after_its_overflow(transport: st
     application = RecordingApplication()
     async with dialed(transport, application, clock_limits) as (dialer, peer):
         session = application.sessions[0]
-        while session.backlog < 15_000:
+        while session.buffered_bytes < 15_000:
             session.push(Frames.of([b"x" * 1_000]))
         session.push(Frames.of([b"x" * 10_000]))
         await until(lambda: dialer.open_sockets == 0, "the socket ends")
@@ -190,14 +190,14 @@ async def test_a_slow_peer_costs_a_task_only_while_it_is_slow_and_none_in_the_re
         nursery = dialer.transport.nursery
         idle = len(nursery.child_tasks)
         pushed = 0
-        while session.backlog < 2_000:
+        while session.buffered_bytes < 2_000:
             session.push(Frames.of([b"x" * 1_000]))
             pushed += 1
         assert len(nursery.child_tasks) == idle + (0 if transport == "reactor" else 1)
         for _ in range(pushed):
             await peer.receive()
         await trio.testing.wait_all_tasks_blocked()
-        assert (session.backlog, len(nursery.child_tasks)) == (0, idle)
+        assert (session.buffered_bytes, len(nursery.child_tasks)) == (0, idle)
 
 
 async def test_the_kernel_holds_little_for_a_slow_peer(transport: str) -> None:
@@ -211,7 +211,7 @@ async def test_the_kernel_holds_little_for_a_slow_peer(transport: str) -> None:
             await until(lambda: bool(application.sessions), "the peer joins")
             session = application.sessions[0]
             taken = 0
-            while not session.backlog:
+            while not session.buffered_bytes:
                 session.push(Frames.of([b"x" * 1_000]))
                 taken += 1_000
     assert taken < 1_000_000

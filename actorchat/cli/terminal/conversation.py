@@ -8,9 +8,9 @@ import attrs
 import trio
 
 from actorchat.cli.terminal.chat_view import ChatView
-from actorchat.cli.terminal.front import Edited, Entered, Front, Left
-from actorchat.cli.terminal.inputs import Do, Say, Unclear, help_lines, parse_line
-from actorchat.cli.terminal.telling import tell_connection, tell_event
+from actorchat.cli.terminal.command_parser import Do, Say, Unclear, help_lines, parse_line
+from actorchat.cli.terminal.event_lines import describe_connection, describe_event
+from actorchat.cli.terminal.ui import Edited, Entered, Left, TerminalUi
 from actorchat.cli.text import QUOTED_WIDTH, shorten
 from actorchat.client import (
     Api,
@@ -56,8 +56,8 @@ Departure = Leave | GoBack
 class Conversation:
     """One open chat; `run` is called once."""
 
-    def __init__(self, front: Front, api: Api, room: RoomConnection, view: ChatView) -> None:
-        self._front = front
+    def __init__(self, ui: TerminalUi, api: Api, room: RoomConnection, view: ChatView) -> None:
+        self._ui = ui
         self._api = api
         self._room = room
         self._view = view
@@ -121,21 +121,21 @@ class Conversation:
         state = self._room.state
         while True:
             self._show(self._view.connected(state, self._room.reason))
-            self._front.tell(tell_connection(state, self._room.reason))
+            self._ui.tell(describe_connection(state, self._room.reason))
             state = await self._room.wait_state_change(state)
 
     async def _mark_read(self) -> None:
         while True:
             await self._arrived.wait()
             self._arrived = trio.Event()
-            await trio.sleep(self._front.reading_seconds)
+            await trio.sleep(self._ui.reading_seconds)
             newest = self._view.newest_from_other()
             if newest is not None:
                 self._room.mark_read(newest.id)
 
     async def _obey(self, nursery: trio.Nursery) -> Departure:
         while True:
-            match await self._front.next_action():
+            match await self._ui.next_action():
                 case Edited(text):
                     self._edited(text)
                 case Left(in_a_hurry):
@@ -170,11 +170,11 @@ class Conversation:
         except NotAdded as error:
             self._refused += 1
             self._show(self._view.failed(error))
-            self._front.tell(f"# not sent: {error}: {shorten(delivery.text, QUOTED_WIDTH)!r}")
+            self._ui.tell(f"# not sent: {error}: {shorten(delivery.text, QUOTED_WIDTH)!r}")
             # What begins with a slash was typed with two.
-            self._front.put_back(f"/{delivery.text}" if delivery.text.startswith("/") else delivery.text)
+            self._ui.put_back(f"/{delivery.text}" if delivery.text.startswith("/") else delivery.text)
         except Undelivered:
-            self._front.tell(f"# perhaps not sent: {shorten(delivery.text, QUOTED_WIDTH)!r}")
+            self._ui.tell(f"# perhaps not sent: {shorten(delivery.text, QUOTED_WIDTH)!r}")
 
     async def _wait_sent(self) -> None:
         while self._view.unsent():
@@ -185,7 +185,7 @@ class Conversation:
             for line in help_lines(self._view.me.role, in_chat=True):
                 self._notice(line)
             return
-        if self._front.scripted:
+        if self._ui.scripted:
             await self._wait_sent()
         try:
             await self._call(deed)
@@ -195,7 +195,7 @@ class Conversation:
                 return
             perhaps = "perhaps " if isinstance(error, ApiUnreachable) and error.asked else ""
             self._complain(f"the note was {perhaps}not sent: {error}")
-            self._front.put_back(f"/note {deed.text}")
+            self._ui.put_back(f"/note {deed.text}")
 
     async def _call(self, deed: Do) -> None:
         chat = self._view.chat.uuid
@@ -222,8 +222,8 @@ class Conversation:
             self._typing = False
 
     def _happened(self, event: Event) -> None:
-        for line in tell_event(self._view, event):
-            self._front.tell(line)
+        for line in describe_event(self._view, event):
+            self._ui.tell(line)
         self._show(self._view.after(event))
 
     def _complain(self, text: str) -> None:
@@ -232,10 +232,10 @@ class Conversation:
 
     def _notice(self, text: str) -> None:
         self._show(self._view.noticed(text))
-        self._front.tell(f"# {text}")
+        self._ui.tell(f"# {text}")
 
     def _show(self, view: ChatView) -> None:
         self._view = view
-        self._front.show(view)
+        self._ui.show(view)
         self._changed.set()
         self._changed = trio.Event()

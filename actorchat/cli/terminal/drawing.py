@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Final
 from uuid import UUID
 
+from actorchat.cli.terminal.chat_list_view import ChatListView, Row
 from actorchat.cli.terminal.chat_view import ChatView, Notice, Pending, is_note
-from actorchat.cli.terminal.desk_view import DeskView, Row
-from actorchat.cli.terminal.people import clock_of, name_of
+from actorchat.cli.terminal.formatting import clock_of, name_of
 from actorchat.cli.text import QUOTED_WIDTH, clean, counted, fit, one_line, shorten
 from actorchat.client import ConnectionState
 from actorchat.protocol.entities import ChatStatus, Message, MessageStatus, MessageType, Role
@@ -59,7 +59,7 @@ def connection_line(connection: ConnectionState, reason: str) -> Line:
     return [("class:warning", "closed")]
 
 
-def status_lines(view: ChatView | DeskView) -> list[Line]:
+def status_lines(view: ChatView | ChatListView) -> list[Line]:
     """What stands between the body and the input: the connection, who writes, what happens elsewhere, what to type."""
     lines = [connection_line(view.connection, view.reason)]
     if isinstance(view, ChatView):
@@ -68,7 +68,7 @@ def status_lines(view: ChatView | DeskView) -> list[Line]:
     elif view.notice:
         lines.extend([("class:notice", part)] for part in view.notice.split("\n"))
     else:
-        lines.append(desk_hint(view))
+        lines.append(chat_list_hint(view))
     return [line for line in lines if line]
 
 
@@ -129,7 +129,7 @@ def typing_line(view: ChatView) -> Line:
     return [("class:typing", f"{who} is writing{what}…")]
 
 
-def desk_title(view: DeskView) -> str:
+def chat_list_title(view: ChatListView) -> str:
     """How much waits, and who is there."""
     lost = _disconnected(view.connection, view.reason)
     if lost:
@@ -144,7 +144,7 @@ def desk_title(view: DeskView) -> str:
     return f"{counted(view.unread_chats, 'unread chat')} · operators: {', '.join(online) or 'none'}"
 
 
-def desk_lines(view: DeskView, width: int | None = None, measure: Measure = len) -> list[Line]:
+def chat_list_lines(view: ChatListView, width: int | None = None, measure: Measure = len) -> list[Line]:
     """The chats, one a line of at most `width` cells."""
     rows = view.sorted_rows()
     if not rows and view.connection is ConnectionState.LIVE:
@@ -156,7 +156,7 @@ def _waits(row: Row) -> bool:
     return row.chat.status is ChatStatus.NEW or bool(row.unread)
 
 
-def desk_hint(view: DeskView) -> Line:
+def chat_list_hint(view: ChatListView) -> Line:
     """What to type, for somebody who sees the list for the first time."""
     rows = view.sorted_rows()
     back = " · /list shows the open chats" if view.showing_closed else ""
@@ -187,7 +187,7 @@ def row_line(row: Row, width: int | None = None, measure: Measure = len) -> str:
     return line if width is None else fit(line, width, measure)
 
 
-def elsewhere_line(view: DeskView, shown: UUID) -> str:
+def elsewhere_line(view: ChatListView, shown: UUID) -> str:
     """Which chats beside the shown one have unread messages, the latest first; empty if none has."""
     rows = view.unread_rows(shown)
     if not rows:

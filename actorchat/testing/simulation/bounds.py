@@ -13,10 +13,10 @@ from unittest import mock
 
 import attrs
 
-from actorchat.chat import chats, feed, replay, room, roster
-from actorchat.server import auth, people
+from actorchat.chat import feed, replay, room, room_state, service
+from actorchat.server import auth, user_cache
 from actorchat.server.environment import Environment
-from actorchat.storage import batch, journal, rows
+from actorchat.storage import decider, journal, row_cache
 
 __all__ = ["BOUNDS", "Bound", "bounded_environment", "small_constants"]
 
@@ -40,23 +40,23 @@ def _field(name: str, *values: float) -> Bound:
 
 BOUNDS: Final[Mapping[str, Bound]] = {
     "page": _constant(replay, "PAGE", 1, 2, 7),
-    "tail": _constant(roster, "TAIL", 1, 2, 8),
+    "tail": _constant(room_state, "TAIL", 1, 2, 8),
     "recovery_page": _constant(room, "RECOVERY_PAGE", 3, 4, 7),
     "piece_bytes": _constant(replay, "PIECE_BYTES", 1, 600, 2_000),
     "max_batch": _constant(journal, "MAX_BATCH", 1, 2, 3),
-    "room_idle": _constant(chats, "ROOM_IDLE", 0.2, 1.0, 3.0),
+    "room_idle": _constant(service, "ROOM_IDLE", 0.2, 1.0, 3.0),
     "room_in_flight": _constant(room, "ROOM_IN_FLIGHT", 1, 2, 4),
-    "room_inbox": _constant(chats, "ROOM_INBOX", 1, 2, 4),
+    "room_inbox": _constant(service, "ROOM_INBOX", 1, 2, 4),
     "journal_capacity": _field("journal_capacity", 1, 3, 8),
     "intake": _field("operations_in_flight", 1, 2, 5),
     "outbox_bytes": _field("sockets.outbox_bytes", 700, 3_000, 20_000),
     "outbox_frames": _field("sockets.outbox_frames", 2, 5, 40),
     "outbox_low": _field("sockets.outbox_low", 0, 500),
     "socket_in_flight": _field("sockets.operations_in_flight", 1, 2),
-    "key_horizon": Bound((4, 16), ((batch, "KEY_HORIZON"), (rows, "KEY_HORIZON"))),
-    "cached": _constant(rows, "_MAX_CACHED", 1, 2, 5),
+    "key_horizon": Bound((4, 16), ((decider, "KEY_HORIZON"), (row_cache, "KEY_HORIZON"))),
+    "cached": _constant(row_cache, "_MAX_CACHED", 1, 2, 5),
     "held_items": _constant(feed, "HELD_ITEMS", 1, 4),
-    "remembered": _constant(people, "_REMEMBERED", 1, 3),
+    "remembered": _constant(user_cache, "_REMEMBERED", 1, 3),
     "tokens": _constant(auth, "REMEMBERED", 1, 3),
 }
 

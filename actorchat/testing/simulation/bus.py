@@ -29,13 +29,13 @@ class Bus(Generic[T]):
         self.lost = 0
         self._world, self._name, self._capacity = world, name, capacity
         self._random = world.random(name)
-        self._members: dict[str, BusMember[T]] = {}
+        self._subscriptions: dict[str, BusMember[T]] = {}
         self._sides: dict[str, int] = {}
 
     def join(self, node: str) -> BusMember[T]:
         """A member under the name of `node`; an earlier one of that name hears nothing any more."""
-        member = self._members[node] = BusMember(self, node, self._capacity)
-        return member
+        subscription = self._subscriptions[node] = BusMember(self, node, self._capacity)
+        return subscription
 
     def split(self, *sides: Iterable[str]) -> None:
         """Members of different sides don't hear each other; without sides, all do again. Others are of no side."""
@@ -44,7 +44,7 @@ class Bus(Generic[T]):
 
     def _send(self, sender: str, note: T) -> None:
         chance, network = self._random, self._world.network
-        for name, member in self._members.items():
+        for name, subscription in self._subscriptions.items():
             if name == sender:
                 continue
             apart = self._sides.get(name) != self._sides.get(sender)
@@ -54,7 +54,7 @@ class Bus(Generic[T]):
                 continue
             for _ in range(times):
                 at = trio.current_time() + chance.uniform(0.0, self.delay)
-                network.at(at, lambda member=member: member._arrive(note))  # type: ignore[misc] # bound now
+                network.at(at, lambda subscription=subscription: subscription._arrive(note))  # type: ignore[misc] # bound now
 
 
 class BusMember(Generic[T]):
@@ -78,7 +78,7 @@ class BusMember(Generic[T]):
         return self._notes.pop(0)
 
     def _arrive(self, note: T) -> None:
-        if self._bus._members.get(self.node) is not self:
+        if self._bus._subscriptions.get(self.node) is not self:
             return
         self._notes.append(note)
         if len(self._notes) > self._capacity:

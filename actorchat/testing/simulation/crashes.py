@@ -7,11 +7,11 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 from unittest import mock
 
-from actorchat.chat.announcement import Announcement
-from actorchat.chat.announcer import Announcer
+from actorchat.chat.broadcast import Broadcast
 from actorchat.chat.directory import Directory
 from actorchat.chat.encoding import Encoder
 from actorchat.chat.feed import Feed
+from actorchat.chat.publisher import Publisher
 from actorchat.chat.room import Room
 
 __all__ = ["PLACES", "Crashes", "PlannedCrash"]
@@ -20,10 +20,10 @@ PLACES: Final[tuple[tuple[type[Any], str], ...]] = (  # Any: each is a class of 
     (Feed, "_flush"),
     (Directory, "_tell"),
     (Directory, "_count"),
-    (Announcer, "_announce"),
-    (Announcer, "settle"),
-    (Announcer, "publish"),
-    (Announcement, "_encode"),
+    (Publisher, "_announce"),
+    (Publisher, "settle"),
+    (Publisher, "publish"),
+    (Broadcast, "_encode"),
     (Encoder, "added"),
     (Room, "_take"),
 )

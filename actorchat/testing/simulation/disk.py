@@ -19,8 +19,8 @@ import trio
 from actorchat.chat.model import Policy
 from actorchat.chat.operations import Operation, RefuseMessage
 from actorchat.chat.ports import StorageUnavailable
-from actorchat.storage import Batch, CommitInDoubt, Decided, Storage, Store
-from actorchat.storage.archive import StoreArchive
+from actorchat.storage import Batch, CommitInDoubt, DecisionAndCounters, Storage, Store
+from actorchat.storage.async_reader import AsyncReader
 from actorchat.storage.connections import connect
 from actorchat.storage.memory import MemoryStore
 from actorchat.storage.sqlite import SqliteStore
@@ -29,7 +29,7 @@ __all__ = ["Disk"]
 
 T = TypeVar("T")
 
-Committed = Callable[[Sequence[Operation], Sequence[Decided], Batch], object]
+Committed = Callable[[Sequence[Operation], Sequence[DecisionAndCounters], Batch], object]
 
 _READS: Final = frozenset(
     {
@@ -85,7 +85,7 @@ class Disk:
         writer, reader = self._runners = _Runner(self), _Runner(self)
         try:
             # The faulty store answers to every read by __getattr__.
-            yield Storage(cast("Store", store), writer, StoreArchive(cast("Store", store), reader))
+            yield Storage(cast("Store", store), writer, AsyncReader(cast("Store", store), reader))
         finally:
             store.dead = True
             if inner is not self._memory:
@@ -190,7 +190,7 @@ class _FaultyStore:
     def corrected_counters(self) -> int:
         return self.inner.corrected_counters
 
-    def commit(self, operations: Sequence[Operation], batch: Batch) -> list[Decided]:
+    def commit(self, operations: Sequence[Operation], batch: Batch) -> list[DecisionAndCounters]:
         disk = self.disk
         self._check_alive()
         fault = disk.faults.pop(0) if disk.faults else None
@@ -209,7 +209,9 @@ class _FaultyStore:
             raise CommitInDoubt(decided)
         return decided
 
-    def _commit_to_file(self, operations: Sequence[Operation], batch: Batch, fault: str | None) -> list[Decided]:
+    def _commit_to_file(
+        self, operations: Sequence[Operation], batch: Batch, fault: str | None
+    ) -> list[DecisionAndCounters]:
         disk = self.disk
         disk.armed = fault
         try:

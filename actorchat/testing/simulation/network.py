@@ -98,18 +98,18 @@ class Network:
             if chance.random() < 0.3:
                 await trio.sleep_forever()
             raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
-        backlog = self.backlogs.get(port)
-        if backlog is None:
+        buffered_bytes = self.backlogs.get(port)
+        if buffered_bytes is None:
             raise ConnectionRefusedError(errno.ECONNREFUSED, "nobody listens")
         self.log("dial", connection.number)
         self.connections.append(connection)
-        connection.established(backlog, deferred=backlog.deferred and chance.random() < 0.8)
+        connection.established(buffered_bytes, deferred=buffered_bytes.deferred and chance.random() < 0.8)
         return connection
 
     def die(self, *, silent: bool) -> None:
         """End every server's side at once; `silent`: without a word to the peers, as when a machine loses power."""
-        for backlog in list(self.backlogs.values()):
-            backlog.close()
+        for buffered_bytes in list(self.backlogs.values()):
+            buffered_bytes.close()
         for connection in list(self.connections):
             connection.server.die(silent=silent)
 
@@ -188,9 +188,9 @@ class Connection:
                 late += self.random.uniform(0.5, 4.0)
         return late
 
-    def established(self, backlog: Backlog, *, deferred: bool) -> None:
+    def established(self, buffered_bytes: Backlog, *, deferred: bool) -> None:
         """The handshake is done. `deferred`: accepted when something was said, or after a second."""
-        self._listening = backlog
+        self._listening = buffered_bytes
         if deferred:
             self.network.at(trio.current_time() + 1.0, self.offer)
         else:

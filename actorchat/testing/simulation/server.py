@@ -93,7 +93,7 @@ class ServerProcess:
             reachable = watch.prompt and not (client.closed or client.broken or end.broken)
             if watch.code is None and reachable:
                 world.fail("drain-close", f"socket {watch.connection.number} of {watch.who} ended without a Close")
-        in_flight = server._parts.chats._intake.in_flight
+        in_flight = server._parts.chats._in_flight_limiter.in_flight
         waiting = server._parts.journal.statistics().waiting
         world.check(not in_flight and not waiting, "drain", f"{in_flight} operations in flight, {waiting} wait")
 
@@ -146,15 +146,15 @@ class ServerProcess:
         assert self.server is not None  # noqa: S101 - asked at rest only
         parts = self.server._parts
         chats = parts.chats
-        rosters = [chats._rooms.anchor(key).roster for key in list(chats._rooms._refs)]
+        rosters = [chats._rooms.anchor(key).room_state for key in list(chats._rooms._refs)]
         return {
-            "operations in flight": chats._intake.in_flight,
+            "operations in flight": chats._in_flight_limiter.in_flight,
             "HTTP connections": len(parts.http),
             "consoles": len(chats.consoles.views),
             "feeds": sum(chats._listened.values()),
             "operations waiting": parts.journal.statistics().waiting,
-            "people present": sum(len(roster.present) for roster in rosters),
-            "typing": sum(typist.relay.on for roster in rosters for typist in roster.typists.values()),
+            "people present": sum(len(room_state.present) for room_state in rosters),
+            "typing": sum(typist.throttle.on for room_state in rosters for typist in room_state.typists.values()),
             "rooms": chats._rooms.active if rooms_are_idle else 0,
             "sessions": len(parts.websockets.sessions),
         }

@@ -73,8 +73,8 @@ class Descriptors:
         await trio.lowlevel.checkpoint()
         if port in self.network.backlogs:
             raise OSError(errno.EADDRINUSE, "in use")
-        backlog = Backlog(self.network, port or 8_000, deferred=True)
-        return (cast("socket.socket", _ListeningSocket(self, backlog)),)
+        buffered_bytes = Backlog(self.network, port or 8_000, deferred=True)
+        return (cast("socket.socket", _ListeningSocket(self, buffered_bytes)),)
 
     async def _wait_readable(self, sock: int | _HasFileNo) -> None:
         await self._wait(sock, readable=True)
@@ -189,28 +189,28 @@ class ServerSocket:
 
 
 class _ListeningSocket:
-    def __init__(self, descriptors: Descriptors, backlog: Backlog) -> None:
-        self._descriptors, self._backlog = descriptors, backlog
-        self._fd = descriptors.open(backlog)
+    def __init__(self, descriptors: Descriptors, buffered_bytes: Backlog) -> None:
+        self._descriptors, self._buffered_bytes = descriptors, buffered_bytes
+        self._fd = descriptors.open(buffered_bytes)
 
     def fileno(self) -> int:
-        return -1 if self._backlog.closed else self._fd
+        return -1 if self._buffered_bytes.closed else self._fd
 
     def getsockname(self) -> tuple[str, int]:
-        return ("127.0.0.1", self._backlog.port)
+        return ("127.0.0.1", self._buffered_bytes.port)
 
-    def listen(self, backlog: int) -> None:
+    def listen(self, buffered_bytes: int) -> None:
         """It has listened from the beginning."""
 
     def accept(self) -> tuple[ServerSocket, tuple[str, int]]:
-        if self._backlog.closed:
+        if self._buffered_bytes.closed:
             raise OSError(errno.EBADF, "closed")
-        sock = ServerSocket(self._descriptors, self._backlog.accept())
+        sock = ServerSocket(self._descriptors, self._buffered_bytes.accept())
         return sock, sock.getpeername()
 
     def close(self) -> None:
         self._descriptors.close(self._fd)
-        self._backlog.close()
+        self._buffered_bytes.close()
 
 
 class _Selector:
@@ -377,16 +377,16 @@ class Listener(trio.abc.Listener[ServerStream]):
         if port in descriptors.network.backlogs:
             raise OSError(errno.EADDRINUSE, f"port {port} is in use")
         self._descriptors = descriptors
-        self._backlog = Backlog(descriptors.network, port, deferred=False)
+        self._buffered_bytes = Backlog(descriptors.network, port, deferred=False)
 
     async def accept(self) -> ServerStream:
         await trio.lowlevel.checkpoint()
-        while not self._backlog.readable:
-            if self._backlog.closed:
+        while not self._buffered_bytes.readable:
+            if self._buffered_bytes.closed:
                 raise trio.ClosedResourceError("this listener was closed")
-            await self._backlog.lot.park()
-        return ServerStream(ServerSocket(self._descriptors, self._backlog.accept()), self._descriptors)
+            await self._buffered_bytes.lot.park()
+        return ServerStream(ServerSocket(self._descriptors, self._buffered_bytes.accept()), self._descriptors)
 
     async def aclose(self) -> None:
-        self._backlog.close()
+        self._buffered_bytes.close()
         await trio.lowlevel.checkpoint()

@@ -46,7 +46,7 @@ from actorchat.chat.operations import (
     Unchanged,
 )
 from actorchat.protocol import MessageType, Role, User
-from actorchat.storage import Batch, Decided, Store
+from actorchat.storage import Batch, DecisionAndCounters, Store
 from actorchat.testing.simulation.model import Answer, Chat, Commit, Model, Nothing, Person, Refusal, Repeat, sees
 
 __all__ = ["RANK", "ChatTruth", "Look", "Truth", "person_of"]
@@ -146,7 +146,7 @@ class Truth:
 
     # Commits
 
-    def committed(self, operations: Sequence[Operation], decided: Sequence[Decided], batch: Batch) -> None:
+    def committed(self, operations: Sequence[Operation], decided: Sequence[DecisionAndCounters], batch: Batch) -> None:
         """Take one durable batch."""
         self.commits += 1
         for operation, (decision, counters) in zip(operations, decided, strict=True):

@@ -256,7 +256,7 @@ class Connection:
         What it still sends is read and dropped: closing over it would reset the connection, and the peer might never
         read our Close. The deadline bounds the wait.
         """
-        if self._reader.progress is not Progress.OVER or self.session.backlog:
+        if self._reader.progress is not Progress.OVER or self.session.buffered_bytes:
             return
         if self._reader.peer_closed:
             self._end(reset=False)

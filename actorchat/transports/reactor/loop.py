@@ -18,15 +18,15 @@ from typing import Final, Protocol
 import attrs
 import trio
 
+from actorchat.transports.in_flight import InFlightOperations
 from actorchat.transports.kernel import KERNEL, Kernel
-from actorchat.transports.operations import Operations
 
-__all__ = ["READ", "WRITE", "Budget", "Reactor", "ReactorStatistics", "Seat"]
+__all__ = ["READ", "WRITE", "Budget", "Handle", "Reactor", "ReactorStatistics"]
 
 READ: Final = selectors.EVENT_READ
 WRITE: Final = selectors.EVENT_WRITE
 
-# Beside READ and WRITE in `Seat.ready`: the seat is in a queue already.
+# Beside READ and WRITE in `Handle.ready`: the seat is in a queue already.
 _QUEUED: Final = 4
 
 
@@ -48,7 +48,7 @@ class Budget:
     rested_frames: int = 16
 
 
-class Seat(Protocol):
+class Handle(Protocol):
     """One socket in the reactor."""
 
     interest: int
@@ -74,10 +74,10 @@ class Seat(Protocol):
 
 @attrs.frozen(kw_only=True)
 class ReactorStatistics:
-    """`passes` since the start; as of now: `seats`, those `queued` for a turn, those `paused`: watched for nothing."""
+    """`passes` since the start; now: `handles`, those `queued` for a turn, those `paused` (not read)."""
 
     passes: int
-    seats: int
+    handles: int
     queued: int
     paused: int
 
@@ -102,20 +102,20 @@ class Reactor:
         self._kernel = kernel
         self._selector = kernel.selector()
         # A dict: they are closed in the order they came.
-        self._seats: dict[Seat, None] = {}
+        self._handles: dict[Handle, None] = {}
         # This round's turns, and those who asked for one in the next round.
-        self._round: deque[Seat] = deque()
-        self._next: deque[Seat] = deque()
+        self._round: deque[Handle] = deque()
+        self._next: deque[Handle] = deque()
         self._passes = 0
-        self.operations = Operations()
+        self.operations = InFlightOperations()
         # Until when each seat rests; all rests are equally long, so the first ends first.
-        self._resting: dict[Seat, float] = {}
+        self._resting: dict[Handle, float] = {}
         # Whose rest is over: until when each waits for a quiet moment, nearly in that order.
-        self._rested: dict[Seat, float] = {}
+        self._rested: dict[Handle, float] = {}
         self._deadlines: list[tuple[float, int]] = []
         # Whose deadline an entry is. The heap itself must not keep a seat that has ended before.
-        self._expiring: dict[int, Seat] = {}
-        self._ties: dict[Seat, int] = {}
+        self._expiring: dict[int, Handle] = {}
+        self._ties: dict[Handle, int] = {}
         self._tie = count()
         self._waiting: trio.CancelScope | None = None
 
@@ -154,17 +154,17 @@ class Reactor:
         bytes_left = budget.pass_bytes
         queue = self._round
         while queue:
-            seat = queue.popleft()
-            ready, seat.ready = seat.ready & ~_QUEUED, 0
-            if seat.ended:
+            handle = queue.popleft()
+            ready, handle.ready = handle.ready & ~_QUEUED, 0
+            if handle.ended:
                 continue
             try:
-                count, more = seat.turn(ready)
+                count, more = handle.turn(ready)
             except Exception as error:
-                seat.failed(error)
+                handle.failed(error)
                 continue
             if more:
-                self.queue(seat)
+                self.queue(handle)
             bytes_left -= count
             if bytes_left <= 0 or clock() >= until:
                 break
@@ -173,31 +173,31 @@ class Reactor:
         queue = self._round = self._next
         self._next = deque()
         for key, events in self._selector.select(0):
-            seat: Seat = key.data
-            if not seat.ready:
-                queue.append(seat)
-            seat.ready |= events | _QUEUED
+            handle: Handle = key.data
+            if not handle.ready:
+                queue.append(handle)
+            handle.ready |= events | _QUEUED
         if self._resting or self._rested:
             self._end_rests()
 
-    def queue(self, seat: Seat) -> None:
-        """Give `seat` a turn in the next round, whatever the selector says: from any task."""
-        if not seat.ready and not seat.ended:
-            seat.ready = _QUEUED
-            self._next.append(seat)
+    def queue(self, handle: Handle) -> None:
+        """Give `handle` a turn in the next round, whatever the selector says: from any task."""
+        if not handle.ready and not handle.ended:
+            handle.ready = _QUEUED
+            self._next.append(handle)
             if self._waiting is not None:
                 self._waiting.cancel()
 
-    def rest(self, seat: Seat, *, left_over: bool = False) -> None:
-        """Don't watch what `seat` says, and give it a turn to read in a quiet moment after `rest_seconds`.
+    def rest(self, handle: Handle, *, left_over: bool = False) -> None:
+        """Don't watch what `handle` says, and give it a turn to read in a quiet moment after `rest_seconds`.
 
         With something `left_over` it has rested: any quiet moment will do. What comes meanwhile is read in few turns,
         not in many. Watching it again is the seat's to ask for.
         """
-        self.watch(seat, seat.interest & ~READ)
-        self._rested.pop(seat, None)
+        self.watch(handle, handle.interest & ~READ)
+        self._rested.pop(handle, None)
         queue = self._rested if left_over else self._resting
-        queue[seat] = until = trio.current_time() + self.budget.rest_seconds
+        queue[handle] = until = trio.current_time() + self.budget.rest_seconds
         self.operations.on_none = self._on_quiet
         if self._waiting is not None:
             self._waiting.deadline = min(self._waiting.deadline, until)
@@ -207,83 +207,83 @@ class Reactor:
         if self._waiting is not None and (self._rested or _first(self._resting) <= trio.current_time()):
             self._waiting.cancel()
 
-    def add(self, seat: Seat) -> None:
+    def add(self, handle: Handle) -> None:
         """Take a seat; it is watched for nothing yet."""
-        self._seats[seat] = None
+        self._handles[handle] = None
 
-    def watch(self, seat: Seat, interest: int) -> None:
-        """Give `seat` a turn when its socket is ready for `interest`; 0 = never."""
-        before = seat.interest
-        if before == interest or seat.ended:
+    def watch(self, handle: Handle, interest: int) -> None:
+        """Give `handle` a turn when its socket is ready for `interest`; 0 = never."""
+        before = handle.interest
+        if before == interest or handle.ended:
             return
         if not before:
-            self._selector.register(seat.fileno(), interest, seat)
+            self._selector.register(handle.fileno(), interest, handle)
         elif not interest:
-            self._selector.unregister(seat.fileno())
+            self._selector.unregister(handle.fileno())
         else:
-            self._selector.modify(seat.fileno(), interest, seat)
-        seat.interest = interest
+            self._selector.modify(handle.fileno(), interest, handle)
+        handle.interest = interest
 
-    def expire_at(self, seat: Seat, deadline: float) -> None:
-        """Call `seat.expired` at `deadline`, unless it has ended by then or got an earlier one."""
-        if deadline < seat.deadline and not seat.ended:
-            seat.deadline = deadline
+    def expire_at(self, handle: Handle, deadline: float) -> None:
+        """Call `handle.expired` at `deadline`, unless it has ended by then or got an earlier one."""
+        if deadline < handle.deadline and not handle.ended:
+            handle.deadline = deadline
             tie = next(self._tie)
             heappush(self._deadlines, (deadline, tie))
-            self._expiring.pop(self._ties.get(seat, -1), None)
-            self._ties[seat], self._expiring[tie] = tie, seat
+            self._expiring.pop(self._ties.get(handle, -1), None)
+            self._ties[handle], self._expiring[tie] = tie, handle
             if self._waiting is not None:
                 self._waiting.deadline = min(self._waiting.deadline, deadline)
 
-    def remove(self, seat: Seat) -> None:
+    def remove(self, handle: Handle) -> None:
         """Forget a seat whose socket is about to be closed. Entries for it that are under way count for nothing."""
-        self.watch(seat, 0)
-        seat.ended = True
-        self._seats.pop(seat, None)
-        self._resting.pop(seat, None)
-        self._rested.pop(seat, None)
-        self._expiring.pop(self._ties.pop(seat, -1), None)
+        self.watch(handle, 0)
+        handle.ended = True
+        self._handles.pop(handle, None)
+        self._resting.pop(handle, None)
+        self._rested.pop(handle, None)
+        self._expiring.pop(self._ties.pop(handle, -1), None)
 
     def statistics(self) -> ReactorStatistics:
         return ReactorStatistics(
             passes=self._passes,
-            seats=len(self._seats),
+            handles=len(self._handles),
             queued=len(self._round) + len(self._next),
-            paused=sum(1 for seat in self._seats if not seat.interest),
+            paused=sum(1 for handle in self._handles if not handle.interest),
         )
 
     def _expire(self) -> None:
         now = trio.current_time()
         deadlines = self._deadlines
         while deadlines and deadlines[0][0] <= now:
-            seat = self._expiring.pop(heappop(deadlines)[1], None)
-            if seat is not None:
-                seat.expired()
+            handle = self._expiring.pop(heappop(deadlines)[1], None)
+            if handle is not None:
+                handle.expired()
 
     def _end_rests(self) -> None:
         now = trio.current_time()
         resting, rested, queue = self._resting, self._rested, self._round
         while _first(resting) <= now:
-            seat = next(iter(resting))
-            rested[seat] = resting.pop(seat) + self.budget.rest_seconds
+            handle = next(iter(resting))
+            rested[handle] = resting.pop(handle) + self.budget.rest_seconds
         quiet = not queue and not self.operations.in_flight
         # One only, however many are late: whoever speaks meanwhile has a turn in the next round.
         if rested and (quiet or _first(rested) <= now):
-            seat = next(iter(rested))
-            del rested[seat]
-            if not seat.ready:
-                queue.append(seat)
-            seat.ready |= READ | _QUEUED
+            handle = next(iter(rested))
+            del rested[handle]
+            if not handle.ready:
+                queue.append(handle)
+            handle.ready |= READ | _QUEUED
         if not rested and not resting:
             self.operations.on_none = None
 
     def close(self) -> None:
         """End every seat, then the selector. Nobody may be running it any more, or ask for anything."""
-        for seat in tuple(self._seats):
-            seat.expired()
+        for handle in tuple(self._handles):
+            handle.expired()
         self._kernel.notify_closing(self._selector.fileno())
         self._selector.close()
 
 
-def _first(times: dict[Seat, float]) -> float:
+def _first(times: dict[Handle, float]) -> float:
     return next(iter(times.values()), inf)

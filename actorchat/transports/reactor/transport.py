@@ -12,15 +12,15 @@ from contextlib import asynccontextmanager
 import trio
 
 from actorchat.protocol import CloseCode
-from actorchat.transports.handshake import accept
-from actorchat.transports.head import Upgrade
+from actorchat.transports.byte_stream import ByteStream, SocketByteStream
 from actorchat.transports.heartbeat import beat
 from actorchat.transports.kernel import KERNEL, Kernel
-from actorchat.transports.lines import Line, SocketLine
 from actorchat.transports.ports import Admission, Application, Limits
 from actorchat.transports.reactor.connection import Connection
 from actorchat.transports.reactor.loop import Budget, Reactor, ReactorStatistics
+from actorchat.transports.request_head import Upgrade
 from actorchat.transports.session import Sessions
+from actorchat.transports.websocket_accept import accept
 
 __all__ = ["ReactorTransport", "open_reactor_transport"]
 
@@ -45,14 +45,14 @@ class ReactorTransport:
         """All sockets: none has a task of its own, but while it enters its room."""
         return len(self.sessions)
 
-    def serve(self, line: Line, upgrade: Upgrade, admission: Admission) -> Awaitable[None] | None:
+    def serve(self, line: ByteStream, upgrade: Upgrade, admission: Admission) -> Awaitable[None] | None:
         """Take the socket of `line`, which has ended then, open a websocket on it, and join.
 
         None: the target was entered, or never will be; the socket lives on in the reactor. Else that has to be awaited;
         whatever the peer or the application does, only Cancelled comes out. Raises TypeError for a line that is no
         plain socket.
         """
-        if not isinstance(line, SocketLine):
+        if not isinstance(line, SocketByteStream):
             raise TypeError(f"the reactor serves plain sockets, not a {type(line).__name__}")
         connection = Connection(line.detach(), self._reactor, admission, self._limits, self._forget)
         self.sessions.expect(connection.session)

@@ -1,0 +1,205 @@
+"""Calls of the HTTP API for code in the server's own process, without HTTP and without a token."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Collection, Sequence
+from math import inf
+from typing import TypeVar
+from uuid import UUID
+
+from actorchat.chat.model import Stage, wire_message
+from actorchat.chat.operations import (
+    AcceptChat,
+    AddMessage,
+    Changed,
+    ChatOperation,
+    CloseChat,
+    ReopenChat,
+    ReturnChat,
+    TransferChat,
+)
+from actorchat.chat.ports import ChatFilter
+from actorchat.chat.service import ChatRefused, ChatService
+from actorchat.client.api import ChatPage, HistoryPage
+from actorchat.http.cursors import cursor_of, place_of
+from actorchat.http.ports import Access, Caller
+from actorchat.http.problems import Problem
+from actorchat.protocol import Chat, ChatStatus, Message, MessageType, Operator, Role, User
+from actorchat.server.auth import is_storable
+
+__all__ = ["LocalApi"]
+
+T = TypeVar("T")
+
+
+class LocalApi:
+    """Calls as one person, with that person's rights: the methods of `actorchat.client.Api`.
+
+    Made by `Server.api_for`; usable from any task of the server's Trio program as long as the server runs. Every call
+    raises `ChatRefused` with the codes of the HTTP API, and `StorageUnavailable`. A call that is cancelled while it
+    waits for storage may still take effect.
+    """
+
+    def __init__(self, chats: ChatService, access: Access, user: User, sources: Collection[str]) -> None:
+        self._chats = chats
+        self._access = access
+        self._caller = Caller(user, frozenset(sources), inf)
+
+    @property
+    def user(self) -> User:
+        """The person on whose behalf the calls are made, as stored when this object was made."""
+        return self._caller.user
+
+    async def chats(
+        self, *, status: ChatStatus | None = None, source: str | None = None, limit: int = 50
+    ) -> tuple[Chat, ...]:
+        """The chats that this person may see, newest activity first, at most `limit`."""
+        return (await self.chat_page(status=status, source=source, limit=limit)).chats
+
+    async def chat_page(
+        self,
+        *,
+        status: ChatStatus | None = None,
+        source: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> ChatPage:
+        """A page of the chats that this person may see; `cursor` is the `next` of the page before.
+
+        ValueError for a text that is no cursor.
+        """
+        operator = self._caller.is_operator
+        if operator:
+            sources: frozenset[str] | None = self._sources(() if source is None else (source,))
+        else:
+            sources = None if source is None else frozenset({source})
+        which = ChatFilter(
+            sources=sources,
+            stages=None if status is None else frozenset({Stage(status.value)}),
+            owner_id=None if operator else self.user.id,
+            before=None if cursor is None else place_of(cursor),
+            limit=limit,
+        )
+        page = await self._chats.chat_reader.chats(which)
+        following = None if page.next is None else cursor_of(page.next)
+        return ChatPage(tuple(chat.wire() for chat in page.chats), following)
+
+    async def chat(self, chat: UUID) -> Chat:
+        """One chat as it is now."""
+        return (await _allowed(self._access.chat(self._caller, chat))).wire()
+
+    async def history(
+        self, chat: UUID, *, before: int | None = None, after: int | None = None, limit: int = 50
+    ) -> HistoryPage:
+        """A page of messages, in ascending order.
+
+        `before` and `after` are exclusive message indexes; ValueError if both are given, the newest page if neither is.
+        """
+        if before is not None and after is not None:
+            raise ValueError("give before or after, not both")
+        await _allowed(self._access.chat(self._caller, chat))
+        role, chat_reader = self.user.role, self._chats.chat_reader
+        if after is None:
+            page = await chat_reader.newest(chat, role, before=before, limit=limit)
+        else:
+            page = await chat_reader.after(chat, role, after=after, limit=limit)
+        if page is None:
+            raise ChatRefused("not_found", "there is no such chat")
+        messages = tuple(wire_message(page.chat, message) for message in page.messages)
+        return HistoryPage(
+            messages=messages,
+            from_index=messages[0].message_index if messages else None,
+            to_index=messages[-1].message_index if messages else None,
+            has_more=page.has_more,
+        )
+
+    async def add_message(
+        self,
+        chat: UUID,
+        text: str,
+        attachments: Sequence[UUID] = (),
+        *,
+        type: MessageType = MessageType.STANDARD,
+        type_role: Role | None = None,
+        client_id: str | None = None,
+    ) -> Message:
+        """Store a message; a repeated `client_id` returns the stored message.
+
+        A system message needs `type_role`, the role of its recipients: ValueError without one.
+        """
+        if type is MessageType.SYSTEM:
+            self._only_operators("send system messages")
+            if type_role is None:
+                raise ValueError("a system message needs type_role: the role of its recipients")
+        if not is_storable(text) or not is_storable(client_id or ""):
+            raise ChatRefused("malformed", "text and client_id hold no NUL and no half of a surrogate pair")
+        await _allowed(self._access.chat(self._caller, chat))
+        decision = await self._chats.perform(
+            AddMessage(
+                chat=chat,
+                author=self.user,
+                text=text,
+                attachments=tuple(attachments),
+                client_id=client_id,
+                type=type,
+                type_role=type_role or self.user.role,
+            )
+        )
+        message = decision.messages[0] if isinstance(decision, Changed) else decision.message
+        assert message is not None  # noqa: S101 - the outcome of a message is a message
+        return wire_message(decision.chat, message)
+
+    async def add_note(self, chat: UUID, text: str) -> Message:
+        """Store an internal note: a system message that only operators see."""
+        return await self.add_message(chat, text, type=MessageType.SYSTEM, type_role=Role.OPERATOR)
+
+    async def accept(self, chat: UUID) -> Chat:
+        """Take a new chat. If two operators accept at once, one of them gets `not_owner`."""
+        self._only_operators("accept chats")
+        return await self._transition(AcceptChat(chat, self.user))
+
+    async def close(self, chat: UUID) -> Chat:
+        """End the conversation."""
+        return await self._transition(CloseChat(chat, self.user))
+
+    async def reopen(self, chat: UUID) -> Chat:
+        """Continue a closed conversation."""
+        return await self._transition(ReopenChat(chat, self.user))
+
+    async def transfer(self, chat: UUID, operator_id: int) -> Chat:
+        """Give the chat to an operator, possibly to this one."""
+        self._only_operators("transfer chats")
+        return await self._transition(TransferChat(chat, self.user, operator_id))
+
+    async def return_to_queue(self, chat: UUID) -> Chat:
+        """Give the chat back: it becomes `new` and unassigned."""
+        self._only_operators("return chats")
+        return await self._transition(ReturnChat(chat, self.user))
+
+    async def operators(self) -> tuple[Operator, ...]:
+        """The operators of this operator's sources."""
+        self._only_operators("see operators")
+        records = await self._chats.chat_reader.operators(self._sources(()))
+        return tuple(record.wire() for record in records)
+
+    def _only_operators(self, what: str) -> None:
+        if not self._caller.is_operator:
+            raise ChatRefused("not_allowed", f"only operators {what}")
+
+    def _sources(self, asked: Collection[str]) -> frozenset[str]:
+        try:
+            return self._access.sources(self._caller, asked)
+        except Problem as problem:
+            raise ChatRefused(problem.code, problem.detail) from None
+
+    async def _transition(self, operation: ChatOperation) -> Chat:
+        await _allowed(self._access.chat(self._caller, operation.chat))
+        return (await self._chats.perform(operation)).chat.wire()
+
+
+async def _allowed(answer: Awaitable[T]) -> T:
+    """Wait for an answer of the door; what it refuses is the chat's refusal here."""
+    try:
+        return await answer
+    except Problem as problem:
+        raise ChatRefused(problem.code, problem.detail, problem.retry_after) from None

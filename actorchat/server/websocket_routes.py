@@ -1,0 +1,202 @@
+"""Owns the way of a websocket into the chat: what a request to open one asks for, and where it leads.
+
+Refuses to know how rights are judged and how bytes travel.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+from urllib.parse import parse_qs
+from uuid import UUID
+
+import trio
+
+from actorchat.chat.model import Identity, identity_of
+from actorchat.chat.ports import Session, StorageUnavailable
+from actorchat.chat.service import ChatRefused, ChatService
+from actorchat.http.cors import foreign_origin
+from actorchat.http.origins import AllowedOrigins
+from actorchat.http.ports import Caller
+from actorchat.http.problems import Problem, problem_of_refusal
+from actorchat.http.proxies import Proxies
+from actorchat.http.request_target import split_target
+from actorchat.http.requests import check_parameters
+from actorchat.protocol import CloseCode, Command, Malformed, Profile, Role, UnknownType, select_subprotocol
+from actorchat.server.access_control import AccessControl
+from actorchat.transports.listener import Rejection
+from actorchat.transports.ports import Admission, FeedTarget, Receiver, RoomTarget
+from actorchat.transports.request_head import RequestHead
+
+__all__ = ["WebsocketAccess", "WebsocketRoutes"]
+
+_ROOM: Final = re.compile(r"/ws/chats/([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})")
+_FEED: Final = "/ws/operators"
+_INDEX: Final = re.compile(r"-1|[0-9]{1,15}")
+
+_MOST_FIELDS: Final = 1000
+
+_SECONDS: Final = 15.0
+"""A decision that takes longer is a refusal: storage may be in doubt about the person's record."""
+
+_CLOSE_CODES: Final = {
+    401: CloseCode.NOT_AUTHENTICATED,
+    403: CloseCode.NOT_ALLOWED,
+    404: CloseCode.NO_SUCH_CHAT,
+    429: CloseCode.OVERLOADED,
+}
+"""What browsers get instead of these statuses, which they can't read."""
+
+_REFUSED: Final = {
+    "not_found": CloseCode.NO_SUCH_CHAT,
+    "draining": CloseCode.DRAINING,
+}
+
+
+class WebsocketAccess:
+    """Decides on each request for a socket, before anything is sent to it."""
+
+    def __init__(
+        self,
+        access_control: AccessControl,
+        origins: AllowedOrigins,
+        proxies: Proxies | None = None,
+        *,
+        most: Mapping[Role, int] | None = None,
+        count: Callable[[Identity], int] = lambda identity: 0,
+    ) -> None:
+        """`most` says how many sockets one person of a role may have, 0 or absent: any number; `count` how many are."""
+        self._access_control = access_control
+        self._origins = origins
+        self._proxies = proxies or Proxies()
+        self._most = most or {}
+        self._count = count
+
+    def __call__(self, head: RequestHead, peer: str) -> Admission | Rejection | Awaitable[Admission | Rejection]:
+        peer = self._proxies.client(peer, head.headers).address
+        origin = _text(head.header(b"origin"))
+        host = split_target(head.path)[0] or _text(head.header(b"host"))
+        if origin is not None and not self._origins.allow(origin, host):
+            self._origins.log_refusal(origin, host)
+            return _rejection(foreign_origin())
+        _, profile, bearer = select_subprotocol(head.subprotocols)
+        # The subprotocol is what the page chose; the header may be a site's basic authentication, sent by the browser.
+        authorization = _text(head.header(b"authorization")) if bearer is None else f"Bearer {bearer}"
+        # Who brings the token as a subprotocol is a browser, which shows its page no HTTP answer.
+        readable = bearer is None
+        access_control = self._access_control
+        try:
+            caller = access_control.caller_nowait(authorization)
+            wanted = _wanted(head)
+            if isinstance(wanted, RoomTarget):
+                access_control.chat_nowait(caller, wanted.chat)
+            return self._admit(caller, wanted, profile, peer)
+        except trio.WouldBlock:
+            return self._wait(head, peer, profile, authorization, readable=readable)
+        except Problem as problem:
+            return _rejection(problem, readable=readable)
+
+    async def _wait(
+        self, head: RequestHead, peer: str, profile: Profile, authorization: str | None, *, readable: bool
+    ) -> Admission | Rejection:
+        access_control = self._access_control
+        try:
+            with trio.fail_after(_SECONDS):
+                caller = await access_control.caller(authorization)
+                wanted = _wanted(head)
+                if isinstance(wanted, RoomTarget):
+                    await access_control.chat(caller, wanted.chat)
+                return self._admit(caller, wanted, profile, peer)
+        except trio.TooSlowError:
+            return _rejection(Problem("overloaded", "no answer in time; try again later"))
+        except Problem as problem:
+            return _rejection(problem, readable=readable)
+        except ChatRefused as refused:
+            return _rejection(problem_of_refusal(refused))
+        except StorageUnavailable:
+            return _rejection(Problem("storage_unavailable", "storage is away; try again later"))
+
+    def _admit(self, caller: Caller, wanted: RoomTarget | list[str], profile: Profile, peer: str) -> Admission:
+        target = wanted if isinstance(wanted, RoomTarget) else FeedTarget(self._access_control.sources(caller, wanted))
+        most = self._most.get(caller.user.role, 0)
+        if most and self._count(identity_of(caller.user)) >= most:
+            detail = f"you have {most} sockets open, as many as one person may: close one, or let a lost one time out"
+            raise Problem("rate_limited", detail)
+        return Admission(user=caller.user, profile=profile, target=target, expires_at=caller.expires, peer=peer)
+
+
+def _wanted(head: RequestHead) -> RoomTarget | list[str]:
+    """The room, or the sources of the feed, that the request is for; rights are yet to be judged."""
+    try:
+        query = parse_qs(head.query, keep_blank_values=True, max_num_fields=_MOST_FIELDS)
+    except ValueError:
+        raise Problem("malformed", f"a query has {_MOST_FIELDS} fields at most", status=400) from None
+    path = split_target(head.path)[1]
+    room = _ROOM.fullmatch(path)
+    if room is not None:
+        check_parameters(query, ("after",))
+        return RoomTarget(UUID(room[1]), _after(query.get("after", [])))
+    if path == _FEED:
+        check_parameters(query, ("source",))
+        return query.get("source", [])
+    raise Problem("not_found", "there is no socket at this path")
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("latin-1")
+
+
+def _after(texts: list[str]) -> int | None:
+    if not texts:
+        return None
+    if len(texts) > 1 or not _INDEX.fullmatch(texts[0]):
+        detail = "after: expected one message index, or -1 for everything"
+        raise Problem("malformed", detail, path="after", status=400)
+    return int(texts[0])
+
+
+def _rejection(problem: Problem, *, readable: bool = True) -> Rejection:
+    """The refusal as an HTTP answer; for who can't read those, as a close where there is a code for it."""
+    close_code = None if readable else _CLOSE_CODES.get(problem.status)
+    return Rejection(status=problem.status, body=problem.body(), close_code=close_code, reason=problem.code)
+
+
+class WebsocketRoutes:
+    """Leads admitted sockets to their room or feed (`actorchat.transports.ports.Application`)."""
+
+    def __init__(self, chats: ChatService) -> None:
+        self._chats = chats
+
+    def join(self, session: Session, admission: Admission) -> Receiver | Awaitable[Receiver]:
+        target = admission.target
+        if isinstance(target, RoomTarget):
+            try:
+                return self._chats.join_room_nowait(session, target.chat, target.after)
+            except trio.WouldBlock:
+                pass
+        return self._join(session, target)
+
+    async def _join(self, session: Session, target: RoomTarget | FeedTarget) -> Receiver:
+        try:
+            if isinstance(target, RoomTarget):
+                return await self._chats.join_room(session, target.chat, target.after)
+            return await self._chats.join_feed(session, target.sources)
+        except ChatRefused as refused:
+            session.close(_REFUSED.get(refused.code, CloseCode.OVERLOADED), refused.code)
+        except StorageUnavailable:
+            session.close(CloseCode.OVERLOADED, "storage is away")
+        return _Nobody()
+
+
+class _Nobody:
+    """Takes what still comes from a socket that is being closed."""
+
+    def receive(self, command: Command | UnknownType) -> bool | None:
+        return None
+
+    def malformed(self, fault: Malformed) -> None:
+        return None
+
+    def leave(self) -> None:
+        return None

@@ -1,0 +1,512 @@
+"""Owns how a batch is decided: each operation in order on what the ones before it left.
+
+Pure; knows no SQL and no clock. `actorchat.chat.rules` judges one operation; here is what surrounds it:
+idempotency, counters, reservation, people.
+"""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+from uuid import UUID
+
+import attrs
+from msgspec.structs import replace
+
+from actorchat.chat.model import (
+    ChatState,
+    Contribution,
+    OperatorCounters,
+    PersonRecord,
+    Policy,
+    SourceCounters,
+    Stage,
+    StoredMessage,
+    contribution,
+)
+from actorchat.chat.operations import (
+    AcceptChat,
+    AddMessage,
+    Changed,
+    ChatOperation,
+    CloseChat,
+    EndLeaving,
+    ExpireChat,
+    Expired,
+    MarkMessage,
+    Operation,
+    PersonRecorded,
+    RecordPerson,
+    Refused,
+    RefuseMessage,
+    ReleaseChat,
+    ReopenChat,
+    ReserveChat,
+    ReturnChat,
+    SetOnline,
+    TransferChat,
+    Unchanged,
+)
+from actorchat.chat.person_records import record_person
+from actorchat.chat.ports import StorageUnavailable
+from actorchat.chat.rules import DecisionContext, MarkedMessage, decide, prospective_operator, record_presence
+from actorchat.protocol import RefusalCode, User
+from actorchat.storage.row_cache import (
+    KEY_HORIZON,
+    ChatRow,
+    Messages,
+    PersonKey,
+    RecentKeys,
+    RowCache,
+    person_key,
+    with_known_people,
+)
+from actorchat.storage.store import Counters, DecisionAndCounters
+
+__all__ = ["Changes", "Draft", "NewKeys", "apply_changes", "decide_batch", "decide_each"]
+
+_log = logging.getLogger("actorchat.storage")
+
+_NO_COUNTERS: Final[Counters] = ()
+_NO_CHAT: Final[DecisionAndCounters] = (Refused("not_found", "there is no such chat"), _NO_COUNTERS)
+_NO_OPERATOR: Final[DecisionAndCounters] = (Refused("not_found", "there is no such operator"), _NO_COUNTERS)
+
+
+class NewKeys:
+    """The idempotency keys that one author added to one chat in this batch, over those that are committed."""
+
+    __slots__ = ("added", "committed", "count")
+
+    def __init__(self, committed: RecentKeys | None) -> None:
+        self.committed = committed
+        self.count = 0 if committed is None else committed.count
+        self.added: dict[str, tuple[int, int]] = {}
+
+    def find(self, client_id: str) -> int | None:
+        """The index of the message with that key, if it is among the last `KEY_HORIZON`."""
+        entry = self.added.get(client_id)
+        if entry is None and self.committed is not None:
+            entry = self.committed.get(client_id)
+        if entry is None or entry[0] < self.count - KEY_HORIZON:
+            return None
+        return entry[1]
+
+    def add(self, client_id: str, index: int) -> None:
+        self.added.pop(client_id, None)
+        self.added[client_id] = (self.count, index)
+        self.count += 1
+
+
+class Draft:
+    """One chat during a batch. `before` is what the batch found.
+
+    A chat that the batch creates has no `row`, and gets its `number` from the store before it is stored.
+    """
+
+    __slots__ = ("before", "keys", "messages", "number", "row", "share", "state")
+
+    def __init__(self, row: ChatRow | None, state: ChatState) -> None:
+        self.row = row
+        self.number = -1 if row is None else row.number
+        self.before = state
+        self.state = state
+        self.share: Contribution | None = None
+        self.messages: list[StoredMessage] = []
+        self.keys: dict[PersonKey, NewKeys] = {}
+
+    @property
+    def changed(self) -> bool:
+        """The chat's row is to be stored. What is done with a reserved chat makes no revision."""
+        return self.state.rev != self.before.rev or self.state.last_activity != self.before.last_activity
+
+
+@attrs.define(eq=False)
+class Changes:
+    """What a batch leaves to be stored. `messages` are in commit order, and their ids ascend. `moves` are the places
+    that chats got without a message.
+
+    With each chat of `deleted` the record of its owner goes, if that is an anonymous visitor without any other chat.
+    `drafts` by the integer of the chat's UUID: it is looked up for each message, and a UUID hashes in Python code.
+    `gone` has those of the chats in `deleted`, one of which may have been created anew.
+    """
+
+    drafts: dict[int, Draft] = attrs.Factory(dict)
+    created: list[Draft] = attrs.Factory(list)
+    deleted: list[Draft] = attrs.Factory(list)
+    gone: set[int] = attrs.Factory(set)
+    messages: list[tuple[Draft, StoredMessage]] = attrs.Factory(list)
+    moves: list[tuple[Draft, int]] = attrs.Factory(list)
+    people: dict[PersonKey, PersonRecord] = attrs.Factory(dict)
+    operators: dict[int, OperatorCounters] = attrs.Factory(dict)
+    sources: dict[str, SourceCounters] = attrs.Factory(dict)
+    next_message_id: int = 1
+
+    @property
+    def nothing(self) -> bool:
+        """Nothing is left to be stored."""
+        if self.created or self.deleted or self.messages or self.people or self.operators or self.sources:
+            return False
+        return not any(draft.changed for draft in self.drafts.values())
+
+
+def decide_batch(
+    operations: Iterable[Operation], rows: RowCache, messages: Messages, policy: Policy, now: float
+) -> tuple[list[DecisionAndCounters], Changes]:
+    """Decide `operations` in order at `now`, epoch seconds. `rows` holds what `actorchat.storage.preload` asked
+    for, and is not changed.
+    """
+    decider = _Decider(rows, messages, policy, now)
+    return [decider.decide(operation) for operation in operations], decider.changes
+
+
+def decide_each(
+    operations: Sequence[Operation], alone: Callable[[Operation], DecisionAndCounters]
+) -> list[DecisionAndCounters]:
+    """Decide each by `alone`, which stores all of an operation or nothing, and refuse those for which it
+    fails.
+    """
+    decided: list[DecisionAndCounters] = []
+    for operation in operations:
+        try:
+            decided.append(alone(operation))
+        except StorageUnavailable:
+            raise
+        except Exception:
+            _log.exception("an operation can't be stored: %s", type(operation).__name__)
+            refused = Refused(RefusalCode.MALFORMED, "this can't be stored")
+            decided.append((refused, _NO_COUNTERS))
+    return decided
+
+
+def apply_changes(rows: RowCache, changes: Changes) -> None:
+    """Make `rows` what was committed, but for the owners of deleted chats."""
+    for draft in changes.deleted:
+        state = draft.before
+        deleted = rows.chats.pop(state.uuid, None)
+        if deleted is not None:
+            rows.key_count -= sum(map(len, deleted.keys.values()))
+        pair = (state.owner.id, state.source)
+        owned = rows.owned.get(pair, [])
+        if state.uuid in owned:
+            owned.remove(state.uuid)
+        if not owned:
+            rows.owned.pop(pair, None)
+    for draft in changes.created:
+        state = draft.state
+        draft.row = rows.chats[state.uuid] = ChatRow(draft.number, state)
+        rows.owned.setdefault((state.owner.id, state.source), []).append(state.uuid)
+    for draft in changes.drafts.values():
+        row = draft.row
+        if row is None:
+            raise AssertionError(f"chat {draft.state.uuid} is neither loaded nor created")
+        row.state = draft.state
+        for person, new in draft.keys.items():
+            if new.added:
+                known = row.keys.get(person)
+                if known is None:
+                    known = row.keys[person] = RecentKeys()
+                rows.key_count -= len(known)
+                known.add(new.added, new.count)
+                rows.key_count += len(known)
+    rows.people.update(changes.people)
+    rows.operators.update(changes.operators)
+    rows.sources.update(changes.sources)
+    rows.next_message_id = changes.next_message_id
+
+
+class _Decider:
+    """One batch in the making: `changes` over `rows`."""
+
+    def __init__(self, rows: RowCache, messages: Messages, policy: Policy, now: float) -> None:
+        self._rows = rows
+        self._messages = messages
+        self._policy = policy
+        self._now = int(now)
+        self._rounded = int(self._now < now)
+        self._first_message_id = rows.next_message_id
+        self._unclosed: dict[tuple[int, str], list[UUID]] = {}
+        self.changes = Changes(next_message_id=rows.next_message_id)
+
+    def decide(self, operation: Operation) -> DecisionAndCounters:
+        match operation:
+            case AddMessage():
+                return self._add_message(operation)
+            case RefuseMessage():
+                return self._refuse_message(operation)
+            case ReserveChat():
+                return self._reserve(operation)
+            case ExpireChat():
+                return self._expire(operation)
+            case RecordPerson():
+                return self._record(operation)
+            case SetOnline() | EndLeaving():
+                return self._record_presence(operation)
+            case _:
+                return self._decide_on_chat(operation)
+
+    def _add_message(self, operation: AddMessage) -> DecisionAndCounters:
+        draft = self._draft(operation.chat)
+        if draft is None:
+            return _NO_CHAT
+        author = self._known(operation.author)
+        if author is not operation.author:
+            operation = replace(operation, author=author)
+        new_keys, prior = None, None
+        if operation.client_id is not None:
+            new_keys = self._keys(draft, person_key(author))
+            index = new_keys.find(operation.client_id)
+            prior = None if index is None else self._message_at(draft, index)
+        return self._decided(draft, operation, new_keys, prior=prior)
+
+    def _refuse_message(self, operation: RefuseMessage) -> DecisionAndCounters:
+        message, draft = operation.message, self._draft(operation.chat)
+        if draft is None or message.client_id is None:
+            return operation.refusal, _NO_COUNTERS
+        index = self._keys(draft, person_key(message.author)).find(message.client_id)
+        if index is None:
+            return operation.refusal, _NO_COUNTERS
+        return self._decided(draft, message, None, prior=self._message_at(draft, index))
+
+    def _decide_on_chat(self, operation: ChatOperation) -> DecisionAndCounters:
+        draft = self._draft(operation.chat)
+        if draft is None:
+            return _NO_CHAT
+        known = self._by_known_person(operation)
+        marked, target = None, None
+        if isinstance(known, MarkMessage):
+            marked = self._marked(draft, known.message_id)
+        elif isinstance(known, TransferChat):
+            target = self._person((True, known.to))
+        return self._decided(draft, known, None, marked=marked, target=target)
+
+    def _decided(
+        self,
+        draft: Draft,
+        operation: ChatOperation,
+        new_keys: NewKeys | None,
+        *,
+        prior: StoredMessage | None = None,
+        marked: MarkedMessage | None = None,
+        target: PersonRecord | None = None,
+    ) -> DecisionAndCounters:
+        chat = draft.state
+        holder = None
+        if chat.operator is not None and (chat.stage is Stage.CLOSED or isinstance(operation, ReleaseChat)):
+            holder = self._person((True, chat.operator.id))
+        context = DecisionContext(
+            policy=self._policy,
+            now=self._now,
+            rounded=self._rounded,
+            message_id=self.changes.next_message_id,
+            load=self._load(chat, operation) if self._policy.capacity else 0,
+            prior=prior,
+            marked=marked,
+            target=target,
+            holder=holder,
+        )
+        decision = decide(chat, operation, context)
+        if not isinstance(decision, Changed):
+            return decision, _NO_COUNTERS
+        return decision, self._take(draft, decision, new_keys)
+
+    def _take(self, draft: Draft, decision: Changed, new_keys: NewKeys | None) -> Counters:
+        before, after = draft.state, decision.chat
+        draft.state = after
+        for message in decision.messages:
+            draft.messages.append(message)
+            self.changes.messages.append((draft, message))
+            self.changes.next_message_id += 1
+            if new_keys is not None and message.client_id is not None:
+                new_keys.add(message.client_id, message.index)
+        if not decision.messages and after.place != before.place:
+            self.changes.moves.append((draft, after.place))
+            self.changes.next_message_id += 1
+        if before.stage is Stage.CLOSED and after.stage is not Stage.CLOSED:
+            self._unclosed.setdefault((after.owner.id, after.source), []).append(after.uuid)
+        # Spares most messages the count: neither who has the chat nor whether it is unread has changed.
+        if (
+            before.stage is after.stage
+            and before.operator is after.operator
+            and (before.last_visitor_index > before.operators_read) is (after.last_visitor_index > after.operators_read)
+        ):
+            return _NO_COUNTERS
+        return self._count(draft, before, after)
+
+    def _count(self, draft: Draft, before: ChatState, after: ChatState) -> Counters:
+        was = draft.share if draft.share is not None else contribution(before)
+        now = draft.share = contribution(after)
+        counters: list[OperatorCounters | SourceCounters] = []
+        if was.operator_id == now.operator_id:
+            if now.operator_id is not None:
+                self._adjust(counters, now.operator_id, now.new - was.new, now.open - was.open)
+        else:
+            if was.operator_id is not None:
+                self._adjust(counters, was.operator_id, -was.new, -was.open)
+            if now.operator_id is not None:
+                self._adjust(counters, now.operator_id, now.new, now.open)
+        if was.unread != now.unread:
+            source = self.changes.sources.get(after.source) or self._rows.sources.get(after.source)
+            source = source or SourceCounters(after.source)
+            unread = source.unread_chats + now.unread - was.unread
+            source = self.changes.sources[after.source] = SourceCounters(after.source, unread, source.rev + 1)
+            counters.append(source)
+        return tuple(counters)
+
+    def _adjust(
+        self, counters: list[OperatorCounters | SourceCounters], operator_id: int, new: int, open_: int
+    ) -> None:
+        if not new and not open_:
+            return
+        current = self._operator(operator_id)
+        adjusted = OperatorCounters(operator_id, current.new_chats + new, current.open_chats + open_, current.rev + 1)
+        self.changes.operators[operator_id] = adjusted
+        counters.append(adjusted)
+
+    def _operator(self, operator_id: int) -> OperatorCounters:
+        current = self.changes.operators.get(operator_id) or self._rows.operators.get(operator_id)
+        return current or OperatorCounters(operator_id)
+
+    def _load(self, chat: ChatState, operation: ChatOperation) -> int:
+        operator_id = prospective_operator(chat, operation)
+        if operator_id is None:
+            return 0
+        counters = self._operator(operator_id)
+        return counters.new_chats + counters.open_chats
+
+    def _draft(self, uuid: UUID) -> Draft | None:
+        draft = self.changes.drafts.get(uuid.int)
+        if draft is None:
+            row = self._rows.chats.get(uuid)
+            if row is None or uuid.int in self.changes.gone:
+                return None
+            state = row.state
+            owner = self._person(person_key(state.owner))
+            operator = None if state.operator is None else self._person((True, state.operator.id))
+            draft = self.changes.drafts[uuid.int] = Draft(row, with_known_people(state, owner, operator))
+        return draft
+
+    def _keys(self, draft: Draft, person: PersonKey) -> NewKeys:
+        keys = draft.keys.get(person)
+        if keys is None:
+            committed = None if draft.row is None else draft.row.keys.get(person)
+            keys = draft.keys[person] = NewKeys(committed)
+        return keys
+
+    def _message_at(self, draft: Draft, index: int) -> StoredMessage:
+        offset = index - draft.before.next_index
+        if offset >= 0 or draft.row is None:
+            return draft.messages[offset]
+        return self._messages.at(draft.row, index)
+
+    def _marked(self, draft: Draft, message_id: int) -> MarkedMessage | None:
+        if message_id < self._first_message_id:
+            return None if draft.row is None else self._messages.find(draft.row, message_id)
+        added = self.changes.messages
+        at = bisect_left(added, message_id, key=lambda entry: entry[1].id)
+        if at == len(added) or added[at][1].id != message_id:
+            return None
+        holder, message = added[at]
+        return MarkedMessage(message.index, message.type, message.type_role) if holder is draft else None
+
+    def _person(self, key: PersonKey) -> PersonRecord | None:
+        return self.changes.people.get(key) or self._rows.people.get(key)
+
+    def _known(self, user: User) -> User:
+        """`user` as stored. Somebody whose token was never recorded is stored as the operation shows them."""
+        key = person_key(user)
+        record = self._person(key)
+        if record is None:
+            self.changes.people[key] = PersonRecord(user)
+            return user
+        return record.user
+
+    def _by_known_person(self, operation: ChatOperation) -> ChatOperation:
+        match operation:
+            case AcceptChat(by=user) | CloseChat(by=user) | ReopenChat(by=user) | ReturnChat(by=user):
+                known = self._known(user)
+                return operation if known is user else attrs.evolve(operation, by=known)
+            case TransferChat(by=user):
+                known = self._known(user)
+                return operation if known is user else attrs.evolve(operation, by=known)
+            case _:
+                return operation
+
+    def _reserve(self, operation: ReserveChat) -> DecisionAndCounters:
+        pair = (operation.owner.id, operation.source)
+        candidates = [*self._rows.owned.get(pair, ()), *self._unclosed.get(pair, ())]
+        newest: ChatState | None = None
+        for uuid in candidates:
+            draft = self._draft(uuid)
+            if draft is None or draft.state.stage is Stage.CLOSED:
+                continue
+            chat = draft.state
+            if newest is None or (chat.place, chat.uuid) > (newest.place, newest.uuid):
+                newest = chat
+        if newest is not None:
+            return Unchanged(self._used(newest)), _NO_COUNTERS
+        if operation.refusal is not None:
+            return operation.refusal, _NO_COUNTERS
+        if self._draft(operation.chat) is not None:
+            return Refused(RefusalCode.CONFLICT, "there is another chat with this uuid"), _NO_COUNTERS
+        owner = self._known(operation.owner)
+        chat = ChatState(operation.chat, operation.source, owner, last_activity=self._now)
+        draft = self.changes.drafts[chat.uuid.int] = Draft(None, chat)
+        self.changes.created.append(draft)
+        self._unclosed.setdefault(pair, []).append(chat.uuid)
+        return Changed(chat), _NO_COUNTERS
+
+    def _used(self, chat: ChatState) -> ChatState:
+        """The chat; the time after which it expires begins anew if it is reserved."""
+        if chat.stage is Stage.RESERVED and chat.last_activity < self._now:
+            chat = self.changes.drafts[chat.uuid.int].state = replace(chat, last_activity=self._now)
+        return chat
+
+    def _expire(self, operation: ExpireChat) -> DecisionAndCounters:
+        draft = self._draft(operation.chat)
+        if draft is None:
+            return _NO_CHAT
+        chat = draft.state
+        if chat.stage is not Stage.RESERVED or chat.last_activity > operation.before:
+            return Unchanged(chat), _NO_COUNTERS
+        if operation.in_use:
+            return Unchanged(self._used(chat)), _NO_COUNTERS
+        del self.changes.drafts[chat.uuid.int]
+        if draft.row is None:
+            self.changes.created.remove(draft)
+        self.changes.deleted.append(draft)
+        self.changes.gone.add(chat.uuid.int)
+        return Expired(chat.uuid), _NO_COUNTERS
+
+    def _record(self, operation: RecordPerson) -> DecisionAndCounters:
+        key = person_key(operation.user)
+        stored = self._person(key)
+        record = record_person(stored, operation, self._now)
+        if record == stored:
+            return PersonRecorded(stored, False), _NO_COUNTERS
+        self.changes.people[key] = record
+        renamed = stored is not None and stored.user != record.user
+        if renamed:
+            self._show_new_profile(key, record)
+        return PersonRecorded(record, True, renamed), _NO_COUNTERS
+
+    def _show_new_profile(self, key: PersonKey, record: PersonRecord) -> None:
+        for draft in self.changes.drafts.values():
+            state = draft.state
+            if person_key(state.owner) == key:
+                draft.state = replace(state, owner=record.user)
+            elif state.operator is not None and person_key(state.operator) == key:
+                draft.state = replace(state, operator=record.user)
+
+    def _record_presence(self, operation: SetOnline | EndLeaving) -> DecisionAndCounters:
+        key = (True, operation.operator_id)
+        stored = self._person(key)
+        if stored is None:
+            return _NO_OPERATOR
+        counters = self._operator(operation.operator_id)
+        record = record_presence(stored, operation, counters.new_chats + counters.open_chats)
+        if record == stored:
+            return PersonRecorded(stored, False), _NO_COUNTERS
+        self.changes.people[key] = record
+        return PersonRecorded(record, True), _NO_COUNTERS

@@ -1,0 +1,760 @@
+"""Owns what proves a store: `check_store`, which every implementation passes. Knows no implementation."""
+
+# ruff: noqa: S101 - assertions are what a conformance suite is made of
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from itertools import count, islice
+from typing import Final
+from uuid import UUID
+
+import attrs
+from msgspec.structs import replace
+
+from actorchat.chat.model import (
+    ANONYMOUS_IDS,
+    ENDLESS,
+    Identity,
+    OperatorCounters,
+    PersonRecord,
+    Policy,
+    SourceCounters,
+    Stage,
+    contribution,
+    endless,
+)
+from actorchat.chat.operations import (
+    AcceptChat,
+    AddMessage,
+    Changed,
+    CloseChat,
+    EndLeaving,
+    ExpireChat,
+    Expired,
+    MarkMessage,
+    Operation,
+    PersonRecorded,
+    RecordPerson,
+    RefreshPeople,
+    Refused,
+    RefuseMessage,
+    ReleaseChat,
+    ReopenChat,
+    ReserveChat,
+    ReturnChat,
+    SetOnline,
+    SweepChat,
+    TransferChat,
+    Unchanged,
+)
+from actorchat.chat.ports import ChatFilter, ChatPage, Page
+from actorchat.protocol import MessageType, Role, User
+from actorchat.storage.store import Batch, DecisionAndCounters, Store
+
+__all__ = ["OpenStore", "check_store", "check_walk", "random_operations"]
+
+OpenStore = Callable[[Policy], AbstractContextManager[Store]]
+"""Opens one place. A durable store that is opened there again finds what it stored."""
+
+ANN: Final = User(1, Role.USER, firstname="Ann")
+BOB: Final = User(2, Role.USER, firstname="Bob")
+GUEST: Final = User(ANONYMOUS_IDS + 7, Role.USER)
+# The same ids on purpose: only with the role is an id an identity.
+EVE: Final = User(1, Role.OPERATOR, firstname="Eve")
+FAY: Final = User(2, Role.OPERATOR, firstname="Fay")
+SHOP: Final = "shop"
+CHAT: Final = UUID(int=1)
+NOW: Final = 1_700_000_000
+_RECORDS: Final = tuple(
+    RecordPerson(user, frozenset(), frozenset({SHOP} if user.role is Role.OPERATOR else ()))
+    for user in (ANN, BOB, EVE, FAY)
+)
+
+
+class _Bench:
+    """A store with a batch counter: what the checks write with."""
+
+    def __init__(self, store: Store, writer: str = "check") -> None:
+        self.store = store
+        self._writer = writer
+        self._numbers = count(1)
+
+    def batch(self, *operations: Operation, now: float = NOW) -> list[DecisionAndCounters]:
+        return self.store.commit(operations, Batch(self._writer, next(self._numbers), now))
+
+    def one(self, operation: Operation, now: float = NOW) -> DecisionAndCounters:
+        [decided] = self.batch(operation, now=now)
+        return decided
+
+    def changed(self, operation: Operation, now: float = NOW) -> Changed:
+        decision, _ = self.one(operation, now)
+        assert isinstance(decision, Changed), decision
+        return decision
+
+    def person(self, user: User) -> PersonRecord:
+        record = self.store.person(Identity(user.role, user.id))
+        assert record is not None
+        return record
+
+    def talk(self, *texts: str, chat: UUID = CHAT, author: User = ANN) -> list[int]:
+        """Ids of messages that `author` adds, one batch each."""
+        return [self.changed(AddMessage(chat, author, text)).messages[0].id for text in texts]
+
+
+def check_store(fresh: Callable[[], OpenStore], *, durable: bool = True) -> None:
+    """Prove that a store does what `actorchat.storage.Store` and `actorchat.chat.ports.ChatReader` promise.
+
+    `fresh()` names a new, empty place each time. `durable=False` leaves out what needs opening it twice.
+    Raises `AssertionError`.
+    """
+    for check in _CHECKS:
+        with fresh()(Policy()) as store:
+            bench = _Bench(store)
+            bench.batch(*_RECORDS, ReserveChat(CHAT, SHOP, ANN))
+            check(bench)
+    _check_capacity_and_due(fresh())
+    for seed in range(5):
+        _check_random_sessions(fresh(), seed)
+        _check_walk(fresh(), seed)
+    if durable:
+        _check_reopening(fresh())
+
+
+def _check_order(bench: _Bench) -> None:
+    """Revisions and indexes are dense, ids are unique, across batches and inside one; decisions come in
+    order.
+    """
+    decided = bench.batch(*(AddMessage(CHAT, ANN, str(n)) for n in range(5)))
+    decided += bench.batch(AddMessage(CHAT, EVE, "5"), TransferChat(CHAT, EVE, FAY.id))
+    changes = [decision for decision, _ in decided if isinstance(decision, Changed)]
+    assert [change.chat.rev for change in changes] == list(range(1, 8))
+    messages = [message for change in changes for message in change.messages]
+    assert [message.index for message in messages] == list(range(8))
+    assert len({message.id for message in messages}) == 8
+    page = bench.store.after(CHAT, Role.OPERATOR, after=-1, limit=100)
+    assert page is not None
+    assert [message.index for message in page.messages] == [0, 1, 2, 3, 4, 5, 7]
+    assert page.chat == changes[-1].chat == bench.store.chat(CHAT)
+    assert page.messages == tuple(message for message in messages if message.index != 6)
+
+
+def _check_refusals(bench: _Bench) -> None:
+    """What names nothing that exists is refused, and spoils nothing beside it."""
+    nowhere = UUID(int=99)
+    decided = bench.batch(
+        AddMessage(nowhere, ANN, "?"),
+        AddMessage(CHAT, ANN, "here"),
+        MarkMessage(nowhere, ANN, 1, True),
+        SetOnline(77, True),
+        AcceptChat(CHAT, EVE),
+        AcceptChat(CHAT, FAY),
+    )
+    codes = [decision.code if isinstance(decision, Refused) else None for decision, _ in decided]
+    assert codes == ["not_found", None, "not_found", "not_found", None, "not_owner"]
+    assert bench.store.chat(nowhere) is None
+    assert bench.store.newest(nowhere, Role.USER, before=None, limit=1) is None
+
+
+def _check_idempotency(bench: _Bench) -> None:
+    """The same key and body give the stored message, another body a conflict: across batches and within
+    one.
+    """
+    send = AddMessage(CHAT, ANN, "once", client_id="k")
+    [(first, _), (again, _), (other, _)] = bench.batch(send, send, replace(send, text="twice"))
+    assert isinstance(first, Changed)
+    assert again == Unchanged(first.chat, first.messages[0])
+    assert isinstance(other, Refused)
+    assert other.code == "conflict"
+    assert bench.one(send)[0] == Unchanged(first.chat, first.messages[0])
+    # A key belongs to its author and its chat.
+    bench.batch(ReserveChat(UUID(int=2), SHOP, BOB))
+    bench.changed(replace(send, author=EVE, text="mine"))
+    bench.changed(replace(send, chat=UUID(int=2), author=BOB))
+
+
+def _check_refused_keys(bench: _Bench) -> None:
+    """A message that is to be refused is the stored one if its key is known, whatever has been decided before."""
+    first, second = (AddMessage(CHAT, ANN, text, client_id=text) for text in ("first", "second"))
+    other, refused = replace(first, text="other"), Refused("overloaded", "")
+    unknown = AddMessage(UUID(int=9), ANN, "nowhere", client_id="first")
+    bench.changed(first)
+    refusals = [RefuseMessage(message, refused) for message in (first, second, other, unknown)]
+    batch = bench.batch(*refusals, second, refusals[1])
+    [again, new, conflict, nowhere] = [decision for decision, _ in bench.store.look_up(refusals)]
+    for decision, expected in ((batch[0][0], first), (again, first), (batch[5][0], second), (new, second)):
+        assert isinstance(decision, Unchanged)
+        assert decision.message is not None
+        assert decision.message.text == expected.text
+    assert [batch[1][0], batch[3][0], nowhere] == [refused] * 3
+    for decision in (batch[2][0], conflict):
+        assert isinstance(decision, Refused)
+        assert decision.code == "conflict"
+    assert not any(bench.store.is_new(refusals[place]) for place in (0, 1, 2))
+
+
+def _check_key_horizon(bench: _Bench) -> None:
+    """A key is known among its author's newest 256 in the chat, and forgotten after them."""
+
+    def key(n: int) -> AddMessage:
+        return AddMessage(CHAT, ANN, "x", client_id=f"k{n}")
+
+    bench.batch(*map(key, range(200)))
+    bench.batch(*map(key, range(200, 256)))
+    assert isinstance(bench.one(key(0))[0], Unchanged)
+    bench.changed(AddMessage(CHAT, ANN, "no key"))
+    bench.changed(replace(key(0), author=EVE))
+    assert isinstance(bench.one(key(0))[0], Unchanged)
+    # Inside one batch the horizon moves too: the first of these pushes k0 out, the last puts it in anew.
+    decisions = [decision for decision, _ in bench.batch(key(256), key(1), key(0), key(1))]
+    assert [type(decision) for decision in decisions] == [Changed, Unchanged, Changed, Changed]
+    assert isinstance(bench.one(key(0))[0], Unchanged)
+
+
+def _check_reserve(bench: _Bench) -> None:
+    """One chat for an owner at a source until it is closed; reserved ones are in no list."""
+    first = bench.store.chat(CHAT)
+    assert first is not None
+    assert (first.stage, first.rev, first.owner) == (Stage.RESERVED, 0, ANN)
+    assert bench.store.chats(ChatFilter()) == ChatPage(())
+    assert bench.one(ReserveChat(UUID(int=2), SHOP, ANN))[0] == Unchanged(first)
+    [(bobs, _), (same, _), (elsewhere, _)] = bench.batch(
+        ReserveChat(UUID(int=3), SHOP, BOB),
+        ReserveChat(UUID(int=4), SHOP, BOB),
+        ReserveChat(UUID(int=5), "mall", BOB),
+    )
+    assert isinstance(bobs, Changed)
+    assert same == Unchanged(bobs.chat)
+    assert isinstance(elsewhere, Changed)
+    bench.talk("hello")
+    decided = bench.batch(CloseChat(CHAT, ANN), ReserveChat(UUID(int=6), SHOP, ANN), ReopenChat(CHAT, ANN))
+    assert [type(decision) for decision, _ in decided] == [Changed, Changed, Changed]
+    bench.changed(AddMessage(CHAT, ANN, "later"), now=NOW + 9)
+    unchanged, _ = bench.one(ReserveChat(UUID(int=7), SHOP, ANN))
+    assert isinstance(unchanged, Unchanged)
+    assert unchanged.chat.uuid == CHAT
+    # A chat that is reserved and used in one batch counts like any other.
+    _, (_, counters) = bench.batch(ReserveChat(UUID(int=8), "mall", ANN), AddMessage(UUID(int=8), ANN, "hi"), now=NOW)
+    assert counters == (SourceCounters("mall", 1, 1),)
+
+
+def _check_marks(bench: _Bench) -> None:
+    """A mark names a message of its own chat; of another's nothing is told."""
+    ids = bench.talk("one", "two")
+    bench.batch(ReserveChat(UUID(int=2), SHOP, BOB))
+    [foreign] = bench.talk("theirs", chat=UUID(int=2), author=BOB)
+    change = bench.changed(MarkMessage(CHAT, EVE, ids[1], True))
+    assert (change.chat.operators_delivered, change.chat.operators_read) == (1, 1)
+    assert isinstance(bench.one(MarkMessage(CHAT, EVE, ids[0], True))[0], Unchanged)
+    for unknown in (foreign, 10**9, -1, 0):
+        refused, _ = bench.one(MarkMessage(CHAT, EVE, unknown, True))
+        assert isinstance(refused, Refused)
+        assert refused.code == "message_not_found"
+    # One that the same batch adds can be marked, if its id is guessed.
+    guess = max(*ids, foreign) + 1
+    decided = bench.batch(AddMessage(CHAT, ANN, "three"), MarkMessage(CHAT, EVE, guess, True))
+    assert isinstance(decided[1][0], Changed)
+    decided = bench.batch(AddMessage(CHAT, ANN, "4"), MarkMessage(UUID(int=2), EVE, guess + 1, True))
+    assert isinstance(decided[1][0], Refused)
+
+
+def _check_pages(bench: _Bench) -> None:
+    """Every page: order, bounds, role filter, whether there is more, people as they are now."""
+    bench.talk("0", "1")
+    bench.talk("2", author=EVE)
+    bench.batch(TransferChat(CHAT, EVE, FAY.id), AddMessage(CHAT, ANN, "5"))
+    bench.one(AddMessage(CHAT, EVE, "note", type=MessageType.SYSTEM, type_role=Role.OPERATOR))
+    bench.one(RecordPerson(attrs.evolve(EVE, firstname="Eva"), frozenset({"firstname"}), frozenset({SHOP})))
+    store = bench.store
+
+    def page(found: Page | None) -> tuple[list[int], bool]:
+        assert found is not None
+        return [message.index for message in found.messages], found.has_more
+
+    user, operator = Role.USER, Role.OPERATOR
+    assert page(store.newest(CHAT, user, before=None, limit=9)) == ([0, 1, 2, 3, 5], False)
+    assert page(store.newest(CHAT, operator, before=None, limit=9)) == ([0, 1, 2, 4, 5, 6], False)
+    assert page(store.newest(CHAT, user, before=None, limit=2)) == ([3, 5], True)
+    assert page(store.newest(CHAT, user, before=3, limit=3)) == ([0, 1, 2], False)
+    assert page(store.newest(CHAT, user, before=0, limit=3)) == ([], False)
+    assert page(store.after(CHAT, user, after=-1, limit=2)) == ([0, 1], True)
+    assert page(store.after(CHAT, operator, after=2, limit=3)) == ([4, 5, 6], False)
+    assert page(store.after(CHAT, user, after=99, limit=3)) == ([], False)
+    assert page(store.since(CHAT, rev=0, limit=9)) == ([0, 1, 2, 3, 4, 5, 6], False)
+    assert page(store.since(CHAT, rev=3, limit=2)) == ([3, 4], True)
+    assert page(store.since(CHAT, rev=6, limit=2)) == ([], False)
+    assert page(store.authored(CHAT, user, after=0, upto=5, limit=9)) == ([1, 5], False)
+    assert page(store.authored(CHAT, user, after=-1, upto=5, limit=1)) == ([0], True)
+    assert page(store.authored(CHAT, operator, after=-1, upto=9, limit=9)) == ([2], False)
+    found = store.newest(CHAT, operator, before=None, limit=9)
+    assert found is not None
+    author = found.messages[2].author
+    assert author is not None
+    assert author.firstname == "Eva"
+    assert found.chat.operator == FAY
+    # Bounded in bytes too, in either direction: a page ends with the message that reaches the bound.
+    assert page(store.after(CHAT, user, after=-1, limit=9, size=2)) == ([0, 1], True)
+    assert page(store.after(CHAT, user, after=-1, limit=9, size=0)) == ([0], True)
+    assert page(store.newest(CHAT, user, before=None, limit=9, size=1)) == ([5], True)
+    assert page(store.newest(CHAT, user, before=2, limit=2, size=2)) == ([0, 1], False)
+    assert page(store.authored(CHAT, user, after=-1, upto=5, limit=9, size=2)) == ([0, 1], True)
+    bench.talk("ж🐌")
+    assert page(store.after(CHAT, user, after=5, limit=9, size=6)) == ([7], False)
+    assert page(store.after(CHAT, user, after=3, limit=9, size=7)) == ([5, 7], False)
+    assert page(store.newest(CHAT, user, before=None, limit=9, size=6)) == ([7], True)
+
+
+def _check_lists(bench: _Bench) -> None:
+    """Newest activity first, every filter, continued after a chat; the snapshot is the other way round."""
+    for n, (owner, source) in enumerate([(ANN, "a"), (BOB, "a"), (ANN, "b"), (BOB, "b")]):
+        bench.batch(ReserveChat(UUID(int=10 + n), source, owner), now=NOW + n)
+        bench.changed(AddMessage(UUID(int=10 + n), owner, "hi"), now=NOW + n)
+    bench.batch(CloseChat(UUID(int=10), ANN), AcceptChat(UUID(int=13), EVE), now=NOW + 3)
+    store = bench.store
+
+    def listed(**which: object) -> list[int]:
+        return [chat.uuid.int for chat in store.chats(ChatFilter(**which)).chats]  # type: ignore[arg-type]  # by name
+
+    assert listed() == [13, 10, 12, 11]
+    assert listed(limit=2) == [13, 10]
+    assert listed(before=UUID(int=10), limit=1) == [12]
+    assert listed(before=UUID(int=11)) == []
+    assert listed(before=UUID(int=99)) == []
+    assert listed(sources=frozenset({"b"})) == [13, 12]
+    assert listed(stages=frozenset({Stage.OPEN, Stage.CLOSED})) == [13, 10]
+    assert listed(stages=frozenset({Stage.RESERVED})) == []
+    assert listed(operator_id=EVE.id) == [13]
+    assert listed(owner_id=ANN.id, stages=frozenset({Stage.NEW})) == [12]
+    assert listed(sources=frozenset({"a"}), owner_id=BOB.id, before=UUID(int=10)) == [11]
+    snapshot = store.feed_snapshot(["b", "a", "c"], 2)
+    assert [chat.uuid.int for chat in snapshot.chats] == [12, 13]
+    assert [(one.source, one.unread_chats) for one in snapshot.counters] == [("a", 1), ("b", 2), ("c", 0)]
+    assert snapshot.operators == ()
+    snapshot = store.feed_snapshot([SHOP], 2)
+    assert [record.person.user for record in snapshot.operators] == [EVE, FAY]
+    assert snapshot.operators[0].counters == OperatorCounters(EVE.id, 0, 1, 1)
+    assert snapshot.chats == ()
+
+
+def _check_order_of_lists(bench: _Bench) -> None:
+    """Lists are exact within a second and when the clock steps back. All that happens to a chat moves it, but marks."""
+    store, chats = bench.store, [UUID(int=10 + n) for n in range(4)]
+    for n, chat in enumerate(chats):
+        owner = User(10 + n, Role.USER)
+        bench.batch(ReserveChat(chat, SHOP, owner), AddMessage(chat, owner, "hi"))
+
+    def order() -> list[int]:
+        return [chat.uuid.int for chat in store.chats(ChatFilter()).chats]
+
+    assert order() == [13, 12, 11, 10]
+    steps: list[tuple[Operation, list[int]]] = [
+        (AcceptChat(chats[0], EVE), [10, 13, 12, 11]),
+        (CloseChat(chats[1], EVE), [11, 10, 13, 12]),
+        (AddMessage(chats[2], EVE, "hello"), [12, 11, 10, 13]),
+        (TransferChat(chats[0], EVE, FAY.id), [10, 12, 11, 13]),
+        (AcceptChat(chats[0], FAY), [10, 12, 11, 13]),
+        (ReopenChat(chats[1], EVE), [11, 10, 12, 13]),
+    ]
+    for n, (operation, expected) in enumerate(steps):
+        bench.changed(operation, now=NOW - 100 * n)
+        assert order() == expected
+    [asked] = bench.talk("?", chat=chats[3], author=EVE)
+    moved = order()
+    assert moved[0] == 13
+    bench.changed(MarkMessage(chats[3], User(13, Role.USER), asked, True), now=NOW + 9)
+    assert order() == moved
+    # A chat that is accepted before anybody wrote comes into the lists by that.
+    bench.batch(AcceptChat(CHAT, EVE))
+    assert order() == [CHAT.int, *moved]
+    assert [chat.uuid.int for chat in store.feed_snapshot([SHOP], 2).chats] == [moved[0], CHAT.int]
+
+
+def _check_walk(open_store: OpenStore, seed: int) -> None:
+    """A walk from page to page shows each chat that matches throughout exactly once, whatever happens in between."""
+    chance = random.Random(seed)  # noqa: S311 - chooses what happens between pages
+    with open_store(Policy()) as store:
+        bench = _Bench(store)
+        bench.batch(*_RECORDS)
+        for n in range(1, 8):
+            owner = User(100 + n, Role.USER)
+            bench.batch(ReserveChat(UUID(int=n), SHOP, owner), AddMessage(UUID(int=n), owner, "hi"))
+        bench.batch(ReserveChat(UUID(int=8), SHOP, ANN), AcceptChat(UUID(int=8), EVE))
+        operations = random_operations(seed, 10_000)
+        for which in (
+            ChatFilter(),
+            ChatFilter(stages=frozenset({Stage.NEW, Stage.OPEN})),
+            ChatFilter(stages=frozenset({Stage.OPEN}), operator_id=EVE.id),
+        ):
+            which = attrs.evolve(which, limit=chance.randrange(1, 4))
+            check_walk(store, which, lambda: bench.batch(*islice(operations, chance.randrange(12))))
+
+
+def check_walk(store: Store, which: ChatFilter, between: Callable[[], object]) -> None:
+    """Walk along the list and call `between` after each page but the last.
+
+    Each chat that matches at every page is shown, none is shown twice, and they come in the order of the start.
+    """
+    order = [chat.uuid for chat in store.chats(ChatFilter(limit=100_000)).chats]
+    all_of_it = attrs.evolve(which, before=None, limit=100_000)
+    throughout = set(order)
+    shown: list[UUID] = []
+    more: ChatFilter | None = which
+    while more is not None:
+        throughout &= {chat.uuid for chat in store.chats(all_of_it).chats}
+        page = store.chats(more)
+        assert len(page.chats) <= which.limit
+        shown.extend(chat.uuid for chat in page.chats)
+        more = None if page.next is None else attrs.evolve(which, before=page.next)
+        if more is not None:
+            between()
+    assert shown == [uuid for uuid in order if uuid in set(shown)], "shown twice, or not in the order of the start"
+    assert throughout <= set(shown), "a chat that was there throughout was not shown"
+
+
+def _check_people(bench: _Bench) -> None:
+    """Profiles merge by claims, are told when they change, and show in every chat from then on."""
+    bench.talk("hi")
+    [(same, _)] = bench.batch(RecordPerson(ANN, frozenset({"firstname"})))
+    assert same == PersonRecorded(PersonRecord(ANN), False)
+    renamed = User(ANN.id, Role.USER, lastname="Lee")
+    decided = bench.batch(RecordPerson(renamed, frozenset({"lastname"})), AddMessage(CHAT, ANN, "me"))
+    ann = attrs.evolve(ANN, lastname="Lee")
+    assert decided[0][0] == PersonRecorded(PersonRecord(ann), True, True)
+    assert isinstance(decided[1][0], Changed)
+    assert decided[1][0].chat.owner == decided[1][0].messages[0].author == ann
+    assert bench.store.person(Identity(Role.USER, ANN.id)) == PersonRecord(ann)
+    assert bench.store.person(Identity(Role.USER, 99)) is None
+    [chat] = bench.store.chats(ChatFilter()).chats
+    assert chat.owner == ann
+    refreshed = bench.changed(RefreshPeople(CHAT), now=NOW + 9)
+    assert (refreshed.chat, refreshed.messages, refreshed.chat_changed) == (replace(chat, rev=chat.rev + 1), (), True)
+    assert bench.store.chat(CHAT) == refreshed.chat
+    online = bench.one(SetOnline(EVE.id, True))[0]
+    assert online == PersonRecorded(PersonRecord(EVE, endless({SHOP}), True), True)
+    assert bench.one(SetOnline(EVE.id, True))[0] == PersonRecorded(online.person, False)
+    assert [record.person.online for record in bench.store.operators([SHOP])] == [True, False]
+    stranger = User(7, Role.OPERATOR, firstname="Gus")
+    bench.changed(AcceptChat(CHAT, stranger))
+    assert [record.person.user.id for record in bench.store.operators(None)] == [1, 2, 7]
+    assert bench.store.chats(ChatFilter()).chats[0].operator == stranger
+
+
+def _check_expiry(bench: _Bench) -> None:
+    """Reserved chats that were not used are found and deleted, with anonymous owners who have no other chat."""
+    store, later = bench.store, NOW + 50
+    chats = [UUID(int=n) for n in range(11, 16)]
+    owners = (GUEST, GUEST, BOB, attrs.evolve(GUEST, id=GUEST.id + 1), attrs.evolve(GUEST, id=GUEST.id + 2))
+    for n, (chat, owner) in enumerate(zip(chats, owners, strict=True)):
+        bench.batch(ReserveChat(chat, f"made-up-{n}", owner), now=NOW + n)
+    assert store.unused(NOW - 1, 9) == ()
+    assert store.unused(later, 3) == (CHAT, *chats[:2])
+    assert store.unused(NOW + 2, 9) == (CHAT, *chats[:3])
+    # What is asked for again, or somebody is in, is kept as long as a new one; what has a message for ever.
+    again = bench.one(ReserveChat(UUID(int=99), "made-up-0", GUEST), now=later)[0]
+    assert isinstance(again, Unchanged)
+    assert (again.chat.uuid, again.chat.last_activity, again.chat.rev) == (chats[0], later, 0)
+    assert isinstance(bench.one(ExpireChat(chats[1], later, True), now=later)[0], Unchanged)
+    bench.changed(AddMessage(chats[3], owners[3], "hi"), now=later)
+    assert store.unused(later - 1, 9) == (CHAT, chats[2], chats[4])
+    assert store.unused(later, 9) == (CHAT, chats[2], chats[4], *chats[:2])
+    decided = bench.batch(
+        *(ExpireChat(chat, later - 1, False) for chat in chats),
+        AddMessage(chats[2], BOB, "too late"),
+        ReserveChat(chats[2], "made-up-2", BOB),
+        ExpireChat(UUID(int=98), later, False),
+        now=later + 1,
+    )
+    kinds = [Unchanged, Unchanged, Expired, Unchanged, Expired, Refused, Changed, Refused]
+    assert [type(decision) for decision, _ in decided] == kinds
+    assert [store.chat(chat) is None for chat in chats] == [False, False, False, False, True]
+    # Only the anonymous owner of nothing else is gone, and may come back.
+    known = [store.person(Identity(Role.USER, owner.id)) is not None for owner in owners]
+    assert known == [True, True, True, True, False]
+    bench.batch(ExpireChat(chats[0], later, False), now=later + 2)
+    assert store.person(Identity(Role.USER, GUEST.id)) is not None
+    bench.batch(ExpireChat(chats[1], later, False), now=later + 2)
+    assert store.person(Identity(Role.USER, GUEST.id)) is None
+    bench.changed(ReserveChat(chats[1], "made-up-1", GUEST), now=later + 3)
+    assert store.person(Identity(Role.USER, GUEST.id)) == PersonRecord(GUEST)
+    # Made and deleted in one batch.
+    gus = attrs.evolve(GUEST, id=GUEST.id + 9)
+    decided = bench.batch(ReserveChat(chats[4], SHOP, gus), ExpireChat(chats[4], later + 4, False), now=later + 4)
+    assert decided[1][0] == Expired(chats[4])
+    assert store.chat(chats[4]) is None
+    # A refusal makes no chat and no person, but does not keep one that is there from its owner.
+    slowly = Refused("rate_limited", "slowly", 1.0)
+    nobody = attrs.evolve(GUEST, id=GUEST.id + 10)
+    decided = bench.batch(ReserveChat(chats[4], SHOP, nobody, slowly), ReserveChat(chats[4], SHOP, ANN, slowly))
+    assert decided[0][0] == slowly
+    assert isinstance(decided[1][0], Unchanged)
+    assert store.person(Identity(Role.USER, nobody.id)) is None
+
+
+def _check_presence(bench: _Bench) -> None:
+    """An operator that goes offline with chats is leaving until they are returned; then chats reopen in the queue."""
+    other = UUID(int=2)
+    bench.batch(ReserveChat(other, SHOP, BOB))
+    bench.talk("hi")
+    bench.talk("hi", chat=other, author=BOB)
+    bench.batch(AcceptChat(CHAT, EVE), AcceptChat(other, EVE))
+
+    def presence(operation: Operation) -> tuple[bool, bool]:
+        decision, _ = bench.one(operation)
+        assert isinstance(decision, PersonRecorded)
+        stored = bench.store.person(Identity(Role.OPERATOR, EVE.id))
+        assert stored == decision.person
+        return stored.online, stored.leaving
+
+    release = ReleaseChat(CHAT, EVE.id)
+    assert isinstance(bench.one(release)[0], Unchanged)
+    assert presence(SetOnline(EVE.id, False)) == (False, False)
+    assert presence(SetOnline(EVE.id, True)) == (True, False)
+    bench.batch(CloseChat(CHAT, ANN))
+    assert bench.changed(AddMessage(CHAT, ANN, "again")).chat.operator == EVE
+    assert isinstance(bench.one(release)[0], Unchanged)
+    assert presence(SetOnline(EVE.id, False)) == (False, True)
+    assert presence(EndLeaving(EVE.id)) == (False, True)
+    assert bench.changed(release).chat.operator is None
+    assert presence(EndLeaving(EVE.id)) == (False, True)
+    bench.batch(CloseChat(other, BOB))
+    assert presence(EndLeaving(EVE.id)) == (False, False)
+    # In one batch, as in several, the later operation sees what the earlier one did.
+    reopened = bench.changed(AddMessage(other, BOB, "again")).chat
+    assert (reopened.stage, reopened.operator) == (Stage.NEW, None)
+    decided = bench.batch(
+        AcceptChat(other, EVE),
+        SetOnline(EVE.id, True),
+        CloseChat(other, BOB),
+        ReopenChat(other, BOB),
+        SetOnline(EVE.id, False),
+        ReleaseChat(other, EVE.id),
+        SetOnline(EVE.id, True),
+        AcceptChat(other, EVE),
+        ReleaseChat(other, EVE.id),
+    )
+    states = [decision.chat.operator for decision, _ in decided if isinstance(decision, Changed | Unchanged)]
+    assert states == [EVE, EVE, EVE, None, EVE, EVE]
+    assert bench.one(EndLeaving(77))[0] == Refused("not_found", "there is no such operator")
+
+
+def _check_memberships(bench: _Bench) -> None:
+    """Every token of an operator adds its sources until its end; an older one's profile changes nothing."""
+    bench.talk("hi")
+    gus, names, far = User(7, Role.OPERATOR, firstname="Gus"), frozenset({"firstname"}), ENDLESS
+    older = RecordPerson(gus, names, frozenset({SHOP}), NOW + 60, "older", NOW - 60.5)
+    newer = RecordPerson(attrs.evolve(gus, firstname="Augustus"), names, frozenset({"mall"}), far, "newer", NOW - 30.0)
+    assert [decision for decision, _ in bench.batch(older, newer, older)][2] == PersonRecorded(
+        bench.person(gus), changed=False
+    )
+    record = bench.person(gus)
+    assert record.user.firstname == "Augustus"
+    assert record.sources(NOW + 60) == {SHOP, "mall"}
+    # Reads go by the clock, decisions by the time of their batch.
+    assert gus.id not in [each.person.user.id for each in bench.store.operators([SHOP])]
+    assert bench.store.operators(["mall"])[0].person == record
+    assert bench.store.feed_snapshot(["mall"], 1).operators[0].person == record
+    refused, _ = bench.one(TransferChat(CHAT, EVE, gus.id), now=NOW + 600)
+    assert isinstance(refused, Refused)
+    assert refused.code == "not_found"
+    bench.changed(TransferChat(CHAT, EVE, gus.id), now=NOW + 59)
+    # What ended is forgotten, and tokens without a date are ordered by their first use.
+    undated = [RecordPerson(attrs.evolve(gus, firstname=name), names, None, far, name) for name in "abc"]
+    bench.batch(*undated, now=NOW + 601)
+    assert bench.one(undated[1], now=NOW + 602)[0] == PersonRecorded(bench.person(gus), changed=False)
+    assert bench.person(gus).user.firstname == "c"
+    assert bench.person(gus).memberships == {"mall": far}
+
+
+def _check_bad_value(bench: _Bench) -> None:
+    """What can't be stored, or not even decided, is refused alone; the batch around it is stored in order."""
+    no_text: object = object()
+    decided = bench.batch(
+        AddMessage(CHAT, ANN, "before", client_id="b"),
+        AddMessage(CHAT, no_text, "bad"),  # type: ignore[arg-type]  # the point
+        AddMessage(CHAT, ANN, "after", client_id="a"),
+        AddMessage(CHAT, ANN, "after", client_id="a"),
+    )
+    codes = [decision.code if isinstance(decision, Refused) else None for decision, _ in decided]
+    assert codes == [None, "malformed", None, None]
+    page = bench.store.after(CHAT, Role.USER, after=-1, limit=9)
+    assert page is not None
+    assert [(message.index, message.text) for message in page.messages] == [(0, "before"), (1, "after")]
+
+
+def _check_recover(bench: _Bench) -> None:
+    """Only the batch that was committed last by that writer is known; asking changes nothing."""
+    batch = Batch("somebody", 7, NOW)
+    assert not bench.store.recover(batch)
+    bench.store.commit([AddMessage(CHAT, ANN, "x")], batch)
+    assert bench.store.recover(batch)
+    assert not bench.store.recover(attrs.evolve(batch, number=8))
+    assert bench.store.recover(batch)
+    chat = bench.store.chat(CHAT)
+    assert chat is not None
+    assert chat.rev == 1
+    bench.talk("y")
+
+
+_CHECKS: Final = (
+    _check_order,
+    _check_refusals,
+    _check_idempotency,
+    _check_refused_keys,
+    _check_key_horizon,
+    _check_reserve,
+    _check_marks,
+    _check_pages,
+    _check_lists,
+    _check_order_of_lists,
+    _check_people,
+    _check_presence,
+    _check_expiry,
+    _check_memberships,
+    _check_bad_value,
+    _check_recover,
+)
+
+
+def _check_capacity_and_due(open_store: OpenStore) -> None:
+    """Capacity is judged on the counters in the transaction; overdue chats are found, the longest overdue
+    first.
+    """
+    policy = Policy(capacity=1, idle_timeout=100, answer_timeout=10)
+    with open_store(policy) as store:
+        bench = _Bench(store)
+        bench.batch(*_RECORDS)
+        chats = [UUID(int=n) for n in (1, 2, 3)]
+        for n, (chat, owner) in enumerate(zip(chats, (ANN, BOB, User(3, Role.USER)), strict=True)):
+            bench.batch(ReserveChat(chat, SHOP, owner), AddMessage(chat, owner, "hi"), now=NOW + n)
+        decided = bench.batch(AcceptChat(chats[0], EVE), AcceptChat(chats[1], EVE), now=NOW + 3)
+        assert isinstance(decided[0][0], Changed)
+        assert isinstance(decided[1][0], Refused)
+        assert decided[1][0].code == "over_capacity"
+        # The whole answer time from the accept on; without an operator no timer runs.
+        assert store.due(NOW + 12, 9) == ()
+        assert store.due(NOW + 13, 9) == (chats[0],)
+        assert store.due(NOW + 1_000, 9) == (chats[0],)
+        bench.batch(AddMessage(chats[1], FAY, "hello"), now=NOW + 3)
+        assert store.due(NOW + 103, 1) == (chats[0],)
+        assert store.due(NOW + 103, 9) == (chats[0], chats[1])
+        bench.batch(*map(SweepChat, chats), now=NOW + 102.9)
+        assert store.due(NOW + 1_000, 9) == (chats[1],)
+        bench.batch(*map(SweepChat, chats), now=NOW + 103)
+        assert store.due(NOW + 1_000, 9) == ()
+        stages = [chat.stage for chat in map(store.chat, chats) if chat is not None]
+        assert stages == [Stage.NEW, Stage.CLOSED, Stage.NEW]
+        # A second that had begun already is no part of the answer time.
+        bench.batch(AcceptChat(chats[2], EVE), now=NOW + 110.5)
+        assert store.due(NOW + 120.9, 9) == ()
+        assert store.due(NOW + 121, 9) == (chats[2],)
+
+
+def _check_random_sessions(open_store: OpenStore, seed: int) -> None:
+    """After any operations the counters are the sum of the chats' contributions, and counted by their
+    revisions.
+    """
+    chance = random.Random(seed)  # noqa: S311 - chooses which operations to try
+    with open_store(Policy(capacity=2)) as store:
+        bench = _Bench(store)
+        bench.batch(*_RECORDS)
+        latest: dict[object, OperatorCounters | SourceCounters] = {}
+        operations = iter(random_operations(seed, 300))
+        while batch := [operation for _, operation in zip(range(chance.randrange(1, 40)), operations, strict=False)]:
+            for _, counters in bench.batch(*batch):
+                for one in counters:
+                    key = one.operator_id if isinstance(one, OperatorCounters) else one.source
+                    known = latest.get(key)
+                    assert one.rev == (1 if known is None else known.rev + 1)
+                    latest[key] = one
+        shares = [contribution(chat) for chat in store.chats(ChatFilter(limit=1_000)).chats]
+        for record in store.operators(None):
+            theirs = [share for share in shares if share.operator_id == record.person.user.id]
+            expected = (sum(share.new for share in theirs), sum(share.open for share in theirs))
+            assert (record.counters.new_chats, record.counters.open_chats) == expected
+            assert record.counters == latest.get(record.person.user.id, record.counters)
+        [counter] = store.feed_snapshot([SHOP], 1).counters
+        assert counter.unread_chats == sum(share.unread for share in shares)
+        assert counter == latest.get(SHOP, counter)
+
+
+def _check_reopening(open_store: OpenStore) -> None:
+    """What was committed is found again, with every id, key, counter and batch; nothing is given twice."""
+    send = AddMessage(CHAT, ANN, "kept", client_id="k")
+    batch = Batch("first", 1, NOW)
+    with open_store(Policy()) as store:
+        bench = _Bench(store)
+        bench.batch(*_RECORDS, ReserveChat(CHAT, SHOP, ANN))
+        bench.talk("a", "b")
+        bench.batch(*(AddMessage(CHAT, EVE, "x", client_id=str(n)) for n in range(300)))
+        bench.batch(SetOnline(EVE.id, True), SetOnline(EVE.id, False))
+        [(first, _)] = store.commit([send], batch)
+        assert isinstance(first, Changed)
+        before = (store.chat(CHAT), store.feed_snapshot([SHOP], 9), store.operators(None))
+    with open_store(Policy(answer_timeout=5)) as store:
+        assert store.corrected_counters == 0
+        assert before == (store.chat(CHAT), store.feed_snapshot([SHOP], 9), store.operators(None))
+        assert store.due(NOW + 4.9, 9) == ()
+        assert store.due(NOW + 5, 9) == (CHAT,)
+        bench = _Bench(store, "second")
+        assert bench.one(send)[0] == Unchanged(first.chat, first.messages[0])
+        for n, known in ((43, False), (45, True), (299, True)):
+            again, _ = bench.one(AddMessage(CHAT, EVE, "x", client_id=str(n)))
+            assert isinstance(again, Unchanged if known else Changed)
+        assert bench.changed(AddMessage(CHAT, ANN, "new")).messages[0].id > first.messages[0].id
+        assert store.recover(batch)
+    with open_store(Policy()) as store:
+        # The first batch after opening: what was stored is counted on, and people are known by name.
+        bench = _Bench(store, "third")
+        decided = bench.batch(ReserveChat(UUID(int=2), SHOP, BOB), AddMessage(UUID(int=2), BOB, "hi"))
+        assert decided[1][1] == (SourceCounters(SHOP, 2, 2),)
+    with open_store(Policy()) as store:
+        unchanged, _ = _Bench(store, "fourth").one(ReserveChat(UUID(int=3), SHOP, ANN))
+        assert isinstance(unchanged, Unchanged)
+        assert (unchanged.chat.owner, unchanged.chat.operator) == (ANN, EVE)
+
+
+def random_operations(seed: int, number: int) -> Iterator[Operation]:
+    """Operations of two visitors and two operators on a few chats at the source "shop", most of them
+    sensible.
+    """
+    chance = random.Random(seed)  # noqa: S311 - chooses which operations to try
+    chats = [UUID(int=n) for n in range(1, 6)]
+    visitors, operators = (ANN, BOB, GUEST), (EVE, FAY)
+    for _ in range(number):
+        chat, visitor, operator = chance.choice(chats), chance.choice(visitors), chance.choice(operators)
+        either = chance.choice((visitor, operator))
+        # An anonymous visitor is forgotten with an unused chat, and nobody writes in the chat of another visitor.
+        author = ANN if either is GUEST else either
+        key = f"k{chance.randrange(20)}"
+        text = chance.choice(("hello", "there"))
+        yield chance.choice(
+            (
+                ReserveChat(chat, SHOP, visitor),
+                ReserveChat(chat, SHOP, visitor, chance.choice((None, Refused("rate_limited", "slowly", 1.0)))),
+                ExpireChat(chat, NOW + chance.randrange(30), chance.random() < 0.3),
+                AddMessage(chat, author, text, client_id=key),
+                AddMessage(chat, author, text),
+                AddMessage(chat, operator, text, type=MessageType.SYSTEM, type_role=Role.OPERATOR),
+                MarkMessage(chat, either, chance.randrange(80), chance.random() < 0.5),
+                AcceptChat(chat, operator),
+                CloseChat(chat, author),
+                ReopenChat(chat, author),
+                TransferChat(chat, operator, chance.choice((EVE.id, FAY.id, 99))),
+                ReturnChat(chat, operator),
+                ReleaseChat(chat, operator.id),
+                RecordPerson(
+                    attrs.evolve(either, lastname=text),
+                    frozenset({"lastname"}),
+                    frozenset({chance.choice((SHOP, "mall"))}),
+                    NOW + chance.randrange(600),
+                    key,
+                    chance.choice((None, NOW + chance.random())),
+                ),
+                SetOnline(operator.id, chance.random() < 0.5),
+                EndLeaving(operator.id),
+                SweepChat(chat),
+                RefreshPeople(chat),
+            )
+        )

@@ -1,0 +1,155 @@
+"""A new profile is shown where its user is present, and in every chat of theirs that is not closed."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock
+
+from actorchat.actors import open_system
+from actorchat.chat.chat_refresh import ChatRefresher, Renamed
+from actorchat.chat.operations import AcceptChat, AddMessage, CloseChat
+from actorchat.chat.ports import StorageUnavailable
+from actorchat.protocol import (
+    ChatUpdated,
+    MessageAdded,
+    OperatorUpdated,
+    Profile,
+    TypingUpdated,
+    UpdateTyping,
+    User,
+    UserConnected,
+)
+from tests.chat.people import ANNA, BORIS, OLGA, PETR
+from tests.chat.world import Socket, open_world
+
+ANN = attrs.evolve(ANNA, firstname="Ann")
+OLYA = attrs.evolve(OLGA, firstname="Olya")
+
+
+def connected(socket: Socket) -> list[User]:
+    return [event.user for event in socket.recorder.got(UserConnected)]
+
+
+@pytest.mark.parametrize("profile", Profile)
+async def test_everybody_in_the_room_is_told_the_new_name_of_somebody_present(
+    profile: Profile, autojump_clock: MockClock
+) -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA, profile)
+        await world.person(ANN, frozenset())
+        await trio.sleep(1)
+        assert connected(olga) == [ANNA, OLGA, ANN]
+        assert connected(anna) == [ANNA, OLGA, ANN]
+        # Whoever comes later is told of people as they are now, also by a socket that still has the old name.
+        await world.join(chat, ANNA)
+        petr = await world.join(chat, PETR)
+        assert connected(petr) == [ANN, OLGA, PETR]
+        await world.person(ANN, frozenset())
+        await trio.sleep(1)
+        assert connected(anna) == [ANNA, OLGA, ANN, PETR]
+
+
+async def test_a_name_that_is_shown_already_is_not_told_again(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        # A commit in doubt can be read before it is told, so somebody may come with the new name before that.
+        anna = await world.join(chat, ANN)
+        await world.person(ANN, frozenset())
+        await trio.sleep(1)
+        assert connected(anna) == [ANN]
+
+
+async def test_a_room_that_its_user_has_left_is_told_nothing(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
+        await world.leave(anna)
+        await trio.sleep(6)
+        await world.person(ANN, frozenset())
+        await trio.sleep(1)
+        assert connected(olga) == [ANNA, OLGA]
+
+
+async def test_consoles_are_shown_the_chats_of_somebody_who_was_renamed(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
+        await world.chats.perform(AddMessage(chat, ANNA, "hi"))
+        console = await world.console(OLGA)
+        olga.recorder.take()
+        console.recorder.take()
+        before = await world.state(chat)
+        await world.person(ANN, frozenset())
+        await trio.sleep(1)
+        for socket in (console, olga):
+            [shown] = socket.recorder.got(ChatUpdated)
+            assert shown.chat.owner_user == ANN
+        # Nothing else has happened: lists keep their order, and the next message follows the change.
+        state = await world.state(chat)
+        assert (state.last_activity, state.rev) == (before.last_activity, before.rev + 1)
+        anna.say("me again")
+        await trio.sleep(1)
+        assert [event.message.user for event in console.recorder.got(MessageAdded)] == [ANN]
+
+
+async def test_chats_that_are_closed_or_have_no_message_are_not_shown(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        closed, reserved = await world.reserve(), await world.reserve(BORIS)
+        await world.chats.perform(AddMessage(closed, ANNA, "hi"))
+        await world.chats.perform(CloseChat(closed, ANNA))
+        console = await world.console(OLGA)
+        for user in (ANN, attrs.evolve(BORIS, firstname="Bob")):
+            await world.person(user, frozenset())
+        await trio.sleep(1)
+        assert console.recorder.got(ChatUpdated) == []
+        assert (await world.state(reserved)).rev == 0
+
+
+async def test_an_operator_who_was_renamed_is_shown_in_the_chats_that_are_theirs(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        mine, other = await world.reserve(), await world.reserve(BORIS)
+        for chat, owner in ((mine, ANNA), (other, BORIS)):
+            await world.chats.perform(AddMessage(chat, owner, "hi"))
+        await world.chats.perform(AcceptChat(mine, OLGA))
+        console = await world.console(PETR)
+        await trio.sleep(1)
+        console.recorder.take()
+        await world.person(OLYA)
+        await trio.sleep(1)
+        [shown] = console.recorder.got(ChatUpdated)
+        assert (shown.chat.uuid, shown.chat.operator_user) == (mine, OLYA)
+        assert [event.user for event in console.recorder.got(OperatorUpdated)] == [OLYA]
+
+
+async def test_typing_goes_on_under_the_new_name(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        chat = await world.reserve()
+        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
+        anna.receiver.receive(UpdateTyping("h", stopped=False))
+        await world.person(ANN, frozenset())
+        await trio.sleep(1)
+        anna.receiver.receive(UpdateTyping("hi", stopped=False))
+        await trio.sleep(10)
+        typing = olga.recorder.got(TypingUpdated)
+        assert [(event.user, event.stopped) for event in typing] == [(ANNA, False), (ANN, False), (ANN, True)]
+
+
+async def test_what_storage_does_not_take_now_is_shown_later(autojump_clock: MockClock) -> None:
+    shown: list[str] = []
+
+    async def show(user: User) -> None:
+        shown.append(user.firstname)
+        if len(shown) < 3:
+            raise StorageUnavailable
+
+    async with open_system() as system:
+        renames = system.spawn(lambda: ChatRefresher(show))
+        renames.signal(Renamed(ANN))
+        await trio.sleep(0.5)
+        # A later name takes the place of one that waits.
+        renames.signal(Renamed(ANNA))
+        await trio.sleep(10)
+    assert shown == ["Ann", "Anna", "Anna"]

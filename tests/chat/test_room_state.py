@@ -1,0 +1,61 @@
+"""What belongs to a room's address."""
+
+import attrs
+import pytest
+
+from actorchat.chat.feed import Console, FeedState
+from actorchat.chat.limits import FEED_TYPING
+from actorchat.chat.model import Identity
+from actorchat.chat.renamed_users import RenamedUsers
+from actorchat.chat.room_state import ReplayCursor, RoomState, Subscription
+from actorchat.protocol import Frames, Role, UserConnected
+from tests.chat.people import ANNA, CHAT
+from tests.chat.world import Recorder
+
+
+@pytest.fixture
+def room_state() -> RoomState:
+    return RoomState(CHAT, RenamedUsers())
+
+
+def test_a_room_is_vacant_only_when_nobody_is_there_or_enters(room_state: RoomState) -> None:
+    seen = [room_state.vacant]
+    room_state.entering = 1
+    seen.append(room_state.vacant)
+    room_state.entering = 0
+    room_state.arrive(Subscription(Recorder(ANNA)), ReplayCursor(-1))
+    seen.append(room_state.vacant)
+    assert seen == [True, False, False]
+
+
+def test_a_user_with_a_second_socket_is_still_present_when_the_first_is_gone(room_state: RoomState) -> None:
+    first, second = Subscription(Recorder(ANNA)), Subscription(Recorder(ANNA))
+    for subscription in (first, second):
+        room_state.arrive(subscription, ReplayCursor(-1))
+        room_state.go_live(subscription)
+    assert not room_state.depart(first)
+    room_state.lapse(first.identity)
+    assert list(room_state.present) == [second.identity]
+    assert room_state.depart(second)
+    room_state.lapse(second.identity)
+    assert not room_state.present
+
+
+def test_a_profile_that_a_socket_brought_before_it_was_announced_is_told_once(room_state: RoomState) -> None:
+    renamed = attrs.evolve(ANNA, firstname="Ann")
+    recorder = Recorder(renamed)
+    room_state.arrive(Subscription(recorder), ReplayCursor(-1))
+    room_state.profiles.changed(renamed)
+    assert [event.user for event in recorder.got(UserConnected)] == [renamed]
+
+
+def test_a_full_feed_takes_stops_only_and_the_latest_of_each_typist() -> None:
+    feed = FeedState("lk", lambda: None)
+    feed.consoles[Console(Recorder(ANNA), frozenset({"lk"}))] = None
+    for number in range(FEED_TYPING + 1):
+        feed.put_typing(CHAT, Identity(Role.USER, number), Frames.of([b"on"], typing=True), stopped=False)
+    assert len(feed.typing) == FEED_TYPING
+    for number in (0, FEED_TYPING):
+        feed.put_typing(CHAT, Identity(Role.USER, number), Frames.of([b"off"], typing=True), stopped=True)
+    assert len(feed.typing) == FEED_TYPING + 1
+    assert feed.typing[CHAT, Identity(Role.USER, 0)].payloads() == (b"off",)

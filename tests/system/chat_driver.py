@@ -1,0 +1,256 @@
+"""Owns the running of the real chat under a clock that the test moves: rooms, feeds, journal and a store.
+
+Refuses to know what is right: it moves, counts and checks frames against the document, and no more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, TypeVar
+from uuid import UUID
+
+import attrs
+import trio
+from jsonschema import Draft202012Validator, FormatChecker  # type: ignore[import-untyped]  # it ships no types
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from actorchat.actors import ActorSystem, open_system
+from actorchat.chat import ChatService, Limits, open_chats, settle_dead_letter
+from actorchat.chat.commands import FeedReceiver, RoomReceiver
+from actorchat.chat.model import Policy
+from actorchat.protocol import Frames, Malformed, Profile, UnknownType, User, asyncapi_document, decode_command
+from actorchat.storage import Runner, Store, open_journal, open_store
+from actorchat.storage.async_reader import AsyncReader
+from actorchat.storage.journal import Journal
+
+T = TypeVar("T")
+Json = dict[str, Any]
+
+
+class Document:
+    """The AsyncAPI document as a judge of frames. What it has seen and found good, it does not look at again."""
+
+    def __init__(self) -> None:
+        # Any: a JSON Schema is JSON of every shape.
+        self._document: Any = asyncapi_document()
+        self._validators: dict[str, Draft202012Validator] = {}
+        self._good: set[tuple[bytes, str, Profile]] = set()
+
+    def check(self, payload: bytes, channel: str, profile: Profile) -> None:
+        """Raise unless `payload` is what a socket of `profile` may get on `channel`, its keys in order."""
+        if (payload, channel, profile) in self._good:
+            return
+        frame = json.loads(payload)
+        messages = self._document["components"]["messages"]
+        references = [each["$ref"] for each in self._document["channels"][channel]["messages"].values()]
+        allowed = [messages[reference.rpartition("/")[2]] for reference in references]
+        (message,) = [each for each in allowed if each["name"] == frame["type"]]
+        strict = profile is Profile.STRICT
+        assert not (strict and message.get("x-profile") == "extended"), frame
+        self._validator(frame["type"]).validate(frame)
+        self._in_order(frame, message["payload"], strict)
+        self._good.add((payload, channel, profile))
+
+    def _validator(self, name: str) -> Draft202012Validator:
+        if name not in self._validators:
+            schema = {**self._document, "$ref": f"#/components/messages/{name}/payload"}
+            self._validators[name] = Draft202012Validator(schema, format_checker=FormatChecker())
+        return self._validators[name]
+
+    def _in_order(self, value: object, schema: Json, strict: bool) -> None:
+        """Every key is in the schema, and they come in its order; a strict socket gets no extended ones."""
+        while "$ref" in schema:
+            schema = self._document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+        schemas = schema.get("anyOf", [schema])
+        if isinstance(value, list):
+            for each in value:
+                self._in_order(each, schemas[0]["items"], strict)
+        elif isinstance(value, dict):
+            (schema,) = [each for each in schemas if each.get("type") != "null"]
+            if "$ref" in schema:
+                self._in_order(value, schema, strict)
+                return
+            properties = schema["properties"]
+            assert list(value) == [name for name in properties if name in value], (list(value), list(properties))
+            for name, each in value.items():
+                assert not (strict and properties[name].get("x-profile") == "extended"), name
+                self._in_order(each, properties[name], strict)
+
+
+@attrs.define(eq=False)
+class Tab:
+    """One socket in a room (`chat` set) or on the feed, and what it got since it was last read."""
+
+    user: User
+    profile: Profile
+    document: Document | None
+    chat: UUID | None = None
+    sources: frozenset[str] = frozenset()
+    closed: int | None = None
+    in_flight: int = 0
+    frames: list[Json] = attrs.Factory(list)
+    buffered_bytes: int = 0
+    receiver: RoomReceiver | FeedReceiver | None = None
+    scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
+    left: trio.Event = attrs.Factory(trio.Event)
+
+    def push(self, frames: Frames) -> None:
+        assert self.closed is None, "nothing follows a close"
+        channel = "operators" if self.chat is None else "chat"
+        for payload in frames.payloads():
+            if self.document is not None:
+                self.document.check(payload, channel, self.profile)
+            self.frames.append(json.loads(payload))
+
+    def close(self, code: int, reason: str = "") -> None:
+        self.closed = self.closed or code
+
+    async def wait_drained(self) -> bool:
+        await trio.lowlevel.checkpoint()
+        return self.closed is None
+
+    def operation_done(self, flooding: bool = False) -> None:
+        self.in_flight -= 1
+        assert self.in_flight >= 0, "a frame was answered twice"
+
+    def take(self) -> list[Json]:
+        frames, self.frames = self.frames, []
+        return frames
+
+    def raw(self, payload: bytes | str) -> None:
+        """As a session does with what its peer sent."""
+        assert self.receiver is not None
+        try:
+            command = decode_command(payload, self.profile)
+        except Malformed as fault:
+            self.receiver.malformed(fault)
+            return
+        if isinstance(command, UnknownType):
+            self.receiver.receive(command)
+            return
+        # Answers may come before `receive` returns, as they may with a real session.
+        self.in_flight += 1
+        if not self.receiver.receive(command):
+            self.in_flight -= 1
+
+    def say(self, type_: str, **data: object) -> None:
+        self.raw(json.dumps({"type": type_, "data": data}))
+
+
+class CountingRunner:
+    """Knows whether a call is in a thread, where `wait_all_tasks_blocked` can't see it."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._running = 0
+        self._idle = trio.Event()
+
+    async def run(self, call: Callable[[], T], meanwhile: Callable[[], object] | None = None) -> T:
+        self._running += 1
+        try:
+            return await self._runner.run(call, meanwhile)
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
+                self._idle = trio.Event()
+
+    async def wait_idle(self) -> bool:
+        """True: it was idle already."""
+        if not self._running:
+            return True
+        await self._idle.wait()
+        return False
+
+
+@attrs.define(eq=False)
+class ChatDriver:
+    """The chat, its clock, and the tabs in it."""
+
+    chats: ChatService
+    system: ActorSystem
+    journal: Journal
+    clock: MockClock
+    nursery: trio.Nursery
+    runner: CountingRunner
+    document: Document | None
+
+    async def settle(self) -> None:
+        """Return when nothing happens any more by itself at this moment of the clock."""
+        while True:
+            await wait_all_tasks_blocked()
+            if await self.runner.wait_idle():
+                return
+
+    async def join(self, chat: UUID, user: User, profile: Profile, after: int | None = None) -> Tab:
+        tab = Tab(user, profile, self.document, chat)
+        await self.nursery.start(self._hold, tab, self.chats.join_room(tab, chat, after))
+        return tab
+
+    async def console(self, user: User, profile: Profile, sources: frozenset[str]) -> Tab:
+        tab = Tab(user, profile, self.document, None, sources)
+        await self.nursery.start(self._hold, tab, self.chats.join_feed(tab, sources))
+        return tab
+
+    async def leave(self, tab: Tab) -> None:
+        tab.scope.cancel()
+        await tab.left.wait()
+
+    @staticmethod
+    async def _hold(tab: Tab, joining: Any, task_status: trio.TaskStatus[None]) -> None:
+        with tab.scope:
+            tab.receiver = await joining
+            try:
+                task_status.started()
+                await trio.sleep_forever()
+            finally:
+                tab.receiver.leave()
+        tab.left.set()
+
+    def kill_room(self, chat: UUID) -> None:
+        """Cancel the room's incarnation as it is; the next thing that happens there activates another."""
+        for ref in self.system.live():
+            if str(chat) in ref.name:
+                ref.kill()
+
+
+@asynccontextmanager
+async def open_chat_driver(
+    clock: MockClock,
+    document: Document | None,
+    *,
+    url: str = "memory://",
+    policy: Policy | None = None,
+    limits: Limits | None = None,
+    wrap_runner: Callable[[Runner], Runner] | None = None,
+    wrap_store: Callable[[Store], Store] | None = None,
+    capacity: int = 10_000,
+) -> AsyncIterator[ChatDriver]:
+    """`document` judges every frame, if there is one.
+
+    The wrappers may slow down what runs commits and reads, or see and spoil what is committed.
+    """
+    policy = policy or Policy()
+    async with AsyncExitStack() as stack:
+        storage = await stack.enter_async_context(open_store(url, policy))
+        store = storage.store if wrap_store is None else wrap_store(storage.store)
+        runner = CountingRunner(storage.runner if wrap_runner is None else wrap_runner(storage.runner))
+        journal = await stack.enter_async_context(
+            open_journal(store, runner, capacity=capacity, clock=trio.current_time)
+        )
+        system = await stack.enter_async_context(open_system(on_dead_letter=settle_dead_letter))
+        chats = await stack.enter_async_context(
+            open_chats(
+                system=system,
+                journal=journal,
+                chat_reader=AsyncReader(store, runner),
+                policy=policy,
+                limits=limits or Limits(messages_per_second=0),
+                clock=trio.current_time,
+            )
+        )
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        yield ChatDriver(chats, system, journal, clock, nursery, runner, document)
+        nursery.cancel_scope.cancel()

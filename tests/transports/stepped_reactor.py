@@ -1,0 +1,87 @@
+"""A reactor whose passes a test gives by hand, with sockets of its own and an application that writes down."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import attrs
+
+from actorchat.chat.ports import Session
+from actorchat.testing import RecordingApplication, admission_of
+from actorchat.testing._raw_peer import frame_of
+from actorchat.transports.ports import Limits
+from actorchat.transports.reactor.connection import Connection
+from actorchat.transports.reactor.loop import Budget, Reactor
+
+__all__ = ["BINARY", "CLOSE", "PING", "TEXT", "Guest", "Hall", "hall", "say"]
+
+COMMAND = b'{"type":"send_message","data":{"text":"%d"}}'
+TEXT, BINARY, CLOSE, PING = 1, 2, 8, 9
+
+
+def say(number: int) -> bytes:
+    return frame_of(TEXT, COMMAND % number)
+
+
+@attrs.define(eq=False)
+class Guest:
+    """One socket in a reactor whose passes a test gives, and the peer's end of it."""
+
+    connection: Connection
+    peer: socket.socket
+
+    async def join(self, application: RecordingApplication) -> None:
+        waiting = self.connection.enter(application, admission_of(0))
+        if waiting is not None:
+            await waiting
+
+    def say(self, *numbers: int) -> None:
+        self.peer.sendall(b"".join(map(say, numbers)))
+
+    def read(self) -> bytes:
+        try:
+            return self.peer.recv(65_536)
+        except BlockingIOError:
+            return b""
+
+
+@attrs.define(eq=False)
+class Hall:
+    """A reactor by hand, and an application that writes down what reaches it."""
+
+    reactor: Reactor
+    application: RecordingApplication = attrs.Factory(RecordingApplication)
+    ended: list[Session] = attrs.Factory(list)
+    guests: list[Guest] = attrs.Factory(list)
+
+    def open(self, handshake: bytes = b"", received: bytes = b"") -> Guest:
+        mine, theirs = socket.socketpair()
+        mine.setblocking(False)
+        theirs.setblocking(False)
+        connection = Connection(mine, self.reactor, admission_of(len(self.guests)), Limits(), self.ended.append)
+        connection.open(handshake, received)
+        self.guests.append(Guest(connection, theirs))
+        return self.guests[-1]
+
+    async def enter(self) -> Guest:
+        guest = self.open()
+        await guest.join(self.application)
+        return guest
+
+    @property
+    def said(self) -> list[int]:
+        return list(map(int, self.application.texts))
+
+
+@contextmanager
+def hall(budget: Budget | None = None, clock: Callable[[], float] = lambda: 0.0) -> Iterator[Hall]:
+    reactor = Reactor(budget, clock)
+    hall = Hall(reactor)
+    try:
+        yield hall
+    finally:
+        reactor.close()
+        for guest in hall.guests:
+            guest.peer.close()

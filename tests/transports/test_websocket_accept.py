@@ -1,0 +1,19 @@
+"""The answer to an opening handshake."""
+
+from __future__ import annotations
+
+import pytest
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection
+
+from actorchat.transports.request_head import Upgrade
+from actorchat.transports.websocket_accept import accept
+
+
+@pytest.mark.parametrize("subprotocol", [None, "actorchat.v1", "actorchat.v1.ext"])
+def test_the_answer_is_to_the_byte_what_wsproto_says_to_the_same_request(subprotocol: str | None) -> None:
+    upgrade = Upgrade(b"dGhlIHNhbXBsZSBub25jZQ==", subprotocol, b"")
+    protocol = WSConnection(ConnectionType.SERVER)
+    protocol.receive_data(upgrade.request)
+    assert len(list(protocol.events())) == 1
+    assert accept(upgrade) == protocol.send(AcceptConnection(subprotocol=subprotocol))
