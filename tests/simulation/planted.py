@@ -18,7 +18,7 @@ import click
 import msgspec
 
 from actorchat.actors._inbox import Inbox
-from actorchat.chat import broadcast, replay, rules
+from actorchat.chat import broadcast, replay, room, rules
 from actorchat.chat.directory import Directory
 from actorchat.chat.feed import Console, Feed, Flush
 from actorchat.chat.model import ChatState
@@ -396,6 +396,7 @@ PLANTED: Final[Mapping[str, Plant]] = {
     "watermarks-go-back": _replace(rules, "_mark", _marks_go_back),
     "typing-never-stops": _replace(TypingThrottle, "stop", _nothing),
     "new-name-shown-to-nobody": _replace(RenamedUsers, "changed", _nothing),
+    "refused-before-the-key": _replace(room, "refusal_of", _always(None)),
     "places-leak": _replace(SocketSession, "operation_done", _operations_leak),
 }
 """By name: what plants it."""

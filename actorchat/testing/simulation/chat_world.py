@@ -38,6 +38,10 @@ __all__ = ["ChatVerdict", "ChatWorld", "play"]
 
 CALM: Final = 140.0
 """Seconds without faults before everything has to be right: a silent peer takes 85, a client's backoff 30."""
+QUIET: Final = 10.0
+"""Seconds in which nothing happens before everything has to be right: a slow client reads what it missed till then."""
+MOST_CALM: Final = 900.0
+"""Seconds without faults after which nothing may happen any more."""
 FAREWELL: Final = 45.0
 """Seconds after the last person left in which everything of theirs has to go: graces take 30."""
 _KEY_HORIZON: Final = 256
@@ -80,7 +84,7 @@ class ChatWorld(World):
             idle_timeout=setup.idle_timeout,
         )
         self.truth = Truth(self.fail, self.log, policy, int(setup.bounds.get("key_horizon", _KEY_HORIZON)))
-        self.disk = Disk(self.random("disk"), self.log, self.truth.committed, folder)
+        self.disk = Disk(self.random("disk"), self.log, self.truth.committed, self.truth.found_new, folder)
         self.crashes = Crashes(self.log, lambda: self.process.server is not None)
         self.environment = bounded_environment(
             attrs.evolve(self.environment, open_store=self.disk.open_store), setup.bounds
@@ -116,7 +120,8 @@ class ChatWorld(World):
             self.calm = True
             self.nemesis.calm()
             await self.process.wait_up()
-            await trio.sleep(CALM)
+            await trio.sleep(CALM - QUIET)
+            await self._quiet()
             await self._at_rest()
             for person in self.people.values():
                 person.leave()
@@ -143,6 +148,15 @@ class ChatWorld(World):
                 if expired and session in overdue:
                     self.fail("token-expiry", f"{session!r} goes on {late:.1f} s after its token")
                 (overdue.add if expired else overdue.discard)(session)
+
+    async def _quiet(self) -> None:
+        """Return when nothing has happened for a while."""
+        for _ in range(int((MOST_CALM - CALM) / QUIET)):
+            before = len(self.lines)
+            await trio.sleep(QUIET)
+            if len(self.lines) == before:
+                return
+        self.fail("no-end", f"still something happens, {MOST_CALM:.0f} s after the last fault")
 
     async def _at_rest(self) -> None:
         for watch in self.watches:

@@ -1,6 +1,7 @@
 """Storage that is slow, fails, is in doubt, and survives the server: a real store, run in place, with faults.
 
-Every commit passes here, in commit order: `committed` hears of each as it becomes durable.
+Every commit passes here, in commit order: `committed` hears of each as it becomes durable, `found_new` of each message
+that may be refused because nothing is stored under its `client_id`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import attrs
 import trio
 
 from actorchat.chat.model import Policy
-from actorchat.chat.operations import Operation, RefuseMessage
+from actorchat.chat.operations import AddMessage, Operation, Refused, RefuseMessage
 from actorchat.chat.ports import StorageUnavailable
 from actorchat.storage import Batch, CommitInDoubt, DecisionAndCounters, Storage, Store
 from actorchat.storage.async_reader import AsyncReader
@@ -35,7 +36,6 @@ _READS: Final = frozenset(
     {
         *("chat", "newest", "after", "since", "authored", "chats", "person", "operators", "feed_snapshot", "due"),
         *("unused", "probe"),
-        "look_up",
     }
 )
 _WRITES: Final = frozenset({"commit", "recover"})
@@ -50,9 +50,15 @@ class Disk:
     """
 
     def __init__(
-        self, random: Random, log: Callable[..., object], committed: Committed, folder: Path | None = None
+        self,
+        random: Random,
+        log: Callable[..., object],
+        committed: Committed,
+        found_new: Callable[[AddMessage], object],
+        folder: Path | None = None,
     ) -> None:
-        self.random, self.log, self.committed, self.folder = random, log, committed, folder
+        self.random, self.log, self.folder = random, log, folder
+        self.committed, self.found_new = committed, found_new
         self.faults: list[str] = []
         self.failing_recovers = 0
         self.unreadable_until = self.slow_until = 0.0
@@ -231,7 +237,18 @@ class _FaultyStore:
         return self.inner.recover(batch)
 
     def is_new(self, operation: RefuseMessage) -> bool:
-        return self.inner.is_new(operation)
+        new = self.inner.is_new(operation)
+        if new:
+            self.disk.found_new(operation.message)
+        return new
+
+    def look_up(self, operations: Sequence[RefuseMessage]) -> list[DecisionAndCounters]:
+        self._check_readable()
+        decided = self.inner.look_up(operations)
+        for operation, (decision, _) in zip(operations, decided, strict=True):
+            if isinstance(decision, Refused):
+                self.disk.found_new(operation.message)
+        return decided
 
     def close(self) -> None:
         """The disk closes what it opened."""
@@ -239,10 +256,13 @@ class _FaultyStore:
     def __getattr__(self, name: str) -> object:
         if name not in _READS:
             raise AttributeError(name)
+        self._check_readable()
+        return getattr(self.inner, name)
+
+    def _check_readable(self) -> None:
         self._check_alive()
         if trio.current_time() < self.disk.unreadable_until:
             raise StorageUnavailable("as planned")
-        return getattr(self.inner, name)
 
     def _check_alive(self) -> None:
         if self.dead:

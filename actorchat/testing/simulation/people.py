@@ -203,13 +203,16 @@ class Person:
         """Send a message over HTTP, and judge the answer."""
         world, truth = self.world, self.world.truth
         truth.attempts[chat, self.who, key] += 1
+        refused_before = truth.refusals[chat, self.who, key]
         try:
             message = await self.api.add_message(UUID(chat), text, client_id=key, type=type, type_role=type_role)
         except ApiError as error:
             # A 503 says nothing of earlier requests, and not even whether this one was carried out.
             if error.status != 503:
                 truth.settle_attempt(chat, self.who, key)
-                if error.code not in _UNJUDGED and truth.stored(chat, self.who, key) is not None:
+                in_time = truth.refusals[chat, self.who, key] > refused_before
+                stored = truth.stored(chat, self.who, key)
+                if error.code not in _UNJUDGED and stored is not None and not in_time:
                     world.fail("refused-though-stored", f"HTTP {key} {text!r}: {error.code}")
             raise
         truth.settle_attempt(chat, self.who, key)

@@ -109,7 +109,8 @@ class ChatTruth:
 class Truth:
     """Hears of every commit by `committed`; `fail` is told what is wrong with it.
 
-    `attempts` counts, by chat, person and `client_id`, the sends that may still be stored.
+    `attempts` counts, by chat, person and `client_id`, the sends that may still be stored; `refusals` those that were
+    refused when nothing was stored under that `client_id`.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class Truth:
         self.chats: dict[str, ChatTruth] = {}
         self.people: dict[Person, PersonRecord] = {}
         self.attempts: Counter[tuple[str, Person, str | None]] = Counter()
+        self.refusals: Counter[tuple[str, Person, str | None]] = Counter()
         self.commits = self.operations = 0
         # What each operator's counters were after each commit, with the chat and how far its feed was then.
         self.loads: dict[int, list[tuple[tuple[int, int], str, int]]] = defaultdict(lambda: [((0, 0), "", 0)])
@@ -143,6 +145,15 @@ class Truth:
         """One send of that key was answered: it can't be stored any more."""
         if key is not None and self.attempts[chat, who, key] > 0:
             self.attempts[chat, who, key] -= 1
+
+    def found_new(self, message: AddMessage) -> None:
+        """It was decided to refuse the message: nothing is stored under its `client_id`.
+
+        Another send may be stored under it before the sender of this one is told.
+        """
+        chat, who, key = str(message.chat), person_of(message.author), message.client_id
+        if key is not None and self.stored(chat, who, key) is None:
+            self.refusals[chat, who, key] += 1
 
     # Commits
 
@@ -275,6 +286,8 @@ class Truth:
         name = type(operation).__name__
         if isinstance(decision, Refused):
             same = isinstance(answer, Refusal) and answer.code == decision.code
+            if isinstance(operation, AddMessage | RefuseMessage):
+                self.found_new(operation.message if isinstance(operation, RefuseMessage) else operation)
         elif isinstance(decision, Unchanged):
             if decision.message is None:
                 same = isinstance(answer, Nothing)

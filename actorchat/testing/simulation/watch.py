@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, Protocol, TypeVar
 
@@ -131,6 +131,8 @@ class RoomWatch(Watch):
         self._sent: Counter[tuple[str | None, str]] = Counter()
         self._echoed: Counter[tuple[str | None, str]] = Counter()
         self._answered: Counter[tuple[str | None, str]] = Counter()
+        # Of each that is not answered: how many sends under its client_id had been refused before.
+        self._refused_before: defaultdict[tuple[str | None, str], deque[int]] = defaultdict(deque)
         self._typing: set[Person] = set()
         # Of a resumed socket: what must come before it is live.
         self._due = ["receipts user", "receipts operator", "chat_updated"] if after is not None else []
@@ -166,6 +168,7 @@ class RoomWatch(Watch):
         if frame["type"] == "send_message":
             key = data.get("client_id") if self.extended else None
             self._sent[key, data["text"]] += 1
+            self._refused_before[key, data["text"]].append(self.truth.refusals[self.chat, self.who, key])
             self.truth.attempts[self.chat, self.who, key] += 1
 
     def sent(self, fault: Fault) -> None:
@@ -254,6 +257,7 @@ class RoomWatch(Watch):
             self.bad("total-order", f"message {stored.index} after {self.last}, next is {following}")
         if answers:
             (self._echoed if ordered else self._answered)[outcome] += 1
+            self._take_refused_before(outcome)
             if not ordered:
                 self.truth.settle_attempt(self.chat, self.who, expected_key)
         self._statuses.setdefault(stored.index, message["status"])
@@ -279,11 +283,18 @@ class RoomWatch(Watch):
         if self._answered[outcome] > self._sent[outcome]:
             self.bad("outcome", f"a refusal of what was not sent, or was answered: {outcome} {data['code']}")
         self.truth.settle_attempt(self.chat, self.who, key)
+        refused_before = self._take_refused_before(outcome)
         if key is not None and data["code"] != "conflict":
             stored = self.truth.stored(self.chat, self.who, key)
-            if stored is not None:
+            # What was refused in time may have waited here until another send was stored.
+            if stored is not None and self.truth.refusals[self.chat, self.who, key] == refused_before:
                 what = f"{key} {data['text']!r} is refused with {data['code']}"
                 self.bad("refused-though-stored", f"{what} and stored as {stored.index}")
+
+    def _take_refused_before(self, outcome: tuple[str | None, str]) -> int:
+        """How many sends under its client_id had been refused when the first that is not answered was read."""
+        waiting = self._refused_before[outcome]
+        return waiting.popleft() if waiting else self.truth.refusals[self.chat, self.who, outcome[0]]
 
     def _on_receipts(self, data: Json) -> None:
         if not self.extended:
@@ -434,13 +445,16 @@ class FeedWatch(Watch):
         self._load_places: dict[int, int] = {}
         self._typing: set[tuple[str, str, int]] = set()
         self._opened_at = 0.0
-        self._floor = {uuid: len(chat.feed) for uuid, chat in self.truth.chats.items()}
+        # How many events each chat had when the snapshot began: chats that were closed until then are not in it.
+        self._floor: dict[str, int] | None = None
 
     def opened(self) -> None:
         self._opened_at = trio.current_time()
 
     def told(self, event: Json) -> None:
         name, data = event["type"], event["data"]
+        if self._floor is None and name != "error":
+            self._floor = {uuid: len(chat.feed) for uuid, chat in self.truth.chats.items()}
         if name == "chat_updated":
             self._on_chat(data["chat"])
         elif name == "message_added":
@@ -511,7 +525,8 @@ class FeedWatch(Watch):
             end = len(chat.feed) - 1
             shown = self._places.get(uuid)
             if shown is None:
-                if chat.feed and (chat.model.active or len(chat.feed) > self._floor.get(uuid, 0)):
+                floor = 0 if self._floor is None else self._floor.get(uuid, 0)
+                if chat.feed and (chat.model.active or len(chat.feed) > floor):
                     self.bad("incomplete", f"chat {uuid[:4]} was never shown")
             elif end not in shown:
                 self.bad("incomplete", f"chat {uuid[:4]}: shown up to {shown} of {end}: {chat.feed[-6:]}", uuid)
