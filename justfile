@@ -21,9 +21,10 @@ lint:
     codespell
     {{python}} -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
 
-# Types, strictly.
+# Types: mypy in strict mode, and that no exported name leaves its type to be inferred.
 types:
     {{python}} -m mypy
+    {{python}} -m basedpyright --verifytypes actorchat --ignoreexternal
 
 # All tests, on all cores.
 test *args:

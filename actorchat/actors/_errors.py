@@ -40,7 +40,10 @@ class AskTimeout(ActorError):
     def __init__(self, name: str, message: type[object], queued: int, *, begun: bool) -> None:
         state = "begun" if begun else "not begun"
         super().__init__(f"{name} did not answer {message.__name__} in time ({state}, {queued} queued)")
-        self.name, self.message, self.queued, self.begun = name, message, queued, begun
+        self.name = name
+        self.message = message
+        self.queued = queued
+        self.begun = begun
 
 
 class AskCycle(ActorError):
@@ -59,7 +62,8 @@ class MailboxFull(ActorError):
 
     def __init__(self, name: str, retry_after: float | None = None) -> None:
         super().__init__(f"the inbox of {name} is full")
-        self.name, self.retry_after = name, retry_after
+        self.name = name
+        self.retry_after = retry_after
 
 
 class NoReply(ActorError):
@@ -67,7 +71,8 @@ class NoReply(ActorError):
 
     def __init__(self, name: str, message: type[object]) -> None:
         super().__init__(f"{name} handled {message.__name__} without a reply")
-        self.name, self.message = name, message
+        self.name = name
+        self.message = message
 
 
 class TooManyRestarts(ActorError):

@@ -131,7 +131,7 @@ class Events:
 
     def __init__(self, bound: int) -> None:
         self._send, self._receive = trio.open_memory_channel[Event](bound)
-        self.missed = 0
+        self.missed: int = 0
         """The number of events dropped because `bound` of them were waiting: the newest are dropped."""
 
     def _put(self, event: Event) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from math import inf
 from random import Random
-from typing import TYPE_CHECKING, ClassVar, Generic, NoReturn, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypedDict, TypeVar, Unpack
 
 import attrs
 import trio
@@ -102,7 +102,7 @@ class ChildSpec:
     This class is for one spawned actor: it restarts it or lets its crash propagate.
     """
 
-    life = staticmethod(live)
+    life: ClassVar[staticmethod[[Ref[NoReturn]], Coroutine[Any, Any, None]]] = staticmethod(live)
     virtual: ClassVar[bool] = False
     """The address becomes dormant when its incarnation ends; it does not stop."""
 

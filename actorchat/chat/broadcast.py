@@ -94,9 +94,9 @@ class Broadcast:
             self._after = change.chat
             if several:
                 steps.append((change.chat.rev, self._shown_count()))
-        self.steps = tuple(steps)
+        self.steps: tuple[tuple[int, int], ...] = tuple(steps)
         self._frames = Frames.joined(self._for_all.frames)
-        self.shown = self._join_shown() if listening else None
+        self.shown: Frames | None = self._join_shown() if listening else None
 
     def _shown_count(self) -> int:
         return len(self._for_all.frames if self._streams is None else self._shown)

@@ -221,8 +221,10 @@ class RoomReceiver:
         in_flight_limiter: InFlightLimiter,
         room: Ref[RoomCommand | Departed],
     ) -> None:
-        self.room_state, self.subscription = room_state, subscription
-        self.in_flight_limiter, self.room = in_flight_limiter, room
+        self.room_state: RoomState = room_state
+        self.subscription: Subscription = subscription
+        self.in_flight_limiter: InFlightLimiter = in_flight_limiter
+        self.room: Ref[RoomCommand | Departed] = room
 
     def receive(self, command: Command | UnknownType) -> bool | None:
         """True: the session has one more operation in flight, until `operation_done`. False: refused at once."""
@@ -289,7 +291,7 @@ class FeedReceiver:
 
     def __init__(self, session: Session, leave: Callable[[], None]) -> None:
         self._session = session
-        self.leave = leave
+        self.leave: Callable[[], None] = leave
 
     def receive(self, command: Command | UnknownType) -> bool:
         _answer_unknown(self._session, UnknownType(command.type))

@@ -52,7 +52,8 @@ class Console:
     __slots__ = ("_floor", "_held", "_held_bytes", "session", "sources")
 
     def __init__(self, session: Session, sources: frozenset[str]) -> None:
-        self.session, self.sources = session, sources
+        self.session: Session = session
+        self.sources: frozenset[str] = sources
         self._held: list[FeedItem] | None = []
         self._held_bytes = 0
         self._floor: dict[UUID, int] = {}

@@ -38,8 +38,8 @@ class Publisher:
         self, room_state: RoomState, feeds: Callable[[str], FeedState], in_flight_limiter: InFlightLimiter
     ) -> None:
         self.room_state = room_state
-        self.in_flight = 0
-        self.complete = False
+        self.in_flight: int = 0
+        self.complete: bool = False
         self._in_flight_limiter = in_flight_limiter
         self._holds = False
         # Changes that belong before what waits here are in storage only.

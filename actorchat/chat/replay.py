@@ -41,7 +41,7 @@ class Replays:
 
     def __init__(self, chat_reader: ChatReader) -> None:
         self._chat_reader = chat_reader
-        self.working = trio.Semaphore(WORKED_ON_AT_ONCE)
+        self.working: trio.Semaphore = trio.Semaphore(WORKED_ON_AT_ONCE)
 
     async def catch_up(self, subscription: Subscription, cursor: ReplayCursor, room_state: RoomState) -> None:
         """Send what `subscription` misses since `cursor`, then make it live. Returns early if it is closed.

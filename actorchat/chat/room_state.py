@@ -34,10 +34,10 @@ class Subscription:
     __slots__ = ("identity", "limited_until", "profile", "session")
 
     def __init__(self, session: Session) -> None:
-        self.session = session
-        self.identity = identity_of(session.user)
-        self.profile = session.profile
-        self.limited_until = 0.0
+        self.session: Session = session
+        self.identity: Identity = identity_of(session.user)
+        self.profile: Profile = session.profile
+        self.limited_until: float = 0.0
 
 
 @attrs.define(eq=False)
@@ -91,12 +91,12 @@ class RoomState:
         self.entering = 0
         self.given_up = False
         self.expiring: trio.Event | None = None
-        self.expired = False
+        self.expired: bool = False
         self.present: dict[Identity, Presence] = {}
         self.typists: dict[Identity, Typist] = {}
         self.behind: dict[Subscription, ReplayCursor] = {}
-        self.encoder = Encoder()
-        self.audiences = tuple(Audience(role, profile) for role in Role for profile in Profile)
+        self.encoder: Encoder = Encoder()
+        self.audiences: tuple[Audience, ...] = tuple(Audience(role, profile) for role in Role for profile in Profile)
         self.profiles = profiles
 
     @property

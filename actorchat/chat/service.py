@@ -94,7 +94,9 @@ class ChatRefused(Exception):  # noqa: N818 - an answer, not a failure
 
     def __init__(self, code: str, detail: str, retry_after: float | None = None) -> None:
         super().__init__(f"{code}: {detail}")
-        self.code, self.detail, self.retry_after = code, detail, retry_after
+        self.code = code
+        self.detail = detail
+        self.retry_after = retry_after
 
 
 class _Reply:
@@ -141,7 +143,7 @@ class ChatService:
         self._in_flight_limiter = InFlightLimiter(limits.operations_in_flight)
         self._listened: Counter[str] = Counter()
         self._profiles = RenamedUsers()
-        self.consoles = Consoles()
+        self.consoles: Consoles = Consoles()
         self._feeds: Virtual[str, FeedMessage, FeedState] = system.virtual(
             self._make_feed,
             anchor=self._make_feed_roster,

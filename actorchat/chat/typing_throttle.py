@@ -35,7 +35,7 @@ class TypingThrottle:
     __slots__ = ("_pending", "_sent_at", "on")
 
     def __init__(self) -> None:
-        self.on = False
+        self.on: bool = False
         self._sent_at = -INTERVAL
         self._pending: Typed | None = None
 

@@ -35,13 +35,13 @@ class Duration(click.ParamType[float]):
         return float(int(match[1]) * _UNITS[match[2] or "s"])
 
 
-data_option = click.option(
+data_option: Callable[[F], F] = click.option(
     "--data",
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="The folder of the database and the secret. [default: ./actorchat-data]",
 )
-config_option = click.option(
+config_option: Callable[[F], F] = click.option(
     "--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings in TOML; options win over them."
 )
 

@@ -54,7 +54,7 @@ class Reloader:
     """Takes new settings over into a running server; `settings` are those in force, `load` reads them again."""
 
     def __init__(self, server: Server, settings: Settings, load: Callable[[], Settings]) -> None:
-        self.settings = settings
+        self.settings: Settings = settings
         self._server = server
         self._load = load
         self._turn = trio.Lock()

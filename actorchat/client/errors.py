@@ -74,7 +74,7 @@ class NotAdded(ClientError):
         self.text = text
         self.client_id = client_id
         self.retry_after = retry_after
-        self.attachments = tuple(attachments)
+        self.attachments: tuple[UUID, ...] = tuple(attachments)
 
 
 class Undelivered(ClientError):
@@ -87,7 +87,7 @@ class Undelivered(ClientError):
         super().__init__("the connection ended before it was known whether the message is stored")
         self.text = text
         self.client_id = client_id
-        self.attachments = tuple(attachments)
+        self.attachments: tuple[UUID, ...] = tuple(attachments)
 
 
 class ApiError(ClientError):

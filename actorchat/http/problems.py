@@ -75,7 +75,7 @@ class Problem(Exception):  # noqa: N818 - not an error of this program
         self.code = code
         self.detail = detail
         self.path = path
-        self.status = STATUSES[code] if status is None else status
+        self.status: int = STATUSES[code] if status is None else status
         self.retry_after = retry_after
 
     def body(self) -> bytes:

@@ -58,8 +58,8 @@ class Malformed(Exception):  # noqa: N818 - named by the contract's code
     ) -> None:
         super().__init__(faults)
         self.faults = faults
-        self.path = faults[0].path
-        self.detail = "; ".join(map(str, faults))
+        self.path: str = faults[0].path
+        self.detail: str = "; ".join(map(str, faults))
         self.type = type
         self.text = text
         self.client_id = client_id

@@ -100,7 +100,7 @@ class Server:
     """A running server; made by `open_server`, ended by leaving its block."""
 
     def __init__(self, settings: Settings, parts: _Parts, state: _State) -> None:
-        self.settings = settings
+        self.settings: Settings = settings
         self._parts = parts
         self._state = state
 

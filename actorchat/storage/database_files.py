@@ -55,9 +55,10 @@ class DatabaseFiles:
         self._own = _identity(os.stat(path) if claim is None else os.fstat(claim.handle))
         self._log: list[_Identity | None] = [None, None]
         self._written: tuple[int, int] | None = None
-        self.is_overwritten = False
+        self.is_overwritten: bool = False
         self._final = False
-        self.stamp = self._first = 0
+        self.stamp: int = 0
+        self._first = 0
         self._seen: int | None = None
         self._checking = Lock()
         self.problem: str | None = None

@@ -80,8 +80,8 @@ class NewKeys:
     __slots__ = ("added", "committed", "count")
 
     def __init__(self, committed: RecentKeys | None) -> None:
-        self.committed = committed
-        self.count = 0 if committed is None else committed.count
+        self.committed: RecentKeys | None = committed
+        self.count: int = 0 if committed is None else committed.count
         self.added: dict[str, tuple[int, int]] = {}
 
     def find(self, client_id: str) -> int | None:
@@ -108,10 +108,10 @@ class Draft:
     __slots__ = ("before", "keys", "messages", "number", "row", "share", "state")
 
     def __init__(self, row: ChatRow | None, state: ChatState) -> None:
-        self.row = row
-        self.number = -1 if row is None else row.number
-        self.before = state
-        self.state = state
+        self.row: ChatRow | None = row
+        self.number: int = -1 if row is None else row.number
+        self.before: ChatState = state
+        self.state: ChatState = state
         self.share: Contribution | None = None
         self.messages: list[StoredMessage] = []
         self.keys: dict[PersonKey, NewKeys] = {}

@@ -68,7 +68,7 @@ class RecentKeys:
     __slots__ = ("_entries", "count")
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count: int = 0
         self._entries: dict[str, tuple[int, int]] = {}
 
     def __len__(self) -> int:
@@ -104,8 +104,8 @@ class ChatRow:
     __slots__ = ("keys", "number", "state")
 
     def __init__(self, number: int, state: ChatState) -> None:
-        self.number = number
-        self.state = state
+        self.number: int = number
+        self.state: ChatState = state
         self.keys: dict[PersonKey, RecentKeys] = {}
 
 

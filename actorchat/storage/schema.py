@@ -40,12 +40,12 @@ __all__ = [
 HEAD: Final = "0004"
 """The newest migration: a database that says so is opened without Alembic."""
 
-metadata = MetaData()
+metadata: MetaData = MetaData()
 
 # SQLite makes only a column of the type INTEGER the row's own key.
 _Big = BigInteger().with_variant(Integer(), "sqlite")
 
-chats = Table(
+chats: Table = Table(
     "chats",
     metadata,
     Column("number", _Big, primary_key=True, autoincrement=False),
@@ -76,7 +76,7 @@ Index("chats_active", chats.c.source, sqlite_where=_ACTIVE, postgresql_where=_AC
 Index("chats_due", chats.c.due_at, sqlite_where=_HAS_DUE, postgresql_where=_HAS_DUE)
 Index("chats_reserved", chats.c.last_activity, sqlite_where=_RESERVED, postgresql_where=_RESERVED)
 
-messages = Table(
+messages: Table = Table(
     "messages",
     metadata,
     Column("id", _Big, primary_key=True, autoincrement=False),
@@ -94,7 +94,7 @@ messages = Table(
 Index("messages_chat_index", messages.c.chat, messages.c.message_index, unique=True)
 
 # The places in lists that chats got without a message. With the ids of messages they tell where each chat ever stood.
-moves = Table(
+moves: Table = Table(
     "moves",
     metadata,
     Column("place", _Big, primary_key=True, autoincrement=False),
@@ -102,7 +102,7 @@ moves = Table(
 )
 Index("moves_chat", moves.c.chat, moves.c.place)
 
-people = Table(
+people: Table = Table(
     "people",
     metadata,
     Column("role", String(8), primary_key=True),
@@ -120,7 +120,7 @@ people = Table(
     sqlite_with_rowid=False,
 )
 
-operator_counters = Table(
+operator_counters: Table = Table(
     "operator_counters",
     metadata,
     Column("operator_id", _Big, primary_key=True, autoincrement=False),
@@ -129,7 +129,7 @@ operator_counters = Table(
     Column("rev", _Big, nullable=False),
 )
 
-source_counters = Table(
+source_counters: Table = Table(
     "source_counters",
     metadata,
     Column("source", Text, primary_key=True),
@@ -138,7 +138,7 @@ source_counters = Table(
 )
 
 # One row a journal, updated by each of its batches: what tells whether a commit in doubt is stored.
-writers = Table(
+writers: Table = Table(
     "writers",
     metadata,
     Column("writer", Text, primary_key=True),
@@ -148,7 +148,7 @@ writers = Table(
     Column("fences", _Big, nullable=False),
 )
 
-settings = Table(
+settings: Table = Table(
     "settings",
     metadata,
     Column("name", Text, primary_key=True),

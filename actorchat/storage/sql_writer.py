@@ -55,7 +55,7 @@ class SqlWriter:
     """
 
     def __init__(self, statements: Statements, policy: Policy) -> None:
-        self.rows = RowCache()
+        self.rows: RowCache = RowCache()
         self._statements = statements
         self._policy = policy
         self._has_timers = bool(policy.idle_timeout or policy.answer_timeout)

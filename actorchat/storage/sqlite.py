@@ -95,7 +95,7 @@ class SqliteStore:
         self._data_version: int | None = None
         # Whether the cached rows are as committed, also while there is no connection.
         self._rows_hold = True
-        self.corrected_counters = 0
+        self.corrected_counters: int = 0
         self._looked_at = self._stamped_at = -inf
         self._last: Batch | None = None
         # Chats with damaged rows; None if there are damaged rows of people.

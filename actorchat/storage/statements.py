@@ -79,25 +79,25 @@ class Statements:
         text_ = self._text
 
         # Rows that a batch needs, and that it writes.
-        self.chats_by_uuid = text_(select(*_state).where(_among(chats.c.uuid)), "keys")
+        self.chats_by_uuid: str = text_(select(*_state).where(_among(chats.c.uuid)), "keys")
         pairs = _each("keys")
-        self.unclosed_chats = text_(
+        self.unclosed_chats: str = text_(
             select(*_state)
             .select_from(pairs.join(chats, chats.c.owner_id == _item(pairs, 0)))
             .where(chats.c.source == _item(pairs, 1), chats.c.stage != literal_column("'closed'")),
             "keys",
         )
-        self.active_chats = text_(select(*_state).where(_active))
-        self.people_by_id = text_(
+        self.active_chats: str = text_(select(*_state).where(_active))
+        self.people_by_id: str = text_(
             select(*people.c).where(people.c.role == bindparam("role"), _among(people.c.id)), "role", "keys"
         )
-        self.operator_counters = text_(
+        self.operator_counters: str = text_(
             select(*operator_counters.c).where(_among(operator_counters.c.operator_id)), "keys"
         )
-        self.source_counters = text_(select(*source_counters.c).where(_among(source_counters.c.source)), "keys")
-        self.all_operator_counters = text_(select(*operator_counters.c))
-        self.all_source_counters = text_(select(*source_counters.c))
-        self.marked_messages = text_(
+        self.source_counters: str = text_(select(*source_counters.c).where(_among(source_counters.c.source)), "keys")
+        self.all_operator_counters: str = text_(select(*operator_counters.c))
+        self.all_source_counters: str = text_(select(*source_counters.c))
+        self.marked_messages: str = text_(
             select(
                 messages.c.id,
                 messages.c.chat,
@@ -107,45 +107,45 @@ class Statements:
             ).where(_among(messages.c.id)),
             "keys",
         )
-        self.recent_keys = self._recent_keys()
-        self.last_message_id = text_(select(func.max(writers.c.last_message_id)))
-        self.last_chat_number = text_(select(func.max(chats.c.number)))
-        self.insert_chat = self._insert(chats)
-        self.insert_message = self._insert(messages)
-        self.insert_move = self._insert(moves)
-        self.update_chat = self._update_chat(("stage", "operator_id", *_HOT, "assigned_at", "due_at"))
-        self.update_chat_progress = self._update_chat(_HOT)
-        self.delete_chat = text_(chats.delete().where(chats.c.number == bindparam("number")), "number")
+        self.recent_keys: str = self._recent_keys()
+        self.last_message_id: str = text_(select(func.max(writers.c.last_message_id)))
+        self.last_chat_number: str = text_(select(func.max(chats.c.number)))
+        self.insert_chat: str = self._insert(chats)
+        self.insert_message: str = self._insert(messages)
+        self.insert_move: str = self._insert(moves)
+        self.update_chat: str = self._update_chat(("stage", "operator_id", *_HOT, "assigned_at", "due_at"))
+        self.update_chat_progress: str = self._update_chat(_HOT)
+        self.delete_chat: str = text_(chats.delete().where(chats.c.number == bindparam("number")), "number")
         any_chat = select(chats.c.number).where(chats.c.owner_id == people.c.id)
-        self.delete_owner = text_(
+        self.delete_owner: str = text_(
             people.delete().where(
                 people.c.role == literal_column("'user'"), people.c.id == bindparam("id"), ~any_chat.exists()
             ),
             "id",
         )
-        self.update_due = self._update_chat(("due_at",))
-        self.put_person = self._put(people)
-        self.put_operator_counters = self._put(operator_counters)
-        self.put_source_counters = self._put(source_counters)
-        self.put_setting = self._put(settings)
-        self.setting = text_(select(settings.c.value).where(settings.c.name == bindparam("name")), "name")
-        self.put_batch = self._put(writers, keep=("fences",))
-        self.batch = text_(select(writers.c.batch).where(writers.c.writer == bindparam("writer")), "writer")
+        self.update_due: str = self._update_chat(("due_at",))
+        self.put_person: str = self._put(people)
+        self.put_operator_counters: str = self._put(operator_counters)
+        self.put_source_counters: str = self._put(source_counters)
+        self.put_setting: str = self._put(settings)
+        self.setting: str = text_(select(settings.c.value).where(settings.c.name == bindparam("name")), "name")
+        self.put_batch: str = self._put(writers, keep=("fences",))
+        self.batch: str = text_(select(writers.c.batch).where(writers.c.writer == bindparam("writer")), "writer")
         fence = sqlite.insert(writers).values({column.name: bindparam(column.name) for column in writers.c})
-        self.fence = text_(
+        self.fence: str = text_(
             fence.on_conflict_do_update(
                 index_elements=["writer"], set_={"fences": writers.c.fences + literal_column("1")}
             ),
             *(column.name for column in writers.c),
         )
         newest_id = select(func.max(writers.c.last_message_id)).scalar_subquery()
-        self.forget_writers = text_(
+        self.forget_writers: str = text_(
             writers.delete().where(writers.c.time < bindparam("before"), writers.c.last_message_id < newest_id),
             "before",
         )
 
         # The newest row of each table that a read needs.
-        self.probes = tuple(
+        self.probes: tuple[str, ...] = tuple(
             text_(
                 select(table).order_by(next(iter(table.primary_key)).desc()).limit(literal_column("1")).offset(_start)
             )
@@ -154,32 +154,32 @@ class Statements:
 
         # Reads, with the people as they are stored now.
         with_people = self._chats_with_people()
-        self.chat = text_(with_people.where(chats.c.uuid == bindparam("uuid")), "uuid")
-        self.numbered = text_(with_people.where(chats.c.number == bindparam("number")), "number")
-        self.active_numbers = text_(select(chats.c.number).where(_active, _among(chats.c.source)), "keys")
+        self.chat: str = text_(with_people.where(chats.c.uuid == bindparam("uuid")), "uuid")
+        self.numbered: str = text_(with_people.where(chats.c.number == bindparam("number")), "number")
+        self.active_numbers: str = text_(select(chats.c.number).where(_active, _among(chats.c.source)), "keys")
         page = self._messages_with_authors()
         visible = or_(messages.c.type == literal_column("'standard'"), messages.c.type_role == bindparam("role"))
         index = messages.c.message_index
         limit: ColumnElement[int] = bindparam("limit")
-        self.newest = text_(
+        self.newest: str = text_(
             page.where(index < bindparam("before"), visible).order_by(index.desc()).limit(limit).offset(_start),
             "chat",
             "before",
             "role",
             "limit",
         )
-        self.after = text_(
+        self.after: str = text_(
             page.where(index > bindparam("after"), visible).order_by(index).limit(limit).offset(_start),
             "chat",
             "after",
             "role",
             "limit",
         )
-        self.all_after = text_(
+        self.all_after: str = text_(
             page.where(index > bindparam("after")).order_by(index).limit(limit).offset(_start), "chat", "after", "limit"
         )
-        self.one = text_(page.where(index == bindparam("at")), "chat", "at")
-        self.authored = text_(
+        self.one: str = text_(page.where(index == bindparam("at")), "chat", "at")
+        self.authored: str = text_(
             page.where(
                 index > bindparam("after"),
                 index <= bindparam("upto"),
@@ -196,7 +196,7 @@ class Statements:
             "limit",
         )
         # Walks back from the newest message: what is asked for is usually near the end.
-        self.index_at_rev = text_(
+        self.index_at_rev: str = text_(
             select(index)
             .where(messages.c.chat == bindparam("chat"), messages.c.rev <= bindparam("rev"))
             .order_by(index.desc())
@@ -205,12 +205,12 @@ class Statements:
             "chat",
             "rev",
         )
-        self.person = text_(
+        self.person: str = text_(
             select(*people.c).where(people.c.role == bindparam("role"), people.c.id == bindparam("id")),
             "role",
             "id",
         )
-        self.operators = text_(
+        self.operators: str = text_(
             select(
                 *people.c,
                 operator_counters.c.new_chats,
@@ -221,7 +221,7 @@ class Statements:
             .where(people.c.role == literal_column("'operator'"))
             .order_by(people.c.id)
         )
-        self.feed_chats = text_(
+        self.feed_chats: str = text_(
             with_people.where(_active, _among(chats.c.source))
             .order_by(chats.c.place.desc())
             .limit(limit)
@@ -229,7 +229,7 @@ class Statements:
             "keys",
             "limit",
         )
-        self.unused = text_(
+        self.unused: str = text_(
             select(chats.c.uuid)
             # Spelt as in the index of the reserved chats.
             .where(_reserved, chats.c.last_activity <= bindparam("before"))
@@ -239,7 +239,7 @@ class Statements:
             "before",
             "limit",
         )
-        self.due = text_(
+        self.due: str = text_(
             select(chats.c.uuid)
             .where(chats.c.due_at <= bindparam("now"))
             .order_by(chats.c.due_at, chats.c.uuid)

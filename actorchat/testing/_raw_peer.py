@@ -36,9 +36,9 @@ class RawPeer:
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream = stream
         self.close_code: int | None = None
-        self.close_reason = ""
-        self.after_close = 0
-        self.was_reset = False
+        self.close_reason: str = ""
+        self.after_close: int = 0
+        self.was_reset: bool = False
         self.frames: list[tuple[int, bytes]] = []
         self.answers_pings = True
         self.answers_close = True

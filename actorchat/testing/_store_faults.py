@@ -52,10 +52,10 @@ class FaultyStore:
     """
 
     def __init__(self, store: Store, faults: Iterable[CommitFault | None] = (), *, away_for: int = 0) -> None:
-        self.corrected_counters = store.corrected_counters
+        self.corrected_counters: int = store.corrected_counters
         self.unreadable = False
         self.remembers = True
-        self.commits = 0
+        self.commits: int = 0
         self._store = store
         self._faults = chain(faults, repeat(None))
         self._away_for = away_for

@@ -109,7 +109,7 @@ class RecordingApplication:
         self.takes = False
         self.fails = False
         self.refuses = False
-        self.join_seconds = 0.0
+        self.join_seconds: float = 0.0
 
     async def join(self, session: Session, admission: Admission) -> Receiver:
         await trio.sleep(self.join_seconds)

@@ -49,7 +49,7 @@ class _Deadline:
     __slots__ = ("deadline", "scope")
 
     def __init__(self) -> None:
-        self.deadline = inf
+        self.deadline: float = inf
         self.scope: trio.CancelScope | None = None
 
     def closing(self, linger: float) -> None:
@@ -69,8 +69,8 @@ class SocketByteStream(_Deadline):
 
     def __init__(self, sock: socket.socket, nursery: trio.Nursery, kernel: Kernel = KERNEL) -> None:
         super().__init__()
-        self.socket = sock
-        self.send = sock.send
+        self.socket: socket.socket = sock
+        self.send: Callable[[bytes | memoryview], int] = sock.send
         self._kernel = kernel
         self._nursery = nursery
         self._wanted = False

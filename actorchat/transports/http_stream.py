@@ -14,7 +14,7 @@ class HttpStream(trio.abc.HalfCloseableStream):
     """A plain connection; `socket` is its trio socket."""
 
     def __init__(self, stream: trio.SocketStream, replay: bytes) -> None:
-        self.socket = stream.socket
+        self.socket: trio.socket.SocketType = stream.socket
         self._stream = stream
         self._replay = replay
 
@@ -47,7 +47,7 @@ class TlsHttpStream(trio.abc.Stream):
     """A connection over TLS whose handshake is done; `transport_stream` lies under it."""
 
     def __init__(self, stream: trio.SSLStream[trio.SocketStream], replay: bytes) -> None:
-        self.transport_stream = stream.transport_stream
+        self.transport_stream: trio.SocketStream = stream.transport_stream
         self._stream = stream
         self._replay = replay
 

@@ -16,5 +16,5 @@ class InFlightOperations:
     __slots__ = ("in_flight", "on_none")
 
     def __init__(self) -> None:
-        self.in_flight = 0
+        self.in_flight: int = 0
         self.on_none: Callable[[], None] | None = None

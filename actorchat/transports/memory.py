@@ -50,13 +50,13 @@ class _MemoryByteStream:
     """What the kernel and the network are for a real socket: a bounded buffer each way. The `Wire` of an outbox."""
 
     def __init__(self, admission: Admission, limits: Limits, buffer_bytes: int) -> None:
-        self.session = SocketSession(admission, self, limits)
+        self.session: SocketSession = SocketSession(admission, self, limits)
         self.session.on_resume = self.pump
-        self.scope = trio.CancelScope()
-        self.ended = trio.Event()
+        self.scope: trio.CancelScope = trio.CancelScope()
+        self.ended: trio.Event = trio.Event()
         self.answers_pings = True
         self.close_code: int | None = None
-        self.close_reason = ""
+        self.close_reason: str = ""
         # To the client: whole payloads, and the first bytes of a frame whose rest has not come.
         self.payloads: deque[bytes] = deque()
         self._unread = 0
@@ -248,7 +248,7 @@ class MemoryTransport:
     """Opens connections to `application` without a network."""
 
     def __init__(self, application: Application, limits: Limits, nursery: trio.Nursery) -> None:
-        self.sessions = Sessions()
+        self.sessions: Sessions = Sessions()
         self._application = application
         self._limits = limits
         self._nursery = nursery

@@ -65,17 +65,17 @@ class SocketSession:
     def __init__(
         self, admission: Admission, wire: Wire, limits: Limits, operations: InFlightOperations | None = None
     ) -> None:
-        self.outbox = Outbox(wire, limits)
-        self.peer = admission.peer
-        self.expires_at = inf if admission.expires_at is None else admission.expires_at
+        self.outbox: Outbox = Outbox(wire, limits)
+        self.peer: str = admission.peer
+        self.expires_at: float = inf if admission.expires_at is None else admission.expires_at
         # The heartbeat's own notes: on the session, because a dict of them would cost more than they do.
-        self.heard = True
-        self.ping_at = inf
-        self.silent_at = inf
+        self.heard: bool = True
+        self.ping_at: float = inf
+        self.silent_at: float = inf
         # Set by the transport: input waits for a receiver.
-        self.held = False
+        self.held: bool = False
         # Something was refused at once; a transport that lets such a peer wait clears it.
-        self.refused = False
+        self.refused: bool = False
         self.on_resume: Callable[[], None] | None = None
         self._user = admission.user
         self._profile = admission.profile

@@ -36,7 +36,7 @@ class WebsocketTransport:
 
     def __init__(self, application: Application, limits: Limits, nursery: trio.Nursery) -> None:
         self.nursery = nursery
-        self.sessions = Sessions()
+        self.sessions: Sessions = Sessions()
         self._application = application
         self._limits = limits
 

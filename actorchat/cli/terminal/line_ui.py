@@ -13,7 +13,7 @@ from actorchat.cli.text import one_line
 class LineUi:
     """Lines from stdin, lines to stdout; what is printed counts as read at once."""
 
-    reading_seconds = 0.0
+    reading_seconds: float = 0.0
     scripted = True
 
     def __init__(self) -> None:

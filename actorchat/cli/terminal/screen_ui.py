@@ -52,7 +52,7 @@ _STYLE: Final = Style.from_dict(
 class ScreenUi:
     """A full screen. What is shown for a second counts as read."""
 
-    reading_seconds = 1.0
+    reading_seconds: float = 1.0
     scripted = False
 
     def __init__(self) -> None:

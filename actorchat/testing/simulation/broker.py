@@ -36,9 +36,9 @@ class Broker:
     """
 
     def __init__(self, world: World, name: str = "broker") -> None:
-        self.refuse_until = -inf
-        self.cut_rate = 0.0
-        self.late = 0.0
+        self.refuse_until: float = -inf
+        self.cut_rate: float = 0.0
+        self.late: float = 0.0
         self.capacity = inf
         self._world, self._name = world, name
         self._random = world.random(name)

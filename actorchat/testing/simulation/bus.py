@@ -23,10 +23,11 @@ class Bus(Generic[T]):
     """
 
     def __init__(self, world: World, name: str = "bus", *, capacity: int = 1_000) -> None:
-        self.lose = self.repeat = 0.0
-        self.delay = 0.01
-        self.away_until = -inf
-        self.lost = 0
+        self.lose: float = 0.0
+        self.repeat: float = 0.0
+        self.delay: float = 0.01
+        self.away_until: float = -inf
+        self.lost: int = 0
         self._world, self._name, self._capacity = world, name, capacity
         self._random = world.random(name)
         self._subscriptions: dict[str, BusMember[T]] = {}

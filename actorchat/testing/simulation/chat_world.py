@@ -19,6 +19,7 @@ import trio
 from actorchat.actors import ActorCrashed
 from actorchat.chat.model import OnClosed, Policy
 from actorchat.server.auth import Tokens
+from actorchat.server.environment import Environment
 from actorchat.testing.simulation.bounds import bounded_environment, small_constants
 from actorchat.testing.simulation.coverage import Coverage
 from actorchat.testing.simulation.crashes import Crashes
@@ -71,27 +72,27 @@ class ChatWorld(World):
         super().__init__(plan.seed, known=known)
         setup = plan.setup
         self.plan = plan
-        self.calm = False
+        self.calm: bool = False
         self.watches: list[Watch] = []
         self.taps: dict[Connection, SocketTap] = {}
         self.shaken: set[str] = set()
-        self.coverage = Coverage()
-        self.tokens = Tokens(SECRET, now=self.wall)
+        self.coverage: Coverage = Coverage()
+        self.tokens: Tokens = Tokens(SECRET, now=self.wall)
         policy = Policy(
             capacity=setup.capacity,
             on_closed=OnClosed(setup.on_closed),
             answer_timeout=setup.answer_timeout,
             idle_timeout=setup.idle_timeout,
         )
-        self.truth = Truth(self.fail, self.log, policy, int(setup.bounds.get("key_horizon", _KEY_HORIZON)))
-        self.disk = Disk(self.random("disk"), self.log, self.truth.committed, self.truth.found_new, folder)
-        self.crashes = Crashes(self.log, lambda: self.process.server is not None)
-        self.environment = bounded_environment(
+        self.truth: Truth = Truth(self.fail, self.log, policy, int(setup.bounds.get("key_horizon", _KEY_HORIZON)))
+        self.disk: Disk = Disk(self.random("disk"), self.log, self.truth.committed, self.truth.found_new, folder)
+        self.crashes: Crashes = Crashes(self.log, lambda: self.process.server is not None)
+        self.environment: Environment = bounded_environment(
             attrs.evolve(self.environment, open_store=self.disk.open_store), setup.bounds
         )
         self.network.tap = self._tap
-        self.process = ServerProcess(self)
-        self.nemesis = Nemesis(self)
+        self.process: ServerProcess = ServerProcess(self)
+        self.nemesis: Nemesis = Nemesis(self)
         self.people: dict[str, Person] = {}
 
     def _tap(self, connection: Connection) -> SocketTap:

@@ -65,10 +65,10 @@ class Database:
     """
 
     def __init__(self, world: World, name: str = "database", *, replicated: bool = True) -> None:
-        self.slow = 0.01
-        self.away_until = -inf
+        self.slow: float = 0.01
+        self.away_until: float = -inf
         self.replicated = replicated
-        self.timeline = 1
+        self.timeline: int = 1
         self._world, self._name = world, name
         self._random = world.random(name)
         self._tables: dict[str, dict[Any, Row]] = {}
@@ -176,7 +176,7 @@ class DatabaseConnection:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self.broken = False
+        self.broken: bool = False
         self._transaction: Transaction | None = None
 
     @asynccontextmanager

@@ -57,12 +57,16 @@ class Disk:
         found_new: Callable[[AddMessage], object],
         folder: Path | None = None,
     ) -> None:
-        self.random, self.log, self.folder = random, log, folder
-        self.committed, self.found_new = committed, found_new
+        self.random = random
+        self.log = log
+        self.committed = committed
+        self.found_new = found_new
+        self.folder = folder
         self.faults: list[str] = []
-        self.failing_recovers = 0
-        self.unreadable_until = self.slow_until = 0.0
-        self.corrected_counters = 0
+        self.failing_recovers: int = 0
+        self.unreadable_until: float = 0.0
+        self.slow_until: float = 0.0
+        self.corrected_counters: int = 0
         self._memory: MemoryStore | None = None
         self._calm = False
         self._store: _FaultyStore | None = None

@@ -100,7 +100,10 @@ class Model:
     def __init__(
         self, *, on_closed: str = "reopen", capacity: int = 0, longest: int = 4_000, keys_kept: int = KEYS_KEPT
     ) -> None:
-        self.on_closed, self.capacity, self.longest, self.keys_kept = on_closed, capacity, longest, keys_kept
+        self.on_closed = on_closed
+        self.capacity = capacity
+        self.longest = longest
+        self.keys_kept = keys_kept
         self.people: dict[Person, Json] = {}
         self.sources: dict[Person, frozenset[str]] = {}
         self.online: set[Person] = set()

@@ -66,9 +66,9 @@ class Network:
         self.tap: Callable[[Connection], Tap] = lambda connection: _NoTap()
         self.connections: list[Connection] = []
         self.backlogs: dict[int, Backlog] = {}
-        self.opened = 0
-        self.slow = 0.0
-        self.refuse_until = -inf
+        self.opened: int = 0
+        self.slow: float = 0.0
+        self.refuse_until: float = -inf
         self.calm = False
         self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._order = count()
@@ -123,10 +123,12 @@ class Backlog:
     """The connections that wait for a server's accept. `deferred`: as with TCP_DEFER_ACCEPT."""
 
     def __init__(self, network: Network, port: int, *, deferred: bool) -> None:
-        self.network, self.port, self.deferred = network, port, deferred
+        self.network = network
+        self.port = port
+        self.deferred = deferred
         self.waiting: deque[Connection] = deque()
-        self.lot = trio.lowlevel.ParkingLot()
-        self.closed = False
+        self.lot: trio.lowlevel.ParkingLot = trio.lowlevel.ParkingLot()
+        self.closed: bool = False
         network.backlogs[port] = self
 
     @property
@@ -169,15 +171,18 @@ class Connection:
     """Two ends and the two pipes between them."""
 
     def __init__(self, network: Network, number: int, random: Random) -> None:
-        self.network, self.number, self.random = network, number, random
+        self.network = network
+        self.number = number
+        self.random = random
         self._base = random.choice((0.0005, 0.01, 0.05, 0.3))
         self._spiky = random.random() < 0.2
         sizes = (512, 4_096, 65_536, 262_144)
         up, down = Pipe(self, random.choice(sizes)), Pipe(self, random.choice(sizes))
-        self.server, self.client = End(self, into=up, out=down), End(self, into=down, out=up)
+        self.server: End = End(self, into=up, out=down)
+        self.client: End = End(self, into=down, out=up)
         up.writer, up.reader, down.writer, down.reader = self.client, self.server, self.server, self.client
         self._listening: Backlog | None = None
-        self.tap = network.tap(self)
+        self.tap: Tap = network.tap(self)
 
     def latency(self) -> float:
         """Seconds until the next piece arrives."""
@@ -222,11 +227,13 @@ class Pipe:
     reader: End
 
     def __init__(self, connection: Connection, capacity: int) -> None:
-        self.connection, self.capacity = connection, capacity
-        self.inbox = bytearray()
-        self.in_flight = 0
-        self.eof = self.lossy = False
-        self.full_at = -inf
+        self.connection = connection
+        self.capacity = capacity
+        self.inbox: bytearray = bytearray()
+        self.in_flight: int = 0
+        self.eof: bool = False
+        self.lossy = False
+        self.full_at: float = -inf
         """When a writer last had to wait."""
         self._last = 0.0
         self._finished = False

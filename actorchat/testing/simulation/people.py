@@ -63,25 +63,28 @@ class Person:
     sources: frozenset[str]
 
     def __init__(self, world: ChatWorld, name: str, id_: int) -> None:
-        self.world, self.name, self.id = world, name, id_
+        self.world = world
+        self.name = name
+        self.id = id_
         self.who: Who = (self.role.value, id_)
-        self.firstname = name
+        self.firstname: str = name
         self.known: dict[str, int] = defaultdict(lambda: -1)
         """The newest message that any of its sockets was shown, by chat."""
         self.keys: list[tuple[str, str, str]] = []
         """What was sent: (chat, client_id, text)."""
         self.again: set[str] = set()
         """The client_ids that were used more than once."""
-        self.current, self.expires = "", 0.0
-        self.http = httpx.AsyncClient(
+        self.current: str = ""
+        self.expires: float = 0.0
+        self.http: httpx.AsyncClient = httpx.AsyncClient(
             base_url=URL, transport=SimulatedTransport(world.network), timeout=15.0, trust_env=False
         )
-        self.api = Api(self.http)
-        self.scope = trio.CancelScope()
+        self.api: Api = Api(self.http)
+        self.scope: trio.CancelScope = trio.CancelScope()
         self.nursery: trio.Nursery
         self._counter = 0
-        self.tabs = Tabs(self)
-        self.raws = RawSockets(self)
+        self.tabs: Tabs = Tabs(self)
+        self.raws: RawSockets = RawSockets(self)
 
     @property
     def handlers(self) -> Mapping[str, Handler]:
@@ -353,7 +356,7 @@ class Visitor(Person):
 
     def __init__(self, world: ChatWorld, name: str, id_: int) -> None:
         self.source = SOURCES[id_ % 2]
-        self.sources = frozenset({self.source})
+        self.sources: frozenset[str] = frozenset({self.source})
         super().__init__(world, name, id_)
 
     @property
@@ -378,9 +381,9 @@ class Operator(Person):
     role = Role.OPERATOR
 
     def __init__(self, world: ChatWorld, name: str, id_: int) -> None:
-        self.sources = frozenset(SOURCES) if id_ % 2 else frozenset({"lk"})
+        self.sources: frozenset[str] = frozenset(SOURCES) if id_ % 2 else frozenset({"lk"})
         super().__init__(world, name, id_)
-        self.consoles = Consoles(self)
+        self.consoles: Consoles = Consoles(self)
 
     @property
     def handlers(self) -> Mapping[str, Handler]:

@@ -44,7 +44,8 @@ class ServerProcess:
 
     def __init__(self, world: ChatWorld) -> None:
         self.server: Server | None = None
-        self.killed = self.changing = False
+        self.killed: bool = False
+        self.changing: bool = False
         self._settled = trio.Event()
         self._world = world
         self._settings = settings_of(world.plan.setup)

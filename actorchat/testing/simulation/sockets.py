@@ -47,7 +47,7 @@ class Descriptors:
         self.random = random
         self._open: dict[int, _Waitable] = {}
         self._next = count(_FIRST)
-        self.kernel = Kernel(
+        self.kernel: Kernel = Kernel(
             wait_readable=self._wait_readable,
             wait_writable=self._wait_writable,
             notify_closing=self._notify_closing,
@@ -103,7 +103,9 @@ class Descriptors:
 class ServerSocket:
     """An accepted connection, as the standard library's sockets are."""
 
-    family, type, proto = socket.AF_INET, socket.SOCK_STREAM, 0
+    family: socket.AddressFamily = socket.AF_INET
+    type: socket.SocketKind = socket.SOCK_STREAM
+    proto: int = 0
 
     def __init__(self, descriptors: Descriptors, end: End) -> None:
         self.end = end
@@ -316,7 +318,7 @@ class ClientStream(trio.abc.HalfCloseableStream):
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.end = connection.client
+        self.end: End = connection.client
 
     @classmethod
     async def dial(cls, network: Network, port: int) -> ClientStream:

@@ -64,7 +64,7 @@ class SocketTap:
     def __init__(self, watcher: Watcher, connection: Connection) -> None:
         self.connection = connection
         self.watch: Watch | None = None
-        self.upgraded = False
+        self.upgraded: bool = False
         self._watcher = watcher
         self._up, self._down = bytearray(), bytearray()
         self._is_http = False

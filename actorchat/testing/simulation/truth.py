@@ -80,13 +80,15 @@ class ChatTruth:
     """
 
     def __init__(self, uuid: str, model: Chat, state: ChatState) -> None:
-        self.uuid, self.model, self.state = uuid, model, state
+        self.uuid = uuid
+        self.model = model
+        self.state = state
         self.messages: list[StoredMessage] = []
         self.visible: dict[str, list[int]] = {role: [] for role in _ROLES}
         self.looks: list[Look] = []
         self.feed: list[FeedEvent] = []
         self.announced = -1
-        self.assigned_at = 0.0
+        self.assigned_at: float = 0.0
         self.customer_waits = False
 
     @property
@@ -117,12 +119,13 @@ class Truth:
         self, fail: Callable[[str, str], object], log: Callable[..., object], policy: Policy, keys_kept: int
     ) -> None:
         self._fail, self._log, self._policy = fail, log, policy
-        self.model = Model(on_closed=policy.on_closed.value, capacity=policy.capacity, keys_kept=keys_kept)
+        self.model: Model = Model(on_closed=policy.on_closed.value, capacity=policy.capacity, keys_kept=keys_kept)
         self.chats: dict[str, ChatTruth] = {}
         self.people: dict[Person, PersonRecord] = {}
         self.attempts: Counter[tuple[str, Person, str | None]] = Counter()
         self.refusals: Counter[tuple[str, Person, str | None]] = Counter()
-        self.commits = self.operations = 0
+        self.commits: int = 0
+        self.operations: int = 0
         # What each operator's counters were after each commit, with the chat and how far its feed was then.
         self.loads: dict[int, list[tuple[tuple[int, int], str, int]]] = defaultdict(lambda: [((0, 0), "", 0)])
         self.unread: dict[str, list[int]] = defaultdict(lambda: [0])

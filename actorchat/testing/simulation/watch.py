@@ -52,8 +52,11 @@ class Watch:
     """One socket. `over`: input and output count no more; `code` is that of the server's Close."""
 
     def __init__(self, watcher: Watcher, connection: Connection, who: Person, *, extended: bool) -> None:
-        self.watcher, self.connection, self.who, self.extended = watcher, connection, who, extended
-        self.truth = watcher.truth
+        self.watcher = watcher
+        self.connection = connection
+        self.who = who
+        self.extended = extended
+        self.truth: Truth = watcher.truth
         self.over = False
         self.code: int | None = None
 
@@ -119,7 +122,8 @@ class RoomWatch(Watch):
         after: int | None,
     ) -> None:
         super().__init__(watcher, connection, who, extended=extended)
-        self.chat, self.last = chat, after
+        self.chat = chat
+        self.last = after
         self.joined_at: int | None = None
         """How many messages there were when it joined."""
         self.present: dict[Person, Json] = {}

@@ -36,7 +36,9 @@ class Violation(Exception):  # noqa: N818 - it is what was found, not what went 
 
     def __init__(self, kind: str, detail: str, at: float) -> None:
         super().__init__(f"{kind} at {at:.3f} s: {detail}")
-        self.kind, self.detail, self.at = kind, detail, at
+        self.kind = kind
+        self.detail = detail
+        self.at = at
 
 
 @attrs.frozen(kw_only=True)
@@ -75,13 +77,13 @@ class World:
 
     def __init__(self, seed: int, *, known: Iterable[str] = ()) -> None:
         self.seed = seed
-        self.clock = MockClock(autojump_threshold=0)
+        self.clock: MockClock = MockClock(autojump_threshold=0)
         self.lines: list[str] = []
         self.known: dict[str, int] = dict.fromkeys(known, 0)
         self.violation: Violation | None = None
-        self.network = Network(self.random, self.log)
-        self.descriptors = Descriptors(self.network, self.random("descriptors"))
-        self.environment = Environment(
+        self.network: Network = Network(self.random, self.log)
+        self.descriptors: Descriptors = Descriptors(self.network, self.random("descriptors"))
+        self.environment: Environment = Environment(
             wall=self.wall,
             stopwatch=self._make_stopwatch(),
             random=self.random("server"),
@@ -217,7 +219,8 @@ class Node:
     """One process in the world. `start` it in `world.nursery`, `kill` it at any moment, start it again."""
 
     def __init__(self, world: World, name: str, program: Callable[[Node], Awaitable[None]]) -> None:
-        self.world, self.name = world, name
+        self.world = world
+        self.name = name
         self._program = program
         self._scope: trio.CancelScope | None = None
         self._ended = trio.Event()

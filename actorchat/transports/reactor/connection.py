@@ -55,12 +55,12 @@ class Connection:
         limits: Limits,
         on_end: Callable[[SocketSession], None],
     ) -> None:
-        self.send = sock.send
-        self.session = SocketSession(admission, self, limits, reactor.operations)
-        self.interest = 0
-        self.ready = 0
-        self.deadline = inf
-        self.ended = False
+        self.send: Callable[[bytes | memoryview], int] = sock.send
+        self.session: SocketSession = SocketSession(admission, self, limits, reactor.operations)
+        self.interest: int = 0
+        self.ready: int = 0
+        self.deadline: float = inf
+        self.ended: bool = False
         self._socket = sock
         self._reactor = reactor
         self._reader = FrameReader(self.session, limits.frame_bytes)

@@ -60,8 +60,8 @@ class FrameReader:
     __slots__ = ("_limit", "_message", "_need", "_rest", "_sink", "_size", "_wsproto", "peer_closed", "progress")
 
     def __init__(self, sink: Sink, limit: int) -> None:
-        self.progress = Progress.WAITS
-        self.peer_closed = False
+        self.progress: Progress = Progress.WAITS
+        self.peer_closed: bool = False
         self._sink = sink
         self._limit = limit
         # Bytes from the beginning of a frame on; they are looked at again when there are `_need` of them.

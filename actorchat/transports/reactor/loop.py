@@ -95,9 +95,9 @@ class Reactor:
         clock: Callable[[], float] = time.perf_counter,
         kernel: Kernel = KERNEL,
     ) -> None:
-        self.budget = budget or Budget()
+        self.budget: Budget = budget or Budget()
         # All that is read goes through it: what a seat keeps it copies.
-        self.buffer = bytearray(self.budget.turn_bytes)
+        self.buffer: bytearray = bytearray(self.budget.turn_bytes)
         self._clock = clock
         self._kernel = kernel
         self._selector = kernel.selector()
@@ -107,7 +107,7 @@ class Reactor:
         self._round: deque[Handle] = deque()
         self._next: deque[Handle] = deque()
         self._passes = 0
-        self.operations = InFlightOperations()
+        self.operations: InFlightOperations = InFlightOperations()
         # Until when each seat rests; all rests are equally long, so the first ends first.
         self._resting: dict[Handle, float] = {}
         # Whose rest is over: until when each waits for a quiet moment, nearly in that order.

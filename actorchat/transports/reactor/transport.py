@@ -33,7 +33,7 @@ class ReactorTransport:
 
     def __init__(self, application: Application, limits: Limits, reactor: Reactor, nursery: trio.Nursery) -> None:
         self.nursery = nursery
-        self.sessions = Sessions()
+        self.sessions: Sessions = Sessions()
         self._application = application
         self._limits = limits
         self._reactor = reactor
