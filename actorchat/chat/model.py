@@ -14,6 +14,8 @@ import attrs
 import msgspec
 
 from actorchat.protocol import (
+    Attachment,
+    AttachmentType,
     Chat,
     ChatStatus,
     Message,
@@ -38,7 +40,9 @@ __all__ = [
     "ProfileToken",
     "SourceCounters",
     "Stage",
+    "StoredAttachment",
     "StoredMessage",
+    "Upload",
     "contribution",
     "endless",
     "identity_of",
@@ -86,13 +90,17 @@ def identity_of(user: User) -> Identity:
 
 @attrs.frozen(kw_only=True)
 class Policy:
-    """The deployment's choices that decisions depend on. Times in seconds, 0 = off; capacity 0 = unlimited."""
+    """The deployment's choices that decisions depend on. Times in seconds, 0 = off; capacity 0 = unlimited.
+
+    `upload_timeout` is how long an upload waits for its message.
+    """
 
     capacity: int = 0
     answer_timeout: float = 0
     idle_timeout: float = 0
     on_closed: OnClosed = OnClosed.REOPEN
     reserved_timeout: float = 0
+    upload_timeout: float = 86_400
 
 
 class ChatState(msgspec.Struct, frozen=True, gc=False):
@@ -161,6 +169,32 @@ class ChatState(msgspec.Struct, frozen=True, gc=False):
         return max(self.awaiting_since, self.assigned_at or 0) + policy.answer_timeout
 
 
+class StoredAttachment(msgspec.Struct, frozen=True, gc=False):
+    """A file of a message. Sizes are in bytes; `preview_size` is 0 if the file has no preview."""
+
+    uuid: UUID
+    type: AttachmentType
+    filename: str
+    extension: str
+    size: int
+    preview_size: int = 0
+
+
+class Upload(msgspec.Struct, frozen=True, gc=False):
+    """A file that `uploader` has uploaded, and that one message of theirs may take: then it is `bound`.
+
+    `source` is the widget source that the uploader's token named, "" if it named several. `media_type` was found by
+    looking at the bytes. `created` is epoch seconds.
+    """
+
+    file: StoredAttachment
+    uploader: Identity
+    source: str
+    media_type: str
+    created: int
+    bound: bool = False
+
+
 class StoredMessage(msgspec.Struct, frozen=True, gc=False):
     """One message as committed. `author` is None for the server's own system messages; `time` is epoch seconds."""
 
@@ -173,6 +207,7 @@ class StoredMessage(msgspec.Struct, frozen=True, gc=False):
     author: User | None
     time: int
     client_id: str | None = None
+    attachments: tuple[StoredAttachment, ...] = ()
 
 
 def visible_to(message: StoredMessage, role: Role) -> bool:
@@ -193,8 +228,8 @@ def message_status(chat: ChatState, message: StoredMessage) -> MessageStatus:
     return MessageStatus.DELIVERED if message.index <= delivered else MessageStatus.NEW
 
 
-def wire_message(chat: ChatState, message: StoredMessage) -> Message:
-    """The contract's message, with the chat as `chat` says."""
+def wire_message(chat: ChatState, message: StoredMessage, attachments: tuple[Attachment, ...] = ()) -> Message:
+    """The contract's message, with the chat as `chat` says, and its files with the reader's links."""
     return Message(
         id=message.id,
         type=message.type,
@@ -205,7 +240,7 @@ def wire_message(chat: ChatState, message: StoredMessage) -> Message:
         message_index=message.index,
         chat=chat.wire(),
         user=message.author,
-        attachments=(),
+        attachments=attachments,
     )
 
 

@@ -3,6 +3,7 @@
 Refuses to know pytest: every check is a plain async function that raises AssertionError.
 """
 
+from actorchat.testing._blob_checks import OpenBlobStore, check_blob_store
 from actorchat.testing._crash_injection import InjectedCrash, crash
 from actorchat.testing._probe import Probe
 from actorchat.testing._raw_peer import RawPeer
@@ -30,6 +31,7 @@ __all__ = [
     "Dialer",
     "FaultyStore",
     "InjectedCrash",
+    "OpenBlobStore",
     "OpenStore",
     "OpenTransport",
     "Peer",
@@ -37,6 +39,7 @@ __all__ = [
     "RawPeer",
     "RecordingApplication",
     "admission_of",
+    "check_blob_store",
     "check_store",
     "check_transport",
     "crash",

@@ -1,0 +1,116 @@
+"""Tells what a file is from its first bytes, whatever it is called."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+
+from actorchat.protocol import AttachmentType
+
+__all__ = ["HEAD_BYTES", "Media", "sniff"]
+
+HEAD_BYTES: Final = 4_096
+"""How many bytes of a file `sniff` looks at."""
+
+
+@attrs.frozen
+class Media:
+    """What a file is. `inline`: a browser may show it; other files are only downloaded.
+
+    `executable`: an operating system may run it.
+    """
+
+    type: AttachmentType
+    media_type: str
+    inline: bool = False
+    executable: bool = False
+
+
+_IMAGE, _VIDEO, _AUDIO, _FILE = AttachmentType
+
+_UNKNOWN: Final = Media(_FILE, "application/octet-stream")
+_PROGRAM: Final = Media(_FILE, "application/octet-stream", executable=True)
+
+_OFFICE: Final = Media(_FILE, "application/x-ole-storage")
+_MP3: Final = Media(_AUDIO, "audio/mpeg", inline=True)
+_TIFF: Final = Media(_IMAGE, "image/tiff")
+
+_SIGNATURES: Final = (
+    (b"\x89PNG\r\n\x1a\n", Media(_IMAGE, "image/png", inline=True)),
+    (b"\xff\xd8\xff", Media(_IMAGE, "image/jpeg", inline=True)),
+    (b"GIF87a", Media(_IMAGE, "image/gif", inline=True)),
+    (b"GIF89a", Media(_IMAGE, "image/gif", inline=True)),
+    (b"II*\x00", _TIFF),
+    (b"MM\x00*", _TIFF),
+    (b"%PDF-", Media(_FILE, "application/pdf")),
+    (b"PK\x03\x04", Media(_FILE, "application/zip")),
+    (b"PK\x05\x06", Media(_FILE, "application/zip")),
+    (b"\x1f\x8b\x08", Media(_FILE, "application/gzip")),
+    (b"BZh", Media(_FILE, "application/x-bzip2")),
+    (b"\xfd7zXZ\x00", Media(_FILE, "application/x-xz")),
+    (b"7z\xbc\xaf\x27\x1c", Media(_FILE, "application/x-7z-compressed")),
+    (b"Rar!\x1a\x07", Media(_FILE, "application/vnd.rar")),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", _OFFICE),
+    (b"OggS", Media(_AUDIO, "audio/ogg", inline=True)),
+    (b"fLaC", Media(_AUDIO, "audio/flac", inline=True)),
+    (b"ID3", _MP3),
+    (b"#!AMR", Media(_AUDIO, "audio/amr")),
+    (b"\xff\xf1", Media(_AUDIO, "audio/aac", inline=True)),
+    (b"\xff\xf9", Media(_AUDIO, "audio/aac", inline=True)),
+    (b"\xff\xfb", _MP3),
+    (b"\xff\xf3", _MP3),
+    (b"\xff\xf2", _MP3),
+    (b"MZ", _PROGRAM),
+    (b"\x7fELF", _PROGRAM),
+    (b"\xfe\xed\xfa\xce", _PROGRAM),
+    (b"\xfe\xed\xfa\xcf", _PROGRAM),
+    (b"\xce\xfa\xed\xfe", _PROGRAM),
+    (b"\xcf\xfa\xed\xfe", _PROGRAM),
+    (b"\xca\xfe\xba\xbe", _PROGRAM),
+    (b"#!", _PROGRAM),
+    # A Windows shortcut.
+    (b"L\x00\x00\x00\x01\x14\x02\x00", _PROGRAM),
+)
+
+_RIFF: Final = {
+    b"WEBP": Media(_IMAGE, "image/webp", inline=True),
+    b"WAVE": Media(_AUDIO, "audio/wav", inline=True),
+    b"AVI ": Media(_VIDEO, "video/x-msvideo"),
+}
+
+# By the brand in the first box of an ISO base media file.
+_BRANDS: Final = {
+    b"avif": Media(_IMAGE, "image/avif", inline=True),
+    b"avis": Media(_IMAGE, "image/avif", inline=True),
+    b"heic": Media(_IMAGE, "image/heic"),
+    b"heix": Media(_IMAGE, "image/heic"),
+    b"mif1": Media(_IMAGE, "image/heif"),
+    b"M4A ": Media(_AUDIO, "audio/mp4", inline=True),
+    b"M4B ": Media(_AUDIO, "audio/mp4", inline=True),
+    b"qt  ": Media(_VIDEO, "video/quicktime"),
+}
+_MP4: Final = Media(_VIDEO, "video/mp4", inline=True)
+_WEBM: Final = Media(_VIDEO, "video/webm", inline=True)
+_MATROSKA: Final = Media(_VIDEO, "video/x-matroska")
+_OGG_VIDEO: Final = Media(_VIDEO, "video/ogg", inline=True)
+_BITMAP: Final = Media(_IMAGE, "image/bmp")
+
+
+def sniff(head: bytes) -> Media:
+    """What a file is that begins with `head`, its first `HEAD_BYTES` bytes.
+
+    Text has no signature, so text, HTML, SVG and scripts of browsers are unknown: `application/octet-stream`.
+    """
+    if head[:4] == b"RIFF":
+        return _RIFF.get(head[8:12], _UNKNOWN)
+    if head[4:8] == b"ftyp":
+        return _BRANDS.get(head[8:12], _MP4)
+    if head[:4] == b"\x1aE\xdf\xa3":
+        return _WEBM if b"webm" in head[:64] else _MATROSKA
+    if head[:4] == b"OggS" and b"theora" in head[:64]:
+        return _OGG_VIDEO
+    # Two letters begin many a text: the size of the bitmap's header tells.
+    if head[:2] == b"BM" and head[14:18] in (b"\x28\0\0\0", b"\x6c\0\0\0", b"\x7c\0\0\0"):
+        return _BITMAP
+    return next((media for signature, media in _SIGNATURES if head.startswith(signature)), _UNKNOWN)

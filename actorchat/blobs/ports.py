@@ -1,0 +1,66 @@
+"""Defines what stores the bytes of files: the port `BlobStore` and its errors."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final, Protocol
+
+import attrs
+
+__all__ = ["BlobEntry", "BlobMissing", "BlobStore", "BlobsUnavailable", "check_key"]
+
+_KEY: Final = re.compile(r"[0-9a-z]{2}[0-9a-z._-]{1,98}")
+
+
+class BlobMissing(LookupError):  # noqa: N818 - the state of a blob
+    """There is no blob under this key."""
+
+
+class BlobsUnavailable(Exception):  # noqa: N818 - a state of the storage
+    """The bytes can't be stored or read now: a full disk, a lost connection. The text names the fault."""
+
+
+@attrs.frozen
+class BlobEntry:
+    """One stored blob: its key, its size in bytes, and when it was stored, in epoch seconds."""
+
+    key: str
+    size: int
+    stored_at: float
+
+
+class BlobStore(Protocol):
+    """Stores blobs under keys: 3 to 100 characters of a-z, 0-9, `.`, `_` and `-`; the first two are a-z or 0-9.
+
+    Every method raises ValueError for another key and `BlobsUnavailable` if storage fails. A cancelled call may still
+    take effect. Calls about different keys may run at the same time.
+    """
+
+    async def prepare(self) -> Path:
+        """A folder on a local disk for files that are to be `put`. It is made if it is missing."""
+
+    async def put(self, key: str, path: Path) -> None:
+        """Store the file at `path` under `key`, and remove that file.
+
+        When this returns the bytes survive a crash of the machine. Readers see the old bytes or the new ones, never a
+        part.
+        """
+
+    async def read(self, key: str, start: int, size: int) -> bytes:
+        """`size` bytes from the offset `start` on; fewer where the blob ends. Raises `BlobMissing`."""
+
+    async def delete(self, key: str) -> None:
+        """Remove a blob. Nothing happens if there is none."""
+
+    async def entries(self, after: str = "", limit: int = 1_000) -> tuple[BlobEntry, ...]:
+        """The first `limit` blobs whose keys come after `after`, in the order of their keys."""
+
+    async def clean(self) -> None:
+        """Remove what a process that was killed left behind. Call it before the first `put`."""
+
+
+def check_key(key: str) -> None:
+    """Raise ValueError unless `key` may name a blob."""
+    if _KEY.fullmatch(key) is None:
+        raise ValueError(f"{key!r} is no key of a blob: 3 to 100 characters of a-z, 0-9, '.', '_' and '-'")

@@ -1,0 +1,130 @@
+"""Makes small previews of images, in a bounded number of threads and with bounded memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
+
+__all__ = ["PREVIEW_MEDIA_TYPE", "ImageTooLarge", "Previews"]
+
+_log: Final = logging.getLogger("actorchat.blobs")
+
+PREVIEW_MEDIA_TYPE: Final = "image/webp"
+
+EDGE: Final = 480
+"""Pixels of a preview's longer edge."""
+
+MAX_PIXELS: Final = 268_435_456
+"""An image that says that it has more is refused: a browser that shows it would run out of memory."""
+
+DECODED_PIXELS: Final = 33_554_432
+"""Pixels that are decoded for a preview: 128 MiB. A larger image has none."""
+
+_MAX_FILE_BYTES: Final = 67_108_864
+"""Some formats are read as a whole: a larger file has no preview."""
+
+_THREADS: Final = 2
+_QUALITY: Final = 80
+
+
+class ImageTooLarge(Exception):  # noqa: N818 - a property of the image
+    """The image has more pixels than may be shown. The text says how many."""
+
+
+class Previews:
+    """Makes previews, `threads` at a time."""
+
+    def __init__(self, threads: int = _THREADS) -> None:
+        self._threads = trio.CapacityLimiter(threads)
+
+    async def make(self, path: Path, media_type: str, target: Path) -> bool:
+        """Write a preview of the image at `path` to `target`. False: there is none for this file.
+
+        Raises `ImageTooLarge` for an image with more than `MAX_PIXELS`, OSError if `target` can't be written. A
+        cancelled call leaves a thread behind that may still write.
+        """
+        if media_type not in _OPENERS:
+            return False
+        call = partial(_make, path, _OPENERS[media_type], target)
+        return await trio.to_thread.run_sync(call, limiter=self._threads, abandon_on_cancel=False)
+
+
+def _make(path: Path, opener: Callable[[Path], ImageFile], target: Path) -> bool:
+    try:
+        with opener(path) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise ImageTooLarge(f"the image has {width} x {height} pixels, at most {MAX_PIXELS} are allowed")
+            if path.stat().st_size > _MAX_FILE_BYTES:
+                return False
+            # JPEG files are decoded at a fraction of their size.
+            image.draft("RGB", (2 * EDGE, 2 * EDGE))
+            if image.width * image.height > DECODED_PIXELS:
+                return False
+            preview = _shrink(image)
+    except ImageTooLarge:
+        raise
+    except Exception as error:
+        # Whatever a decoder raises over a file from outside: the file is kept, and has no preview.
+        _log.info("no preview of an image: %s: %s", type(error).__name__, error)
+        return False
+    with preview, target.open("wb") as file:
+        preview.save(file, "WEBP", quality=_QUALITY)
+    return True
+
+
+def _shrink(image: ImageFile) -> Image:
+    from PIL import ImageOps
+
+    # Turned as the camera was held; the preview carries no metadata.
+    turned = ImageOps.exif_transpose(image)
+    has_alpha = "A" in turned.getbands() or "transparency" in turned.info
+    converted = turned.convert("RGBA" if has_alpha else "RGB")
+    converted.thumbnail((EDGE, EDGE))
+    converted.info.clear()
+    return converted
+
+
+# Each opens one format only. `Image.open` would try others, and apply a bound that the whole process shares. Pillow
+# takes a while to import, so that is done at the first preview.
+
+
+def _open_png(path: Path) -> ImageFile:
+    from PIL.PngImagePlugin import PngImageFile
+
+    return PngImageFile(path)
+
+
+def _open_jpeg(path: Path) -> ImageFile:
+    from PIL.JpegImagePlugin import JpegImageFile
+
+    return JpegImageFile(path)
+
+
+def _open_gif(path: Path) -> ImageFile:
+    from PIL.GifImagePlugin import GifImageFile
+
+    return GifImageFile(path)
+
+
+def _open_webp(path: Path) -> ImageFile:
+    from PIL.WebPImagePlugin import WebPImageFile
+
+    return WebPImageFile(path)
+
+
+_OPENERS: Final[dict[str, Callable[[Path], ImageFile]]] = {
+    "image/png": _open_png,
+    "image/jpeg": _open_jpeg,
+    "image/gif": _open_gif,
+    "image/webp": _open_webp,
+}

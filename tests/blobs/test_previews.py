@@ -1,0 +1,71 @@
+"""Which images get a preview, and how much memory it may take."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from actorchat.blobs.previews import DECODED_PIXELS, EDGE, MAX_PIXELS, ImageTooLarge, Previews
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """A PNG of a few bytes whose head says that it is that large."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "WEBP"])
+async def test_an_image_gets_a_preview_with_a_short_edge(form: str, tmp_path: Path) -> None:
+    Image.new("RGB", (2_000, 1_000), "red").save(tmp_path / "image", form)
+    assert await Previews().make(tmp_path / "image", f"image/{form.lower()}", tmp_path / "preview")
+    with Image.open(tmp_path / "preview") as preview:
+        assert (preview.format, preview.size) == ("WEBP", (EDGE, EDGE // 2))
+
+
+async def test_a_preview_is_turned_as_the_camera_was_and_tells_no_place(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010F] = "a camera"
+    Image.new("RGB", (100, 50), "red").save(tmp_path / "image", "JPEG", exif=exif)
+    assert await Previews().make(tmp_path / "image", "image/jpeg", tmp_path / "preview")
+    with Image.open(tmp_path / "preview") as preview:
+        assert preview.size == (50, 100)
+        assert not preview.getexif()
+
+
+async def test_transparency_is_kept(tmp_path: Path) -> None:
+    Image.new("RGBA", (10, 10), (0, 0, 0, 0)).save(tmp_path / "image", "PNG")
+    assert await Previews().make(tmp_path / "image", "image/png", tmp_path / "preview")
+    with Image.open(tmp_path / "preview") as preview:
+        assert preview.mode == "RGBA"
+
+
+async def test_a_decompression_bomb_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "bomb").write_bytes(png_that_claims(MAX_PIXELS // 1_000 + 1, 1_000))
+    with pytest.raises(ImageTooLarge, match="pixels"):
+        await Previews().make(tmp_path / "bomb", "image/png", tmp_path / "preview")
+    assert not (tmp_path / "preview").exists()
+
+
+async def test_a_large_image_is_not_decoded(tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(png_that_claims(DECODED_PIXELS // 1_000 + 1, 1_000))
+    assert not await Previews().make(tmp_path / "large", "image/png", tmp_path / "preview")
+
+
+async def test_a_broken_image_has_no_preview(tmp_path: Path) -> None:
+    (tmp_path / "broken").write_bytes(png_that_claims(1_000, 1_000))
+    assert not await Previews().make(tmp_path / "broken", "image/png", tmp_path / "preview")
+    assert not (tmp_path / "preview").exists()
+
+
+async def test_other_files_have_no_preview(tmp_path: Path) -> None:
+    (tmp_path / "film").write_bytes(b"\0\0\0\x20ftypisom")
+    assert not await Previews().make(tmp_path / "film", "video/mp4", tmp_path / "preview")
