@@ -40,7 +40,7 @@ __all__ = [
     "open_server",
 ]
 
-_HOMES: Final = {
+_MODULES: Final = {
     "ChatRefused": "actorchat.chat.service",
     "ChatSettings": "actorchat.server.settings",
     "HttpSettings": "actorchat.server.settings",
@@ -58,12 +58,12 @@ _HOMES: Final = {
 
 
 def __getattr__(name: str) -> object:
-    """Load a public name when it is first used: the client and the command line work without the server."""
+    """Import a public name when it is first used, so that the client and the command line do not load the server."""
     if name == "__version__":
         return version("actorchat")
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'actorchat' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""`python -m actorchat`: the command line, wherever the script is not on the path."""
+"""Runs the command line as `python -m actorchat`."""
 
 from actorchat.cli import main
 

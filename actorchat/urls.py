@@ -1,4 +1,4 @@
-"""Hides what is secret in URLs, before they are shown in errors, logs and reprs."""
+"""Removes passwords and tokens from URLs before they are shown in errors, logs and reprs."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from typing import Final
 
 __all__ = ["without_secrets"]
 
-_USER: Final = re.compile(r"(?<=://)([^\s/?#:@]*)(:?).*@", re.DOTALL)
-"""Up to the last @: passwords that should have been quoted hold every character."""
+_CREDENTIALS: Final = re.compile(r"(?<=://)([^\s/?#:@]*)(:?).*@", re.DOTALL)
+"""Matches up to the last @, because a password that was not percent-encoded may contain any character."""
 
-_PARAMETER: Final = re.compile(r"(?i)((?:^|[?&;\s])[\w.-]*(?:pass|pwd|secret|token|key|credential)[\w.-]*=)[^&;\s]*")
+_SECRET_PARAMETER: Final = re.compile(
+    r"(?i)((?:^|[?&;\s])[\w.-]*(?:pass|pwd|secret|token|key|credential)[\w.-]*=)[^&;\s]*"
+)
 
 
 def without_secrets(text: str) -> str:
-    """`text`, which may be or hold a URL, with `***` for its password and for parameters that are called like one.
+    """Return `text` with `***` in place of passwords in URLs and of parameters named like `token` or `secret`.
 
-    A user name is kept if a password follows it; alone it may be a token.
+    A user name stays if a password follows it; without one it is hidden too, because it may be a token.
     """
-    shown = _USER.sub(lambda found: f"{found[1]}:***@" if found[1] and found[2] else "***@", text)
-    return _PARAMETER.sub(r"\1***", shown)
+    shown = _CREDENTIALS.sub(lambda match: f"{match[1]}:***@" if match[1] and match[2] else "***@", text)
+    return _SECRET_PARAMETER.sub(r"\1***", shown)

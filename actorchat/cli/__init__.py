@@ -1,7 +1,4 @@
-"""The command line. Each command is loaded when it is asked for: start-up time is seen.
-
-Refuses to know what the commands do.
-"""
+"""Defines the `actorchat` command. Each subcommand is imported only when it is used, which keeps start-up fast."""
 
 from __future__ import annotations
 
@@ -24,13 +21,13 @@ _COMMANDS: Final = {
     "check-config": ("actorchat.cli.check_config", "check_config"),
     "asyncapi": ("actorchat.cli.asyncapi", "asyncapi"),
 }
-"""Where each command is, in the order in which the help shows them."""
+"""The module and attribute of each command, in the order of the help."""
 
 
 class _LazyGroup(click.Group):
     # Any: click's own signature
     def main(self, *arguments: Any, **options: Any) -> Any:
-        # Before anything is parsed: the help is printed on the way.
+        # First of all, because click prints the help while it parses.
         prepare_output()
         return super().main(*arguments, **options)
 
@@ -43,8 +40,8 @@ class _LazyGroup(click.Group):
         try:
             os.getcwd()
         except OSError:
-            # Neither paths of files nor some of the libraries work there.
-            fail(("the current folder was deleted: change to another one",), FAILED)
+            # Relative paths fail there, and so does importing some of the libraries.
+            fail(("the current folder no longer exists; change to another one",), FAILED)
         module, name = _COMMANDS[cmd_name]
         command: click.Command = getattr(import_module(module), name)
         return command
@@ -53,14 +50,14 @@ class _LazyGroup(click.Group):
 @click.group(
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Every command explains itself: actorchat COMMAND --help",
+    epilog="For the options of a command: actorchat COMMAND --help",
 )
 @click.version_option(package_name="actorchat", message="actorchat %(version)s")
 def main() -> None:
     """Live customer chat for websites.
 
     \b
-    Start a server, then talk over it from two more terminals:
+    Start a server, then chat through it from two more terminals:
       actorchat serve
       actorchat chat http://127.0.0.1:8000
       actorchat chat http://127.0.0.1:8000 --operator --data ./actorchat-data

@@ -1,7 +1,4 @@
-"""Owns how a look at the actors becomes a picture: a tree of families, a line for each actor, totals in its columns.
-
-Refuses to know where the look comes from.
-"""
+"""Draws the tree of a server's actors as a table: a row for each actor, and the totals of each family."""
 
 from __future__ import annotations
 
@@ -21,43 +18,43 @@ __all__ = ["draw"]
 
 SLOW: Final = 1.0
 STUCK: Final = 10.0
-"""Seconds with one message from which it is coloured, mildly and boldly."""
+"""Seconds an actor may spend on one message before its row is shown in yellow (`SLOW`) or bold red (`STUCK`)."""
 
 
-def draw(tree: Tree, question: InspectionRequest, folder: Path) -> RenderableType:
-    """The answer to `question` of the server on `folder`. Columns in which nothing would stand are left out."""
+def draw(tree: Tree, request: InspectionRequest, folder: Path) -> RenderableType:
+    """Draw `tree`, which the server on `folder` sent in answer to `request`. Empty columns are left out."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    lines = _branches(tree)
-    columns = [column for column in _COLUMNS if any(column.cell(entry).plain for _, entry in lines)]
+    rows = _rows_with_branches(tree)
+    columns = [column for column in _COLUMNS if any(column.cell(entry).plain for _, entry in rows)]
     for column in columns:
         right = column.right
         table.add_column(column.title, justify="right" if right else "left", no_wrap=right, overflow="ellipsis")
-    for mark, entry in lines:
+    for branch, entry in rows:
         cells = [column.cell(entry) for column in columns]
-        cells[0] = Text.assemble((mark, "dim"), cells[0], no_wrap=True, overflow="ellipsis")
+        cells[0] = Text.assemble((branch, "dim"), cells[0], no_wrap=True, overflow="ellipsis")
         table.add_row(*cells)
-    return Group(_headline(tree, folder), "", table, "", _footline(tree, question))
+    return Group(_header(tree, folder), "", table, "", _footer(tree, request))
 
 
-def _branches(tree: Tree) -> list[tuple[str, Family | ActorRow]]:
-    """Every line of the table with the strokes before it: families with their rows below, loners beside them."""
-    loners: list[tuple[Family | ActorRow, list[ActorRow]]] = [(row, []) for row in tree.rows if row.family is None]
+def _rows_with_branches(tree: Tree) -> list[tuple[str, Family | ActorRow]]:
+    """Every row of the table with the line art before it: actors without a family, then families and their actors."""
+    single: list[tuple[Family | ActorRow, list[ActorRow]]] = [(row, []) for row in tree.rows if row.family is None]
     families: list[tuple[Family | ActorRow, list[ActorRow]]] = [
         (family, [row for row in tree.rows if row.family == family.name])
         for family in tree.families
         if family.name is not None
     ]
-    lines: list[tuple[str, Family | ActorRow]] = []
-    top = loners + families
-    for place, (entry, below) in enumerate(top):
-        last = place == len(top) - 1
-        lines.append(("└─ " if last else "├─ ", entry))
-        for number, row in enumerate(below):
-            lines.append((("   " if last else "│  ") + ("└─ " if number == len(below) - 1 else "├─ "), row))
-    return lines
+    rows: list[tuple[str, Family | ActorRow]] = []
+    top_level = single + families
+    for position, (entry, children) in enumerate(top_level):
+        is_last = position == len(top_level) - 1
+        rows.append(("└─ " if is_last else "├─ ", entry))
+        for number, row in enumerate(children):
+            rows.append((("   " if is_last else "│  ") + ("└─ " if number == len(children) - 1 else "├─ "), row))
+    return rows
 
 
-def _headline(tree: Tree, folder: Path) -> Text:
+def _header(tree: Tree, folder: Path) -> Text:
     queued = sum(family.queued for family in tree.families)
     busy = sum(family.busy for family in tree.families)
     line = Text.assemble(("actorchat ", "bold"), one_line(str(folder)), (f" · pid {tree.pid}", "dim"))
@@ -68,14 +65,13 @@ def _headline(tree: Tree, folder: Path) -> Text:
     return line
 
 
-def _footline(tree: Tree, question: InspectionRequest) -> Text:
-    words = f" with “{one_line(question.filter)}”" if question.filter else ""
+def _footer(tree: Tree, request: InspectionRequest) -> Text:
+    matching = f" matching “{one_line(request.filter)}”" if request.filter else ""
     if not tree.matched:
-        return Text(f"no actor{words}", "dim")
-    first = (tree.page - 1) * question.limit + 1
-    line = (
-        f"{first:,} to {first + len(tree.rows) - 1:,} of {counted(tree.matched, 'actor')}{words} · by {question.sort}"
-    )
+        return Text(f"no actors{matching}", "dim")
+    first = (tree.page - 1) * request.limit + 1
+    last = first + len(tree.rows) - 1
+    line = f"{first:,} to {last:,} of {counted(tree.matched, 'actor')}{matching} · sorted by {request.sort}"
     if tree.pages > 1:
         line += f" · page {tree.page:,} of {tree.pages:,} (--page {tree.page % tree.pages + 1})"
     return Text(line, "dim")
@@ -88,14 +84,14 @@ def _text(content: str, style: str = "") -> Text:
 def _duration(seconds: float) -> str:
     if seconds < 10:
         return f"{seconds:.1f}s"
-    minutes, left = divmod(int(seconds), 60)
+    minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
     if days:
         return f"{days}d {hours}h"
     if hours:
         return f"{hours}h {minutes}m"
-    return f"{minutes}m {left}s" if minutes else f"{left}s"
+    return f"{minutes}m {rest}s" if minutes else f"{rest}s"
 
 
 def _state(row: ActorRow) -> Text:
@@ -103,8 +99,8 @@ def _state(row: ActorRow) -> Text:
 
 
 def _inbox(row: ActorRow) -> Text:
-    full = row.inbox * 5 >= row.bound * 4
-    style = "bold red" if full else "yellow" if row.inbox else "dim"
+    nearly_full = row.inbox * 5 >= row.bound * 4
+    style = "bold red" if nearly_full else "yellow" if row.inbox else "dim"
     return _text(f"{row.inbox:,}" + f"/{row.bound:,}", style)
 
 
@@ -117,10 +113,10 @@ def _busy(row: ActorRow) -> Text:
 
 def _dropped(row: ActorRow) -> Text:
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in row.drops.items() if count)
-    return _text(reasons or _some(row.dropped), "red")
+    return _text(reasons or _blank_if_zero(row.dropped), "red")
 
 
-def _some(number: int) -> str:
+def _blank_if_zero(number: int) -> str:
     return f"{number:,}" if number else ""
 
 
@@ -132,19 +128,19 @@ def _family(family: Family) -> Text:
     return Text.assemble((one_line(family.name or ""), "bold"), f" {family.actors:,}", no_wrap=True)
 
 
-def _nothing(_: Family) -> Text:
+def _blank(_: Family) -> Text:
     return Text()
 
 
 @attrs.frozen
 class _Column:
     title: str
-    of: Callable[[ActorRow], Text]
-    total: Callable[[Family], Text] = _nothing
+    for_actor: Callable[[ActorRow], Text]
+    for_family: Callable[[Family], Text] = _blank
     right: bool = False
 
     def cell(self, entry: Family | ActorRow) -> Text:
-        return self.total(entry) if isinstance(entry, Family) else self.of(entry)
+        return self.for_family(entry) if isinstance(entry, Family) else self.for_actor(entry)
 
 
 _COLUMNS: Final = (
@@ -152,10 +148,15 @@ _COLUMNS: Final = (
     _Column("KIND", lambda row: _text(row.kind)),
     _Column("STATE", _state),
     _Column("AGE", _age, right=True),
-    _Column("INBOX", _inbox, lambda family: _text(_some(family.queued), "yellow"), right=True),
-    _Column("HANDLED", lambda row: _text(f"{row.handled:,}"), lambda family: _text(_some(family.handled)), right=True),
-    _Column("RESTARTS", lambda row: _text(_some(row.restarts), "red"), right=True),
+    _Column("INBOX", _inbox, lambda family: _text(_blank_if_zero(family.queued), "yellow"), right=True),
+    _Column(
+        "HANDLED",
+        lambda row: _text(f"{row.handled:,}"),
+        lambda family: _text(_blank_if_zero(family.handled)),
+        right=True,
+    ),
+    _Column("RESTARTS", lambda row: _text(_blank_if_zero(row.restarts), "red"), right=True),
     _Column("BUSY WITH", _busy, lambda family: _text(f"{family.busy:,} busy" if family.busy else "")),
     _Column("WAITS FOR", lambda row: _text(row.waiting_on or "")),
-    _Column("LOST", _dropped, lambda family: _text(_some(family.dropped), "red")),
+    _Column("LOST", _dropped, lambda family: _text(_blank_if_zero(family.dropped), "red")),
 )

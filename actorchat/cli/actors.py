@@ -1,7 +1,4 @@
-"""Owns `actorchat actors`: its options, how often it looks, and how it ends.
-
-Refuses to know how a look is made and drawn.
-"""
+"""Implements `actorchat actors tree`: parses its options, asks the server once or every second, and prints."""
 
 from __future__ import annotations
 
@@ -34,58 +31,63 @@ if TYPE_CHECKING:
 
 __all__ = ["actors"]
 
-EVERY: Final = 1.0
-"""Seconds between two looks of `--watch`."""
-FURNITURE: Final = 12
-"""Lines of a screen that `--watch` leaves to all that is no actor's."""
+WATCH_SECONDS: Final = 1.0
+"""How often `--watch` asks the server."""
+RESERVED_LINES: Final = 12
+"""Screen lines that `--watch` keeps free for headers, footers and the rows of families."""
 PIPE_WIDTH: Final = 240
+"""The width of the table when stdout is no terminal."""
 
 
-@click.group(short_help="See the live actors of a server.")
+@click.group(short_help="Inspect the live actors of a server.")
 def actors() -> None:
-    """See the live actors of a server on this machine."""
+    """Inspect the live actors of a server on this machine."""
 
 
-@actors.command(short_help="Show who lives, who is busy and who waits.")
+@actors.command(short_help="Show the live actors, their queues and what they are busy with.")
 @data_option
 @click.option(
     "--sort",
     type=click.Choice([order.value for order in SortOrder]),
     default=SortOrder.INBOX.value,
     show_default=True,
-    help="The largest first; names as in a dictionary.",
+    help="What to sort by: largest first, names alphabetically.",
 )
 @click.option(
     "--filter",
-    "words",
+    "filter_text",
     metavar="TEXT",
     default="",
-    help="Only actors with TEXT in their name, kind, family, state, message, or whom they wait for.",
+    help="Only actors with TEXT in their name, kind, family, state, current message, or the actor they wait for.",
 )
 @click.option(
     "--limit",
     type=click.IntRange(1, MOST_ROWS),
     metavar="N",
-    help=f"Actors on a page, 1 to {MOST_ROWS}.  [default: {DEFAULT_ROWS}; with --watch what fits]",
+    help=f"Actors per page, 1 to {MOST_ROWS}.  [default: {DEFAULT_ROWS}; with --watch as many as fit]",
 )
-@click.option("--page", type=click.IntRange(1, 2**31), default=1, show_default=True, metavar="N", help="Which page.")
-@click.option("--watch", is_flag=True, help="Look again every second, until Ctrl-C.")
-@click.option("--json", "as_json", is_flag=True, help="JSON for programs; with --watch a line for each look.")
-def tree(data: Path | None, sort: str, words: str, limit: int | None, page: int, watch: bool, as_json: bool) -> None:
+@click.option(
+    "--page", type=click.IntRange(1, 2**31), default=1, show_default=True, metavar="N", help="The page to show."
+)
+@click.option("--watch", is_flag=True, help="Refresh every second, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; with --watch, one line for each refresh.")
+def tree(
+    data: Path | None, sort: str, filter_text: str, limit: int | None, page: int, watch: bool, as_json: bool
+) -> None:
     """Show the live actors of the server whose data folder is --data.
 
-    Totals count all actors of a family; rows are one page of those that --filter leaves. INBOX is what waits, HANDLED
-    what was begun, BUSY WITH the current message and how long it has been seen to take, WAITS FOR who is asked.
-    Columns in which nothing would stand are left out. Only the owner of the server's process may look; looking changes
-    nothing.
+    Totals count all actors of a family; rows are one page of the actors that match --filter. INBOX: queued messages
+    and the inbox's bound. HANDLED: messages started. BUSY WITH: the current message and how long it has been running.
+    WAITS FOR: the actor whose reply this one awaits. LOST: messages dropped, and why. Empty columns are left out. Only
+    the user who runs the server can inspect it; inspecting changes nothing.
 
     \b
     Examples:
       actorchat actors tree                            the fullest inboxes first
       actorchat actors tree --watch                    the same, every second
-      actorchat actors tree --filter backoff           who crashed and is about to come back
+      actorchat actors tree --filter backoff           crashed actors that wait for their restart
       actorchat actors tree --filter 6f1c0a3e          one chat's room
-      actorchat actors tree --sort handled --limit 10  the ten that worked most
+      actorchat actors tree --sort handled --limit 10  the ten busiest since their start
       actorchat actors tree --sort name --page 3
       actorchat actors tree --json | jq '.rows[] | select(.busy_for > 1) | .name'
     """
@@ -99,52 +101,53 @@ def tree(data: Path | None, sort: str, words: str, limit: int | None, page: int,
     if not console.is_terminal:
         console.width = PIPE_WIDTH
     if limit is None:
-        limit = min(DEFAULT_ROWS, max(5, console.height - FURNITURE)) if watch and console.is_terminal else DEFAULT_ROWS
-    question = InspectionRequest(sort=SortOrder(sort), filter=words, limit=limit, page=page)
-    show = _watch if watch else _once
+        fitting = max(5, console.height - RESERVED_LINES)
+        limit = min(DEFAULT_ROWS, fitting) if watch and console.is_terminal else DEFAULT_ROWS
+    request = InspectionRequest(sort=SortOrder(sort), filter=filter_text, limit=limit, page=page)
+    show = _watch if watch else _show_once
     try:
-        trio.run(partial(show, folder, question, console, as_json))
+        trio.run(partial(show, folder, request, console, as_json))
     except InspectionFailed as error:
         fail((error,), FAILED)
     except KeyboardInterrupt:
-        # What ends --watch.
+        # The normal end of --watch.
         return
 
 
-async def _once(folder: Path, question: InspectionRequest, console: Console, as_json: bool) -> None:
+async def _show_once(folder: Path, request: InspectionRequest, console: Console, as_json: bool) -> None:
     from actorchat.cli.actor_tree_table import draw
 
-    seen = await _look(folder, question)
+    answer = await _ask_server(folder, request)
     if as_json:
-        echo_json(attrs.asdict(seen), indent=2)
+        echo_json(attrs.asdict(answer), indent=2)
     else:
-        console.print(draw(seen, question, folder))
+        console.print(draw(answer, request, folder))
 
 
-@trio.lowlevel.enable_ki_protection  # Ctrl-C comes between two drawings: within one it would leave half a screen
-async def _watch(folder: Path, question: InspectionRequest, console: Console, as_json: bool) -> None:
+@trio.lowlevel.enable_ki_protection  # Ctrl-C is raised at the sleep: while drawing it would leave half a screen
+async def _watch(folder: Path, request: InspectionRequest, console: Console, as_json: bool) -> None:
     from rich.live import Live
 
     from actorchat.cli.actor_tree_table import draw
 
     if as_json or not console.is_terminal:
         while True:
-            seen = await _look(folder, question)
+            answer = await _ask_server(folder, request)
             if as_json:
-                echo_json(attrs.asdict(seen))
+                echo_json(attrs.asdict(answer))
             else:
-                console.print(draw(seen, question, folder), "")
-            await trio.sleep(EVERY)
-    picture = draw(await _look(folder, question), question, folder)
-    # Without its thread: it draws when there is something new.
-    with Live(picture, console=console, screen=True, auto_refresh=False) as live:
+                console.print(draw(answer, request, folder), "")
+            await trio.sleep(WATCH_SECONDS)
+    drawing = draw(await _ask_server(folder, request), request, folder)
+    # No auto-refresh: it would start a thread that redraws an unchanged table.
+    with Live(drawing, console=console, screen=True, auto_refresh=False) as live:
         while True:
-            live.update(picture, refresh=True)
-            await trio.sleep(EVERY)
-            picture = draw(await _look(folder, question), question, folder)
+            live.update(drawing, refresh=True)
+            await trio.sleep(WATCH_SECONDS)
+            drawing = draw(await _ask_server(folder, request), request, folder)
 
 
-async def _look(folder: Path, question: InspectionRequest) -> Tree:
+async def _ask_server(folder: Path, request: InspectionRequest) -> Tree:
     with trio.move_on_after(SECONDS):
-        return await look(folder, question)
-    raise InspectionFailed(f"the server on {folder} does not answer within {SECONDS:.0f} s")
+        return await look(folder, request)
+    raise InspectionFailed(f"the server on {folder} did not answer within {SECONDS:.0f} s")

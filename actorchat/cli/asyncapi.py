@@ -1,7 +1,4 @@
-"""Owns `actorchat asyncapi`: the document of the wire contract on stdout.
-
-Refuses to know what it says.
-"""
+"""Implements `actorchat asyncapi`, which prints the AsyncAPI document."""
 
 from __future__ import annotations
 
@@ -18,9 +15,9 @@ __all__ = ["asyncapi"]
 
 @click.command(short_help="Print the AsyncAPI document.")
 def asyncapi() -> None:
-    """Print the AsyncAPI document of the sockets and broker channels, as JSON.
+    """Print the AsyncAPI document of the websockets and broker channels, as JSON.
 
-    A server gives the same under /asyncapi.json.
+    A running server serves the same document at /asyncapi.json.
 
     \b
     Example:
@@ -33,7 +30,7 @@ def asyncapi() -> None:
     try:
         echo_json(asyncapi_document(), indent=2)
     except OSError as error:
-        # What is left in the buffer would be tried again at the exit, and fail with words of Python's own.
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
-        fail((f"the document can't be printed: {error.strerror}",), FAILED)
+        # Python flushes stdout once more at exit; what is still buffered would fail again, with a traceback.
+        with open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), sys.stdout.fileno())
+        fail((f"cannot print the document: {error.strerror}",), FAILED)

@@ -1,4 +1,4 @@
-"""The command `actorchat chat`: its options, and which of them go together."""
+"""Implements `actorchat chat`: parses its options, checks which go together, and starts the terminal client."""
 
 from pathlib import Path
 
@@ -14,15 +14,15 @@ __all__ = ["chat"]
 @click.option(
     "--source",
     metavar="S",
-    help="The widget source.  [default: lk; for an operator with --token all of its sources]",
+    help="The widget source.  [default: lk; for an operator with --token, all sources of the token]",
 )
-@click.option("--token", metavar="T", help="Speak as whom this token names.")
-@click.option("--operator", is_flag=True, help="Answer visitors instead of being one; needs --token or --data.")
+@click.option("--token", metavar="T", help="A token that says which user you are.")
+@click.option("--operator", is_flag=True, help="Chat as an operator, not as a visitor; needs --token or --data.")
 @click.option(
     "--data",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="The folder of a server on this machine: its secret makes the operator's token.",
+    help="The data folder of a server on this machine; its secret signs the operator's token.",
 )
 @click.option(
     "--user-id",
@@ -35,7 +35,7 @@ __all__ = ["chat"]
     "--state",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Where a visitor's identity is remembered, so that the next visit finds the same chat.",
+    help="Where to keep the visitor's token, so that the next run continues the same chat.",
 )
 def chat(
     url: str,
@@ -49,10 +49,10 @@ def chat(
 ) -> None:
     """Chat in the terminal with the server at URL, as a visitor or as an operator.
 
-    What you type is sent with Enter; /help lists the commands, Ctrl-C leaves. The arrow keys recall what you typed,
-    PageUp and PageDown scroll. Ticks beside your messages: ✓ stored, ✓✓ arrived, ✓✓ read. A lost connection comes
-    back by itself and loses nothing. Without a terminal, lines from stdin are messages and every event is a line on
-    stdout; the exit status is 1 if one of them came to nothing.
+    Enter sends what you typed, /help lists the commands, Ctrl-C leaves. The arrow keys recall earlier lines, PageUp and
+    PageDown scroll. Marks beside your messages: ✓ stored, ✓✓ delivered, ✓✓ read. After a lost connection the client
+    reconnects by itself and no message is lost. Without a terminal, each line of stdin is a message or a command, and
+    each event is printed as a line on stdout; the exit status is 1 if any line failed.
 
     \b
     Examples:
@@ -66,7 +66,7 @@ def chat(
     try:
         _chat(url, source, token, operator, data, user_id, name, state)
     except KeyboardInterrupt:
-        # Ctrl-C leaves, also before there is anybody to leave.
+        # Ctrl-C before the chat has started.
         return
 
 
@@ -83,13 +83,13 @@ def _chat(
     if operator and token is None and data is None:
         raise click.UsageError("--operator needs --token T, or --data DIR of a server on this machine")
     if token is not None and data is not None:
-        raise click.UsageError("--token and --data exclude each other")
+        raise click.UsageError("--token and --data cannot be used together")
     if data is not None and not operator:
         raise click.UsageError("--data is for operators: add --operator")
     for option, value in (("--user-id", user_id), ("--name", name)):
         if value is not None and data is None:
-            raise click.UsageError(f"{option} needs --operator and --data DIR: a token says by itself whose it is")
-    # Imported here: it takes a while, in which Ctrl-C should find somebody who listens.
+            raise click.UsageError(f"{option} needs --operator and --data DIR: a token already names its user")
+    # Imported here, inside the handler of Ctrl-C, because importing takes a while.
     from actorchat.cli.terminal.identity import VisitorMemory, default_state_file
     from actorchat.cli.terminal.run import run_to_end
     from actorchat.cli.terminal.session import SessionOptions
@@ -97,12 +97,16 @@ def _chat(
     from actorchat.http.source_names import is_source_name
 
     if source is not None and not is_source_name(source):
-        raise click.BadParameter(f"{source!r}: a source is 1 to 64 of a-z, 0-9, _ and -", param_hint="--source")
+        raise click.BadParameter(
+            f"{source!r}: a source name has 1 to 64 characters out of a-z, 0-9, _ and -", param_hint="--source"
+        )
     try:
         server = ServerAddress.parse(url)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="URL") from None
     memory = VisitorMemory(state or default_state_file())
-    fault = run_to_end(SessionOptions(server, source, token, data, memory, user_id or 1, name or ""), operator=operator)
-    if fault is not None:
-        fail((fault,), FAILED)
+    failure = run_to_end(
+        SessionOptions(server, source, token, data, memory, user_id or 1, name or ""), operator=operator
+    )
+    if failure is not None:
+        fail((failure,), FAILED)

@@ -1,7 +1,4 @@
-"""Owns `actorchat check-config`: whether a server would take these settings.
-
-Refuses to know what is legal.
-"""
+"""Implements `actorchat check-config`, which reports every error in the settings without starting a server."""
 
 from __future__ import annotations
 
@@ -22,9 +19,9 @@ __all__ = ["check_config"]
 @click.command("check-config", short_help="Check the settings.")
 @settings_options
 def check_config(config: Path | None, **options: object) -> None:
-    """Check the settings, all faults at once, without starting anything.
+    """Check the settings and report all errors at once, without starting a server.
 
-    Takes the options of `actorchat serve`, reads the same environment, and exits with 2 if anything is wrong.
+    Takes the options of `actorchat serve`, reads the same environment variables, and exits with 2 on any error.
 
     \b
     Example:
@@ -39,4 +36,4 @@ def check_config(config: Path | None, **options: object) -> None:
     if faults:
         fail(faults, BAD_SETTINGS)
     warn(file_warnings(settings))
-    echo("The settings are good.")
+    echo("The settings are valid.")

@@ -1,4 +1,4 @@
-"""Prints warnings and errors of commands on stderr, one line each, and ends a command that failed with its status."""
+"""Prints warnings and errors on stderr, one line each, and exits with a failure status."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BAD_SETTINGS = 2
 
 
 def warn(lines: Iterable[object], *, as_json: bool = False) -> None:
-    """Print a warning for each of `lines`; the command goes on. `as_json`: in the form of the JSON log."""
+    """Print a warning for each of `lines` and return. With `as_json`, in the format of the JSON log."""
     for line in lines:
         _print("warning", str(line), as_json)
 
@@ -32,7 +32,7 @@ def fail(lines: Iterable[object], status: int, *, as_json: bool = False) -> NoRe
 
 def _print(level: str, line: str, as_json: bool) -> None:
     if as_json:
-        # By hand, with the keys of `actorchat.server.logging_setup`: the logging library takes a while to load.
+        # Same keys as `actorchat.server.logging_setup`, without its logging library, which is slow to import.
         now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         record = {"event": line, "level": level, "logger": "actorchat.cli", "timestamp": now}
         echo(json.dumps(record), err=True)

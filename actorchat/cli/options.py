@@ -1,7 +1,4 @@
-"""Owns the options that several commands share, and the values that options are written in.
-
-Refuses to know the commands.
-"""
+"""Defines the options that several commands share, and a parameter type for durations."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ _DURATION: Final = re.compile(r"([0-9]{1,9})([smhd]?)")
 
 
 class Duration(click.ParamType[float]):
-    """Seconds, written like 90, 90s, 15m, 1h or 30d."""
+    """A positive number of seconds, written like 90, 90s, 15m, 1h or 30d."""
 
     name = "duration"
 
@@ -31,7 +28,7 @@ class Duration(click.ParamType[float]):
             return float(value)
         match = _DURATION.fullmatch(value)
         if match is None or not int(match[1]):
-            self.fail(f"{value!r} is no duration: write it like 90s, 15m, 1h or 30d", param, ctx)
+            self.fail(f"{value!r} is not a duration: write it like 90s, 15m, 1h or 30d", param, ctx)
         return float(int(match[1]) * _UNITS[match[2] or "s"])
 
 
@@ -39,31 +36,31 @@ data_option: Callable[[F], F] = click.option(
     "--data",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="The folder of the database and the secret. [default: ./actorchat-data]",
+    help="The folder with the database and the secret. [default: ./actorchat-data]",
 )
 config_option: Callable[[F], F] = click.option(
-    "--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings in TOML; options win over them."
+    "--config", type=click.Path(path_type=Path), metavar="FILE", help="A TOML file with settings; options override it."
 )
 
 
 def settings_options(command: F) -> F:
-    """The options of whoever runs or checks a server; their names are those of the settings."""
+    """Add the options of `serve` and `check-config` to a command. They are named after the settings."""
     options = (
-        click.option("--host", metavar="ADDRESS", help="Where to listen. [default: 127.0.0.1]"),
-        click.option("--port", metavar="N", help="The port; 0 takes a free one. [default: 8000]"),
+        click.option("--host", metavar="ADDRESS", help="The address to listen on. [default: 127.0.0.1]"),
+        click.option("--port", metavar="N", help="The port; 0 picks a free one. [default: 8000]"),
         data_option,
         click.option("--storage", metavar="URL", help="sqlite:///path or memory://. [default: a file in --data]"),
         click.option("--transport", metavar="NAME", help="auto, reactor or trio-websocket. [default: auto]"),
         click.option("--tls-cert", metavar="FILE", help="Serve https and wss with this certificate chain (PEM)."),
-        click.option("--tls-key", metavar="FILE", help="The certificate's key (PEM)."),
-        # Taken, so that a deployment that asks for more is told; of no use in the help while one value is legal.
+        click.option("--tls-key", metavar="FILE", help="The private key of the certificate (PEM)."),
+        # Accepted so that the settings can reject unsupported values by name; hidden while only one value is valid.
         click.option("--bus", hidden=True),
         click.option("--workers", hidden=True),
         config_option,
         click.option(
             "--log-format",
             metavar="FORMAT",
-            help="text for people; json for machines, a line each on stderr. [default: text]",
+            help="text, or json: one object per line on stderr. [default: text]",
         ),
     )
     for option in reversed(options):

@@ -1,4 +1,4 @@
-"""Prepares stdout and stderr for any text, and prints JSON, whatever encoding the terminal or pipe has."""
+"""Prints text and JSON on stdout and stderr, whatever their encoding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 
 __all__ = ["echo", "echo_json", "prepare_output"]
 
-_SCHEME: Final = "actorchat"
+_ERROR_HANDLER: Final = "actorchat"
 
 _LOOKALIKES: Final = {
     "—": "-",
@@ -26,15 +26,15 @@ _LOOKALIKES: Final = {
     "└": "`",
     "─": "-",
 }
-"""What this program's own marks become where the encoding lacks them; other characters become escapes."""
+"""ASCII replacements for this program's own symbols; other characters that the encoding lacks become escapes."""
 
 
 def prepare_output() -> None:
-    """Let printing succeed on every encoding: what it lacks becomes an ASCII lookalike or an escape like `\\u0416`."""
-    codecs.register_error(_SCHEME, _replace)
+    """Make printing succeed in every encoding: unsupported characters become ASCII or an escape like `\\u0416`."""
+    codecs.register_error(_ERROR_HANDLER, _replace)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=_SCHEME)
+            stream.reconfigure(errors=_ERROR_HANDLER)
 
 
 def _replace(error: UnicodeError) -> tuple[str, int]:
@@ -46,19 +46,19 @@ def _replace(error: UnicodeError) -> tuple[str, int]:
 
 
 def echo(text: str, *, err: bool = False) -> None:
-    """Print a text on stdout, or on stderr. Raises OSError where it can't be used.
+    """Print `text` and a newline on stdout, or on stderr. Raises OSError if the stream cannot be written.
 
-    Unlike `click.echo` it keeps to the encoding of the stream: that one writes UTF-8 where it is ASCII.
+    `click.echo` would write UTF-8 to a stream whose encoding is ASCII; this keeps the stream's encoding.
     """
     print(text, file=sys.stderr if err else sys.stdout, flush=True)
 
 
 def echo_json(value: object, *, indent: int | None = None) -> None:
-    """Print `value` as JSON that any reader of this encoding understands. Raises OSError where stdout can't be used."""
+    """Print `value` as JSON, in ASCII unless stdout is UTF-8 or UTF-16. Raises OSError if stdout cannot be written."""
     echo(json.dumps(value, indent=indent, ensure_ascii=not _has_unicode()))
 
 
 def _has_unicode() -> bool:
-    """Whether stdout can take every character."""
+    """Whether the encoding of stdout has every character."""
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
     return codecs.lookup(encoding).name.startswith("utf")

@@ -1,4 +1,4 @@
-"""What SIGHUP means to a running server: settings are read again, unless its terminal has gone."""
+"""Reloads settings in a running server after SIGHUP, and tells whether the SIGHUP came from a closed terminal."""
 
 from __future__ import annotations
 
@@ -20,26 +20,29 @@ __all__ = ["Reloader", "Terminal"]
 
 _log: Final = logging.getLogger("actorchat.cli")
 
-_LIVE: Final = frozenset({"tls_cert", "tls_key", "log_format"})
-"""Settings that a running server takes over."""
+_RELOADABLE: Final = frozenset({"tls_cert", "tls_key", "log_format"})
+"""Settings that a running server can change."""
 
 
 @attrs.frozen
 class Terminal:
-    """The terminal that a process was started from. `ends_with_it` is false if there is none, or under `nohup`."""
+    """The terminal that this process was started from.
 
-    ends_with_it: bool
+    `stops_server`: closing the terminal stops the server. False without a terminal, and under `nohup`.
+    """
+
+    stops_server: bool
 
     @classmethod
     def of_this_process(cls) -> Terminal:
-        """Call it before handlers of signals are set."""
+        """Look at the terminal and at the handler of SIGHUP. Call it before signal handlers are installed."""
         hangup = getattr(signal, "SIGHUP", None)
         ignored = hangup is None or signal.getsignal(hangup) is signal.SIG_IGN
         return cls(not ignored and _has_terminal())
 
-    def has_gone(self) -> bool:
-        """Whether a SIGHUP says that the terminal was closed, so that nobody is left to stop the process."""
-        return self.ends_with_it and not _has_terminal()
+    def was_closed(self) -> bool:
+        """Whether a SIGHUP means that the terminal was closed, in which case nobody can press Ctrl-C any more."""
+        return self.stops_server and not _has_terminal()
 
 
 def _has_terminal() -> bool:
@@ -51,62 +54,65 @@ def _has_terminal() -> bool:
 
 
 class Reloader:
-    """Takes new settings over into a running server; `settings` are those in force, `load` reads them again."""
+    """Applies changed settings to a running server.
+
+    `settings` are the current ones; `load` reads them from their files again, in a thread.
+    """
 
     def __init__(self, server: Server, settings: Settings, load: Callable[[], Settings]) -> None:
         self.settings: Settings = settings
         self._server = server
         self._load = load
-        self._turn = trio.Lock()
+        self._lock = trio.Lock()
 
     async def reload(self) -> None:
-        """Take the certificate and the log's format over; files of the same names are read again.
+        """Apply the TLS certificate and the log format; the certificate's files are read again even if unchanged.
 
-        Whatever is wrong is logged, and what was in force stays. Never raises.
+        Errors are logged, and the current settings stay. Raises only `Cancelled`.
         """
         from actorchat.server.logging_setup import configure_logging
 
-        if self._turn.statistics().tasks_waiting:
-            # That one will see the same files.
+        if self._lock.statistics().tasks_waiting:
+            # A reload that has not begun yet will read the same files.
             return
-        async with self._turn:
+        async with self._lock:
             try:
-                fresh = await trio.to_thread.run_sync(self._load, abandon_on_cancel=True)
+                new = await trio.to_thread.run_sync(self._load, abandon_on_cancel=True)
             except InvalidSettings as error:
                 for fault in error.faults:
-                    _log.error("nothing is reloaded, the settings are not good: %s", fault)
+                    _log.error("reload failed, the old settings stay: %s", fault)
                 return
             except Exception:
-                _log.exception("nothing is reloaded, the settings can't be read")
+                _log.exception("reload failed, the old settings stay")
                 return
-            await self._take_certificate(fresh)
-            configure_logging(fresh.log_format)
-            self.settings = attrs.evolve(self.settings, log_format=fresh.log_format)
+            await self._reload_certificate(new)
+            configure_logging(new.log_format)
+            self.settings = attrs.evolve(self.settings, log_format=new.log_format)
             _log.info("the settings are reloaded")
-            changed = list(_changed(self.settings, fresh))
-            if (self.settings.tls_cert is None) != (fresh.tls_cert is None):
-                changed.append("tls_cert")
-            if changed:
-                _log.warning("restart the server to use what has changed in: %s", ", ".join(changed))
+            ignored = list(_not_reloadable(self.settings, new))
+            if (self.settings.tls_cert is None) != (new.tls_cert is None):
+                ignored.append("tls_cert")
+            if ignored:
+                _log.warning("these settings changed but need a restart of the server: %s", ", ".join(ignored))
 
-    async def _take_certificate(self, fresh: Settings) -> None:
-        if self.settings.tls_cert is None or fresh.tls_cert is None:
+    async def _reload_certificate(self, new: Settings) -> None:
+        if self.settings.tls_cert is None or new.tls_cert is None:
             return
         try:
-            await self._server.reload_certificate(fresh.tls_cert, fresh.tls_key)
+            await self._server.reload_certificate(new.tls_cert, new.tls_key)
         except InvalidSettings as error:
             for fault in error.faults:
                 _log.error("the certificate is not reloaded, the old one stays: %s", fault)
             return
-        self.settings = attrs.evolve(self.settings, tls_cert=fresh.tls_cert, tls_key=fresh.tls_key)
-        _log.info("new connections use the certificate in %s", fresh.tls_cert)
+        self.settings = attrs.evolve(self.settings, tls_cert=new.tls_cert, tls_key=new.tls_key)
+        _log.info("new connections use the certificate in %s", new.tls_cert)
 
 
-def _changed(old: attrs.AttrsInstance, new: attrs.AttrsInstance, prefix: str = "") -> Iterator[str]:
-    """Names of settings that differ and are not taken over."""
+def _not_reloadable(old: attrs.AttrsInstance, new: attrs.AttrsInstance, prefix: str = "") -> Iterator[str]:
+    """The names of settings that differ but cannot change in a running server."""
     for field in attrs.fields(type(old)):
         before, after = getattr(old, field.name), getattr(new, field.name)
         if attrs.has(type(before)):
-            yield from _changed(before, after, f"{field.name}.")
-        elif before != after and field.name not in _LIVE:
+            yield from _not_reloadable(before, after, f"{field.name}.")
+        elif before != after and field.name not in _RELOADABLE:
             yield prefix + field.name

@@ -1,7 +1,4 @@
-"""Owns `actorchat serve`: a server as a process, its first words, its signals and its exit status.
-
-Refuses to know what a server is composed of.
-"""
+"""Implements `actorchat serve`: starts a server, handles signals, and turns the outcome into an exit status."""
 
 from __future__ import annotations
 
@@ -36,18 +33,20 @@ __all__ = ["serve"]
 _log: Final = logging.getLogger("actorchat.cli")
 
 GC_THRESHOLDS: Final = (50_000, 20, 20)
-"""Messages come and go in batches of thousands of values, few of them in cycles: Python's 700 looks far too often."""
+"""Batches allocate thousands of objects at once, few of them in cycles, so Python's default of 700 collects too often.
+"""
 
 SWITCH_INTERVAL: Final = 0.001
-"""Seconds: the journal's thread gets its turn soon, at a cost that only a whole process of ours should pay."""
+"""Seconds until another thread may run. Short, so that the journal's thread starts soon. It is set for the whole
+process, which is why only `actorchat serve` sets it, and not `open_server`."""
 
-_STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 _HANGUP: Final = getattr(signal, "SIGHUP", None)
-"""Sent by service managers to have settings read again, and by a terminal that goes away. Windows doesn't have it."""
+"""Service managers send it to reload settings, and a terminal sends it when it is closed. Windows does not have it."""
 
 LAST_RESORT_SECONDS: Final = 3.0
-"""What is left after the drain's own deadline, before the process ends itself with a failure."""
+"""How long after the drain's own deadline the process exits with a failure, whatever still runs."""
 
 
 @click.command()
@@ -55,8 +54,8 @@ LAST_RESORT_SECONDS: Final = 3.0
 def serve(config: Path | None, **options: object) -> None:
     """Run the server until Ctrl-C.
 
-    Everything that was accepted is stored before it exits; a second Ctrl-C stops at once. The first run makes the
-    folder, the database and the signing secret. SIGHUP reloads the TLS certificate and the log's format.
+    Every accepted message is stored before the server exits; a second Ctrl-C stops it at once. The first run creates
+    the data folder, the database and the signing secret. SIGHUP reloads the TLS certificate and the log format.
 
     \b
     Examples:
@@ -66,27 +65,27 @@ def serve(config: Path | None, **options: object) -> None:
       ACTORCHAT_LIMITS_MESSAGES_PER_SECOND=0 actorchat serve --storage memory://
 
     \b
-    A settings file has the options' names, and more:
-      origins = ["https://shop.example"]   # pages that may use the chat
-      public_key = "site.pem"              # who else may sign tokens: RS256 or EdDSA
+    A settings file uses the names of the options, and has more settings:
+      origins = ["https://shop.example"]   # web pages that may use the chat
+      public_key = "site.pem"              # also accept tokens signed with this key: RS256 or EdDSA
       [limits]
-      messages_per_second = 10             # per user; 0 = off
-      visitors_per_minute = 60             # new ones per network address; 0 = off
+      messages_per_second = 10             # per user; 0 = unlimited
+      visitors_per_minute = 60             # new visitors per network address; 0 = unlimited
       [http]
-      trusted_proxies = ["127.0.0.1"]      # whose X-Forwarded-For counts
+      trusted_proxies = ["127.0.0.1"]      # proxies whose X-Forwarded-For is trusted
       [chat]
-      capacity = 5                         # chats an operator may have; 0 = unlimited
-      on_closed = "reopen"                 # or queue, refuse
-      [sources.shop]                       # with any named, only those exist
+      capacity = 5                         # chats an operator may have at once; 0 = unlimited
+      on_closed = "reopen"                 # or "queue", "refuse"
+      [sources.shop]                       # with any source named, all others are unknown
     """
     terminal = Terminal.of_this_process()
-    with _hangups_ignored():
+    with _ignore_hangup():
         _run(config, options, terminal)
 
 
 @contextmanager
-def _hangups_ignored() -> Iterator[None]:
-    """A SIGHUP that comes while the server starts or stops must not end the process."""
+def _ignore_hangup() -> Iterator[None]:
+    """Keep a SIGHUP from ending the process while the server starts or stops."""
     if _HANGUP is None:
         yield
         return
@@ -129,68 +128,68 @@ def _run(config: Path | None, options: Mapping[str, object], terminal: Terminal)
 
 def _load(config: Path | None, options: Mapping[str, object]) -> Settings:
     settings = load_settings(config, options)
-    # Also with memory://, so that the other commands find the secret.
+    # Set even with memory:// storage: other commands find the secret in the data folder.
     return attrs.evolve(settings, data=settings.data or DEFAULT_DATA)
 
 
 async def _serve(settings: Settings, load: Callable[[], Settings], terminal: Terminal) -> bool:
-    # Imported here: bad settings are told before the server's libraries are loaded.
+    # Imported here, so that errors in the settings are reported before the slow imports.
     from actorchat.server.serving import DRAIN_SECONDS, open_server
 
     last_resort = threading.Timer(DRAIN_SECONDS + LAST_RESORT_SECONDS, os._exit, (FAILED,))
     last_resort.daemon = True
     async with open_server(settings) as server:
-        # What is there now, modules above all, stays: no collection need look at it.
+        # The objects that exist now, mostly modules, live until the exit: exclude them from garbage collection.
         gc.freeze()
-        received = _STOPPING if _HANGUP is None else (*_STOPPING, _HANGUP)
+        received = _STOP_SIGNALS if _HANGUP is None else (*_STOP_SIGNALS, _HANGUP)
         with trio.open_signal_receiver(*received) as signals:
-            _welcome(server.url, server.settings)
+            _print_welcome(server.url, server.settings)
             reloader = Reloader(server, settings, load)
             async with trio.open_nursery() as nursery:
                 async for number in signals:
-                    if number in _STOPPING or terminal.has_gone():
+                    if number in _STOP_SIGNALS or terminal.was_closed():
                         break
                     nursery.start_soon(reloader.reload)
                 nursery.cancel_scope.cancel()
-        # From here on the second one ends the process in the way that can't fail.
-        for number in _STOPPING:
+        # From here on a second signal kills the process, whatever the server does.
+        for number in _STOP_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         with suppress(OSError):
-            # Nobody may be left to read it.
-            _say_stopping(reloader.settings)
+            # The terminal may have been closed.
+            _print_stopping(reloader.settings)
         last_resort.start()
     last_resort.cancel()
     return server.drained
 
 
-def _welcome(url: str, settings: Settings) -> None:
+def _print_welcome(url: str, settings: Settings) -> None:
     if settings.log_format == "json":
-        # `transport` is what runs: the setting may say `auto`.
+        # `websocket_transport` is the transport in use, also when the setting is `auto`.
         _log.info("the server listens", extra={"url": url, "transport": settings.websocket_transport})
         return
     source = f" --source {settings.sources[0]}" if settings.sources else ""
-    visit = f"actorchat chat {url}{source}"
+    chat_command = f"actorchat chat {url}{source}"
     lines = (
         f"actorchat serves {url}",
         "",
-        "Talk over it from two more terminals:",
-        f"  as a visitor:   {visit}",
-        f"  as an operator: {visit} --operator {_identity(settings)}",
+        "Chat through it from two more terminals:",
+        f"  as a visitor:   {chat_command}",
+        f"  as an operator: {chat_command} --operator {_operator_options(settings)}",
         "",
         "Ctrl-C stops it.",
     )
     echo("\n".join(lines))
 
 
-def _say_stopping(settings: Settings) -> None:
+def _print_stopping(settings: Settings) -> None:
     if settings.log_format == "json":
-        _log.info("the server stops: what was accepted is stored first")
+        _log.info("the server stops; accepted messages are stored first")
     else:
-        echo("Stopping: what was accepted is stored first. Ctrl-C stops at once.")
+        echo("Stopping: storing accepted messages first. A second Ctrl-C stops at once.")
 
 
-def _identity(settings: Settings) -> str:
-    """What lets an operator on this machine in."""
+def _operator_options(settings: Settings) -> str:
+    """The options with which an operator on this machine can sign in."""
     if settings.secret is not None:
         source = settings.sources[0] if settings.sources else "lk"
         return f'--token "$(actorchat token --role operator --user-id 1 --source {source})"'

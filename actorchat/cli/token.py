@@ -1,7 +1,4 @@
-"""Owns `actorchat token`: a signed token, for scripts, tests and backends.
-
-Refuses to know how tokens are signed.
-"""
+"""Implements `actorchat token`, which prints a signed token for scripts, tests and backends."""
 
 from __future__ import annotations
 
@@ -22,20 +19,26 @@ __all__ = ["token"]
 
 
 @click.command()
-@click.option("--role", type=click.Choice([role.value for role in Role]), required=True, help="Whose token.")
+@click.option("--role", type=click.Choice([role.value for role in Role]), required=True, help="The role of the user.")
 @click.option(
     "--user-id",
     type=click.IntRange(0, FOREIGN_IDS - 1),
     required=True,
     metavar="N",
-    help="Their id, below 2^52: the server gives the ids from there on to anonymous visitors.",
+    help="The id of the user, below 2^52; ids from there on are reserved for anonymous visitors.",
 )
 @click.option(
-    "--source", "sources", multiple=True, metavar="S", help="A widget source of theirs; an operator needs one or more."
+    "--source",
+    "sources",
+    multiple=True,
+    metavar="S",
+    help="A widget source the user may use; repeatable. An operator needs at least one.",
 )
-@click.option("--firstname", default="", metavar="NAME")
-@click.option("--lastname", default="", metavar="NAME")
-@click.option("--ttl", type=Duration(), default="1h", show_default=True, help="How long it is good: 90s, 15m, 30d.")
+@click.option("--firstname", default="", metavar="NAME", help="The first name to show.")
+@click.option("--lastname", default="", metavar="NAME", help="The last name to show.")
+@click.option(
+    "--ttl", type=Duration(), default="1h", show_default=True, help="How long the token is valid: 90s, 15m, 30d."
+)
 @data_option
 @config_option
 def token(
@@ -48,7 +51,7 @@ def token(
     data: Path | None,
     config: Path | None,
 ) -> None:
-    """Print a token signed with a local server's secret.
+    """Print a token signed with the secret of a server on this machine.
 
     An operator sees the chats of the token's sources.
 
@@ -60,7 +63,9 @@ def token(
     """
     for source in sources:
         if not is_source_name(source):
-            raise click.BadParameter(f"{source!r}: a source is 1 to 64 of a-z, 0-9, _ and -", param_hint="--source")
+            raise click.BadParameter(
+                f"{source!r}: a source name has 1 to 64 characters out of a-z, 0-9, _ and -", param_hint="--source"
+            )
     try:
         settings = load_settings(config, {"data": data})
     except InvalidSettings as error:
@@ -71,7 +76,9 @@ def token(
         raise click.UsageError(f"an operator sees only the chats of the token's sources: add --source {example}")
     for source in sources:
         if known and source not in known:
-            raise click.BadParameter(f"the settings name no source {source}: {', '.join(known)}", param_hint="--source")
+            raise click.BadParameter(
+                f"{source} is not among the sources in the settings: {', '.join(known)}", param_hint="--source"
+            )
     folder = settings.data or DEFAULT_DATA
     try:
         signed = local_token(
@@ -87,7 +94,10 @@ def token(
     except InvalidSettings as error:
         fail(error.faults, BAD_SETTINGS)
     except FileNotFoundError:
-        fail((f"{folder} has no secret: a server makes it at its first start. Is --data its folder?",), FAILED)
+        fail(
+            (f"{folder} has no secret: the server creates it when it first starts. Is --data the right folder?",),
+            FAILED,
+        )
     except OSError as error:
-        fail((f"the secret in {folder} can't be read: {error.strerror}",), FAILED)
+        fail((f"cannot read the secret in {folder}: {error.strerror}",), FAILED)
     echo(signed)

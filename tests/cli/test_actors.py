@@ -97,7 +97,7 @@ def test_families_have_their_actors_below_and_their_totals_in_the_columns() -> N
         "└─ room 2,000                                   12  1,234,567  3 busy",
         "   └─ 6f1c0a3e  Room       running  5.0s  12/1,024          0",
         "",
-        "1 to 2 of 2 actors · by inbox",
+        "1 to 2 of 2 actors · sorted by inbox",
     ]
 
 
@@ -130,10 +130,12 @@ def test_a_column_is_there_as_soon_as_it_tells_something() -> None:
 
 def test_a_page_says_which_it_is_and_how_to_get_the_next() -> None:
     tree = attrs.evolve(TREE, matched=2001, page=3, pages=2001)
-    assert "3 to 3 of 2,001 actors with “room” · by inbox · page 3 of 2,001 (--page 4)" in picture(
+    assert "3 to 3 of 2,001 actors matching “room” · sorted by inbox · page 3 of 2,001 (--page 4)" in picture(
         tree, InspectionRequest(filter="room", limit=1, page=3)
     )
-    assert "no actor with “zzz”" in picture(attrs.evolve(TREE, rows=(), matched=0), InspectionRequest(filter="zzz"))
+    assert "no actors matching “zzz”" in picture(
+        attrs.evolve(TREE, rows=(), matched=0), InspectionRequest(filter="zzz")
+    )
 
 
 def test_a_narrow_terminal_shortens_names_never_numbers() -> None:

@@ -63,7 +63,7 @@ def process_restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def started(*_: object) -> str:
         raise AssertionError("the server started")
 
-    monkeypatch.setattr("actorchat.cli.serve._welcome", started)
+    monkeypatch.setattr("actorchat.cli.serve._print_welcome", started)
     yield
     root.handlers[:], root_level, own_level, interval, thresholds = before
     root.setLevel(root_level)
@@ -334,7 +334,7 @@ def test_a_deleted_current_folder_is_one_line_and_status_1(
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     assert serve() == 1
-    assert capsys.readouterr().err == "actorchat: the current folder was deleted: change to another one\n"
+    assert capsys.readouterr().err == "actorchat: the current folder no longer exists; change to another one\n"
 
 
 def test_a_host_that_is_no_name_is_one_line_and_status_1(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,7 +46,7 @@ def test_without_a_server_there_is_no_token(tmp_path: Path) -> None:
     ended = run("token", "--role", "user", "--user-id", "7", "--data", "nowhere")
     assert ended.exit_code == 1
     assert ended.output == (
-        "actorchat: nowhere has no secret: a server makes it at its first start. Is --data its folder?\n"
+        "actorchat: nowhere has no secret: the server creates it when it first starts. Is --data the right folder?\n"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -83,7 +83,7 @@ def test_a_token_names_only_sources_that_the_settings_have(tmp_path: Path) -> No
     command = ("token", "--role", "operator", "--user-id", "7", "--data", str(tmp_path), "--config", "c.toml")
     ended = run(*command, "--source", "lk", "--source", "shpo")
     assert (ended.exit_code, ended.stdout) == (2, "")
-    assert "the settings name no source shpo: shop, lk" in ended.stderr
+    assert "shpo is not among the sources in the settings: shop, lk" in ended.stderr
     assert run(*command, "--source", "lk").exit_code == 0
 
 
@@ -138,7 +138,7 @@ def test_a_variable_that_is_no_setting_is_a_warning(monkeypatch: pytest.MonkeyPa
     assert ended.stderr == (
         "actorchat: warning: ACTORCHAT_IMAGE is ignored, there is no such setting: the nearest is ACTORCHAT_STORAGE\n"
     )
-    assert ended.stdout == "The settings are good.\n"
+    assert ended.stdout == "The settings are valid.\n"
 
 
 def test_a_variable_that_kubernetes_makes_up_is_a_warning_that_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +176,7 @@ def test_a_tls_key_that_everybody_may_read_is_a_warning(tmp_path: Path) -> None:
 
 def test_check_config_leaves_nothing(tmp_path: Path) -> None:
     ended = run("check-config")
-    assert (ended.exit_code, ended.output) == (0, "The settings are good.\n")
+    assert (ended.exit_code, ended.output) == (0, "The settings are valid.\n")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -107,11 +107,11 @@ async def test_the_log_changes_its_format_and_what_needs_a_restart_is_named(tmp_
     async with serving(tmp_path, log_format="text", origins=["https://a.example"]) as server:
         write_settings(tmp_path, log_format="json", origins=["https://b.example"], limits={}, secret=SECRET)
         (tmp_path / "c.toml").chmod(0o600)
-        logged = await reload(server, "restart the server")
+        logged = await reload(server, "need a restart")
         lines = [json.loads(line) for line in logged.splitlines()]
         assert [line["event"] for line in lines] == [
             "the settings are reloaded",
-            "restart the server to use what has changed in: origins, secret",
+            "these settings changed but need a restart of the server: origins, secret",
         ]
         write_settings(tmp_path, log_format="text", origins=["https://a.example"])
         assert "{" not in await reload(server, "the settings are reloaded")
@@ -121,7 +121,7 @@ async def test_bad_settings_are_named_and_those_in_force_stay(tmp_path: Path) ->
     async with serving(tmp_path) as server:
         write_settings(tmp_path, prot=1, log_format="json")
         logged = await reload(server, "did you mean port?")
-        assert "nothing is reloaded, the settings are not good: prot: there is no such setting" in logged
+        assert "reload failed, the old settings stay: prot: there is no such setting" in logged
         write_settings(tmp_path)
         assert "{" not in await reload(server, "the settings are reloaded")
 
@@ -188,7 +188,7 @@ def test_under_nohup_it_outlives_its_terminal(tmp_path: Path) -> None:
 
 def test_a_process_without_a_terminal_or_without_the_signal_ends_with_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("actorchat.cli.reload._has_terminal", lambda: False)
-    assert not Terminal.of_this_process().has_gone()
+    assert not Terminal.of_this_process().was_closed()
     monkeypatch.setattr("actorchat.cli.reload._has_terminal", lambda: True)
     monkeypatch.delattr(signal, "SIGHUP")
-    assert not Terminal.of_this_process().ends_with_it
+    assert not Terminal.of_this_process().stops_server

@@ -37,7 +37,7 @@ def test_bad_usage_exits_with_two(arguments: tuple[str, ...]) -> None:
 
 
 def test_a_source_that_is_none_is_said_in_words() -> None:
-    assert "a source is 1 to 64 of a-z, 0-9, _ and -" in run(NOWHERE, "--source", "LK!")[1]
+    assert "a source name has 1 to 64 characters out of a-z, 0-9, _ and -" in run(NOWHERE, "--source", "LK!")[1]
 
 
 def test_a_visitors_token_makes_no_operator() -> None:
