@@ -135,6 +135,7 @@ class Actor(Generic[M]):
 
     @property
     def system(self) -> ActorSystem:
+        """The system that this actor lives in. Raises RuntimeError in `__init__`."""
         return self.ref._system
 
     @property

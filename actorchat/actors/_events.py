@@ -147,11 +147,14 @@ class Events:
 class Instrument(Protocol):
     """Hooks for every user message, called synchronously. They must not raise. Without one, nothing is called."""
 
-    def enqueue(self, name: str, message: object) -> None: ...
+    def enqueue(self, name: str, message: object) -> None:
+        """The actor `name` has accepted `message`."""
 
-    def begin(self, name: str, message: object) -> None: ...
+    def begin(self, name: str, message: object) -> None:
+        """Its handler is about to run."""
 
-    def end(self, name: str, message: object, error: BaseException | None) -> None: ...
+    def end(self, name: str, message: object, error: BaseException | None) -> None:
+        """The handler has returned, or raised `error`. Every `begin` has one `end`."""
 
 
 @attrs.frozen

@@ -135,6 +135,7 @@ class Ref(Generic[M_contra]):
 
     @property
     def name(self) -> str:
+        """The name, unique among the living actors of one system: the one given to `spawn`, or a made one."""
         return self._name
 
     @property

@@ -118,6 +118,7 @@ class Pending(Generic[R]):
         return self._call is None or self._call.done
 
     def reply(self, value: R) -> None:
+        """Answer with `value`. Never waits; an answer that nobody waits for any more is dropped."""
         if self._call is not None:
             self._call.reply(value)
 

@@ -31,6 +31,7 @@ class SnapshotBegins:
 
 
 FeedItem = Event | SnapshotBegins
+"""What iterating a `FeedConnection` gives."""
 
 
 def open_feed(

@@ -20,6 +20,7 @@ class BrokerChannel(StrEnum):
 
 
 BrokerBody = Chat | list[Operator] | Message | GlobalData
+"""The body of a message on a broker channel."""
 
 # Any: mypy has no type for "the type of a list of Operator" beside that of a class.
 BODIES: Final[dict[BrokerChannel, Any]] = {

@@ -49,6 +49,7 @@ class UpdateTyping:
 
 
 Command = SendMessage | MarkMessageDelivered | MarkMessageRead | UpdateTyping
+"""What a client may send on a room's socket."""
 
 COMMANDS: Final[Mapping[str, type[Command]]] = {
     cls.type: cls for cls in (SendMessage, MarkMessageDelivered, MarkMessageRead, UpdateTyping)

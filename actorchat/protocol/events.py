@@ -192,6 +192,7 @@ Event = (
     | Receipts
     | ResyncRequired
 )
+"""What a server sends on a socket."""
 
 EVENTS: Final[Mapping[str, type[Event]]] = {
     cls.type: cls

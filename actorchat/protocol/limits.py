@@ -9,8 +9,13 @@ MAX_SAFE_INTEGER: Final = 2**53
 """Integers above this, or below its negative, are malformed: JavaScript can't represent them exactly."""
 
 MAX_CLIENT_ID_CHARS: Final = 64
+"""The largest length of a `client_id`, in characters."""
+
 DEFAULT_MAX_TEXT_CHARS: Final = 4_000
+"""The largest length of a message's text, in characters, unless the settings say otherwise."""
+
 DEFAULT_MAX_ATTACHMENTS: Final = 10
+"""The largest number of attachments of a message, unless the settings say otherwise."""
 
 MALFORMED_IN_A_ROW: Final = 3
 """The number of malformed frames in a row that closes the socket with 1008."""

@@ -56,6 +56,10 @@ class LocalSocket(trio.abc.AsyncResource):
         await self.send(SendMessage(text, client_id=client_id))
 
     async def mark_read(self, message_id: int) -> None:
+        """Mark the other side's messages up to this one as read. Waits and raises as `send` does.
+
+        The result is a `Receipts` or `MessageUpdated` event; a mark that changes nothing has none.
+        """
         await self.send(MarkMessageRead(message_id))
 
     def __aiter__(self) -> AsyncIterator[Event | UnknownType]:

@@ -240,6 +240,7 @@ class Server:
         return self._parts.tokens.issue(user, sources, ttl)
 
     def statistics(self) -> ServerStatistics:
+        """Return counters of this moment: open sockets, HTTP connections and the state of the journal. Never blocks."""
         parts = self._parts
         return ServerStatistics(
             websockets=len(parts.websockets.sessions),

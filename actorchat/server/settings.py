@@ -276,6 +276,7 @@ class ChatSettings:
     on_closed: OnClosed = _setting(" or ".join(OnClosed), OnClosed, OnClosed.REOPEN)
 
     def policy(self) -> Policy:
+        """The rules for chats that these settings describe."""
         return Policy(
             capacity=self.capacity,
             answer_timeout=self.answer_timeout,
@@ -383,6 +384,7 @@ class Settings:
 
     @property
     def storage_url(self) -> str:
+        """The URL of the database: `storage` if it is set, else SQLite in the data folder."""
         if self.storage is not None:
             return self.storage
         return f"sqlite:///{(self.folder or DEFAULT_DATA).absolute() / 'actorchat.db'}"

@@ -51,35 +51,45 @@ class StoreUrlError(ValueError):
 
 
 class Reads(Protocol):
-    """`actorchat.chat.ports.ChatReader`, synchronous. Any thread may call; each call is one consistent
-    reading.
+    """The reads of `actorchat.chat.ports.ChatReader`, synchronous. Any thread may call; each call reads one snapshot.
+
+    `role` filters what that role may see, `size` limits a page in bytes of UTF-8 text. An unknown chat gives None.
     """
 
-    def chat(self, chat: UUID) -> ChatState | None: ...
+    def chat(self, chat: UUID) -> ChatState | None:
+        """The state of a chat."""
 
-    def newest(
-        self, chat: UUID, role: Role, *, before: int | None, limit: int, size: int = PAGE_BYTES
-    ) -> Page | None: ...
+    def newest(self, chat: UUID, role: Role, *, before: int | None, limit: int, size: int = PAGE_BYTES) -> Page | None:
+        """The newest `limit` messages with an index below `before`; None: of all messages."""
 
-    def after(self, chat: UUID, role: Role, *, after: int, limit: int, size: int = PAGE_BYTES) -> Page | None: ...
+    def after(self, chat: UUID, role: Role, *, after: int, limit: int, size: int = PAGE_BYTES) -> Page | None:
+        """The oldest `limit` messages with an index above `after`."""
 
-    def since(self, chat: UUID, *, rev: int, limit: int) -> Page | None: ...
+    def since(self, chat: UUID, *, rev: int, limit: int) -> Page | None:
+        """The oldest `limit` messages, for both roles, that were committed after revision `rev`."""
 
     def authored(
         self, chat: UUID, author_role: Role, *, after: int, upto: int, limit: int, size: int = PAGE_BYTES
-    ) -> Page | None: ...
+    ) -> Page | None:
+        """The oldest `limit` standard messages by authors of `author_role` with `after < index <= upto`."""
 
-    def chats(self, which: ChatFilter) -> ChatPage: ...
+    def chats(self, which: ChatFilter) -> ChatPage:
+        """A page of a list of chats."""
 
-    def person(self, identity: Identity) -> PersonRecord | None: ...
+    def person(self, identity: Identity) -> PersonRecord | None:
+        """The stored profile and sources of a person, None if there are none."""
 
-    def operators(self, sources: Collection[str] | None) -> tuple[OperatorRecord, ...]: ...
+    def operators(self, sources: Collection[str] | None) -> tuple[OperatorRecord, ...]:
+        """The operators of at least one of `sources`, by id; None: all operators."""
 
-    def feed_snapshot(self, sources: Collection[str], limit: int) -> FeedSnapshot: ...
+    def feed_snapshot(self, sources: Collection[str], limit: int) -> FeedSnapshot:
+        """What a feed of `sources` shows first: operators, counters and the newest `limit` open or new chats."""
 
-    def unused(self, before: float, limit: int) -> tuple[UUID, ...]: ...
+    def unused(self, before: float, limit: int) -> tuple[UUID, ...]:
+        """Reserved chats that nothing was done with after `before` (epoch seconds), the longest unused first."""
 
-    def due(self, now: float, limit: int) -> tuple[UUID, ...]: ...
+    def due(self, now: float, limit: int) -> tuple[UUID, ...]:
+        """Chats whose `due_at` has passed, the longest overdue first."""
 
     def probe(self) -> None:
         """Read a little of each kind of thing; raises `StorageUnavailable` if storage as a whole can't be read."""

@@ -25,10 +25,12 @@ class Probe(Actor[M]):
         """How each of its incarnations ended."""
 
     async def receive(self, message: M) -> None:
+        """Keep `message` for `expect` and `drain`."""
         self._messages.append(message)
         self._arrived.set()
 
     async def on_stop(self, end: End) -> None:
+        """Add `end` to `ends`."""
         self.ends.append(end)
 
     async def expect(self, kind: type[E], *, within: float = 1.0) -> E:

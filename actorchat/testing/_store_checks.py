@@ -57,7 +57,7 @@ from actorchat.storage.store import Batch, DecisionAndCounters, Store
 __all__ = ["OpenStore", "check_store", "check_walk", "random_operations"]
 
 OpenStore = Callable[[Policy], AbstractContextManager[Store]]
-"""Opens one place. A durable store that is opened there again finds what it stored."""
+"""Opens one store. A durable store that is opened again finds what it stored."""
 
 ANN: Final = User(1, Role.USER, firstname="Ann")
 BOB: Final = User(2, Role.USER, firstname="Bob")

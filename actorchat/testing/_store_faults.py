@@ -44,11 +44,11 @@ class CommitFault(Enum):
     """At COMMIT, having stored nothing."""
 
 
-class FaultyStore:
-    """`store` with failures: each commit takes the next of `faults`, none when they run out.
+class FaultyStore(Store):
+    """`store` with failures: each commit fails as the next of `faults` says; None, or no more of them, lets it succeed.
 
-    `away_for`: so many `recover` calls fail after each fault. While `unreadable` is true every read fails; while
-    `remembers` is false it tells of no `client_id` that it is new.
+    After each fault the first `away_for` calls of `recover` fail. While `unreadable` is true every read fails. While
+    `remembers` is false, no `client_id` counts as new.
     """
 
     def __init__(self, store: Store, faults: Iterable[CommitFault | None] = (), *, away_for: int = 0) -> None:
@@ -142,6 +142,7 @@ class DelayedRunner:
         self._seconds = seconds
 
     async def run(self, call: Callable[[], T], meanwhile: Callable[[], object] | None = None) -> T:
+        """As `Runner.run`. Once begun it is not cancelled: a thread can't be either."""
         half = self._seconds() / 2
         if meanwhile is not None:
             meanwhile()

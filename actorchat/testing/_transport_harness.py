@@ -49,9 +49,11 @@ class Peer(Protocol):
     def close_code(self) -> int | None:
         """What ended the socket, 1006 if no Close did; known once `receive` has raised."""
 
-    async def send_text(self, raw: bytes | str) -> None: ...
+    async def send_text(self, raw: bytes | str) -> None:
+        """Send a text message, well-formed or not."""
 
-    async def send_binary(self, raw: bytes) -> None: ...
+    async def send_binary(self, raw: bytes) -> None:
+        """Send a binary message."""
 
     async def receive(self) -> bytes:
         """The next event's JSON; EndOfChannel when the socket has ended."""
@@ -78,6 +80,7 @@ class Dialer(Protocol):
 
 
 OpenTransport = Callable[["RecordingApplication", Limits, Callable[[], float]], AbstractAsyncContextManager[Dialer]]
+"""Opens a transport for an application with these limits and this wall clock, in epoch seconds."""
 
 
 @attrs.define(eq=False)
@@ -99,7 +102,11 @@ class _Recorder:
 
 
 class RecordingApplication:
-    """An application that writes down what reaches it. `takes`: every command is an operation to be answered."""
+    """An application that records what reaches it.
+
+    `takes`: every command is an operation that will be answered. `fails`: every command raises. `refuses`: `join`
+    raises, after `join_seconds` in both cases.
+    """
 
     def __init__(self) -> None:
         self.sessions: list[Session] = []
@@ -112,6 +119,7 @@ class RecordingApplication:
         self.join_seconds: float = 0.0
 
     async def join(self, session: Session, admission: Admission) -> Receiver:
+        """Let a session join after `join_seconds`. Raises RuntimeError while `refuses` is set."""
         await trio.sleep(self.join_seconds)
         if self.refuses:
             raise RuntimeError("planted by a check")

@@ -60,6 +60,7 @@ class ChatVerdict:
 
     @property
     def violation(self) -> Violation | None:
+        """The promise that was broken, or None."""
         return self.verdict.violation
 
 

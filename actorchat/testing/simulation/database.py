@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 Row = Mapping[str, Any]  # Any: values of all kinds
+"""A row of a table: its columns by name."""
 Key = tuple[str, Any]  # Any: what a table's key is
 
 _DEADLOCK_SECONDS = 1.0

@@ -72,6 +72,7 @@ class Setup:
 
     @property
     def people(self) -> tuple[str, ...]:
+        """The names of the people: `v0`, `v1`, … are visitors, `o0`, `o1`, … operators."""
         return (*(f"v{n}" for n in range(self.visitors)), *(f"o{n}" for n in range(self.operators)))
 
 

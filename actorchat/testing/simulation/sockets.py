@@ -322,6 +322,7 @@ class ClientStream(trio.abc.HalfCloseableStream):
 
     @classmethod
     async def dial(cls, network: Network, port: int) -> ClientStream:
+        """Connect to `port`. Raises ConnectionRefusedError if nothing listens there."""
         return cls(await network.connect(port))
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:

@@ -227,6 +227,7 @@ class Node:
 
     @property
     def running(self) -> bool:
+        """Whether the program runs."""
         return self._scope is not None
 
     def start(self) -> None:
@@ -245,6 +246,7 @@ class Node:
             await self._ended.wait()
 
     async def wait_ended(self) -> None:
+        """Wait until the program has ended. Returns at once if it doesn't run."""
         if self._scope is not None:
             await self._ended.wait()
 
