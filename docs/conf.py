@@ -27,7 +27,7 @@ copybutton_prompt_text = "$ "
 
 
 def document_constants(package: str) -> None:
-    """Give autodoc the docstrings of constants that `package` imports: it finds only those written in the file itself."""
+    """Give autodoc the docstrings of constants that `package` imports; alone it looks only in the package's file."""
     analyzer = ModuleAnalyzer.for_module(package)
     analyzer.analyze()
     for statement in ast.parse(analyzer.code).body:
