@@ -396,6 +396,7 @@ PLANTED: Final[Mapping[str, Plant]] = {
     "watermarks-go-back": _replace(rules, "_mark", _marks_go_back),
     "typing-never-stops": _replace(TypingThrottle, "stop", _nothing),
     "new-name-shown-to-nobody": _replace(RenamedUsers, "changed", _nothing),
+    "expired-though-used": _replace(_Decider, "_used", lambda whole: lambda self, chat: chat),
     "refused-before-the-key": _replace(room, "refusal_of", _always(None)),
     "places-leak": _replace(SocketSession, "operation_done", _operations_leak),
 }

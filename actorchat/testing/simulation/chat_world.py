@@ -84,6 +84,7 @@ class ChatWorld(World):
             on_closed=OnClosed(setup.on_closed),
             answer_timeout=setup.answer_timeout,
             idle_timeout=setup.idle_timeout,
+            reserved_timeout=setup.reserved_timeout,
         )
         self.truth: Truth = Truth(self.fail, self.log, policy, int(setup.bounds.get("key_horizon", _KEY_HORIZON)))
         self.disk: Disk = Disk(self.random("disk"), self.log, self.truth.committed, self.truth.found_new, folder)

@@ -81,6 +81,7 @@ INVARIANTS: Final[Mapping[str, str]] = {
     "drain-over-crash": _DRAIN,
     "durable-before-visible": _DURABLE,
     "error-log": "The server logs no error that nothing caused.",
+    "expiry": "A chat that never got a message is kept for reserved_timeout, from when it was last asked for.",
     "feed-order": _FEED,
     "foreign": "A visitor may open only its own chat; a feed shows chats of its sources.",
     "history": _ORDER,

@@ -290,6 +290,8 @@ class Person:
         listed = {(uuid, *truths[uuid].look) for uuid in self.chats() if truths[uuid].model.listed}
         self.world.check(told == listed, "list", f"{self.name}: {sorted(told)}, is {sorted(listed)}")
         for uuid, indexes in whole.items():
+            if uuid in self.world.truth.expired:
+                continue
             fine = indexes == truths[uuid].visible[self.who[0]]
             self.world.check(fine, "history", f"{self.name}: {uuid} has {indexes}")
 
@@ -322,7 +324,9 @@ class Person:
         world, truth = self.world, self.world.truth
         what = f"{self.name}: {key} {text!r}"
         stored = truth.stored(chat, self.who, key)
-        twice = [each.index for each in truth.chats[chat].messages if each.text == text and self._wrote(each.author)]
+        whole = truth.chat(chat)
+        messages = () if whole is None else whole.messages
+        twice = [each.index for each in messages if each.text == text and self._wrote(each.author)]
         if len(twice) > 1 and key not in self.again and "key_horizon" not in world.plan.setup.bounds:
             world.fail("stored-twice", f"{what} is {twice}")
         if outcome is None:
@@ -372,7 +376,7 @@ class Visitor(Person):
     async def _visit(self, a: int, b: int, c: int) -> None:
         """As the widget does when a page opens: the same open chat, or a new one."""
         visit = await self.api.visit(self.source)
-        chat = self.world.truth.chats.get(str(visit.chat.uuid))
+        chat = self.world.truth.chat(str(visit.chat.uuid))
         theirs = chat is not None and chat.model.owner == self.who
         self.world.check(theirs, "reserve", f"{self.name} was given the chat {visit.chat.uuid}")
 
@@ -427,7 +431,7 @@ class Operator(Person):
             return
         answer = await self.http_json("POST", "/api/chats", {"source": source, "owner": visitor})
         if answer is not None:
-            fine = answer in self.world.truth.chats
+            fine = self.world.truth.chat(answer) is not None
             self.world.check(fine, "reserve", f"{self.name} was given the chat {answer}")
 
     async def http_json(self, method: str, path: str, body: Mapping[str, object]) -> str | None:

@@ -68,6 +68,7 @@ class Setup:
     burst: float = 30
     answer_timeout: float = 0
     idle_timeout: float = 0
+    reserved_timeout: float = 86_400.0
     bounds: Mapping[str, float] = attrs.Factory(dict)
 
     @property
@@ -117,6 +118,7 @@ def _make_setup(chance: Random) -> Setup:
         answer_timeout=chance.choice((0, 0, 0, 8)),
         idle_timeout=chance.choice((0, 0, 0, 15)),
         bounds={name: chance.choice(bound.values) for name, bound in BOUNDS.items() if chance.random() < 0.25},
+        reserved_timeout=chance.choice((86_400.0, 86_400.0, 20.0, 2.0)),
     )
 
 

@@ -32,6 +32,7 @@ def settings_of(setup: Setup) -> Settings:
             on_closed=OnClosed(setup.on_closed),
             answer_timeout=setup.answer_timeout,
             idle_timeout=setup.idle_timeout,
+            reserved_timeout=setup.reserved_timeout,
         ),
     )
 

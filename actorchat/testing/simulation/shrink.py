@@ -21,6 +21,7 @@ _PLAIN: Final = {
     "rate": 0,
     "answer_timeout": 0,
     "idle_timeout": 0,
+    "reserved_timeout": 86_400.0,
 }
 
 

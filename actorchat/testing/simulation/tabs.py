@@ -11,7 +11,15 @@ import attrs
 import outcome
 import trio
 
-from actorchat.client import ClientError, ConnectionEnded, NotAdded, NotAuthenticated, Undelivered, open_room
+from actorchat.client import (
+    ClientError,
+    ConnectionEnded,
+    NoSuchChat,
+    NotAdded,
+    NotAuthenticated,
+    Undelivered,
+    open_room,
+)
 from actorchat.client.delivery import Delivery
 from actorchat.client.room import RoomConnection
 from actorchat.protocol import ErrorEvent, Event, Message, MessageAdded, MessageType
@@ -135,7 +143,7 @@ class Tabs:
             world.log(person.name, "tab ended", error.code)
             if isinstance(error, NotAuthenticated) and world.may_have_expired(expires):
                 person.renew_if_expired()
-            else:
+            elif not (isinstance(error, NoSuchChat) and tab.chat in world.truth.expired):
                 world.fail("client", f"{person.name}: the tab ended with {error!r}")
         finally:
             tab.room = None

@@ -77,6 +77,7 @@ class ChatTruth:
 
     `looks` are what it looked like after each change that a list shows; `feed` are the events that its source's feed
     owes; `announced` is the highest index that any socket was told in order. Since `assigned_at` its operator has it.
+    At `used_at` it was last asked for while it was reserved.
     """
 
     def __init__(self, uuid: str, model: Chat, state: ChatState) -> None:
@@ -90,6 +91,7 @@ class ChatTruth:
         self.announced = -1
         self.assigned_at: float = 0.0
         self.customer_waits = False
+        self.used_at = 0.0
 
     @property
     def look(self) -> Look:
@@ -121,6 +123,7 @@ class Truth:
         self._fail, self._log, self._policy = fail, log, policy
         self.model: Model = Model(on_closed=policy.on_closed.value, capacity=policy.capacity, keys_kept=keys_kept)
         self.chats: dict[str, ChatTruth] = {}
+        self.expired: dict[str, ChatTruth] = {}
         self.people: dict[Person, PersonRecord] = {}
         self.attempts: Counter[tuple[str, Person, str | None]] = Counter()
         self.refusals: Counter[tuple[str, Person, str | None]] = Counter()
@@ -131,6 +134,10 @@ class Truth:
         self.unread: dict[str, list[int]] = defaultdict(lambda: [0])
         self._ids: dict[int, tuple[str, int]] = {}
         self._counter_revs: dict[tuple[str, int | str], int] = defaultdict(int)
+
+    def chat(self, uuid: str) -> ChatTruth | None:
+        """The chat, also after it was deleted unused."""
+        return self.chats.get(uuid) or self.expired.get(uuid)
 
     def message(self, chat: str, index: int) -> StoredMessage | None:
         truth = self.chats.get(chat)
@@ -165,7 +172,9 @@ class Truth:
         self.commits += 1
         for operation, (decision, counters) in zip(operations, decided, strict=True):
             self.operations += 1
-            self._log("commit", type(operation).__name__, _brief(decision))
+            if not isinstance(operation, ExpireChat) or isinstance(decision, Expired):
+                # Chats in use are looked at for ever: that is not something that happens.
+                self._log("commit", type(operation).__name__, _brief(decision))
             self._take(operation, decision, batch.now)
             for counter in counters:
                 self._count(counter, str(getattr(operation, "chat", "")))
@@ -176,10 +185,14 @@ class Truth:
                 self._record(decision.person, now)
         elif isinstance(operation, ReserveChat):
             if isinstance(decision, Changed):
-                self._reserve(operation, decision)
+                self._reserve(operation, decision, now)
+            elif isinstance(decision, Unchanged):
+                self._used(decision.chat.uuid, now)
         elif isinstance(operation, ExpireChat):
             if isinstance(decision, Expired):
                 self._expired(operation)
+            elif operation.in_use:
+                self._found_in_use(operation, now)
         else:
             chat = self.chats.get(str(operation.chat))
             if chat is None:
@@ -194,19 +207,35 @@ class Truth:
         (self.model.online.add if record.online else self.model.online.discard)(who)
         self.model.person(who, record.user.firstname, record.sources(now))
 
-    def _reserve(self, operation: ReserveChat, decision: Changed) -> None:
+    def _reserve(self, operation: ReserveChat, decision: Changed, now: float) -> None:
         owner = self._known(operation.owner)
         theirs = self.model.unclosed(operation.source, owner)
         self._expect(not theirs, "reserve", f"{theirs} of {owner} are not closed")
         chat = self.model.reserve(operation.chat, operation.source, owner)
         self.chats[str(operation.chat)] = ChatTruth(str(operation.chat), chat, decision.chat)
+        self._used(operation.chat, now)
+
+    def _used(self, uuid: UUID, now: float) -> None:
+        chat = self.chats.get(str(uuid))
+        if chat is not None and chat.model.stage == "reserved":
+            # Not before: the clock may have been set back.
+            chat.used_at = max(chat.used_at, now)
+
+    def _found_in_use(self, operation: ExpireChat, now: float) -> None:
+        chat = self.chats.get(str(operation.chat))
+        if chat is not None and int(chat.used_at) <= operation.before:
+            self._used(operation.chat, now)
 
     def _expired(self, operation: ExpireChat) -> None:
         chat = self.chats.pop(str(operation.chat), None)
-        reserved = chat is not None and chat.model.stage == "reserved" and not operation.in_use
-        self._expect(reserved, "expiry", f"{operation} was in use")
-        if chat is not None:
-            del self.model.chats[operation.chat]
+        if chat is None:
+            self._fail("expiry", f"{operation} of an unknown chat")
+            return
+        reserved = chat.model.stage == "reserved" and not operation.in_use
+        # Rows have whole seconds.
+        self._expect(reserved and int(chat.used_at) <= operation.before, "expiry", f"{operation} at {chat.used_at}")
+        del self.model.chats[operation.chat]
+        self.expired[chat.uuid] = chat
 
     def _ask_model(self, chat: ChatTruth, operation: ChatOperation, decision: Decision, now: float) -> Answer:
         model, theirs = self.model, chat.model
@@ -373,6 +402,8 @@ class Truth:
             theirs = [] if page is None else [_gist(message) for message in page.messages]
             ours = [_gist(chat.messages[index]) for index in chat.visible["operator"]]
             self._expect(theirs == ours, "lost", f"messages of {uuid}")
+        for uuid in self.expired:
+            self._expect(store.chat(UUID(uuid)) is None, "expiry", f"chat {uuid} is there again")
         for record in store.operators(None):
             who = person_of(record.person.user)
             counters = (record.counters.new_chats, record.counters.open_chats)
@@ -415,4 +446,6 @@ def _brief(decision: Decision) -> str:
         return (
             f"{str(decision.chat.uuid)[:4]} unchanged{'' if decision.message is None else f' {decision.message.index}'}"
         )
+    if isinstance(decision, Expired):
+        return str(decision.chat)[:4]
     return decision.code if isinstance(decision, Refused) else "recorded"

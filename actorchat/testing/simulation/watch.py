@@ -155,7 +155,9 @@ class RoomWatch(Watch):
 
     @property
     def truth_of_chat(self) -> ChatTruth:
-        return self.truth.chats[self.chat]
+        chat = self.truth.chat(self.chat)
+        assert chat is not None  # noqa: S101 - nobody opens a chat that never was
+        return chat
 
     def opened(self) -> None:
         self._announced_before = self.truth_of_chat.announced
@@ -336,6 +338,8 @@ class RoomWatch(Watch):
 
     def at_rest(self) -> None:
         chat, role = self.truth_of_chat, self.who[0]
+        if self.chat in self.truth.expired:
+            self.bad("expiry", "it is in a chat that was deleted")
         if self._due:
             self.bad("resume", f"{self._due} never came")
         if self.last is None:
