@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from random import Random, SystemRandom
 from typing import Protocol
@@ -28,7 +28,7 @@ class OpenStore(Protocol):
     """Opens the storage at a URL, as `actorchat.storage.open_store` does."""
 
     def __call__(
-        self, url: str, policy: Policy, *, clock: Callable[[], float]
+        self, url: str, policy: Policy, *, clock: Callable[[], float], brokers: Collection[str] = ()
     ) -> AbstractAsyncContextManager[Storage]: ...
 
 

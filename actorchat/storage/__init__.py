@@ -6,7 +6,7 @@ is what a new kind of storage provides.
 
 from actorchat.storage.factory import Storage, open_store
 from actorchat.storage.journal import Journal, JournalStatistics, open_journal
-from actorchat.storage.store import Batch, CommitInDoubt, DecisionAndCounters, Store, StoreUrlError
+from actorchat.storage.store import Batch, CommitInDoubt, DecisionAndCounters, Store, StoredLog, StoreUrlError
 from actorchat.storage.worker_threads import InPlace, Runner
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Storage",
     "Store",
     "StoreUrlError",
+    "StoredLog",
     "open_journal",
     "open_store",
 ]

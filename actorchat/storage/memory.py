@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import count, islice, takewhile
 from math import inf
 from operator import attrgetter, itemgetter
@@ -18,6 +18,7 @@ from uuid import UUID
 import attrs
 from msgspec.structs import replace
 
+from actorchat.chat.commit_log import LogEntry, Trimmed
 from actorchat.chat.model import (
     ANONYMOUS_IDS,
     ChatState,
@@ -34,6 +35,7 @@ from actorchat.chat.operations import Operation, RefuseMessage
 from actorchat.chat.ports import PAGE_BYTES, ChatFilter, ChatPage, FeedSnapshot, ListPlace, OperatorRecord, Page
 from actorchat.chat.rules import MarkedMessage
 from actorchat.protocol import MessageType, Role
+from actorchat.storage.commit_recorder import CommitRecorder
 from actorchat.storage.decider import Changes, Draft, apply_changes, decide_batch, decide_each
 from actorchat.storage.row_cache import ChatRow, RowCache, cut_page, person_key, with_known_people
 from actorchat.storage.store import Batch, DecisionAndCounters
@@ -42,9 +44,12 @@ __all__ = ["MemoryStore"]
 
 
 class MemoryStore:
-    """A `Store` that ends with the process. Everything is called from one thread. `clock` gives epoch seconds."""
+    """A `Store` that ends with the process. Everything is called from one thread. `clock` gives epoch seconds.
 
-    def __init__(self, policy: Policy, clock: Callable[[], float] = time.time) -> None:
+    With `brokers`, their names, it is a `StoredLog` too.
+    """
+
+    def __init__(self, policy: Policy, clock: Callable[[], float] = time.time, brokers: Collection[str] = ()) -> None:
         self.corrected_counters = 0
         self._policy = policy
         self._clock = clock
@@ -58,15 +63,24 @@ class MemoryStore:
         self._places: dict[int, tuple[int, int]] = {}
         self._active: dict[str, dict[UUID, ChatRow]] = {}
         self._batches: dict[str, int] = {}
+        self._positions = dict.fromkeys(brokers, 0)
+        self._entries: list[LogEntry] = []
+        self._last_seq = 0
 
     def commit(self, operations: Sequence[Operation], batch: Batch) -> list[DecisionAndCounters]:
+        recorder = CommitRecorder(batch.now) if self._positions else None
         try:
             decided, changes = decide_batch(operations, self._rows, self, self._policy, batch.now)
         except Exception:
             # decide_each logs each culprit with its own traceback.
-            decided = decide_each(operations, lambda operation: self._alone(operation, batch.now))
+            decided = decide_each(operations, lambda operation: self._alone(operation, batch.now, recorder))
         else:
+            if recorder is not None:
+                recorder.add(decided, changes, self._rows)
             self._apply(changes)
+        if recorder is not None and (payload := recorder.payload()) is not None:
+            self._last_seq += 1
+            self._entries.append(LogEntry(self._last_seq, batch.now, payload))
         self._batches[batch.writer] = batch.number
         return decided
 
@@ -85,8 +99,29 @@ class MemoryStore:
     def close(self) -> None:
         """Nothing to let go of."""
 
-    def _alone(self, operation: Operation, now: float) -> DecisionAndCounters:
+    def positions(self) -> Mapping[str, int]:
+        return self._positions.copy()
+
+    def entries(self, after: int, size: int) -> Sequence[LogEntry]:
+        found: list[LogEntry] = []
+        for place in range(bisect_right(self._entries, after, key=attrgetter("seq")), len(self._entries)):
+            if size <= 0:
+                break
+            found.append(self._entries[place])
+            size -= len(self._entries[place].payload)
+        return found
+
+    def record_relayed(self, positions: Mapping[str, int], expired: float) -> Trimmed:
+        self._positions.update({broker: seq for broker, seq in positions.items() if broker in self._positions})
+        done = min(self._positions.values(), default=0)
+        deletable = list(takewhile(lambda entry: entry.seq <= done or entry.time < expired, self._entries))
+        del self._entries[: len(deletable)]
+        return Trimmed(len(deletable), sum(entry.seq > done for entry in deletable))
+
+    def _alone(self, operation: Operation, now: float, recorder: CommitRecorder | None) -> DecisionAndCounters:
         [decided], changes = decide_batch([operation], self._rows, self, self._policy, now)
+        if recorder is not None:
+            recorder.add([decided], changes, self._rows)
         self._apply(changes)
         return decided
 

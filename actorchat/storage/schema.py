@@ -15,6 +15,7 @@ from sqlalchemy import (
     Double,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -27,17 +28,19 @@ from sqlalchemy import (
 __all__ = [
     "HEAD",
     "chats",
+    "log",
     "messages",
     "metadata",
     "moves",
     "operator_counters",
     "people",
+    "relayed",
     "settings",
     "source_counters",
     "writers",
 ]
 
-HEAD: Final = "0004"
+HEAD: Final = "0005"
 """The newest migration: a database that says so is opened without Alembic."""
 
 metadata: MetaData = MetaData()
@@ -153,4 +156,24 @@ settings: Table = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("value", Text, nullable=False),
+)
+
+# One row a batch, while a broker is configured: what other programs are to be shown of it. The newest row is never
+# deleted, so no `seq` is used twice.
+log = Table(
+    "log",
+    metadata,
+    Column("seq", _Big, primary_key=True),
+    Column("writer", Text, nullable=False),
+    Column("batch", _Big, nullable=False),
+    Column("time", Double, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+)
+
+# One row a configured broker: everything up to `seq` is confirmed.
+relayed = Table(
+    "relayed",
+    metadata,
+    Column("broker", Text, primary_key=True),
+    Column("seq", _Big, nullable=False),
 )

@@ -9,13 +9,14 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import inf
 from pathlib import Path
 from typing import Final
 from uuid import UUID
 
+from actorchat.chat.commit_log import LogEntry, Trimmed
 from actorchat.chat.model import ChatState, Identity, PersonRecord, Policy
 from actorchat.chat.operations import Decision, Operation, Refused, RefuseMessage, Undecided, refusal_of
 from actorchat.chat.ports import (
@@ -28,6 +29,7 @@ from actorchat.chat.ports import (
     StorageUnavailable,
 )
 from actorchat.protocol import RefusalCode, Role
+from actorchat.storage.commit_recorder import CommitRecorder
 from actorchat.storage.connections import Connect, Connections, LogBusy, connect
 from actorchat.storage.database_files import DatabaseFiles
 from actorchat.storage.database_lock import DatabaseLock
@@ -59,6 +61,9 @@ _STAMP_PERIOD: Final = 10.0
 """Seconds after which a commit renews the stamp that tells this database from copies of it."""
 
 
+_TRIMMED: Final = 2_000
+"""Entries of the log that one transaction deletes at most."""
+
 _IS_DAMAGED: Final = "a part of the database that this needs is damaged"
 _DAMAGED: Final = Refused(RefusalCode.STORAGE_UNAVAILABLE, _IS_DAMAGED)
 
@@ -74,6 +79,8 @@ class _RowsDamaged(StorageUnavailable):
 class SqliteStore:
     """A `Store` in the file `path`, which is made if it is missing, with its schema brought up to date.
 
+    With `brokers`, their names, it is a `StoredLog` too; without any it keeps no log and forgets an older one.
+
     Raises `StoreUrlError` if the path can't be a database, `StorageUnavailable` if it can't be opened now.
     `corrected_counters` tells how many counters differed from the chats when they were recounted at the
     start.
@@ -86,8 +93,10 @@ class SqliteStore:
         connect: Connect = connect,
         clock: Callable[[], float] = time.time,
         claim: DatabaseLock | None = None,
+        brokers: Collection[str] = (),
     ) -> None:
         self._path = path
+        self._brokers = brokers
         self._policy = policy
         self._clock = clock
         self._statements = Statements()
@@ -158,8 +167,11 @@ class SqliteStore:
                 self._look_at_files()
             cursor = self._begin()
             changes = None
+            recorder = CommitRecorder(batch.now) if self._brokers else None
             try:
                 decided, changes = self._batches.store(cursor, operations, batch.now)
+                if recorder is not None:
+                    recorder.add(decided, changes, self._batches.rows)
             except Exception as error:
                 if _is_outage(error) and not _is_damage(error):
                     raise
@@ -167,7 +179,8 @@ class SqliteStore:
                 cursor.execute("ROLLBACK")
                 cursor = self._begin(fresh=True)
                 self._rows_hold = False
-                decided = decide_each(operations, lambda operation: self._alone(cursor, operation, batch.now))
+                recorder = CommitRecorder(batch.now) if self._brokers else None
+                decided = decide_each(operations, lambda operation: self._alone(cursor, operation, batch.now, recorder))
             # What is committed to a file that is not there any more is lost, though SQLite commits it.
             self._files.check()
             if changes is not None and changes.nothing:
@@ -177,6 +190,8 @@ class SqliteStore:
                 return decided
             last_id = (self._batches.rows if changes is None else changes).next_message_id - 1
             cursor.execute(self._statements.put_batch, (batch.writer, batch.number, last_id, int(batch.now), 0))
+            if recorder is not None and (payload := recorder.payload()) is not None:
+                cursor.execute(self._statements.insert_entry, (batch.writer, batch.number, batch.now, payload))
             if abs(batch.now - self._stamped_at) >= _STAMP_PERIOD:
                 self._stamped_at = batch.now
                 self._stamp(cursor, self._files.stamp + 1)
@@ -234,6 +249,40 @@ class SqliteStore:
 
     def close(self) -> None:
         self._connections.close()
+
+    def positions(self) -> Mapping[str, int]:
+        with self._reading_cursor() as cursor:
+            cursor.execute(self._statements.relayed)
+            return dict(cursor.fetchall())
+
+    def entries(self, after: int, size: int) -> Sequence[LogEntry]:
+        found: list[LogEntry] = []
+        with self._reading_cursor() as cursor:
+            cursor.execute(self._statements.entries, (after,))
+            while size > 0 and (row := cursor.fetchone()) is not None:
+                entry = LogEntry(*row)
+                found.append(entry)
+                size -= len(entry.payload)
+        return found
+
+    def record_relayed(self, positions: Mapping[str, int], expired: float) -> Trimmed:
+        if self._data_version is None:
+            # Until the next commit has reconnected: what is cached must stay as it is, and a commit may be in doubt.
+            raise StorageUnavailable(f"{self._path} is away")
+        with self._outages_reported():
+            cursor = self._begin()
+            self._files.check()
+            cursor.executemany(
+                self._statements.put_relayed, [(seq, broker) for broker, seq in sorted(positions.items())]
+            )
+            cursor.execute(self._statements.relayed)
+            done = min((seq for _, seq in cursor.fetchall()), default=0)
+            cursor.execute(self._statements.oldest_entries, (_TRIMMED,))
+            deletable = [seq for seq, time_ in cursor.fetchall() if seq <= done or time_ < expired]
+            if deletable:
+                cursor.execute(self._statements.delete_entries, (deletable[-1],))
+            cursor.execute("COMMIT")
+        return Trimmed(len(deletable), sum(seq > done for seq in deletable))
 
     def chat(self, chat: UUID) -> ChatState | None:
         with self._reading() as reads:
@@ -334,7 +383,9 @@ class SqliteStore:
         self._files.stamp = stamp
         cursor.execute(f"PRAGMA user_version={stamp}")
 
-    def _alone(self, cursor: sqlite3.Cursor, operation: Operation, now: float) -> DecisionAndCounters:
+    def _alone(
+        self, cursor: sqlite3.Cursor, operation: Operation, now: float, recorder: CommitRecorder | None
+    ) -> DecisionAndCounters:
         cursor.execute("SAVEPOINT alone")
         try:
             [decided], changes = self._batches.store(cursor, [operation], now)
@@ -350,6 +401,8 @@ class SqliteStore:
         finally:
             if cursor.connection.in_transaction:
                 cursor.execute("RELEASE alone")
+        if recorder is not None:
+            recorder.add([decided], changes, self._batches.rows)
         # The next operation must see it. Should the transaction fail, the cache is dropped with its
         # connection.
         self._batches.committed(changes)
@@ -419,6 +472,7 @@ class SqliteStore:
             upgrade(self._connections.open_writer(), self._path)
             cursor = self._begin()
             self.corrected_counters = self._put_in_order(cursor)
+            self._prepare_log(cursor)
             [(known,)] = cursor.execute("PRAGMA user_version").fetchall()
             self._stamp(cursor, self._files.first_stamp(known, self._clock()))
             cursor.execute("COMMIT")
@@ -426,6 +480,17 @@ class SqliteStore:
             self._files.check()
         except sqlite3.Error as error:
             raise describe_sqlite_error(self._path, error) from error
+
+    def _prepare_log(self, cursor: sqlite3.Cursor) -> None:
+        """Follow exactly the configured brokers. The newest entry stays, so that no number is given twice."""
+        statements = self._statements
+        cursor.execute(statements.relayed)
+        known = {broker for broker, _ in cursor.fetchall()}
+        cursor.executemany(statements.delete_relayed, [(broker,) for broker in sorted(known - set(self._brokers))])
+        cursor.executemany(statements.add_relayed, [(broker,) for broker in sorted(set(self._brokers) - known)])
+        if not self._brokers:
+            cursor.execute(statements.delete_old_entries)
+            cursor.execute(statements.empty_entries)
 
     def _put_in_order(self, cursor: sqlite3.Cursor) -> int:
         try:

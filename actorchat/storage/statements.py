@@ -30,10 +30,12 @@ from actorchat.chat.ports import ChatFilter
 from actorchat.storage.row_cache import KEY_HORIZON
 from actorchat.storage.schema import (
     chats,
+    log,
     messages,
     moves,
     operator_counters,
     people,
+    relayed,
     settings,
     source_counters,
     writers,
@@ -143,6 +145,41 @@ class Statements:
             writers.delete().where(writers.c.time < bindparam("before"), writers.c.last_message_id < newest_id),
             "before",
         )
+
+        # The log of commits, and how far brokers have got.
+        entry = ("writer", "batch", "time", "payload")
+        self.insert_entry = text_(log.insert().values({name: bindparam(name) for name in entry}), *entry)
+        newest_entry = select(func.max(log.c.seq)).scalar_subquery()
+        self.entries = text_(
+            select(log.c.seq, log.c.time, log.c.payload).where(log.c.seq > bindparam("after")).order_by(log.c.seq),
+            "after",
+        )
+        self.oldest_entries = text_(
+            select(log.c.seq, log.c.time)
+            .where(log.c.seq < newest_entry)
+            .order_by(log.c.seq)
+            .limit(bindparam("limit"))
+            .offset(_start),
+            "limit",
+        )
+        self.delete_entries = text_(log.delete().where(log.c.seq <= bindparam("seq")), "seq")
+        self.delete_old_entries = text_(log.delete().where(log.c.seq < newest_entry))
+        nothing: ColumnElement[bytes] = literal_column("x''")
+        self.empty_entries = text_(log.update().values(payload=nothing).where(log.c.payload != nothing))
+        self.relayed = text_(select(relayed.c.broker, relayed.c.seq))
+        self.put_relayed = text_(
+            relayed.update().values(seq=bindparam("seq")).where(relayed.c.broker == bindparam("broker")),
+            "seq",
+            "broker",
+        )
+        self.add_relayed = text_(
+            relayed.insert().from_select(
+                ["broker", "seq"],
+                select(bindparam("broker"), func.coalesce(newest_entry, literal_column("0"))),
+            ),
+            "broker",
+        )
+        self.delete_relayed = text_(relayed.delete().where(relayed.c.broker == bindparam("broker")), "broker")
 
         # The newest row of each table that a read needs.
         self.probes: tuple[str, ...] = tuple(

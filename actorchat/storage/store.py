@@ -5,18 +5,28 @@ Has no SQL, no trio. `actorchat.testing.check_store` is what every implementatio
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 from uuid import UUID
 
 import attrs
 
+from actorchat.chat.commit_log import LogEntry, Trimmed
 from actorchat.chat.model import ChatState, Identity, OperatorCounters, PersonRecord, SourceCounters
 from actorchat.chat.operations import Decision, Operation, RefuseMessage
 from actorchat.chat.ports import PAGE_BYTES, ChatFilter, ChatPage, FeedSnapshot, OperatorRecord, Page
 from actorchat.protocol import Role
 
-__all__ = ["Batch", "CommitInDoubt", "Counters", "DecisionAndCounters", "Reads", "Store", "StoreUrlError"]
+__all__ = [
+    "Batch",
+    "CommitInDoubt",
+    "Counters",
+    "DecisionAndCounters",
+    "Reads",
+    "Store",
+    "StoreUrlError",
+    "StoredLog",
+]
 
 Counters = tuple[OperatorCounters | SourceCounters, ...]
 
@@ -131,3 +141,17 @@ class Store(Reads, Protocol):
 
     def close(self) -> None:
         """Let go of every file and connection. Nothing else is called afterwards."""
+
+
+class StoredLog(Protocol):
+    """The log of commits in a store that was opened for brokers: `actorchat.chat.commit_log.CommitLog`, synchronous.
+
+    Each commit adds one entry in its own transaction, unless it has nothing to show. A broker that is new starts behind
+    the newest entry. `positions` and `entries` may be called by any thread, `record_relayed` by the one that commits.
+    """
+
+    def positions(self) -> Mapping[str, int]: ...
+
+    def entries(self, after: int, size: int) -> Sequence[LogEntry]: ...
+
+    def record_relayed(self, positions: Mapping[str, int], expired: float) -> Trimmed: ...

@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -184,7 +184,9 @@ class _Doubt:
         self._begun = True
 
     @asynccontextmanager
-    async def open_store(self, url: str, policy: Policy, *, clock: Callable[[], float]) -> AsyncIterator[Storage]:
+    async def open_store(
+        self, url: str, policy: Policy, *, clock: Callable[[], float], brokers: Collection[str] = ()
+    ) -> AsyncIterator[Storage]:
         async with open_store(url, policy, clock=clock) as storage:
             yield attrs.evolve(storage, store=FaultyStore(storage.store, self._faults(), away_for=sys.maxsize))
 

@@ -1,7 +1,7 @@
 """What a server says while its database is not there, or can't be read."""
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -66,7 +66,9 @@ async def test_reads_that_fail_make_the_server_unready_until_they_work(caplog: p
     stores: list[FaultyStore] = []
 
     @asynccontextmanager
-    async def open_faulty(url: str, policy: Policy, *, clock: Callable[[], float]) -> AsyncIterator[Storage]:
+    async def open_faulty(
+        url: str, policy: Policy, *, clock: Callable[[], float], brokers: Collection[str] = ()
+    ) -> AsyncIterator[Storage]:
         store = FaultyStore(MemoryStore(policy))
         stores.append(store)
         yield Storage(store, InPlace(), AsyncReader(store, InPlace()))

@@ -7,7 +7,7 @@ that may be refused because nothing is stored under its `client_id`.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -82,8 +82,12 @@ class Disk:
         return self._store.inner
 
     @asynccontextmanager
-    async def open_store(self, url: str, policy: Policy, *, clock: Callable[[], float]) -> AsyncIterator[Storage]:
-        """In the place of `actorchat.storage.open_store`, whatever the URL."""
+    async def open_store(
+        self, url: str, policy: Policy, *, clock: Callable[[], float], brokers: Collection[str] = ()
+    ) -> AsyncIterator[Storage]:
+        """In the place of `actorchat.storage.open_store`, whatever the URL. A simulated server has no brokers."""
+        if brokers:
+            raise ValueError("a simulated server has no brokers")
         await trio.lowlevel.checkpoint()
         inner: MemoryStore | SqliteStore
         if self.folder is None:
