@@ -14,14 +14,14 @@ from actorchat.cli.errors import BAD_SETTINGS, FAILED, fail
 from actorchat.cli.options import data_option
 from actorchat.cli.output import echo_json
 from actorchat.server.inspection import (
+    ANSWER_SECONDS,
     DEFAULT_ROWS,
-    MOST_ROWS,
-    SECONDS,
+    MAX_ROWS,
     InspectionFailed,
     InspectionRequest,
     SortOrder,
     Tree,
-    look,
+    inspect_server,
 )
 from actorchat.server.settings import DEFAULT_DATA, InvalidSettings
 from actorchat.server.settings_loader import load_settings
@@ -62,9 +62,9 @@ def actors() -> None:
 )
 @click.option(
     "--limit",
-    type=click.IntRange(1, MOST_ROWS),
+    type=click.IntRange(1, MAX_ROWS),
     metavar="N",
-    help=f"Actors per page, 1 to {MOST_ROWS}.  [default: {DEFAULT_ROWS}; with --watch as many as fit]",
+    help=f"Actors per page, 1 to {MAX_ROWS}.  [default: {DEFAULT_ROWS}; with --watch as many as fit]",
 )
 @click.option(
     "--page", type=click.IntRange(1, 2**31), default=1, show_default=True, metavar="N", help="The page to show."
@@ -148,6 +148,6 @@ async def _watch(folder: Path, request: InspectionRequest, console: Console, as_
 
 
 async def _ask_server(folder: Path, request: InspectionRequest) -> Tree:
-    with trio.move_on_after(SECONDS):
-        return await look(folder, request)
-    raise InspectionFailed(f"the server on {folder} did not answer within {SECONDS:.0f} s")
+    with trio.move_on_after(ANSWER_SECONDS):
+        return await inspect_server(folder, request)
+    raise InspectionFailed(f"the server on {folder} did not answer within {ANSWER_SECONDS:.0f} s")

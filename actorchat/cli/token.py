@@ -11,7 +11,7 @@ from actorchat.cli.options import Duration, config_option, data_option
 from actorchat.cli.output import echo
 from actorchat.http.source_names import is_source_name
 from actorchat.protocol import Role
-from actorchat.server.auth import FOREIGN_IDS, local_token
+from actorchat.server.auth import FIRST_ANONYMOUS_ID, local_token
 from actorchat.server.settings import DEFAULT_DATA, InvalidSettings
 from actorchat.server.settings_loader import load_settings
 
@@ -22,7 +22,7 @@ __all__ = ["token"]
 @click.option("--role", type=click.Choice([role.value for role in Role]), required=True, help="The role of the user.")
 @click.option(
     "--user-id",
-    type=click.IntRange(0, FOREIGN_IDS - 1),
+    type=click.IntRange(0, FIRST_ANONYMOUS_ID - 1),
     required=True,
     metavar="N",
     help="The id of the user, below 2^52; ids from there on are reserved for anonymous visitors.",

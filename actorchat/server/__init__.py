@@ -1,4 +1,4 @@
-"""The whole server: settings, tokens, rights, and the composition of everything else.
+"""Assembles a server from its parts, and adds settings, tokens and access control.
 
-`actorchat.server.serving` opens one; names are imported from their modules, so that a command loads what it needs.
+`actorchat.server.serving` opens a server. The package re-exports nothing, so that a command loads only what it uses.
 """

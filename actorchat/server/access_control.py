@@ -1,6 +1,6 @@
-"""Owns who may come in and see what: callers by their tokens, chats and sources by their rights.
+"""Identifies callers by their tokens and decides which chats and sources they may use.
 
-Refuses to know HTTP and sockets: both sides of the port ask here and are refused with a `Problem`.
+The HTTP API and the websocket routes both ask here; every refusal is a `Problem`.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ __all__ = ["AccessControl"]
 
 
 class AccessControl:
-    """One server's door, also for HTTP. Beside Problem it raises ChatRefused and StorageUnavailable.
+    """Implements `actorchat.http.ports.Access`. Besides Problem it raises ChatRefused and StorageUnavailable.
 
-    `sources` are the deployment's; empty means that every name is one.
+    `sources` are the widget sources of this deployment; empty means that every valid name is accepted. The limits count
+    per minute, 0 = unlimited: new anonymous visitors per address, new chats per user, and new chats per address.
     """
 
     def __init__(
         self,
         chats: ChatService,
         tokens: Tokens,
-        people: UserCache,
+        users: UserCache,
         *,
         sources: Collection[str],
         visitors_per_minute: float,
@@ -44,21 +45,24 @@ class AccessControl:
     ) -> None:
         self._chats = chats
         self._tokens = tokens
-        self._people = people
+        self._users = users
         self._sources = frozenset(sources)
-        self._visitors = AddressLimiter(visitors_per_minute)
-        self._chats_by: MinuteLimiter[Identity] = MinuteLimiter(chats_per_minute)
-        self._chats_from = AddressLimiter(address_chats_per_minute)
+        self._visitors_by_address = AddressLimiter(visitors_per_minute)
+        self._chats_by_user: MinuteLimiter[Identity] = MinuteLimiter(chats_per_minute)
+        self._chats_by_address = AddressLimiter(address_chats_per_minute)
 
     async def caller(self, authorization: str | None) -> Caller:
-        """Who a request speaks for: 401 if nobody. What its token claims of them is stored if it is news."""
+        """Verify the token of an `Authorization` header, and store its profile and sources if they are new.
+
+        Raises Problem 401 if there is no valid token.
+        """
         claims = self._claims(authorization)
-        return _caller(await self._people.record(claims), claims)
+        return _caller(await self._users.record(claims), claims)
 
     def caller_nowait(self, authorization: str | None) -> Caller:
-        """As `caller`, if nothing has to be waited for; else WouldBlock."""
+        """Like `caller`, but raises WouldBlock if storage has to be read or written."""
         claims = self._claims(authorization)
-        return _caller(self._people.record_nowait(claims), claims)
+        return _caller(self._users.record_nowait(claims), claims)
 
     def _claims(self, authorization: str | None) -> Claims:
         token = _bearer(authorization)
@@ -71,20 +75,20 @@ class AccessControl:
 
     async def visit(self, authorization: str | None, source: str, address: str) -> Visit:
         if _bearer(authorization) is None:
-            wait = self._visitors.take(address, trio.current_time())
+            wait = self._visitors_by_address.take(address, trio.current_time())
             if wait:
                 raise Problem("rate_limited", "too many visitors from your address", retry_after=wait)
             self.check_source(source)
-            user = await self._people.new_visitor()
+            user = await self._users.new_visitor()
             chat, _ = await self._chats.reserve_chat(source, user)
             return Visit(self._tokens.open_session(user, source), user, chat, anonymous=True)
         caller = await self.caller(authorization)
         if caller.is_operator:
-            raise Problem("not_allowed", "operators are no visitors")
+            raise Problem("not_allowed", "only visitors can start a chat here, and this token is an operator's")
         self.check_source(source)
         user = caller.user
         chat, _ = await self._reserve(source, user, user, address)
-        # Without the profile: a claim would undo what newer tokens said of it.
+        # The new token carries no profile: claims from an old token would overwrite newer ones.
         bearer = User(user.id, user.role)
         token = self._tokens.renew(bearer, source, expires=caller.expires, session_at=caller.session_at)
         return Visit(token, user, chat, anonymous=False)
@@ -94,18 +98,21 @@ class AccessControl:
         return await self._reserve(source, owner, caller.user, None)
 
     async def _reserve(self, source: str, owner: User, by: User, address: str | None) -> tuple[ChatState, bool]:
-        """A chat that was there costs nothing; a new one is refused while `by`, or the address, has had too many."""
+        """Return the owner's open chat, or reserve one. Only a new chat counts against the limits of `by` and address.
+
+        Over a limit, an open chat is still returned and a new one is refused.
+        """
         now, identity = trio.current_time(), identity_of(by)
-        wait = self._chats_by.wait(identity, now)
+        wait = self._chats_by_user.wait(identity, now)
         if address is not None:
-            wait = max(wait, self._chats_from.wait(address, now))
+            wait = max(wait, self._chats_by_address.wait(address, now))
         if wait:
             refusal = Refused(RefusalCode.RATE_LIMITED, "too many new chats", wait)
             return await self._chats.reserve_chat(source, owner, refusal)
-        self._chats_by.take(identity, now)
+        self._chats_by_user.take(identity, now)
         if address is not None:
-            self._chats_from.take(address, now)
-        # A call that is cancelled may have made one all the same.
+            self._chats_by_address.take(address, now)
+        # A cancelled call may have reserved a chat, so it counts.
         new = True
         try:
             chat, new = await self._chats.reserve_chat(source, owner)
@@ -114,20 +121,20 @@ class AccessControl:
             raise
         finally:
             if not new:
-                self._chats_by.give_back(identity, now)
+                self._chats_by_user.give_back(identity, now)
                 if address is not None:
-                    self._chats_from.give_back(address, now)
+                    self._chats_by_address.give_back(address, now)
         return chat, new
 
     async def chat(self, caller: Caller, chat: UUID) -> ChatState:
         state = await self._chats.chat_reader.chat(chat)
         if state is None:
             raise Problem("not_found", "there is no such chat")
-        return _theirs(caller, state)
+        return _check_access(caller, state)
 
     def chat_nowait(self, caller: Caller, chat: UUID) -> ChatState:
-        """As `chat`, if its room is open; else WouldBlock. What was committed just now it may not show yet."""
-        return _theirs(caller, self._chats.chat_nowait(chat))
+        """Like `chat`, but raises WouldBlock if the chat's room is not running. May lag behind the newest commit."""
+        return _check_access(caller, self._chats.chat_nowait(chat))
 
     def sources(self, caller: Caller, asked: Collection[str]) -> frozenset[str]:
         if caller.user.role is not Role.OPERATOR:
@@ -147,7 +154,7 @@ class AccessControl:
 
 
 def _bearer(authorization: str | None) -> str | None:
-    """The token of an `Authorization` header. Another scheme counts as no header: sites use basic authentication."""
+    """Return the bearer token, or None. Other schemes are ignored: a site may use basic authentication as well."""
     scheme, _, token = (authorization or "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
 
@@ -156,10 +163,10 @@ def _caller(record: PersonRecord, claims: Claims) -> Caller:
     return Caller(record.user, claims.sources or frozenset(), claims.expires, claims.session_at)
 
 
-def _theirs(caller: Caller, chat: ChatState) -> ChatState:
+def _check_access(caller: Caller, chat: ChatState) -> ChatState:
     if caller.is_operator:
         if chat.source not in caller.sources:
-            raise Problem("not_allowed", "the chat is of a source that is not yours")
+            raise Problem("not_allowed", "the chat belongs to a source that your token does not name")
     elif chat.owner.id != caller.user.id:
-        raise Problem("not_participant", "the chat is somebody else's")
+        raise Problem("not_participant", "the chat belongs to another visitor")
     return chat

@@ -1,4 +1,4 @@
-"""Signs tokens, and checks tokens that come in: their signature and their claims."""
+"""Signs and verifies JWTs, and keeps the secret that signs them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from jwt.types import Options
 
 __all__ = [
-    "FOREIGN_IDS",
+    "FIRST_ANONYMOUS_ID",
     "VISITOR_TTL",
     "BadToken",
     "Claims",
@@ -50,50 +50,50 @@ __all__ = [
 ]
 
 VISITOR_TTL: Final = 30 * 24 * 3600
-"""Seconds that the token of an anonymous visitor lasts. It can be renewed as long as the session lasts."""
+"""Lifetime in seconds of an anonymous visitor's token. It can be renewed until the visitor's session ends."""
 
 SESSION_CLAIM: Final = "sid_at"
-"""The claim that says when the session of an anonymous visitor began, in seconds since the epoch. Renewed tokens carry
-it on. It means nothing in a token that was not signed with the server's own secret.
+"""The claim with the time at which an anonymous visitor's session began, in epoch seconds. Renewed tokens keep it.
+It is ignored in a token that was not signed with the server's own secret.
 """
 
 AUDIENCE: Final = "actorchat"
 SECRET_FILE: Final = "secret"  # noqa: S105 - the name of the file
-_LONGEST_SECRET: Final = 65_536
-"""Bytes of a secret's file that count."""
+_MAX_SECRET_BYTES: Final = 65_536
+"""Bytes that are read of the secret file."""
 
 PROFILE: Final = ("firstname", "lastname", "patronymic", "avatar")
 
-FOREIGN_IDS: Final = ANONYMOUS_IDS
-"""Ids from elsewhere are below this; the server gives the ids from here on to anonymous visitors."""
+FIRST_ANONYMOUS_ID: Final = ANONYMOUS_IDS
+"""The server assigns ids from here on to anonymous visitors. All other ids must be lower."""
 
 _SUBJECT: Final = re.compile(r"0|[1-9][0-9]{0,15}")
 _MAX_ID: Final = 2**53 - 1
 _LEEWAY: Final = 60.0
-"""Seconds by which an issuer's clock may be ahead of this machine's. `exp` is exact: sockets end at it too."""
+"""Seconds by which an issuer's clock may be ahead of this machine's. `exp` gets no leeway: sockets end at it too."""
 
-_LONGEST_CLAIM: Final = 2048
-_MOST_SOURCES: Final = 1000
+_MAX_CLAIM_CHARACTERS: Final = 2048
+_MAX_SOURCES: Final = 1000
 
-REMEMBERED: Final = 4096
-LONGEST_REMEMBERED: Final = 2048
-"""Characters of a token that is remembered: of all together 8 MiB at most."""
-MOST_REMEMBERED_SOURCES: Final = 32
-"""Sources that a remembered token claims: what it says takes a few KiB more at most."""
+CACHED_TOKENS: Final = 4096
+MAX_CACHED_CHARACTERS: Final = 2048
+"""Longer tokens are not cached, so that the cached tokens take at most 8 MiB together."""
+MAX_CACHED_SOURCES: Final = 32
+"""Tokens with more sources are not cached, so that the claims of a cached token take a few KiB at most."""
 
 
 class BadToken(Exception):  # noqa: N818 - it is the token that is bad
-    """Absent, not ours, expired or malformed; the text says which, and never quotes the token."""
+    """The token is expired, malformed, or signed with an unknown key. The text never quotes the token."""
 
 
 @attrs.frozen
 class Claims:
-    """What a token says that was believed. `user` has the claimed profile fields only, `claimed` names them.
+    """The claims of a verified token. `user` has the claimed profile fields only, and `claimed` names them.
 
-    `sources` is None where the token claims none: its bearer sees none now, and what is stored stays.
-    `expires` and `session_at` are in seconds since the epoch. `session_at` is when an anonymous visitor's session
-    began, None for a token that was not issued by `Tokens.open_session`. `token` identifies the token, without being of
-    use to anybody; it is empty if there is none. `issued` is its `iat`.
+    `sources` is None if the token has no `src`: the caller then may see no source, and the stored sources stay.
+    `expires` and `session_at` are in epoch seconds. `session_at` is when an anonymous visitor's session began, None for
+    a token that `Tokens.open_session` did not issue. `token` is a hash that identifies the token, "" without a token.
+    `issued` is its `iat`.
     """
 
     user: User
@@ -111,17 +111,17 @@ class Claims:
 
 @attrs.frozen
 class PublicKey:
-    """The key of whoever else may sign tokens, with the one algorithm it is for."""
+    """The key of another issuer, with the only algorithm that it is used with."""
 
     algorithm: str
     key: RSAPublicKey | Ed25519PublicKey
 
 
 class Tokens:
-    """Signs with the server's secret; believes that, and the configured public key.
+    """Signs tokens with the server's secret, and verifies tokens with that secret or the configured public key.
 
-    `now` gives epoch seconds. `session_age` is how many seconds an anonymous visitor's session lasts, however often its
-    token is renewed. What the tokens last seen say is remembered: a signature, once good, is not checked again.
+    `now` returns epoch seconds. `session_age` is how many seconds an anonymous visitor's session lasts, however often
+    its token is renewed. The claims of recently used tokens are cached, so that a signature is checked only once.
     """
 
     def __init__(
@@ -135,32 +135,32 @@ class Tokens:
         self._now = now
         self._session_age = session_age
         self._secret = secret.encode() if isinstance(secret, str) else secret
-        # Ready for use: PyJWT would look at a string anew each time, whether it is any kind of key.
+        # Given a string, PyJWT would check at every call whether it is a PEM or SSH key.
         self._secret_key = jwt.PyJWK({"kty": "oct", "k": _base64url(self._secret)}, "HS256")
         self._public_key = public_key
-        self._seen: OrderedDict[str, Claims] = OrderedDict()
+        self._cache: OrderedDict[str, Claims] = OrderedDict()
 
     def issue(self, user: User, sources: Collection[str], ttl: float) -> str:
-        """A token for `user`, good for `ttl` seconds; profile fields that are empty are not claimed.
+        """Return a token for `user` that is valid for `ttl` seconds. Empty profile fields are not claimed.
 
         Raises ValueError for an id that `verify` would refuse.
         """
-        highest = _MAX_ID if user.role is Role.USER else FOREIGN_IDS - 1
+        highest = _MAX_ID if user.role is Role.USER else FIRST_ANONYMOUS_ID - 1
         if not 0 <= user.id <= highest:
-            raise ValueError(f"the id of a {user.role} is 0 to {highest}, got {user.id}")
+            raise ValueError(f"expected an id from 0 to {highest} for the role {user.role}, got {user.id}")
         now = self._now()
-        return self._sign(user, sources, now + ttl, now if user.id >= FOREIGN_IDS else None)
+        return self._sign(user, sources, now + ttl, now if user.id >= FIRST_ANONYMOUS_ID else None)
 
     def open_session(self, user: User, source: str) -> str:
-        """A token for a new anonymous visitor, whose session begins now."""
+        """Return a token for a new anonymous visitor, whose session begins now."""
         now = self._now()
         return self._sign(user, (source,), now + min(VISITOR_TTL, self._session_age), now)
 
     def renew(self, user: User, source: str, *, expires: float, session_at: float | None) -> str:
-        """Another token for the bearer of one that ends at `expires`.
+        """Return a new token to replace one that expires at `expires`.
 
-        That of an anonymous visitor lasts `VISITOR_TTL` again, but never longer than its session, which began at
-        `session_at`. Any other was signed elsewhere, and only its issuer may prolong it: it ends when it would have.
+        An anonymous visitor's token lasts another `VISITOR_TTL`, but not longer than the session that began at
+        `session_at`. Any other token keeps its expiry: only its issuer may extend it.
         """
         if session_at is not None:
             expires = min(self._now() + VISITOR_TTL, session_at + self._session_age)
@@ -171,7 +171,7 @@ class Tokens:
             "sub": str(user.id),
             "role": user.role.value,
             "aud": AUDIENCE,
-            # With its fraction: of two tokens of one second the later one's profile is the newer.
+            # With milliseconds, to tell which of two tokens issued in the same second is newer.
             "iat": round(self._now(), 3),
             "exp": int(expires),
             "src": sorted(sources),
@@ -182,37 +182,39 @@ class Tokens:
         return jwt.encode(payload, self._secret, algorithm="HS256")
 
     def verify(self, token: str) -> Claims:
-        """What the token claims. Raises BadToken, and nothing else, for whatever is wrong with it."""
-        claims = self._seen.get(token)
+        """Verify the signature and the claims of `token`, and return the claims. Raises only BadToken."""
+        claims = self._cache.get(token)
         if claims is None:
-            claims = self._judge(token)
-            if len(token) <= LONGEST_REMEMBERED and len(claims.sources or ()) <= MOST_REMEMBERED_SOURCES:
-                self._seen[token] = claims
-                if len(self._seen) > REMEMBERED:
-                    self._seen.popitem(last=False)
+            claims = self._verify_uncached(token)
+            if len(token) <= MAX_CACHED_CHARACTERS and len(claims.sources or ()) <= MAX_CACHED_SOURCES:
+                self._cache[token] = claims
+                if len(self._cache) > CACHED_TOKENS:
+                    self._cache.popitem(last=False)
         else:
-            self._seen.move_to_end(token)
+            self._cache.move_to_end(token)
         if claims.expires <= self._now():
             raise BadToken("the token has expired")
         return claims
 
-    def _judge(self, token: str) -> Claims:
-        """As `verify`, but for its end."""
-        public, foreign = self._public_key, False
+    def _verify_uncached(self, token: str) -> Claims:
+        """Like `verify`, but accepts an expired token."""
+        public, by_public_key = self._public_key, False
         try:
             try:
                 payload = _decode(token, self._secret_key, "HS256")
             except jwt.InvalidAlgorithmError:
                 if public is None:
                     raise
-                foreign = True
+                by_public_key = True
                 payload = _decode(token, public.key, public.algorithm)
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
-            raise BadToken(f"the token is not good: {error}") from None
-        claims = attrs.evolve(_read(payload, self._now()), token=_fingerprint(token))
-        session_at = None if foreign else _seconds(payload, SESSION_CLAIM)
-        if claims.user.id >= FOREIGN_IDS and (session_at is None or claims.user.role is not Role.USER):
-            raise BadToken("ids in tokens from elsewhere are below 2^52")
+            raise BadToken(f"the token is invalid: {error}") from None
+        claims = attrs.evolve(_read_claims(payload, self._now()), token=_fingerprint(token))
+        session_at = None if by_public_key else _seconds(payload, SESSION_CLAIM)
+        if claims.user.id >= FIRST_ANONYMOUS_ID and (session_at is None or claims.user.role is not Role.USER):
+            raise BadToken(
+                "sub must be below 2^52: higher ids are for anonymous visitors, whose tokens the server issues"
+            )
         if session_at is None:
             return claims
         # The maximum age may have been lowered since the token was issued.
@@ -228,8 +230,8 @@ def _base64url(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
-# PyJWT checks the signature and that the payload is an object. Claims are checked below: by this server's own clock,
-# with one leeway, and only those that mean something here. A claim that is not used, such as `jti`, may have any type.
+# PyJWT checks the signature and that the payload is an object. `_read_claims` checks the claims, because it uses this
+# server's clock and leeway. Unused claims such as `jti` may have any type.
 _NO_CLAIMS: Final[Options] = {
     "verify_exp": False,
     "verify_nbf": False,
@@ -247,60 +249,60 @@ def _decode(
     return jwt.decode(token, key, algorithms=[algorithm], options=_NO_CLAIMS)
 
 
-def _read(payload: Mapping[str, Any], now: float) -> Claims:  # Any: JSON that somebody signed, not yet looked at
+def _read_claims(payload: Mapping[str, Any], now: float) -> Claims:  # Any: JSON that is not validated yet
     subject, role, sources = (payload.get(name) for name in ("sub", "role", "src"))
     audience = payload.get("aud")
     if audience != AUDIENCE and not (isinstance(audience, list) and AUDIENCE in audience):
-        raise BadToken(f"aud is {AUDIENCE!r}, or a list that has it")
+        raise BadToken(f"aud must be {AUDIENCE!r}, or a list that contains it")
     if not isinstance(subject, str) or not _SUBJECT.fullmatch(subject) or int(subject) > _MAX_ID:
-        raise BadToken("sub is a decimal number from 0 to 2^53-1, as a string")
+        raise BadToken("sub must be a decimal number from 0 to 2^53-1, as a string")
     if role not in tuple(Role):
-        raise BadToken(f"role is {' or '.join(Role)}")
+        raise BadToken(f"role must be {' or '.join(Role)}")
     expires = _seconds(payload, "exp")
     if expires is None:
-        raise BadToken("exp is missing: the token has to expire")
+        raise BadToken("exp is missing: a token must expire")
     issued = _seconds(payload, "iat")
     for name, moment in (("iat", issued), ("nbf", _seconds(payload, "nbf"))):
         if moment is not None and moment > now + _LEEWAY:
             raise BadToken(f"{name} is in the future: the token is not valid yet")
     if sources is not None:
-        if not isinstance(sources, list) or len(sources) > _MOST_SOURCES or not all(map(is_source_name, sources)):
-            raise BadToken("src is a list of source names")
+        if not isinstance(sources, list) or len(sources) > _MAX_SOURCES or not all(map(is_source_name, sources)):
+            raise BadToken(f"src must be a list of at most {_MAX_SOURCES} source names")
         sources = frozenset(sources)
     profile: dict[str, str] = {}
     for name in PROFILE:
         value = payload.get(name)
         if value is None:
             continue
-        if not isinstance(value, str) or len(value) > _LONGEST_CLAIM or not is_storable(value):
-            raise BadToken(f"{name} is a string of at most {_LONGEST_CLAIM} characters")
+        if not isinstance(value, str) or len(value) > _MAX_CLAIM_CHARACTERS or not is_storable(value):
+            raise BadToken(f"{name} must be a string of at most {_MAX_CLAIM_CHARACTERS} characters, without NUL")
         profile[name] = value
     user = User(int(subject), Role(role), **profile)
     return Claims(user, frozenset(profile), sources, expires, issued=issued)
 
 
-def _seconds(payload: Mapping[str, Any], name: str) -> float | None:  # Any: as in `_read`
+def _seconds(payload: Mapping[str, Any], name: str) -> float | None:  # Any: as in `_read_claims`
     value = payload.get(name)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 2**53:
-        raise BadToken(f"{name} is a number of seconds since 1970")
+        raise BadToken(f"{name} must be a number of seconds since 1970")
     return float(value)
 
 
 def is_storable(text: str) -> bool:
-    """Whether a database and a socket can take it: no NUL, no half of a surrogate pair."""
+    """Return whether `text` can be stored and sent: it contains no NUL and no lone surrogate."""
     return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def anonymous_id(random: Random) -> int:
-    """A random id in 2^52 to 2^53-1, where no token from elsewhere reaches."""
-    return FOREIGN_IDS + random.randrange(FOREIGN_IDS)
+    """Return a random id from 2^52 to 2^53-1. No other issuer may use these ids."""
+    return FIRST_ANONYMOUS_ID + random.randrange(FIRST_ANONYMOUS_ID)
 
 
 def load_public_key(path: Path) -> PublicKey:
-    """Read an RSA (RS256) or Ed25519 (EdDSA) public key in PEM. Raises InvalidSettings if it is none."""
-    # Imported here: only who configures a key pays for loading the library.
+    """Read an RSA (RS256) or Ed25519 (EdDSA) public key in PEM. Raises InvalidSettings if the file holds neither."""
+    # Imported here because loading the library is slow, and most deployments have no public key.
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -312,7 +314,7 @@ def load_public_key(path: Path) -> PublicKey:
     except OSError as error:
         raise _key_fault(f"{path} can't be read: {error.strerror}") from None
     except (ValueError, UnsupportedAlgorithm):
-        raise _key_fault(f"{path} holds no public key in PEM") from None
+        raise _key_fault(f"{path} does not contain a public key in PEM") from None
     if isinstance(key, Ed25519PublicKey):
         return PublicKey("EdDSA", key)
     if isinstance(key, RSAPublicKey) and key.key_size >= 2048:
@@ -325,31 +327,31 @@ def _key_fault(detail: str) -> InvalidSettings:
 
 
 def read_secret(folder: Path) -> bytes:
-    """The secret of the server that keeps its files in `folder`: the bytes of its file, without white space around.
+    """Read the secret in the data folder `folder`, without surrounding white space.
 
-    Raises FileNotFoundError if none was ever made there, other OSErrors, InvalidSettings if it is weak or if others may
-    read it.
+    Raises FileNotFoundError if there is no secret file, OSError if it can't be read, and InvalidSettings if the secret
+    is weak or if other users may read the file.
     """
     path = folder / SECRET_FILE
-    # Without waiting for a writer, should it be a pipe.
+    # O_NONBLOCK: opening a named pipe would wait for a writer.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:
         mode = os.fstat(handle).st_mode
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(mode):
-            raise _secret_fault(f"{path} is no regular file: delete it, and the server makes a new one")
+            raise _secret_fault(f"{path} is not a regular file: delete it, and the server creates a new one")
         if os.name == "posix" and mode & 0o077 and _keeps_modes(folder):
-            others = "everybody" if mode & 0o007 else "its group"
+            others = "every user" if mode & 0o007 else "its group"
             raise _secret_fault(
-                f"{path} may be used by {others} (its mode is {stat.S_IMODE(mode):04o}):"
-                f" type chmod 600 {shlex.quote(str(path))}, or set ACTORCHAT_SECRET"
+                f"{path} is accessible to {others} (its mode is {stat.S_IMODE(mode):04o}):"
+                f" run chmod 600 {shlex.quote(str(path))}, or set ACTORCHAT_SECRET"
             )
-        secret = os.read(handle, _LONGEST_SECRET).strip()
+        secret = os.read(handle, _MAX_SECRET_BYTES).strip()
     finally:
         os.close(handle)
     if weakness := weakness_of(secret):
-        raise _secret_fault(f"{path} is {weakness}: delete it, and the server makes a new one")
+        raise _secret_fault(f"{path} is {weakness}: delete it, and the server creates a new one")
     return secret
 
 
@@ -358,7 +360,7 @@ def _secret_fault(detail: str) -> InvalidSettings:
 
 
 def _keeps_modes(folder: Path) -> bool:
-    """Whether files of this file system have modes: those that come from Windows show the same one for all."""
+    """Return whether this file system keeps file modes. A mounted Windows one shows the same mode for every file."""
     draft = _draft(folder)
     try:
         handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -380,9 +382,10 @@ def new_secret() -> str:
 
 
 def ensure_secret(folder: Path) -> bytes:
-    """`read_secret`, making one first where there is none; two servers that do so at once get the same.
+    """Read the secret in `folder`; create it first if there is none. Two servers that do so at once get the same one.
 
-    Only the user who runs the server may read the file. Raises OSError if it can't be written.
+    Only the user that runs the server may read the file. Raises what `read_secret` raises, and OSError if the file
+    can't be written.
     """
     with drafted_secret(folder) as publish:
         return publish()
@@ -390,9 +393,9 @@ def ensure_secret(folder: Path) -> bytes:
 
 @contextmanager
 def drafted_secret(folder: Path) -> Iterator[Callable[[], bytes]]:
-    """As `ensure_secret`, which is what the result does when it is called; without that no new secret stays behind.
+    """Like `ensure_secret` in two steps: the file is written as a draft here, and kept only if the result is called.
 
-    What can fail fails at the beginning, as a rule.
+    Most errors are therefore raised on entry, before the caller has done anything that it would have to undo.
     """
     path = folder / SECRET_FILE
     if path.exists():
@@ -417,13 +420,13 @@ def drafted_secret(folder: Path) -> Iterator[Callable[[], bytes]]:
 
 
 def _publish(draft: Path, path: Path) -> None:
-    """Give the draft its name, unless something has that name: the first writer wins."""
+    """Rename the draft to `path`, unless that file exists by now: the first writer wins."""
     try:
         os.link(draft, path)
     except FileExistsError:
         return
     except OSError:
-        # A file system without hard links; there a race of two first starts leaves the later one's secret.
+        # The file system has no hard links. If two servers start here for the first time at once, the last writer wins.
         draft.replace(path)
 
 
@@ -438,7 +441,7 @@ def local_token(
     ttl: float = 3600.0,
     secret: str | None = None,
 ) -> str:
-    """A token that the server with its files in `folder` believes. `secret` is the configured one, if any.
+    """Return a token that the server with the data folder `folder` accepts. `secret` is the configured one, if any.
 
     Raises what `read_secret` raises.
     """

@@ -1,7 +1,4 @@
-"""Owns what must be there before a server starts: its folder, its keys, its TLS certificate.
-
-Refuses to know what they are used for. Reads and writes a few small files, at start-up only.
-"""
+"""Checks and prepares the files that a server needs to start: data folder, secret, public key and TLS certificate."""
 
 from __future__ import annotations
 
@@ -39,20 +36,20 @@ __all__ = [
 
 
 class StartFailed(Exception):  # noqa: N818 - says what happened
-    """The server can't start here and now; the text is one line for whoever runs it."""
+    """The server can't start. The text is one line for the administrator."""
 
 
 def check_files(settings: Settings) -> tuple[SettingFault, ...]:
-    """What is wrong with the files that the settings name, and with the folder of a server that serves them."""
+    """Return all faults of the files that the settings name, and of the data folder. Writes nothing."""
     return tuple(_file_faults(settings))
 
 
 def missing_files(values: Mapping[str, object]) -> Iterator[SettingFault]:
-    """The files that are not there, of settings that may be bad otherwise."""
+    """Yield a fault for each missing file. `values` are raw settings, which may be invalid otherwise."""
     for name in ("tls_cert", "tls_key", "public_key"):
         value = values.get(name)
         if isinstance(value, str | Path) and not os.path.isfile(path := os.path.expanduser(value)):
-            yield SettingFault(name, f"there is no file {path}")
+            yield SettingFault(name, f"the file {path} does not exist")
 
 
 def _file_faults(settings: Settings) -> Iterator[SettingFault]:
@@ -65,18 +62,21 @@ def _file_faults(settings: Settings) -> Iterator[SettingFault]:
     try:
         folder = folder.absolute()
     except FileNotFoundError:
-        yield SettingFault("data", f"the current folder, for {folder}, was deleted")
+        yield SettingFault("data", f"{folder} is relative to the current folder, which was deleted")
         return
-    # What is not there yet is made in the nearest folder that is.
-    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
-    if not os.path.isdir(there):
-        yield SettingFault("data", f"{there} is no folder")
-    elif not os.access(there, os.W_OK | os.X_OK):
-        yield SettingFault("data", f"{there} may not be written to")
+    # The server creates missing folders in the nearest existing one.
+    existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not os.path.isdir(existing):
+        yield SettingFault("data", f"{existing} is not a folder")
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        yield SettingFault("data", f"{existing} is not writable")
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:
-    """TLS 1.2 or later with the configured certificate, None without one. Raises InvalidSettings."""
+    """Return a context for TLS 1.2 or later with the configured certificate, None without one.
+
+    Raises InvalidSettings if the certificate or its key can't be loaded.
+    """
     if settings.tls_cert is None or settings.tls_key is None:
         return None
     missing = tuple(missing_files({"tls_cert": settings.tls_cert, "tls_key": settings.tls_key}))
@@ -87,13 +87,13 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
     try:
         context.load_cert_chain(settings.tls_cert, settings.tls_key, password=_no_password)
     except (OSError, ValueError) as error:
-        detail = f"{settings.tls_cert} and {settings.tls_key} are no certificate with its key: {error}"
+        detail = f"{settings.tls_cert} and {settings.tls_key} are not a certificate and its key: {error}"
         raise InvalidSettings((SettingFault("tls_cert", detail),)) from None
     return context
 
 
 def _no_password() -> str:
-    # Without this OpenSSL would ask at the terminal.
+    # Without a callback, OpenSSL would ask for the password on the terminal.
     raise ValueError("the key is encrypted")
 
 
@@ -103,7 +103,7 @@ def _public_key(settings: Settings) -> PublicKey | None:
 
 def _secret(settings: Settings) -> None:
     folder = settings.folder or DEFAULT_DATA
-    # Where there is none, a server makes it.
+    # A missing secret is no fault: the server creates it.
     if settings.secret is None and os.path.lexists(folder / SECRET_FILE):
         try:
             read_secret(folder)
@@ -113,83 +113,84 @@ def _secret(settings: Settings) -> None:
 
 
 def file_warnings(settings: Settings) -> Iterator[str]:
-    """What may be wrong with the files that the settings name, though a server starts with them."""
+    """Yield a warning for each problem of the files in the settings that does not keep the server from starting."""
     key = settings.tls_key
     if key is not None and os.name == "posix":
         with suppress(OSError):
             mode = key.stat().st_mode
             if mode & stat.S_IROTH:
-                yield f"tls_key: {key} may be read by everybody: type chmod o-rwx {shlex.quote(str(key))}"
+                yield f"tls_key: every user can read {key}: run chmod o-rwx {shlex.quote(str(key))}"
 
 
 def check_public_key(settings: Settings) -> None:
-    """Raises InvalidSettings if there is none where the settings say."""
+    """Raise InvalidSettings if the configured public key can't be loaded."""
     _public_key(settings)
 
 
 @contextmanager
 def new_folder(folder: Path | None) -> Iterator[None]:
-    """Make the data folder, for its owner only, where there is none; if the block fails, remove what was made.
+    """Create the data folder if it is missing, with mode 0700. If the block fails, remove it again if it is empty.
 
-    Only empty folders are removed. Raises StartFailed.
+    Raises StartFailed.
     """
     if folder is None:
         yield
         return
-    made = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+    missing = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
     try:
-        _make(folder)
+        _create(folder)
         yield
     except BaseException:
-        for path in made:
+        for path in missing:
             with suppress(OSError):
                 path.rmdir()
         raise
 
 
-def _make(folder: Path) -> None:
+def _create(folder: Path) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except FileExistsError:
-        kind = "a symbolic link that leads to no folder" if folder.is_symlink() else "no folder"
+        kind = "a symbolic link that does not lead to a folder" if folder.is_symlink() else "not a folder"
         raise StartFailed(f"the data folder can't be used: {folder} is {kind}") from None
     except FileNotFoundError:
-        # Missing parents are made too.
-        raise StartFailed(f"the data folder can't be used: the current folder, for {folder}, was deleted") from None
+        # mkdir creates missing parents, so only the current folder can be missing.
+        detail = f"{folder} is relative to the current folder, which was deleted"
+        raise StartFailed(f"the data folder can't be used: {detail}") from None
     except OSError as error:
         raise StartFailed(f"the data folder can't be used: {describe_os_error(folder, error)}") from None
 
 
 @contextmanager
 def prepare_tokens(settings: Settings, wall: Callable[[], float] = time.time) -> Iterator[Callable[[], Tokens]]:
-    """What makes the signer and judge of tokens. Only when it is called a new secret is put into the data folder.
+    """Yield a function that returns the server's `Tokens`. A new secret is stored only when it is called.
 
-    `wall` gives epoch seconds. Raises StartFailed.
+    `wall` returns epoch seconds. Raises StartFailed, and InvalidSettings if the secret or the public key is invalid.
     """
     folder = settings.folder
     public_key = _public_key(settings)
     age = settings.limits.session_age
 
-    def tokens(secret: str | bytes) -> Tokens:
+    def tokens_with(secret: str | bytes) -> Tokens:
         return Tokens(secret, public_key, now=wall, session_age=age)
 
     if settings.secret is not None or folder is None:
         secret = settings.secret or new_secret()
-        yield lambda: tokens(secret)
+        yield lambda: tokens_with(secret)
         return
     with ExitStack() as stack:
         try:
-            ensure = stack.enter_context(drafted_secret(folder))
+            publish_secret = stack.enter_context(drafted_secret(folder))
         except OSError as error:
             raise _unusable(folder, error) from None
 
-        def make() -> Tokens:
+        def make_tokens() -> Tokens:
             try:
-                return tokens(ensure())
+                return tokens_with(publish_secret())
             except OSError as error:
                 raise _unusable(folder, error) from None
 
-        yield make
+        yield make_tokens
 
 
 def _unusable(folder: Path, error: OSError) -> StartFailed:

@@ -1,7 +1,4 @@
-"""Owns sockets of the program that a server is embedded in: people who need no token, over the memory transport.
-
-Refuses to know how the server is composed.
-"""
+"""Opens in-process sockets for the program that embeds the server, over the memory transport and without tokens."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ from actorchat.protocol import (
     UnknownType,
     User,
 )
-from actorchat.server.auth import FOREIGN_IDS, PROFILE, Claims, is_storable
+from actorchat.server.auth import FIRST_ANONYMOUS_ID, PROFILE, Claims, is_storable
 from actorchat.server.user_cache import UserCache
 from actorchat.transports.memory import MemoryConnection, MemoryTransport
 from actorchat.transports.ports import Admission, FeedTarget, RoomTarget
@@ -32,9 +29,9 @@ __all__ = ["EmbeddedSockets", "LocalSocket"]
 
 
 class LocalSocket(trio.abc.AsyncResource):
-    """A room's or feed's socket within this process. Iterating gives its events until it ends.
+    """A socket to a room or a feed within this process. Iterating yields its events until it ends.
 
-    Who does not iterate is a slow reader, and is closed with 1013. `chat` is None on a feed.
+    A program that does not iterate is a slow reader: its socket is closed with 1013. `chat` is None on a feed.
     """
 
     def __init__(self, connection: MemoryConnection, user: User, chat: UUID | None) -> None:
@@ -44,15 +41,15 @@ class LocalSocket(trio.abc.AsyncResource):
 
     @property
     def close_code(self) -> int | None:
-        """None while open; 1006 if it ended without a Close."""
+        """The close code, None while the socket is open; 1006 if it ended without a close frame."""
         return self.connection.close_code
 
     async def send(self, command: Command) -> None:
-        """Waits while the server does not read. Raises BrokenResourceError after the end."""
+        """Send a command. Waits while the server does not read. Raises BrokenResourceError if the socket is closed."""
         await self.connection.send(command)
 
     async def send_message(self, text: str, client_id: str | None = None) -> None:
-        """As `send`; what comes of it is the `MessageAdded` or `MessageNotAdded` that follows."""
+        """Send a message. The server answers with `MessageAdded` or `MessageNotAdded`. Raises as `send` does."""
         await self.send(SendMessage(text, client_id=client_id))
 
     async def mark_read(self, message_id: int) -> None:
@@ -69,51 +66,52 @@ class LocalSocket(trio.abc.AsyncResource):
         return await self.connection.__anext__()
 
     async def aclose(self, code: int = CloseCode.DONE) -> None:
-        """Close after all that was sent was taken."""
+        """Close the socket once the server has read everything that was sent."""
         await self.connection.aclose(code)
 
 
 class EmbeddedSockets:
-    """Opens sockets for people whom the embedding program vouches for. Raises ChatRefused, StorageUnavailable.
+    """Opens sockets for users whom the embedding program has authenticated.
 
-    A `User` brings a profile with it; fields that are empty keep what is stored.
+    The profile of a given `User` is stored; empty fields keep their stored value. All methods raise ChatRefused,
+    StorageUnavailable, and ValueError for an id that is not allowed.
     """
 
-    def __init__(self, chats: ChatService, people: UserCache, transport: MemoryTransport) -> None:
+    def __init__(self, chats: ChatService, users: UserCache, transport: MemoryTransport) -> None:
         self._chats = chats
-        self._people = people
+        self._users = users
         self._transport = transport
 
     async def visitor(self, source: str, user: User | int | None, after: int | None, profile: Profile) -> LocalSocket:
-        known = await self._people.new_visitor() if user is None else await self.known(user, Role.USER)
-        chat, _ = await self._chats.reserve_chat(source, known)
-        return self._connect(known, profile, RoomTarget(chat.uuid, after))
+        stored = await self._users.new_visitor() if user is None else await self.record(user, Role.USER)
+        chat, _ = await self._chats.reserve_chat(source, stored)
+        return self._connect(stored, profile, RoomTarget(chat.uuid, after))
 
     async def operator(
         self, operator: User | int, sources: Collection[str], chat: UUID, after: int | None, profile: Profile
     ) -> LocalSocket:
-        known = await self.known(operator, Role.OPERATOR, sources)
-        return self._connect(known, profile, RoomTarget(chat, after))
+        stored = await self.record(operator, Role.OPERATOR, sources)
+        return self._connect(stored, profile, RoomTarget(chat, after))
 
     async def feed(self, operator: User | int, sources: Collection[str], profile: Profile) -> LocalSocket:
-        known = await self.known(operator, Role.OPERATOR, sources)
-        return self._connect(known, profile, FeedTarget(frozenset(sources)))
+        stored = await self.record(operator, Role.OPERATOR, sources)
+        return self._connect(stored, profile, FeedTarget(frozenset(sources)))
 
-    async def known(self, user: User | int, role: Role, sources: Collection[str] = ()) -> User:
-        """The stored profile of somebody whom the embedding program vouches for. ValueError for another role.
+    async def record(self, user: User | int, role: Role, sources: Collection[str] = ()) -> User:
+        """Store the user's profile and sources, and return the stored profile.
 
-        ValueError also for a name or an avatar that no database or socket can take.
+        Raises ValueError for a user with another role, and for a profile that contains NUL or a lone surrogate.
         """
         user = User(user, role) if isinstance(user, int) else user
         if user.role is not role:
-            raise ValueError(f"expected somebody with the role {role}, got {user}")
-        if user.id >= FOREIGN_IDS and not (role is Role.USER and await self._people.is_known(user)):
-            raise ValueError(f"ids from 2^52 on are for anonymous visitors, whom the server numbers; got {user.id}")
+            raise ValueError(f"expected a user with the role {role}, got {user}")
+        if user.id >= FIRST_ANONYMOUS_ID and not (role is Role.USER and await self._users.is_known(user)):
+            raise ValueError(f"the server assigns ids from 2^52 on to anonymous visitors; expected less, got {user.id}")
         claimed = frozenset(name for name in PROFILE if getattr(user, name))
         for name in sorted(claimed):
             if not is_storable(getattr(user, name)):
-                raise ValueError(f"{name} holds a NUL or half of a surrogate pair")
-        record = await self._people.record(Claims(user, claimed, frozenset(sources), inf))
+                raise ValueError(f"{name} contains NUL or a lone surrogate")
+        record = await self._users.record(Claims(user, claimed, frozenset(sources), inf))
         return record.user
 
     def _connect(self, user: User, profile: Profile, target: RoomTarget | FeedTarget) -> LocalSocket:

@@ -1,4 +1,4 @@
-"""Calls of the HTTP API for code in the server's own process, without HTTP and without a token."""
+"""Offers the operations of the HTTP API to code in the server's own process, without HTTP and without tokens."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ T = TypeVar("T")
 
 
 class LocalApi:
-    """Calls as one person, with that person's rights: the methods of `actorchat.client.Api`.
+    """The methods of `actorchat.client.Api`, called in-process with the rights of one user.
 
-    Made by `Server.api_for`; usable from any task of the server's Trio program as long as the server runs. Every call
+    Made by `Server.api_for`. Usable from any task of the server's Trio program while the server runs. Every method
     raises `ChatRefused` with the codes of the HTTP API, and `StorageUnavailable`. A call that is cancelled while it
     waits for storage may still take effect.
     """
@@ -47,13 +47,13 @@ class LocalApi:
 
     @property
     def user(self) -> User:
-        """The person on whose behalf the calls are made, as stored when this object was made."""
+        """The user whose rights apply, as stored when this object was made."""
         return self._caller.user
 
     async def chats(
         self, *, status: ChatStatus | None = None, source: str | None = None, limit: int = 50
     ) -> tuple[Chat, ...]:
-        """The chats that this person may see, newest activity first, at most `limit`."""
+        """Return the chats that this user may see, latest activity first, at most `limit`."""
         return (await self.chat_page(status=status, source=source, limit=limit)).chats
 
     async def chat_page(
@@ -64,9 +64,9 @@ class LocalApi:
         limit: int = 50,
         cursor: str | None = None,
     ) -> ChatPage:
-        """A page of the chats that this person may see; `cursor` is the `next` of the page before.
+        """Return one page of the chats that this user may see. `cursor` is the `next` of the previous page.
 
-        ValueError for a text that is no cursor.
+        Raises ValueError for a text that is not a cursor.
         """
         operator = self._caller.is_operator
         if operator:
@@ -81,19 +81,19 @@ class LocalApi:
             limit=limit,
         )
         page = await self._chats.chat_reader.chats(which)
-        following = None if page.next is None else cursor_of(page.next)
-        return ChatPage(tuple(chat.wire() for chat in page.chats), following)
+        next_cursor = None if page.next is None else cursor_of(page.next)
+        return ChatPage(tuple(chat.wire() for chat in page.chats), next_cursor)
 
     async def chat(self, chat: UUID) -> Chat:
-        """One chat as it is now."""
+        """Return one chat."""
         return (await _allowed(self._access.chat(self._caller, chat))).wire()
 
     async def history(
         self, chat: UUID, *, before: int | None = None, after: int | None = None, limit: int = 50
     ) -> HistoryPage:
-        """A page of messages, in ascending order.
+        """Return one page of messages in ascending order, the newest page by default.
 
-        `before` and `after` are exclusive message indexes; ValueError if both are given, the newest page if neither is.
+        `before` and `after` are exclusive message indexes. Raises ValueError if both are given.
         """
         if before is not None and after is not None:
             raise ValueError("give before or after, not both")
@@ -123,16 +123,16 @@ class LocalApi:
         type_role: Role | None = None,
         client_id: str | None = None,
     ) -> Message:
-        """Store a message; a repeated `client_id` returns the stored message.
+        """Store a message and return it. A repeated `client_id` returns the message that is already stored.
 
-        A system message needs `type_role`, the role of its recipients: ValueError without one.
+        A system message needs `type_role`, the role of its recipients. Raises ValueError without one.
         """
         if type is MessageType.SYSTEM:
             self._only_operators("send system messages")
             if type_role is None:
                 raise ValueError("a system message needs type_role: the role of its recipients")
         if not is_storable(text) or not is_storable(client_id or ""):
-            raise ChatRefused("malformed", "text and client_id hold no NUL and no half of a surrogate pair")
+            raise ChatRefused("malformed", "text and client_id must not contain NUL or a lone surrogate")
         await _allowed(self._access.chat(self._caller, chat))
         decision = await self._chats.perform(
             AddMessage(
@@ -154,30 +154,30 @@ class LocalApi:
         return await self.add_message(chat, text, type=MessageType.SYSTEM, type_role=Role.OPERATOR)
 
     async def accept(self, chat: UUID) -> Chat:
-        """Take a new chat. If two operators accept at once, one of them gets `not_owner`."""
+        """Accept a new chat. If two operators accept it at once, one of them gets `not_owner`."""
         self._only_operators("accept chats")
         return await self._transition(AcceptChat(chat, self.user))
 
     async def close(self, chat: UUID) -> Chat:
-        """End the conversation."""
+        """Close the chat."""
         return await self._transition(CloseChat(chat, self.user))
 
     async def reopen(self, chat: UUID) -> Chat:
-        """Continue a closed conversation."""
+        """Reopen a closed chat."""
         return await self._transition(ReopenChat(chat, self.user))
 
     async def transfer(self, chat: UUID, operator_id: int) -> Chat:
-        """Give the chat to an operator, possibly to this one."""
+        """Transfer the chat to an operator, possibly to this one."""
         self._only_operators("transfer chats")
         return await self._transition(TransferChat(chat, self.user, operator_id))
 
     async def return_to_queue(self, chat: UUID) -> Chat:
-        """Give the chat back: it becomes `new` and unassigned."""
+        """Return the chat to the queue: it becomes `new` and unassigned."""
         self._only_operators("return chats")
         return await self._transition(ReturnChat(chat, self.user))
 
     async def operators(self) -> tuple[Operator, ...]:
-        """The operators of this operator's sources."""
+        """Return the operators of this operator's sources."""
         self._only_operators("see operators")
         records = await self._chats.chat_reader.operators(self._sources(()))
         return tuple(record.wire() for record in records)
@@ -198,7 +198,7 @@ class LocalApi:
 
 
 async def _allowed(answer: Awaitable[T]) -> T:
-    """Wait for an answer of the door; what it refuses is the chat's refusal here."""
+    """Await a check of the access control, and raise its Problem as ChatRefused."""
     try:
         return await answer
     except Problem as problem:

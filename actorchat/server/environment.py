@@ -1,7 +1,4 @@
-"""What a server takes from outside: clocks, randomness, sockets, storage, and how much of anything it holds.
-
-The defaults are a real machine's. A simulation gives its own.
-"""
+"""Bundles a server's clocks, randomness, network, storage and capacities, so that a simulation can replace them."""
 
 from __future__ import annotations
 
@@ -34,12 +31,13 @@ class OpenStore(Protocol):
 
 @attrs.frozen(kw_only=True)
 class Environment:
-    """`wall` gives epoch seconds. `stopwatch` measures how long one pass of the reactor takes, in seconds.
+    """What a server uses of the outside world. The defaults are the real machine's.
 
-    `random` makes ids and jitter; tokens' secrets never come from it. `listen` binds a host and port, as
-    `actorchat.transports.listener.bind` does. `connections` says, when the server starts to listen, how many may be
-    open at a time (None = any number). `sockets` are the bounds of each socket, `operations_in_flight` those of the
-    whole chat and `journal_capacity` those of the journal.
+    `wall` returns epoch seconds. `stopwatch` returns seconds and measures one pass of the reactor. `random` makes ids
+    and jitter, but no secrets. `listen` binds a host and port like `actorchat.transports.listener.bind`. `connections`
+    is called when the server starts to listen and returns how many connections may be open at a time, None = any
+    number. `sockets` are the limits of each socket. `operations_in_flight` limits the operations of all chats together,
+    `journal_capacity` those that wait in the journal.
     """
 
     wall: Callable[[], float] = time.time

@@ -1,4 +1,4 @@
-"""Sees to it that there are enough file descriptors: for connections, and beside them for the storage."""
+"""Raises the limit for open files, and computes how many connections fit under it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Final
 
 __all__ = ["connections_that_fit", "raise_open_file_limit"]
 
-MOST: Final = 1_048_576
-"""No more are asked for: some systems refuse `unlimited`, and more is no use."""
+MAX_WANTED: Final = 1_048_576
+"""The limit that is asked for at most: some systems refuse `unlimited`, and no server needs more."""
 
 RESERVE: Final = 64
-"""Descriptors that no connection gets: the storage can always close its files and open them again."""
+"""Descriptors kept free of connections, so that the storage can always reopen its files."""
 
 
 def raise_open_file_limit() -> None:
@@ -23,18 +23,18 @@ def raise_open_file_limit() -> None:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # macOS allows fewer than its hard limit says.
-    for wanted in (MOST, 10_240):
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        if soft == resource.RLIM_INFINITY or soft >= most:
+    # macOS may refuse its own hard limit; 10,240 always works there.
+    for wanted in (MAX_WANTED, 10_240):
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        if soft == resource.RLIM_INFINITY or soft >= limit:
             return
         with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
             return
 
 
 def connections_that_fit() -> int | None:
-    """How many connections may be open beside what is open now and a reserve; None if the system sets no limit."""
+    """Return how many connections fit beside the files that are open now and a reserve; None if there is no limit."""
     if sys.platform == "win32":
         return None
     import resource
@@ -42,10 +42,10 @@ def connections_that_fit() -> int | None:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return None
-    return max(1, soft - _open_now() - min(RESERVE, soft // 4))
+    return max(1, soft - _open_descriptors() - min(RESERVE, soft // 4))
 
 
-def _open_now() -> int:
+def _open_descriptors() -> int:
     for folder in ("/proc/self/fd", "/dev/fd"):
         with suppress(OSError):
             return len(os.listdir(folder))

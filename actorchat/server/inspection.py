@@ -1,6 +1,6 @@
-"""Owns the look into a running server: its local socket, who may use it, and what one look tells. Both ends.
+"""Reports the actors of a running server through a Unix socket in its data folder; contains both server and client.
 
-Refuses to know what the actors do, and how a look is shown. It changes nothing and never stops the server.
+Inspection changes nothing, and a failure of it never stops the server.
 """
 
 from __future__ import annotations
@@ -27,37 +27,37 @@ from actorchat.actors import ActorInfo, ActorSystem
 
 __all__ = [
     "DEFAULT_ROWS",
-    "MOST_ROWS",
+    "MAX_ROWS",
     "ActorRow",
     "Family",
     "InspectionFailed",
     "InspectionRequest",
     "SortOrder",
     "Tree",
-    "look",
+    "inspect_server",
+    "make_page",
     "serve_inspection",
-    "survey",
 ]
 
 DEFAULT_ROWS: Final = 50
-MOST_ROWS: Final = 1000
-SOCKET: Final = "actors.sock"
-SECONDS: Final = 5.0
-"""What one conversation may take."""
-AT_ONCE: Final = 16
-"""Conversations; who comes while there are so many is told so."""
-SLICE: Final = 256
-"""Actors looked at between two checkpoints: well under a millisecond."""
-LONGEST_QUESTION: Final = 4096
-LONGEST_ANSWER: Final = 8 * 1024 * 1024
-LONGEST_ADDRESS: Final = 103
-"""Bytes of a socket's path that every platform takes; Linux takes four more."""
+MAX_ROWS: Final = 1000
+SOCKET_NAME: Final = "actors.sock"
+ANSWER_SECONDS: Final = 5.0
+"""The limit for one request and its answer, for server and client."""
+MAX_CONVERSATIONS: Final = 16
+"""Requests at a time. Further ones are refused with a text that says so."""
+CHECKPOINT_EVERY: Final = 256
+"""Actors processed between two checkpoints, which takes well under a millisecond."""
+MAX_REQUEST_BYTES: Final = 4096
+MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
+MAX_PATH_BYTES: Final = 103
+"""Length of a socket's path that every platform allows. Linux allows four bytes more."""
 
 _log: Final = logging.getLogger("actorchat.server")
 
 
 class SortOrder(StrEnum):
-    """How rows are sorted: the largest first, names as in a dictionary."""
+    """How rows are sorted: numbers in descending order, names in ascending order."""
 
     INBOX = "inbox"
     HANDLED = "handled"
@@ -68,19 +68,21 @@ class SortOrder(StrEnum):
 
 @attrs.frozen(kw_only=True)
 class InspectionRequest:
-    """One page of the actors whose name, kind, family, state, message or wait has `filter` in it."""
+    """Asks for one page of actors. `filter` is a text in the name, kind, family, state, message or `waiting_on`."""
 
     sort: SortOrder = SortOrder.INBOX
     filter: Annotated[str, Meta(max_length=200)] = ""
-    limit: Annotated[int, Meta(ge=1, le=MOST_ROWS)] = DEFAULT_ROWS
+    limit: Annotated[int, Meta(ge=1, le=MAX_ROWS)] = DEFAULT_ROWS
     page: Annotated[int, Meta(ge=1, le=2**31)] = 1
 
 
 @attrs.frozen(kw_only=True)
 class ActorRow:
-    """One actor now; times in seconds. `handled` counts both lanes; `dropped` what the inbox lost, `drops` why.
+    """The state of one actor. Times are in seconds.
 
-    `message` is the type of the current one, `busy_for` how long it has been seen to take.
+    `inbox` of at most `bound` messages wait. `handled` counts messages and signals. `dropped` counts the messages that
+    the inbox lost, and `drops` counts them by reason. `message` is the type of the message being handled, and
+    `busy_for` how long it has taken so far.
     """
 
     name: str
@@ -101,7 +103,7 @@ class ActorRow:
 
 @attrs.frozen(kw_only=True)
 class Family:
-    """Totals of those with one family or supervisor, or of those with none, whatever was filtered."""
+    """Totals of all actors with the same family or supervisor, whatever the filter is; `name` is None for the rest."""
 
     name: str | None
     actors: int
@@ -113,9 +115,10 @@ class Family:
 
 @attrs.frozen(kw_only=True)
 class Tree:
-    """One page of a look. `page` is the last one if there are fewer than asked for; `matched` counts all pages' rows.
+    """The answer to an `InspectionRequest`.
 
-    `lost` counts the system's dead letters by reason, `families` comes in start order.
+    `page` is the last page if the request asked for a later one. `matched` counts the rows of all pages. `lost` counts
+    the system's dead letters by reason. `families` are in start order.
     """
 
     pid: int
@@ -129,23 +132,23 @@ class Tree:
 
 @attrs.frozen(kw_only=True)
 class _Answer:
-    """Either, never both."""
+    """The answer on the wire: exactly one of the two fields is set."""
 
     tree: Tree | None = None
     refusal: str | None = None
 
 
 class InspectionFailed(Exception):  # noqa: N818 - says what happened
-    """There is nothing to look at; the text is one line for whoever asked."""
+    """The server could not be inspected. The text is one line for the user."""
 
 
-class _Junk(Exception):  # noqa: N818 - what came in
+class _BadRequest(Exception):  # noqa: N818 - describes what was received
     pass
 
 
-# What a look tells
+# The content of an answer
 
-_KEYS: Final[dict[SortOrder, Callable[[ActorRow], tuple[float, float] | str]]] = {
+_SORT_KEYS: Final[dict[SortOrder, Callable[[ActorRow], tuple[float, float] | str]]] = {
     SortOrder.INBOX: lambda row: (-row.inbox, -row.busy_for),
     SortOrder.HANDLED: lambda row: (-row.handled, -row.inbox),
     SortOrder.AGE: lambda row: (-row.age, -row.inbox),
@@ -170,25 +173,25 @@ class _Totals:
         self.dropped += info.dropped
 
 
-async def survey(infos: Iterable[ActorInfo], question: InspectionRequest, lost: dict[str, int] | None = None) -> Tree:
-    """The page that answers `question`. Lets others run after every `SLICE` actors; equals stay in start order."""
+async def make_page(infos: Iterable[ActorInfo], request: InspectionRequest, lost: dict[str, int] | None = None) -> Tree:
+    """Return the page that `request` asks for. The sort is stable. Checkpoints every `CHECKPOINT_EVERY` actors."""
     totals: defaultdict[str | None, _Totals] = defaultdict(_Totals)
-    words = question.filter.casefold()
+    wanted = request.filter.casefold()
     rows: list[ActorRow] = []
     for number, info in enumerate(infos, 1):
         totals[info.parent].add(info)
-        if not words or words in _words_of(info):
+        if not wanted or wanted in _searchable_text(info):
             rows.append(_row(info))
-        if number % SLICE == 0:
+        if number % CHECKPOINT_EVERY == 0:
             await trio.lowlevel.checkpoint()
     await trio.lowlevel.checkpoint()
-    rows.sort(key=_KEYS[question.sort])
-    pages = max(1, -(-len(rows) // question.limit))
-    page = min(question.page, pages)
+    rows.sort(key=_SORT_KEYS[request.sort])
+    pages = max(1, -(-len(rows) // request.limit))
+    page = min(request.page, pages)
     return Tree(
         pid=os.getpid(),
         families=tuple([Family(name=name, **attrs.asdict(total)) for name, total in totals.items()]),
-        rows=tuple(rows[(page - 1) * question.limit : page * question.limit]),
+        rows=tuple(rows[(page - 1) * request.limit : page * request.limit]),
         matched=len(rows),
         page=page,
         pages=pages,
@@ -196,9 +199,9 @@ async def survey(infos: Iterable[ActorInfo], question: InspectionRequest, lost: 
     )
 
 
-def _words_of(info: ActorInfo) -> str:
+def _searchable_text(info: ActorInfo) -> str:
     fields = (info.name, info.actor, info.parent, info.state, info.message, info.waiting_on)
-    # A line each, so that no filter matches across two of them.
+    # One line for each field, so that no filter matches across two fields.
     return "\n".join([field for field in fields if field]).casefold()
 
 
@@ -221,25 +224,25 @@ def _row(info: ActorInfo) -> ActorRow:
     )
 
 
-# The server's end
+# The server's side
 
 
 async def serve_inspection(
     folder: Path, system: ActorSystem, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Answer looks at `system` through a socket in `folder`, for its owner only, until cancelled; then it is gone.
+    """Answer inspection requests about `system` on a Unix socket in `folder`, which only its owner may use.
 
-    Started means: it can be asked. Where it can't be, or another server does it for `folder`, that is logged and this
-    ends. Nothing that goes wrong here comes out.
+    Runs until cancelled, and then removes the socket. Reports started once the socket listens. If the socket can't be
+    created, or another server has one in `folder`, logs a warning and returns. Errors are logged, never raised.
     """
     with ExitStack() as stack:
         try:
             listener = _listen(stack, folder)
         except BlockingIOError:
-            _log.warning("another server uses %s: `actorchat actors tree` shows that one's actors", folder)
+            _log.warning("another server uses %s: `actorchat actors tree` shows the actors of that server", folder)
             listener = None
         except OSError as error:
-            _log.warning("`actorchat actors tree` can't be used on %s: %s", folder, error.strerror or error)
+            _log.warning("`actorchat actors tree` does not work for %s: %s", folder, error.strerror or error)
             listener = None
         task_status.started()
         if listener is None:
@@ -247,138 +250,142 @@ async def serve_inspection(
         try:
             await trio.serve_listeners(_Inspector(system).serve, [trio.SocketListener(listener)])
         except Exception:
-            _log.exception("`actorchat actors tree` can't be used on %s any more", folder)
+            _log.exception("`actorchat actors tree` stopped working for %s", folder)
 
 
 def _listen(stack: ExitStack, folder: Path) -> trio.socket.SocketType:
-    """The socket in `folder`, which goes with `stack`. Raises OSError; BlockingIOError if another server has one."""
+    """Create the socket in `folder`; leaving `stack` removes it. Raises OSError, BlockingIOError if it is in use."""
     if sys.platform == "win32":
         raise OSError("this platform has no Unix sockets")
     import fcntl
 
-    claim = os.open(folder, os.O_RDONLY)
-    stack.callback(os.close, claim)
-    # Who holds this lock lives, whatever the socket's file looks like: the system drops it with the process.
-    fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    lock = os.open(folder, os.O_RDONLY)
+    stack.callback(os.close, lock)
+    # The lock ends with its process. So if it is free, an existing socket file was left behind and can be removed.
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with suppress(FileNotFoundError):
-        if stat.S_ISSOCK(os.stat(SOCKET, dir_fd=claim, follow_symlinks=False).st_mode):
-            os.unlink(SOCKET, dir_fd=claim)
+        if stat.S_ISSOCK(os.stat(SOCKET_NAME, dir_fd=lock, follow_symlinks=False).st_mode):
+            os.unlink(SOCKET_NAME, dir_fd=lock)
     listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
     with suppress(OSError):
-        # Linux makes the file with this mode. Elsewhere it gets it below: nobody can connect before `listen`.
+        # Linux creates the file with the mode of the descriptor. Other systems need the chmod below, which is in time:
+        # no client can connect before `listen`.
         os.fchmod(listener.fileno(), 0o600)
-    with _address(folder) as address:
-        listener.bind(address)
-        stack.callback(_remove, claim)
-        os.chmod(address, 0o600)
+    with _socket_path(folder) as path:
+        listener.bind(path)
+        stack.callback(_remove_socket, lock)
+        os.chmod(path, 0o600)
     listener.listen()
     return trio.socket.from_stdlib_socket(listener)
 
 
-def _remove(folder: int) -> None:
+def _remove_socket(folder: int) -> None:
     with suppress(OSError):
-        os.unlink(SOCKET, dir_fd=folder)
+        os.unlink(SOCKET_NAME, dir_fd=folder)
 
 
 @contextmanager
-def _address(folder: Path) -> Iterator[str]:
-    """A path of the socket that is short enough for a socket's address. Raises OSError."""
-    path = os.fspath(folder / SOCKET)
-    if len(os.fsencode(path)) <= LONGEST_ADDRESS:
+def _socket_path(folder: Path) -> Iterator[str]:
+    """Yield a path of the socket that is short enough for a socket address. Raises OSError if there is none."""
+    path = os.fspath(folder / SOCKET_NAME)
+    if len(os.fsencode(path)) <= MAX_PATH_BYTES:
         yield path
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
         short = f"/proc/self/fd/{handle}"
         if not os.path.isdir(short):
-            raise OSError(errno.ENAMETOOLONG, f"a socket's path has at most {LONGEST_ADDRESS} bytes here")
-        yield f"{short}/{SOCKET}"
+            raise OSError(errno.ENAMETOOLONG, f"a socket's path may have at most {MAX_PATH_BYTES} bytes on this system")
+        yield f"{short}/{SOCKET_NAME}"
     finally:
         os.close(handle)
 
 
 class _Inspector:
-    """Takes questions and answers them, one at a time. Bounded: conversations, their length and their time."""
+    """Answers requests one at a time. Limits the number of connections, the length of a request, and the time."""
 
     def __init__(self, system: ActorSystem) -> None:
         self._system = system
-        self._turn = trio.Lock()
+        self._one_at_a_time = trio.Lock()
         self._conversations = 0
 
     async def serve(self, stream: trio.SocketStream) -> None:
         self._conversations += 1
         try:
-            with trio.move_on_after(SECONDS):
+            with trio.move_on_after(ANSWER_SECONDS):
                 async with stream:
                     await stream.send_all(msgspec.json.encode(await self._answer(stream)))
         except trio.BrokenResourceError:
-            # Whoever asked has gone.
+            # The client is gone.
             return
         except Exception:
-            _log.exception("a look at the actors failed")
+            _log.exception("an inspection of the actors failed")
         finally:
             self._conversations -= 1
 
     async def _answer(self, stream: trio.SocketStream) -> _Answer:
-        if self._conversations > AT_ONCE:
-            return _Answer(refusal=f"{AT_ONCE} others look already")
+        if self._conversations > MAX_CONVERSATIONS:
+            return _Answer(refusal=f"{MAX_CONVERSATIONS} inspections are running already")
         try:
-            question = await _question(stream)
-        except _Junk as error:
+            request = await _read_request(stream)
+        except _BadRequest as error:
             return _Answer(refusal=str(error))
-        async with self._turn:
+        async with self._one_at_a_time:
             lost = {loss.value: count for loss, count in self._system.dead_letters.counts.items()}
-            return _Answer(tree=await survey(self._system.walk(), question, lost))
+            return _Answer(tree=await make_page(self._system.walk(), request, lost))
 
 
-async def _question(stream: trio.SocketStream) -> InspectionRequest:
-    """The one line of JSON. Raises _Junk."""
+async def _read_request(stream: trio.SocketStream) -> InspectionRequest:
+    """Read a request, which is one line of JSON. Raises _BadRequest."""
     line = bytearray()
     while b"\n" not in line:
-        part = await stream.receive_some(LONGEST_QUESTION)
+        part = await stream.receive_some(MAX_REQUEST_BYTES)
         line += part
-        if len(line) > LONGEST_QUESTION:
-            raise _Junk(f"a question has at most {LONGEST_QUESTION} bytes")
+        if len(line) > MAX_REQUEST_BYTES:
+            raise _BadRequest(f"a request may have at most {MAX_REQUEST_BYTES} bytes")
         if not part:
             break
     try:
         return msgspec.json.decode(line.partition(b"\n")[0], type=InspectionRequest)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise _Junk(f"no question: {error}") from None
+        raise _BadRequest(f"invalid request: {error}") from None
 
 
-# The asker's end
+# The client's side
 
 
-async def look(folder: Path, question: InspectionRequest) -> Tree:
-    """Ask the server whose data folder is `folder`. The caller owns the clock. Raises NotSeen."""
+async def inspect_server(folder: Path, request: InspectionRequest) -> Tree:
+    """Send a request to the server whose data folder is `folder`, and return its answer. Raises InspectionFailed.
+
+    Has no timeout of its own: the caller sets one.
+    """
     if not hasattr(socket, "AF_UNIX"):
         raise InspectionFailed("this platform has no Unix sockets")
     received = bytearray()
     try:
-        with _address(folder) as address:
-            stream = await trio.open_unix_socket(address)
+        with _socket_path(folder) as path:
+            stream = await trio.open_unix_socket(path)
         async with stream:
-            # It may refuse and close before it has read: the refusal is there all the same.
+            # The server may refuse and close before it reads the request. Its refusal can still be received.
             with suppress(trio.BrokenResourceError):
-                await stream.send_all(msgspec.json.encode(question) + b"\n")
+                await stream.send_all(msgspec.json.encode(request) + b"\n")
             with suppress(trio.BrokenResourceError):
                 async for part in stream:
                     received += part
-                    if len(received) > LONGEST_ANSWER:
-                        raise InspectionFailed(f"the server on {folder} does not stop answering")
+                    if len(received) > MAX_ANSWER_BYTES:
+                        raise InspectionFailed(f"the answer of the server on {folder} is too long")
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
         raise InspectionFailed(f"no server runs on {folder}; start one with: actorchat serve --data {folder}") from None
     except PermissionError:
-        raise InspectionFailed(f"the server on {folder} is somebody else's: only its owner may look") from None
+        raise InspectionFailed(f"the server on {folder} runs as another user: only that user may inspect it") from None
     except OSError as error:
-        raise InspectionFailed(f"the server on {folder} can't be asked: {error.strerror or error}") from None
+        raise InspectionFailed(f"the server on {folder} can't be reached: {error.strerror or error}") from None
     if not received:
-        raise InspectionFailed(f"the server on {folder} has gone")
+        raise InspectionFailed(f"the server on {folder} closed the connection without an answer")
     try:
         answer = msgspec.json.decode(received, type=_Answer)
     except msgspec.MsgspecError:
-        raise InspectionFailed(f"the server on {folder} answers what this version doesn't understand") from None
+        raise InspectionFailed(f"the server on {folder} runs a version with another answer format") from None
     if answer.tree is None:
-        raise InspectionFailed(f"the server on {folder} refuses: {answer.refusal}")
+        raise InspectionFailed(f"the server on {folder} refused the request: {answer.refusal}")
     return answer.tree

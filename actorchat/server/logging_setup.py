@@ -1,6 +1,6 @@
-"""Owns how a server process writes its log: text for people, JSON for machines, on stderr.
+"""Configures logging of a server process: text or JSON on stderr.
 
-Refuses to know who logs what. Configured by the command line only: an embedding program has its own way.
+Only the command line calls this. A program that embeds a server configures logging itself.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["configure_logging"]
 
 
 def configure_logging(log_format: str) -> None:
-    """Send our records from INFO on, and others' from WARNING on, to stderr, one line each."""
+    """Log to stderr in `log_format`, "text" or "json": actorchat from level INFO, other libraries from WARNING."""
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -22,16 +22,16 @@ def configure_logging(log_format: str) -> None:
         structlog.stdlib.ExtraAdder(),
     ]
     handler = logging.StreamHandler()
-    last: list[Processor]
+    renderers: list[Processor]
     if log_format == "json":
-        last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        renderers = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
         colors = handler.stream.isatty()
-        last = [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)]
+        renderers = [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)]
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
     root = logging.getLogger()

@@ -1,7 +1,4 @@
-"""Owns one running server: what it is composed of, how it starts, and in which order it stops.
-
-Composition of the package; what each part does stands in its module.
-"""
+"""Assembles, starts and stops a server."""
 
 from __future__ import annotations
 
@@ -49,23 +46,23 @@ from actorchat.transports.websocket import WebsocketTransport, open_websocket_tr
 __all__ = ["DRAIN_SECONDS", "Server", "ServerStatistics", "open_server", "start_server"]
 
 DRAIN_SECONDS: Final = 9.0
-"""What a draining server may take before its sockets are cut: a second of ten is left to stop in."""
+"""How long draining may take before the remaining connections are cut. Some service managers kill after ten seconds."""
 
 STOP_SECONDS: Final = 9.7
-"""What stopping may take in all: what comes of closed sockets is stored, and the storage is closed."""
+"""How long draining and stopping may take together. Stopping stores the departures of users and closes the storage."""
 
-DECIDE_SECONDS: Final = 3.0
-"""After that sockets are told that the server stops, whatever is not decided: they have 5 s to read what is left."""
+COMMIT_SECONDS: Final = 3.0
+"""How long draining waits for commits before it closes the sockets. Their peers then have 5 s to read what is left."""
 
 ANSWER_SECONDS: Final = 3.0
-"""What peers have to read their HTTP answers when everything is decided."""
+"""How long HTTP clients have to read their answers after the last commit."""
 
 _log: Final = logging.getLogger("actorchat.server")
 
 
 @attrs.frozen(kw_only=True)
 class ServerStatistics:
-    """As of now; `journal` since the start."""
+    """Counts of open connections now, and the journal's counters since the start."""
 
     websockets: int
     memory_sockets: int
@@ -88,7 +85,7 @@ class _Parts:
 
 @attrs.define
 class _State:
-    """What changes in a server's life."""
+    """The mutable state of a server."""
 
     listener: Listener | None = None
     port: int | None = None
@@ -97,7 +94,7 @@ class _State:
 
 
 class Server:
-    """A running server; made by `open_server`, ended by leaving its block."""
+    """A running server, made by `open_server`. It stops when that block is left."""
 
     def __init__(self, settings: Settings, parts: _Parts, state: _State) -> None:
         self.settings: Settings = settings
@@ -105,37 +102,37 @@ class Server:
         self._state = state
 
     async def drain(self) -> None:
-        """Close intake, let what was taken be decided and announced, tell the sockets. Takes `DRAIN_SECONDS` at most.
+        """Stop accepting, finish pending operations, close all connections. Takes at most `DRAIN_SECONDS`.
 
-        After `DECIDE_SECONDS` sockets are told although something is not decided: a commit may be in doubt for as long
-        as storage is away. It may still be decided until the end.
+        Sockets are closed with 1001 after the last commit, at the latest after `COMMIT_SECONDS`: while storage is
+        unavailable, a commit may stay in doubt for longer. Its outcome may still arrive until the end.
         """
         parts, state = self._parts, self._state
         state.draining = True
         with trio.move_on_after(DRAIN_SECONDS):
             if state.listener is not None:
                 state.listener.close()
-            decided = trio.Event()
+            committed = trio.Event()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._decide, decided)
-                nursery.start_soon(self._end_http, decided)
-                with trio.move_on_after(DECIDE_SECONDS):
-                    await decided.wait()
+                nursery.start_soon(self._finish_operations, committed)
+                nursery.start_soon(self._end_http, committed)
+                with trio.move_on_after(COMMIT_SECONDS):
+                    await committed.wait()
                 nursery.start_soon(parts.memory.drain, CloseCode.DRAINING)
                 nursery.start_soon(parts.websockets.drain, CloseCode.DRAINING)
             state.drained = True
         if not state.drained:
-            _log.error("draining took longer than %.0f s: what is left is cut off", DRAIN_SECONDS)
+            _log.error("draining took longer than %.0f s: the remaining connections are cut", DRAIN_SECONDS)
             parts.http.abort()
 
-    async def _decide(self, decided: trio.Event) -> None:
-        """Return when everything that was taken is decided and announced."""
+    async def _finish_operations(self, committed: trio.Event) -> None:
+        """Set `committed` once all accepted operations are committed or refused, and their events sent."""
         await self._parts.chats.drain()
         await self._parts.journal.barrier()
-        decided.set()
+        committed.set()
 
-    async def _end_http(self, decided: trio.Event) -> None:
-        """End every HTTP connection: idle ones at once, others with their answer, if the peer reads it in time."""
+    async def _end_http(self, committed: trio.Event) -> None:
+        """Close idle HTTP connections at once, and others after their answer or when time is up."""
         http, ended = self._parts.http, trio.Event()
 
         async def end() -> None:
@@ -144,35 +141,35 @@ class Server:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(end)
-            with trio.move_on_after(DECIDE_SECONDS):
-                await decided.wait()
+            with trio.move_on_after(COMMIT_SECONDS):
+                await committed.wait()
             with trio.move_on_after(ANSWER_SECONDS):
                 await ended.wait()
             http.abort()
 
     @property
     def port(self) -> int:
-        """The port it listens on. Raises RuntimeError where settings say that it listens nowhere."""
+        """The port that the server listens on. Raises RuntimeError if the setting `port` is None."""
         if self._state.port is None:
-            raise RuntimeError("this server listens nowhere: its settings have no port")
+            raise RuntimeError("this server does not listen: its setting `port` is None")
         return self._state.port
 
     @property
     def url(self) -> str:
-        """Where to reach it from this machine, without a trailing slash. Raises as `port` does."""
+        """The server's URL on this machine, without a trailing slash. Raises RuntimeError as `port` does."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.settings.host, self.settings.host)  # noqa: S104 - read, not bound
         scheme = "http" if self.settings.tls_cert is None else "https"
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     async def reload_certificate(self, cert: Path | None = None, key: Path | None = None) -> None:
-        """Read the TLS certificate chain and its key again, from other files if they are given.
+        """Read the TLS certificate chain and its key again, from other files if given.
 
-        New connections use them, open ones keep theirs. Raises InvalidSettings if they can't be used: then nothing
-        changes. Raises RuntimeError if this server has no TLS.
+        New connections use the new certificate, open ones keep theirs. Raises InvalidSettings, and changes nothing, if
+        the files can't be used. Raises RuntimeError if this server has no TLS.
         """
         listener = self._state.listener
         if listener is None or self.settings.tls_cert is None:
-            raise RuntimeError("this server has no TLS: its settings name no certificate")
+            raise RuntimeError("this server has no TLS: its setting `tls_cert` is None")
         settings = attrs.evolve(
             self.settings, tls_cert=cert or self.settings.tls_cert, tls_key=key or self.settings.tls_key
         )
@@ -189,10 +186,10 @@ class Server:
         after: int | None = None,
         profile: Profile = Profile.EXTENDED,
     ) -> LocalSocket:
-        """A visitor in the room of their open chat at `source`, a new one if there is none.
+        """Open a visitor's socket to the room of their open chat at `source`; reserve a chat if there is none.
 
-        `user` None is a new anonymous visitor; other ids are below 2^52. `after` replays what came later than that
-        message index. Raises ChatRefused and StorageUnavailable, and ValueError for an id that can't be.
+        `user` None is a new anonymous visitor; other ids are below 2^52. `after` replays the messages after that index,
+        -1 all. Raises ChatRefused, StorageUnavailable, and ValueError for an id that is not allowed.
         """
         return await self._parts.local.visitor(source, user, after, profile)
 
@@ -205,37 +202,39 @@ class Server:
         after: int | None = None,
         profile: Profile = Profile.EXTENDED,
     ) -> LocalSocket:
-        """An operator in the room of `chat`, a member of `sources` from now on, and of those named before.
+        """Open an operator's socket to the room of `chat`. `after` replays as in `connect_visitor`.
 
-        Raises ChatRefused and StorageUnavailable.
+        `sources` are added to the sources that the operator belongs to.
+        Raises ChatRefused, StorageUnavailable, and ValueError for an id that is not allowed.
         """
         return await self._parts.local.operator(operator, sources, chat, after, profile)
 
     async def connect_feed(
         self, operator: User | int, *, sources: Collection[str], profile: Profile = Profile.EXTENDED
     ) -> LocalSocket:
-        """An operator's feed of `sources`, which the operator belongs to from now on, and to those named before.
+        """Open an operator's socket to the feed of `sources`.
 
-        Raises ChatRefused and StorageUnavailable.
+        `sources` are added to the sources that the operator belongs to.
+        Raises ChatRefused, StorageUnavailable, and ValueError for an id that is not allowed.
         """
         return await self._parts.local.feed(operator, sources, profile)
 
     async def api_for(self, user: User, *, sources: Collection[str] = ()) -> LocalApi:
-        """The calls of the HTTP API on behalf of `user`, without HTTP: history, accept, close, notes and so on.
+        """Return the operations of the HTTP API (history, accept, close, notes and so on) with the rights of `user`.
 
-        `sources` are an operator's widget sources. Memberships have no end, unlike those that a token names. The
-        profile of `user` is stored; empty fields keep what is stored.
-        Raises ChatRefused and StorageUnavailable.
+        `sources` are an operator's widget sources. They are stored without an expiry, unlike the sources of a token.
+        The profile of `user` is stored; empty fields keep their stored value.
+        Raises ChatRefused, StorageUnavailable, and ValueError for an id that is not allowed.
         """
         parts = self._parts
-        known = await parts.local.known(user, user.role, sources)
-        return LocalApi(parts.chats, parts.access_control, known, sources)
+        stored = await parts.local.record(user, user.role, sources)
+        return LocalApi(parts.chats, parts.access_control, stored, sources)
 
     def issue_token(self, user: User, *, sources: Collection[str] = (), ttl: float = 3600.0) -> str:
-        """A signed token for `user`, valid for `ttl` seconds: for a page that the embedding program renders.
+        """Return a signed token for `user`, valid for `ttl` seconds, for example for a page that the program renders.
 
-        `sources` are an operator's widget sources. The token carries the profile of `user`. Raises ValueError for an id
-        that no token may name: ids from elsewhere are below 2^52.
+        `sources` are an operator's widget sources. The token contains the profile of `user`. Raises ValueError for an
+        id that is not allowed in a token: an operator's must be below 2^52.
         """
         return self._parts.tokens.issue(user, sources, ttl)
 
@@ -252,7 +251,7 @@ class Server:
 
     @property
     def drained(self) -> bool:
-        """After the block: whether everything taken was decided and every socket was told, in time."""
+        """Whether draining finished in time: all operations are decided and all connections closed."""
         return self._state.drained
 
 
@@ -260,12 +259,13 @@ class Server:
 async def open_server(
     settings: Settings | None = None, *, environment: Environment | None = None
 ) -> AsyncIterator[Server]:
-    """A server inside any Trio program; several in one process don't know of each other.
+    """Run a server while the block runs. One process may run several, which share nothing.
 
-    Leaving the block drains it, also when the block was cancelled: sockets get 1001, what was taken is stored;
-    that takes at most ten seconds, shielded. What the block raises comes out as it is.
-    `environment` takes the place of the real clocks, network and storage: `actorchat.testing.simulation` makes one.
-    Raises InvalidSettings or StartFailed if it can't start.
+    Leaving the block drains the server, also if the block was cancelled: accepted operations are stored, and sockets
+    are closed with 1001. This is shielded from cancellation and takes at most ten seconds. Exceptions of the block are
+    raised as they are, without an exception group. `environment` replaces the real clocks, network and storage;
+    `actorchat.testing.simulation` makes one.
+    Raises InvalidSettings or StartFailed if the server can't start.
     """
     stop = trio.Event()
     failure: BaseException | None = None
@@ -273,7 +273,7 @@ async def open_server(
         try:
             yield await nursery.start(_run, settings or Settings(), environment or Environment(), stop)
         except BaseException as error:
-            # Raised again below: from within the nursery it would come out in an exception group.
+            # Raised again below, because the nursery would wrap it in an exception group.
             failure = error
         stop.set()
     if failure is not None:
@@ -283,7 +283,7 @@ async def open_server(
 async def _run(
     settings: Settings, environment: Environment, stop: trio.Event, *, task_status: trio.TaskStatus[Server]
 ) -> None:
-    """A server in a task of its own: whoever cancels the block doesn't cancel what still has to be stored."""
+    """Run a server in its own task, so that cancelling the caller's block does not cancel what has to be stored."""
     with trio.CancelScope() as scope:
         async with AsyncExitStack() as stack:
             try:
@@ -291,7 +291,7 @@ async def _run(
             except OSError as error:
                 where = "" if error.filename is None else f"{error.filename}: "
                 raise StartFailed(f"the server can't start: {where}{error.strerror or error}") from error
-            # From here on it ends by `stop`, and then within STOP_SECONDS.
+            # From here on only `stop` ends the server, within STOP_SECONDS.
             scope.shield = True
             task_status.started(server)
             await stop.wait()
@@ -302,9 +302,9 @@ async def _run(
 
 
 async def start_server(stack: AsyncExitStack, settings: Settings, environment: Environment) -> Server:
-    """Start a server whose parts end with `stack`: without `Server.drain` before it, as one that was killed.
+    """Start a server whose parts are closed with `stack`. Call `Server.drain` first, or it ends as if killed.
 
-    What can fail comes before what stays behind: a failed start leaves no new folder, and no secret in it.
+    Steps that can fail come before steps that leave files: a failed start leaves no new folder and no secret.
     """
     wall, random = environment.wall, environment.random
     tls = tls_context(settings)
@@ -339,11 +339,11 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
             random=random,
         )
     )
-    people = UserCache(chats, random, wall)
+    users = UserCache(chats, random, wall)
     access_control = AccessControl(
         chats,
         tokens,
-        people,
+        users,
         sources=settings.sources,
         visitors_per_minute=settings.limits.visitors_per_minute,
         chats_per_minute=settings.limits.chats_per_minute,
@@ -358,7 +358,7 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
         if state.draining:
             return Problem("draining", "the server is stopping")
         if journal.statistics().away:
-            return Problem("storage_unavailable", "storage is away")
+            return Problem("storage_unavailable", "storage is unavailable")
         if storage.chat_reader.unreadable:
             return Problem("storage_unavailable", "storage can't be read")
         return None
@@ -377,7 +377,7 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
     parts = _Parts(
         chats=chats,
         journal=journal,
-        local=EmbeddedSockets(chats, people, memory),
+        local=EmbeddedSockets(chats, users, memory),
         access_control=access_control,
         tokens=tokens,
         memory=memory,
@@ -397,7 +397,10 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
                 access_control,
                 origins,
                 proxies,
-                most={Role.USER: settings.limits.visitor_sockets, Role.OPERATOR: settings.limits.operator_sockets},
+                max_sockets={
+                    Role.USER: settings.limits.visitor_sockets,
+                    Role.OPERATOR: settings.limits.operator_sockets,
+                },
                 count=websockets.sessions.count,
             ),
             http=_http_side(http),
@@ -433,11 +436,11 @@ async def _listen(settings: Settings, environment: Environment) -> tuple[socket.
     except OSError as error:
         where = f"{settings.host}:{settings.port}"
         if error.errno == errno.EADDRINUSE:
-            advice = "another program listens there; choose another port with --port"
+            advice = "another program listens on it; choose another port with --port"
             raise StartFailed(f"{where} is in use: {advice}") from None
         raise StartFailed(f"can't listen on {where}: {error.strerror or error}") from None
     except UnicodeError:
-        raise StartFailed(f"can't listen on {settings.host}:{settings.port}: that is no name of a host") from None
+        raise StartFailed(f"can't listen on {settings.host}:{settings.port}: invalid host name") from None
 
 
 async def _open_storage(stack: AsyncExitStack, settings: Settings, environment: Environment) -> Storage:

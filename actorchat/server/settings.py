@@ -1,9 +1,6 @@
-"""Owns what a deployment may choose: every setting, its default, and what is legal.
+"""Defines all settings of a deployment, their defaults, and the validation of their values."""
 
-Refuses to know where values come from (`actorchat.server.settings_loader` reads them) and what they are used for.
-"""
-
-# ruff: noqa: RUF009 - these calls make attrs fields, which is what a class body of attrs is for
+# ruff: noqa: RUF009 - the calls in class bodies define attrs fields
 
 from __future__ import annotations
 
@@ -34,24 +31,25 @@ __all__ = [
 
 DEFAULT_DATA: Final = Path("actorchat-data")
 SHORTEST_SECRET: Final = 32
-"""Bytes: HS256 is no stronger than its key, and 32 is the size of its hash."""
+"""In bytes. HS256 is no stronger than its key, and its hash has 32 bytes."""
 
-_FEWEST_BYTES: Final = 8
-"""Different ones in a secret: of 32 random decimal digits not one in a thousand has fewer."""
+_MIN_DISTINCT_BYTES: Final = 8
+"""A secret needs so many different bytes. Of 1,000 secrets of 32 random decimal digits, fewer than one has less."""
 
-_LONGEST_PERIOD: Final = 16
+_MAX_PERIOD: Final = 16
+"""A secret that repeats a pattern shorter than this is weak."""
 
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 
 _HAS_REACTOR: Final = sys.platform != "win32"
-"""It waits on a selector by its descriptor, which only epoll and kqueue have."""
+"""The reactor waits for the file descriptor of its selector. Only epoll and kqueue have one."""
 
 T = TypeVar("T")
 
 
 @attrs.frozen
 class SettingFault:
-    """One bad setting: its name, what is wrong and what would have been legal."""
+    """One invalid setting: its name, what is wrong and what would be valid, and where the value came from."""
 
     name: str
     detail: str
@@ -62,7 +60,7 @@ class SettingFault:
 
 
 class InvalidSettings(Exception):  # noqa: N818 - names the state of the settings
-    """Settings that no server can start with; `faults` holds all of them, never none."""
+    """No server can start with these settings. `faults` has one entry or more, one for each invalid setting."""
 
     def __init__(self, faults: tuple[SettingFault, ...]) -> None:
         super().__init__("\n".join(map(str, faults)))
@@ -70,34 +68,34 @@ class InvalidSettings(Exception):  # noqa: N818 - names the state of the setting
 
 
 @attrs.frozen
-class _Wrong:
-    """Stands where a legal value should: the fault is told when all of them are known."""
+class _Invalid:
+    """Takes the place of an invalid value until all faults are known and can be reported together."""
 
     detail: str
 
 
-class _Refused(ValueError):  # noqa: N818 - a value, not a failure
-    """Says itself what is wrong with a value, in place of what the setting says of every wrong one."""
+class _InvalidValue(ValueError):  # noqa: N818 - describes a value
+    """A value is invalid for the reason in its text, which replaces the general text of the setting."""
 
 
-# Any: a setting comes as text, as TOML's own types, or as whatever an embedding program passes.
+# Any: a value is text, a TOML type, or whatever an embedding program passes.
 _Parser = Callable[[Any], T]
 
 
-def _setting(legal: str, parse: _Parser[object], default: object, *, secret: bool = False) -> Any:
-    """A field that takes what `parse` makes of its value; what that refuses becomes `_Wrong`.
+def _setting(expected: str, parse: _Parser[object], default: object, *, secret: bool = False) -> Any:
+    """Return an attrs field that converts its value with `parse`. A value that `parse` rejects becomes `_Invalid`.
 
-    The fault quotes the value unless it is `secret`. Any, because the field's annotation says its type.
+    The fault quotes the value unless the setting is `secret`. Returns Any because the annotation has the field's type.
     """
 
     def convert(value: Any) -> object:
         try:
             return parse(value)
-        except _Refused as reason:
-            return _Wrong(str(reason))
+        except _InvalidValue as reason:
+            return _Invalid(str(reason))
         except (ValueError, TypeError):
-            # Settings.__attrs_post_init__ raises before anybody can see it.
-            return _Wrong(f"expected {legal}" + ("" if secret else f", got {_shown(value)}"))
+            # No caller sees this object: Settings.__attrs_post_init__ raises.
+            return _Invalid(f"expected {expected}" + ("" if secret else f", got {_shown(value)}"))
 
     return attrs.field(default=default, converter=convert, repr=False if secret else _repr)
 
@@ -142,12 +140,12 @@ def _path(value: Any) -> Path:
     try:
         return Path(value).expanduser()
     except RuntimeError:
-        # There is no such user as in ~user, or no home.
+        # The user in ~user does not exist, or has no home folder.
         raise ValueError from None
 
 
 def _each(parse: _Parser[str]) -> _Parser[tuple[str, ...]]:
-    """Several values: a list, a table whose keys they are, or text with commas between them."""
+    """Return a parser for several values: a list, a table with the values as keys, or comma-separated text."""
 
     def parse_all(value: Any) -> tuple[str, ...]:
         if isinstance(value, str):
@@ -173,13 +171,13 @@ def _origin(value: Any) -> str:
     try:
         return parse_origin(value)
     except InvalidOrigin as error:
-        # A value with a password in it is not shown.
-        raise _Refused(f"{error}" if "@" in value else f"{error}, got {_shown(value)}") from None
+        # A value with @ may contain a password, so it is not shown.
+        raise _InvalidValue(f"{error}" if "@" in value else f"{error}, got {_shown(value)}") from None
 
 
 def _storage(value: Any) -> str:
     scheme, _, path = value.partition(":///")
-    # To SQLite the name means memory, here it would mean a file.
+    # SQLite takes `:memory:` for a database in memory; here it would become a file of that name.
     if value == "memory://" or (scheme == "sqlite" and path not in ("", ":memory:") and "\0" not in path):
         return str(value)
     raise ValueError
@@ -189,22 +187,22 @@ def _key(value: Any) -> str:
     if len(key := _text(value).encode()) < SHORTEST_SECRET:
         raise ValueError
     if weakness := weakness_of(key):
-        raise _Refused(f"expected random characters; what is given is {weakness}")
+        raise _InvalidValue(f"expected random characters; this secret is {weakness}")
     return str(value)
 
 
 def weakness_of(secret: bytes) -> str | None:
-    """Why `secret` must sign no tokens, as what follows "it is"; None if nothing is seen to be wrong with it."""
+    """Return why `secret` is too weak to sign tokens, worded to follow "it is"; None if no weakness is found."""
     if len(secret) < SHORTEST_SECRET:
         return "too short"
     if secret.startswith((b"-----BEGIN", b"ssh-")):
-        return "a key of another kind"
-    repeats = any(secret[period:] == secret[:-period] for period in range(1, _LONGEST_PERIOD))
-    return "easy to guess" if repeats or len(set(secret)) < _FEWEST_BYTES else None
+        return "a private or public key, not a shared secret"
+    repeats = any(secret[period:] == secret[:-period] for period in range(1, _MAX_PERIOD))
+    return "easy to guess" if repeats or len(set(secret)) < _MIN_DISTINCT_BYTES else None
 
 
 def _rate(default: float) -> Any:
-    return _setting("a number from 0 (off) on", _number, default)
+    return _setting("a number, 0 (off) or more", _number, default)
 
 
 def _at_least_one(value: Any) -> float:
@@ -214,7 +212,7 @@ def _at_least_one(value: Any) -> float:
 
 
 def _choice(*names: str) -> Any:
-    """One of `names`; the first is the default."""
+    """Return a setting that takes one of `names`. The first is the default."""
     return _setting(" or ".join(names), _one_of(names), names[0])
 
 
@@ -242,34 +240,38 @@ def _seconds(low: float, high: float) -> _Parser[float]:
 
 @attrs.frozen(kw_only=True)
 class LimitSettings:
-    """How much one person may do. Rates are per user, 0 = off; `burst` is how many messages may come at once.
+    """Limits of what one user or network address may do. For rates and numbers of sockets, 0 = unlimited.
 
-    `visitors_per_minute` bounds new anonymous visitors per network address. `chats_per_minute` bounds the new chats
-    that one person may make, `address_chats_per_minute` those that people with a token make from one network address.
-    `visitor_sockets` and `operator_sockets` are the sockets that one person may have open at a time, 0 = any number.
-    `session_age` is how many seconds an anonymous visitor may keep an identity by renewing its token.
+    `messages_per_second` and `burst` limit the messages of one user; `burst` is how many may come at once.
+    `text_length` is in characters, `attachments` the number in one message.
+    `visitors_per_minute` limits new anonymous visitors per network address. `chats_per_minute` limits the new chats of
+    one user, `address_chats_per_minute` the new chats of users with a token per network address.
+    `visitor_sockets` and `operator_sockets` are how many sockets one user may have open at a time.
+    `session_age` is how many seconds an anonymous visitor can keep the same identity by renewing its token.
     """
 
     messages_per_second: float = _rate(10.0)
-    burst: float = _setting("a number from 1 on", _at_least_one, 30.0)
+    burst: float = _setting("a number, 1 or more", _at_least_one, 30.0)
     text_length: int = _setting("a whole number, 1 to 16000", _integer(1, 16_000), 4000)
     attachments: int = _setting("a whole number, 0 to 100", _integer(0, 100), 10)
     visitors_per_minute: float = _rate(60.0)
     chats_per_minute: float = _rate(10.0)
     address_chats_per_minute: float = _rate(120.0)
-    visitor_sockets: int = _setting("a whole number from 0 (unlimited) on", _integer(0, 2**31), 50)
-    operator_sockets: int = _setting("a whole number from 0 (unlimited) on", _integer(0, 2**31), 500)
+    visitor_sockets: int = _setting("a whole number, 0 (unlimited) or more", _integer(0, 2**31), 50)
+    operator_sockets: int = _setting("a whole number, 0 (unlimited) or more", _integer(0, 2**31), 500)
     session_age: float = _setting("a number of seconds, 60 to 1000000000", _seconds(60, 1e9), 2_592_000.0)
 
 
 @attrs.frozen(kw_only=True)
 class ChatSettings:
-    """How chats go. Timeouts in seconds, 0 = off; capacity = chats an operator may have, 0 = unlimited.
+    """Rules of chats. Timeouts are in seconds, 0 = off.
 
-    `reserved_timeout` is how long a chat is kept that never got a message, from when it was last asked for.
+    `capacity` is how many chats an operator may have, 0 = unlimited. `answer_timeout` returns an unanswered chat to the
+    queue. `idle_timeout` closes a chat in which the visitor has not replied. `reserved_timeout` deletes a chat without
+    messages, counted from the last request for it. `on_closed` is what a visitor's message does to a closed chat.
     """
 
-    capacity: int = _setting("a whole number from 0 (unlimited) on", _integer(0, 2**31), 0)
+    capacity: int = _setting("a whole number, 0 (unlimited) or more", _integer(0, 2**31), 0)
     answer_timeout: float = _rate(0.0)
     idle_timeout: float = _rate(0.0)
     reserved_timeout: float = _rate(86_400.0)
@@ -300,12 +302,12 @@ def _network(value: Any) -> str:
 
 @attrs.frozen(kw_only=True)
 class HttpSettings:
-    """How HTTP connections are served.
+    """Settings of the HTTP server.
 
-    `keep_alive` is how many seconds an idle connection stays open; a proxy in front has to close its idle
-    connections earlier. `cors_headers` are request headers, beside `authorization` and `content-type`, that pages
-    of allowed origins may send. `trusted_proxies` are the addresses and networks of proxies that are believed when
-    they say which client a request comes from.
+    `keep_alive` is how many seconds an idle connection stays open. A proxy in front has to close its idle connections
+    earlier. `cors_headers` are the request headers, besides `authorization` and `content-type`, that pages of allowed
+    origins may send. `trusted_proxies` are the addresses and networks of the proxies whose forwarding headers are
+    used.
     """
 
     keep_alive: float = _setting("a number of seconds, 1 to 3600", _seconds(1, 3600), 75.0)
@@ -322,29 +324,30 @@ def _section(cls: Callable[..., T]) -> _Parser[T]:
     def _own(value: Any) -> T:
         if type(value) is not cls:
             raise TypeError
-        return value  # type: ignore[no-any-return] # just seen
+        return value  # type: ignore[no-any-return] # checked above
 
     return parse
 
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """Every choice of one deployment. Raises InvalidSettings, with all faults, for what can't be.
+    """All settings of one deployment. Invalid values raise InvalidSettings with all faults.
 
-    `port` 0 takes a free one, None listens nowhere (in-memory transport only). `data` is the folder of the
-    database and the secret: `./actorchat-data`; None with the storage `memory://` keeps no file at all.
-    `storage` None is SQLite in that folder. `sources` empty means that any source name is good.
+    `port` 0 takes any free port; None does not listen at all, so that only in-process sockets work. `data` is the
+    folder of the database and the secret, by default `./actorchat-data`; with `data` None and the storage `memory://`
+    the server writes no files. `storage` None is SQLite in that folder. With `sources` empty, any valid name is a
+    source.
     """
 
     host: str = _setting("a host name or address", _text, "127.0.0.1")
     port: int | None = _setting("a port, 0 to 65535", _optional(_integer(0, 65_535)), 8000)
     data: Path | None = _setting("the path of a folder", _optional(_path), None)
     storage: str | None = _setting("sqlite:///path or memory://", _optional(_storage), None)
-    bus: str = _setting("local: this version has no bus between servers", _one_of(("local",)), "local")
+    bus: str = _setting("local, the only bus of this version", _one_of(("local",)), "local")
     transport: str = _choice("auto", "reactor", "trio-websocket")
     tls_cert: Path | None = _file()
     tls_key: Path | None = _file()
-    workers: int = _setting("1: this version serves from one process", _integer(1, 1), 1)
+    workers: int = _setting("1: this version runs in one process", _integer(1, 1), 1)
     origins: tuple[str, ...] = _setting("origins like https://shop.example", _each(_origin), ())
     sources: tuple[str, ...] = _setting("names of a-z, 0-9, _ and -, at most 64 characters", _each(_source), ())
     secret: str | None = _setting(f"at least {SHORTEST_SECRET} bytes", _optional(_key), None, secret=True)
@@ -355,29 +358,31 @@ class Settings:
     http: HttpSettings = _setting("the table [http]", _section(HttpSettings), HttpSettings())
 
     def __attrs_post_init__(self) -> None:
-        faults = (*_faults(self), *self._contradictions())
+        faults = (*_faults(self), *self._conflicts())
         if faults:
             raise InvalidSettings(faults)
 
-    def _contradictions(self) -> Iterator[SettingFault]:
+    def _conflicts(self) -> Iterator[SettingFault]:
         if (self.tls_cert is None) != (self.tls_key is None):
             missing, given = ("tls_key", "tls_cert") if self.tls_key is None else ("tls_cert", "tls_key")
-            yield SettingFault(missing, f"needed with {given}: TLS takes both")
+            yield SettingFault(missing, f"missing: TLS needs it together with {given}")
         if self.transport == "reactor" and self.tls_cert is not None:
-            yield SettingFault("transport", "the reactor speaks no TLS; expected auto or trio-websocket with tls_cert")
+            detail = "the reactor does not support TLS; with tls_cert, expected auto or trio-websocket"
+            yield SettingFault("transport", detail)
         elif self.transport == "reactor" and not _HAS_REACTOR:
-            yield SettingFault("transport", "there is no reactor on this system; expected auto or trio-websocket")
+            detail = "the reactor does not work on this system; expected auto or trio-websocket"
+            yield SettingFault("transport", detail)
 
     @property
     def folder(self) -> Path | None:
-        """Where files are kept; None if this server keeps none."""
+        """The data folder; None if this server writes no files."""
         if self.data is None and self.storage == "memory://":
             return None
         return self.data or DEFAULT_DATA
 
     @property
     def websocket_transport(self) -> str:
-        """What `transport` comes to: `reactor` for plain TCP where there is one, else `trio-websocket`."""
+        """The transport in use. `auto` is `reactor` for plain TCP where the system has it, else `trio-websocket`."""
         if self.transport != "auto":
             return self.transport
         return "reactor" if _HAS_REACTOR and self.tls_cert is None else "trio-websocket"
@@ -393,7 +398,7 @@ class Settings:
 def _faults(section: attrs.AttrsInstance, prefix: str = "") -> Iterator[SettingFault]:
     for field in attrs.fields(type(section)):
         value = getattr(section, field.name)
-        if isinstance(value, _Wrong):
+        if isinstance(value, _Invalid):
             yield SettingFault(prefix + field.name, value.detail)
         elif isinstance(value, LimitSettings | ChatSettings | HttpSettings):
             yield from _faults(value, f"{field.name}.")

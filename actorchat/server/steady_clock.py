@@ -1,4 +1,4 @@
-"""A clock for Trio that leaves out the time in which the process was stopped."""
+"""Provides a Trio clock that does not count the time in which the process was stopped."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from trio.abc import Clock
 __all__ = ["SLACK", "SteadyClock"]
 
 SLACK: Final = 2.0
-"""Seconds that one step of the program may take; what it takes beyond that is not counted."""
+"""Seconds that one scheduler pass may take. Time beyond that is not counted."""
 
 
 class SteadyClock(Clock):
-    """Counts seconds as `raw` does, but for those in which this process could do nothing.
+    """Counts the seconds of `raw`, without gaps in which this process did not run.
 
-    After SIGSTOP, a paused container or virtual machine, all deadlines that lie in the gap would pass at once: idle
-    connections would be closed over requests that wait to be read, people who are reconnecting would be gone, and
-    operators would lose their chats. Trio looks at its clock in every step, and says before it waits for how long: so
-    a gap is what passes beyond that and `SLACK`.
+    After SIGSTOP, or in a container or virtual machine that was paused, all deadlines within the gap would pass at
+    once: connections would be closed although requests wait to be read, and the grace periods of reconnecting users
+    would be over. Trio reads its clock in every pass and computes a timeout before it waits. Time that passes beyond
+    that timeout and `SLACK` is a gap.
     """
 
     __slots__ = ("_expected", "_left_out", "_raw")
@@ -28,7 +28,7 @@ class SteadyClock(Clock):
     def __init__(self, raw: Callable[[], float] = time.perf_counter) -> None:
         self._raw = raw
         self._left_out = 0.0
-        # When `raw` has to be looked at again at the latest.
+        # Trio reads the clock again before this moment, unless the process is stopped.
         self._expected = raw() + SLACK
 
     def start_clock(self) -> None:

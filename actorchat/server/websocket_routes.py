@@ -1,7 +1,4 @@
-"""Owns the way of a websocket into the chat: what a request to open one asks for, and where it leads.
-
-Refuses to know how rights are judged and how bytes travel.
-"""
+"""Authorizes websocket upgrades, and connects admitted sockets to their room or feed."""
 
 from __future__ import annotations
 
@@ -35,10 +32,10 @@ _ROOM: Final = re.compile(r"/ws/chats/([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9
 _FEED: Final = "/ws/operators"
 _INDEX: Final = re.compile(r"-1|[0-9]{1,15}")
 
-_MOST_FIELDS: Final = 1000
+_MAX_QUERY_FIELDS: Final = 1000
 
-_SECONDS: Final = 15.0
-"""A decision that takes longer is a refusal: storage may be in doubt about the person's record."""
+_AUTHORIZE_SECONDS: Final = 15.0
+"""An upgrade whose authorization takes longer is refused. It can wait for storage, which may be unavailable."""
 
 _CLOSE_CODES: Final = {
     401: CloseCode.NOT_AUTHENTICATED,
@@ -46,16 +43,17 @@ _CLOSE_CODES: Final = {
     404: CloseCode.NO_SUCH_CHAT,
     429: CloseCode.OVERLOADED,
 }
-"""What browsers get instead of these statuses, which they can't read."""
+"""Close codes that replace these statuses for browsers: a page can't read the status of a refused upgrade."""
 
-_REFUSED: Final = {
+_JOIN_CLOSE_CODES: Final = {
     "not_found": CloseCode.NO_SUCH_CHAT,
     "draining": CloseCode.DRAINING,
 }
+"""Close codes for a socket whose join the chat refuses; `OVERLOADED` for all other refusals."""
 
 
 class WebsocketAccess:
-    """Decides on each request for a socket, before anything is sent to it."""
+    """Decides whether to accept a websocket upgrade (`actorchat.transports.listener.AuthorizeUpgrade`)."""
 
     def __init__(
         self,
@@ -63,14 +61,14 @@ class WebsocketAccess:
         origins: AllowedOrigins,
         proxies: Proxies | None = None,
         *,
-        most: Mapping[Role, int] | None = None,
+        max_sockets: Mapping[Role, int] | None = None,
         count: Callable[[Identity], int] = lambda identity: 0,
     ) -> None:
-        """`most` says how many sockets one person of a role may have, 0 or absent: any number; `count` how many are."""
+        """`max_sockets` limits the open sockets of one user by role, 0 or absent = unlimited; `count` counts them."""
         self._access_control = access_control
         self._origins = origins
         self._proxies = proxies or Proxies()
-        self._most = most or {}
+        self._max_sockets = max_sockets or {}
         self._count = count
 
     def __call__(self, head: RequestHead, peer: str) -> Admission | Rejection | Awaitable[Admission | Rejection]:
@@ -81,30 +79,31 @@ class WebsocketAccess:
             self._origins.log_refusal(origin, host)
             return _rejection(foreign_origin())
         _, profile, bearer = select_subprotocol(head.subprotocols)
-        # The subprotocol is what the page chose; the header may be a site's basic authentication, sent by the browser.
+        # The subprotocol wins: the page chose it, while the browser may add a header for a site's basic authentication.
         authorization = _text(head.header(b"authorization")) if bearer is None else f"Bearer {bearer}"
-        # Who brings the token as a subprotocol is a browser, which shows its page no HTTP answer.
+        # A token in a subprotocol means a browser, whose pages can't read the HTTP answer to a refused upgrade.
         readable = bearer is None
         access_control = self._access_control
         try:
             caller = access_control.caller_nowait(authorization)
-            wanted = _wanted(head)
+            wanted = _parse_target(head)
             if isinstance(wanted, RoomTarget):
                 access_control.chat_nowait(caller, wanted.chat)
             return self._admit(caller, wanted, profile, peer)
         except trio.WouldBlock:
-            return self._wait(head, peer, profile, authorization, readable=readable)
+            return self._authorize_slowly(head, peer, profile, authorization, readable=readable)
         except Problem as problem:
             return _rejection(problem, readable=readable)
 
-    async def _wait(
+    async def _authorize_slowly(
         self, head: RequestHead, peer: str, profile: Profile, authorization: str | None, *, readable: bool
     ) -> Admission | Rejection:
+        """Authorize an upgrade for which storage has to be read or written."""
         access_control = self._access_control
         try:
-            with trio.fail_after(_SECONDS):
+            with trio.fail_after(_AUTHORIZE_SECONDS):
                 caller = await access_control.caller(authorization)
-                wanted = _wanted(head)
+                wanted = _parse_target(head)
                 if isinstance(wanted, RoomTarget):
                     await access_control.chat(caller, wanted.chat)
                 return self._admit(caller, wanted, profile, peer)
@@ -115,23 +114,23 @@ class WebsocketAccess:
         except ChatRefused as refused:
             return _rejection(problem_of_refusal(refused))
         except StorageUnavailable:
-            return _rejection(Problem("storage_unavailable", "storage is away; try again later"))
+            return _rejection(Problem("storage_unavailable", "storage is unavailable; try again later"))
 
     def _admit(self, caller: Caller, wanted: RoomTarget | list[str], profile: Profile, peer: str) -> Admission:
         target = wanted if isinstance(wanted, RoomTarget) else FeedTarget(self._access_control.sources(caller, wanted))
-        most = self._most.get(caller.user.role, 0)
-        if most and self._count(identity_of(caller.user)) >= most:
-            detail = f"you have {most} sockets open, as many as one person may: close one, or let a lost one time out"
+        limit = self._max_sockets.get(caller.user.role, 0)
+        if limit and self._count(identity_of(caller.user)) >= limit:
+            detail = f"you have {limit} sockets open, which is the limit: close one, or wait until a lost one times out"
             raise Problem("rate_limited", detail)
         return Admission(user=caller.user, profile=profile, target=target, expires_at=caller.expires, peer=peer)
 
 
-def _wanted(head: RequestHead) -> RoomTarget | list[str]:
-    """The room, or the sources of the feed, that the request is for; rights are yet to be judged."""
+def _parse_target(head: RequestHead) -> RoomTarget | list[str]:
+    """Return the room, or the sources of the feed, that the request names. Does not check access."""
     try:
-        query = parse_qs(head.query, keep_blank_values=True, max_num_fields=_MOST_FIELDS)
+        query = parse_qs(head.query, keep_blank_values=True, max_num_fields=_MAX_QUERY_FIELDS)
     except ValueError:
-        raise Problem("malformed", f"a query has {_MOST_FIELDS} fields at most", status=400) from None
+        raise Problem("malformed", f"a query may have at most {_MAX_QUERY_FIELDS} fields", status=400) from None
     path = split_target(head.path)[1]
     room = _ROOM.fullmatch(path)
     if room is not None:
@@ -140,7 +139,7 @@ def _wanted(head: RequestHead) -> RoomTarget | list[str]:
     if path == _FEED:
         check_parameters(query, ("source",))
         return query.get("source", [])
-    raise Problem("not_found", "there is no socket at this path")
+    raise Problem("not_found", "there is no websocket at this path")
 
 
 def _text(value: bytes | None) -> str | None:
@@ -157,13 +156,13 @@ def _after(texts: list[str]) -> int | None:
 
 
 def _rejection(problem: Problem, *, readable: bool = True) -> Rejection:
-    """The refusal as an HTTP answer; for who can't read those, as a close where there is a code for it."""
+    """Return the refusal as an HTTP answer; for a client that can't read it, as a close if there is a code for it."""
     close_code = None if readable else _CLOSE_CODES.get(problem.status)
     return Rejection(status=problem.status, body=problem.body(), close_code=close_code, reason=problem.code)
 
 
 class WebsocketRoutes:
-    """Leads admitted sockets to their room or feed (`actorchat.transports.ports.Application`)."""
+    """Joins admitted sockets to their room or feed (`actorchat.transports.ports.Application`)."""
 
     def __init__(self, chats: ChatService) -> None:
         self._chats = chats
@@ -183,14 +182,14 @@ class WebsocketRoutes:
                 return await self._chats.join_room(session, target.chat, target.after)
             return await self._chats.join_feed(session, target.sources)
         except ChatRefused as refused:
-            session.close(_REFUSED.get(refused.code, CloseCode.OVERLOADED), refused.code)
+            session.close(_JOIN_CLOSE_CODES.get(refused.code, CloseCode.OVERLOADED), refused.code)
         except StorageUnavailable:
-            session.close(CloseCode.OVERLOADED, "storage is away")
-        return _Nobody()
+            session.close(CloseCode.OVERLOADED, "storage is unavailable")
+        return _ClosedReceiver()
 
 
-class _Nobody:
-    """Takes what still comes from a socket that is being closed."""
+class _ClosedReceiver:
+    """Ignores the remaining input of a socket that is being closed."""
 
     def receive(self, command: Command | UnknownType) -> bool | None:
         return None

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from actorchat.cli import main
 from actorchat.cli.actor_tree_table import draw
-from actorchat.server.inspection import SOCKET, ActorRow, Family, InspectionRequest, Tree
+from actorchat.server.inspection import SOCKET_NAME, ActorRow, Family, InspectionRequest, Tree
 from tests.cli.processes import CAP, ServerProcess, environment, started
 from tests.server.running import websocket
 
@@ -202,7 +202,7 @@ async def test_a_running_server_shows_its_rooms(tmp_path: Path) -> None:
 async def test_a_killed_server_is_told_as_such_and_its_successor_is_seen(tmp_path: Path) -> None:
     async with server_with_a_chat(tmp_path) as (server, _):
         await server.stop(signal.SIGKILL)
-    assert SOCKET in os.listdir(tmp_path / "actorchat-data")
+    assert SOCKET_NAME in os.listdir(tmp_path / "actorchat-data")
     assert b"no server runs on" in (await ended(tmp_path)).stderr
     async with server_with_a_chat(tmp_path) as (server, chat):
         assert chat in (await ended(tmp_path)).stdout.decode()
@@ -261,7 +261,7 @@ def test_ctrl_c_in_the_middle_of_drawing_gives_the_screen_back(monkeypatch: pyte
             return super().write(text)
 
     screen = Interrupted()
-    monkeypatch.setattr("actorchat.cli.actors.look", look)
+    monkeypatch.setattr("actorchat.cli.actors.inspect_server", look)
     monkeypatch.setattr(
         "rich.console.Console", partial(Console, file=screen, force_terminal=True, width=110, height=30)
     )

@@ -213,9 +213,9 @@ def garbage_behind_the_header(data: bytes) -> bytes:
 
 
 BREAKS: dict[str, tuple[Break, str]] = {
-    "folder: a file": (a_file_instead, "actorchat-data is no folder"),
-    "folder: a link to nowhere": (a_link_to("nowhere"), "a symbolic link that leads to no folder"),
-    "folder: a link to itself": (a_link_to("actorchat-data"), "a symbolic link that leads to no folder"),
+    "folder: a file": (a_file_instead, "actorchat-data is not a folder"),
+    "folder: a link to nowhere": (a_link_to("nowhere"), "a symbolic link that does not lead to a folder"),
+    "folder: a link to itself": (a_link_to("actorchat-data"), "a symbolic link that does not lead to a folder"),
     "folder: not readable": (folder_with_mode(0o000), "has the mode 0000"),
     "folder: not writable, empty": (folder_with_mode(0o500, empty=True), "has the mode 0500"),
     "folder: not writable, in use": (folder_with_mode(0o500), "has the mode 0500"),
@@ -340,7 +340,7 @@ def test_a_deleted_current_folder_is_one_line_and_status_1(
 def test_a_host_that_is_no_name_is_one_line_and_status_1(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert serve("--host", "x" * 64 + ".example") == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "that is no name of a host" in line
+    assert "invalid host name" in line
 
 
 def test_a_home_that_is_nobodys_is_a_bad_setting(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -113,8 +113,8 @@ def test_check_config_tells_of_missing_files_with_all_else(tmp_path: Path) -> No
     assert ended.exit_code == 2
     assert ended.output.splitlines() == [
         "actorchat: port: expected a port, 0 to 65535, got x (from the command line)",
-        "actorchat: tls_key: needed with tls_cert: TLS takes both",
-        "actorchat: tls_cert: there is no file none.pem",
+        "actorchat: tls_key: missing: TLS needs it together with tls_cert",
+        "actorchat: tls_cert: the file none.pem does not exist",
     ]
     both = run("check-config", "--tls-cert", "none.pem", "--tls-key", "no-key.pem")
     assert [line.split(":")[1].strip() for line in both.output.splitlines()] == ["tls_cert", "tls_key"]
@@ -124,11 +124,11 @@ def test_check_config_looks_at_the_data_folder(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "file").write_text("no folder")
     for folder in ("file", "file/below"):
         ended = run("check-config", "--data", folder)
-        assert (ended.exit_code, ended.output) == (2, f"actorchat: data: {tmp_path / 'file'} is no folder\n")
+        assert (ended.exit_code, ended.output) == (2, f"actorchat: data: {tmp_path / 'file'} is not a folder\n")
     # Root may write everywhere, so the system is not asked.
     monkeypatch.setattr("os.access", lambda *_: False)
     ended = run("check-config", "--data", "new")
-    assert (ended.exit_code, ended.output) == (2, f"actorchat: data: {tmp_path} may not be written to\n")
+    assert (ended.exit_code, ended.output) == (2, f"actorchat: data: {tmp_path} is not writable\n")
 
 
 def test_a_variable_that_is_no_setting_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +136,8 @@ def test_a_variable_that_is_no_setting_is_a_warning(monkeypatch: pytest.MonkeyPa
     ended = run("check-config")
     assert ended.exit_code == 0
     assert ended.stderr == (
-        "actorchat: warning: ACTORCHAT_IMAGE is ignored, there is no such setting: the nearest is ACTORCHAT_STORAGE\n"
+        "actorchat: warning: ACTORCHAT_IMAGE is ignored: there is no such setting; the most similar is"
+        " ACTORCHAT_STORAGE\n"
     )
     assert ended.stdout == "The settings are valid.\n"
 
@@ -146,8 +147,8 @@ def test_a_variable_that_kubernetes_makes_up_is_a_warning_that_says_why(monkeypa
     ended = run("check-config")
     assert ended.exit_code == 0
     assert ended.stderr == (
-        "actorchat: warning: ACTORCHAT_PORT=tcp://10.0.0.1:8000 are ignored: Kubernetes or Docker made them up for a"
-        " service of that name; enableServiceLinks: false stops that, --port and a settings file set the port\n"
+        "actorchat: warning: ACTORCHAT_PORT=tcp://10.0.0.1:8000 is ignored: set by Kubernetes or Docker for a service"
+        " of that name; enableServiceLinks: false turns this off, --port and a settings file set the port\n"
     )
 
 
@@ -167,8 +168,7 @@ def test_a_tls_key_that_everybody_may_read_is_a_warning(tmp_path: Path) -> None:
     ended = run("check-config", "--tls-cert", str(settings.tls_cert), "--tls-key", str(settings.tls_key))
     assert ended.exit_code == 0
     assert ended.stderr == (
-        f"actorchat: warning: tls_key: {settings.tls_key} may be read by everybody: type chmod o-rwx"
-        f" {settings.tls_key}\n"
+        f"actorchat: warning: tls_key: every user can read {settings.tls_key}: run chmod o-rwx {settings.tls_key}\n"
     )
     settings.tls_key.chmod(0o640)
     assert run("check-config", "--tls-cert", str(settings.tls_cert), "--tls-key", str(settings.tls_key)).stderr == ""

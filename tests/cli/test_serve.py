@@ -118,7 +118,7 @@ def test_a_port_in_use_is_one_line_and_status_1(tmp_path: Path) -> None:
         ended = run(tmp_path, "serve", "--port", port)
     assert ended.returncode == 1
     assert ended.stderr == (
-        f"actorchat: 127.0.0.1:{port} is in use: another program listens there; choose another port with --port\n"
+        f"actorchat: 127.0.0.1:{port} is in use: another program listens on it; choose another port with --port\n"
     )
 
 
@@ -188,7 +188,7 @@ def test_bad_settings_are_a_line_each_and_status_2(tmp_path: Path) -> None:
     assert ended.returncode == 2
     assert ended.stderr.splitlines() == [
         "actorchat: port: expected a port, 0 to 65535, got x (from the command line)",
-        "actorchat: workers: expected 1: this version serves from one process, got 2 (from the command line)",
+        "actorchat: workers: expected 1: this version runs in one process, got 2 (from the command line)",
         "actorchat: secret: expected at least 32 bytes (from ACTORCHAT_SECRET)",
     ]
     assert os.listdir(tmp_path) == []

@@ -351,7 +351,7 @@ def test_a_script_whose_message_is_refused_fails(shared_server: ServerProcess, t
 
 
 def test_a_script_of_an_operator_hears_why_there_is_no_connection(shared_server: ServerProcess) -> None:
-    for url, why in ((shared_server.url, "the token is not good"), ("http://127.0.0.1:1", "onnection refused")):
+    for url, why in ((shared_server.url, "the token is invalid"), ("http://127.0.0.1:1", "onnection refused")):
         command = [*PROGRAM, "chat", url, "--operator", "--token", BAD_TOKEN]
         ended = subprocess.run(command, input="hi\n", capture_output=True, text=True, timeout=30, check=False)
         assert ended.returncode == 1
@@ -367,7 +367,7 @@ def test_a_token_that_is_not_good_is_one_line_and_one(shared_server: ServerProce
         assert program.stderr is not None
         program.wait(30)
         assert program.returncode == 1
-        assert program.stderr.read() == "actorchat: the token is not good: Invalid header padding (401)\n"
+        assert program.stderr.read() == "actorchat: the token is invalid: Invalid header padding (401)\n"
 
 
 @pytest.mark.parametrize("operator", [True, False])

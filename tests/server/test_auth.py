@@ -23,9 +23,9 @@ from cryptography.hazmat.primitives.serialization import (
 
 from actorchat.protocol import Role, User
 from actorchat.server.auth import (
-    LONGEST_REMEMBERED,
-    MOST_REMEMBERED_SOURCES,
-    REMEMBERED,
+    CACHED_TOKENS,
+    MAX_CACHED_CHARACTERS,
+    MAX_CACHED_SOURCES,
     SESSION_CLAIM,
     BadToken,
     Tokens,
@@ -144,8 +144,8 @@ def test_a_token_from_a_clock_that_is_two_seconds_ahead_is_believed(claim: str) 
 @pytest.mark.parametrize(
     ("wrong", "detail"),
     [
-        ({"sub": 7}, "sub is a decimal"),
-        ({"aud": "x"}, "aud is 'actorchat'"),
+        ({"sub": 7}, "sub must be a decimal"),
+        ({"aud": "x"}, "aud must be 'actorchat'"),
         ({"nbf": NOW * 2}, "nbf is in the future"),
     ],
     ids=str,
@@ -172,16 +172,16 @@ def test_what_good_tokens_say_is_remembered_of_so_many_of_them_and_only_of_short
     first = judge.issue(User(1, Role.USER), (), 60)
     remembered = judge.verify(first)
     assert judge.verify(first) is remembered
-    for number in range(REMEMBERED):
+    for number in range(CACHED_TOKENS):
         judge.verify(judge.issue(User(2, Role.USER), (), 60 + number))
     assert judge.verify(first) is not remembered
     assert judge.verify(first) == remembered
-    long = judge.issue(User(1, Role.USER, avatar="x" * LONGEST_REMEMBERED), (), 60)
+    long = judge.issue(User(1, Role.USER, avatar="x" * MAX_CACHED_CHARACTERS), (), 60)
     assert judge.verify(long) is not judge.verify(long)
-    wide = judge.issue(User(1, Role.USER), [*map(str, range(MOST_REMEMBERED_SOURCES + 1))], 60)
-    assert len(wide) <= LONGEST_REMEMBERED
+    wide = judge.issue(User(1, Role.USER), [*map(str, range(MAX_CACHED_SOURCES + 1))], 60)
+    assert len(wide) <= MAX_CACHED_CHARACTERS
     assert judge.verify(wide) is not judge.verify(wide)
-    narrower = judge.issue(User(1, Role.USER), [*map(str, range(MOST_REMEMBERED_SOURCES))], 60)
+    narrower = judge.issue(User(1, Role.USER), [*map(str, range(MAX_CACHED_SOURCES))], 60)
     assert judge.verify(narrower) is judge.verify(narrower)
 
 
@@ -275,7 +275,7 @@ def test_a_public_key_is_never_taken_for_a_shared_secret(tmp_path: Path) -> None
 def test_a_file_without_a_public_key_is_a_fault_of_the_settings(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "key.pem"
     path.write_bytes(content)
-    with pytest.raises(InvalidSettings, match=r"public_key: .*holds no public key"):
+    with pytest.raises(InvalidSettings, match=r"public_key: .*does not contain a public key"):
         load_public_key(path)
 
 
@@ -314,20 +314,22 @@ def test_a_secret_of_any_bytes_is_used_as_it_is(tmp_path: Path) -> None:
 )
 def test_a_secret_file_that_is_easy_to_guess_stops_the_start(tmp_path: Path, weak: bytes) -> None:
     write_secret(tmp_path, weak)
-    with pytest.raises(InvalidSettings, match=r"secret is easy to guess: delete it, and the server makes a new one"):
+    with pytest.raises(InvalidSettings, match=r"secret is easy to guess: delete it, and the server creates a new one"):
         ensure_secret(tmp_path)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="files have no modes here")
 @pytest.mark.parametrize(
-    ("mode", "others"), [(0o640, "its group"), (0o620, "its group"), (0o604, "everybody"), (0o666, "everybody")]
+    ("mode", "others"), [(0o640, "its group"), (0o620, "its group"), (0o604, "every user"), (0o666, "every user")]
 )
 def test_a_secret_that_others_may_use_stops_the_start_with_what_to_type(tmp_path: Path, mode: int, others: str) -> None:
     folder = tmp_path / "with space"
     folder.mkdir()
     ensure_secret(folder)
     (folder / "secret").chmod(mode)
-    told = rf"may be used by {others} \(its mode is 0{mode:o}\): type chmod 600 '.*with space/secret', or set ACTORCHAT"
+    told = (
+        rf"is accessible to {others} \(its mode is 0{mode:o}\): run chmod 600 '.*with space/secret', or set ACTORCHAT"
+    )
     for read in (ensure_secret, read_secret):
         with pytest.raises(InvalidSettings, match=told):
             read(folder)
@@ -351,7 +353,7 @@ def test_where_files_have_no_modes_a_secret_is_used(tmp_path: Path, monkeypatch:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes in folders here")
 def test_a_secret_that_is_a_pipe_stops_the_start_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "secret", 0o600)
-    with pytest.raises(InvalidSettings, match="no regular file"):
+    with pytest.raises(InvalidSettings, match="not a regular file"):
         ensure_secret(tmp_path)
 
 
@@ -374,7 +376,7 @@ def test_a_backend_that_has_the_secret_signs_no_id_of_an_anonymous_visitor(role:
 
 @pytest.mark.parametrize("user", [User(2**52, Role.OPERATOR), User(2**53, Role.USER), User(-1, Role.USER)])
 def test_no_token_is_issued_that_would_be_refused(user: User) -> None:
-    with pytest.raises(ValueError, match="the id of a"):
+    with pytest.raises(ValueError, match="expected an id from 0 to"):
         Tokens(SECRET).issue(user, ("lk",), 60)
 
 

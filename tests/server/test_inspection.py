@@ -18,17 +18,17 @@ from trio.testing import MockClock
 
 from actorchat.actors import ActorInfo, open_system
 from actorchat.server.inspection import (
-    AT_ONCE,
-    LONGEST_QUESTION,
-    SECONDS,
-    SLICE,
-    SOCKET,
+    ANSWER_SECONDS,
+    CHECKPOINT_EVERY,
+    MAX_CONVERSATIONS,
+    MAX_REQUEST_BYTES,
+    SOCKET_NAME,
     InspectionFailed,
     InspectionRequest,
     SortOrder,
-    look,
+    inspect_server,
+    make_page,
     serve_inspection,
-    survey,
 )
 from actorchat.server.serving import Server, open_server
 from actorchat.server.settings import Settings
@@ -66,7 +66,7 @@ async def serving(folder: Path) -> AsyncIterator[Server]:
 
 async def say(folder: Path, question: bytes) -> dict[str, object]:
     """What the socket answers to these bytes; {} for nothing."""
-    async with await trio.open_unix_socket(folder / SOCKET) as stream:
+    async with await trio.open_unix_socket(folder / SOCKET_NAME) as stream:
         await stream.send_all(question)
         answer = b"".join([bytes(part) async for part in stream])
     decoded: dict[str, object] = json.loads(answer or b"{}")
@@ -97,7 +97,7 @@ async def test_rows_come_in_the_order_that_was_asked_for(order: SortOrder, names
         info("full", queued=5),
         info("slow", age=9.0, restarts=2, message="OperationRequest", busy_for=30.0),
     ]
-    seen = await survey(infos, InspectionRequest(sort=order))
+    seen = await make_page(infos, InspectionRequest(sort=order))
     assert [row.name for row in seen.rows] == names
 
 
@@ -107,7 +107,7 @@ async def test_totals_are_of_whole_families_whatever_is_filtered() -> None:
         info("r1", queued=2, begun=3, message="OperationRequest"),
         info("r2", queued=1, dropped=4),
     ]
-    seen = await survey(infos, InspectionRequest(filter="r2"), {"rejected": 4})
+    seen = await make_page(infos, InspectionRequest(filter="r2"), {"rejected": 4})
     assert [row.name for row in seen.rows] == ["r2"]
     room = next(family for family in seen.families if family.name == "room")
     assert (room.actors, room.busy, room.queued, room.handled, room.dropped) == (2, 1, 3, 3, 4)
@@ -120,16 +120,16 @@ async def test_a_filter_looks_into_everything_that_has_a_name(words: str) -> Non
     wanted = info(
         "6f1c", actor="Feeder", parent="feed", state="backoff", message="OperationRequest", waiting_on="journal"
     )
-    seen = await survey([info("other"), wanted], InspectionRequest(filter=words))
+    seen = await make_page([info("other"), wanted], InspectionRequest(filter=words))
     assert [row.name for row in seen.rows] == ["6f1c"]
 
 
 async def test_a_page_behind_the_last_is_the_last() -> None:
     infos = [info(str(number)) for number in range(25)]
-    seen = await survey(infos, InspectionRequest(limit=10, page=9))
+    seen = await make_page(infos, InspectionRequest(limit=10, page=9))
     assert (seen.page, seen.pages, seen.matched) == (3, 3, 25)
     assert [row.name for row in seen.rows] == ["20", "21", "22", "23", "24"]
-    nothing = await survey(infos, InspectionRequest(filter="nobody"))
+    nothing = await make_page(infos, InspectionRequest(filter="nobody"))
     assert (nothing.page, nothing.pages, nothing.rows) == (1, 1, ())
 
 
@@ -144,7 +144,7 @@ async def test_a_look_at_many_lets_others_run_in_between() -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(work)
-        await survey([info(str(number)) for number in range(40 * SLICE)], InspectionRequest())
+        await make_page([info(str(number)) for number in range(40 * CHECKPOINT_EVERY)], InspectionRequest())
         nursery.cancel_scope.cancel()
     assert turns >= 30
 
@@ -153,16 +153,17 @@ async def test_a_look_at_many_lets_others_run_in_between() -> None:
 async def test_two_thousand_rooms_are_counted_paged_and_filtered(tmp_path: Path) -> None:
     async with serving(tmp_path) as server:
         members = [await server.connect_visitor(source="lk") for _ in range(2000)]
-        first = await look(tmp_path, InspectionRequest())
+        first = await inspect_server(tmp_path, InspectionRequest())
         assert next(family for family in first.families if family.name == "room").actors == 2000
         assert (len(first.rows), first.pages) == (50, 41)
         pages = [
-            await look(tmp_path, InspectionRequest(sort=SortOrder.NAME, limit=1000, page=page)) for page in (1, 2, 3)
+            await inspect_server(tmp_path, InspectionRequest(sort=SortOrder.NAME, limit=1000, page=page))
+            for page in (1, 2, 3)
         ]
         seen = Counter(row.name for page in pages for row in page.rows)
         assert set(seen.values()) == {1}
         assert set(seen) >= {str(member.chat) for member in members}
-        one = await look(tmp_path, InspectionRequest(filter=str(members[7].chat)))
+        one = await inspect_server(tmp_path, InspectionRequest(filter=str(members[7].chat)))
         assert [(row.kind, row.state, row.family) for row in one.rows] == [("Room", "running", "room")]
 
 
@@ -174,7 +175,7 @@ async def test_the_socket_is_its_owners_only_whatever_the_umask(tmp_path: Path, 
     old = os.umask(mask)
     try:
         async with serving(tmp_path):
-            mode = (tmp_path / SOCKET).stat().st_mode
+            mode = (tmp_path / SOCKET_NAME).stat().st_mode
             assert stat.S_ISSOCK(mode)
             assert stat.S_IMODE(mode) == 0o600
     finally:
@@ -183,49 +184,49 @@ async def test_the_socket_is_its_owners_only_whatever_the_umask(tmp_path: Path, 
 
 async def test_the_socket_goes_with_the_server(tmp_path: Path) -> None:
     async with serving(tmp_path):
-        assert SOCKET in os.listdir(tmp_path)
-    assert SOCKET not in os.listdir(tmp_path)
+        assert SOCKET_NAME in os.listdir(tmp_path)
+    assert SOCKET_NAME not in os.listdir(tmp_path)
     with pytest.raises(InspectionFailed, match="no server runs on"):
-        await look(tmp_path, InspectionRequest())
+        await inspect_server(tmp_path, InspectionRequest())
 
 
 async def test_the_socket_of_a_killed_server_is_replaced(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(tmp_path / SOCKET))
+        dead.bind(str(tmp_path / SOCKET_NAME))
     with pytest.raises(InspectionFailed, match="no server runs on"):
-        await look(tmp_path, InspectionRequest())
+        await inspect_server(tmp_path, InspectionRequest())
     async with serving(tmp_path):
-        assert (await look(tmp_path, InspectionRequest())).pid == os.getpid()
+        assert (await inspect_server(tmp_path, InspectionRequest())).pid == os.getpid()
 
 
 async def test_a_living_servers_socket_is_not_stolen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with serving(tmp_path) as first:
         async with serving(tmp_path):
             member = await first.connect_visitor(source="lk")
-            assert [row.name for row in (await look(tmp_path, InspectionRequest(filter="Room"))).rows] == [
+            assert [row.name for row in (await inspect_server(tmp_path, InspectionRequest(filter="Room"))).rows] == [
                 str(member.chat)
             ]
-        assert (await look(tmp_path, InspectionRequest(filter="Room"))).matched == 1
+        assert (await inspect_server(tmp_path, InspectionRequest(filter="Room"))).matched == 1
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
-        f"another server uses {tmp_path}: `actorchat actors tree` shows that one's actors"
+        f"another server uses {tmp_path}: `actorchat actors tree` shows the actors of that server"
     ]
 
 
 async def test_what_is_no_socket_is_left_alone_and_the_server_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / SOCKET).write_text("somebody's notes")
+    (tmp_path / SOCKET_NAME).write_text("somebody's notes")
     async with serving(tmp_path) as server:
         await server.connect_visitor(source="lk")
-    assert (tmp_path / SOCKET).read_text() == "somebody's notes"
-    assert "can't be used" in caplog.text
+    assert (tmp_path / SOCKET_NAME).read_text() == "somebody's notes"
+    assert "does not work for" in caplog.text
 
 
 async def test_a_folder_with_a_long_path_is_no_obstacle(tmp_path: Path) -> None:
     folder = tmp_path / ("d" * 120)
     async with serving(folder):
-        assert (await look(folder, InspectionRequest())).pages == 1
-    assert SOCKET not in os.listdir(folder)
+        assert (await inspect_server(folder, InspectionRequest())).pages == 1
+    assert SOCKET_NAME not in os.listdir(folder)
 
 
 async def test_a_server_without_a_folder_has_no_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,8 +240,8 @@ async def test_somebody_elses_server_is_told_as_such(tmp_path: Path, monkeypatch
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(trio, "open_unix_socket", forbidden)
-    with pytest.raises(InspectionFailed, match="only its owner may look"):
-        await look(tmp_path, InspectionRequest())
+    with pytest.raises(InspectionFailed, match="only that user may inspect it"):
+        await inspect_server(tmp_path, InspectionRequest())
 
 
 # No question harms
@@ -260,55 +261,57 @@ async def test_somebody_elses_server_is_told_as_such(tmp_path: Path, monkeypatch
         b'{"filter": null}\n',
         b'{"filter": "' + b"x" * 201 + b'"}\n',
         b'{"x": ' + b"[" * 4000 + b"\n",
-        b"x" * (LONGEST_QUESTION + 1),
+        b"x" * (MAX_REQUEST_BYTES + 1),
     ],
     ids=lambda junk: repr(junk[:20]),
 )
 async def test_junk_is_refused_and_the_next_is_answered(tmp_path: Path, junk: bytes) -> None:
     async with serving(tmp_path):
         assert refused(await say(tmp_path, junk))
-        assert (await look(tmp_path, InspectionRequest())).pages == 1
+        assert (await inspect_server(tmp_path, InspectionRequest())).pages == 1
 
 
 async def test_many_may_look_at_once(tmp_path: Path) -> None:
     pages: list[int] = []
 
     async def ask() -> None:
-        pages.append((await look(tmp_path, InspectionRequest())).pages)
+        pages.append((await inspect_server(tmp_path, InspectionRequest())).pages)
 
     async with serving(tmp_path), trio.open_nursery() as nursery:
-        for _ in range(AT_ONCE):
+        for _ in range(MAX_CONVERSATIONS):
             nursery.start_soon(ask)
-    assert pages == [1] * AT_ONCE
+    assert pages == [1] * MAX_CONVERSATIONS
 
 
 async def test_more_than_many_are_told_so(tmp_path: Path) -> None:
     async with serving(tmp_path):
-        held = [await trio.open_unix_socket(tmp_path / SOCKET) for _ in range(AT_ONCE)]
+        held = [await trio.open_unix_socket(tmp_path / SOCKET_NAME) for _ in range(MAX_CONVERSATIONS)]
         await trio.testing.wait_all_tasks_blocked()
-        with pytest.raises(InspectionFailed, match=f"refuses: {AT_ONCE} others look already"):
-            await look(tmp_path, InspectionRequest())
+        with pytest.raises(
+            InspectionFailed, match=f"refused the request: {MAX_CONVERSATIONS} inspections are running already"
+        ):
+            await inspect_server(tmp_path, InspectionRequest())
         for stream in held:
             await stream.aclose()
         await trio.testing.wait_all_tasks_blocked()
-        assert (await look(tmp_path, InspectionRequest())).pages == 1
+        assert (await inspect_server(tmp_path, InspectionRequest())).pages == 1
 
 
 async def test_who_asks_nothing_is_cut_off(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with open_system() as system, trio.open_nursery() as nursery:
         await nursery.start(serve_inspection, tmp_path, system)
         assert await say(tmp_path, b'{"limit":') == {}
-        assert trio.current_time() == pytest.approx(SECONDS)
+        assert trio.current_time() == pytest.approx(ANSWER_SECONDS)
         nursery.cancel_scope.cancel()
 
 
 async def test_who_leaves_before_the_answer_is_not_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with serving(tmp_path):
         for question in (b"", b"{}\n", b"junk\n"):
-            async with await trio.open_unix_socket(tmp_path / SOCKET) as stream:
+            async with await trio.open_unix_socket(tmp_path / SOCKET_NAME) as stream:
                 await stream.send_all(question)
         await trio.testing.wait_all_tasks_blocked()
-        assert (await look(tmp_path, InspectionRequest())).pages == 1
+        assert (await inspect_server(tmp_path, InspectionRequest())).pages == 1
     assert caplog.records == []
 
 
@@ -316,10 +319,10 @@ async def test_a_fault_in_a_look_stays_there(tmp_path: Path, caplog: pytest.LogC
     async with open_system() as system, trio.open_nursery() as nursery:
         await nursery.start(serve_inspection, tmp_path, system)
         system.dead_letters.counts = None  # type: ignore[assignment] # what no look can read
-        with pytest.raises(InspectionFailed, match="has gone"):
-            await look(tmp_path, InspectionRequest())
+        with pytest.raises(InspectionFailed, match="closed the connection without an answer"):
+            await inspect_server(tmp_path, InspectionRequest())
         nursery.cancel_scope.cancel()
-    assert "a look at the actors failed" in caplog.text
+    assert "an inspection of the actors failed" in caplog.text
 
 
 async def test_an_answer_of_another_version_is_told_as_such(tmp_path: Path) -> None:
@@ -328,11 +331,11 @@ async def test_an_answer_of_another_version_is_told_as_such(tmp_path: Path) -> N
         await stream.aclose()
 
     with trio.fail_after(CAP), socket.socket(socket.AF_UNIX) as raw:
-        raw.bind(str(tmp_path / SOCKET))
+        raw.bind(str(tmp_path / SOCKET_NAME))
         raw.listen()
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(raw))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.serve_listeners, answer, [listener])
-            with pytest.raises(InspectionFailed, match="doesn't understand"):
-                await look(tmp_path, InspectionRequest())
+            with pytest.raises(InspectionFailed, match="another answer format"):
+                await inspect_server(tmp_path, InspectionRequest())
             nursery.cancel_scope.cancel()

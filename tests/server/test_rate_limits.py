@@ -49,7 +49,7 @@ def test_a_sites_addresses_count_as_one(one: str, other: str, same: bool) -> Non
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate_limits, "_KNOWN", 2)
+    monkeypatch.setattr(rate_limits, "_MAX_BUCKETS", 2)
     limiter = AddressLimiter(1)
     for address in ("192.0.2.1", "192.0.2.2", "192.0.2.1", "192.0.2.3"):
         limiter.take(address, 0.0)

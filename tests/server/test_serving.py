@@ -200,7 +200,7 @@ class _Doubt:
 async def test_websockets_hear_1001_and_no_answer_while_a_commit_is_in_doubt(
     transport: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, seconds in (("DRAIN_SECONDS", 1.0), ("DECIDE_SECONDS", 0.2), ("ANSWER_SECONDS", 0.2)):
+    for name, seconds in (("DRAIN_SECONDS", 1.0), ("COMMIT_SECONDS", 0.2), ("ANSWER_SECONDS", 0.2)):
         monkeypatch.setattr(serving, name, seconds)
     doubt = _Doubt()
     settings = Settings(storage="memory://", port=0, secret=SECRET, transport=transport)
@@ -364,7 +364,7 @@ async def test_a_url_is_where_to_reach_it_from_here() -> None:
     async with open_server(Settings(storage="memory://", host="0.0.0.0", port=0)) as server:  # noqa: S104 - meant
         assert server.url == f"http://127.0.0.1:{server.port}"
     async with open_server(MEMORY) as server:
-        with pytest.raises(RuntimeError, match="listens nowhere"):
+        with pytest.raises(RuntimeError, match="does not listen"):
             _ = server.url
 
 

@@ -28,15 +28,15 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"host": ""}, "host: expected a host name or address, got ''"),
         ({"storage": "mysql://x"}, "storage: expected sqlite:///path or memory://, got mysql://x"),
         ({"storage": "sqlite:///:memory:"}, "storage: expected sqlite:///path or memory://, got sqlite:///:memory:"),
-        ({"bus": "redis://x"}, "bus: expected local: this version has no bus between servers, got redis://x"),
+        ({"bus": "redis://x"}, "bus: expected local, the only bus of this version, got redis://x"),
         ({"transport": "fast"}, "transport: expected auto or reactor or trio-websocket, got fast"),
         (
             {"transport": "reactor", "tls_cert": "c.pem", "tls_key": "k.pem"},
-            "transport: the reactor speaks no TLS; expected auto or trio-websocket with tls_cert",
+            "transport: the reactor does not support TLS; with tls_cert, expected auto or trio-websocket",
         ),
-        ({"workers": 2}, "workers: expected 1: this version serves from one process, got 2"),
+        ({"workers": 2}, "workers: expected 1: this version runs in one process, got 2"),
         ({"log_format": "xml"}, "log_format: expected text or json, got xml"),
-        ({"tls_cert": "c.pem"}, "tls_key: needed with tls_cert: TLS takes both"),
+        ({"tls_cert": "c.pem"}, "tls_key: missing: TLS needs it together with tls_cert"),
         (
             {"origins": "shop.example"},
             "origins: expected an origin like https://shop.example, with its scheme, got shop.example",
@@ -48,11 +48,11 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"origins": [3]}, "origins: expected origins like https://shop.example, got [3]"),
         ({"sources": ["Shop"]}, "sources: expected names of a-z, 0-9, _ and -, at most 64 characters"),
         ({"sources": {"shop": {"on_closed": "queue"}}}, "sources: expected names of"),
-        ({"limits": {"burst": 0}}, "limits.burst: expected a number from 1 on, got 0"),
+        ({"limits": {"burst": 0}}, "limits.burst: expected a number, 1 or more, got 0"),
         ({"limits": {"text_length": 10**6}}, "limits.text_length: expected a whole number, 1 to 16000"),
-        ({"limits": {"messages_per_second": "nan"}}, "limits.messages_per_second: expected a number from 0"),
+        ({"limits": {"messages_per_second": "nan"}}, "limits.messages_per_second: expected a number, 0 (off) or more"),
         ({"chat": {"on_closed": "explode"}}, "chat.on_closed: expected reopen or queue or refuse, got explode"),
-        ({"chat": {"capacity": -1}}, "chat.capacity: expected a whole number from 0 (unlimited) on, got -1"),
+        ({"chat": {"capacity": -1}}, "chat.capacity: expected a whole number, 0 (unlimited) or more, got -1"),
         ({"http": {"keep_alive": 0}}, "http.keep_alive: expected a number of seconds, 1 to 3600, got 0"),
         (
             {"http": {"trusted_proxies": ["proxy.example"]}},
@@ -84,14 +84,16 @@ def test_a_password_in_an_origin_is_not_quoted() -> None:
 def test_a_secret_that_repeats_is_refused_without_being_quoted(weak: str) -> None:
     with pytest.raises(InvalidSettings) as caught:
         Settings(secret=weak)
-    assert str(caught.value) == "secret: expected random characters; what is given is easy to guess"
+    assert str(caught.value) == "secret: expected random characters; this secret is easy to guess"
 
 
 @pytest.mark.parametrize(
     "kind", ["-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA"]
 )
 def test_a_key_of_another_kind_is_no_secret(kind: str) -> None:
-    with pytest.raises(InvalidSettings, match="secret: expected random characters; what is given is a key of another"):
+    with pytest.raises(
+        InvalidSettings, match="secret: expected random characters; this secret is a private or public key"
+    ):
         Settings(secret=kind)
 
 
@@ -171,9 +173,9 @@ def test_all_faults_of_all_places_are_told_at_once(tmp_path: Path, monkeypatch: 
         f"limits.burts: there is no such setting: did you mean limits.burst? (from {config})",
         f"limit: there is no such setting: did you mean limits? (from {config})",
         "ACTORCHAT_LIMITS_BURTS: there is no such setting: did you mean ACTORCHAT_LIMITS_BURST?",
-        "bus: expected local: this version has no bus between servers, got redis://x (from the command line)",
-        f"workers: expected 1: this version serves from one process, got 2 (from {config})",
-        "chat.capacity: expected a whole number from 0 (unlimited) on, got many (from ACTORCHAT_CHAT_CAPACITY)",
+        "bus: expected local, the only bus of this version, got redis://x (from the command line)",
+        f"workers: expected 1: this version runs in one process, got 2 (from {config})",
+        "chat.capacity: expected a whole number, 0 (unlimited) or more, got many (from ACTORCHAT_CHAT_CAPACITY)",
     ]
 
 
@@ -232,7 +234,7 @@ def test_variables_that_platforms_make_up_are_ignored_with_one_line(monkeypatch:
     assert load_settings() == Settings()
     assert load_settings(options={"port": 9000}).port == 9000
     (line,) = [line for line in unknown_variables() if "SIMULATION" not in line]
-    assert line.startswith("ACTORCHAT_PORT=tcp://10.0.0.1:8000 and 7 more are ignored: Kubernetes or Docker made them")
+    assert line.startswith("ACTORCHAT_PORT=tcp://10.0.0.1:8000 and 7 more are ignored: set by Kubernetes or Docker")
 
 
 @pytest.mark.parametrize("service", ["DATA", "HOST", "TLS", "LIMITS", "PROXY_CACHE"])
@@ -255,7 +257,7 @@ def test_a_settings_file_with_a_secret_is_not_for_everybody(tmp_path: Path) -> N
     config = tmp_path / "c.toml"
     config.write_text(f'secret = "{SECRET}"\n')
     config.chmod(0o644)
-    with pytest.raises(InvalidSettings, match=r"secret: .*c\.toml may be read by everybody: type chmod o-rwx"):
+    with pytest.raises(InvalidSettings, match=r"secret: every user can read .*c\.toml: run chmod o-rwx"):
         load_settings(config)
     config.chmod(0o640)
     assert load_settings(config).secret == SECRET
@@ -282,5 +284,5 @@ def test_auto_takes_the_reactor_where_there_is_no_tls(monkeypatch: pytest.Monkey
     assert Settings(transport="trio-websocket").websocket_transport == "trio-websocket"
     monkeypatch.setattr("actorchat.server.settings._HAS_REACTOR", False)
     assert Settings().websocket_transport == "trio-websocket"
-    with pytest.raises(InvalidSettings, match="transport: there is no reactor on this system"):
+    with pytest.raises(InvalidSettings, match="transport: the reactor does not work on this system"):
         Settings(transport="reactor")

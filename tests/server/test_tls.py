@@ -87,7 +87,7 @@ async def test_a_program_that_embeds_the_server_reloads_its_certificate(tmp_path
                     assert (await http.get("/health/live")).status_code == 200
                 await server.reload_certificate(new.tls_cert, new.tls_key)
             await trio.Path(folders[1] / "key.pem").write_text("garbage")
-            with pytest.raises(InvalidSettings, match="no certificate with its key"):
+            with pytest.raises(InvalidSettings, match="not a certificate and its key"):
                 await server.reload_certificate()
             async with httpx.AsyncClient(base_url=server.url, verify=trust[1]) as http:
                 assert (await http.get("/health/live")).status_code == 200
@@ -102,12 +102,12 @@ async def test_a_server_without_tls_has_no_certificate_to_reload() -> None:
 
 def test_a_key_with_a_password_is_a_fault_and_no_question(tmp_path: Path) -> None:
     settings = certified(tmp_path, BestAvailableEncryption(b"secret"))
-    with pytest.raises(InvalidSettings, match=r"tls_cert: .*no certificate with its key"):
+    with pytest.raises(InvalidSettings, match=r"tls_cert: .*not a certificate and its key"):
         tls_context(settings)
 
 
 def test_a_file_that_is_not_there_is_a_fault_of_its_setting(tmp_path: Path) -> None:
     settings = certified(tmp_path, NoEncryption())
     (tmp_path / "key.pem").unlink()
-    with pytest.raises(InvalidSettings, match=r"tls_key: there is no file .*key\.pem"):
+    with pytest.raises(InvalidSettings, match=r"tls_key: the file .*key\.pem does not exist"):
         tls_context(settings)

@@ -29,7 +29,7 @@ def is_remembered(people: UserCache, number: int) -> bool:
 async def test_who_comes_back_without_waiting_is_not_the_first_to_be_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(people_module, "_REMEMBERED", 2)
+    monkeypatch.setattr(people_module, "_MAX_CACHED", 2)
     async with open_world() as world:
         people = UserCache(world.chats)
         await people.record(claims_of(1))

@@ -56,9 +56,9 @@ BOUNDS: Final[Mapping[str, Bound]] = {
     "key_horizon": Bound((4, 16), ((decider, "KEY_HORIZON"), (row_cache, "KEY_HORIZON"))),
     "cached": _constant(row_cache, "_MAX_CACHED", 1, 2, 5),
     "held_items": _constant(feed, "HELD_ITEMS", 1, 4),
-    "remembered": _constant(user_cache, "_REMEMBERED", 1, 3),
+    "remembered": _constant(user_cache, "_MAX_CACHED", 1, 3),
     "return_grace": _constant(sweeper, "RETURN_GRACE", 0, 3),
-    "tokens": _constant(auth, "REMEMBERED", 1, 3),
+    "tokens": _constant(auth, "CACHED_TOKENS", 1, 3),
 }
 
 
