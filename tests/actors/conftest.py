@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import trio
 
-from tests.actors.recording import keeping
+from tests.actors.checked_system import ledger_enabled
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -28,7 +28,7 @@ def schedule(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     before = run._r.getstate()
     monkeypatch.setattr(run, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
     run._r.seed(seed)
-    token = keeping.set(seed % 2 == 1)
+    token = ledger_enabled.set(seed % 2 == 1)
     yield seed
-    keeping.reset(token)
+    ledger_enabled.reset(token)
     run._r.setstate(before)

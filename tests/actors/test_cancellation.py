@@ -11,8 +11,8 @@ import pytest
 import trio
 
 from actorchat.actors import ActorError, ActorSystem, Ref, Restart, Strategy, open_supervisor
+from tests.actors.checked_system import open_system
 from tests.actors.messages import Add, Boom, Call, Counter, Hold, Message
-from tests.actors.recording import open_system
 
 Work = Callable[[Counter], object]
 

@@ -26,8 +26,8 @@ from actorchat.actors import (
     TooManyRestarts,
 )
 from actorchat.testing import settle
+from tests.actors.checked_system import open_system
 from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Total
-from tests.actors.recording import open_system
 
 RESTART = Restart(max=3, within=60, backoff=0.5, jitter=0)
 

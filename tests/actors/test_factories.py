@@ -10,8 +10,8 @@ import trio
 from trio.testing import MockClock
 
 from actorchat.actors import Actor, ActorCrashed, Restart, TooManyRestarts, open_supervisor
+from tests.actors.checked_system import open_system
 from tests.actors.messages import Boom, Counter, Total
-from tests.actors.recording import open_system
 
 # Any: what a type checker would refuse is the point.
 WRONG: list[tuple[Any, str]] = [

@@ -6,8 +6,8 @@ import trio
 
 from actorchat.actors import Ref, Restart
 from actorchat.testing import settle
+from tests.actors.checked_system import open_system
 from tests.actors.messages import Add, Broken, Counter, Message, Total
-from tests.actors.recording import open_system
 
 PASSES = 6
 """Passes of the scheduler that an ask and its reply take at most, with everybody getting a turn in each."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from actorchat.actors import DeadLetter, End, Group, Overflow
 from actorchat.testing import settle
+from tests.actors.checked_system import open_system
 from tests.actors.messages import Add, Call, Counter, Message, giving
-from tests.actors.recording import open_system
 
 
 async def test_members_that_join_leave_or_stop_while_it_is_published_change_the_next_round_only() -> None:

@@ -23,8 +23,8 @@ from actorchat.actors import (
     Stop,
 )
 from actorchat.testing import Probe, settle
+from tests.actors.checked_system import open_system
 from tests.actors.messages import Add, Call, Counter, Hold, Message, Total
-from tests.actors.recording import open_system
 
 
 async def held(ref: Ref[Message]) -> trio.Event:

@@ -23,8 +23,8 @@ from actorchat.actors import (
     open_supervisor,
 )
 from actorchat.testing import settle
+from tests.actors.checked_system import open_system
 from tests.actors.messages import Add, Boom, Call, Counter, Hold, Message, Total
-from tests.actors.recording import open_system
 
 
 async def test_the_tree_tells_who_is_busy_with_what_and_waits_for_whom(autojump_clock: MockClock) -> None:

@@ -13,8 +13,8 @@ from trio.testing import MockClock
 
 from actorchat.actors import Coalesce, DeadLetter, DeadLetterReason, Down, Overflow, Ref, Restart
 from actorchat.testing import Probe, settle
+from tests.actors.checked_system import open_system
 from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Message, Total
-from tests.actors.recording import open_system
 
 BOUND = 3
 SLOW = Restart(backoff=10, jitter=0)

@@ -8,8 +8,8 @@ from trio.testing import MockClock
 
 from actorchat.actors import Cause
 from actorchat.testing import Probe
+from tests.actors.checked_system import open_system
 from tests.actors.messages import Add, Boom, Message
-from tests.actors.recording import open_system
 
 
 async def test_a_probe_waits_for_the_next_message_and_says_which_one_did_not_come(autojump_clock: MockClock) -> None:

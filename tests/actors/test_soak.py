@@ -11,8 +11,8 @@ import trio
 from trio.testing import MockClock
 
 from actorchat.actors import Actor, ActorSystem, Group, Ref, Restart, Virtual
+from tests.actors.checked_system import open_system
 from tests.actors.messages import Add, Boom, Broken, Counter, Message
-from tests.actors.recording import open_system
 
 # Nothing here is decided by who runs first, and books would be what piles up.
 ONE_SCHEDULE = pytest.mark.parametrize("schedule", [0], indirect=True)

@@ -25,8 +25,8 @@ from actorchat.actors import (
     open_supervisor,
 )
 from actorchat.testing import Probe, settle
+from tests.actors.checked_system import open_system
 from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Message, Total
-from tests.actors.recording import open_system
 
 
 async def test_leaving_the_body_drains_in_reverse_order(autojump_clock: MockClock) -> None:

@@ -23,8 +23,8 @@ from actorchat.actors import (
     open_supervisor,
 )
 from actorchat.testing import Probe, settle
+from tests.actors.checked_system import open_system
 from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Message, Total
-from tests.actors.recording import open_system
 
 RESTART = Restart(max=3, within=60, backoff=1, jitter=0)
 

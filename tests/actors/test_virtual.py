@@ -30,8 +30,8 @@ from actorchat.actors import (
     Virtual,
 )
 from actorchat.testing import Probe, crash, settle
+from tests.actors.checked_system import open_system
 from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Message, Total
-from tests.actors.recording import open_system
 
 
 class Anchor:

@@ -21,8 +21,8 @@ from actorchat.protocol import (
     User,
     UserConnected,
 )
+from tests.chat.harness import Socket, open_chat
 from tests.chat.people import ANNA, BORIS, OLGA, PETR
-from tests.chat.world import Socket, open_world
 
 ANN = attrs.evolve(ANNA, firstname="Ann")
 OLYA = attrs.evolve(OLGA, firstname="Olya")
@@ -36,59 +36,59 @@ def connected(socket: Socket) -> list[User]:
 async def test_everybody_in_the_room_is_told_the_new_name_of_somebody_present(
     profile: Profile, autojump_clock: MockClock
 ) -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
-        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA, profile)
-        await world.person(ANN, frozenset())
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        anna, olga = await harness.join(chat, ANNA), await harness.join(chat, OLGA, profile)
+        await harness.person(ANN, frozenset())
         await trio.sleep(1)
         assert connected(olga) == [ANNA, OLGA, ANN]
         assert connected(anna) == [ANNA, OLGA, ANN]
         # Whoever comes later is told of people as they are now, also by a socket that still has the old name.
-        await world.join(chat, ANNA)
-        petr = await world.join(chat, PETR)
+        await harness.join(chat, ANNA)
+        petr = await harness.join(chat, PETR)
         assert connected(petr) == [ANN, OLGA, PETR]
-        await world.person(ANN, frozenset())
+        await harness.person(ANN, frozenset())
         await trio.sleep(1)
         assert connected(anna) == [ANNA, OLGA, ANN, PETR]
 
 
 async def test_a_name_that_is_shown_already_is_not_told_again(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
+    async with open_chat() as harness:
+        chat = await harness.reserve()
         # A commit in doubt can be read before it is told, so somebody may come with the new name before that.
-        anna = await world.join(chat, ANN)
-        await world.person(ANN, frozenset())
+        anna = await harness.join(chat, ANN)
+        await harness.person(ANN, frozenset())
         await trio.sleep(1)
         assert connected(anna) == [ANN]
 
 
 async def test_a_room_that_its_user_has_left_is_told_nothing(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
-        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
-        await world.leave(anna)
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        anna, olga = await harness.join(chat, ANNA), await harness.join(chat, OLGA)
+        await harness.leave(anna)
         await trio.sleep(6)
-        await world.person(ANN, frozenset())
+        await harness.person(ANN, frozenset())
         await trio.sleep(1)
         assert connected(olga) == [ANNA, OLGA]
 
 
 async def test_consoles_are_shown_the_chats_of_somebody_who_was_renamed(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
-        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
-        await world.chats.perform(AddMessage(chat, ANNA, "hi"))
-        console = await world.console(OLGA)
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        anna, olga = await harness.join(chat, ANNA), await harness.join(chat, OLGA)
+        await harness.chats.perform(AddMessage(chat, ANNA, "hi"))
+        console = await harness.console(OLGA)
         olga.recorder.take()
         console.recorder.take()
-        before = await world.state(chat)
-        await world.person(ANN, frozenset())
+        before = await harness.state(chat)
+        await harness.person(ANN, frozenset())
         await trio.sleep(1)
         for socket in (console, olga):
             [shown] = socket.recorder.got(ChatUpdated)
             assert shown.chat.owner_user == ANN
         # Nothing else has happened: lists keep their order, and the next message follows the change.
-        state = await world.state(chat)
+        state = await harness.state(chat)
         assert (state.last_activity, state.rev) == (before.last_activity, before.rev + 1)
         anna.say("me again")
         await trio.sleep(1)
@@ -96,28 +96,28 @@ async def test_consoles_are_shown_the_chats_of_somebody_who_was_renamed(autojump
 
 
 async def test_chats_that_are_closed_or_have_no_message_are_not_shown(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        closed, reserved = await world.reserve(), await world.reserve(BORIS)
-        await world.chats.perform(AddMessage(closed, ANNA, "hi"))
-        await world.chats.perform(CloseChat(closed, ANNA))
-        console = await world.console(OLGA)
+    async with open_chat() as harness:
+        closed, reserved = await harness.reserve(), await harness.reserve(BORIS)
+        await harness.chats.perform(AddMessage(closed, ANNA, "hi"))
+        await harness.chats.perform(CloseChat(closed, ANNA))
+        console = await harness.console(OLGA)
         for user in (ANN, attrs.evolve(BORIS, firstname="Bob")):
-            await world.person(user, frozenset())
+            await harness.person(user, frozenset())
         await trio.sleep(1)
         assert console.recorder.got(ChatUpdated) == []
-        assert (await world.state(reserved)).rev == 0
+        assert (await harness.state(reserved)).rev == 0
 
 
 async def test_an_operator_who_was_renamed_is_shown_in_the_chats_that_are_theirs(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        mine, other = await world.reserve(), await world.reserve(BORIS)
+    async with open_chat() as harness:
+        mine, other = await harness.reserve(), await harness.reserve(BORIS)
         for chat, owner in ((mine, ANNA), (other, BORIS)):
-            await world.chats.perform(AddMessage(chat, owner, "hi"))
-        await world.chats.perform(AcceptChat(mine, OLGA))
-        console = await world.console(PETR)
+            await harness.chats.perform(AddMessage(chat, owner, "hi"))
+        await harness.chats.perform(AcceptChat(mine, OLGA))
+        console = await harness.console(PETR)
         await trio.sleep(1)
         console.recorder.take()
-        await world.person(OLYA)
+        await harness.person(OLYA)
         await trio.sleep(1)
         [shown] = console.recorder.got(ChatUpdated)
         assert (shown.chat.uuid, shown.chat.operator_user) == (mine, OLYA)
@@ -125,11 +125,11 @@ async def test_an_operator_who_was_renamed_is_shown_in_the_chats_that_are_theirs
 
 
 async def test_typing_goes_on_under_the_new_name(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
-        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        anna, olga = await harness.join(chat, ANNA), await harness.join(chat, OLGA)
         anna.receiver.receive(UpdateTyping("h", stopped=False))
-        await world.person(ANN, frozenset())
+        await harness.person(ANN, frozenset())
         await trio.sleep(1)
         anna.receiver.receive(UpdateTyping("hi", stopped=False))
         await trio.sleep(10)

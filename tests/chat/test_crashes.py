@@ -29,8 +29,8 @@ from actorchat.protocol import (
     User,
     UserDisconnected,
 )
+from tests.chat.harness import ChatHarness, RecordingSession, open_chat
 from tests.chat.people import ANNA, BORIS, OLGA, PETR
-from tests.chat.world import Recorder, World, open_world
 
 
 class PlantedError(Exception):
@@ -77,17 +77,17 @@ async def test_every_member_gets_everything_once_and_in_order_whatever_crashes(
     owner: type, name: str, nth: int, times: int, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     # The first crash is that of the announcer in the journal's step, the next ones those of the room that goes on.
-    async with open_world() as world:
-        chat = await world.reserve()
-        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
-        console = await world.console(PETR)
-        await world.settle()
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        anna, olga = await harness.join(chat, ANNA), await harness.join(chat, OLGA)
+        console = await harness.console(PETR)
+        await harness.settle()
         calls = plant(monkeypatch, owner, name, nth, times=times)
         for number in range(12):
             (anna if number % 2 else olga).say(str(number), f"k{number}")
             await trio.sleep(0.3)
         assert len(calls) >= nth
-        stored = [message.text for message in await history(world, chat)]
+        stored = [message.text for message in await history(harness, chat)]
         refused = [event.text for socket in (anna, olga) for event in socket.recorder.got(MessageNotAdded)]
         assert sorted(stored + refused, key=int) == [str(number) for number in range(12)]
         for socket in (anna, olga, console):
@@ -95,8 +95,8 @@ async def test_every_member_gets_everything_once_and_in_order_whatever_crashes(
         assert anna.recorder.done == olga.recorder.done == 6
 
 
-async def history(world: World, chat: UUID) -> Any:
-    page = await world.chats.chat_reader.newest(chat, Role.OPERATOR, before=None, limit=200)
+async def history(harness: ChatHarness, chat: UUID) -> Any:
+    page = await harness.chats.chat_reader.newest(chat, Role.OPERATOR, before=None, limit=200)
     assert page is not None
     return page.messages
 
@@ -104,9 +104,9 @@ async def history(world: World, chat: UUID) -> Any:
 async def test_sessions_stay_joined_and_other_rooms_undisturbed(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    async with open_world() as world:
-        chat, other = await world.reserve(), await world.reserve(BORIS)
-        anna, boris = await world.join(chat, ANNA), await world.join(other, BORIS)
+    async with open_chat() as harness:
+        chat, other = await harness.reserve(), await harness.reserve(BORIS)
+        anna, boris = await harness.join(chat, ANNA), await harness.join(other, BORIS)
         plant(monkeypatch, Publisher, "publish", 1, times=2)
         anna.say("one")
         await trio.sleep(1)
@@ -123,12 +123,12 @@ async def test_a_crashed_room_alone_restarts_from_storage_with_its_sessions_stil
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     visitors = [User(id=100 + number, role=Role.USER) for number in range(5)]
-    async with open_world() as world:
+    async with open_chat() as harness:
         for visitor in visitors:
-            await world.person(visitor, frozenset())
-        chats = [await world.reserve(visitor) for visitor in visitors]
-        sockets = [await world.join(chat, visitor) for chat, visitor in zip(chats, visitors, strict=True)]
-        olga, console = await world.join(chats[0], OLGA), await world.console(PETR)
+            await harness.person(visitor, frozenset())
+        chats = [await harness.reserve(visitor) for visitor in visitors]
+        sockets = [await harness.join(chat, visitor) for chat, visitor in zip(chats, visitors, strict=True)]
+        olga, console = await harness.join(chats[0], OLGA), await harness.console(PETR)
         for number, socket in enumerate(sockets):
             socket.say(f"before {number}")
         await trio.sleep(1)
@@ -143,10 +143,10 @@ async def test_a_crashed_room_alone_restarts_from_storage_with_its_sessions_stil
             socket.say(f"after {number}")
         await trio.sleep(10)
 
-        restarts = {row.name: row.restarts for row in world.system.tree() if row.actor == "Room"}
+        restarts = {row.name: row.restarts for row in harness.system.tree() if row.actor == "Room"}
         assert restarts == {str(chat): int(chat == chats[0]) for chat in chats}
         assert [socket.recorder.closed for socket in everyone] == [None] * len(everyone)
-        stored = [message.text for message in await history(world, chats[0])]
+        stored = [message.text for message in await history(harness, chats[0])]
         assert stored == ["before 0", "crash", "after 0"]
         assert sockets[0].recorder.texts() == olga.recorder.texts() == stored
         assert [socket.recorder.texts() for socket in sockets[1:]] == [
@@ -160,62 +160,62 @@ async def test_a_crashed_room_alone_restarts_from_storage_with_its_sessions_stil
 async def test_a_room_that_cannot_be_kept_up_closes_its_sockets_and_works_again_for_the_next(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
-        anna = await world.join(chat, ANNA)
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        anna = await harness.join(chat, ANNA)
         plant(monkeypatch, Publisher, "publish", 1, times=30)
         anna.say("one")
         await trio.sleep(120)
         assert anna.recorder.closed == 1011
         monkeypatch.undo()
-        await world.leave(anna)
-        back = await world.join(chat, ANNA, after=-1)
+        await harness.leave(anna)
+        back = await harness.join(chat, ANNA, after=-1)
         back.say("two")
         await trio.sleep(1)
         assert back.recorder.texts() == ["one", "two"]
 
 
 async def test_a_command_that_fails_closes_its_own_socket_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with open_world(limits=Limits()) as world:
-        chat = await world.reserve()
-        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA, Profile.STRICT)
+    async with open_chat(limits=Limits()) as harness:
+        chat = await harness.reserve()
+        anna, olga = await harness.join(chat, ANNA), await harness.join(chat, OLGA, Profile.STRICT)
         plant(monkeypatch, Room, "_check", 1)
         anna.say("one")
         olga.say("two")
-        await world.settle()
+        await harness.settle()
         assert (anna.recorder.closed, olga.recorder.closed) == (1011, None)
         assert [event.message.text for event in olga.recorder.got(MessageAdded)] == ["two"]
         assert anna.recorder.done == 1
 
 
 async def test_typing_that_fails_closes_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with open_world() as world:
-        anna = await world.join(await world.reserve(), ANNA)
+    async with open_chat() as harness:
+        anna = await harness.join(await harness.reserve(), ANNA)
         plant(monkeypatch, Room, "_typing", 1)
         anna.receiver.receive(UpdateTyping("one", False))
-        await world.settle()
+        await harness.settle()
         anna.say("two")
-        await world.settle()
+        await harness.settle()
         assert (anna.recorder.closed, anna.recorder.texts()) == (None, ["two"])
 
 
 async def test_an_operation_whose_refusal_can_not_be_told_is_over_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with open_world(limits=Limits(text_length=3)) as world:
-        chat = await world.reserve()
-        anna = await world.join(chat, ANNA)
-        plant(monkeypatch, Recorder, "push", 1)
+    async with open_chat(limits=Limits(text_length=3)) as harness:
+        chat = await harness.reserve()
+        anna = await harness.join(chat, ANNA)
+        plant(monkeypatch, RecordingSession, "push", 1)
         anna.say("too long")
-        await world.settle()
+        await harness.settle()
         assert (anna.recorder.done, anna.recorder.closed) == (1, 1011)
 
 
 async def test_who_left_before_the_crash_is_still_told_to_have_left(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
-        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
-        await world.leave(olga)
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        anna, olga = await harness.join(chat, ANNA), await harness.join(chat, OLGA)
+        await harness.leave(olga)
         plant(monkeypatch, Publisher, "publish", 1, times=2)
         anna.say("crash")
         await trio.sleep(10)
@@ -225,14 +225,14 @@ async def test_who_left_before_the_crash_is_still_told_to_have_left(
 async def test_a_message_taken_before_the_crash_of_its_batch_is_not_refused(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
-        anna = await world.join(chat, ANNA)
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        anna = await harness.join(chat, ANNA)
         plant(monkeypatch, Room, "reply", 1)
 
         async def enter() -> None:
             with pytest.raises(StorageUnavailable):
-                await world.chats.join_room(Recorder(OLGA), chat, None)
+                await harness.chats.join_room(RecordingSession(OLGA), chat, None)
 
         async with trio.open_nursery() as nursery:
             anna.say("taken")
@@ -247,11 +247,11 @@ async def test_a_message_taken_before_the_crash_of_its_batch_is_not_refused(
 async def test_who_performs_an_operation_is_told_what_was_decided_although_the_room_crashed(
     owner: type, name: str, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
-        anna = await world.join(chat, ANNA)
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        anna = await harness.join(chat, ANNA)
         plant(monkeypatch, owner, name, 1, times=2)
-        changed = await world.chats.perform(AddMessage(chat, OLGA, "hello"))
+        changed = await harness.chats.perform(AddMessage(chat, OLGA, "hello"))
         await trio.sleep(1)
         assert changed.chat.stage is Stage.OPEN
         assert anna.recorder.texts() == ["hello"]
@@ -260,28 +260,28 @@ async def test_who_performs_an_operation_is_told_what_was_decided_although_the_r
 async def test_an_operation_that_the_room_never_began_is_refused(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
+    async with open_chat() as harness:
+        chat = await harness.reserve()
         plant(monkeypatch, Room, "receive", 1)
         with pytest.raises(ChatRefused) as refused:
-            await world.chats.perform(AcceptChat(chat, OLGA))
+            await harness.chats.perform(AcceptChat(chat, OLGA))
         assert refused.value.code == "overloaded"
-        assert (await world.state(chat)).stage is Stage.RESERVED
+        assert (await harness.state(chat)).stage is Stage.RESERVED
 
 
 async def test_consoles_outlive_a_crash_of_the_directory(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    async with open_world() as world:
-        olga = await world.console(OLGA)
-        chat = await world.reserve()
-        await world.chats.perform(AcceptChat(chat, OLGA))
+    async with open_chat() as harness:
+        olga = await harness.console(OLGA)
+        chat = await harness.reserve()
+        await harness.chats.perform(AcceptChat(chat, OLGA))
         await trio.sleep(1)
         plant(monkeypatch, Directory, "_tell", 1)
-        await world.chats.perform(AddMessage(chat, ANNA, "hi"))
+        await harness.chats.perform(AddMessage(chat, ANNA, "hi"))
         await trio.sleep(120)
         assert olga.recorder.got(GlobalUpdated)[-1].unread_chats == 1
-        state = await world.state(chat)
+        state = await harness.state(chat)
         assert (state.stage, state.operator) == (Stage.OPEN, OLGA)
         assert [each.is_online for each in olga.recorder.got(OperatorUpdated) if each.user == OLGA][-1]
 
@@ -289,48 +289,48 @@ async def test_consoles_outlive_a_crash_of_the_directory(
 async def test_who_asked_a_room_that_is_given_up_is_answered(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
+    async with open_chat() as harness:
+        chat = await harness.reserve()
         plant(monkeypatch, Publisher, "_announce", 1, times=50)
         plant(monkeypatch, Room, "_recover", 1, times=50)
         with trio.fail_after(300):
-            changed = await world.chats.perform(AcceptChat(chat, OLGA))
+            changed = await harness.chats.perform(AcceptChat(chat, OLGA))
             assert changed.chat.operator == OLGA
             monkeypatch.undo()
-            await world.chats.drain()
+            await harness.chats.drain()
 
 
 async def test_nobody_enters_a_room_that_was_given_up_before_it_has_looked_into_storage(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
+    async with open_chat() as harness:
+        chat = await harness.reserve()
         # Somebody stays in the roster, so the address outlives the room.
-        anna = await world.join(chat, ANNA)
+        anna = await harness.join(chat, ANNA)
         for owner in (Publisher, Room):
             plant(monkeypatch, owner, "_announce", 1, times=50)
-        await world.chats.perform(AddMessage(chat, ANNA, "not announced"))
+        await harness.chats.perform(AddMessage(chat, ANNA, "not announced"))
         await trio.sleep(30)
         assert anna.recorder.closed is not None
         monkeypatch.undo()
         with pytest.raises(trio.WouldBlock):
-            world.chats.join_room_nowait(Recorder(OLGA), chat, None)
-        await world.join(chat, OLGA)
-        assert world.chats.chat_nowait(chat) == await world.state(chat)
-        petr = world.chats.join_room_nowait(Recorder(PETR), chat, None)
+            harness.chats.join_room_nowait(RecordingSession(OLGA), chat, None)
+        await harness.join(chat, OLGA)
+        assert harness.chats.chat_nowait(chat) == await harness.state(chat)
+        petr = harness.chats.join_room_nowait(RecordingSession(PETR), chat, None)
         petr.leave()
 
 
 async def test_a_directory_that_crashes_while_storage_is_away_waits_for_it(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    async with open_world() as world:
-        olga = await world.console(OLGA)
+    async with open_chat() as harness:
+        olga = await harness.console(OLGA)
         await trio.sleep(1)
-        away = plant(monkeypatch, type(world.chats.chat_reader), "operators", 1, times=20, error=StorageUnavailable)
+        away = plant(monkeypatch, type(harness.chats.chat_reader), "operators", 1, times=20, error=StorageUnavailable)
         plant(monkeypatch, Directory, "_tell", 1)
-        chat = await world.reserve()
-        await world.chats.perform(AddMessage(chat, ANNA, "hi"))
+        chat = await harness.reserve()
+        await harness.chats.perform(AddMessage(chat, ANNA, "hi"))
         await trio.sleep(120)
         assert len(away) > 20
         assert olga.recorder.got(GlobalUpdated)[-1].unread_chats == 1
@@ -339,9 +339,9 @@ async def test_a_directory_that_crashes_while_storage_is_away_waits_for_it(
 async def test_who_connects_while_the_directory_crashes_is_online_all_the_same(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    async with open_world() as world:
+    async with open_chat() as harness:
         plant(monkeypatch, Directory, "_joined", 1)
-        await world.console(OLGA)
+        await harness.console(OLGA)
         await trio.sleep(5)
-        (olga,) = [each for each in await world.chats.chat_reader.operators(None) if each.person.user == OLGA]
+        (olga,) = [each for each in await harness.chats.chat_reader.operators(None) if each.person.user == OLGA]
         assert olga.person.online

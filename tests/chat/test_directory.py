@@ -27,9 +27,9 @@ from actorchat.chat.operations import RecordPerson
 from actorchat.chat.ports import OperatorRecord, StorageUnavailable
 from actorchat.protocol import GlobalUpdated, OperatorUpdated
 from actorchat.storage import open_journal, open_store
+from tests.chat.harness import SOURCES, RecordingSession
 from tests.chat.people import OLGA
-from tests.chat.world import LK, Recorder
-from tests.storage.listener import Listener
+from tests.storage.sample_chat import OutcomeRecorder
 
 
 async def refuse(operator_id: int, online: bool = False) -> PersonRecord:
@@ -40,12 +40,12 @@ async def test_an_older_revision_of_a_counter_never_wins(autojump_clock: MockClo
     async with open_store("memory://", Policy()) as storage, open_system() as system:
         consoles = Consoles()
         directory = await system.start(lambda: Directory(storage.chat_reader, refuse, refuse, consoles))
-        person = PersonRecord(OLGA, endless(LK))
-        recorder = Recorder(OLGA)
+        person = PersonRecord(OLGA, endless(SOURCES))
+        recorder = RecordingSession(OLGA)
         record = OperatorRecord(person, OperatorCounters(OLGA.id))
         directory.signal(PersonSeen(person))
         await wait_all_tasks_blocked()
-        console = Console(recorder, LK)
+        console = Console(recorder, SOURCES)
         consoles.join(console, (SourceCounters("lk"),))
         directory.signal(ConsoleJoined(console, (record,), (SourceCounters("lk"),)))
         for rev, unread in ((5, 2), (3, 9)):
@@ -60,16 +60,16 @@ async def test_an_older_revision_of_a_counter_never_wins(autojump_clock: MockClo
 async def test_a_profile_that_was_stored_before_its_presence_does_not_take_the_presence_back(
     autojump_clock: MockClock,
 ) -> None:
-    person = PersonRecord(OLGA, endless(LK))
+    person = PersonRecord(OLGA, endless(SOURCES))
 
     async def store(operator_id: int, online: bool) -> PersonRecord:
         return attrs.evolve(person, online=online)
 
     async with open_store("memory://", Policy()) as storage, open_system() as system:
-        consoles, recorder = Consoles(), Recorder(OLGA)
+        consoles, recorder = Consoles(), RecordingSession(OLGA)
         directory = await system.start(lambda: Directory(storage.chat_reader, store, refuse, consoles))
         directory.signal(PersonSeen(person))
-        console = Console(recorder, LK)
+        console = Console(recorder, SOURCES)
         consoles.join(console, ())
         directory.signal(ConsoleJoined(console, (), ()))
         await trio.sleep(1)
@@ -89,20 +89,20 @@ class _ChatDriver:
 
     async def store_presence(self, operator_id: int, online: bool) -> PersonRecord:
         self._called("online" if online else "offline")
-        return PersonRecord(OLGA, endless(LK), online, leaving=not online)
+        return PersonRecord(OLGA, endless(SOURCES), online, leaving=not online)
 
     async def return_chats(self, operator_id: int) -> PersonRecord:
         self._called("return")
         if self.failures:
             self.failures -= 1
             raise StorageUnavailable
-        return PersonRecord(OLGA, endless(LK))
+        return PersonRecord(OLGA, endless(SOURCES))
 
     def _called(self, what: str) -> None:
         self.calls.append((what, round(trio.current_time() - self._started, 1)))
 
     def connect(self, directory: Ref[DirectoryMessage]) -> Console:
-        console = Console(Recorder(OLGA), LK)
+        console = Console(RecordingSession(OLGA), SOURCES)
         self.consoles.join(console, ())
         directory.signal(ConsoleJoined(console, (), ()))
         return console
@@ -116,7 +116,7 @@ class _ChatDriver:
 async def open_chat_driver() -> AsyncIterator[tuple[_ChatDriver, Ref[DirectoryMessage]]]:
     async with open_store("memory://", Policy()) as storage, open_system() as system:
         async with open_journal(storage.store, storage.runner) as journal:
-            journal.submit(RecordPerson(OLGA, frozenset(), LK), Listener())
+            journal.submit(RecordPerson(OLGA, frozenset(), SOURCES), OutcomeRecorder())
         chat_driver = _ChatDriver()
         yield (
             chat_driver,
@@ -158,7 +158,7 @@ async def test_the_grace_counts_from_the_last_socket_however_late_that_is_heard(
         await trio.sleep(1)
         chat_driver.disconnect(directory, first)
         await trio.sleep(29.9)
-        second = Console(Recorder(OLGA), LK)
+        second = Console(RecordingSession(OLGA), SOURCES)
         chat_driver.consoles.join(second, ())
         assert chat_driver.consoles.leave(second)
         # The messages about that socket are late: the timer of the first one ends before they come.
@@ -173,10 +173,10 @@ async def test_counters_of_sources_without_a_console_are_forgotten_when_there_ar
 ) -> None:
     monkeypatch.setattr(directory_module, "KNOWN_SOURCES", 10)
     async with open_store("memory://", Policy()) as storage, open_system() as system:
-        consoles, recorder = Consoles(), Recorder(OLGA)
+        consoles, recorder = Consoles(), RecordingSession(OLGA)
 
         directory = await system.start(lambda: Directory(storage.chat_reader, refuse, refuse, consoles))
-        console = Console(recorder, LK)
+        console = Console(recorder, SOURCES)
         consoles.join(console, ())
         directory.signal(ConsoleJoined(console, (), ()))
         for rev, source in enumerate(["lk", *(f"made-up-{number}" for number in range(100))], 1):

@@ -18,78 +18,78 @@ from actorchat.chat.service import ROOM_IDLE
 from actorchat.chat.sweeper import AT_ONCE, RETURN_GRACE
 from actorchat.protocol import Profile, Role, User
 from actorchat.testing import CommitFault, DelayedRunner, FaultyStore
+from tests.chat.harness import ChatHarness, RecordingSession, open_chat
 from tests.chat.people import ANNA, OLGA
-from tests.chat.world import Recorder, World, open_world
-from tests.system.chat_driver import ChatDriver, open_chat_driver
+from tests.system.virtual_time_chat import VirtualTimeChat, open_virtual_time_chat
 
 POLICY = Policy(reserved_timeout=100)
 GUEST = User(ANONYMOUS_IDS + 1, Role.USER)
 
 
-async def is_there(world: World | ChatDriver, chat: UUID) -> bool:
-    return await world.chats.chat_reader.chat(chat) is not None
+async def is_there(harness: ChatHarness | VirtualTimeChat, chat: UUID) -> bool:
+    return await harness.chats.chat_reader.chat(chat) is not None
 
 
 async def test_a_chat_without_a_message_goes_after_its_time_with_its_anonymous_owner(
     autojump_clock: MockClock,
 ) -> None:
-    async with open_world(POLICY) as world:
-        unused, used = await world.reserve(GUEST), await world.reserve(ANNA)
-        await world.chats.perform(AddMessage(used, ANNA, "hi"))
+    async with open_chat(POLICY) as harness:
+        unused, used = await harness.reserve(GUEST), await harness.reserve(ANNA)
+        await harness.chats.perform(AddMessage(used, ANNA, "hi"))
         await trio.sleep(99)
-        assert await is_there(world, unused)
+        assert await is_there(harness, unused)
         await trio.sleep(20)
-        assert not await is_there(world, unused)
-        assert await is_there(world, used)
-        assert await world.chats.chat_reader.person(Identity(Role.USER, GUEST.id)) is None
+        assert not await is_there(harness, unused)
+        assert await is_there(harness, used)
+        assert await harness.chats.chat_reader.person(Identity(Role.USER, GUEST.id)) is None
         with pytest.raises(ChatRefused, match="not_found"):
-            await world.chats.join_room(Recorder(GUEST), unused, None)
+            await harness.chats.join_room(RecordingSession(GUEST), unused, None)
         with pytest.raises(ChatRefused, match="not_found"):
-            await world.chats.perform(AddMessage(unused, GUEST, "hi"))
+            await harness.chats.perform(AddMessage(unused, GUEST, "hi"))
         # A token of the guest is still good: it gets another chat.
-        assert await world.reserve(GUEST) != unused
+        assert await harness.reserve(GUEST) != unused
 
 
 async def test_a_chat_is_kept_while_somebody_is_in_its_room_and_some_time_after(autojump_clock: MockClock) -> None:
-    async with open_world(POLICY) as world:
-        chat = await world.reserve(GUEST)
-        guest = await world.join(chat, GUEST)
+    async with open_chat(POLICY) as harness:
+        chat = await harness.reserve(GUEST)
+        guest = await harness.join(chat, GUEST)
         await trio.sleep(1000)
         guest.say("I have thought about it")
         await trio.sleep(1)
         assert guest.recorder.texts() == ["I have thought about it"]
 
-        chat = await world.reserve(ANNA)
-        operator = await world.join(chat, OLGA)
+        chat = await harness.reserve(ANNA)
+        operator = await harness.join(chat, OLGA)
         await trio.sleep(500)
-        await world.leave(operator)
+        await harness.leave(operator)
         # Whoever has a receiver holds the room's address.
         del operator
         await trio.sleep(ROOM_IDLE)
-        assert await is_there(world, chat)
+        assert await is_there(harness, chat)
         await trio.sleep(ROOM_IDLE + 2 * POLICY.reserved_timeout)
-        assert not await is_there(world, chat)
+        assert not await is_there(harness, chat)
 
 
 async def test_a_chat_that_is_asked_for_again_is_kept(autojump_clock: MockClock) -> None:
-    async with open_world(POLICY) as world:
-        chat = await world.reserve(GUEST)
+    async with open_chat(POLICY) as harness:
+        chat = await harness.reserve(GUEST)
         for _ in range(10):
             await trio.sleep(70)
-            assert await world.reserve(GUEST) == chat
+            assert await harness.reserve(GUEST) == chat
 
 
 async def test_clients_have_time_to_come_back_after_a_start(autojump_clock: MockClock) -> None:
-    async with open_world(Policy(reserved_timeout=1)) as world:
-        chat = await world.reserve(GUEST)
+    async with open_chat(Policy(reserved_timeout=1)) as harness:
+        chat = await harness.reserve(GUEST)
         await trio.sleep(RETURN_GRACE - 1)
-        assert await is_there(world, chat)
+        assert await is_there(harness, chat)
         await trio.sleep(2)
-        assert not await is_there(world, chat)
+        assert not await is_there(harness, chat)
 
 
 async def test_many_go_a_few_at_a_time_in_one_transaction_each(autojump_clock: MockClock) -> None:
-    async with open_chat_driver(autojump_clock, None, policy=POLICY) as chat_driver:
+    async with open_virtual_time_chat(autojump_clock, None, policy=POLICY) as chat_driver:
         for number in range(2 * AT_ONCE + 10):
             await chat_driver.chats.reserve_chat(f"made-up-{number}", GUEST)
         await trio.sleep(100)
@@ -108,11 +108,11 @@ FATES = [(None, False), (CommitFault.STORED, False), (CommitFault.FORGOTTEN, Tru
 
 
 @asynccontextmanager
-async def expiring(clock: MockClock, fault: CommitFault | None) -> AsyncIterator[tuple[ChatDriver, UUID]]:
+async def expiring(clock: MockClock, fault: CommitFault | None) -> AsyncIterator[tuple[VirtualTimeChat, UUID]]:
     """A chat of the guest whose deletion was just submitted. It takes a second, and more with a fault."""
     faults: list[CommitFault | None] = []
     slow = [0.0]
-    async with open_chat_driver(
+    async with open_virtual_time_chat(
         clock,
         None,
         wrap_store=lambda store: FaultyStore(
@@ -143,7 +143,7 @@ async def test_whoever_enters_while_a_deletion_is_decided_waits_and_is_told(
     fault: CommitFault | None, kept: bool, autojump_clock: MockClock
 ) -> None:
     async with expiring(autojump_clock, fault) as (chat_driver, chat):
-        recorder, before = Recorder(GUEST), trio.current_time()
+        recorder, before = RecordingSession(GUEST), trio.current_time()
         with pytest.raises(trio.WouldBlock):
             chat_driver.chats.join_room_nowait(recorder, chat, None)
         assert await tried(chat_driver.chats.join_room(recorder, chat, None)) == ("done" if kept else "not_found")
@@ -167,7 +167,7 @@ async def test_a_message_that_comes_too_late_is_refused_and_one_before_keeps_the
 
 
 async def test_a_chat_whose_first_message_is_on_its_way_is_kept(autojump_clock: MockClock) -> None:
-    async with open_chat_driver(
+    async with open_virtual_time_chat(
         autojump_clock, None, wrap_runner=lambda runner: DelayedRunner(runner, lambda: 1.0)
     ) as chat_driver:
         chat, _ = await chat_driver.chats.reserve_chat("lk", GUEST)
@@ -182,7 +182,7 @@ async def test_a_chat_whose_first_message_is_on_its_way_is_kept(autojump_clock: 
 
 async def test_a_room_that_was_read_before_its_chat_was_deleted_is_no_room(autojump_clock: MockClock) -> None:
     delays: list[float] = []
-    async with open_chat_driver(
+    async with open_virtual_time_chat(
         autojump_clock,
         None,
         wrap_runner=lambda runner: DelayedRunner(runner, lambda: delays.pop(0) if delays else 0.0),
@@ -197,7 +197,7 @@ async def test_a_room_that_was_read_before_its_chat_was_deleted_is_no_room(autoj
         assert not await is_there(chat_driver, chat.uuid)
         with pytest.raises(trio.WouldBlock):
             chat_driver.chats.chat_nowait(chat.uuid)
-        assert await tried(chat_driver.chats.join_room(Recorder(GUEST), chat.uuid, None)) == "not_found"
+        assert await tried(chat_driver.chats.join_room(RecordingSession(GUEST), chat.uuid, None)) == "not_found"
 
 
 async def test_what_storage_could_not_delete_is_deleted_later(autojump_clock: MockClock) -> None:
@@ -207,7 +207,7 @@ async def test_what_storage_could_not_delete_is_deleted_later(autojump_clock: Mo
     def fault() -> CommitFault | None:
         return faults.pop(0) if armed[0] and faults else None
 
-    async with open_chat_driver(
+    async with open_virtual_time_chat(
         autojump_clock, None, policy=POLICY, wrap_store=lambda store: FaultyStore(store, iter(fault, "never"))
     ) as chat_driver:
         chat, _ = await chat_driver.chats.reserve_chat("lk", GUEST)
@@ -219,7 +219,7 @@ async def test_what_storage_could_not_delete_is_deleted_later(autojump_clock: Mo
 
 async def test_visitors_who_never_write_leave_nothing_behind(autojump_clock: MockClock) -> None:
     """A thousand of them with made-up sources: only those of the last minutes are in storage, and none in the end."""
-    async with open_chat_driver(autojump_clock, None, policy=POLICY) as chat_driver:
+    async with open_virtual_time_chat(autojump_clock, None, policy=POLICY) as chat_driver:
         chat_reader = chat_driver.chats.chat_reader
         most = 0
         for number in range(1000):

@@ -23,9 +23,9 @@ from actorchat.protocol import (
 )
 from actorchat.storage.store import Store
 from actorchat.testing import CommitFault, FaultyStore
+from tests.chat.harness import SOURCES, RecordingSession, open_chat
 from tests.chat.people import ANNA, CHAT, OLGA, PETR
 from tests.chat.test_crashes import plant
-from tests.chat.world import LK, Recorder, open_world
 
 
 def short(events: list[Event]) -> list[Any]:
@@ -55,16 +55,16 @@ async def test_a_console_that_comes_during_a_doubt_tells_the_others_nothing(
     def broken(store: Store) -> Store:
         return FaultyStore(store, iter(lambda: faults.pop() if faults else None, object()), away_for=4)
 
-    async with open_world(faults=broken) as world:
-        petr, chat = await world.console(PETR), await world.reserve()
-        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
+    async with open_chat(faults=broken) as harness:
+        petr, chat = await harness.console(PETR), await harness.reserve()
+        anna, olga = await harness.join(chat, ANNA), await harness.join(chat, OLGA)
         anna.say("hello")
         await trio.sleep(1)
         petr.recorder.take()
         faults.append(fault)
         olga.say("in doubt")
         await wait_all_tasks_blocked()
-        late = await world.console(PETR)
+        late = await harness.console(PETR)
         snapshot = short(late.recorder.take())
         await trio.sleep(1)
         assert (short(petr.recorder.take()), short(late.recorder.take())) == ([], [])
@@ -83,9 +83,9 @@ async def test_a_directory_that_crashes_during_a_doubt_tells_nothing_before_its_
     def broken(store: Store) -> Store:
         return FaultyStore(store, iter(lambda: faults.pop() if faults else None, object()), away_for=5)
 
-    async with open_world(faults=broken) as world:
-        petr, chat = await world.console(PETR), await world.reserve()
-        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
+    async with open_chat(faults=broken) as harness:
+        petr, chat = await harness.console(PETR), await harness.reserve()
+        anna, olga = await harness.join(chat, ANNA), await harness.join(chat, OLGA)
         anna.say("hello")
         await trio.sleep(1)
         faults.append(CommitFault.STORED)
@@ -93,7 +93,7 @@ async def test_a_directory_that_crashes_during_a_doubt_tells_nothing_before_its_
         await wait_all_tasks_blocked()
         petr.recorder.take()
         plant(monkeypatch, Directory, "_joined", 1)
-        await world.console(OLGA)
+        await harness.console(OLGA)
         await trio.sleep(0.5)
         assert set(short(petr.recorder.take())) <= {(0, 0)}
         await trio.sleep(20)
@@ -107,9 +107,9 @@ async def test_a_directory_that_crashes_during_a_doubt_tells_nothing_before_its_
 async def test_after_a_crash_everything_is_told_in_its_order_and_once(
     owner: type, name: str, nth: int, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    async with open_world() as world:
-        petr, chat = await world.console(PETR), await world.reserve()
-        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
+    async with open_chat() as harness:
+        petr, chat = await harness.console(PETR), await harness.reserve()
+        anna, olga = await harness.join(chat, ANNA), await harness.join(chat, OLGA)
         anna.say("hello")
         await trio.sleep(1)
         petr.recorder.take()
@@ -119,7 +119,7 @@ async def test_after_a_crash_everything_is_told_in_its_order_and_once(
         anna.say("one")
         olga.say("two")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(world.chats.perform, CloseChat(chat, OLGA))
+            nursery.start_soon(harness.chats.perform, CloseChat(chat, OLGA))
             await wait_all_tasks_blocked()
             anna.say("three")
         await trio.sleep(10)
@@ -139,8 +139,8 @@ async def test_a_console_sees_of_one_step_of_a_room_what_its_snapshot_has_not_sh
     # Revisions 4 to 7 of one chat; 5 shows nothing to consoles.
     item = FeedItem(CHAT, 7, frames("a", "b", "c", "d"), (), ((4, 2), (5, 2), (6, 3), (7, 4)))
     for shown, seen in ((3, "abcd"), (4, "cd"), (5, "cd"), (6, "d"), (7, "")):
-        recorder = Recorder(PETR)
-        console = Console(recorder, LK)
+        recorder = RecordingSession(PETR)
+        console = Console(recorder, SOURCES)
         console.show([item], item.frames)
         console.release({CHAT: shown})
         assert b"".join(recorder.payloads).decode() == seen
@@ -150,31 +150,31 @@ async def test_a_console_sees_of_one_step_of_a_room_what_its_snapshot_has_not_sh
 
 
 async def test_a_step_of_several_revisions_says_which_frames_are_whose(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        await world.console(PETR)
-        chat = await world.reserve()
-        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
-        feed_state = world.chats._feeds.anchor("lk")
+    async with open_chat() as harness:
+        await harness.console(PETR)
+        chat = await harness.reserve()
+        anna, olga = await harness.join(chat, ANNA), await harness.join(chat, OLGA)
+        feed_state = harness.chats._feeds.anchor("lk")
         items: list[FeedItem] = []
         feed_state.put = items.append  # type: ignore[method-assign, assignment] # what would be shown
         anna.say("one")
         olga.say("two")
         anna.say("three")
-        await world.settle()
+        await harness.settle()
         assert [(item.rev, item.steps) for item in items] == [(3, ((1, 2), (2, 4), (3, 5)))]
 
 
 async def test_draining_waits_for_a_room_that_has_crashed(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    async with open_world() as world:
-        petr = await world.console(PETR)
-        anna = await world.join(await world.reserve(), ANNA)
+    async with open_chat() as harness:
+        petr = await harness.console(PETR)
+        anna = await harness.join(await harness.reserve(), ANNA)
         await trio.sleep(1)
         petr.recorder.take()
         plant(monkeypatch, Publisher, "publish", 1, times=2)
         anna.say("hello")
-        await world.chats.drain()
+        await harness.chats.drain()
         assert anna.recorder.texts() == ["hello"]
         assert short(petr.recorder.take())[:2] == ["new", "hello"]
 
@@ -183,12 +183,12 @@ async def test_draining_waits_for_a_room_that_has_crashed(
 async def test_draining_waits_for_a_feed_that_has_crashed(
     nth: int, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    async with open_world() as world:
-        petr = await world.console(PETR)
-        anna = await world.join(await world.reserve(), ANNA)
+    async with open_chat() as harness:
+        petr = await harness.console(PETR)
+        anna = await harness.join(await harness.reserve(), ANNA)
         await trio.sleep(1)
         petr.recorder.take()
         plant(monkeypatch, Feed, "_flush", nth, times=3)
         anna.say("hello")
-        await world.chats.drain()
+        await harness.chats.drain()
         assert short(petr.recorder.take())[:2] == ["new", "hello"]

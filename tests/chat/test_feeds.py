@@ -19,8 +19,8 @@ from actorchat.protocol import (
     Role,
     User,
 )
+from tests.chat.harness import Socket, open_chat
 from tests.chat.people import ANNA, BORIS, OLGA, PETR
-from tests.chat.world import Socket, open_world
 
 
 def last_operator(socket: Socket, operator_id: int) -> tuple[bool, int, int]:
@@ -29,9 +29,9 @@ def last_operator(socket: Socket, operator_id: int) -> tuple[bool, int, int]:
 
 
 async def test_a_reserved_chat_is_on_no_feed_until_its_first_message(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        olga = await world.console(OLGA)
-        anna = await world.join(await world.reserve(), ANNA)
+    async with open_chat() as harness:
+        olga = await harness.console(OLGA)
+        anna = await harness.join(await harness.reserve(), ANNA)
         await trio.sleep(1)
         assert olga.recorder.got(ChatUpdated) == []
         olga.recorder.take()
@@ -43,33 +43,33 @@ async def test_a_reserved_chat_is_on_no_feed_until_its_first_message(autojump_cl
 async def test_a_fresh_console_gets_operators_the_global_value_and_the_chats_that_are_not_closed(
     autojump_clock: MockClock,
 ) -> None:
-    async with open_world() as world:
+    async with open_chat() as harness:
         for owner, closed in ((ANNA, False), (BORIS, True)):
-            chat = await world.reserve(owner)
-            await world.chats.perform(AddMessage(chat, owner, "hi"))
+            chat = await harness.reserve(owner)
+            await harness.chats.perform(AddMessage(chat, owner, "hi"))
             if closed:
-                await world.chats.perform(CloseChat(chat, owner))
-        olga = await world.console(OLGA)
+                await harness.chats.perform(CloseChat(chat, owner))
+        olga = await harness.console(OLGA)
         assert olga.recorder.types() == ["operator_updated", "operator_updated", "global_updated", "chat_updated"]
         assert [each.unread_chats for each in olga.recorder.got(GlobalUpdated)] == [1]
         assert [each.chat.owner_user.id for each in olga.recorder.got(ChatUpdated)] == [ANNA.id]
 
 
 async def test_counters_follow_what_happens_to_chats(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        console = await world.console(PETR)
-        chat = await world.reserve()
-        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
+    async with open_chat() as harness:
+        console = await harness.console(PETR)
+        chat = await harness.reserve()
+        anna, olga = await harness.join(chat, ANNA), await harness.join(chat, OLGA)
         anna.say("hi")
         await trio.sleep(1)
         assert console.recorder.got(GlobalUpdated)[-1].unread_chats == 1
-        await world.chats.perform(AcceptChat(chat, OLGA))
+        await harness.chats.perform(AcceptChat(chat, OLGA))
         await trio.sleep(1)
         assert last_operator(console, OLGA.id) == (False, 0, 1)
         olga.receiver.receive(MarkMessageRead(olga.recorder.got(MessageAdded)[0].message.id))
         await trio.sleep(1)
         assert console.recorder.got(GlobalUpdated)[-1].unread_chats == 0
-        await world.chats.perform(CloseChat(chat, OLGA))
+        await harness.chats.perform(CloseChat(chat, OLGA))
         await trio.sleep(1)
         assert last_operator(console, OLGA.id) == (False, 0, 0)
         assert console.recorder.got(ChatUpdated)[-1].chat.status is ChatStatus.CLOSED
@@ -78,13 +78,13 @@ async def test_counters_follow_what_happens_to_chats(autojump_clock: MockClock) 
 async def test_counters_are_told_at_most_ten_times_a_second_and_the_latest_gets_through(
     autojump_clock: MockClock,
 ) -> None:
-    async with open_world() as world:
-        console = await world.console(PETR)
+    async with open_chat() as harness:
+        console = await harness.console(PETR)
         await trio.sleep(1)
         console.recorder.take()
         for number in range(30):
-            chat = await world.reserve(visitor(number))
-            await world.chats.perform(AddMessage(chat, visitor(number), "hi"))
+            chat = await harness.reserve(visitor(number))
+            await harness.chats.perform(AddMessage(chat, visitor(number), "hi"))
             await trio.sleep(0.01)
         await trio.sleep(0.2)
         values = [each.unread_chats for each in console.recorder.got(GlobalUpdated)]
@@ -97,28 +97,28 @@ def visitor(number: int) -> User:
 
 
 async def test_a_console_with_several_sources_sees_the_sum(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
+    async with open_chat() as harness:
         both = frozenset({"lk", "shop"})
-        await world.person(OLGA, both)
+        await harness.person(OLGA, both)
         for source, owner in (("lk", ANNA), ("shop", BORIS)):
-            chat, _ = await world.chats.reserve_chat(source, owner)
-            await world.chats.perform(AddMessage(chat.uuid, owner, "hi"))
-        console = await world.console(OLGA, both)
+            chat, _ = await harness.chats.reserve_chat(source, owner)
+            await harness.chats.perform(AddMessage(chat.uuid, owner, "hi"))
+        console = await harness.console(OLGA, both)
         assert [each.unread_chats for each in console.recorder.got(GlobalUpdated)] == [2]
-        chat, _ = await world.chats.reserve_chat("shop", ANNA)
-        await world.chats.perform(AddMessage(chat.uuid, ANNA, "hi"))
+        chat, _ = await harness.chats.reserve_chat("shop", ANNA)
+        await harness.chats.perform(AddMessage(chat.uuid, ANNA, "hi"))
         await trio.sleep(1)
         assert console.recorder.got(GlobalUpdated)[-1].unread_chats == 3
 
 
 async def test_system_messages_are_never_on_the_feed(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        console = await world.console(OLGA)
-        chat = await world.reserve()
-        await world.chats.perform(AddMessage(chat, ANNA, "hi"))
+    async with open_chat() as harness:
+        console = await harness.console(OLGA)
+        chat = await harness.reserve()
+        await harness.chats.perform(AddMessage(chat, ANNA, "hi"))
         note = AddMessage(chat, OLGA, "a note", type=MessageType.SYSTEM, type_role=Role.OPERATOR)
-        await world.chats.perform(note)
-        await world.chats.perform(CloseChat(chat, OLGA))
+        await harness.chats.perform(note)
+        await harness.chats.perform(CloseChat(chat, OLGA))
         await trio.sleep(1)
         assert console.recorder.texts() == ["hi"]
 
@@ -126,11 +126,11 @@ async def test_system_messages_are_never_on_the_feed(autojump_clock: MockClock) 
 async def test_an_operator_is_online_with_its_first_console_and_offline_past_the_grace(
     autojump_clock: MockClock,
 ) -> None:
-    async with open_world() as world:
-        petr, olga = await world.console(PETR), await world.console(OLGA)
+    async with open_chat() as harness:
+        petr, olga = await harness.console(PETR), await harness.console(OLGA)
         await trio.sleep(1)
         assert last_operator(petr, OLGA.id)[0]
-        await world.leave(olga)
+        await harness.leave(olga)
         await trio.sleep(25)
         assert last_operator(petr, OLGA.id)[0]
         await trio.sleep(10)
@@ -138,69 +138,69 @@ async def test_an_operator_is_online_with_its_first_console_and_offline_past_the
 
 
 async def test_an_operator_who_comes_back_within_the_grace_stays_online(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        petr, olga = await world.console(PETR), await world.console(OLGA)
+    async with open_chat() as harness:
+        petr, olga = await harness.console(PETR), await harness.console(OLGA)
         await trio.sleep(1)
         petr.recorder.take()
-        await world.leave(olga)
+        await harness.leave(olga)
         await trio.sleep(20)
-        await world.console(OLGA)
+        await harness.console(OLGA)
         await trio.sleep(60)
         assert [each for each in petr.recorder.got(OperatorUpdated) if each.user.id == OLGA.id] == []
 
 
 async def test_the_chats_of_an_operator_gone_offline_go_back_to_the_queue(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        olga, petr = await world.console(OLGA), await world.console(PETR)
-        chat = await world.reserve()
-        await world.chats.perform(AddMessage(chat, ANNA, "hi"))
-        await world.chats.perform(AcceptChat(chat, OLGA))
-        await world.leave(olga)
+    async with open_chat() as harness:
+        olga, petr = await harness.console(OLGA), await harness.console(PETR)
+        chat = await harness.reserve()
+        await harness.chats.perform(AddMessage(chat, ANNA, "hi"))
+        await harness.chats.perform(AcceptChat(chat, OLGA))
+        await harness.leave(olga)
         await trio.sleep(40)
-        state = await world.state(chat)
+        state = await harness.state(chat)
         assert (state.stage.value, state.operator) == ("new", None)
         assert last_operator(petr, OLGA.id) == (False, 0, 0)
 
 
 async def test_an_operator_who_never_had_a_console_keeps_its_chats(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
-        await world.chats.perform(AddMessage(chat, ANNA, "hi"))
-        await world.chats.perform(AcceptChat(chat, OLGA))
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        await harness.chats.perform(AddMessage(chat, ANNA, "hi"))
+        await harness.chats.perform(AcceptChat(chat, OLGA))
         await trio.sleep(300)
-        assert (await world.state(chat)).operator is not None
+        assert (await harness.state(chat)).operator is not None
 
 
 async def test_idle_chats_are_closed_and_unanswered_ones_returned_by_themselves(autojump_clock: MockClock) -> None:
-    async with open_world(policy=Policy(answer_timeout=30, idle_timeout=600)) as world:
-        chat = await world.reserve()
-        await world.chats.perform(AcceptChat(chat, OLGA))
-        await world.chats.perform(AddMessage(chat, ANNA, "hi"))
+    async with open_chat(policy=Policy(answer_timeout=30, idle_timeout=600)) as harness:
+        chat = await harness.reserve()
+        await harness.chats.perform(AcceptChat(chat, OLGA))
+        await harness.chats.perform(AddMessage(chat, ANNA, "hi"))
         await trio.sleep(40)
-        assert (await world.state(chat)).stage.value == "new"
+        assert (await harness.state(chat)).stage.value == "new"
         # The customer waits for an answer: the idle timer runs once it has one.
         await trio.sleep(700)
-        assert (await world.state(chat)).stage.value == "new"
-        await world.chats.perform(AddMessage(chat, OLGA, "hello"))
+        assert (await harness.state(chat)).stage.value == "new"
+        await harness.chats.perform(AddMessage(chat, OLGA, "hello"))
         await trio.sleep(590)
-        assert (await world.state(chat)).stage.value == "open"
+        assert (await harness.state(chat)).stage.value == "open"
         await trio.sleep(20)
-        assert (await world.state(chat)).stage.value == "closed"
+        assert (await harness.state(chat)).stage.value == "closed"
 
 
 async def test_a_new_name_is_told_to_consoles_and_replays_though_nobody_waited_for_it(
     autojump_clock: MockClock,
 ) -> None:
-    async with open_world() as world:
-        petr, chat = await world.console(PETR), await world.reserve()
-        await world.chats.perform(AddMessage(chat, OLGA, "hello"))
+    async with open_chat() as harness:
+        petr, chat = await harness.console(PETR), await harness.reserve()
+        await harness.chats.perform(AddMessage(chat, OLGA, "hello"))
         await trio.sleep(1)
         with trio.CancelScope() as given_up:
             given_up.cancel()
-            await world.person(attrs.evolve(OLGA, firstname="Olya"))
+            await harness.person(attrs.evolve(OLGA, firstname="Olya"))
         await trio.sleep(1)
         assert petr.recorder.got(OperatorUpdated)[-1].user.firstname == "Olya"
-        resumed = await world.join(chat, OLGA, after=-1)
+        resumed = await harness.join(chat, OLGA, after=-1)
         author = resumed.recorder.got(MessageAdded)[0].message.user
         assert author is not None
         assert author.firstname == "Olya"

@@ -47,9 +47,9 @@ from actorchat.protocol import (
 )
 from actorchat.storage.async_reader import AsyncReader
 from actorchat.storage.worker_threads import InPlace
+from tests.chat.harness import ChatHarness, Socket, open_chat
 from tests.chat.people import ANNA, BORIS, OLGA, PETR
 from tests.chat.test_crashes import plant
-from tests.chat.world import Socket, World, open_world
 
 SLOW = -1
 TURNS = (0, 1, 2, 3, 5, 8, 13, SLOW)
@@ -98,7 +98,7 @@ def suppress_refusals(*codes: str) -> Iterator[None]:
 class Scene:
     """One chat of Anna with Olga in it, and what may happen there. `patch` is undone with the scene."""
 
-    world: World
+    harness: ChatHarness
     chat: UUID
     olga: Socket
     patch: pytest.MonkeyPatch
@@ -142,18 +142,18 @@ class Scene:
         self.message()
 
     def kill(self) -> None:
-        for ref in self.world.system.live():
+        for ref in self.harness.system.live():
             if str(self.chat) in ref.name:
                 ref.kill()
         self.message()
 
     def perform(self, operation: ChatOperation) -> None:
-        self.world.nursery.start_soon(self._perform, operation)
+        self.harness.nursery.start_soon(self._perform, operation)
 
     async def _perform(self, operation: ChatOperation) -> None:
         # The room may be killed with the request, and a chat reopened before it is closed.
         with suppress_refusals("overloaded", "conflict"):
-            await self.world.chats.perform(operation)
+            await self.harness.chats.perform(operation)
 
 
 ACTS = [
@@ -172,39 +172,39 @@ async def in_every_race(
             for turns in TURNS:
                 # Trio runs tasks in random order: let it be the same one each time.
                 trio._core._run._r.seed(f"{nth} {after} {turns}")
-                async with open_world() as world:
+                async with open_chat() as harness:
                     with pytest.MonkeyPatch.context() as patch:
                         patch.setattr(replay, "PAGE", 20)
-                        scene = await fill(world, count, patch)
+                        scene = await fill(harness, count, patch)
                         with interference(nth, after, turns, partial(act, scene)) as readings:
                             sockets = await play(scene)
                             await trio.sleep(5)
                         happened += len(readings) >= nth
                         for socket in sockets:
-                            await right(world, scene.chat, socket)
+                            await right(harness, scene.chat, socket)
     assert happened > 2 * len(TURNS)
 
 
-async def fill(world: World, count: int, patch: pytest.MonkeyPatch) -> Scene:
-    chat = await world.reserve()
-    anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
+async def fill(harness: ChatHarness, count: int, patch: pytest.MonkeyPatch) -> Scene:
+    chat = await harness.reserve()
+    anna, olga = await harness.join(chat, ANNA), await harness.join(chat, OLGA)
     for number in range(count):
         (olga if number % 2 else anna).say(f"before {number}")
-    await world.settle()
-    await world.leave(anna)
-    return Scene(world, chat, olga, patch)
+    await harness.settle()
+    await harness.leave(anna)
+    return Scene(harness, chat, olga, patch)
 
 
-async def whole_history(world: World, chat: UUID, role: Role) -> Page:
-    page = await world.chats.chat_reader.after(chat, role, after=-1, limit=10_000)
+async def whole_history(harness: ChatHarness, chat: UUID, role: Role) -> Page:
+    page = await harness.chats.chat_reader.after(chat, role, after=-1, limit=10_000)
     assert page is not None
     return page
 
 
-async def right(world: World, chat: UUID, socket: Socket) -> None:
+async def right(harness: ChatHarness, chat: UUID, socket: Socket) -> None:
     """It got every message that it may see once, in order, and knows how each stands now."""
     recorder = socket.recorder
-    page = await whole_history(world, chat, recorder.user.role)
+    page = await whole_history(harness, chat, recorder.user.role)
     seen: dict[int, str] = {}
     for event in recorder.events:
         if isinstance(event, MessageAdded):
@@ -238,7 +238,7 @@ async def test_who_resumes_has_everything_once_whatever_happens_at_whatever_mome
     act: Callable[[Scene], None], autojump_clock: MockClock
 ) -> None:
     async def play(scene: Scene) -> list[Socket]:
-        resumed = await scene.world.join(scene.chat, ANNA, after=-1)
+        resumed = await scene.harness.join(scene.chat, ANNA, after=-1)
         assert resumed.recorder.indexes()[0] == 0
         return [resumed]
 
@@ -253,8 +253,8 @@ async def test_who_falls_behind_over_a_long_range_of_receipts_ends_right(
     count = TAIL + 50
 
     async def play(scene: Scene) -> list[Socket]:
-        strict = await scene.world.join(scene.chat, ANNA, Profile.STRICT)
-        extended = await scene.world.join(scene.chat, ANNA, after=0)
+        strict = await scene.harness.join(scene.chat, ANNA, Profile.STRICT)
+        extended = await scene.harness.join(scene.chat, ANNA, after=0)
         scene.read_by_olga()
         await trio.sleep(5)
         if scene.olga.recorder.got(ErrorEvent):
@@ -277,11 +277,11 @@ async def test_who_leaves_while_it_is_replayed_to_disturbs_nobody(
     act: Callable[[Scene], None], autojump_clock: MockClock
 ) -> None:
     async def play(scene: Scene) -> list[Socket]:
-        stays = await scene.world.join(scene.chat, ANNA, after=-1)
+        stays = await scene.harness.join(scene.chat, ANNA, after=-1)
         for turns in (0, 2, 5):
             with trio.CancelScope() as scope:
-                scene.world.nursery.start_soon(cancel_after, turns, scope)
-                await scene.world.join(scene.chat, BORIS, after=-1)
+                scene.harness.nursery.start_soon(cancel_after, turns, scope)
+                await scene.harness.join(scene.chat, BORIS, after=-1)
         await trio.sleep(10)
         assert [each.user for each in stays.recorder.got(UserDisconnected)] in ([], [BORIS])
         return [stays]
@@ -298,30 +298,30 @@ async def cancel_after(turns: int, scope: trio.CancelScope) -> None:
 @pytest.mark.parametrize("turns", range(12))
 @pytest.mark.parametrize("entrance", ["join", "resume", "perform"])
 async def test_a_room_that_is_about_to_sleep_loses_nothing(entrance: str, turns: int, mock_clock: MockClock) -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
-        anna = await world.join(chat, ANNA)
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        anna = await harness.join(chat, ANNA)
         anna.say("one")
-        await world.settle()
-        await world.leave(anna)
+        await harness.settle()
+        await harness.leave(anna)
         mock_clock.jump(6)
-        await world.settle()
+        await harness.settle()
         for _ in range(3):
             # Twice the time to be idle is the most it takes; each moment of going to sleep is met by some `turns`.
             mock_clock.jump(ROOM_IDLE)
             for _ in range(turns):
                 await trio.lowlevel.checkpoint()
             if entrance == "perform":
-                await world.chats.perform(AddMessage(chat, OLGA, "operator"))
+                await harness.chats.perform(AddMessage(chat, OLGA, "operator"))
             else:
-                again = await world.join(chat, ANNA, after=-1 if entrance == "resume" else None)
+                again = await harness.join(chat, ANNA, after=-1 if entrance == "resume" else None)
                 again.say("more")
-                await world.settle()
+                await harness.settle()
                 assert again.recorder.texts()[-1] == "more"
-                await world.leave(again)
+                await harness.leave(again)
             mock_clock.jump(6)
-            await world.settle()
-        page = await whole_history(world, chat, Role.USER)
+            await harness.settle()
+        page = await whole_history(harness, chat, Role.USER)
         texts = ["operator"] * 3 if entrance == "perform" else ["more"] * 3
         assert [message.text for message in page.messages] == ["one", *texts]
 
@@ -350,11 +350,11 @@ def picture(console: Socket) -> Picture:
 
 def new_chat(scene: Scene) -> None:
     async def first_message() -> None:
-        state, _ = await scene.world.chats.reserve_chat("lk", BORIS)
-        await scene.world.chats.perform(AddMessage(state.uuid, BORIS, "hello"))
-        await scene.world.chats.perform(AcceptChat(state.uuid, PETR))
+        state, _ = await scene.harness.chats.reserve_chat("lk", BORIS)
+        await scene.harness.chats.perform(AddMessage(state.uuid, BORIS, "hello"))
+        await scene.harness.chats.perform(AcceptChat(state.uuid, PETR))
 
-    scene.world.nursery.start_soon(first_message)
+    scene.harness.nursery.start_soon(first_message)
 
 
 def close_for_good(scene: Scene) -> None:
@@ -370,19 +370,19 @@ async def test_a_console_that_connects_meanwhile_shows_what_one_that_connects_af
     for after in (False, True):
         for turns in (*range(14), 20, 40):
             trio._core._run._r.seed(f"{after} {turns}")
-            async with open_world() as world:
+            async with open_chat() as harness:
                 with pytest.MonkeyPatch.context() as patch:
-                    scene = await fill(world, 4 if act is not Scene.read_by_anna else 110, patch)
-                    watching = None if alone else await world.console(OLGA)
+                    scene = await fill(harness, 4 if act is not Scene.read_by_anna else 110, patch)
+                    watching = None if alone else await harness.console(OLGA)
                     await trio.sleep(1)
                     with interference(1, after, turns, partial(act, scene)):
-                        meanwhile = await world.console(PETR)
+                        meanwhile = await harness.console(PETR)
                         await trio.sleep(5)
                     if act is Scene.kill:
                         # A killed room comes back with the next thing that happens there.
                         scene.message()
                         await trio.sleep(5)
-                    afterwards = await world.console(PETR)
+                    afterwards = await harness.console(PETR)
                     await trio.sleep(1)
                     assert picture(meanwhile) == picture(afterwards)
                     if watching is not None:
@@ -396,10 +396,10 @@ async def test_a_console_that_connects_meanwhile_shows_what_one_that_connects_af
 
 
 async def test_counters_of_a_source_without_consoles_reach_those_of_others(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        await world.person(PETR, frozenset({"lk", "shop"}))
-        elsewhere = await world.console(PETR, frozenset({"shop"}))
-        await world.chats.perform(AcceptChat(await world.reserve(), PETR))
+    async with open_chat() as harness:
+        await harness.person(PETR, frozenset({"lk", "shop"}))
+        elsewhere = await harness.console(PETR, frozenset({"shop"}))
+        await harness.chats.perform(AcceptChat(await harness.reserve(), PETR))
         await trio.sleep(1)
         assert picture(elsewhere).operators[PETR.id].open_chats == 1
 
@@ -422,9 +422,9 @@ def take_time(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 async def test_a_room_sleeps_only_after_what_it_took_is_decided_and_told(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_world() as world:
-        console = await world.console(OLGA)
-        anna = await world.join(await world.reserve(), ANNA)
+    async with open_chat() as harness:
+        console = await harness.console(OLGA)
+        anna = await harness.join(await harness.reserve(), ANNA)
         await trio.sleep(1)
         take_time(monkeypatch, 300)
         anna.say("late")
@@ -434,7 +434,7 @@ async def test_a_room_sleeps_only_after_what_it_took_is_decided_and_told(
         gc.collect()
         monkeypatch.undo()
         with trio.fail_after(60):
-            await world.chats.drain()
+            await harness.chats.drain()
         await trio.sleep(1)
         assert (console.recorder.texts(), picture(console).unread) == (["late"], 1)
 
@@ -442,9 +442,9 @@ async def test_a_room_sleeps_only_after_what_it_took_is_decided_and_told(
 async def test_a_counter_outlives_a_crash_between_the_answer_and_the_announcement(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_world() as world:
-        console = await world.console(PETR)
-        anna = await world.join(await world.reserve(), ANNA)
+    async with open_chat() as harness:
+        console = await harness.console(PETR)
+        anna = await harness.join(await harness.reserve(), ANNA)
         plant(monkeypatch, Publisher, "publish", 1, times=2)
         anna.say("hi")
         await trio.sleep(5)
@@ -456,8 +456,8 @@ async def test_what_a_crashed_room_announces_from_storage_is_whole_however_its_p
 ) -> None:
     monkeypatch.setattr(room, "RECOVERY_PAGE", 3)
     trio._core._run._r.seed("an order in which most transfers change something")
-    async with open_world() as world:
-        scene = await fill(world, 2, monkeypatch)
+    async with open_chat() as harness:
+        scene = await fill(harness, 2, monkeypatch)
         # One commit takes them all.
         take_time(monkeypatch, 0.1)
         calls = plant(monkeypatch, Publisher, "publish", 1, times=2)
@@ -467,5 +467,5 @@ async def test_what_a_crashed_room_announces_from_storage_is_whole_however_its_p
             scene.perform(TransferChat(scene.chat, OLGA, (PETR if number % 2 else OLGA).id))
         await trio.sleep(5)
         assert len(calls) > 3, "one for each page"
-        page = await whole_history(world, scene.chat, Role.OPERATOR)
+        page = await whole_history(harness, scene.chat, Role.OPERATOR)
         assert scene.olga.recorder.indexes() == [message.index for message in page.messages]

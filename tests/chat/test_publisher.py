@@ -16,8 +16,8 @@ from actorchat.chat.publisher import Publisher
 from actorchat.chat.renamed_users import RenamedUsers
 from actorchat.chat.room_state import ReplayCursor, RoomState, Subscription
 from actorchat.protocol import MessageType, Profile, Role
+from tests.chat.harness import RecordingSession
 from tests.chat.people import ANNA, CHAT, OLGA
-from tests.chat.world import Recorder
 
 RESERVED = ChatState(CHAT, "lk", ANNA)
 
@@ -41,7 +41,7 @@ class Scene:
     """An announcer whose room has read the chat, with Olga live in it; `called`: how often the room was."""
 
     publisher: Publisher
-    olga: Recorder
+    olga: RecordingSession
     called: int = 0
 
     @classmethod
@@ -49,7 +49,7 @@ class Scene:
         feed = FeedState("lk", lambda: None)
         publisher = Publisher(RoomState(CHAT, RenamedUsers()), lambda source: feed, InFlightLimiter(10))
         publisher.room_state.announced, publisher.complete = RESERVED, True
-        olga = Recorder(OLGA, profile)
+        olga = RecordingSession(OLGA, profile)
         subscription = Subscription(olga)
         publisher.room_state.arrive(subscription, ReplayCursor(-1, RESERVED))
         publisher.room_state.go_live(subscription)

@@ -15,8 +15,8 @@ from actorchat.chat.operations import AddMessage, Operation, Unchanged, Undecide
 from actorchat.protocol import MessageAdded, MessageNotAdded
 from actorchat.storage.store import Batch, DecisionAndCounters, Store
 from actorchat.testing import CommitFault, FaultyStore
+from tests.chat.harness import ChatHarness, Socket, open_chat
 from tests.chat.people import ANNA, OLGA
-from tests.chat.world import Socket, World, open_world
 
 ONE_A_WHILE = Limits(messages_per_second=0.1, burst=1)
 
@@ -32,10 +32,10 @@ def outcomes(socket: Socket) -> list[tuple[str | None, str]]:
     return found
 
 
-async def perform(world: World, chat: UUID, text: str, key: str) -> int | str:
+async def perform(harness: ChatHarness, chat: UUID, text: str, key: str) -> int | str:
     """As a request does: the index of the stored message, or the refusal."""
     try:
-        decision = await world.chats.perform(AddMessage(chat, ANNA, text, client_id=key))
+        decision = await harness.chats.perform(AddMessage(chat, ANNA, text, client_id=key))
     except ChatRefused as refused:
         return refused.code
     message = decision.message if isinstance(decision, Unchanged) else decision.messages[0]
@@ -44,69 +44,72 @@ async def perform(world: World, chat: UUID, text: str, key: str) -> int | str:
 
 
 async def test_over_the_rate_a_repeated_message_is_the_stored_one() -> None:
-    async with open_world(limits=ONE_A_WHILE) as world:
-        chat = await world.reserve()
-        anna = await world.join(chat, ANNA)
+    async with open_chat(limits=ONE_A_WHILE) as harness:
+        chat = await harness.reserve()
+        anna = await harness.join(chat, ANNA)
         anna.say("one", "k")
-        await world.settle()
+        await harness.settle()
         for _ in range(2):
             # The room refuses the first, the socket's own memory of that the second.
             anna.say("two", "new")
             anna.say("one", "k")
-            await world.settle()
+            await harness.settle()
         assert outcomes(anna) == [("k", "0"), *[("new", "rate_limited"), ("k", "0")] * 2]
-        assert [await perform(world, chat, "one", "k"), await perform(world, chat, "two", "new")] == [0, "rate_limited"]
+        assert [await perform(harness, chat, "one", "k"), await perform(harness, chat, "two", "new")] == [
+            0,
+            "rate_limited",
+        ]
         assert anna.recorder.done == 5
 
 
 async def test_over_the_rate_another_text_under_a_known_key_is_a_conflict() -> None:
-    async with open_world(limits=ONE_A_WHILE) as world:
-        anna = await world.join(await world.reserve(), ANNA)
+    async with open_chat(limits=ONE_A_WHILE) as harness:
+        anna = await harness.join(await harness.reserve(), ANNA)
         for text in ("one", "other", "other"):
             anna.say(text, "k")
-            await world.settle()
+            await harness.settle()
         assert outcomes(anna) == [("k", "0"), ("k", "conflict"), ("k", "conflict")]
 
 
 async def test_a_message_that_became_too_long_is_still_the_stored_one(tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path}/chat.db"
-    async with open_world(store=store) as world:
-        chat = await world.reserve()
-        assert await perform(world, chat, "long", "k") == 0
-    async with open_world(store=store, limits=Limits(text_length=3)) as world:
-        anna = await world.join(chat, ANNA)
+    async with open_chat(store=store) as harness:
+        chat = await harness.reserve()
+        assert await perform(harness, chat, "long", "k") == 0
+    async with open_chat(store=store, limits=Limits(text_length=3)) as harness:
+        anna = await harness.join(chat, ANNA)
         anna.say("long", "k")
         anna.say("long", "new")
-        assert await perform(world, chat, "long", "k") == 0
+        assert await perform(harness, chat, "long", "k") == 0
         assert outcomes(anna) == [("k", "0"), ("new", "too_long")]
 
 
 async def test_a_full_server_refuses_behind_what_it_has_taken() -> None:
-    async with open_world(limits=Limits(messages_per_second=0, operations_in_flight=1)) as world:
-        chat = await world.reserve()
-        anna = await world.join(chat, ANNA)
+    async with open_chat(limits=Limits(messages_per_second=0, operations_in_flight=1)) as harness:
+        chat = await harness.reserve()
+        anna = await harness.join(chat, ANNA)
         anna.say("one", "k")
         anna.say("one", "k")
-        await world.settle()
+        await harness.settle()
         assert outcomes(anna) == [("k", "0"), ("k", "0")]
         anna.say("two", "two")
-        assert [await perform(world, chat, "one", "k"), await perform(world, chat, "three", "new")] == [0, 2]
+        assert [await perform(harness, chat, "one", "k"), await perform(harness, chat, "three", "new")] == [0, 2]
 
 
 @pytest.mark.parametrize("bound", ["journal", "room"])
 async def test_full_queues_refuse_behind_what_waits_in_them(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if bound == "room":
         monkeypatch.setattr(room_module, "ROOM_IN_FLIGHT", 1)
-    async with open_world(capacity=1 if bound == "journal" else 10) as world:
-        chat = await world.reserve()
-        anna = await world.join(chat, ANNA)
+    async with open_chat(capacity=1 if bound == "journal" else 10) as harness:
+        chat = await harness.reserve()
+        anna = await harness.join(chat, ANNA)
         anna.say("one", "k")
         anna.say("one", "k")
-        await world.settle()
+        await harness.settle()
         assert outcomes(anna) == [("k", "0"), ("k", "0")]
         anna.say("two", "two")
         anna.say("three", "three")
-        await world.settle()
+        await harness.settle()
         # A refusal may overtake the echo of what was sent before.
         assert outcomes(anna)[2:] == [("three", "overloaded"), ("two", "1")]
 
@@ -115,26 +118,26 @@ async def test_where_even_refusals_are_too_many_the_socket_is_closed_without_one
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(room_module, "ROOM_IN_FLIGHT", 1)
-    async with open_world() as world:
-        anna = await world.join(await world.reserve(), ANNA)
+    async with open_chat() as harness:
+        anna = await harness.join(await harness.reserve(), ANNA)
         for _ in range(3):
             anna.say("one", "k")
-        await world.settle()
+        await harness.settle()
         assert (anna.recorder.closed, anna.recorder.done) == (1013, 3)
         assert not anna.recorder.got(MessageNotAdded)
 
 
 async def test_a_room_whose_inbox_is_full_closes_instead_of_refusing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chats_module, "ROOM_INBOX", 1)
-    async with open_world() as world:
-        chat = await world.reserve()
-        olga, anna = await world.join(chat, OLGA), await world.join(chat, ANNA)
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        olga, anna = await harness.join(chat, OLGA), await harness.join(chat, ANNA)
         # Until the room has seen to this, messages wait.
-        world.chats._rooms[chat].signal(room_module.Announce())
+        harness.chats._rooms[chat].signal(room_module.Announce())
         anna.say("in the inbox", "k")
         anna.say("in the inbox", "k")
         olga.say("without a key")
-        await world.settle()
+        await harness.settle()
         assert anna.recorder.closed == 1013
         assert not anna.recorder.got(MessageNotAdded)
         assert [event.code for event in olga.recorder.got(MessageNotAdded)] == ["overloaded"]
@@ -143,15 +146,15 @@ async def test_a_room_whose_inbox_is_full_closes_instead_of_refusing(monkeypatch
 
 
 async def test_a_draining_server_gives_back_what_is_stored_and_refuses_the_rest() -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
-        anna = await world.join(chat, ANNA)
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        anna = await harness.join(chat, ANNA)
         anna.say("one", "k")
-        await world.chats.drain()
+        await harness.chats.drain()
         anna.say("one", "k")
         anna.say("two", "new")
-        await world.settle()
-        assert [await perform(world, chat, "one", "k"), await perform(world, chat, "two", "new")] == [0, "draining"]
+        await harness.settle()
+        assert [await perform(harness, chat, "one", "k"), await perform(harness, chat, "two", "new")] == [0, "draining"]
         assert outcomes(anna) == [("k", "0"), ("k", "0"), ("new", "draining")]
 
 
@@ -162,11 +165,11 @@ async def test_while_a_commit_is_in_doubt_nothing_is_answered(fault: CommitFault
     def broken(store: Store) -> Store:
         return FaultyStore(store, faults, away_for=4)
 
-    async with open_world(faults=broken) as world:
-        chat = await world.reserve()
-        anna, tab = await world.join(chat, ANNA), await world.join(chat, ANNA)
+    async with open_chat(faults=broken) as harness:
+        chat = await harness.reserve()
+        anna, tab = await harness.join(chat, ANNA), await harness.join(chat, ANNA)
         anna.say("one", "first")
-        await world.settle()
+        await harness.settle()
         anna.say("two", "k")
         await wait_all_tasks_blocked()
         for text, key in (("two", "k"), ("three", "new"), ("one", "first")):
@@ -188,11 +191,11 @@ async def test_without_any_storage_a_message_that_may_be_stored_waits_for_it(aut
         stores.append(FaultyStore(store, [None] * 5 + [CommitFault.AWAY], away_for=5))
         return stores[0]
 
-    async with open_world(faults=broken) as world:
-        chat = await world.reserve()
-        anna = await world.join(chat, ANNA)
+    async with open_chat(faults=broken) as harness:
+        chat = await harness.reserve()
+        anna = await harness.join(chat, ANNA)
         anna.say("one", "k")
-        await world.settle()
+        await harness.settle()
         stores[0].unreadable, stores[0].remembers = True, False
         for text, key in (("two", None), ("one", "k"), ("three", "new")):
             anna.say(text, key)
@@ -216,10 +219,10 @@ async def test_a_message_of_which_nothing_can_be_read_closes_its_socket_without_
         store.commit = undecided  # type: ignore[method-assign] # a store of its own
         return store
 
-    async with open_world(faults=damaged) as world:
-        chat = await world.reserve()
-        anna = await world.join(chat, ANNA)
+    async with open_chat(faults=damaged) as harness:
+        chat = await harness.reserve()
+        anna = await harness.join(chat, ANNA)
         anna.say("one", "k")
-        assert await perform(world, chat, "two", "l") == "storage_unavailable"
+        assert await perform(harness, chat, "two", "l") == "storage_unavailable"
         assert (anna.recorder.closed, anna.recorder.done) == (1011, 1)
         assert not anna.recorder.got(MessageNotAdded)

@@ -18,14 +18,14 @@ from actorchat.chat.ports import FeedSnapshot
 from actorchat.chat.replay import PIECE_BYTES, WORKED_ON_AT_ONCE
 from actorchat.protocol import Frames, GlobalUpdated, MarkMessageRead, MessageAdded, Profile, User
 from actorchat.storage.async_reader import AsyncReader
+from tests.chat.harness import ChatHarness, RecordingSession, Socket, open_chat
 from tests.chat.people import ANNA, OLGA
-from tests.chat.world import Recorder, Socket, World, open_world
 
 LONG = "🐌" * 3_990
 COUNT = 150
 
 
-class Stalled(Recorder):
+class Stalled(RecordingSession):
     """Reads nothing until it is told to; `buffered_bytes` is what it has been sent."""
 
     def __init__(self, user: User, profile: Profile = Profile.EXTENDED) -> None:
@@ -47,7 +47,7 @@ class Stalled(Recorder):
         return await super().wait_drained()
 
 
-class Pieces(Recorder):
+class Pieces(RecordingSession):
     """Counts how often it was sent messages."""
 
     count = 0
@@ -57,13 +57,13 @@ class Pieces(Recorder):
         self.count += b'"message_added"' in frames.data
 
 
-async def long_chat(world: World, count: int = COUNT) -> UUID:
-    chat = await world.reserve()
-    anna = await world.join(chat, ANNA)
+async def long_chat(harness: ChatHarness, count: int = COUNT) -> UUID:
+    chat = await harness.reserve()
+    anna = await harness.join(chat, ANNA)
     for number in range(count):
         anna.say(f"{number} {LONG}")
-        await world.settle()
-    await world.leave(anna)
+        await harness.settle()
+    await harness.leave(anna)
     return chat
 
 
@@ -80,64 +80,64 @@ def count_encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
-async def resume(world: World, chat: UUID, recorder: Recorder) -> None:
+async def resume(harness: ChatHarness, chat: UUID, recorder: RecordingSession) -> None:
     """Enter with everything to be replayed, in a task of its own."""
-    world.nursery.start_soon(partial(world.chats.join_room, recorder, chat, -1))
-    await world.settle()
+    harness.nursery.start_soon(partial(harness.chats.join_room, recorder, chat, -1))
+    await harness.settle()
 
 
 async def test_a_reader_that_takes_nothing_is_sent_little(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
+    async with open_chat() as harness:
         stalled = Stalled(OLGA)
-        await resume(world, await long_chat(world), stalled)
+        await resume(harness, await long_chat(harness), stalled)
         assert 65_536 < stalled.buffered_bytes < 2 * PIECE_BYTES + 4 * len(LONG)
         stalled.reads.set()
-        await world.settle()
+        await harness.settle()
         assert stalled.indexes() == list(range(COUNT))
 
 
 async def test_nothing_is_encoded_for_a_session_that_is_closed(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_world() as world:
-        chat = await long_chat(world)
+    async with open_chat() as harness:
+        chat = await long_chat(harness)
         crowd = [Stalled(OLGA) for _ in range(5)]
         for stalled in crowd:
-            await resume(world, chat, stalled)
+            await resume(harness, chat, stalled)
         encoded = count_encoded(monkeypatch)
         for stalled in crowd:
             stalled.close(1013)
-        await world.settle()
+        await harness.settle()
         assert not encoded
 
 
 async def test_a_replay_encodes_each_message_about_once(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_world() as world:
-        chat = await long_chat(world)
+    async with open_chat() as harness:
+        chat = await long_chat(harness)
         encoded = count_encoded(monkeypatch)
-        back = await world.join(chat, OLGA, after=-1)
+        back = await harness.join(chat, OLGA, after=-1)
         assert back.recorder.indexes() == list(range(COUNT))
         assert len(encoded) < 2 * COUNT
 
 
 async def test_readers_that_take_nothing_hold_up_nobody_elses_replay(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        chat = await long_chat(world)
+    async with open_chat() as harness:
+        chat = await long_chat(harness)
         for _ in range(20):
-            await resume(world, chat, Stalled(OLGA))
+            await resume(harness, chat, Stalled(OLGA))
         with trio.fail_after(1):
-            back = await world.join(chat, OLGA, after=-1)
+            back = await harness.join(chat, OLGA, after=-1)
         assert back.recorder.indexes() == list(range(COUNT))
 
 
 async def test_of_many_replays_a_few_are_worked_on_at_a_time(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        chat = await long_chat(world)
+    async with open_chat() as harness:
+        chat = await long_chat(harness)
         crowd = [Pieces(OLGA) for _ in range(50)]
         for pieces in crowd:
-            world.nursery.start_soon(partial(world.chats.join_room, pieces, chat, -1))
+            harness.nursery.start_soon(partial(harness.chats.join_room, pieces, chat, -1))
         at_once: list[int] = []
         while any(pieces.indexes()[-1:] != [COUNT - 1] for pieces in crowd):
             before = sum(pieces.count for pieces in crowd)
@@ -150,18 +150,18 @@ async def test_of_many_replays_a_few_are_worked_on_at_a_time(autojump_clock: Moc
 async def test_a_strict_member_that_falls_behind_and_reads_nothing_is_sent_little(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_world() as world:
-        chat = await long_chat(world)
+    async with open_chat() as harness:
+        chat = await long_chat(harness)
         stalled = Stalled(ANNA, Profile.STRICT)
-        olga = await world.join(chat, OLGA, after=-1)
-        receiver = await world.chats.join_room(stalled, chat, None)
+        olga = await harness.join(chat, OLGA, after=-1)
+        receiver = await harness.chats.join_room(stalled, chat, None)
         await read_all(olga)
-        await world.settle()
+        await harness.settle()
         # 150 messages have another status: more than the room remembers, so they are read from storage.
         assert 65_536 < stalled.buffered_bytes < 2 * PIECE_BYTES + 4 * len(LONG)
         encoded = count_encoded(monkeypatch)
         stalled.close(1013)
-        await world.settle()
+        await harness.settle()
         assert not encoded
         receiver.leave()
 
@@ -174,20 +174,20 @@ async def read_all(reader: Socket) -> None:
 async def test_a_console_that_stalls_in_its_snapshot_keeps_a_bounded_number_of_bytes(
     autojump_clock: MockClock,
 ) -> None:
-    async with open_world() as world:
+    async with open_chat() as harness:
         for number in range(450):
             owner = attrs.evolve(ANNA, id=1_000 + number)
-            await world.chats.perform(AddMessage(await world.reserve(owner), owner, "hi"))
+            await harness.chats.perform(AddMessage(await harness.reserve(owner), owner, "hi"))
         stalled = Stalled(OLGA)
-        world.nursery.start_soon(world.chats.join_feed, stalled, frozenset({"lk"}))
-        await world.settle()
+        harness.nursery.start_soon(harness.chats.join_feed, stalled, frozenset({"lk"}))
+        await harness.settle()
         assert stalled.buffered_bytes > 65_536
-        anna = await world.join(await world.reserve(), ANNA)
+        anna = await harness.join(await harness.reserve(), ANNA)
         said = 0
         while stalled.closed is None and said < 2 * HELD_BYTES:
             anna.say(LONG)
             said += 4 * len(LONG)
-            await world.settle()
+            await harness.settle()
         assert stalled.closed == 1013
         assert said > 0.9 * HELD_BYTES
 
@@ -206,11 +206,11 @@ async def test_a_few_consoles_at_a_time_read_their_snapshot(
         reading -= 1
         return await whole(chat_reader, sources, limit)
 
-    async with open_world() as world:
+    async with open_chat() as harness:
         monkeypatch.setattr(AsyncReader, "feed_snapshot", slowly)
-        consoles = [Recorder(OLGA) for _ in range(50)]
+        consoles = [RecordingSession(OLGA) for _ in range(50)]
         for console in consoles:
-            world.nursery.start_soon(world.chats.join_feed, console, frozenset({"lk"}))
+            harness.nursery.start_soon(harness.chats.join_feed, console, frozenset({"lk"}))
         await trio.sleep(5)
         assert all(console.got(GlobalUpdated) for console in consoles)
         assert most == WORKED_ON_AT_ONCE

@@ -10,8 +10,8 @@ from actorchat.chat.ports import StorageUnavailable
 from actorchat.protocol import Profile, ResyncRequired
 from actorchat.storage.store import Store
 from actorchat.testing import CommitFault, FaultyStore
+from tests.chat.harness import RecordingSession, open_chat
 from tests.chat.people import ANNA, OLGA
-from tests.chat.world import Recorder, open_world
 
 REPLAYED = ["receipts", "receipts", "chat_updated"]
 
@@ -21,33 +21,33 @@ REPLAYED = ["receipts", "receipts", "chat_updated"]
 async def test_a_position_beyond_the_newest_message_is_told_first_then_everything_comes(
     user: object, count: int
 ) -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
-        anna = await world.join(chat, ANNA)
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        anna = await harness.join(chat, ANNA)
         for number in range(count):
             anna.say(str(number))
-        await world.settle()
+        await harness.settle()
         for after in (count, count + 1_000):
-            back = await world.join(chat, ANNA if user is ANNA else OLGA, after=after)
+            back = await harness.join(chat, ANNA if user is ANNA else OLGA, after=after)
             assert back.recorder.events[0] == ResyncRequired(chat, count - 1)
             assert back.recorder.indexes() == list(range(count))
             types = [each for each in back.recorder.types() if each != "user_connected"]
             assert types == ["resync_required", *["message_added"] * count, *REPLAYED]
-            await world.leave(back)
+            await harness.leave(back)
 
 
 async def test_a_position_in_the_chat_is_resumed_from_as_ever() -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
-        anna = await world.join(chat, ANNA)
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        anna = await harness.join(chat, ANNA)
         for number in range(3):
             anna.say(str(number))
-        await world.settle()
+        await harness.settle()
         for after in (-1, 0, 2):
-            back = await world.join(chat, ANNA, after=after)
+            back = await harness.join(chat, ANNA, after=after)
             assert back.recorder.got(ResyncRequired) == []
             assert back.recorder.indexes() == list(range(after + 1, 3))
-        strict = await world.join(chat, ANNA, Profile.STRICT, after=1_000)
+        strict = await harness.join(chat, ANNA, Profile.STRICT, after=1_000)
         assert set(strict.recorder.types()) == {"user_connected"}
 
 
@@ -60,16 +60,16 @@ async def test_what_is_stored_and_not_announced_yet_is_waited_for_and_comes_once
     def broken(store: Store) -> Store:
         return FaultyStore(store, iter(lambda: faults.pop() if faults else None, object()), away_for=4)
 
-    async with open_world(faults=broken) as world:
-        chat = await world.reserve()
-        anna = await world.join(chat, ANNA)
+    async with open_chat(faults=broken) as harness:
+        chat = await harness.reserve()
+        anna = await harness.join(chat, ANNA)
         anna.say("known")
-        await world.settle()
+        await harness.settle()
         faults.append(fault)
         anna.say("in doubt")
         await wait_all_tasks_blocked()
         # As somebody who has read the history over HTTP meanwhile.
-        back = await world.join(chat, ANNA, after=1)
+        back = await harness.join(chat, ANNA, after=1)
         await trio.sleep(10)
         if fault is CommitFault.STORED:
             assert (back.recorder.got(ResyncRequired), back.recorder.indexes()) == ([], [])
@@ -77,7 +77,7 @@ async def test_what_is_stored_and_not_announced_yet_is_waited_for_and_comes_once
             assert back.recorder.events[0] == ResyncRequired(chat, 0)
             assert back.recorder.indexes() == [0]
         anna.say("live")
-        await world.settle()
+        await harness.settle()
         assert back.recorder.texts()[-1] == "live"
 
 
@@ -87,13 +87,13 @@ async def test_who_waits_too_long_for_what_is_not_announced_comes_back_later(aut
     def broken(store: Store) -> Store:
         return FaultyStore(store, iter(lambda: faults.pop() if faults else None, object()), away_for=20)
 
-    async with open_world(faults=broken) as world:
-        chat = await world.reserve()
-        anna = await world.join(chat, ANNA)
+    async with open_chat(faults=broken) as harness:
+        chat = await harness.reserve()
+        anna = await harness.join(chat, ANNA)
         faults.append(CommitFault.STORED)
         anna.say("in doubt")
         await wait_all_tasks_blocked()
         with pytest.raises(StorageUnavailable, match="not announced"):
-            await world.chats.join_room(Recorder(ANNA), chat, 0)
+            await harness.chats.join_room(RecordingSession(ANNA), chat, 0)
         await trio.sleep(60)
-        assert (await world.join(chat, ANNA, after=0)).recorder.indexes() == []
+        assert (await harness.join(chat, ANNA, after=0)).recorder.indexes() == []

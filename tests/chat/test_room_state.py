@@ -9,8 +9,8 @@ from actorchat.chat.model import Identity
 from actorchat.chat.renamed_users import RenamedUsers
 from actorchat.chat.room_state import ReplayCursor, RoomState, Subscription
 from actorchat.protocol import Frames, Role, UserConnected
+from tests.chat.harness import RecordingSession
 from tests.chat.people import ANNA, CHAT
-from tests.chat.world import Recorder
 
 
 @pytest.fixture
@@ -23,13 +23,13 @@ def test_a_room_is_vacant_only_when_nobody_is_there_or_enters(room_state: RoomSt
     room_state.entering = 1
     seen.append(room_state.vacant)
     room_state.entering = 0
-    room_state.arrive(Subscription(Recorder(ANNA)), ReplayCursor(-1))
+    room_state.arrive(Subscription(RecordingSession(ANNA)), ReplayCursor(-1))
     seen.append(room_state.vacant)
     assert seen == [True, False, False]
 
 
 def test_a_user_with_a_second_socket_is_still_present_when_the_first_is_gone(room_state: RoomState) -> None:
-    first, second = Subscription(Recorder(ANNA)), Subscription(Recorder(ANNA))
+    first, second = Subscription(RecordingSession(ANNA)), Subscription(RecordingSession(ANNA))
     for subscription in (first, second):
         room_state.arrive(subscription, ReplayCursor(-1))
         room_state.go_live(subscription)
@@ -43,7 +43,7 @@ def test_a_user_with_a_second_socket_is_still_present_when_the_first_is_gone(roo
 
 def test_a_profile_that_a_socket_brought_before_it_was_announced_is_told_once(room_state: RoomState) -> None:
     renamed = attrs.evolve(ANNA, firstname="Ann")
-    recorder = Recorder(renamed)
+    recorder = RecordingSession(renamed)
     room_state.arrive(Subscription(recorder), ReplayCursor(-1))
     room_state.profiles.changed(renamed)
     assert [event.user for event in recorder.got(UserConnected)] == [renamed]
@@ -51,7 +51,7 @@ def test_a_profile_that_a_socket_brought_before_it_was_announced_is_told_once(ro
 
 def test_a_full_feed_takes_stops_only_and_the_latest_of_each_typist() -> None:
     feed = FeedState("lk", lambda: None)
-    feed.consoles[Console(Recorder(ANNA), frozenset({"lk"}))] = None
+    feed.consoles[Console(RecordingSession(ANNA), frozenset({"lk"}))] = None
     for number in range(FEED_TYPING + 1):
         feed.put_typing(CHAT, Identity(Role.USER, number), Frames.of([b"on"], typing=True), stopped=False)
     assert len(feed.typing) == FEED_TYPING

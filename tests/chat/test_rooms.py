@@ -36,41 +36,41 @@ from actorchat.protocol import (
     UserConnected,
     UserDisconnected,
 )
+from tests.chat.harness import ChatHarness, RecordingSession, Socket, open_chat
 from tests.chat.people import ANNA, BORIS, OLGA, PETR
-from tests.chat.world import Recorder, Socket, World, open_world
 
 
 async def test_everybody_in_the_room_gets_each_message_once_in_index_order() -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
-        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        anna, olga = await harness.join(chat, ANNA), await harness.join(chat, OLGA)
         for number in range(20):
             (anna if number % 3 else olga).say(str(number))
-        await world.settle()
+        await harness.settle()
         assert anna.recorder.indexes() == olga.recorder.indexes() == list(range(20))
         assert anna.recorder.texts() == olga.recorder.texts()
 
 
 async def test_only_the_sending_users_sockets_see_the_client_id() -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
-        anna, tab, olga = [await world.join(chat, user) for user in (ANNA, ANNA, OLGA)]
-        strict = await world.join(chat, ANNA, Profile.STRICT)
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        anna, tab, olga = [await harness.join(chat, user) for user in (ANNA, ANNA, OLGA)]
+        strict = await harness.join(chat, ANNA, Profile.STRICT)
         anna.say("hi", "k1")
-        await world.settle()
+        await harness.settle()
         seen = [socket.recorder.got(MessageAdded)[0].client_id for socket in (anna, tab, olga, strict)]
         assert seen == ["k1", "k1", None, None]
 
 
 async def test_a_repeated_client_id_is_answered_to_that_socket_alone() -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
-        anna, tab = await world.join(chat, ANNA), await world.join(chat, ANNA)
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        anna, tab = await harness.join(chat, ANNA), await harness.join(chat, ANNA)
         anna.say("hi", "k1")
-        await world.settle()
+        await harness.settle()
         anna.say("hi", "k1")
         anna.say("other", "k1")
-        await world.settle()
+        await harness.settle()
         assert anna.recorder.indexes() == [0, 0]
         assert tab.recorder.indexes() == [0]
         assert [each.code for each in anna.recorder.got(MessageNotAdded)] == ["conflict"]
@@ -78,12 +78,12 @@ async def test_a_repeated_client_id_is_answered_to_that_socket_alone() -> None:
 
 
 async def test_a_refused_message_says_why_to_its_sender_alone() -> None:
-    async with open_world(limits=Limits(messages_per_second=0, text_length=5)) as world:
-        chat = await world.reserve()
-        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
+    async with open_chat(limits=Limits(messages_per_second=0, text_length=5)) as harness:
+        chat = await harness.reserve()
+        anna, olga = await harness.join(chat, ANNA), await harness.join(chat, OLGA)
         anna.say("", "k0")
         anna.say("too long", "k1")
-        await world.settle()
+        await harness.settle()
         refusals = anna.recorder.got(MessageNotAdded)
         assert [(each.code, each.text, each.client_id) for each in refusals] == [
             ("empty", "", "k0"),
@@ -94,11 +94,11 @@ async def test_a_refused_message_says_why_to_its_sender_alone() -> None:
 
 
 async def test_over_the_rate_messages_are_refused_with_a_time_to_wait() -> None:
-    async with open_world(limits=Limits(messages_per_second=1, burst=2)) as world:
-        anna = await world.join(await world.reserve(), ANNA)
+    async with open_chat(limits=Limits(messages_per_second=1, burst=2)) as harness:
+        anna = await harness.join(await harness.reserve(), ANNA)
         for number in range(3):
             anna.say(str(number))
-        await world.settle()
+        await harness.settle()
         (refusal,) = anna.recorder.got(MessageNotAdded)
         assert (refusal.code, refusal.retryable) == ("rate_limited", True)
         assert refusal.retry_after is not None
@@ -108,11 +108,11 @@ async def test_over_the_rate_messages_are_refused_with_a_time_to_wait() -> None:
 async def test_who_was_refused_for_its_rate_is_refused_without_the_room_until_there_is_a_message_to_spend(
     mock_clock: MockClock,
 ) -> None:
-    async with open_world(limits=Limits(messages_per_second=0.5, burst=1)) as world:
-        anna = await world.join(await world.reserve(), ANNA)
+    async with open_chat(limits=Limits(messages_per_second=0.5, burst=1)) as harness:
+        anna = await harness.join(await harness.reserve(), ANNA)
         anna.say("taken")
         anna.say("refused by the room")
-        await world.settle()
+        await harness.settle()
         mock_clock.jump(1.5)
         anna.say("refused at once")
         refusals = anna.recorder.got(MessageNotAdded)
@@ -120,7 +120,7 @@ async def test_who_was_refused_for_its_rate_is_refused_without_the_room_until_th
         assert refusals[1].retry_after == pytest.approx(0.5)
         mock_clock.jump(0.5)
         anna.say("taken again")
-        await world.settle()
+        await harness.settle()
         assert anna.recorder.texts() == ["taken", "taken again"]
         assert anna.recorder.done == 3
 
@@ -129,18 +129,18 @@ async def test_a_full_outbox_may_drop_typing_and_never_its_stop(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     droppable: list[tuple[str, bool]] = []
-    push = Recorder.push
+    push = RecordingSession.push
 
-    def noted(self: Recorder, frames: Frames) -> None:
+    def noted(self: RecordingSession, frames: Frames) -> None:
         droppable.extend((json.loads(payload)["type"], frames.typing) for payload in frames.payloads())
         push(self, frames)
 
-    async with open_world() as world:
-        chat = await world.reserve()
-        anna, _, _ = await world.join(chat, ANNA), await world.join(chat, OLGA), await world.console(PETR)
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        anna, _, _ = await harness.join(chat, ANNA), await harness.join(chat, OLGA), await harness.console(PETR)
         anna.say("hello")
         await trio.sleep(1)
-        monkeypatch.setattr(Recorder, "push", noted)
+        monkeypatch.setattr(RecordingSession, "push", noted)
         anna.receiver.receive(UpdateTyping("h", False))
         await trio.sleep(10)
     typing = [may_drop for kind, may_drop in droppable if kind == "typing_updated"]
@@ -148,11 +148,11 @@ async def test_a_full_outbox_may_drop_typing_and_never_its_stop(
 
 
 async def test_what_is_refused_at_once_is_told_from_what_is_taken_and_from_typing() -> None:
-    async with open_world(limits=Limits(messages_per_second=0.01, burst=1)) as world:
-        anna = await world.join(await world.reserve(), ANNA)
+    async with open_chat(limits=Limits(messages_per_second=0.01, burst=1)) as harness:
+        anna = await harness.join(await harness.reserve(), ANNA)
         receive = anna.receiver.receive
         taken = [receive(SendMessage("taken")), receive(SendMessage("refused by the room"))]
-        await world.settle()
+        await harness.settle()
         at_once = [
             receive(SendMessage("refused")),
             receive(UnknownType("dance")),
@@ -162,76 +162,76 @@ async def test_what_is_refused_at_once_is_told_from_what_is_taken_and_from_typin
 
 
 async def test_a_rate_that_is_used_up_holds_back_messages_only(mock_clock: MockClock) -> None:
-    async with open_world(limits=Limits(messages_per_second=0.5, burst=1)) as world:
-        chat = await world.reserve()
-        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
+    async with open_chat(limits=Limits(messages_per_second=0.5, burst=1)) as harness:
+        chat = await harness.reserve()
+        anna, olga = await harness.join(chat, ANNA), await harness.join(chat, OLGA)
         olga.say("mark me")
         for _ in range(2):
             anna.say("too many")
-        await world.settle()
+        await harness.settle()
         (message, _) = anna.recorder.got(MessageAdded)
         anna.receiver.receive(MarkMessageRead(message.message.id))
-        await world.settle()
+        await harness.settle()
         assert olga.recorder.got(Receipts)[-1].read == 0
 
 
 async def test_a_draining_server_says_so_also_to_who_is_over_its_rate() -> None:
-    async with open_world(limits=Limits(messages_per_second=0.01, burst=1)) as world:
-        anna = await world.join(await world.reserve(), ANNA)
+    async with open_chat(limits=Limits(messages_per_second=0.01, burst=1)) as harness:
+        anna = await harness.join(await harness.reserve(), ANNA)
         for _ in range(2):
             anna.say("too many")
-        await world.settle()
-        await world.chats.drain()
+        await harness.settle()
+        await harness.chats.drain()
         anna.say("too late")
         assert [each.code for each in anna.recorder.got(MessageNotAdded)] == ["rate_limited", "draining"]
 
 
 async def test_another_operator_cannot_write_into_an_open_chat() -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
-        olga, petr = await world.join(chat, OLGA), await world.join(chat, PETR)
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        olga, petr = await harness.join(chat, OLGA), await harness.join(chat, PETR)
         olga.say("mine")
-        await world.settle()
+        await harness.settle()
         petr.say("no, mine")
-        await world.settle()
+        await harness.settle()
         assert [each.code for each in petr.recorder.got(MessageNotAdded)] == ["not_owner"]
         assert olga.recorder.texts() == ["mine"]
 
 
 async def test_system_messages_reach_only_the_role_they_are_for_live_in_history_and_on_resume() -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
-        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        anna, olga = await harness.join(chat, ANNA), await harness.join(chat, OLGA)
         anna.say("hi")
-        await world.settle()
+        await harness.settle()
         note = AddMessage(chat, OLGA, "a note", type=MessageType.SYSTEM, type_role=Role.OPERATOR)
-        await world.chats.perform(note)
-        await world.settle()
+        await harness.chats.perform(note)
+        await harness.settle()
         assert (anna.recorder.texts(), olga.recorder.texts()) == (["hi"], ["hi", "a note"])
-        resumed = await world.join(chat, ANNA, after=-1)
+        resumed = await harness.join(chat, ANNA, after=-1)
         assert resumed.recorder.texts() == ["hi"]
-        page = await world.chats.chat_reader.newest(chat, Role.USER, before=None, limit=50)
+        page = await harness.chats.chat_reader.newest(chat, Role.USER, before=None, limit=50)
         assert page is not None
         assert [message.text for message in page.messages] == ["hi"]
 
 
-async def messages_of(world: World, socket: Socket) -> list[int]:
-    await world.settle()
+async def messages_of(harness: ChatHarness, socket: Socket) -> list[int]:
+    await harness.settle()
     return [event.message.id for event in socket.recorder.got(MessageAdded)]
 
 
 async def test_a_mark_covers_all_earlier_messages_of_the_other_side_and_a_repeat_is_silent() -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
-        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
-        strict = await world.join(chat, ANNA, Profile.STRICT)
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        anna, olga = await harness.join(chat, ANNA), await harness.join(chat, OLGA)
+        strict = await harness.join(chat, ANNA, Profile.STRICT)
         for text in ("one", "two"):
             anna.say(text)
         olga.say("three")
-        ids = await messages_of(world, olga)
+        ids = await messages_of(harness, olga)
         for mark in (MarkMessageDelivered(ids[0]), MarkMessageRead(ids[1]), MarkMessageRead(ids[0])):
             olga.receiver.receive(mark)
-            await world.settle()
+            await harness.settle()
         assert strict.recorder.statuses() == [(0, "delivered"), (0, "read"), (1, "read")]
         receipts = [(each.role, each.delivered, each.read) for each in anna.recorder.got(Receipts)]
         assert receipts == [(Role.OPERATOR, 0, -1), (Role.OPERATOR, 1, 1)]
@@ -239,74 +239,74 @@ async def test_a_mark_covers_all_earlier_messages_of_the_other_side_and_a_repeat
 
 @pytest.mark.parametrize("which", ["own", "unknown", "foreign"])
 async def test_a_mark_of_what_cannot_be_marked_is_ignored_and_told_to_extended_sockets(which: str) -> None:
-    async with open_world() as world:
-        chat, other = await world.reserve(), await world.reserve(BORIS)
-        anna, strict = await world.join(chat, ANNA), await world.join(chat, ANNA, Profile.STRICT)
-        boris = await world.join(other, BORIS)
+    async with open_chat() as harness:
+        chat, other = await harness.reserve(), await harness.reserve(BORIS)
+        anna, strict = await harness.join(chat, ANNA), await harness.join(chat, ANNA, Profile.STRICT)
+        boris = await harness.join(other, BORIS)
         anna.say("hi")
         boris.say("elsewhere")
         ids = {
-            "own": (await messages_of(world, anna))[0],
+            "own": (await messages_of(harness, anna))[0],
             "unknown": 999,
-            "foreign": (await messages_of(world, boris))[0],
+            "foreign": (await messages_of(harness, boris))[0],
         }
         strict.recorder.take()
         for socket in (anna, strict):
             socket.receiver.receive(MarkMessageRead(ids[which]))
-        await world.settle()
+        await harness.settle()
         code = "not_markable" if which == "own" else "message_not_found"
         assert [each.code for each in anna.recorder.got(ErrorEvent)] == [code]
         assert strict.recorder.take() == []
 
 
 async def test_receipts_over_more_than_the_room_remembers_come_in_index_order_and_before_what_follows() -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
-        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
-        strict = await world.join(chat, ANNA, Profile.STRICT)
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        anna, olga = await harness.join(chat, ANNA), await harness.join(chat, OLGA)
+        strict = await harness.join(chat, ANNA, Profile.STRICT)
         count = TAIL * 3
         for number in range(count):
             anna.say(str(number))
-        ids = await messages_of(world, olga)
+        ids = await messages_of(harness, olga)
         strict.recorder.take()
         olga.receiver.receive(MarkMessageRead(ids[-1]))
         olga.say("answer")
-        await world.settle()
+        await harness.settle()
         assert strict.recorder.statuses() == [(index, "read") for index in range(count)]
         assert strict.recorder.types()[-1] == "message_added"
         anna.say("live again")
-        await world.settle()
+        await harness.settle()
         assert strict.recorder.texts() == ["answer", "live again"]
 
 
 async def test_presence_is_told_for_first_and_last_sockets_with_grace(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
-        anna = await world.join(chat, ANNA)
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        anna = await harness.join(chat, ANNA)
         assert [each.user.id for each in anna.recorder.got(UserConnected)] == [ANNA.id]
-        olga = await world.join(chat, OLGA)
-        second = await world.join(chat, OLGA)
+        olga = await harness.join(chat, OLGA)
+        second = await harness.join(chat, OLGA)
         assert [each.user.id for each in second.recorder.got(UserConnected)] == [ANNA.id, OLGA.id]
         assert [each.user.id for each in anna.recorder.got(UserConnected)] == [ANNA.id, OLGA.id]
-        await world.leave(olga)
+        await harness.leave(olga)
         await trio.sleep(6)
         assert anna.recorder.got(UserDisconnected) == []
-        await world.leave(second)
+        await harness.leave(second)
         await trio.sleep(4)
-        back = await world.join(chat, OLGA)
+        back = await harness.join(chat, OLGA)
         await trio.sleep(10)
         assert anna.recorder.got(UserDisconnected) == []
-        await world.leave(back)
+        await harness.leave(back)
         await trio.sleep(6)
         assert [each.user.id for each in anna.recorder.got(UserDisconnected)] == [OLGA.id]
 
 
 async def test_typing_reaches_the_feed_with_its_text_and_the_other_role_without(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
-        anna, olga, petr = await world.join(chat, ANNA), await world.join(chat, OLGA), await world.console(PETR)
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        anna, olga, petr = await harness.join(chat, ANNA), await harness.join(chat, OLGA), await harness.console(PETR)
         anna.say("hi")
-        await world.settle()
+        await harness.settle()
         anna.receiver.receive(UpdateTyping("secr", stopped=False))
         anna.receiver.receive(UpdateTyping("secret", stopped=False))
         await trio.sleep(1)
@@ -320,11 +320,11 @@ async def test_typing_reaches_the_feed_with_its_text_and_the_other_role_without(
 
 @pytest.mark.parametrize("how", ["send", "leave", "close"])
 async def test_a_stop_is_made_up_when_the_typist_does_something_else(how: str, autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
-        anna, petr = await world.join(chat, ANNA), await world.console(PETR)
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        anna, petr = await harness.join(chat, ANNA), await harness.console(PETR)
         anna.say("hi")
-        await world.settle()
+        await harness.settle()
         anna.receiver.receive(UpdateTyping("h", stopped=False))
         await trio.sleep(0.5)
         if how == "send":
@@ -332,19 +332,19 @@ async def test_a_stop_is_made_up_when_the_typist_does_something_else(how: str, a
         elif how == "leave":
             anna.scope.cancel()
         else:
-            await world.chats.perform(CloseChat(chat, OLGA))
+            await harness.chats.perform(CloseChat(chat, OLGA))
         await trio.sleep(0.5)
         assert [each.stopped for each in petr.recorder.got(TypingUpdated)] == [False, True]
 
 
 async def test_closing_is_told_to_strict_rooms_by_a_system_message_and_to_extended_ones_by_the_chat_too() -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
-        anna, strict = await world.join(chat, ANNA), await world.join(chat, ANNA, Profile.STRICT)
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        anna, strict = await harness.join(chat, ANNA), await harness.join(chat, ANNA, Profile.STRICT)
         anna.say("hi")
-        await world.settle()
-        await world.chats.perform(CloseChat(chat, OLGA))
-        await world.settle()
+        await harness.settle()
+        await harness.chats.perform(CloseChat(chat, OLGA))
+        await harness.settle()
         assert strict.recorder.got(MessageAdded)[-1].message.chat.status is ChatStatus.CLOSED
         assert strict.recorder.got(ChatUpdated) == []
         assert anna.recorder.got(ChatUpdated)[-1].chat.status is ChatStatus.CLOSED
@@ -352,15 +352,15 @@ async def test_closing_is_told_to_strict_rooms_by_a_system_message_and_to_extend
 
 @pytest.mark.parametrize("missed", [0, 5, TAIL + 50, 350])
 async def test_resume_gives_what_was_missed_once_then_receipts_and_the_chat_then_live(missed: int) -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
-        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        anna, olga = await harness.join(chat, ANNA), await harness.join(chat, OLGA)
         for number in range(missed + 1):
             olga.say(str(number))
-        await world.settle()
-        resumed = await world.join(chat, ANNA, after=0)
+        await harness.settle()
+        resumed = await harness.join(chat, ANNA, after=0)
         olga.say("live")
-        await world.settle()
+        await harness.settle()
         assert resumed.recorder.indexes() == list(range(1, missed + 2))
         kinds = [kind for kind in resumed.recorder.types() if kind != "message_added"]
         assert kinds == ["user_connected", "user_connected", "receipts", "receipts", "chat_updated"]
@@ -369,12 +369,12 @@ async def test_resume_gives_what_was_missed_once_then_receipts_and_the_chat_then
 
 
 async def test_resume_in_a_talking_room_has_no_gap_and_no_duplicate(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
-        olga = await world.join(chat, OLGA)
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        olga = await harness.join(chat, OLGA)
         for number in range(400):
             olga.say(f"before {number}")
-        await world.settle()
+        await harness.settle()
 
         async def talk() -> None:
             for number in range(200):
@@ -383,52 +383,52 @@ async def test_resume_in_a_talking_room_has_no_gap_and_no_duplicate(autojump_clo
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(talk)
-            resumed = await world.join(chat, ANNA, after=-1)
-        await world.settle()
+            resumed = await harness.join(chat, ANNA, after=-1)
+        await harness.settle()
         assert resumed.recorder.indexes() == list(range(600))
 
 
 async def test_an_idle_room_sleeps_and_wakes_without_losing_anything(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
-        anna = await world.join(chat, ANNA)
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        anna = await harness.join(chat, ANNA)
         anna.say("one")
-        await world.leave(anna)
+        await harness.leave(anna)
         await trio.sleep(300)
-        assert not any(str(chat) in str(info.name) for info in world.system.tree())
-        await world.chats.perform(AcceptChat(chat, OLGA))
-        again = await world.join(chat, ANNA, after=-1)
+        assert not any(str(chat) in str(info.name) for info in harness.system.tree())
+        await harness.chats.perform(AcceptChat(chat, OLGA))
+        again = await harness.join(chat, ANNA, after=-1)
         again.say("two")
-        await world.settle()
+        await harness.settle()
         assert again.recorder.texts() == ["one", "two"]
 
 
 async def test_an_operation_on_a_chat_that_does_not_exist_is_refused() -> None:
-    async with open_world() as world:
+    async with open_chat() as harness:
         with pytest.raises(ChatRefused) as refused:
-            await world.chats.perform(AcceptChat(uuid4(), OLGA))
+            await harness.chats.perform(AcceptChat(uuid4(), OLGA))
         assert refused.value.code == "not_found"
 
 
 async def test_a_draining_server_finishes_what_it_took_and_refuses_the_rest() -> None:
-    async with open_world() as world:
-        anna = await world.join(await world.reserve(), ANNA)
+    async with open_chat() as harness:
+        anna = await harness.join(await harness.reserve(), ANNA)
         for number in range(50):
             anna.say(str(number))
-        await world.chats.drain()
+        await harness.chats.drain()
         anna.say("too late")
         assert anna.recorder.indexes() == list(range(50))
         assert [each.code for each in anna.recorder.got(MessageNotAdded)] == ["draining"]
 
 
 async def test_transfer_tells_each_role_in_its_own_system_message() -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
-        anna, olga = await world.join(chat, ANNA), await world.join(chat, OLGA)
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        anna, olga = await harness.join(chat, ANNA), await harness.join(chat, OLGA)
         olga.say("hi")
-        await world.settle()
-        await world.chats.perform(TransferChat(chat, OLGA, PETR.id))
-        await world.settle()
+        await harness.settle()
+        await harness.chats.perform(TransferChat(chat, OLGA, PETR.id))
+        await harness.settle()
         for socket, role in ((anna, Role.USER), (olga, Role.OPERATOR)):
             message = socket.recorder.got(MessageAdded)[-1].message
             assert (message.type, message.type_role) == (MessageType.SYSTEM, role)
@@ -437,22 +437,22 @@ async def test_transfer_tells_each_role_in_its_own_system_message() -> None:
 
 
 async def test_a_full_operator_is_refused_a_further_chat() -> None:
-    async with open_world(policy=Policy(capacity=1)) as world:
-        first, second = await world.reserve(), await world.reserve(BORIS)
-        await world.chats.perform(AcceptChat(first, OLGA))
+    async with open_chat(policy=Policy(capacity=1)) as harness:
+        first, second = await harness.reserve(), await harness.reserve(BORIS)
+        await harness.chats.perform(AcceptChat(first, OLGA))
         with pytest.raises(ChatRefused) as refused:
-            await world.chats.perform(AcceptChat(second, OLGA))
+            await harness.chats.perform(AcceptChat(second, OLGA))
         assert refused.value.code == "over_capacity"
 
 
 async def test_a_new_name_is_shown_in_what_is_replayed(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
-        anna = await world.join(chat, ANNA)
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        anna = await harness.join(chat, ANNA)
         anna.say("hi")
-        await world.settle()
-        await world.person(attrs.evolve(ANNA, firstname="Anya"), frozenset())
-        resumed = await world.join(chat, ANNA, after=-1)
+        await harness.settle()
+        await harness.person(attrs.evolve(ANNA, firstname="Anya"), frozenset())
+        resumed = await harness.join(chat, ANNA, after=-1)
         message = resumed.recorder.got(MessageAdded)[0].message
         assert message.user is not None
         assert message.user.firstname == message.chat.owner_user.firstname == "Anya"
@@ -461,35 +461,35 @@ async def test_a_new_name_is_shown_in_what_is_replayed(autojump_clock: MockClock
 async def test_a_name_that_changes_with_the_message_on_its_way_is_shown_in_what_is_replayed(
     autojump_clock: MockClock,
 ) -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
-        anna = await world.join(chat, ANNA)
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        anna = await harness.join(chat, ANNA)
         anna.say("hi")
-        await world.person(attrs.evolve(ANNA, firstname="Anya"), frozenset())
-        await world.settle()
-        resumed = await world.join(chat, ANNA, after=-1)
+        await harness.person(attrs.evolve(ANNA, firstname="Anya"), frozenset())
+        await harness.settle()
+        resumed = await harness.join(chat, ANNA, after=-1)
         message = resumed.recorder.got(MessageAdded)[0].message
         assert message.user is not None
         assert message.user.firstname == message.chat.owner_user.firstname == "Anya"
 
 
 async def test_a_visitor_who_closes_and_reopens_meets_the_rate_limit() -> None:
-    async with open_world(limits=Limits(messages_per_second=1, burst=4)) as world:
-        chat = await world.reserve()
-        await world.chats.perform(AddMessage(chat, ANNA, "hi"))
+    async with open_chat(limits=Limits(messages_per_second=1, burst=4)) as harness:
+        chat = await harness.reserve()
+        await harness.chats.perform(AddMessage(chat, ANNA, "hi"))
         for operation in (CloseChat(chat, ANNA), ReopenChat(chat, ANNA), CloseChat(chat, ANNA)):
-            await world.chats.perform(operation)
+            await harness.chats.perform(operation)
         with pytest.raises(ChatRefused, match="rate_limited"):
-            await world.chats.perform(ReopenChat(chat, ANNA))
+            await harness.chats.perform(ReopenChat(chat, ANNA))
 
 
 async def test_a_room_that_nobody_uses_is_freed_without_the_garbage_collector(autojump_clock: MockClock) -> None:
     gc.disable()
     try:
-        async with open_world() as world:
-            chat = await world.reserve()
-            await world.chats.perform(AddMessage(chat, ANNA, "hi"))
-            room_state = weakref.ref(world.chats._rooms.anchor(chat))
+        async with open_chat() as harness:
+            chat = await harness.reserve()
+            await harness.chats.perform(AddMessage(chat, ANNA, "hi"))
+            room_state = weakref.ref(harness.chats._rooms.anchor(chat))
             await trio.sleep(300)
             assert room_state() is None
     finally:
@@ -497,36 +497,36 @@ async def test_a_room_that_nobody_uses_is_freed_without_the_garbage_collector(au
 
 
 async def test_many_senders_in_one_batch_each_see_their_own_client_ids_in_place() -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
-        anna, tab, olga = [await world.join(chat, user) for user in (ANNA, ANNA, OLGA)]
+    async with open_chat() as harness:
+        chat = await harness.reserve()
+        anna, tab, olga = [await harness.join(chat, user) for user in (ANNA, ANNA, OLGA)]
         for number in range(6):
             (anna, olga)[number % 2].say(str(number), f"k{number}")
-        await world.settle()
+        await harness.settle()
         client_ids = [[event.client_id for event in each.recorder.got(MessageAdded)] for each in (anna, tab, olga)]
         assert client_ids[0] == client_ids[1] == ["k0", None, "k2", None, "k4", None]
         assert client_ids[2] == [None, "k1", None, "k3", None, "k5"]
 
 
 async def test_only_an_open_room_is_entered_without_waiting(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        chat = await world.reserve()
+    async with open_chat() as harness:
+        chat = await harness.reserve()
         for after in (None, -1):
             with pytest.raises(trio.WouldBlock):
-                world.chats.join_room_nowait(Recorder(OLGA), chat, after)
+                harness.chats.join_room_nowait(RecordingSession(OLGA), chat, after)
         with pytest.raises(trio.WouldBlock):
-            world.chats.chat_nowait(chat)
-        anna = await world.join(chat, ANNA)
-        assert world.chats.chat_nowait(chat) == await world.state(chat)
-        olga, strict = Recorder(OLGA), Recorder(PETR, Profile.STRICT)
+            harness.chats.chat_nowait(chat)
+        anna = await harness.join(chat, ANNA)
+        assert harness.chats.chat_nowait(chat) == await harness.state(chat)
+        olga, strict = RecordingSession(OLGA), RecordingSession(PETR, Profile.STRICT)
         receivers = [
-            world.chats.join_room_nowait(olga, chat, None),
-            world.chats.join_room_nowait(strict, chat, 0),
+            harness.chats.join_room_nowait(olga, chat, None),
+            harness.chats.join_room_nowait(strict, chat, 0),
         ]
         with pytest.raises(trio.WouldBlock):
-            world.chats.join_room_nowait(Recorder(OLGA), chat, 0)
+            harness.chats.join_room_nowait(RecordingSession(OLGA), chat, 0)
         anna.say("hello")
-        await world.settle()
+        await harness.settle()
         assert [event.user.id for event in olga.got(UserConnected)] == [ANNA.id, OLGA.id, PETR.id]
         assert olga.texts() == strict.texts() == ["hello"]
         for receiver in receivers:

@@ -44,7 +44,7 @@ from actorchat.protocol import MessageStatus, MessageType, Role, User
 from tests.chat.people import ANNA, CHAT, OLGA, PETR, chat
 
 NOW = 1_000
-LK = endless({"lk"})
+SOURCES = endless({"lk"})
 
 
 def context(**changes: Any) -> DecisionContext:
@@ -490,10 +490,10 @@ class _Clocked:
         self.held_since = self.waits_since = NOW
 
     def do(self, operation: ChatOperation, there: bool) -> None:
-        target = PersonRecord(PETR if isinstance(operation, TransferChat) and operation.to == 2 else OLGA, LK)
+        target = PersonRecord(PETR if isinstance(operation, TransferChat) and operation.to == 2 else OLGA, SOURCES)
         holder = None
         if self.chat.operator is not None:
-            holder = PersonRecord(self.chat.operator, LK, online=there, leaving=not there)
+            holder = PersonRecord(self.chat.operator, SOURCES, online=there, leaving=not there)
         around = context(policy=self.policy, now=self.now, target=target, holder=holder)
         before, decision = self.chat, decide(self.chat, operation, around)
         if not isinstance(decision, Changed):

@@ -36,67 +36,67 @@ from actorchat.protocol import (
 )
 from actorchat.storage import open_journal, open_store
 from actorchat.storage.journal import Journal
+from tests.chat.harness import SOURCES, ChatHarness, open_chat
 from tests.chat.people import ANNA, BORIS, CHAT, OLGA, PETR
-from tests.chat.world import LK, World, open_world
-from tests.storage.listener import Listener
+from tests.storage.sample_chat import OutcomeRecorder
 
 ANSWER = Policy(answer_timeout=30)
 
 
-async def asked(world: World, owner: User = ANNA) -> UUID:
-    chat = await world.reserve(owner)
-    await world.chats.perform(AddMessage(chat, owner, "hi"))
+async def asked(harness: ChatHarness, owner: User = ANNA) -> UUID:
+    chat = await harness.reserve(owner)
+    await harness.chats.perform(AddMessage(chat, owner, "hi"))
     return chat
 
 
-async def stands(world: World, chat: UUID) -> tuple[str, int | None]:
-    state = await world.state(chat)
+async def stands(harness: ChatHarness, chat: UUID) -> tuple[str, int | None]:
+    state = await harness.state(chat)
     return state.stage.value, None if state.operator is None else state.operator.id
 
 
 async def test_an_operator_who_accepts_late_has_the_whole_answer_time(autojump_clock: MockClock) -> None:
-    async with open_world(policy=ANSWER) as world:
-        chat = await asked(world)
+    async with open_chat(policy=ANSWER) as harness:
+        chat = await asked(harness)
         await trio.sleep(1000.7)
-        await world.chats.perform(AcceptChat(chat, OLGA))
+        await harness.chats.perform(AcceptChat(chat, OLGA))
         await trio.sleep(30)
-        assert await stands(world, chat) == ("open", OLGA.id)
+        assert await stands(harness, chat) == ("open", OLGA.id)
         await trio.sleep(2.5)
-        assert await stands(world, chat) == ("new", None)
+        assert await stands(harness, chat) == ("new", None)
 
 
 async def test_a_transferred_chat_that_was_answered_waits_for_its_new_operator(autojump_clock: MockClock) -> None:
-    async with open_world(policy=ANSWER) as world:
-        chat = await asked(world)
-        await world.chats.perform(AddMessage(chat, OLGA, "hello"))
+    async with open_chat(policy=ANSWER) as harness:
+        chat = await asked(harness)
+        await harness.chats.perform(AddMessage(chat, OLGA, "hello"))
         await trio.sleep(100)
-        assert await stands(world, chat) == ("open", OLGA.id)
-        await world.chats.perform(TransferChat(chat, OLGA, PETR.id))
+        assert await stands(harness, chat) == ("open", OLGA.id)
+        await harness.chats.perform(TransferChat(chat, OLGA, PETR.id))
         await trio.sleep(29.5)
-        assert await stands(world, chat) == ("new", PETR.id)
+        assert await stands(harness, chat) == ("new", PETR.id)
         await trio.sleep(3)
-        assert await stands(world, chat) == ("new", None)
+        assert await stands(harness, chat) == ("new", None)
 
 
 async def test_an_unanswered_chat_is_never_closed_and_stays_unread(autojump_clock: MockClock) -> None:
-    async with open_world(policy=Policy(answer_timeout=30, idle_timeout=60)) as world:
-        console = await world.console(PETR)
-        chat = await asked(world)
+    async with open_chat(policy=Policy(answer_timeout=30, idle_timeout=60)) as harness:
+        console = await harness.console(PETR)
+        chat = await asked(harness)
         await trio.sleep(3_000)
-        assert await stands(world, chat) == ("new", None)
-        await world.chats.perform(AcceptChat(chat, OLGA))
+        assert await stands(harness, chat) == ("new", None)
+        await harness.chats.perform(AcceptChat(chat, OLGA))
         await trio.sleep(3_000)
-        assert await stands(world, chat) == ("new", None)
+        assert await stands(harness, chat) == ("new", None)
         assert console.recorder.got(GlobalUpdated)[-1].unread_chats == 1
         assert ChatStatus.CLOSED not in [event.chat.status for event in console.recorder.got(ChatUpdated)]
 
 
 async def test_what_the_visitor_and_the_consoles_get_of_an_idle_close(autojump_clock: MockClock) -> None:
-    async with open_world(policy=Policy(idle_timeout=60)) as world:
-        console = await world.console(OLGA)
-        chat = await asked(world)
-        await world.chats.perform(AddMessage(chat, OLGA, "hello"))
-        strict, extended = await world.join(chat, ANNA, Profile.STRICT), await world.join(chat, ANNA)
+    async with open_chat(policy=Policy(idle_timeout=60)) as harness:
+        console = await harness.console(OLGA)
+        chat = await asked(harness)
+        await harness.chats.perform(AddMessage(chat, OLGA, "hello"))
+        strict, extended = await harness.join(chat, ANNA, Profile.STRICT), await harness.join(chat, ANNA)
         await trio.sleep(50)
         for socket in (console, strict, extended):
             socket.recorder.take()
@@ -112,24 +112,24 @@ async def test_what_the_visitor_and_the_consoles_get_of_an_idle_close(autojump_c
 
 
 async def test_a_closed_chat_reopens_with_its_operator_only_while_that_one_is_online(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        olga = await world.console(OLGA)
-        chat = await asked(world)
-        await world.chats.perform(AcceptChat(chat, OLGA))
+    async with open_chat() as harness:
+        olga = await harness.console(OLGA)
+        chat = await asked(harness)
+        await harness.chats.perform(AcceptChat(chat, OLGA))
         for reopened_in_grace in (False, True):
-            await world.chats.perform(CloseChat(chat, ANNA))
+            await harness.chats.perform(CloseChat(chat, ANNA))
             if reopened_in_grace:
-                await world.leave(olga)
+                await harness.leave(olga)
             await trio.sleep(20)
-            await world.chats.perform(AddMessage(chat, ANNA, "one more thing"))
-            assert await stands(world, chat) == ("open", OLGA.id)
-        await world.chats.perform(CloseChat(chat, ANNA))
+            await harness.chats.perform(AddMessage(chat, ANNA, "one more thing"))
+            assert await stands(harness, chat) == ("open", OLGA.id)
+        await harness.chats.perform(CloseChat(chat, ANNA))
         await trio.sleep(20)
         for operation in (AddMessage(chat, ANNA, "and another"), ReopenChat(chat, ANNA)):
-            await world.chats.perform(operation)
-            assert await stands(world, chat) == ("new", None)
-            await world.chats.perform(AcceptChat(chat, OLGA))
-            await world.chats.perform(CloseChat(chat, ANNA))
+            await harness.chats.perform(operation)
+            assert await stands(harness, chat) == ("new", None)
+            await harness.chats.perform(AcceptChat(chat, OLGA))
+            await harness.chats.perform(CloseChat(chat, ANNA))
 
 
 async def test_an_operator_is_offline_before_the_first_of_its_chats_is_returned(
@@ -143,11 +143,11 @@ async def test_an_operator_is_offline_before_the_first_of_its_chats_is_returned(
         return submit(self, operation, *rest)  # type: ignore[arg-type]  # handed on as they came
 
     monkeypatch.setattr(Journal, "submit", recording)
-    async with open_world() as world:
-        olga, petr = await world.console(OLGA), await world.console(PETR)
+    async with open_chat() as harness:
+        olga, petr = await harness.console(OLGA), await harness.console(PETR)
         for owner in (ANNA, BORIS):
-            await world.chats.perform(AcceptChat(await asked(world, owner), OLGA))
-        await world.leave(olga)
+            await harness.chats.perform(AcceptChat(await asked(harness, owner), OLGA))
+        await harness.leave(olga)
         await trio.sleep(29)
         submitted.clear()
         petr.recorder.take()
@@ -159,52 +159,52 @@ async def test_an_operator_is_offline_before_the_first_of_its_chats_is_returned(
 
 
 async def test_a_chat_given_to_an_operator_that_is_leaving_is_returned_too(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        await world.person(BORIS, frozenset())
-        olga = await world.console(OLGA)
-        mine, given = await asked(world), await asked(world, BORIS)
-        await world.chats.perform(AcceptChat(mine, OLGA))
-        await world.leave(olga)
+    async with open_chat() as harness:
+        await harness.person(BORIS, frozenset())
+        olga = await harness.console(OLGA)
+        mine, given = await asked(harness), await asked(harness, BORIS)
+        await harness.chats.perform(AcceptChat(mine, OLGA))
+        await harness.leave(olga)
         await trio.sleep(1)
         # As if the server was killed right after the operator was stored as offline.
-        await world.chats.store_presence(OLGA.id, True)
-        record = await world.chats.store_presence(OLGA.id, False)
+        await harness.chats.store_presence(OLGA.id, True)
+        record = await harness.chats.store_presence(OLGA.id, False)
         assert record.leaving
-        await world.chats.perform(TransferChat(given, PETR, OLGA.id))
-        record = await world.chats.return_chats(OLGA.id)
+        await harness.chats.perform(TransferChat(given, PETR, OLGA.id))
+        record = await harness.chats.return_chats(OLGA.id)
         assert not record.leaving
-        assert await stands(world, mine) == await stands(world, given) == ("new", None)
+        assert await stands(harness, mine) == await stands(harness, given) == ("new", None)
         # From now on a chat is given to an operator that everybody sees as offline, and stays with it.
-        await world.chats.perform(TransferChat(given, PETR, OLGA.id))
-        assert await stands(world, given) == ("new", OLGA.id)
+        await harness.chats.perform(TransferChat(given, PETR, OLGA.id))
+        assert await stands(harness, given) == ("new", OLGA.id)
 
 
 async def test_a_return_that_a_kill_interrupted_is_completed_at_the_next_start(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/chat.db"
     with trio.fail_after(20):
-        async with open_world(store=url) as world:
-            chat = await asked(world)
-            await world.chats.perform(AcceptChat(chat, OLGA))
-            await world.chats.store_presence(OLGA.id, True)
+        async with open_chat(store=url) as harness:
+            chat = await asked(harness)
+            await harness.chats.perform(AcceptChat(chat, OLGA))
+            await harness.chats.store_presence(OLGA.id, True)
             # Nothing comes after this commit: the directory knows nothing of it.
-            assert (await world.chats.store_presence(OLGA.id, False)).leaving
-            assert await stands(world, chat) == ("open", OLGA.id)
-        async with open_world(store=url) as world:
-            while await stands(world, chat) != ("new", None):
+            assert (await harness.chats.store_presence(OLGA.id, False)).leaving
+            assert await stands(harness, chat) == ("open", OLGA.id)
+        async with open_chat(store=url) as harness:
+            while await stands(harness, chat) != ("new", None):
                 await trio.lowlevel.checkpoint()
-            while (await world.chats.chat_reader.operators(LK))[0].person.leaving:
+            while (await harness.chats.chat_reader.operators(SOURCES))[0].person.leaving:
                 await trio.lowlevel.checkpoint()
 
 
 async def test_who_works_without_a_console_keeps_its_chats_over_restarts(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/chat.db"
-    async with open_world(store=url) as world:
-        chat = await asked(world)
-        await world.chats.perform(AcceptChat(chat, OLGA))
-    async with open_world(store=url) as world:
+    async with open_chat(store=url) as harness:
+        chat = await asked(harness)
+        await harness.chats.perform(AcceptChat(chat, OLGA))
+    async with open_chat(store=url) as harness:
         await wait_all_tasks_blocked()
-        assert not (await world.chats.return_chats(OLGA.id)).leaving
-        assert await stands(world, chat) == ("open", OLGA.id)
+        assert not (await harness.chats.return_chats(OLGA.id)).leaving
+        assert await stands(harness, chat) == ("open", OLGA.id)
 
 
 async def test_timers_from_before_a_start_end_only_after_a_grace(autojump_clock: MockClock) -> None:
@@ -221,7 +221,7 @@ async def test_timers_from_before_a_start_end_only_after_a_grace(autojump_clock:
 
         async def accepted(chat: UUID, owner: User) -> None:
             for operation in (ReserveChat(chat, "lk", owner), AddMessage(chat, owner, "hi"), AcceptChat(chat, OLGA)):
-                journal.submit(operation, Listener())
+                journal.submit(operation, OutcomeRecorder())
             await journal.barrier()
 
         await accepted(old, ANNA)

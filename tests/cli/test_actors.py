@@ -23,8 +23,8 @@ from rich.console import Console
 from actorchat.cli import main
 from actorchat.cli.actor_tree_table import draw
 from actorchat.server.inspection import SOCKET_NAME, ActorRow, Family, InspectionRequest, Tree
-from tests.cli.processes import CAP, ServerProcess, environment, started
-from tests.server.running import websocket
+from tests.cli.server_process import TIMEOUT, ServerProcess, environment, open_server_process
+from tests.server.server_under_test import websocket
 
 COMMAND = (sys.executable, "-W", "error", "-m", "actorchat", "actors", "tree")
 LOOK = ("--data", "actorchat-data")
@@ -74,7 +74,7 @@ async def ended(folder: Path, *options: str) -> subprocess.CompletedProcess[byte
 @asynccontextmanager
 async def server_with_a_chat(folder: Path) -> AsyncIterator[tuple[ServerProcess, str]]:
     """A server in `folder` and the uuid of a chat that somebody has open."""
-    async with started(folder, "--port", "0", "--storage", "memory://") as server:
+    async with open_server_process(folder, "--port", "0", "--storage", "memory://") as server:
         await server.read_until("Ctrl-C stops it.")
         async with httpx.AsyncClient(base_url=server.url) as http:
             visit = (await http.post("/api/visitors", json={"source": "lk"})).json()
@@ -223,10 +223,10 @@ async def test_a_server_that_stops_ends_the_watch_with_one_line(tmp_path: Path) 
         assert watch.stdout is not None
         assert watch.stderr is not None
         async with watch.stdout, watch.stderr:
-            said = b""
-            while said.count(b"\n") < 2:
-                said += await watch.stdout.receive_some()
-            looks = [json.loads(line) for line in said.splitlines()]
+            output = b""
+            while output.count(b"\n") < 2:
+                output += await watch.stdout.receive_some()
+            looks = [json.loads(line) for line in output.splitlines()]
             assert [chat in {row["name"] for row in look["rows"]} for look in looks] == [True, True]
             await server.stop()
             assert await watch.wait() == 1
@@ -285,7 +285,7 @@ def _watch_and_interrupt(folder: Path, chat: str) -> tuple[str, int | None, byte
         cwd=str(folder),
         dimensions=(30, 110),
         env={**environment(), "TERM": "xterm-256color"},
-        timeout=CAP,
+        timeout=TIMEOUT,
     )
     shown = ""
     for _ in range(_LOOKS):

@@ -21,7 +21,7 @@ from actorchat.server.auth import ensure_secret
 from actorchat.storage import open_journal, open_store
 from actorchat.storage.schema import HEAD
 from tests.cli.drop_privileges import permissions_apply
-from tests.storage.listener import RESERVE, Listener, say
+from tests.storage.sample_chat import RESERVE, OutcomeRecorder, say
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +45,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             open_journal(storage.store, storage.runner) as journal,
         ):
             for operation in (RESERVE, say("hello")):
-                journal.submit(operation, Listener())
+                journal.submit(operation, OutcomeRecorder())
 
     trio.run(talk)
     yield folder

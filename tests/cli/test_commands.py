@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import NoEncryption
 from actorchat.cli import main
 from actorchat.protocol import Role, User
 from actorchat.server.auth import Tokens, ensure_secret
-from tests.server.running import SECRET
+from tests.server.server_under_test import SECRET
 from tests.server.test_tls import certified
 
 

@@ -16,8 +16,8 @@ import trio
 from cryptography.hazmat.primitives.serialization import NoEncryption
 
 from actorchat.cli.reload import Terminal
-from tests.cli.processes import CAP, ServerProcess, environment, started
-from tests.server.running import SECRET, get_live
+from tests.cli.server_process import TIMEOUT, ServerProcess, environment, open_server_process
+from tests.server.server_under_test import SECRET, get_live
 from tests.server.test_tls import certified
 
 pytestmark = [
@@ -30,7 +30,7 @@ pytestmark = [
 async def serving(folder: Path, **settings: object) -> AsyncIterator[ServerProcess]:
     """A server whose settings file can be written anew, with the certificate in `folder` if it is named."""
     write_settings(folder, **settings)
-    async with started(folder, "--port", "0", "--storage", "memory://", "--config", "c.toml") as server:
+    async with open_server_process(folder, "--port", "0", "--storage", "memory://", "--config", "c.toml") as server:
         await server.read_until("Ctrl-C stops it.")
         yield server
         assert await server.stop() == 0
@@ -127,7 +127,7 @@ async def test_bad_settings_are_named_and_those_in_force_stay(tmp_path: Path) ->
 
 
 async def test_a_hangup_while_it_starts_or_stops_does_not_end_it(tmp_path: Path) -> None:
-    async with started(tmp_path, "--port", "0") as server:
+    async with open_server_process(tmp_path, "--port", "0") as server:
         while not (tmp_path / "actorchat-data").exists():  # noqa: ASYNC110 - another process's
             # The interpreter itself starts first: there is nothing to look at until the command runs.
             await trio.sleep(0.01)
@@ -145,7 +145,7 @@ class Window:
     def __init__(self, folder: Path, *, before: str = "", log: Path | None = None) -> None:
         command = f"exec {before} {sys.executable} -m actorchat serve --port 0 --storage memory://"
         into = "" if log is None else f" > {log} 2>&1"
-        self.process = pexpect.spawn("sh", ["-c", command + into], cwd=folder, env=environment(), timeout=CAP)
+        self.process = pexpect.spawn("sh", ["-c", command + into], cwd=folder, env=environment(), timeout=TIMEOUT)
 
     def close(self) -> None:
         """As the button in the corner of the window."""
@@ -158,7 +158,7 @@ class Window:
 
 
 def wait_for(log: Path, words: str) -> None:
-    deadline = time.monotonic() + CAP
+    deadline = time.monotonic() + TIMEOUT
     while words not in log.read_text():
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.05)

@@ -14,8 +14,8 @@ import pytest
 import trio
 from trio_websocket import ConnectionClosed
 
-from tests.cli.processes import environment, started
-from tests.server.running import SECRET, websocket
+from tests.cli.server_process import environment, open_server_process
+from tests.server.server_under_test import SECRET, websocket
 
 FREE = ("--port", "0")
 
@@ -30,11 +30,11 @@ def run(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProces
 @pytest.mark.slow
 @pytest.mark.parametrize("storage", [(), ("--storage", "memory://")], ids=["sqlite", "memory"])
 async def test_it_serves_drains_and_exits_0(tmp_path: Path, storage: tuple[str, ...]) -> None:
-    async with started(tmp_path, *FREE, *storage) as server:
+    async with open_server_process(tmp_path, *FREE, *storage) as server:
         await server.read_until("Ctrl-C stops it.")
-        assert f"actorchat chat {server.url}\n" in server.said
+        assert f"actorchat chat {server.url}\n" in server.output
         assert (tmp_path / "actorchat-data" / "secret").exists()
-        assert f"--operator --data {tmp_path}/actorchat-data\n" in server.said
+        assert f"--operator --data {tmp_path}/actorchat-data\n" in server.output
         async with httpx.AsyncClient(base_url=server.url) as http:
             visit = (await http.post("/api/visitors", json={"source": "lk"})).json()
             path = f"/ws/chats/{visit['chat']['uuid']}"
@@ -61,7 +61,7 @@ def test_a_document_that_can_not_be_printed_is_one_line_and_status_1(tmp_path: P
 
 @pytest.mark.slow
 async def test_what_was_answered_is_there_after_a_restart(tmp_path: Path) -> None:
-    async with started(tmp_path, *FREE) as server:
+    async with open_server_process(tmp_path, *FREE) as server:
         await server.read_until("Ctrl-C stops it.")
         async with httpx.AsyncClient(base_url=server.url) as http:
             visit = (await http.post("/api/visitors", json={"source": "lk"})).json()
@@ -69,7 +69,7 @@ async def test_what_was_answered_is_there_after_a_restart(tmp_path: Path) -> Non
             path = f"/api/chats/{visit['chat']['uuid']}/messages"
             sent = (await http.post(path, json={"text": "hello"}, headers=bearer)).json()
         assert await server.stop(signal.SIGINT) == 0
-    async with started(tmp_path, *FREE) as server:
+    async with open_server_process(tmp_path, *FREE) as server:
         await server.read_until("Ctrl-C stops it.")
         async with httpx.AsyncClient(base_url=server.url) as http:
             assert (await http.get(path, headers=bearer)).json()["messages"] == [sent]
@@ -77,7 +77,7 @@ async def test_what_was_answered_is_there_after_a_restart(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 async def test_a_body_that_never_comes_does_not_hold_up_the_end(tmp_path: Path) -> None:
-    async with started(tmp_path, *FREE, "--storage", "memory://") as server:
+    async with open_server_process(tmp_path, *FREE, "--storage", "memory://") as server:
         await server.read_until("Ctrl-C stops it.")
         async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
             await stream.send_all(b"POST /api/visitors HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
@@ -92,7 +92,7 @@ async def test_a_body_that_never_comes_does_not_hold_up_the_end(tmp_path: Path) 
 
 @pytest.mark.slow
 async def test_the_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
-    async with started(tmp_path, *FREE, "--storage", "memory://") as server:
+    async with open_server_process(tmp_path, *FREE, "--storage", "memory://") as server:
         await server.read_until("Ctrl-C stops it.")
         async with httpx.AsyncClient(base_url=server.url) as http:
             visit = (await http.post("/api/visitors", json={"source": "lk"})).json()
@@ -153,16 +153,16 @@ def test_a_failed_start_keeps_a_folder_and_a_secret_that_were_there(tmp_path: Pa
 async def test_a_second_server_on_the_same_data_is_one_line_and_status_1_until_the_first_is_killed(
     tmp_path: Path,
 ) -> None:
-    async with started(tmp_path, *FREE) as first:
+    async with open_server_process(tmp_path, *FREE) as first:
         await first.read_until("Ctrl-C stops it.")
-        async with started(tmp_path, *FREE) as second:
-            said = await second.rest_of_stderr()
+        async with open_server_process(tmp_path, *FREE) as second:
+            output = await second.rest_of_stderr()
             assert await second.process.wait() == 1
-        assert "another server uses" in said
-        assert "stop it or choose another --data" in said
-        assert len(said.splitlines()) == 1
+        assert "another server uses" in output
+        assert "stop it or choose another --data" in output
+        assert len(output.splitlines()) == 1
         await first.stop(signal.SIGKILL)
-    async with started(tmp_path, *FREE) as third:
+    async with open_server_process(tmp_path, *FREE) as third:
         await third.read_until("Ctrl-C stops it.")
         assert await third.stop() == 0
 
@@ -196,7 +196,9 @@ def test_bad_settings_are_a_line_each_and_status_2(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_with_a_json_log_every_line_is_json_and_stdout_is_empty(tmp_path: Path) -> None:
-    async with started(tmp_path, *FREE, "--log-format", "json", env={"ACTORCHAT_SOMETHING_ELSE": "x"}) as server:
+    async with open_server_process(
+        tmp_path, *FREE, "--log-format", "json", env={"ACTORCHAT_SOMETHING_ELSE": "x"}
+    ) as server:
         await server.read_log_until("the server listens")
         assert await server.stop() == 0
         lines = [json.loads(line) for line in (await server.rest_of_stderr()).splitlines()]
@@ -242,7 +244,7 @@ async def work_of(code: str) -> float:
 async def test_starting_takes_less_work_than_importing_trio_twelve_times(tmp_path: Path, log_format: str) -> None:
     # Of the processor, not of the clock, and in units of this very moment: test machines are busy and differ.
     unit = min([await work_of("import trio") for _ in range(3)])
-    async with started(tmp_path, *FREE, "--log-format", log_format) as server:
+    async with open_server_process(tmp_path, *FREE, "--log-format", log_format) as server:
         await (server.read_log_until("the server listens") if log_format == "json" else server.read_until("Ctrl-C"))
         spent = psutil.Process(server.process.pid).cpu_times()
         assert spent.user + spent.system < 12 * unit

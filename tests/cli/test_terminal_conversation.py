@@ -13,7 +13,18 @@ from actorchat.client import ApiError, ApiUnreachable, ConnectionEnded, open_roo
 from actorchat.protocol.commands import MarkMessageDelivered, MarkMessageRead, UpdateTyping
 from actorchat.protocol.entities import Chat
 from actorchat.protocol.events import MessageAdded, RefusalCode, TypingUpdated
-from tests.client.peers import CHAT, OPERATOR, VISITOR, NoJitter, Peer, Peers, Script, answer, message, refusal
+from tests.client.scripted_server import (
+    CHAT,
+    OPERATOR,
+    VISITOR,
+    NoJitter,
+    Script,
+    ScriptedServer,
+    ServerSocket,
+    answer,
+    message,
+    refusal,
+)
 
 LEAVE = Left(in_a_hurry=True)
 
@@ -83,7 +94,7 @@ async def converse(
     api: FakeApi | None = None,
     typing: TypingUpdated | None = None,
 ) -> Departure:
-    dial = Peers(nursery, *scripts).dial
+    dial = ScriptedServer(nursery, *scripts).dial
     async with open_room("http://test", CHAT.uuid, token="t", after=-1, random=NoJitter(), dial=dial) as room:
         # The conversation asks of the HTTP side only what the fake answers.
         conversation = Conversation(ui, api or FakeApi(), room, me())  # type: ignore[arg-type]
@@ -92,12 +103,12 @@ async def converse(
         return await conversation.run()
 
 
-async def stay(peer: Peer) -> None:
+async def stay(peer: ServerSocket) -> None:
     await trio.sleep(60)
 
 
 async def test_what_is_typed_is_sent_and_shown_as_stored(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    async def script(peer: Peer) -> None:
+    async def script(peer: ServerSocket) -> None:
         await answer(peer, 0)
         await stay(peer)
 
@@ -107,7 +118,7 @@ async def test_what_is_typed_is_sent_and_shown_as_stored(autojump_clock: MockClo
 
 
 async def test_a_script_that_ends_waits_for_what_it_said(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    async def slow(peer: Peer) -> None:
+    async def slow(peer: ServerSocket) -> None:
         await trio.sleep(30)
         await answer(peer, 0)
         await stay(peer)
@@ -121,7 +132,7 @@ async def test_a_script_that_ends_waits_for_what_it_said(autojump_clock: MockClo
 async def test_a_scripts_command_waits_for_what_was_said_before_it(
     autojump_clock: MockClock, nursery: trio.Nursery, scripted: bool, stored: bool
 ) -> None:
-    async def slow(peer: Peer) -> None:
+    async def slow(peer: ServerSocket) -> None:
         await trio.sleep(30)
         await answer(peer, 0)
         await stay(peer)
@@ -143,7 +154,7 @@ async def test_a_message_is_marked_delivered_at_once_and_read_once_it_was_shown(
 ) -> None:
     heard: list[tuple[object, float]] = []
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ServerSocket) -> None:
         await peer.tell(*(MessageAdded(message(index, user=VISITOR)) for index in range(3)))
         start = trio.current_time()
         while True:
@@ -154,7 +165,7 @@ async def test_a_message_is_marked_delivered_at_once_and_read_once_it_was_shown(
 
 
 async def test_a_refusal_is_shown_beside_the_text(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    async def script(peer: Peer) -> None:
+    async def script(peer: ServerSocket) -> None:
         await peer.tell(refusal(await peer.hear_message(), RefusalCode.CHAT_CLOSED))
         await stay(peer)
 
@@ -167,7 +178,7 @@ async def test_a_refusal_is_shown_beside_the_text(autojump_clock: MockClock, nur
 async def test_a_text_that_was_refused_can_be_typed_again(
     autojump_clock: MockClock, nursery: trio.Nursery, typed: str
 ) -> None:
-    async def script(peer: Peer) -> None:
+    async def script(peer: ServerSocket) -> None:
         await peer.tell(refusal(await peer.hear_message(), RefusalCode.CHAT_CLOSED))
         await stay(peer)
 
@@ -179,12 +190,12 @@ async def test_a_text_that_was_refused_can_be_typed_again(
 async def test_what_was_refused_is_counted_and_quoted_in_short(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    async def script(peer: Peer) -> None:
+    async def script(peer: ServerSocket) -> None:
         await peer.tell(refusal(await peer.hear_message(), RefusalCode.TOO_LONG))
         await stay(peer)
 
     ui = FakeFront(Entered("x" * 5000), Entered("/nonsense"), Entered("/accept"))
-    room = open_room("http://test", CHAT.uuid, token="t", after=-1, dial=Peers(nursery, script).dial)
+    room = open_room("http://test", CHAT.uuid, token="t", after=-1, dial=ScriptedServer(nursery, script).dial)
     async with room as connection:
         # As in `converse`.
         conversation = Conversation(ui, FakeApi(), connection, ChatView(OPERATOR, CHAT))  # type: ignore[arg-type]
@@ -208,7 +219,7 @@ async def test_commands_go_to_the_http_side_and_refusals_are_one_line(
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "output"),
     [
         (ApiUnreachable("down", asked=False), "the note was not sent: down"),
         (ApiUnreachable("slow"), "the note was perhaps not sent: slow"),
@@ -216,18 +227,18 @@ async def test_commands_go_to_the_http_side_and_refusals_are_one_line(
     ],
 )
 async def test_a_note_that_was_not_sent_can_be_typed_again(
-    autojump_clock: MockClock, nursery: trio.Nursery, fault: ApiError | ApiUnreachable, said: str
+    autojump_clock: MockClock, nursery: trio.Nursery, fault: ApiError | ApiUnreachable, output: str
 ) -> None:
     ui = FakeFront(Entered("/note call back"))
     await converse(nursery, ui, stay, api=FakeApi(fault=fault))
-    assert ui.lines[-1] == f"# {said}"
+    assert ui.lines[-1] == f"# {output}"
     assert ui.put_back_lines == ["/note call back"]
 
 
 async def test_typing_is_told_but_commands_are_not(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     heard: list[object] = []
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ServerSocket) -> None:
         while True:
             heard.append(await peer.hear())
 
@@ -252,7 +263,7 @@ async def test_the_visitors_text_comes_from_the_feed(autojump_clock: MockClock, 
 async def test_the_end_of_the_room_is_the_end_of_the_conversation(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    async def signed_out(peer: Peer) -> None:
+    async def signed_out(peer: ServerSocket) -> None:
         await peer.close(4410)
 
     with pytest.raises(ConnectionEnded, match="4410"):
@@ -260,7 +271,7 @@ async def test_the_end_of_the_room_is_the_end_of_the_conversation(
 
 
 async def test_the_connections_state_is_shown(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    async def leave(peer: Peer) -> None:
+    async def leave(peer: ServerSocket) -> None:
         await wait_all_tasks_blocked()
         await peer.close(1012)
 

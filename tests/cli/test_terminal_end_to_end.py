@@ -111,11 +111,11 @@ def test_both_come_back_after_the_server_was_killed_with_nothing_lost_or_doubled
     operator.wait_for("not connected")
     server.start()
 
-    said = [f"message {index} of the {who}" for index in range(8) for who in ("visitor", "operator")]
+    output = [f"message {index} of the {who}" for index in range(8) for who in ("visitor", "operator")]
     for terminal in (visitor, operator):
-        terminal.wait_for(*said, gone="not connected")
+        terminal.wait_for(*output, gone="not connected")
         terminal.wait_until(lambda text: " …" not in text and "✓✓ read" in text)
-        assert [terminal.text.count(each) for each in said] == [1] * len(said)
+        assert [terminal.text.count(each) for each in output] == [1] * len(output)
 
     dialogue = SAID.findall(visitor.text)
     assert dialogue == SAID.findall(operator.text)
@@ -149,8 +149,8 @@ def test_without_a_terminal_lines_are_messages_and_events_are_lines(
     shared_server: ServerProcess, tmp_path: Path
 ) -> None:
     command = [*PROGRAM, "chat", shared_server.url, "--state", str(tmp_path / "visitors.json")]
-    said = "one\n//two\n/close\n/help\n"
-    ended = subprocess.run(command, input=said, capture_output=True, text=True, timeout=30, check=False)
+    output = "one\n//two\n/close\n/help\n"
+    ended = subprocess.run(command, input=output, capture_output=True, text=True, timeout=30, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
     lines = ended.stdout.splitlines()
     assert [line for line in lines if line.startswith("[")][:2] == ["[0] you: one", "[1] you: /two"]
@@ -164,8 +164,8 @@ def test_without_a_terminal_any_text_is_printed_on_a_narrow_encoding(
 ) -> None:
     command = [*PROGRAM, "chat", shared_server.url, "--state", str(tmp_path / "visitors.json")]
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
-    said = "é😀\n".encode() + b"\xe9\n"
-    ended = subprocess.run(command, input=said, capture_output=True, timeout=30, check=False, env=environment)
+    output = "é😀\n".encode() + b"\xe9\n"
+    ended = subprocess.run(command, input=output, capture_output=True, timeout=30, check=False, env=environment)
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert b"[0] you: " + printed in ended.stdout
 
@@ -262,8 +262,8 @@ def test_a_text_that_was_refused_stands_in_the_input_again(small: Terminal) -> N
 
 def visitor_who_wrote(server: ServerProcess, folder: Path, text: str, *more: str) -> None:
     command = [*PROGRAM, "chat", server.url, "--state", str(folder / f"{text}.json")]
-    said = "\n".join((text, *more, ""))
-    subprocess.run(command, input=said, capture_output=True, text=True, timeout=30, check=True)
+    output = "\n".join((text, *more, ""))
+    subprocess.run(command, input=output, capture_output=True, text=True, timeout=30, check=True)
 
 
 def test_the_list_marks_what_was_unread_before_and_previews_it_and_closed_chats_can_be_listed(
@@ -343,8 +343,8 @@ def test_a_script_lists_closed_chats_with_their_last_words(server: ServerProcess
 
 def test_a_script_whose_message_is_refused_fails(shared_server: ServerProcess, tmp_path: Path) -> None:
     command = [*PROGRAM, "chat", shared_server.url, "--state", str(tmp_path / "visitors.json")]
-    said = f"fine\n{'x' * 5000}\n"
-    ended = subprocess.run(command, input=said, capture_output=True, text=True, timeout=30, check=False)
+    output = f"fine\n{'x' * 5000}\n"
+    ended = subprocess.run(command, input=output, capture_output=True, text=True, timeout=30, check=False)
     assert (ended.returncode, ended.stderr) == (1, "actorchat: a line came to nothing\n")
     assert "[0] you: fine" in ended.stdout
     assert max(map(len, ended.stdout.splitlines())) < 200

@@ -41,7 +41,7 @@ from actorchat.protocol.events import (
 )
 from tests.chat.people import OLGA, PETR
 from tests.chat.people import chat as stored_chat
-from tests.client.peers import CHAT, OPERATOR, VISITOR, message
+from tests.client.scripted_server import CHAT, OPERATOR, VISITOR, message
 
 VISITORS_VIEW = ChatView(VISITOR, CHAT, connection=ConnectionState.LIVE)
 OPERATORS_VIEW = ChatView(OPERATOR, CHAT, connection=ConnectionState.LIVE)
@@ -336,8 +336,8 @@ def test_what_was_said_before_the_list_was_opened_is_shown_with_what_is_unread()
     assert view.next_unknown(()) == view.rows[OTHER_CHAT.uuid]
     assert view.next_unknown({OTHER_CHAT.uuid}) == view.rows[CHAT.uuid]
     note = attrs.evolve(message(4, "hm"), type=MessageType.SYSTEM)
-    said = (read(0), message(1, "first", user=VISITOR), message(2, "second", user=VISITOR), message(3, "yes"), note)
-    view = view.with_history(CHAT.uuid, said, has_more=True)
+    output = (read(0), message(1, "first", user=VISITOR), message(2, "second", user=VISITOR), message(3, "yes"), note)
+    view = view.with_history(CHAT.uuid, output, has_more=True)
     view = view.with_history(OTHER_CHAT.uuid, [message(7, "help", user=VISITOR)], has_more=True)
     assert rows(view) == [
         "2  new     visitor 0497  1+ unread  help",
@@ -443,17 +443,17 @@ def test_nothing_from_elsewhere_reaches_the_screen_uncleaned() -> None:
     attachment = Attachment(
         UUID(int=3), AttachmentType.FILE, f"https://x/{HOSTILE}", "", f"in{HOSTILE}voice.pdf", "pdf", 1
     )
-    said = attrs.evolve(message(0, HOSTILE, user=visitor), chat=chat, attachments=(attachment,))
+    output = attrs.evolve(message(0, HOSTILE, user=visitor), chat=chat, attachments=(attachment,))
     view = after(
         attrs.evolve(OPERATORS_VIEW, chat=chat, elsewhere=HOSTILE),
         UserConnected(visitor),
-        MessageAdded(said),
-        MessageAdded(attrs.evolve(said, id=7, text="", message_index=1)),
+        MessageAdded(output),
+        MessageAdded(attrs.evolve(output, id=7, text="", message_index=1)),
         TypingUpdated(HOSTILE, False, chat.uuid, visitor),
         ErrorEvent(f"x{HOSTILE}", HOSTILE, ""),
     )
     view = view.sent(Delivery("c1", HOSTILE, ())).failed(NotAdded(f"odd{HOSTILE}", HOSTILE, text="", client_id="c1"))
-    list_view = chat_list(chat).after(MessageAdded(said)).noticed(HOSTILE)
+    list_view = chat_list(chat).after(MessageAdded(output)).noticed(HOSTILE)
     lines = [
         *drawing.chat_lines(view),
         *drawing.status_lines(view),

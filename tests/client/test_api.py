@@ -9,7 +9,7 @@ import trio
 
 from actorchat.client import ApiError, ApiUnreachable, HistoryPage, Visit, open_api
 from actorchat.protocol.codec import encode_entity
-from tests.client.peers import CHAT, VISITOR, message
+from tests.client.scripted_server import CHAT, VISITOR, message
 
 Respond = Callable[[h11.Request, bytes], tuple[int, bytes]]
 

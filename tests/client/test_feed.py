@@ -13,7 +13,7 @@ from actorchat.client import (
     open_feed,
 )
 from actorchat.protocol.events import ChatUpdated, GlobalUpdated
-from tests.client.peers import CHAT, NoJitter, Peer, Peers
+from tests.client.scripted_server import CHAT, NoJitter, ScriptedServer, ServerSocket
 
 
 async def read(feed: FeedConnection, count: int) -> list[FeedItem]:
@@ -29,16 +29,16 @@ def fault(status: int, detail: str) -> bytes:
 
 
 async def test_every_socket_begins_with_a_snapshot(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    async def first(peer: Peer) -> None:
+    async def first(peer: ServerSocket) -> None:
         await peer.tell(GlobalUpdated(1), ChatUpdated(CHAT))
         await peer.close(1012)
 
-    async def second(peer: Peer) -> None:
+    async def second(peer: ServerSocket) -> None:
         await peer.tell(GlobalUpdated(2))
         await trio.sleep(60)
 
-    peers = Peers(nursery, first, 503, second)
-    feed = open_feed("ws://test/", token="t", sources=["lk", "shop"], random=NoJitter(), dial=peers.dial)
+    server = ScriptedServer(nursery, first, 503, second)
+    feed = open_feed("ws://test/", token="t", sources=["lk", "shop"], random=NoJitter(), dial=server.dial)
     async with feed as connection:
         assert await read(connection, 5) == [
             SnapshotBegins(),
@@ -47,11 +47,11 @@ async def test_every_socket_begins_with_a_snapshot(autojump_clock: MockClock, nu
             SnapshotBegins(),
             GlobalUpdated(2),
         ]
-    assert peers.resources == ["/ws/operators?source=lk&source=shop"] * 3
+    assert server.resources == ["/ws/operators?source=lk&source=shop"] * 3
 
 
 async def test_a_feed_that_is_not_ones_own_is_a_typed_error(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    async with open_feed("ws://test", token="t", dial=Peers(nursery, 403).dial) as feed:
+    async with open_feed("ws://test", token="t", dial=ScriptedServer(nursery, 403).dial) as feed:
         with pytest.raises(NotAllowed):
             await anext(feed)
 
@@ -67,7 +67,7 @@ async def test_a_feed_that_is_not_ones_own_is_a_typed_error(autojump_clock: Mock
 async def test_a_refused_feed_names_the_fault_that_the_server_names(
     autojump_clock: MockClock, nursery: trio.Nursery, answer: bytes, said: str
 ) -> None:
-    async with open_feed("ws://test", token="t", dial=Peers(nursery, answer).dial) as feed:
+    async with open_feed("ws://test", token="t", dial=ScriptedServer(nursery, answer).dial) as feed:
         with pytest.raises(NoSuchChat) as refused:
             await anext(feed)
     assert str(refused.value) == said
@@ -76,17 +76,17 @@ async def test_a_refused_feed_names_the_fault_that_the_server_names(
 async def test_what_came_before_the_end_is_read_before_its_error(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    async def script(peer: Peer) -> None:
+    async def script(peer: ServerSocket) -> None:
         await peer.tell(GlobalUpdated(1))
         await peer.close(1000)
 
-    async with open_feed("ws://test", token="t", dial=Peers(nursery, script).dial) as feed:
+    async with open_feed("ws://test", token="t", dial=ScriptedServer(nursery, script).dial) as feed:
         assert await read(feed, 2) == [SnapshotBegins(), GlobalUpdated(1)]
         with pytest.raises(ConnectionEnded):
             await anext(feed)
 
 
 async def test_closing_stops_the_iteration(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    async with open_feed("ws://test", token="t", dial=Peers(nursery, None).dial) as feed:
+    async with open_feed("ws://test", token="t", dial=ScriptedServer(nursery, None).dial) as feed:
         await feed.aclose()
         assert [item async for item in feed] == []

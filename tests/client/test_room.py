@@ -31,14 +31,14 @@ from actorchat.protocol.events import (
     UserConnected,
     UserDisconnected,
 )
-from tests.client.peers import (
+from tests.client.scripted_server import (
     CHAT,
     OPERATOR,
     VISITOR,
     NoJitter,
-    Peer,
-    Peers,
     Script,
+    ScriptedServer,
+    ServerSocket,
     answer,
     message,
     presence,
@@ -47,7 +47,7 @@ from tests.client.peers import (
 
 
 def opened(
-    peers: Peers, *, after: int | None = None, outbox: int = 256, inbox: int = 256
+    server: ScriptedServer, *, after: int | None = None, outbox: int = 256, inbox: int = 256
 ) -> AbstractAsyncContextManager[RoomConnection]:
     return open_room(
         "http://test",
@@ -57,16 +57,16 @@ def opened(
         outbox=outbox,
         inbox=inbox,
         random=NoJitter(),
-        dial=peers.dial,
+        dial=server.dial,
     )
 
 
-async def stay(peer: Peer) -> None:
+async def stay(peer: ServerSocket) -> None:
     await trio.sleep(60)
 
 
 def close_with(code: int) -> Script:
-    async def script(peer: Peer) -> None:
+    async def script(peer: ServerSocket) -> None:
         await peer.close(code)
 
     return script
@@ -85,33 +85,33 @@ async def indexes(room: RoomConnection, count: int) -> list[int]:
 async def test_a_socket_asks_for_the_extended_profile_with_its_token(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    peers = Peers(nursery, stay)
-    async with opened(peers, after=4) as room:
+    server = ScriptedServer(nursery, stay)
+    async with opened(server, after=4) as room:
         await room.wait_live()
         assert room.state == "live"
-    assert peers.resources == [f"/ws/chats/{CHAT.uuid}?after=4"]
-    assert peers.headers[0][b"authorization"] == b"Bearer t"
+    assert server.resources == [f"/ws/chats/{CHAT.uuid}?after=4"]
+    assert server.headers[0][b"authorization"] == b"Bearer t"
     assert room.state == "closed"
 
 
 async def test_events_come_once_and_in_order_over_a_lost_socket(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    async def first(peer: Peer) -> None:
+    async def first(peer: ServerSocket) -> None:
         await peer.end_replay()
         await peer.tell(*(MessageAdded(message(index)) for index in range(3)))
         await peer.drop()
 
-    async def second(peer: Peer) -> None:
+    async def second(peer: ServerSocket) -> None:
         await peer.tell(*(MessageAdded(message(index)) for index in (2, 3)))
         await peer.end_replay(3)
         await peer.tell(MessageAdded(message(4)))
         await stay(peer)
 
-    peers = Peers(nursery, first, second)
-    async with opened(peers, after=-1) as room:
+    server = ScriptedServer(nursery, first, second)
+    async with opened(server, after=-1) as room:
         assert await indexes(room, 5) == [0, 1, 2, 3, 4]
-    assert [resource.partition("?")[2] for resource in peers.resources] == ["after=-1", "after=2"]
+    assert [resource.partition("?")[2] for resource in server.resources] == ["after=-1", "after=2"]
 
 
 async def test_a_message_whose_answer_is_lost_is_sent_again_under_the_same_name(
@@ -119,16 +119,16 @@ async def test_a_message_whose_answer_is_lost_is_sent_again_under_the_same_name(
 ) -> None:
     names = []
 
-    async def first(peer: Peer) -> None:
+    async def first(peer: ServerSocket) -> None:
         names.append((await peer.hear_message()).client_id)
         await peer.drop()
 
-    async def second(peer: Peer) -> None:
+    async def second(peer: ServerSocket) -> None:
         await peer.end_replay()
         names.append((await answer(peer, 0)).client_id)
         await stay(peer)
 
-    async with opened(Peers(nursery, first, second)) as room:
+    async with opened(ScriptedServer(nursery, first, second)) as room:
         delivery = await room.send("hello")
         stored = await delivery.wait()
     assert names == [delivery.client_id] * 2
@@ -139,82 +139,82 @@ async def test_an_answer_that_overtakes_a_hole_makes_the_room_resume_from_before
     autojump_clock: MockClock,
     nursery: trio.Nursery,
 ) -> None:
-    async def first(peer: Peer) -> None:
+    async def first(peer: ServerSocket) -> None:
         await peer.end_replay()
         await peer.tell(MessageAdded(message(0)))
         await peer.hear()
         await peer.drop()
 
-    async def second(peer: Peer) -> None:
+    async def second(peer: ServerSocket) -> None:
         await peer.end_replay(0)
         await answer(peer, 3)
         await stay(peer)
 
-    async def third(peer: Peer) -> None:
+    async def third(peer: ServerSocket) -> None:
         await peer.tell(*(MessageAdded(message(index)) for index in (1, 2, 3)))
         await peer.end_replay(3)
         await stay(peer)
 
-    peers = Peers(nursery, first, second, third)
-    async with opened(peers, after=-1) as room:
+    server = ScriptedServer(nursery, first, second, third)
+    async with opened(server, after=-1) as room:
         delivery = await room.send("mine")
         assert await indexes(room, 4) == [0, 1, 2, 3]
         assert (await delivery.wait()).message_index == 3
-    assert peers.resources[2].endswith("after=0")
-    assert peers.dialled_at[2] == peers.dialled_at[1]
+    assert server.resources[2].endswith("after=0")
+    assert server.dialled_at[2] == server.dialled_at[1]
 
 
 async def test_an_answer_to_a_key_of_an_earlier_program_hides_nothing_that_comes_later(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    async def first(peer: Peer) -> None:
+    async def first(peer: ServerSocket) -> None:
         await peer.end_replay()
         await answer(peer, 3)
         await peer.tell(*(MessageAdded(message(index)) for index in (1, 2)))
         await stay(peer)
 
-    async def second(peer: Peer) -> None:
+    async def second(peer: ServerSocket) -> None:
         await peer.tell(*(MessageAdded(message(index)) for index in (1, 2, 3)))
         await peer.end_replay(3)
         await stay(peer)
 
-    peers = Peers(nursery, first, second)
-    async with opened(peers, after=0) as room:
+    server = ScriptedServer(nursery, first, second)
+    async with opened(server, after=0) as room:
         delivery = await room.send("mine", client_id="of an earlier program")
         assert await indexes(room, 3) == [1, 2, 3]
         assert (await delivery.wait()).message_index == 3
-    assert peers.resources[1].endswith("after=0")
+    assert server.resources[1].endswith("after=0")
 
 
 async def test_a_room_without_a_beginning_does_not_begin_with_an_answer_out_of_order(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    async def first(peer: Peer) -> None:
+    async def first(peer: ServerSocket) -> None:
         await answer(peer, 3)
         await stay(peer)
 
-    async def second(peer: Peer) -> None:
+    async def second(peer: ServerSocket) -> None:
         await peer.tell(*(MessageAdded(message(index)) for index in range(5)))
         await peer.end_replay(4)
         await stay(peer)
 
-    peers = Peers(nursery, first, second)
-    async with opened(peers) as room:
+    server = ScriptedServer(nursery, first, second)
+    async with opened(server) as room:
         await room.send("mine", client_id="of an earlier program")
         assert await indexes(room, 5) == [0, 1, 2, 3, 4]
-    assert peers.resources[1].endswith("after=-1")
+    assert server.resources[1].endswith("after=-1")
 
 
 async def test_a_replayed_message_under_the_same_key_with_another_text_settles_nothing(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    async def script(peer: Peer) -> None:
+    async def script(peer: ServerSocket) -> None:
         await peer.tell(MessageAdded(message(0, "old", user=VISITOR), "k"))
         await peer.end_replay(0)
         await peer.tell(refusal(await peer.hear_message(), RefusalCode.CONFLICT))
         await stay(peer)
 
-    async with opened(Peers(nursery, script), after=-1) as room:
+    async with opened(ScriptedServer(nursery, script), after=-1) as room:
         delivery = await room.send("new", client_id="k")
         with pytest.raises(NotAdded, match="conflict"):
             await delivery.wait()
@@ -226,11 +226,11 @@ async def test_a_message_in_doubt_leaves_only_after_the_replay(
 ) -> None:
     order: list[str] = []
 
-    async def first(peer: Peer) -> None:
+    async def first(peer: ServerSocket) -> None:
         await peer.hear()
         await peer.drop()
 
-    async def second(peer: Peer) -> None:
+    async def second(peer: ServerSocket) -> None:
         with trio.move_on_after(5):
             await peer.hear()
             order.append("sent")
@@ -240,18 +240,18 @@ async def test_a_message_in_doubt_leaves_only_after_the_replay(
         order.append("answered")
         await stay(peer)
 
-    async with opened(Peers(nursery, first, second)) as room:
+    async with opened(ScriptedServer(nursery, first, second)) as room:
         await (await room.send("hello")).wait()
     assert order == ["replayed", "answered"]
 
 
 async def test_a_refusal_fails_that_message_alone(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    async def script(peer: Peer) -> None:
+    async def script(peer: ServerSocket) -> None:
         await peer.tell(refusal(await peer.hear_message(), RefusalCode.TOO_LONG))
         await answer(peer, 0)
         await stay(peer)
 
-    async with opened(Peers(nursery, script)) as room:
+    async with opened(ScriptedServer(nursery, script)) as room:
         first, second = await room.send("one"), await room.send("two")
         with pytest.raises(NotAdded, match="too_long") as refused:
             await first.wait()
@@ -264,7 +264,7 @@ async def test_a_retryable_refusal_is_tried_again_and_never_overtaken(
 ) -> None:
     heard: list[tuple[str, float]] = []
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ServerSocket) -> None:
         for retry_after in (3.0, 2.0):
             command = await peer.hear_message()
             heard.append((command.text, trio.current_time()))
@@ -273,7 +273,7 @@ async def test_a_retryable_refusal_is_tried_again_and_never_overtaken(
         await stay(peer)
 
     start = trio.current_time()
-    async with opened(Peers(nursery, script)) as room:
+    async with opened(ScriptedServer(nursery, script)) as room:
         deliveries = [await room.send(text) for text in ("one", "two")]
         assert [(await delivery.wait()).message_index for delivery in deliveries] == [0, 1]
     assert [text for text, _ in heard] == ["one", "one", "one", "two"]
@@ -283,12 +283,12 @@ async def test_a_retryable_refusal_is_tried_again_and_never_overtaken(
 async def test_send_waits_while_the_outbox_is_full(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     go = trio.Event()
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ServerSocket) -> None:
         await go.wait()
         await answer(peer, 0)
         await stay(peer)
 
-    async with opened(Peers(nursery, script), outbox=2) as room:
+    async with opened(ScriptedServer(nursery, script), outbox=2) as room:
         await room.send("one")
         await room.send("two")
         with trio.move_on_after(5) as waiting:
@@ -302,14 +302,14 @@ async def test_send_waits_while_the_outbox_is_full(autojump_clock: MockClock, nu
 async def test_a_passing_close_brings_the_room_back(
     autojump_clock: MockClock, nursery: trio.Nursery, code: int
 ) -> None:
-    async def leave(peer: Peer) -> None:
+    async def leave(peer: ServerSocket) -> None:
         await (peer.drop() if code == 1006 else peer.close(code))
 
-    async def back(peer: Peer) -> None:
+    async def back(peer: ServerSocket) -> None:
         await peer.tell(MessageAdded(message(0)))
         await stay(peer)
 
-    async with opened(Peers(nursery, leave, back), after=-1) as room:
+    async with opened(ScriptedServer(nursery, leave, back), after=-1) as room:
         assert await indexes(room, 1) == [0]
 
 
@@ -317,7 +317,7 @@ async def test_a_passing_close_brings_the_room_back(
 async def test_a_passing_http_status_brings_the_room_back(
     autojump_clock: MockClock, nursery: trio.Nursery, refusal_status: int
 ) -> None:
-    async with opened(Peers(nursery, refusal_status, None, stay)) as room:
+    async with opened(ScriptedServer(nursery, refusal_status, None, stay)) as room:
         await room.wait_live()
 
 
@@ -340,7 +340,7 @@ async def test_a_passing_http_status_brings_the_room_back(
 async def test_a_final_end_is_a_typed_error(
     autojump_clock: MockClock, nursery: trio.Nursery, end: int, error: type[ConnectionEnded]
 ) -> None:
-    async with opened(Peers(nursery, end)) as room:
+    async with opened(ScriptedServer(nursery, end)) as room:
         delivery = await room.send("hello")
         with pytest.raises(error):
             await anext(room)
@@ -358,10 +358,10 @@ async def test_a_final_end_is_a_typed_error(
 async def test_what_is_no_websocket_is_tried_again(
     autojump_clock: MockClock, nursery: trio.Nursery, garbage: bytes
 ) -> None:
-    peers = Peers(nursery, garbage, stay)
-    async with opened(peers) as room:
+    server = ScriptedServer(nursery, garbage, stay)
+    async with opened(server) as room:
         await room.wait_live()
-    assert peers.dialled_at[1] - peers.dialled_at[0] == pytest.approx(0.5)
+    assert server.dialled_at[1] - server.dialled_at[0] == pytest.approx(0.5)
 
 
 async def test_a_server_that_never_answers_is_given_up_after_ten_seconds(
@@ -370,9 +370,9 @@ async def test_a_server_that_never_answers_is_given_up_after_ten_seconds(
     async def mute(host: str, port: int, tls: object) -> trio.abc.Stream:
         if trio.current_time() - start < 5:
             return memory_stream_pair()[0]
-        return await peers.dial(host, port, None)
+        return await server.dial(host, port, None)
 
-    peers = Peers(nursery, stay)
+    server = ScriptedServer(nursery, stay)
     start = trio.current_time()
     async with open_room("http://test", CHAT.uuid, token="t", random=NoJitter(), dial=mute) as room:
         await room.wait_live()
@@ -382,22 +382,22 @@ async def test_a_server_that_never_answers_is_given_up_after_ten_seconds(
 async def test_a_silent_server_is_left_and_the_room_comes_back(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    async def hang(peer: Peer) -> None:
+    async def hang(peer: ServerSocket) -> None:
         await trio.sleep_forever()
 
-    peers = Peers(nursery, hang, stay)
-    async with opened(peers) as room:
+    server = ScriptedServer(nursery, hang, stay)
+    async with opened(server) as room:
         await room.wait_live()
         await room.wait_state_change(ConnectionState.LIVE)
         await room.wait_live()
-    assert peers.dialled_at[1] - peers.dialled_at[0] == pytest.approx(76.5, abs=1.1)
+    assert server.dialled_at[1] - server.dialled_at[0] == pytest.approx(76.5, abs=1.1)
 
 
 async def test_failures_back_off_to_thirty_seconds(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    peers = Peers(nursery, *[None] * 9, stay)
-    async with opened(peers) as room:
+    server = ScriptedServer(nursery, *[None] * 9, stay)
+    async with opened(server) as room:
         await room.wait_live()
-    gaps = [later - earlier for earlier, later in zip(peers.dialled_at, peers.dialled_at[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in zip(server.dialled_at, server.dialled_at[1:], strict=False)]
     assert gaps == pytest.approx([0.5, 1, 2, 4, 8, 16, 30, 30, 30])
 
 
@@ -405,15 +405,15 @@ async def test_failures_back_off_to_thirty_seconds(autojump_clock: MockClock, nu
 async def test_a_message_that_breaks_the_socket_is_refused_and_not_sent_again(
     autojump_clock: MockClock, nursery: trio.Nursery, code: int
 ) -> None:
-    async def broken(peer: Peer) -> None:
+    async def broken(peer: ServerSocket) -> None:
         await peer.hear()
         await peer.close(code)
 
-    async def back(peer: Peer) -> None:
+    async def back(peer: ServerSocket) -> None:
         assert (await answer(peer, 0)).text == "good"
         await stay(peer)
 
-    async with opened(Peers(nursery, broken, back)) as room:
+    async with opened(ScriptedServer(nursery, broken, back)) as room:
         bad, good = await room.send("bad"), await room.send("good")
         with pytest.raises(NotAdded, match=str(code)):
             await bad.wait()
@@ -423,7 +423,7 @@ async def test_a_message_that_breaks_the_socket_is_refused_and_not_sent_again(
 async def test_a_frame_error_that_no_frame_of_ours_caused_is_final(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    async with opened(Peers(nursery, close_with(1008))) as room:
+    async with opened(ScriptedServer(nursery, close_with(1008))) as room:
         with pytest.raises(ConnectionEnded, match="1008"):
             await anext(room)
 
@@ -431,7 +431,7 @@ async def test_a_frame_error_that_no_frame_of_ours_caused_is_final(
 async def test_a_message_over_the_size_of_a_frame_is_refused_before_it_leaves(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    async with opened(Peers(nursery, stay)) as room:
+    async with opened(ScriptedServer(nursery, stay)) as room:
         with pytest.raises(NotAdded, match="too_long"):
             await (await room.send("x" * 65_536)).wait()
 
@@ -439,15 +439,15 @@ async def test_a_message_over_the_size_of_a_frame_is_refused_before_it_leaves(
 async def test_only_the_highest_mark_of_an_absence_is_told(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     heard: list[object] = []
 
-    async def first(peer: Peer) -> None:
+    async def first(peer: ServerSocket) -> None:
         await peer.tell(*(MessageAdded(message(index)) for index in range(4)))
         await peer.drop()
 
-    async def second(peer: Peer) -> None:
+    async def second(peer: ServerSocket) -> None:
         heard.extend([await peer.hear() for _ in range(3)])
         await stay(peer)
 
-    async with opened(Peers(nursery, first, None, second), after=-1) as room:
+    async with opened(ScriptedServer(nursery, first, None, second), after=-1) as room:
         await indexes(room, 4)
         await room.wait_state_change(ConnectionState.LIVE)
         for index in (0, 3, 1):
@@ -463,11 +463,11 @@ async def test_only_the_highest_mark_of_an_absence_is_told(autojump_clock: MockC
 async def test_marks_are_told_again_after_a_lost_socket(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     heard: list[object] = []
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ServerSocket) -> None:
         heard.append(await peer.hear())
         await peer.drop()
 
-    async with opened(Peers(nursery, script, script, stay)) as room:
+    async with opened(ScriptedServer(nursery, script, script, stay)) as room:
         room.mark_read(5)
         await trio.sleep(20)
     assert heard == [MarkMessageRead(5), MarkMessageRead(5)]
@@ -480,11 +480,11 @@ async def test_a_mark_that_the_server_can_not_take_now_is_told_again(
     heard: list[object] = []
     heard_at: list[float] = []
 
-    async def hear(peer: Peer) -> None:
+    async def hear(peer: ServerSocket) -> None:
         heard.append(await peer.hear())
         heard_at.append(trio.current_time())
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ServerSocket) -> None:
         for _ in range(3):
             await hear(peer)
             await peer.tell(ErrorEvent(code, "", "data.message_id"))
@@ -492,7 +492,7 @@ async def test_a_mark_that_the_server_can_not_take_now_is_told_again(
         await peer.tell(ErrorEvent("message_not_found", "", "data.message_id"))
         await stay(peer)
 
-    async with opened(Peers(nursery, script)) as room:
+    async with opened(ScriptedServer(nursery, script)) as room:
         room.mark_read(5)
         # The reader hears of what it can do something about only.
         assert (await anext(room)) == ErrorEvent("message_not_found", "", "data.message_id")
@@ -504,7 +504,7 @@ async def test_a_mark_that_the_server_can_not_take_now_is_told_again(
 async def test_marks_that_were_refused_leave_one_at_a_time(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     heard: dict[object, float] = {}
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ServerSocket) -> None:
         for _ in range(2):
             await peer.hear()
         await peer.tell(ErrorEvent("overloaded", "", "data.message_id"))
@@ -513,7 +513,7 @@ async def test_marks_that_were_refused_leave_one_at_a_time(autojump_clock: MockC
             heard[mark] = trio.current_time()
         await stay(peer)
 
-    async with opened(Peers(nursery, script)) as room:
+    async with opened(ScriptedServer(nursery, script)) as room:
         room.mark_delivered(6)
         room.mark_read(5)
         await trio.sleep(20)
@@ -525,14 +525,14 @@ async def test_another_history_makes_the_room_forget_what_it_had_and_its_marks(
 ) -> None:
     heard: list[object] = []
 
-    async def first(peer: Peer) -> None:
+    async def first(peer: ServerSocket) -> None:
         await presence(peer, VISITOR, OPERATOR)
         await peer.tell(*(MessageAdded(message(index, f"old {index}")) for index in range(5)))
         await peer.end_replay(4)
         assert await peer.hear() == MarkMessageRead(1004)
         await peer.drop()
 
-    async def second(peer: Peer) -> None:
+    async def second(peer: ServerSocket) -> None:
         await peer.tell(ResyncRequired(CHAT.uuid, 2))
         await presence(peer, VISITOR)
         await peer.tell(*(MessageAdded(message(index, f"new {index}")) for index in range(3)))
@@ -541,8 +541,8 @@ async def test_another_history_makes_the_room_forget_what_it_had_and_its_marks(
         heard.append(await peer.hear())
         await peer.drop()
 
-    peers = Peers(nursery, first, second, stay)
-    async with opened(peers, after=-1) as room:
+    server = ScriptedServer(nursery, first, second, stay)
+    async with opened(server, after=-1) as room:
         assert await indexes(room, 5) == [0, 1, 2, 3, 4]
         room.mark_read(1004)
         events: list[Event] = []
@@ -560,18 +560,18 @@ async def test_another_history_makes_the_room_forget_what_it_had_and_its_marks(
         await trio.sleep(20)
         assert room.last_index == 3
     assert heard == [MarkMessageDelivered(1003)]
-    assert peers.resources[2].endswith("after=3")
+    assert server.resources[2].endswith("after=3")
 
 
 async def test_while_marks_wait_messages_leave(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    async def script(peer: Peer) -> None:
+    async def script(peer: ServerSocket) -> None:
         await peer.hear()
         await peer.tell(ErrorEvent("overloaded", "", "data.message_id"))
         await answer(peer, 0)
         assert await peer.hear() == MarkMessageDelivered(5)
         await stay(peer)
 
-    async with opened(Peers(nursery, script)) as room:
+    async with opened(ScriptedServer(nursery, script)) as room:
         room.mark_delivered(5)
         await trio.sleep(0.1)
         await (await room.send("hello")).wait()
@@ -584,12 +584,12 @@ async def test_typing_leaves_four_times_a_second_with_the_latest_text(
 ) -> None:
     heard: list[tuple[float, object]] = []
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ServerSocket) -> None:
         while True:
             heard.append((trio.current_time() - start, await peer.hear()))
 
     start = trio.current_time()
-    async with opened(Peers(nursery, script)) as room:
+    async with opened(ScriptedServer(nursery, script)) as room:
         for text in ("h", "he", "hel", "hell", "hello"):
             room.update_typing(text)
             await trio.sleep(0.09)
@@ -607,14 +607,14 @@ async def test_a_slow_reader_holds_the_socket_and_loses_nothing(
 ) -> None:
     told = 0
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ServerSocket) -> None:
         nonlocal told
         for index in range(50):
             await peer.tell(MessageAdded(message(index)))
             told = index + 1
         await stay(peer)
 
-    async with opened(Peers(nursery, script), after=-1, inbox=2) as room:
+    async with opened(ScriptedServer(nursery, script), after=-1, inbox=2) as room:
         await room.wait_live()
         await trio.sleep(5)
         assert await indexes(room, 50) == list(range(50))
@@ -624,17 +624,17 @@ async def test_a_slow_reader_holds_the_socket_and_loses_nothing(
 async def test_an_event_held_back_by_a_full_inbox_survives_the_loss_of_its_socket(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    async def first(peer: Peer) -> None:
+    async def first(peer: ServerSocket) -> None:
         await peer.tell(*(MessageAdded(message(index)) for index in range(3)))
         await trio.sleep(1)
         await peer.drop()
 
-    async def second(peer: Peer) -> None:
+    async def second(peer: ServerSocket) -> None:
         after = int(peer.resource.partition("=")[2])
         await peer.tell(*(MessageAdded(message(index)) for index in range(after + 1, 6)))
         await stay(peer)
 
-    async with opened(Peers(nursery, first, second), after=-1, inbox=1) as room:
+    async with opened(ScriptedServer(nursery, first, second), after=-1, inbox=1) as room:
         await room.wait_live()
         await trio.sleep(0.5)
         await room.send("wakes the writer, which finds the socket gone")
@@ -645,20 +645,20 @@ async def test_an_event_held_back_by_a_full_inbox_survives_the_loss_of_its_socke
 async def test_who_left_unseen_is_reported_gone_and_who_stayed_is_not_repeated(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    async def first(peer: Peer) -> None:
+    async def first(peer: ServerSocket) -> None:
         await presence(peer, VISITOR, OPERATOR)
         await peer.end_replay()
         await peer.tell(TypingUpdated("", False, CHAT.uuid, OPERATOR))
         await peer.drop()
 
-    async def second(peer: Peer) -> None:
+    async def second(peer: ServerSocket) -> None:
         await presence(peer, VISITOR)
         await peer.end_replay()
         await peer.tell(MessageAdded(message(0)))
         await stay(peer)
 
     seen: list[Event] = []
-    async with opened(Peers(nursery, first, second), after=-1) as room:
+    async with opened(ScriptedServer(nursery, first, second), after=-1) as room:
         async for event in room:
             seen.append(event)
             if isinstance(event, MessageAdded):
@@ -674,35 +674,35 @@ async def test_who_left_unseen_is_reported_gone_and_who_stayed_is_not_repeated(
 
 
 async def test_a_frame_that_is_no_event_makes_the_room_resume(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    async def first(peer: Peer) -> None:
+    async def first(peer: ServerSocket) -> None:
         await peer.socket.send_message('{"type": "message_added", "data": {}}')
         await stay(peer)
 
-    async def second(peer: Peer) -> None:
+    async def second(peer: ServerSocket) -> None:
         await peer.socket.send_message('{"type": "from_the_future", "data": {}}')
         await peer.tell(MessageAdded(message(0)))
         await stay(peer)
 
-    async with opened(Peers(nursery, first, second), after=-1) as room:
+    async with opened(ScriptedServer(nursery, first, second), after=-1) as room:
         assert await indexes(room, 1) == [0]
 
 
 async def test_half_a_frame_and_then_nothing_is_a_lost_socket(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    async def first(peer: Peer) -> None:
+    async def first(peer: ServerSocket) -> None:
         await peer.stream.send_all(b"\x81\x7e\x10\x00{")
         await peer.drop()
 
-    async def second(peer: Peer) -> None:
+    async def second(peer: ServerSocket) -> None:
         await peer.tell(MessageAdded(message(0)))
         await stay(peer)
 
-    async with opened(Peers(nursery, first, second), after=-1) as room:
+    async with opened(ScriptedServer(nursery, first, second), after=-1) as room:
         assert await indexes(room, 1) == [0]
 
 
 async def test_what_the_block_raises_comes_out_as_it_is(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     async def fail() -> None:
-        async with opened(Peers(nursery, stay)) as room:
+        async with opened(ScriptedServer(nursery, stay)) as room:
             await room.wait_live()
             raise KeyError("mine")
 
@@ -714,7 +714,7 @@ async def test_closing_stops_the_iteration_and_leaves_what_was_on_its_way_undeli
     autojump_clock: MockClock,
     nursery: trio.Nursery,
 ) -> None:
-    async with opened(Peers(nursery, stay)) as room:
+    async with opened(ScriptedServer(nursery, stay)) as room:
         delivery = await room.send("hello")
         await room.aclose()
         await room.aclose()
@@ -728,13 +728,13 @@ async def test_closing_stops_the_iteration_and_leaves_what_was_on_its_way_undeli
 async def test_cancelling_the_block_passes_and_leaves_a_deaf_server_after_a_second(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    async def deaf(peer: Peer) -> None:
+    async def deaf(peer: ServerSocket) -> None:
         await peer.deafen()
         await trio.sleep_forever()
 
     start = trio.current_time()
     with trio.move_on_after(3) as scope:
-        async with opened(Peers(nursery, deaf)) as room:
+        async with opened(ScriptedServer(nursery, deaf)) as room:
             async for _ in room:
                 pass
     assert scope.cancelled_caught
@@ -745,7 +745,7 @@ async def test_leaving_at_any_step_of_connecting_leaves_nothing(autojump_clock: 
     # Which task runs first is random, so every step is tried often.
     for steps in [*range(8)] * 40:
         async with trio.open_nursery() as nursery:
-            async with opened(Peers(nursery, stay)):
+            async with opened(ScriptedServer(nursery, stay)):
                 for _ in range(steps):
                     await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
@@ -754,26 +754,26 @@ async def test_leaving_at_any_step_of_connecting_leaves_nothing(autojump_clock: 
 async def test_a_refusal_without_a_name_is_of_the_message_in_flight(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    async def script(peer: Peer) -> None:
+    async def script(peer: ServerSocket) -> None:
         command = attrs.evolve(await peer.hear_message(), client_id=None)
         await peer.tell(refusal(command, RefusalCode.MALFORMED))
         await stay(peer)
 
-    async with opened(Peers(nursery, script)) as room:
+    async with opened(ScriptedServer(nursery, script)) as room:
         with pytest.raises(NotAdded, match="malformed"):
             await (await room.send("hello")).wait()
 
 
 async def test_an_edit_that_a_resume_repeats_is_told_once(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    async def first(peer: Peer) -> None:
+    async def first(peer: ServerSocket) -> None:
         await peer.tell(MessageUpdated(message(0, "edited")))
         await peer.drop()
 
-    async def second(peer: Peer) -> None:
+    async def second(peer: ServerSocket) -> None:
         await peer.tell(MessageUpdated(message(0, "edited")), MessageUpdated(message(0, "again")))
         await stay(peer)
 
-    async with opened(Peers(nursery, first, second), after=0) as room:
+    async with opened(ScriptedServer(nursery, first, second), after=0) as room:
         events = [await anext(room), await anext(room)]
     assert events == [MessageUpdated(message(0, "edited")), MessageUpdated(message(0, "again"))]
 
@@ -781,11 +781,11 @@ async def test_an_edit_that_a_resume_repeats_is_told_once(autojump_clock: MockCl
 async def test_sending_replaces_the_typing_that_waits(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     heard: list[object] = []
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ServerSocket) -> None:
         while True:
             heard.append(await peer.hear())
 
-    async with opened(Peers(nursery, script)) as room:
+    async with opened(ScriptedServer(nursery, script)) as room:
         room.update_typing("hel")
         await trio.sleep(0.1)
         room.update_typing("hell")
@@ -797,11 +797,11 @@ async def test_sending_replaces_the_typing_that_waits(autojump_clock: MockClock,
 async def test_what_came_before_a_close_is_read_although_writing_failed(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    async def script(peer: Peer) -> None:
+    async def script(peer: ServerSocket) -> None:
         await peer.tell(*(MessageAdded(message(index)) for index in range(3)))
         await peer.close(4410)
 
-    async with opened(Peers(nursery, script), after=-1, inbox=1) as room:
+    async with opened(ScriptedServer(nursery, script), after=-1, inbox=1) as room:
         await trio.sleep(1)
         room.mark_read(1000)
         await trio.sleep(1)
@@ -815,15 +815,15 @@ async def test_a_mark_that_breaks_the_socket_is_not_told_again(
 ) -> None:
     heard: list[object] = []
 
-    async def broken(peer: Peer) -> None:
+    async def broken(peer: ServerSocket) -> None:
         await peer.hear()
         await peer.close(1008)
 
-    async def back(peer: Peer) -> None:
+    async def back(peer: ServerSocket) -> None:
         heard.append(await answer(peer, 0))
         await stay(peer)
 
-    async with opened(Peers(nursery, broken, back)) as room:
+    async with opened(ScriptedServer(nursery, broken, back)) as room:
         room.mark_read(5)
         await room.wait_live()
         await room.wait_state_change(ConnectionState.LIVE)
@@ -835,43 +835,43 @@ async def test_a_mark_that_breaks_the_socket_is_not_told_again(
 async def test_a_server_of_the_strict_profile_alone_is_no_server_for_this_client(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    async with opened(Peers(nursery, stay, strict=True)) as room:
+    async with opened(ScriptedServer(nursery, stay, strict=True)) as room:
         with pytest.raises(ConnectionEnded, match=r"does not speak actorchat\.v1\.ext"):
             await anext(room)
 
 
 async def test_a_rejection_says_how_long_to_stay_away(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     busy = b"HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n"
-    peers = Peers(nursery, busy, stay)
-    async with opened(peers) as room:
+    server = ScriptedServer(nursery, busy, stay)
+    async with opened(server) as room:
         await room.wait_live()
-    assert peers.dialled_at[1] - peers.dialled_at[0] == pytest.approx(7)
+    assert server.dialled_at[1] - server.dialled_at[0] == pytest.approx(7)
 
 
 async def test_a_socket_that_lived_makes_the_next_failure_the_first_again(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    async def live(peer: Peer) -> None:
+    async def live(peer: ServerSocket) -> None:
         await trio.sleep(5)
         await peer.close(1012)
 
-    peers = Peers(nursery, None, None, None, live, stay)
-    async with opened(peers) as room:
+    server = ScriptedServer(nursery, None, None, None, live, stay)
+    async with opened(server) as room:
         await room.wait_live()
         await room.wait_state_change(ConnectionState.LIVE)
         await room.wait_live()
-    assert peers.dialled_at[4] - peers.dialled_at[3] == pytest.approx(5.5)
+    assert server.dialled_at[4] - server.dialled_at[3] == pytest.approx(5.5)
 
 
 async def test_without_a_beginning_a_socket_lost_before_any_message_replays_the_chat(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    async def leave(peer: Peer) -> None:
+    async def leave(peer: ServerSocket) -> None:
         await peer.drop()
 
-    peers = Peers(nursery, None, leave, stay)
-    async with opened(peers) as room:
+    server = ScriptedServer(nursery, None, leave, stay)
+    async with opened(server) as room:
         await room.wait_live()
         await room.wait_state_change(ConnectionState.LIVE)
         await room.wait_live()
-    assert [resource.partition("?")[2] for resource in peers.resources] == ["", "after=-1"]
+    assert [resource.partition("?")[2] for resource in server.resources] == ["", "after=-1"]

@@ -6,7 +6,7 @@ from actorchat.client.backoff import Backoff
 from actorchat.client.disconnect import Closed, Ending, Rejected, Reopened, Unreachable, explain, final_error
 from actorchat.client.errors import ConnectionEnded, SignedOut
 from actorchat.client.server_urls import ServerAddress
-from tests.client.peers import CHAT
+from tests.client.scripted_server import CHAT
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.docs.blocks import ROOT, blocks_of
+from tests.docs.code_blocks import ROOT, blocks_of
 
 DOCS = ROOT / "docs"
 PAGES = {"actors.md": (15, 2), "backend.md": (1, 0), "embedding.md": (4, 0)}

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from actorchat.server.settings import LimitSettings, Settings
-from tests.server.running import SECRET, Api, running
+from tests.server.server_under_test import SECRET, ApiClient, run_server
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-async def api(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Api]:
+async def api(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ApiClient]:
     settings = Settings(
         storage="memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/chat.db",
         data=tmp_path,
@@ -19,5 +19,5 @@ async def api(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[A
         origins=("https://shop.example",),
         limits=LimitSettings(messages_per_second=0),
     )
-    async with running(settings) as api:
+    async with run_server(settings) as api:
         yield api

@@ -7,10 +7,10 @@ import pytest
 
 from actorchat.protocol import Role, User
 from actorchat.server.auth import Tokens
-from tests.server.running import SECRET, Api, customer, error, operator
+from tests.server.server_under_test import SECRET, ApiClient, customer, error_of, operator
 
 
-async def test_a_visitor_is_made_with_a_token_and_a_reserved_chat(api: Api) -> None:
+async def test_a_visitor_is_made_with_a_token_and_a_reserved_chat(api: ApiClient) -> None:
     answer = await api.call("POST", "/api/visitors", json={"source": "lk"})
     assert answer.status_code == 201
     body = answer.json()
@@ -21,7 +21,7 @@ async def test_a_visitor_is_made_with_a_token_and_a_reserved_chat(api: Api) -> N
     assert (body["chat"]["status"], body["chat"]["widget"]) == ("new", {"source": "lk"})
 
 
-async def test_a_returning_visitor_gets_the_token_renewed_and_the_same_chat(api: Api) -> None:
+async def test_a_returning_visitor_gets_the_token_renewed_and_the_same_chat(api: ApiClient) -> None:
     visitor, chat = await api.visit()
     answer = await api.call("POST", "/api/visitors", visitor, {"source": "lk"})
     assert answer.status_code == 200
@@ -30,7 +30,7 @@ async def test_a_returning_visitor_gets_the_token_renewed_and_the_same_chat(api:
     assert (await api.call("GET", f"/api/chats/{chat}", renewed)).status_code == 200
 
 
-async def test_a_renewed_token_ends_with_the_session_and_names_no_more_sources(api: Api) -> None:
+async def test_a_renewed_token_ends_with_the_session_and_names_no_more_sources(api: ApiClient) -> None:
     began = int(time.time()) - 10 * 86_400
     token = Tokens(SECRET, now=lambda: began).open_session(User(2**52 + 1, Role.USER), "lk")
     for source in ("lk", "shop", "mall"):
@@ -40,7 +40,7 @@ async def test_a_renewed_token_ends_with_the_session_and_names_no_more_sources(a
         assert claims.sources == frozenset({source})
 
 
-async def test_a_short_token_is_not_exchanged_for_a_long_one(api: Api) -> None:
+async def test_a_short_token_is_not_exchanged_for_a_long_one(api: ApiClient) -> None:
     token = customer(7)
     expires = Tokens(SECRET).verify(token).expires
     for _ in range(3):
@@ -48,23 +48,23 @@ async def test_a_short_token_is_not_exchanged_for_a_long_one(api: Api) -> None:
         assert Tokens(SECRET).verify(token).expires == expires
 
 
-async def test_a_customer_with_a_token_from_elsewhere_visits_as_themselves(api: Api) -> None:
+async def test_a_customer_with_a_token_from_elsewhere_visits_as_themselves(api: ApiClient) -> None:
     answer = await api.call("POST", "/api/visitors", customer(7, firstname="Ann"), {"source": "lk"})
     assert answer.status_code == 200
     assert (answer.json()["user"]["id"], answer.json()["user"]["firstname"]) == (7, "Ann")
 
 
-async def test_basic_authentication_of_a_site_counts_as_no_header(api: Api) -> None:
+async def test_basic_authentication_of_a_site_counts_as_no_header(api: ApiClient) -> None:
     basic = {"Authorization": "Basic c3RhZ2luZzpzZWNyZXQ="}
     assert (await api.call("POST", "/api/visitors", json={"source": "lk"}, headers=basic)).status_code == 201
     refused = await api.call("GET", "/api/chats", headers=basic)
-    assert error(refused) == (401, "not_authenticated", "")
+    assert error_of(refused) == (401, "not_authenticated", "")
     assert "a token is needed" in refused.text
 
 
-async def test_an_operator_is_no_visitor(api: Api) -> None:
+async def test_an_operator_is_no_visitor(api: ApiClient) -> None:
     answer = await api.call("POST", "/api/visitors", operator(), {"source": "lk"})
-    assert error(answer) == (403, "not_allowed", "")
+    assert error_of(answer) == (403, "not_allowed", "")
 
 
 @pytest.mark.parametrize(
@@ -84,21 +84,21 @@ async def test_an_operator_is_no_visitor(api: Api) -> None:
     ],
     ids=["empty", "cut", "not-utf8", "deep", "array", "missing", "type", "short", "name", "newline", "big"],
 )
-async def test_a_body_that_is_wrong_is_told_where(api: Api, body: bytes, refusal: tuple[int, str, str]) -> None:
+async def test_a_body_that_is_wrong_is_told_where(api: ApiClient, body: bytes, refusal: tuple[int, str, str]) -> None:
     answer = await api.http.post("/api/visitors", content=body)
-    assert error(answer) == refusal
+    assert error_of(answer) == refusal
 
 
-async def test_every_fault_of_a_body_is_told(api: Api) -> None:
+async def test_every_fault_of_a_body_is_told(api: ApiClient) -> None:
     visitor, chat = await api.visit()
     wrong = {"text": 1, "attachments": ["x"], "type": "loud", "client_id": "c" * 65}
     answer = await api.call("POST", f"/api/chats/{chat}/messages", visitor, wrong)
-    assert error(answer) == (422, "malformed", "text")
+    assert error_of(answer) == (422, "malformed", "text")
     for path in ("text: ", "attachments[0]: ", "type: ", "client_id: "):
         assert path in answer.json()["error"]["detail"]
 
 
-async def test_a_message_is_stored_and_read(api: Api) -> None:
+async def test_a_message_is_stored_and_read(api: ApiClient) -> None:
     visitor, chat = await api.visit()
     sent = await api.write(visitor, chat, "hello")
     assert sent.status_code == 201
@@ -108,14 +108,14 @@ async def test_a_message_is_stored_and_read(api: Api) -> None:
     assert page == {"messages": [message], "from_index": 0, "to_index": 0, "has_more": False}
 
 
-async def test_a_repeated_client_id_gets_the_stored_message(api: Api) -> None:
+async def test_a_repeated_client_id_gets_the_stored_message(api: ApiClient) -> None:
     visitor, chat = await api.visit()
     first = await api.write(visitor, chat, "once", client_id="a")
     again = await api.write(visitor, chat, "once", client_id="a")
     other = await api.write(visitor, chat, "twice", client_id="a")
     assert (first.status_code, again.status_code) == (201, 200)
     assert first.json() == again.json()
-    assert error(other) == (409, "conflict", "")
+    assert error_of(other) == (409, "conflict", "")
 
 
 @pytest.mark.parametrize(
@@ -129,27 +129,27 @@ async def test_a_repeated_client_id_gets_the_stored_message(api: Api) -> None:
     ids=["empty", "too_long", "attachment_unknown", "too_many_attachments"],
 )
 async def test_a_message_that_may_not_be_is_refused_with_its_code(
-    api: Api, fields: dict[str, object], code: str, path: str
+    api: ApiClient, fields: dict[str, object], code: str, path: str
 ) -> None:
     visitor, chat = await api.visit()
     answer = await api.call("POST", f"/api/chats/{chat}/messages", visitor, fields)
-    assert error(answer) == (422, code, path)
+    assert error_of(answer) == (422, code, path)
 
 
-async def test_a_note_is_for_operators_only(api: Api) -> None:
+async def test_a_note_is_for_operators_only(api: ApiClient) -> None:
     visitor, chat = await api.talk()
     note = {"type": "system", "type_role": "operator"}
     assert (await api.write(operator(), chat, "rude one", **note)).status_code == 201
-    assert error(await api.write(visitor, chat, "mine", **note)) == (403, "not_allowed", "")
-    assert error(await api.write(operator(), chat, "x", type="system")) == (422, "malformed", "type_role")
+    assert error_of(await api.write(visitor, chat, "mine", **note)) == (403, "not_allowed", "")
+    assert error_of(await api.write(operator(), chat, "x", type="system")) == (422, "malformed", "type_role")
     seen = {
-        role: [m["text"] for m in (await api.call("GET", f"/api/chats/{chat}/messages", who)).json()["messages"]]
-        for role, who in (("visitor", visitor), ("operator", operator()))
+        role: [m["text"] for m in (await api.call("GET", f"/api/chats/{chat}/messages", bearer)).json()["messages"]]
+        for role, bearer in (("visitor", visitor), ("operator", operator()))
     }
     assert seen == {"visitor": ["hello"], "operator": ["hello", "rude one"]}
 
 
-async def test_pages_are_ascending_and_exclusive(api: Api) -> None:
+async def test_pages_are_ascending_and_exclusive(api: ApiClient) -> None:
     visitor, chat = await api.visit()
     for number in range(5):
         await api.write(visitor, chat, str(number))
@@ -169,7 +169,7 @@ async def test_pages_are_ascending_and_exclusive(api: Api) -> None:
 @pytest.mark.parametrize("character", ["🐌", "\x01"], ids=["four bytes each", "escaped"])
 @pytest.mark.parametrize("backwards", [False, True], ids=["after", "before"])
 async def test_an_answer_of_long_messages_ends_early_and_says_that_there_is_more(
-    api: Api, character: str, backwards: bool
+    api: ApiClient, character: str, backwards: bool
 ) -> None:
     visitor, chat = await api.visit()
     texts = [f"{number} {character * 3990}" for number in range(30)]
@@ -191,7 +191,7 @@ async def test_an_answer_of_long_messages_ends_early_and_says_that_there_is_more
     assert seen == texts
 
 
-async def test_200_messages_of_ordinary_length_are_one_answer(api: Api) -> None:
+async def test_200_messages_of_ordinary_length_are_one_answer(api: ApiClient) -> None:
     visitor, chat = await api.visit()
     for number in range(200):
         await api.write(visitor, chat, f"{number} {'ordinary ' * 13}")
@@ -211,10 +211,10 @@ async def test_200_messages_of_ordinary_length_are_one_answer(api: Api) -> None:
         ("after=99999999999999999999", "after"),
     ],
 )
-async def test_a_bad_query_names_the_parameter(api: Api, query: str, path: str) -> None:
+async def test_a_bad_query_names_the_parameter(api: ApiClient, query: str, path: str) -> None:
     visitor, chat = await api.visit()
     answer = await api.call("GET", f"/api/chats/{chat}/messages?{query}", visitor)
-    assert error(answer) == (400, "malformed", path)
+    assert error_of(answer) == (400, "malformed", path)
 
 
 @pytest.mark.parametrize(
@@ -237,32 +237,32 @@ async def test_a_bad_query_names_the_parameter(api: Api, query: str, path: str) 
         ("POST", "/api/visitors?source=lk", "source"),
     ],
 )
-async def test_an_unknown_query_parameter_is_refused_by_name(api: Api, method: str, path: str, name: str) -> None:
+async def test_an_unknown_query_parameter_is_refused_by_name(api: ApiClient, method: str, path: str, name: str) -> None:
     _, chat = await api.talk()
-    who = None if "visitors" in path else operator()
-    answer = await api.call(method, path.format(chat=chat), who, {} if method == "POST" else None)
+    bearer = None if "visitors" in path else operator()
+    answer = await api.call(method, path.format(chat=chat), bearer, {} if method == "POST" else None)
     assert answer.status_code == 400
     if method != "HEAD":
-        assert error(answer) == (400, "malformed", name)
+        assert error_of(answer) == (400, "malformed", name)
         assert f"{name}: there is no such query parameter" in answer.json()["error"]["detail"]
 
 
-async def test_of_two_operators_one_accepts(api: Api) -> None:
+async def test_of_two_operators_one_accepts(api: ApiClient) -> None:
     _, chat = await api.talk()
     accepted = await api.call("POST", f"/api/chats/{chat}/accept", operator(1, firstname="Olga"), {})
     assert accepted.status_code == 200
     assert accepted.json()["status"] == "open"
     assert accepted.json()["operator_user"]["firstname"] == "Olga"
-    assert error(await api.call("POST", f"/api/chats/{chat}/accept", operator(2))) == (409, "not_owner", "")
+    assert error_of(await api.call("POST", f"/api/chats/{chat}/accept", operator(2))) == (409, "not_owner", "")
     assert (await api.call("POST", f"/api/chats/{chat}/accept", operator(1))).status_code == 200
 
 
-async def test_a_chat_is_closed_reopened_transferred_and_returned(api: Api) -> None:
+async def test_a_chat_is_closed_reopened_transferred_and_returned(api: ApiClient) -> None:
     visitor, chat = await api.talk()
     await api.call("GET", "/api/chats", operator(2))
 
-    async def step(verb: str, who: str, body: object = None) -> tuple[str, int | None]:
-        answer = await api.call("POST", f"/api/chats/{chat}/{verb}", who, body)
+    async def step(verb: str, bearer: str, body: object = None) -> tuple[str, int | None]:
+        answer = await api.call("POST", f"/api/chats/{chat}/{verb}", bearer, body)
         assert answer.status_code == 200, answer.text
         operator_user = answer.json()["operator_user"]
         return answer.json()["status"], operator_user and operator_user["id"]
@@ -274,29 +274,29 @@ async def test_a_chat_is_closed_reopened_transferred_and_returned(api: Api) -> N
     assert await step("reopen", operator(1)) == ("open", 1)
     assert await step("close", operator(1)) == ("closed", 1)
     again = await api.call("POST", f"/api/chats/{chat}/close", operator(1))
-    assert error(again) == (409, "chat_closed", "")
+    assert error_of(again) == (409, "chat_closed", "")
 
 
 @pytest.mark.parametrize("verb", ["accept", "transfer", "return"])
-async def test_what_operators_do_is_not_a_visitors(api: Api, verb: str) -> None:
+async def test_what_operators_do_is_not_a_visitors(api: ApiClient, verb: str) -> None:
     visitor, chat = await api.talk()
     answer = await api.call("POST", f"/api/chats/{chat}/{verb}", visitor, {"operator_id": 1})
-    assert error(answer) == (403, "not_allowed", "")
+    assert error_of(answer) == (403, "not_allowed", "")
 
 
-async def test_a_transfer_to_nobody_is_404(api: Api) -> None:
+async def test_a_transfer_to_nobody_is_404(api: ApiClient) -> None:
     _, chat = await api.talk()
     answer = await api.call("POST", f"/api/chats/{chat}/transfer", operator(), {"operator_id": 99})
-    assert error(answer)[:2] == (404, "not_found")
+    assert error_of(answer)[:2] == (404, "not_found")
 
 
 @pytest.mark.parametrize("method_and_path", ["GET ", "GET /messages", "POST /messages", "POST /close"])
-async def test_somebody_elses_chat_is_refused_before_any_data(api: Api, method_and_path: str) -> None:
+async def test_somebody_elses_chat_is_refused_before_any_data(api: ApiClient, method_and_path: str) -> None:
     _, chat = await api.talk()
     method, _, path = method_and_path.partition(" ")
 
-    async def refusal(chat: UUID, who: str | None) -> tuple[int, str, str]:
-        return error(await api.call(method, f"/api/chats/{chat}{path}", who, {"text": "x"}))
+    async def refusal(chat: UUID, bearer: str | None) -> tuple[int, str, str]:
+        return error_of(await api.call(method, f"/api/chats/{chat}{path}", bearer, {"text": "x"}))
 
     stranger, _ = await api.visit()
     assert await refusal(chat, stranger) == (403, "not_participant", "")
@@ -306,27 +306,31 @@ async def test_somebody_elses_chat_is_refused_before_any_data(api: Api, method_a
     assert await refusal(chat, None) == (401, "not_authenticated", "")
 
 
-async def test_an_operator_makes_a_chat_for_a_known_user(api: Api) -> None:
+async def test_an_operator_makes_a_chat_for_a_known_user(api: ApiClient) -> None:
     await api.visit(token=customer(7))
     body = {"source": "lk", "owner": 7}
     existing = await api.call("POST", "/api/chats", operator(), body)
     other = await api.call("POST", "/api/chats", operator(1, ["shop"]), body | {"source": "shop"})
     assert (existing.status_code, other.status_code) == (200, 201)
     assert other.json()["owner_user"]["id"] == 7
-    assert error(await api.call("POST", "/api/chats", operator(), body | {"owner": 8})) == (404, "not_found", "owner")
+    assert error_of(await api.call("POST", "/api/chats", operator(), body | {"owner": 8})) == (
+        404,
+        "not_found",
+        "owner",
+    )
     shop = await api.call("POST", "/api/chats", operator(), body | {"source": "shop"})
-    assert error(shop) == (403, "not_allowed", "source")
-    assert error(await api.call("POST", "/api/chats", customer(7), body)) == (403, "not_allowed", "")
+    assert error_of(shop) == (403, "not_allowed", "source")
+    assert error_of(await api.call("POST", "/api/chats", customer(7), body)) == (403, "not_allowed", "")
 
 
-async def test_lists_show_what_the_caller_may_see_newest_first(api: Api) -> None:
+async def test_lists_show_what_the_caller_may_see_newest_first(api: ApiClient) -> None:
     visitor, first = await api.talk()
     _, second = await api.talk()
     await api.visit()
     await api.call("POST", f"/api/chats/{second}/accept", operator())
 
-    async def listed(who: str, query: str = "") -> set[str]:
-        answer = await api.call("GET", f"/api/chats?{query}", who)
+    async def listed(bearer: str, query: str = "") -> set[str]:
+        answer = await api.call("GET", f"/api/chats?{query}", bearer)
         assert answer.status_code == 200, answer.text
         return {chat["uuid"] for chat in answer.json()}
 
@@ -338,14 +342,14 @@ async def test_lists_show_what_the_caller_may_see_newest_first(api: Api) -> None
     newest = (await api.call("GET", "/api/chats?limit=1", operator())).json()[0]["uuid"]
     assert newest not in await listed(operator(), f"before={newest}")
     foreign = await api.call("GET", "/api/chats?source=shop", operator())
-    assert error(foreign) == (403, "not_allowed", "source")
-    assert error(await api.call("GET", "/api/chats?status=odd", operator())) == (400, "malformed", "status")
+    assert error_of(foreign) == (403, "not_allowed", "source")
+    assert error_of(await api.call("GET", "/api/chats?status=odd", operator())) == (400, "malformed", "status")
     for before in ("x", uuid4()):
         unknown = await api.call("GET", f"/api/chats?before={before}", operator())
-        assert error(unknown) == (400, "malformed", "before")
+        assert error_of(unknown) == (400, "malformed", "before")
 
 
-async def test_a_walk_along_the_links_shows_each_chat_once_though_they_move(api: Api) -> None:
+async def test_a_walk_along_the_links_shows_each_chat_once_though_they_move(api: ApiClient) -> None:
     talks = [await api.talk() for _ in range(9)]
     path, shown, pages = "/api/chats?status=new&source=lk&limit=2", list[str](), 0
     while path:
@@ -361,7 +365,7 @@ async def test_a_walk_along_the_links_shows_each_chat_once_though_they_move(api:
     assert shown == [str(chat) for _, chat in reversed(talks)]
 
 
-async def test_the_last_page_of_a_list_links_to_none(api: Api) -> None:
+async def test_the_last_page_of_a_list_links_to_none(api: ApiClient) -> None:
     (_, first), (_, second) = await api.talk(), await api.talk()
     for query, more in (("limit=1", True), ("limit=2", False), (f"before={second}&limit=1", False), ("", False)):
         answer = await api.call("GET", f"/api/chats?{query}", operator())
@@ -372,19 +376,19 @@ async def test_the_last_page_of_a_list_links_to_none(api: Api) -> None:
 
 
 @pytest.mark.parametrize("cursor", ["", "MSAxMjM", "MSAxIDIgMw", "!", "%00", "\u00e4", "MiAxIDI", "1"])
-async def test_what_is_no_cursor_is_refused(api: Api, cursor: str) -> None:
-    assert error(await api.call("GET", f"/api/chats?before={cursor}", operator())) == (400, "malformed", "before")
+async def test_what_is_no_cursor_is_refused(api: ApiClient, cursor: str) -> None:
+    assert error_of(await api.call("GET", f"/api/chats?before={cursor}", operator())) == (400, "malformed", "before")
 
 
-async def test_operators_see_the_operators_of_their_sources(api: Api) -> None:
+async def test_operators_see_the_operators_of_their_sources(api: ApiClient) -> None:
     await api.call("GET", "/api/chats", operator(2, ["shop"]))
     await api.call("GET", "/api/chats", operator(3, ["lk", "shop"]))
     answer = await api.call("GET", "/api/operators", operator(1))
     assert [(each["user"]["id"], each["is_online"]) for each in answer.json()] == [(1, False), (3, False)]
-    assert error(await api.call("GET", "/api/operators", customer())) == (403, "not_allowed", "")
+    assert error_of(await api.call("GET", "/api/operators", customer())) == (403, "not_allowed", "")
 
 
-async def test_a_token_for_one_source_takes_no_other_source_away(api: Api) -> None:
+async def test_a_token_for_one_source_takes_no_other_source_away(api: ApiClient) -> None:
     for sources in (["lk"], ["shop"]):
         await api.call("GET", "/api/chats", operator(2, sources))
     for source in ("lk", "shop"):
@@ -395,7 +399,7 @@ async def test_a_token_for_one_source_takes_no_other_source_away(api: Api) -> No
     assert (given.status_code, given.json()["operator_user"]["id"]) == (200, 2)
 
 
-async def test_an_older_token_does_not_bring_an_old_name_back(api: Api) -> None:
+async def test_an_older_token_does_not_bring_an_old_name_back(api: ApiClient) -> None:
     older = customer(7, firstname="Ann")
     newer = customer(7, firstname="Anna")
     names = []
@@ -405,7 +409,7 @@ async def test_an_older_token_does_not_bring_an_old_name_back(api: Api) -> None:
     assert names == ["Ann", "Anna", "Anna"]
 
 
-async def test_a_newer_token_updates_the_profile_and_omitted_claims_keep_it(api: Api) -> None:
+async def test_a_newer_token_updates_the_profile_and_omitted_claims_keep_it(api: ApiClient) -> None:
     _, chat = await api.visit(token=customer(7, firstname="Ann", lastname="Lee"))
     sent = await api.write(customer(7, firstname="Anna"), chat)
     assert (sent.json()["user"]["firstname"], sent.json()["user"]["lastname"]) == ("Anna", "Lee")
@@ -413,14 +417,14 @@ async def test_a_newer_token_updates_the_profile_and_omitted_claims_keep_it(api:
     assert shown.json()["owner_user"]["firstname"] == "Anna"
 
 
-async def test_a_renewed_token_does_not_bring_an_old_name_back(api: Api) -> None:
+async def test_a_renewed_token_does_not_bring_an_old_name_back(api: ApiClient) -> None:
     renewed, _ = await api.visit(token=customer(7, firstname="Ann"))
     await api.visit(token=customer(7, firstname="Anna"))
     answer = await api.call("POST", "/api/visitors", renewed, {"source": "lk"})
     assert answer.json()["user"]["firstname"] == "Anna"
 
 
-async def test_a_token_that_says_nothing_new_costs_no_operation(api: Api) -> None:
+async def test_a_token_that_says_nothing_new_costs_no_operation(api: ApiClient) -> None:
     await api.call("GET", "/api/chats", operator(1, firstname="Olga"))
     before = api.server.statistics().journal.operations
     await api.call("GET", "/api/chats", operator(1, firstname="Olga"))
@@ -442,37 +446,37 @@ async def test_a_token_that_says_nothing_new_costs_no_operation(api: Api) -> Non
     ],
 )
 async def test_what_is_not_there_is_told_in_the_same_form(
-    api: Api, method: str, path: str, refusal: tuple[int, str, str]
+    api: ApiClient, method: str, path: str, refusal: tuple[int, str, str]
 ) -> None:
-    assert error(await api.call(method, path)) == refusal
+    assert error_of(await api.call(method, path)) == refusal
 
 
 @pytest.mark.parametrize("path", ["/ws/operators", "/ws/chats/00000000-0000-4000-8000-000000000000?after=1"])
-async def test_a_plain_get_of_a_socket_is_told_to_upgrade(api: Api, path: str) -> None:
+async def test_a_plain_get_of_a_socket_is_told_to_upgrade(api: ApiClient, path: str) -> None:
     answer = await api.call("GET", path)
-    assert error(answer) == (426, "upgrade_required", "")
+    assert error_of(answer) == (426, "upgrade_required", "")
     assert (answer.headers["upgrade"], answer.headers["connection"]) == ("websocket", "Upgrade")
-    assert error(await api.call("POST", path)) == (405, "method_not_allowed", "")
+    assert error_of(await api.call("POST", path)) == (405, "method_not_allowed", "")
 
 
-async def test_health_says_live_and_ready(api: Api) -> None:
+async def test_health_says_live_and_ready(api: ApiClient) -> None:
     assert (await api.call("GET", "/health/live")).status_code == 200
     assert (await api.call("GET", "/health/ready")).status_code == 200
 
 
-async def test_the_asyncapi_document_is_served(api: Api) -> None:
+async def test_the_asyncapi_document_is_served(api: ApiClient) -> None:
     answer = await api.call("GET", "/asyncapi.json")
     assert answer.json()["asyncapi"].startswith("3.")
 
 
-async def test_pages_of_a_foreign_site_are_refused_before_any_data(api: Api) -> None:
+async def test_pages_of_a_foreign_site_are_refused_before_any_data(api: ApiClient) -> None:
     headers = {"Origin": "https://evil.example"}
     answer = await api.call("POST", "/api/visitors", json={"source": "lk"}, headers=headers)
-    assert error(answer) == (403, "not_allowed", "")
+    assert error_of(answer) == (403, "not_allowed", "")
     assert "access-control-allow-origin" not in answer.headers
 
 
-async def test_pages_of_an_allowed_site_may_read_answers_and_errors(api: Api) -> None:
+async def test_pages_of_an_allowed_site_may_read_answers_and_errors(api: ApiClient) -> None:
     headers = {"Origin": "https://shop.example"}
     for answer in (
         await api.call("POST", "/api/visitors", json={"source": "lk"}, headers=headers),
@@ -483,7 +487,7 @@ async def test_pages_of_an_allowed_site_may_read_answers_and_errors(api: Api) ->
         assert answer.headers["vary"] == "Origin"
 
 
-async def test_a_preflight_allows_what_the_widget_sends(api: Api) -> None:
+async def test_a_preflight_allows_what_the_widget_sends(api: ApiClient) -> None:
     headers = {
         "Origin": "https://shop.example",
         "Access-Control-Request-Method": "POST",
@@ -495,7 +499,7 @@ async def test_a_preflight_allows_what_the_widget_sends(api: Api) -> None:
     assert answer.headers["access-control-allow-headers"] == "authorization, content-type"
 
 
-async def test_no_cache_may_keep_an_answer_or_a_refusal(api: Api) -> None:
+async def test_no_cache_may_keep_an_answer_or_a_refusal(api: ApiClient) -> None:
     visitor, chat = await api.visit()
     for answer in (
         await api.call("GET", f"/api/chats/{chat}", visitor),

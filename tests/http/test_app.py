@@ -18,7 +18,7 @@ from actorchat.http.ports import Caller, Visit
 from actorchat.http.problems import Problem
 from actorchat.http.requests import BODY_SECONDS
 from actorchat.protocol import User
-from tests.server.running import error
+from tests.server.server_under_test import error_of
 
 
 class _Access:
@@ -64,7 +64,7 @@ async def get(app: ASGIApp, path: str = "/api/chats") -> httpx.Response:
 
 async def test_a_defect_is_a_500_that_tells_nothing_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     answer = await get(app_over(RuntimeError("the secret is 42")))
-    assert error(answer) == (500, "internal", "")
+    assert error_of(answer) == (500, "internal", "")
     assert "42" not in answer.text
     assert "GET /api/chats failed" in caplog.text
     assert "the secret is 42" in caplog.text
@@ -87,7 +87,7 @@ async def test_a_refusal_has_its_status_and_says_when_to_come_back(
     outcome: Exception, status: int, code: str, retry_after: str | None
 ) -> None:
     answer = await get(app_over(outcome))
-    assert error(answer) == (status, code, "")
+    assert error_of(answer) == (status, code, "")
     assert answer.headers.get("retry-after") == retry_after
 
 
@@ -97,12 +97,12 @@ async def test_without_a_token_a_client_is_told_how_to_bring_one() -> None:
 
 
 async def test_an_answer_that_takes_too_long_is_given_up(autojump_clock: MockClock) -> None:
-    assert error(await get(app_over(None))) == (503, "overloaded", "")
+    assert error_of(await get(app_over(None))) == (503, "overloaded", "")
 
 
 async def test_a_server_that_is_not_ready_says_why() -> None:
     answer = await get(app_over(None, Problem("draining", "stopping")), "/health/ready")
-    assert error(answer) == (503, "draining", "")
+    assert error_of(answer) == (503, "draining", "")
     assert (await get(app_over(None, Problem("draining", "stopping")), "/health/live")).status_code == 200
 
 

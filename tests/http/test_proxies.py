@@ -10,7 +10,7 @@ import pytest
 
 from actorchat.http.proxies import Client, Proxies, parse_network
 from actorchat.server.settings import HttpSettings, LimitSettings, Settings
-from tests.server.running import SECRET, Api, running
+from tests.server.server_under_test import SECRET, ApiClient, run_server
 
 PROXY = "10.0.0.1"
 TRUSTED = ("10.0.0.0/8", "2001:db8:ffff::/48")
@@ -163,9 +163,9 @@ def settings(limits: LimitSettings, *proxies: str) -> Settings:
 
 
 @pytest.fixture(params=["127.0.0.0/8", "192.0.2.0/24"])
-async def api(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Api, bool]]:
+async def api(request: pytest.FixtureRequest) -> AsyncIterator[tuple[ApiClient, bool]]:
     """A server that allows one visitor a minute; whether it trusts the proxy that the tests are."""
-    async with running(settings(LimitSettings(visitors_per_minute=1), request.param)) as api:
+    async with run_server(settings(LimitSettings(visitors_per_minute=1), request.param)) as api:
         yield api, request.param.startswith("127")
 
 
@@ -178,7 +178,7 @@ async def api(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Api, bool]]
     ],
 )
 async def test_the_visitors_behind_a_trusted_proxy_have_limits_of_their_own(
-    api: tuple[Api, bool], header: tuple[str, str]
+    api: tuple[ApiClient, bool], header: tuple[str, str]
 ) -> None:
     server, trusted = api
     name, text = header
@@ -192,7 +192,7 @@ async def test_the_visitors_behind_a_trusted_proxy_have_limits_of_their_own(
 @pytest.mark.parametrize("transport", ["reactor", "trio-websocket"])
 async def test_a_sockets_peer_is_the_client_behind_the_proxy(transport: str) -> None:
     trusting = settings(LimitSettings(messages_per_second=0), "127.0.0.0/8")
-    async with running(attrs.evolve(trusting, transport=transport)) as api:
+    async with run_server(attrs.evolve(trusting, transport=transport)) as api:
         visitor, chat = await api.visit()
         forwarded = {"X-Forwarded-For": "6.6.6.6, 192.0.2.43"}
         async with api.socket(f"/ws/chats/{chat}", visitor, **forwarded) as socket:

@@ -9,28 +9,28 @@ from actorchat.chat.model import Identity, PersonRecord
 from actorchat.protocol import Role, User
 from actorchat.server.auth import Tokens
 from actorchat.server.settings import LimitSettings, Settings
-from tests.server.running import SECRET, Api, customer, error, operator, running
+from tests.server.server_under_test import SECRET, ApiClient, customer, error_of, operator, run_server
 
 
 def settings(limits: LimitSettings) -> Settings:
     return Settings(storage="memory://", port=0, secret=SECRET, limits=limits)
 
 
-async def visit(api: Api, token: str, source: str) -> httpx.Response:
+async def visit(api: ApiClient, token: str, source: str) -> httpx.Response:
     return await api.call("POST", "/api/visitors", token, {"source": source})
 
 
-async def visits(api: Api, token: str, sources: Iterable[str]) -> list[int]:
+async def visits(api: ApiClient, token: str, sources: Iterable[str]) -> list[int]:
     return [(await visit(api, token, source)).status_code for source in sources]
 
 
 async def test_a_person_makes_so_many_chats_a_minute_and_always_gets_those_that_are_there() -> None:
-    async with running(settings(LimitSettings(chats_per_minute=3))) as api:
+    async with run_server(settings(LimitSettings(chats_per_minute=3))) as api:
         visitor, chat = await api.visit("first")
         names = [f"made-up-{number}" for number in range(5)]
         assert await visits(api, visitor, names) == [200, 200, 200, 429, 429]
         refused = await visit(api, visitor, "another")
-        assert error(refused) == (429, "rate_limited", "")
+        assert error_of(refused) == (429, "rate_limited", "")
         assert 0 < int(refused.headers["Retry-After"]) <= 20
         # What is there costs nothing, and does not have to be waited for.
         again = await visit(api, visitor, "first")
@@ -40,7 +40,7 @@ async def test_a_person_makes_so_many_chats_a_minute_and_always_gets_those_that_
 
 
 async def test_an_operator_makes_so_many_chats_for_others_a_minute() -> None:
-    async with running(settings(LimitSettings(chats_per_minute=2))) as api:
+    async with run_server(settings(LimitSettings(chats_per_minute=2))) as api:
         statuses = []
         for owner in (7, 8, 9, 7):
             await api.call("GET", "/api/chats", customer(owner))
@@ -50,7 +50,7 @@ async def test_an_operator_makes_so_many_chats_for_others_a_minute() -> None:
 
 
 async def test_the_people_of_one_address_make_so_many_chats_a_minute() -> None:
-    async with running(settings(LimitSettings(address_chats_per_minute=3))) as api:
+    async with run_server(settings(LimitSettings(address_chats_per_minute=3))) as api:
         statuses = [(await visit(api, customer(number), "lk")).status_code for number in range(5)]
         assert statuses == [200, 200, 200, 429, 429]
         # Anonymous visitors have a limit of their own.
@@ -59,7 +59,7 @@ async def test_the_people_of_one_address_make_so_many_chats_a_minute() -> None:
 
 async def test_one_token_and_made_up_sources_do_not_fill_the_storage() -> None:
     """The attack that made 949 chats in 8 seconds."""
-    async with running(settings(LimitSettings())) as api:
+    async with run_server(settings(LimitSettings())) as api:
         visitor, _ = await api.visit()
         statuses = await visits(api, visitor, [f"made-up-{number}" for number in range(100)])
         assert statuses.count(429) >= 88
@@ -67,7 +67,7 @@ async def test_one_token_and_made_up_sources_do_not_fill_the_storage() -> None:
 
 async def test_an_anonymous_visitor_is_stored_with_a_chat_and_not_without() -> None:
     token = Tokens(SECRET).open_session(User(2**52 + 5, Role.USER), "lk")
-    async with running() as api:
+    async with run_server() as api:
         people = api.server._parts.chats.chat_reader
         before = api.server.statistics().journal.operations
         for _ in range(3):

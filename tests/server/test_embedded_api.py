@@ -7,7 +7,7 @@ import pytest
 import actorchat
 from actorchat.client import open_api
 from actorchat.protocol import ChatStatus, MessageType, Role, User
-from tests.server.running import operator, running
+from tests.server.server_under_test import operator, run_server
 
 ANN = User(7, Role.USER, firstname="Ann")
 OLGA = User(1, Role.OPERATOR, firstname="Olga")
@@ -40,7 +40,7 @@ async def test_a_bot_accepts_answers_notes_and_closes_without_a_token() -> None:
 
 
 async def test_a_walk_goes_on_where_it_was_though_chats_move_over_http_as_well() -> None:
-    async with running() as api:
+    async with run_server() as api:
         bot = await api.server.api_for(OLGA, sources=["lk"])
         talks = [await api.talk() for _ in range(5)]
         async with open_api(api.server.url, token=operator(OLGA.id)) as http:
@@ -113,7 +113,7 @@ async def test_rights_are_those_of_the_http_api() -> None:
 
 
 async def test_an_issued_token_signs_its_user_in_over_http() -> None:
-    async with running() as api:
+    async with run_server() as api:
         chat = await _chat_of_ann(api.server)
         token = api.server.issue_token(ANN, ttl=60)
         answer = await api.call("GET", f"/api/chats/{chat}", token)

@@ -32,7 +32,7 @@ from actorchat.server.inspection import (
 )
 from actorchat.server.serving import Server, open_server
 from actorchat.server.settings import Settings
-from tests.server.running import CAP
+from tests.server.server_under_test import TIMEOUT
 
 IDLE = ActorInfo(
     name="a",
@@ -59,7 +59,7 @@ def info(name: str, **changes: Any) -> ActorInfo:  # Any: whatever field it is
 
 @asynccontextmanager
 async def serving(folder: Path) -> AsyncIterator[Server]:
-    with trio.fail_after(CAP):
+    with trio.fail_after(TIMEOUT):
         async with open_server(Settings(storage="memory://", port=None, data=folder)) as server:
             yield server
 
@@ -330,7 +330,7 @@ async def test_an_answer_of_another_version_is_told_as_such(tmp_path: Path) -> N
         await stream.send_all(b'{"tree": {"version": 9}}')
         await stream.aclose()
 
-    with trio.fail_after(CAP), socket.socket(socket.AF_UNIX) as raw:
+    with trio.fail_after(TIMEOUT), socket.socket(socket.AF_UNIX) as raw:
         raw.bind(str(tmp_path / SOCKET_NAME))
         raw.listen()
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(raw))

@@ -32,7 +32,7 @@ from actorchat.server.settings import Settings
 from actorchat.storage import Storage, open_store
 from actorchat.testing._store_faults import CommitFault, FaultyStore
 from actorchat.testing._transport_harness import until
-from tests.server.running import CAP, SECRET, Api, customer, error, running, websocket
+from tests.server.server_under_test import SECRET, TIMEOUT, ApiClient, customer, error_of, run_server, websocket
 
 MEMORY = Settings(storage="memory://", port=None)
 
@@ -45,7 +45,7 @@ async def text_of_next_message(member: LocalSocket) -> str:
 
 
 async def test_the_example_of_the_readme_talks_without_a_port() -> None:
-    with trio.fail_after(CAP):
+    with trio.fail_after(TIMEOUT):
         async with actorchat.open_server(actorchat.Settings(storage="memory://", port=None)) as server:
             visitor = await server.connect_visitor(source="lk")
             assert visitor.chat is not None
@@ -96,7 +96,7 @@ async def test_an_operator_in_a_chat_that_is_none_is_closed_with_4404() -> None:
 
 
 async def test_two_servers_in_one_process_know_nothing_of_each_other() -> None:
-    async with running() as one, running() as other:
+    async with run_server() as one, run_server() as other:
         visitor, chat = await one.talk()
         assert one.server.port != other.server.port
         assert (await one.call("GET", f"/api/chats/{chat}", visitor)).status_code == 200
@@ -105,7 +105,7 @@ async def test_two_servers_in_one_process_know_nothing_of_each_other() -> None:
 
 @pytest.mark.parametrize("settings", [MEMORY, Settings(storage="memory://", port=0, secret=SECRET)])
 async def test_leaving_tells_sockets_that_the_server_goes(settings: Settings) -> None:
-    with trio.fail_after(CAP):
+    with trio.fail_after(TIMEOUT):
         async with open_server(settings) as server:
             visitor = await server.connect_visitor(source="lk")
             await visitor.send_message("last words")
@@ -119,7 +119,7 @@ async def test_leaving_tells_sockets_that_the_server_goes(settings: Settings) ->
 async def test_websockets_get_1001_and_idle_http_connections_are_closed(transport: str) -> None:
     closed: list[int] = []
 
-    async def listen(api: Api, token: str, chat: UUID, task_status: trio.TaskStatus[None]) -> None:
+    async def listen(api: ApiClient, token: str, chat: UUID, task_status: trio.TaskStatus[None]) -> None:
         async with api.socket(f"/ws/chats/{chat}", token) as member:
             await member.get_message()
             task_status.started()
@@ -129,7 +129,7 @@ async def test_websockets_get_1001_and_idle_http_connections_are_closed(transpor
             closed.append(caught.value.reason.code)
 
     settings = Settings(storage="memory://", port=0, secret=SECRET, transport=transport)
-    async with trio.open_nursery() as nursery, running(settings) as api:
+    async with trio.open_nursery() as nursery, run_server(settings) as api:
         token, chat = await api.visit()
         await nursery.start(lambda task_status: listen(api, token, chat, task_status))
         assert api.server.statistics().websockets == 1
@@ -144,7 +144,7 @@ async def test_what_the_block_raises_comes_out_as_it_is() -> None:
 
 
 async def test_a_cancelled_block_still_drains() -> None:
-    with trio.move_on_after(CAP) as scope:
+    with trio.move_on_after(TIMEOUT) as scope:
         async with open_server(MEMORY) as server:
             visitor = await server.connect_visitor(source="lk")
             scope.cancel()
@@ -247,9 +247,9 @@ async def test_an_answer_that_is_not_read_fails_no_stop(autojump_clock: MockCloc
 
 
 async def test_a_request_on_its_way_is_answered_while_draining() -> None:
-    with trio.fail_after(CAP):
+    with trio.fail_after(TIMEOUT):
         async with trio.open_nursery() as nursery:
-            async with running() as api:
+            async with run_server() as api:
                 stream = await trio.open_tcp_stream("127.0.0.1", api.server.port)
                 await stream.send_all(b"POST /api/visitors HTTP/1.1\r\nHost: x\r\nContent-Length: 15\r\n\r\n{")
                 await trio.testing.wait_all_tasks_blocked()
@@ -257,7 +257,7 @@ async def test_a_request_on_its_way_is_answered_while_draining() -> None:
             assert api.server.drained
 
 
-async def _finish_when_draining(api: Api, stream: trio.SocketStream, rest: bytes) -> None:
+async def _finish_when_draining(api: ApiClient, stream: trio.SocketStream, rest: bytes) -> None:
     async with stream:
         while not api.server.statistics().draining:
             await trio.testing.wait_all_tasks_blocked()
@@ -298,7 +298,7 @@ async def test_nothing_stays_behind(tmp_path: Path, storage: str, count: Callabl
     settings = Settings(storage=url, data=tmp_path, port=0, secret=SECRET, transport=transport)
 
     async def live() -> None:
-        async with running(settings) as api:
+        async with run_server(settings) as api:
             visitor, chat = await api.talk()
             member = await api.server.connect_visitor(source="lk", user=customer_id)
             await member.send_message("hello")
@@ -330,12 +330,12 @@ async def test_the_data_folder_is_made_for_its_owner_only(tmp_path: Path) -> Non
 
 
 async def test_a_server_is_not_ready_while_storage_is_away() -> None:
-    async with running() as api:
+    async with run_server() as api:
         journal = api.server._parts.journal
         away = attrs.evolve(journal.statistics(), away=True)
         journal.statistics = lambda: away  # type: ignore[method-assign] # an outage, without its noise
         answer = await api.call("GET", "/health/ready")
-        assert error(answer) == (503, "storage_unavailable", "")
+        assert error_of(answer) == (503, "storage_unavailable", "")
         assert (await api.call("GET", "/health/live")).status_code == 200
 
 
@@ -370,7 +370,7 @@ async def test_a_url_is_where_to_reach_it_from_here() -> None:
 
 async def test_new_visitors_of_one_address_are_limited() -> None:
     limits = actorchat.LimitSettings(visitors_per_minute=2)
-    async with running(Settings(storage="memory://", port=0, secret=SECRET, limits=limits)) as api:
+    async with run_server(Settings(storage="memory://", port=0, secret=SECRET, limits=limits)) as api:
         answers = [await api.call("POST", "/api/visitors", json={"source": "lk"}) for _ in range(3)]
         assert [answer.status_code for answer in answers] == [201, 201, 429]
         assert answers[-1].json()["error"]["code"] == "rate_limited"
@@ -381,7 +381,7 @@ async def test_new_visitors_of_one_address_are_limited() -> None:
 
 async def test_messages_over_http_count_against_the_users_rate() -> None:
     limits = actorchat.LimitSettings(messages_per_second=0.01, burst=2)
-    async with running(Settings(storage="memory://", port=0, secret=SECRET, limits=limits)) as api:
+    async with run_server(Settings(storage="memory://", port=0, secret=SECRET, limits=limits)) as api:
         visitor, chat = await api.visit()
         statuses = [(await api.write(visitor, chat)).status_code for _ in range(3)]
         assert statuses == [201, 201, 429]
@@ -389,7 +389,7 @@ async def test_messages_over_http_count_against_the_users_rate() -> None:
 
 async def test_with_sources_configured_others_are_404() -> None:
     settings = Settings(storage="memory://", port=0, secret=SECRET, sources=("shop",))
-    async with running(settings) as api:
+    async with run_server(settings) as api:
         answers = [await api.call("POST", "/api/visitors", json={"source": name}) for name in ("shop", "lk")]
         assert [answer.status_code for answer in answers] == [201, 404]
         assert answers[1].json()["error"]["code"] == "not_found"

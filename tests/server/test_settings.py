@@ -10,7 +10,7 @@ import pytest
 from actorchat.chat.model import OnClosed
 from actorchat.server.settings import ChatSettings, HttpSettings, InvalidSettings, LimitSettings, Settings
 from actorchat.server.settings_loader import load_settings, unknown_variables
-from tests.server.running import SECRET
+from tests.server.server_under_test import SECRET
 
 
 @pytest.fixture(autouse=True)

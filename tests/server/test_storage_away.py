@@ -15,7 +15,7 @@ from actorchat.storage import InPlace, Storage
 from actorchat.storage.async_reader import AsyncReader
 from actorchat.storage.memory import MemoryStore
 from actorchat.testing import FaultyStore
-from tests.server.running import SECRET, Api, error, operator, running
+from tests.server.server_under_test import SECRET, ApiClient, error_of, operator, run_server
 
 
 def settings(folder: Path) -> Settings:
@@ -27,7 +27,7 @@ def delete_database(folder: Path) -> None:
         file.unlink()
 
 
-async def wait_ready(api: Api, status: int) -> None:
+async def wait_ready(api: ApiClient, status: int) -> None:
     while (await api.call("GET", "/health/ready")).status_code != status:  # noqa: ASYNC110 - it has no event
         await trio.sleep(0.05)
 
@@ -36,14 +36,14 @@ async def wait_ready(api: Api, status: int) -> None:
 async def test_a_deleted_database_makes_the_server_unready_with_one_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with running(settings(tmp_path)) as api:
+    async with run_server(settings(tmp_path)) as api:
         visitor, chat = await api.talk()
         delete_database(tmp_path)
         await wait_ready(api, 503)
-        assert error(await api.write(visitor, chat, "lost"))[:2] == (503, "storage_unavailable")
+        assert error_of(await api.write(visitor, chat, "lost"))[:2] == (503, "storage_unavailable")
         answer = await api.call("GET", f"/api/chats/{chat}/messages", operator())
-        assert error(answer)[:2] == (503, "storage_unavailable")
-        assert error(await api.call("GET", "/health/ready"))[:2] == (503, "storage_unavailable")
+        assert error_of(answer)[:2] == (503, "storage_unavailable")
+        assert error_of(await api.call("GET", "/health/ready"))[:2] == (503, "storage_unavailable")
     (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
     assert f"{tmp_path}/actorchat.db was deleted or moved while the server runs: put it back, or stop" in line
 
@@ -51,7 +51,7 @@ async def test_a_deleted_database_makes_the_server_unready_with_one_line(
 @pytest.mark.slow
 async def test_a_database_that_is_back_makes_the_server_ready_again(tmp_path: Path) -> None:
     path, elsewhere = trio.Path(tmp_path / "actorchat.db"), trio.Path(tmp_path / "elsewhere")
-    async with running(settings(tmp_path)) as api:
+    async with run_server(settings(tmp_path)) as api:
         visitor, chat = await api.talk()
         await path.rename(elsewhere)
         await wait_ready(api, 503)
@@ -73,14 +73,14 @@ async def test_reads_that_fail_make_the_server_unready_until_they_work(caplog: p
         stores.append(store)
         yield Storage(store, InPlace(), AsyncReader(store, InPlace()))
 
-    async with running(environment=Environment(open_store=open_faulty)) as api:
+    async with run_server(environment=Environment(open_store=open_faulty)) as api:
         visitor, chat = await api.talk()
         path = f"/api/chats/{chat}/messages"
         assert (await api.call("GET", path, visitor)).status_code == 200
         stores[0].unreadable = True
         for _ in range(5):
-            assert error(await api.call("GET", path, visitor))[:2] == (503, "storage_unavailable")
-            assert error(await api.call("GET", "/health/ready"))[:2] == (503, "storage_unavailable")
+            assert error_of(await api.call("GET", path, visitor))[:2] == (503, "storage_unavailable")
+            assert error_of(await api.call("GET", "/health/ready"))[:2] == (503, "storage_unavailable")
         stores[0].unreadable = False
         await wait_ready(api, 200)
     (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]

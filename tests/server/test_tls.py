@@ -23,7 +23,7 @@ from trio_websocket import open_websocket_url, wrap_client_stream
 from actorchat.server.bootstrap import tls_context
 from actorchat.server.serving import open_server
 from actorchat.server.settings import InvalidSettings, Settings
-from tests.server.running import CAP, SECRET, get_live
+from tests.server.server_under_test import SECRET, TIMEOUT, get_live
 
 
 def certified(folder: Path, encryption: KeySerializationEncryption) -> Settings:
@@ -53,7 +53,7 @@ def certified(folder: Path, encryption: KeySerializationEncryption) -> Settings:
 async def test_http_and_sockets_share_the_port_over_tls(tmp_path: Path) -> None:
     settings = certified(tmp_path, NoEncryption())
     trust = ssl.create_default_context(cafile=tmp_path / "cert.pem")
-    with trio.fail_after(CAP):
+    with trio.fail_after(TIMEOUT):
         async with open_server(settings) as server:
             assert server.url.startswith("https://")
             async with httpx.AsyncClient(base_url=server.url, verify=trust) as http:
@@ -80,7 +80,7 @@ async def test_a_program_that_embeds_the_server_reloads_its_certificate(tmp_path
         await trio.Path(folder).mkdir()
     old, new = (certified(folder, NoEncryption()) for folder in folders)
     trust = [ssl.create_default_context(cafile=folder / "cert.pem") for folder in folders]
-    with trio.fail_after(CAP):
+    with trio.fail_after(TIMEOUT):
         async with open_server(old) as server:
             for context in trust:
                 async with httpx.AsyncClient(base_url=server.url, verify=context) as http:

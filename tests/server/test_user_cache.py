@@ -11,7 +11,7 @@ from actorchat.protocol import Role, User
 from actorchat.server import user_cache as people_module
 from actorchat.server.auth import Claims, Tokens
 from actorchat.server.user_cache import UserCache
-from tests.chat.world import open_world
+from tests.chat.harness import open_chat
 
 
 def claims_of(number: int) -> Claims:
@@ -30,8 +30,8 @@ async def test_who_comes_back_without_waiting_is_not_the_first_to_be_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(people_module, "_MAX_CACHED", 2)
-    async with open_world() as world:
-        people = UserCache(world.chats)
+    async with open_chat() as harness:
+        people = UserCache(harness.chats)
         await people.record(claims_of(1))
         await people.record(claims_of(2))
         assert is_remembered(people, 1)
@@ -49,13 +49,13 @@ async def test_of_two_profiles_that_are_recorded_at_once_the_newer_one_is_shown(
     for name in ("Ann", "Anna"):
         moment[0] += 0.5
         tokens.append(judge.issue(User(7, Role.USER, firstname=name), (), 60))
-    async with open_world() as world:
-        people = UserCache(world.chats, clock=lambda: moment[0])
+    async with open_chat() as harness:
+        people = UserCache(harness.chats, clock=lambda: moment[0])
         async with trio.open_nursery() as nursery:
             for which in order:
                 nursery.start_soon(people.record, judge.verify(tokens[which]))
         for token in tokens:
             assert people.record_nowait(judge.verify(token)).user.firstname == "Anna"
-        stored = await world.chats.chat_reader.person(Identity(Role.USER, 7))
+        stored = await harness.chats.chat_reader.person(Identity(Role.USER, 7))
         assert stored is not None
         assert stored.user.firstname == "Anna"

@@ -13,11 +13,11 @@ from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnec
 
 from actorchat.protocol import Role
 from actorchat.server.settings import LimitSettings, Settings
-from tests.server.running import SECRET, Api, customer, get_live, operator, running, token
+from tests.server.server_under_test import SECRET, ApiClient, customer, get_live, operator, run_server, token
 
 
 @pytest.fixture(params=["reactor", "trio-websocket"])
-async def api(request: pytest.FixtureRequest) -> AsyncIterator[Api]:
+async def api(request: pytest.FixtureRequest) -> AsyncIterator[ApiClient]:
     settings = Settings(
         storage="memory://",
         port=0,
@@ -27,16 +27,16 @@ async def api(request: pytest.FixtureRequest) -> AsyncIterator[Api]:
         origins=("https://shop.example",),
         limits=LimitSettings(messages_per_second=0, visitor_sockets=2, operator_sockets=2),
     )
-    async with running(settings) as api:
+    async with run_server(settings) as api:
         yield api
 
 
 async def outcome(
-    api: Api, path: str, who: str | None, protocols: Sequence[str] = (), origin: str | None = None
+    api: ApiClient, path: str, bearer: str | None, protocols: Sequence[str] = (), origin: str | None = None
 ) -> tuple[int, str]:
     """(status, code) of a refusal before the upgrade, (close code, reason) after it, or (101, the first event)."""
     try:
-        async with api.socket(path, who, protocols, **({"Origin": origin} if origin else {})) as socket:
+        async with api.socket(path, bearer, protocols, **({"Origin": origin} if origin else {})) as socket:
             return await first(socket)
     except ConnectionRejected as refused:
         return refused.status_code, orjson.loads(refused.body or b"")["error"]["code"]
@@ -53,14 +53,14 @@ def room(chat: UUID, query: str = "") -> str:
     return f"/ws/chats/{chat}{query}"
 
 
-async def test_the_owner_and_operators_of_the_source_come_in(api: Api) -> None:
+async def test_the_owner_and_operators_of_the_source_come_in(api: ApiClient) -> None:
     visitor, chat = await api.visit()
     assert await outcome(api, room(chat), visitor) == (101, "user_connected")
     assert await outcome(api, room(chat), operator()) == (101, "user_connected")
     assert await outcome(api, "/ws/operators", operator()) == (101, "operator_updated")
 
 
-async def test_a_console_is_told_of_an_operator_who_is_new_to_its_source(api: Api) -> None:
+async def test_a_console_is_told_of_an_operator_who_is_new_to_its_source(api: ApiClient) -> None:
     async with (
         api.socket("/ws/operators", operator(1, ["lk"])) as olgas,
         api.socket("/ws/operators", operator(2, ["shop"])) as petrs,
@@ -75,7 +75,7 @@ async def test_a_console_is_told_of_an_operator_who_is_new_to_its_source(api: Ap
         assert (await next_event(olgas, "operator_updated"))["user"]["firstname"] == "Olga"
 
 
-async def test_a_visitors_new_name_is_shown_in_the_room_and_on_the_feed(api: Api) -> None:
+async def test_a_visitors_new_name_is_shown_in_the_room_and_on_the_feed(api: ApiClient) -> None:
     visitor, chat = await api.visit(token=customer(7, firstname="Ann"))
     assert (await api.write(visitor, chat)).status_code == 201
     async with (
@@ -105,7 +105,7 @@ async def next_operator(socket: WebSocketConnection, operator_id: int) -> tuple[
             return operator_id, event["is_online"]
 
 
-async def test_a_socket_may_follow_requests_on_one_connection(api: Api) -> None:
+async def test_a_socket_may_follow_requests_on_one_connection(api: ApiClient) -> None:
     visitor, chat = await api.visit()
     extra = [(b"Authorization", f"Bearer {visitor}".encode())]
     async with await trio.open_tcp_stream("127.0.0.1", api.server.port) as stream, trio.open_nursery() as nursery:
@@ -118,7 +118,7 @@ async def test_a_socket_may_follow_requests_on_one_connection(api: Api) -> None:
             assert await first(socket) == (101, "message_added")
 
 
-async def test_a_target_in_absolute_form_leads_to_the_same_socket(api: Api) -> None:
+async def test_a_target_in_absolute_form_leads_to_the_same_socket(api: ApiClient) -> None:
     visitor, chat = await api.visit()
     path = f"http://chat.example{room(chat)}"
     assert await outcome(api, path, visitor) == (101, "user_connected")
@@ -126,7 +126,7 @@ async def test_a_target_in_absolute_form_leads_to_the_same_socket(api: Api) -> N
     assert await outcome(api, path, visitor, origin="http://evil.example") == (403, "not_allowed")
 
 
-async def test_a_socket_that_follows_requests_is_judged_too(api: Api) -> None:
+async def test_a_socket_that_follows_requests_is_judged_too(api: ApiClient) -> None:
     async with await trio.open_tcp_stream("127.0.0.1", api.server.port) as stream:
         await get_live(stream)
         head = f"GET {room(uuid4())} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -137,7 +137,7 @@ async def test_a_socket_that_follows_requests_is_judged_too(api: Api) -> None:
     assert b'"not_authenticated"' in answer
 
 
-async def test_a_browser_brings_its_token_as_a_subprotocol(api: Api) -> None:
+async def test_a_browser_brings_its_token_as_a_subprotocol(api: ApiClient) -> None:
     visitor, chat = await api.visit()
     async with api.socket(room(chat), None, [f"bearer.{visitor}", "actorchat.v1.ext"]) as socket:
         assert socket.subprotocol == "actorchat.v1.ext"
@@ -145,7 +145,7 @@ async def test_a_browser_brings_its_token_as_a_subprotocol(api: Api) -> None:
 
 
 @pytest.mark.parametrize("header", ["Basic c3RhZ2luZzpzZWNyZXQ=", f"Bearer {customer(8)}", "Bearer x"])
-async def test_a_token_as_a_subprotocol_wins_over_the_header(api: Api, header: str) -> None:
+async def test_a_token_as_a_subprotocol_wins_over_the_header(api: ApiClient, header: str) -> None:
     visitor, chat = await api.visit()
     async with api.socket(room(chat), None, [f"bearer.{visitor}", "actorchat.v1"], Authorization=header) as socket:
         assert await first(socket) == (101, "user_connected")
@@ -162,7 +162,7 @@ BAD_TOKENS = {
 
 
 @pytest.mark.parametrize("name", BAD_TOKENS)
-async def test_a_bad_token_is_refused_before_any_data(api: Api, name: str) -> None:
+async def test_a_bad_token_is_refused_before_any_data(api: ApiClient, name: str) -> None:
     _, chat = await api.visit()
     assert await outcome(api, room(chat), BAD_TOKENS[name]) == (401, "not_authenticated")
     if BAD_TOKENS[name]:
@@ -171,7 +171,7 @@ async def test_a_bad_token_is_refused_before_any_data(api: Api, name: str) -> No
 
 
 @pytest.mark.parametrize("room_is_open", [False, True])
-async def test_somebody_elses_chat_is_refused(api: Api, room_is_open: bool) -> None:
+async def test_somebody_elses_chat_is_refused(api: ApiClient, room_is_open: bool) -> None:
     owner, chat = await api.visit()
     stranger, _ = await api.visit()
     async with AsyncExitStack() as stack:
@@ -180,17 +180,17 @@ async def test_somebody_elses_chat_is_refused(api: Api, room_is_open: bool) -> N
         await refused_to_others(api, chat, stranger)
 
 
-async def refused_to_others(api: Api, chat: UUID, stranger: str) -> None:
-    for who, code in (
+async def refused_to_others(api: ApiClient, chat: UUID, stranger: str) -> None:
+    for bearer, code in (
         (stranger, "not_participant"),
         (operator(1, ["shop"]), "not_allowed"),
         (operator(1, []), "not_allowed"),
     ):
-        assert await outcome(api, room(chat), who) == (403, code)
-        assert await outcome(api, room(chat), None, [f"bearer.{who}", "actorchat.v1"]) == (4403, code)
+        assert await outcome(api, room(chat), bearer) == (403, code)
+        assert await outcome(api, room(chat), None, [f"bearer.{bearer}", "actorchat.v1"]) == (4403, code)
 
 
-async def test_every_socket_of_an_open_room_hears_who_is_there(api: Api) -> None:
+async def test_every_socket_of_an_open_room_hears_who_is_there(api: ApiClient) -> None:
     visitor, chat = await api.visit()
     async with api.socket(room(chat), visitor) as first_tab, api.socket(room(chat), visitor) as second_tab:
         async with api.socket(room(chat), operator(5)) as console:
@@ -204,7 +204,7 @@ async def test_every_socket_of_an_open_room_hears_who_is_there(api: Api) -> None
             assert await first(socket) == (101, "message_added")
 
 
-async def test_what_a_newer_token_claims_is_stored_also_at_an_open_room(api: Api) -> None:
+async def test_what_a_newer_token_claims_is_stored_also_at_an_open_room(api: ApiClient) -> None:
     visitor, chat = await api.visit()
     async with api.socket(room(chat), visitor):
         assert await outcome(api, room(chat), operator(5, firstname="Olga")) == (101, "user_connected")
@@ -214,13 +214,13 @@ async def test_what_a_newer_token_claims_is_stored_also_at_an_open_room(api: Api
 
 
 @pytest.mark.parametrize("path", ["/ws/chats/00000000-0000-4000-8000-000000000000", "/ws/chats/x", "/ws/other", "/"])
-async def test_what_is_not_there_is_404(api: Api, path: str) -> None:
+async def test_what_is_not_there_is_404(api: ApiClient, path: str) -> None:
     assert await outcome(api, path, operator()) == (404, "not_found")
     protocols = [f"bearer.{operator()}", "actorchat.v1"]
     assert await outcome(api, path, None, protocols) == (4404, "not_found")
 
 
-async def test_the_feed_is_for_operators_and_their_sources(api: Api) -> None:
+async def test_the_feed_is_for_operators_and_their_sources(api: ApiClient) -> None:
     visitor, _ = await api.visit()
     assert await outcome(api, "/ws/operators", visitor) == (403, "not_allowed")
     assert await outcome(api, "/ws/operators?source=shop", operator()) == (403, "not_allowed")
@@ -231,23 +231,23 @@ async def test_the_feed_is_for_operators_and_their_sources(api: Api) -> None:
 
 
 @pytest.mark.parametrize("query", ["?after=", "?after=x", "?after=-2", "?after=1.5", "?after=1&after=2"])
-async def test_a_bad_resume_point_is_400(api: Api, query: str) -> None:
+async def test_a_bad_resume_point_is_400(api: ApiClient, query: str) -> None:
     visitor, chat = await api.visit()
     assert await outcome(api, room(chat, query), visitor) == (400, "malformed")
 
 
-async def test_an_unknown_query_parameter_of_a_socket_is_refused_by_name(api: Api) -> None:
+async def test_an_unknown_query_parameter_of_a_socket_is_refused_by_name(api: ApiClient) -> None:
     visitor, chat = await api.visit()
-    for path, who in ((room(chat, "?since=3"), visitor), ("/ws/operators?sources=lk", operator())):
+    for path, bearer in ((room(chat, "?since=3"), visitor), ("/ws/operators?sources=lk", operator())):
         with pytest.raises(ConnectionRejected) as refused:
-            async with api.socket(path, who):
+            async with api.socket(path, bearer):
                 pass
         assert refused.value.status_code == 400
         name = path.partition("?")[2].partition("=")[0]
         assert orjson.loads(refused.value.body or b"")["error"]["path"] == name
 
 
-async def test_origin_is_judged_before_the_token(api: Api) -> None:
+async def test_origin_is_judged_before_the_token(api: ApiClient) -> None:
     visitor, chat = await api.visit()
     own = api.server.url
     for origin, expected in (
@@ -261,7 +261,9 @@ async def test_origin_is_judged_before_the_token(api: Api) -> None:
     assert evil == (403, "not_allowed")
 
 
-async def test_a_refused_origin_is_logged_with_what_to_configure(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_refused_origin_is_logged_with_what_to_configure(
+    api: ApiClient, caplog: pytest.LogCaptureFixture
+) -> None:
     for _ in range(2):
         refused = await outcome(api, "/ws/operators", None, ["bearer.x", "actorchat.v1"], origin="https://b.example")
         assert refused == (403, "not_allowed")
@@ -271,12 +273,12 @@ async def test_a_refused_origin_is_logged_with_what_to_configure(api: Api, caplo
     assert 'origins = ["https://b.example"]' in line
 
 
-async def test_the_token_is_judged_before_the_chat(api: Api) -> None:
+async def test_the_token_is_judged_before_the_chat(api: ApiClient) -> None:
     assert await outcome(api, room(uuid4()), None) == (401, "not_authenticated")
 
 
 @pytest.mark.slow
-async def test_a_socket_ends_when_its_token_does(api: Api) -> None:
+async def test_a_socket_ends_when_its_token_does(api: ApiClient) -> None:
     _, mine = await api.visit(token=customer(7))
     # Ends are whole seconds, rounded down: at least two are left to connect in.
     async with api.socket(room(mine), token(Role.USER, 7, ttl=3)) as socket:
@@ -284,30 +286,30 @@ async def test_a_socket_ends_when_its_token_does(api: Api) -> None:
         assert (await first(socket))[0] == 4401
 
 
-async def test_one_person_may_have_so_many_sockets_and_is_told_clearly_of_one_more(api: Api) -> None:
+async def test_one_person_may_have_so_many_sockets_and_is_told_clearly_of_one_more(api: ApiClient) -> None:
     visitor, chat = await api.visit()
     _, other = await api.visit()
     async with AsyncExitStack() as stack:
-        for path, who in ((room(chat), visitor), (room(chat), operator()), ("/ws/operators", operator())):
-            for _ in range(2 if who == visitor else 1):
-                socket = await stack.enter_async_context(api.socket(path, who))
+        for path, bearer in ((room(chat), visitor), (room(chat), operator()), ("/ws/operators", operator())):
+            for _ in range(2 if bearer == visitor else 1):
+                socket = await stack.enter_async_context(api.socket(path, bearer))
                 await socket.get_message()
-        for path, who, most in ((room(chat), visitor, 2), (room(other), operator(), 2)):
+        for path, bearer, most in ((room(chat), visitor, 2), (room(other), operator(), 2)):
             with pytest.raises(ConnectionRejected) as refused:
-                async with api.socket(path, who):
+                async with api.socket(path, bearer):
                     pass
             assert refused.value.status_code == 429
             error = orjson.loads(refused.value.body or b"")["error"]
             assert error["code"] == "rate_limited"
             assert f"{most} sockets" in error["detail"]
-            protocols = (f"bearer.{who}", "actorchat.v1")
+            protocols = (f"bearer.{bearer}", "actorchat.v1")
             assert await outcome(api, path, None, protocols) == (1013, "rate_limited")
         # Nobody else is concerned.
         assert await outcome(api, room(chat), operator(2)) == (101, "user_connected")
         assert await outcome(api, room(other), customer(5)) == (403, "not_participant")
 
 
-async def test_a_socket_that_has_ended_makes_room_for_another(api: Api) -> None:
+async def test_a_socket_that_has_ended_makes_room_for_another(api: ApiClient) -> None:
     visitor, chat = await api.visit()
     for _ in range(5):
         async with api.socket(room(chat), visitor) as one, api.socket(room(chat), visitor) as two:
@@ -315,6 +317,6 @@ async def test_a_socket_that_has_ended_makes_room_for_another(api: Api) -> None:
         await until_closed(api)
 
 
-async def until_closed(api: Api) -> None:
+async def until_closed(api: ApiClient) -> None:
     while api.server.statistics().websockets:  # noqa: ASYNC110 - what is looked at has no event to wait for
         await trio.sleep(0.001)

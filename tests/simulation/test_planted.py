@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from tests.simulation.planted import MOST_SEEDS, PLANTED, run_planted
+from tests.simulation.planted_faults import MOST_SEEDS, PLANTED, run_planted
 
 FIRST: Final[Mapping[str, int]] = {"silent-peers-kept": 15, "snapshot-and-live-overlap": 10}
 """A seed near one that finds it, for those that are not found at once."""

@@ -18,7 +18,7 @@ from actorchat.testing.simulation.plan import Plan, Setup, load_plan, make_plan,
 from actorchat.testing.simulation.report import describe, describe_failure
 from actorchat.testing.simulation.shrink import shrink
 from actorchat.testing.simulation.world import Verdict, Violation
-from tests.simulation.planted import planted
+from tests.simulation.planted_faults import planted
 
 
 def _fails_with(*needed: str) -> object:

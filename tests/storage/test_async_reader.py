@@ -17,7 +17,7 @@ from actorchat.storage.sqlite import SqliteStore
 from actorchat.storage.store import Batch
 from actorchat.storage.worker_threads import InPlace
 from actorchat.testing import FaultyStore
-from tests.storage.listener import CHAT, NOW, RESERVE, say
+from tests.storage.sample_chat import CHAT, NOW, RESERVE, say
 
 
 class OneBadChat(FaultyStore):

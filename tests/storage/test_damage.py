@@ -15,7 +15,7 @@ from actorchat.storage.journal import open_journal
 from actorchat.storage.sqlite import SqliteStore
 from actorchat.storage.store import Batch
 from actorchat.storage.worker_threads import InPlace
-from tests.storage.listener import ANN, CHAT, NOW, RESERVE, Listener
+from tests.storage.sample_chat import ANN, CHAT, NOW, RESERVE, OutcomeRecorder
 
 BOB = User(2, ANN.role, firstname="Bob")
 HEALTHY = UUID(int=2)
@@ -138,7 +138,7 @@ async def test_the_journal_stays_with_everybody_else(tmp_path: Path, caplog: pyt
     damage(path)
     with closing(SqliteStore(path, Policy())) as store, caplog.at_level(logging.ERROR):
         async with open_journal(store, InPlace(), clock=lambda: NOW) as journal:
-            well, sick = Listener(), Listener()
+            well, sick = OutcomeRecorder(), OutcomeRecorder()
             for number in range(20):
                 journal.submit(say(CHAT, ANN, f"sick {number}"), sick)
                 journal.submit(say(HEALTHY, BOB, f"well {number}"), well)

@@ -24,7 +24,7 @@ from actorchat.storage.database_lock import claim
 from actorchat.storage.sqlite import SqliteStore
 from actorchat.storage.store import Batch, Store
 from tests.storage.failing_disk import Disk
-from tests.storage.listener import CHAT, NOW, RESERVE, Listener, say, stored
+from tests.storage.sample_chat import CHAT, NOW, RESERVE, OutcomeRecorder, all_messages, say
 
 CAP = 20.0
 
@@ -61,7 +61,7 @@ class Running:
     async def say(self, text: str) -> str | None:
         """The code of the refusal, None if it was announced. A second passes before."""
         self.clock.now += 1
-        listener = Listener()
+        listener = OutcomeRecorder()
         self.journal.submit(say(text), listener)
         await self.journal.barrier()
         return listener.codes[0]
@@ -81,7 +81,7 @@ async def opened(path: Path) -> AsyncIterator[Running]:
                 storage.store, storage.runner, clock=clock, writer=os.urandom(8).hex(), tidy=storage.tidy
             ) as journal,
         ):
-            journal.submit(RESERVE, Listener())
+            journal.submit(RESERVE, OutcomeRecorder())
             await journal.barrier()
             yield Running(path, storage, journal, clock)
 
@@ -132,7 +132,7 @@ def outside_reader(path: Path) -> Iterator[None]:
 
 async def reopened(path: Path) -> list[str]:
     async with open_store(f"sqlite:///{path}", Policy()) as storage:
-        return [message.text for message in stored(storage.store)]
+        return [message.text for message in all_messages(storage.store)]
 
 
 async def test_a_deleted_lock_file_lets_no_second_store_in(path: Path) -> None:
@@ -206,7 +206,7 @@ async def test_a_moved_database_is_away_until_it_is_back(path: Path, caplog: pyt
         assert await running.say("lost") == "storage_unavailable"
         assert running.journal.statistics().away
         with pytest.raises(StorageUnavailable, match="was deleted or moved"):
-            stored(running.store)
+            all_messages(running.store)
         os.rename(path.with_name("elsewhere"), path)
         await running.say_until_stored("after")
     assert await reopened(path) == ["before", "after"]
@@ -324,7 +324,7 @@ async def test_a_deleted_log_is_saved_into_the_database(
         assert texts(path)[:1] == ["a"]
         outside(path, "SELECT * FROM messages")
         assert await running.say("c") is None
-        assert [message.text for message in stored(running.store)] == ["a", "b", "c"]
+        assert [message.text for message in all_messages(running.store)] == ["a", "b", "c"]
         assert running.beside("-wal").exists()
     assert "was deleted while the server runs; what it held was saved into the database" in caplog.text
     assert await reopened(path) == ["a", "b", "c"]

@@ -16,7 +16,7 @@ from actorchat.storage.memory import MemoryStore
 from actorchat.storage.sqlite import SqliteStore
 from actorchat.storage.store import Batch, Store
 from actorchat.testing import random_operations
-from tests.storage.listener import NOW
+from tests.storage.sample_chat import NOW
 
 POLICIES = st.builds(
     Policy,

@@ -17,7 +17,7 @@ from actorchat.storage.async_reader import AsyncReader
 from actorchat.storage.memory import MemoryStore
 from actorchat.storage.worker_threads import InPlace, open_workers
 from actorchat.testing import FaultyStore
-from tests.storage.listener import CHAT, RESERVE, Listener, say
+from tests.storage.sample_chat import CHAT, RESERVE, OutcomeRecorder, say
 
 
 @pytest.mark.parametrize(
@@ -35,14 +35,14 @@ async def test_what_is_committed_is_read_and_leaving_leaves_no_thread_and_no_log
     url = "memory://" if scheme == "memory" else f"sqlite:///{tmp_path}/chat.db"
     async with open_store(url, Policy()) as storage:
         async with open_journal(storage.store, storage.runner) as journal:
-            listener = Listener()
+            listener = OutcomeRecorder()
             for operation in (RESERVE, say("a"), say("b")):
                 journal.submit(operation, listener)
             await journal.barrier()
             assert listener.codes == [None] * 3
         page = await storage.chat_reader.newest(CHAT, Role.USER, before=None, limit=9)
         assert page is not None
-        assert page.messages == tuple(listener.announced)
+        assert page.messages == tuple(listener.stored_messages)
     assert threading.active_count() == before
     assert sorted(os.listdir(tmp_path)) == ([] if scheme == "memory" else ["chat.db", "chat.db.lock"])
 
@@ -100,7 +100,7 @@ async def test_a_store_that_fails_to_open_leaves_no_thread(tmp_path: Path) -> No
 async def test_reads_go_on_beside_a_write_and_see_only_whole_batches(tmp_path: Path) -> None:
     async with open_store(f"sqlite:///{tmp_path}/chat.db", Policy()) as storage:
         async with open_journal(storage.store, storage.runner) as journal, trio.open_nursery() as nursery:
-            journal.submit(RESERVE, Listener())
+            journal.submit(RESERVE, OutcomeRecorder())
             await journal.barrier()
             seen: list[int] = []
 
@@ -115,7 +115,7 @@ async def test_reads_go_on_beside_a_write_and_see_only_whole_batches(tmp_path: P
                 nursery.start_soon(read)
             for n in range(20):
                 for k in range(50):
-                    journal.submit(say(f"{n} {k}"), Listener())
+                    journal.submit(say(f"{n} {k}"), OutcomeRecorder())
                 await journal.barrier()
         assert set(seen) <= set(range(0, 1_001, 50))
 

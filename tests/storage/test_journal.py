@@ -20,7 +20,7 @@ from actorchat.storage.memory import MemoryStore
 from actorchat.storage.store import Batch, DecisionAndCounters
 from actorchat.storage.worker_threads import InPlace, open_workers
 from actorchat.testing import CommitFault, DelayedRunner, FaultyStore
-from tests.storage.listener import ANN, CHAT, NOW, RESERVE, Listener, say, stored
+from tests.storage.sample_chat import ANN, CHAT, NOW, RESERVE, OutcomeRecorder, all_messages, say
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ async def journal_on(
     store = FaultyStore(MemoryStore(Policy()), (None, *faults), away_for=away_for)
     runner = DelayedRunner(InPlace(), lambda: took) if took else InPlace()
     async with open_journal(store, runner, capacity=capacity, clock=lambda: NOW) as journal:
-        assert journal.submit(RESERVE, Listener())
+        assert journal.submit(RESERVE, OutcomeRecorder())
         await journal.barrier()
         yield journal, store
 
@@ -49,42 +49,42 @@ class Deaf:
 
 async def test_all_that_waits_is_one_batch_told_in_order_and_once() -> None:
     async with journal_on() as (journal, store):
-        one, two = Listener(), Listener()
+        one, two = OutcomeRecorder(), OutcomeRecorder()
         askers = [Deaf() for _ in range(10)]
         for n, asker in enumerate(askers):
             assert journal.submit(say(str(n)), (one, two)[n % 2], asker)
         assert not one.outcomes
         await journal.barrier()
         assert [outcome.reply_to for outcome in one.outcomes] == askers[::2]
-        assert [message.text for message in two.announced] == ["1", "3", "5", "7", "9"]
+        assert [message.text for message in two.stored_messages] == ["1", "3", "5", "7", "9"]
         assert (one.calls, two.calls, store.commits) == (1, 1, 2)
-        assert [message.index for message in stored(store)] == list(range(10))
+        assert [message.index for message in all_messages(store)] == list(range(10))
 
 
 async def test_a_batch_holds_a_thousand_operations_at_most() -> None:
     async with journal_on() as (journal, _):
-        listener = Listener()
+        listener = OutcomeRecorder()
         for n in range(2_500):
             assert journal.submit(say(str(n)), listener)
         await journal.barrier()
         assert listener.calls == 3
-        assert [message.index for message in listener.announced] == list(range(2_500))
+        assert [message.index for message in listener.stored_messages] == list(range(2_500))
         figures = journal.statistics()
         assert (figures.batches, figures.operations, figures.largest_batch) == (4, 2_501, 1_000)
 
 
 async def test_what_is_over_the_capacity_is_not_taken() -> None:
     async with journal_on(capacity=2) as (journal, _):
-        listener = Listener()
+        listener = OutcomeRecorder()
         assert [journal.submit(say(text), listener) for text in "abc"] == [True, True, False]
         await journal.barrier()
-        assert [message.text for message in listener.announced] == ["a", "b"]
+        assert [message.text for message in listener.stored_messages] == ["a", "b"]
         assert journal.submit(say("d"), listener)
 
 
 async def test_operations_that_come_during_a_commit_are_the_next_batch(autojump_clock: object) -> None:
     async with journal_on(took=1.0) as (journal, store):
-        listener = Listener()
+        listener = OutcomeRecorder()
         journal.submit(say("a"), listener)
         await trio.sleep(0.5)
         for text in "bcd":
@@ -92,7 +92,7 @@ async def test_operations_that_come_during_a_commit_are_the_next_batch(autojump_
         assert not listener.outcomes
         await journal.barrier()
         assert store.commits == 3
-        assert [message.text for message in listener.announced] == list("abcd")
+        assert [message.text for message in listener.stored_messages] == list("abcd")
 
 
 async def test_the_next_commit_is_in_the_thread_while_the_last_batch_is_announced() -> None:
@@ -107,8 +107,8 @@ async def test_the_next_commit_is_in_the_thread_while_the_last_batch_is_announce
             return super().commit(operations, batch)
 
     meets: list[bool] = []
-    last = Listener(lambda outcome: meets.append(begun.wait(5)))
-    following = Listener()
+    last = OutcomeRecorder(lambda outcome: meets.append(begun.wait(5)))
+    following = OutcomeRecorder()
     async with open_workers("writer") as writer, open_journal(Store(Policy()), writer, clock=lambda: NOW) as journal:
         journal.submit(RESERVE, last)
         await trio.testing.wait_all_tasks_blocked()
@@ -138,7 +138,7 @@ async def test_what_is_stored_is_told_first_though_the_next_batch_is_refused_at_
     monkeypatch.setattr(journal_module, "MAX_BATCH", 1)
     with trio.move_on_after(0.01):
         async with open_journal(MemoryStore(Policy()), Refusing(), clock=lambda: NOW) as journal:
-            listener = Listener()
+            listener = OutcomeRecorder()
             for operation in (RESERVE, say("b"), say("c")):
                 journal.submit(operation, listener)
             await trio.sleep_forever()
@@ -148,7 +148,7 @@ async def test_what_is_stored_is_told_first_though_the_next_batch_is_refused_at_
 async def test_others_run_between_two_batches_that_are_committed_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_module, "MAX_BATCH", 2)
     async with journal_on() as (journal, _):
-        listener = Listener()
+        listener = OutcomeRecorder()
         for number in range(10):
             journal.submit(say(str(number)), listener)
         seen = set()
@@ -166,7 +166,7 @@ async def test_whoever_answers_an_outcome_with_another_operation_starves_nobody(
             if len(listener.outcomes) < 1_000:
                 journal.submit(say("again"), listener)
 
-        listener = Listener(again)
+        listener = OutcomeRecorder(again)
         journal.submit(say("first"), listener)
         for _ in range(10):
             await trio.lowlevel.checkpoint()
@@ -178,7 +178,7 @@ async def test_the_last_batch_is_told_once_and_before_what_comes_of_the_next_one
     autojump_clock: object, fault: CommitFault | None
 ) -> None:
     async with journal_on(None, fault, away_for=2, took=1.0) as (journal, _):
-        listener = Listener()
+        listener = OutcomeRecorder()
         journal.submit(say("a"), listener)
         await trio.sleep(0.5)
         journal.submit(say("b"), listener)
@@ -191,7 +191,7 @@ async def test_the_last_batch_is_told_once_and_before_what_comes_of_the_next_one
 
 async def test_a_barrier_does_not_wait_for_the_batch_after_it(autojump_clock: object) -> None:
     async with journal_on(took=1.0) as (journal, _):
-        first, second = Listener(), Listener()
+        first, second = OutcomeRecorder(), OutcomeRecorder()
         journal.submit(say("a"), first)
         await trio.sleep(0.1)
         async with trio.open_nursery() as nursery:
@@ -211,12 +211,12 @@ class SlowToBegin(InPlace):
 
 async def test_a_barrier_waits_for_a_batch_that_is_stored_and_not_yet_told(autojump_clock: object) -> None:
     async with open_journal(MemoryStore(Policy()), SlowToBegin(), clock=lambda: NOW) as journal:
-        first = Listener()
+        first = OutcomeRecorder()
         journal.submit(RESERVE, first)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(journal.barrier)
             await trio.sleep(0.5)
-            journal.submit(say("b"), Listener())
+            journal.submit(say("b"), OutcomeRecorder())
             await trio.sleep(1)
             assert not first.outcomes
         assert first.codes == [None]
@@ -225,7 +225,7 @@ async def test_a_barrier_waits_for_a_batch_that_is_stored_and_not_yet_told(autoj
 async def test_what_is_stored_is_told_though_the_next_batch_is_cancelled_before_it_begins(
     autojump_clock: object,
 ) -> None:
-    first, second = Listener(), Listener()
+    first, second = OutcomeRecorder(), OutcomeRecorder()
     with trio.move_on_after(1.5):
         async with open_journal(MemoryStore(Policy()), SlowToBegin(), clock=lambda: NOW) as journal:
             journal.submit(RESERVE, first)
@@ -237,7 +237,7 @@ async def test_what_is_stored_is_told_though_the_next_batch_is_cancelled_before_
 
 async def test_while_storage_is_away_operations_are_refused_at_once(autojump_clock: object) -> None:
     async with journal_on(AWAY, away_for=3) as (journal, store):
-        listener = Listener()
+        listener = OutcomeRecorder()
         for text in "abc":
             journal.submit(say(text), listener)
             await trio.testing.wait_all_tasks_blocked()
@@ -249,14 +249,14 @@ async def test_while_storage_is_away_operations_are_refused_at_once(autojump_clo
         assert not journal.statistics().away
         journal.submit(say("d"), listener)
         await journal.barrier()
-        assert [message.text for message in stored(store)] == ["d"]
+        assert [message.text for message in all_messages(store)] == ["d"]
 
 
 async def test_probes_back_off_until_a_batch_is_committed(autojump_clock: object) -> None:
     async with journal_on(AWAY, AWAY, AWAY, None, AWAY, away_for=1) as (journal, _):
         began, back = trio.current_time(), []
         for _ in range(5):
-            journal.submit(say("x"), Listener())
+            journal.submit(say("x"), OutcomeRecorder())
             await journal.barrier()
             while journal.statistics().away:  # noqa: ASYNC110 - when it is back is what is measured
                 await trio.sleep(0.01)
@@ -271,7 +271,7 @@ async def test_a_commit_in_doubt_is_answered_when_it_is_known(
     autojump_clock: object, fault: CommitFault, codes: list[str | None]
 ) -> None:
     async with journal_on(fault, away_for=2) as (journal, store):
-        doubted, later = Listener(), Listener()
+        doubted, later = OutcomeRecorder(), OutcomeRecorder()
         journal.submit(say("doubt"), doubted)
         await trio.testing.wait_all_tasks_blocked()
         journal.submit(say("later"), later)
@@ -279,16 +279,16 @@ async def test_a_commit_in_doubt_is_answered_when_it_is_known(
         assert (doubted.codes, later.codes) == ([], ["storage_unavailable"])
         await trio.sleep(5)
         assert doubted.codes == codes
-        assert doubted.announced == stored(store)
+        assert doubted.stored_messages == all_messages(store)
         assert journal.statistics().in_doubt == 1
 
 
 async def test_a_barrier_waits_for_the_doubt_before_it(autojump_clock: object) -> None:
     async with journal_on(STORED, away_for=2) as (journal, _):
-        doubted = Listener()
+        doubted = OutcomeRecorder()
         journal.submit(say("doubt"), doubted)
         await trio.testing.wait_all_tasks_blocked()
-        journal.submit(say("later"), Listener())
+        journal.submit(say("later"), OutcomeRecorder())
         await journal.barrier()
         assert doubted.codes == [None]
 
@@ -299,18 +299,18 @@ def refusal(text: str) -> RefuseMessage:
 
 async def test_refusals_have_as_much_room_again_as_what_is_stored() -> None:
     async with journal_on(capacity=2) as (journal, _):
-        listener = Listener()
+        listener = OutcomeRecorder()
         assert [journal.submit(say(text), listener) for text in "abc"] == [True, True, False]
         assert [journal.submit(refusal(text), listener) for text in "abc"] == [True, True, False]
         await journal.barrier()
         assert listener.codes == [None] * 4
-        assert [message.text for message in listener.announced] == ["a", "b"]
+        assert [message.text for message in listener.stored_messages] == ["a", "b"]
 
 
 async def test_what_is_repeated_while_its_commit_is_in_doubt_is_answered_behind_it(autojump_clock: object) -> None:
     for fault, codes in ((STORED, [None] * 3), (FORGOTTEN, ["storage_unavailable"] * 2 + ["too_long"])):
         async with journal_on(fault, away_for=3) as (journal, _):
-            doubted, again, others = Listener(), Listener(), Listener()
+            doubted, again, others = OutcomeRecorder(), OutcomeRecorder(), OutcomeRecorder()
             journal.submit(say("doubt"), doubted)
             await trio.testing.wait_all_tasks_blocked()
             journal.submit(say("doubt"), again)
@@ -325,11 +325,11 @@ async def test_what_is_repeated_while_its_commit_is_in_doubt_is_answered_behind_
 
 async def test_what_may_be_stored_is_held_within_the_capacity_until_storage_is_back(autojump_clock: object) -> None:
     async with journal_on(None, AWAY, away_for=3, capacity=3) as (journal, store):
-        listener, late = Listener(), Listener()
+        listener, late = OutcomeRecorder(), OutcomeRecorder()
         journal.submit(say("stored"), listener)
         await journal.barrier()
         store.remembers, store.unreadable = False, True
-        journal.submit(say("other"), Listener())
+        journal.submit(say("other"), OutcomeRecorder())
         await trio.testing.wait_all_tasks_blocked()
         assert journal.submit(say("stored"), listener)
         await trio.testing.wait_all_tasks_blocked()
@@ -341,7 +341,7 @@ async def test_what_may_be_stored_is_held_within_the_capacity_until_storage_is_b
 
 async def test_while_storage_is_away_but_readable_what_is_stored_is_given_back(autojump_clock: object) -> None:
     async with journal_on(None, AWAY, away_for=10) as (journal, _):
-        listener = Listener()
+        listener = OutcomeRecorder()
         for text in ("stored", "new", "stored"):
             journal.submit(say(text), listener)
             await trio.testing.wait_all_tasks_blocked()
@@ -357,10 +357,10 @@ async def test_a_barrier_of_an_idle_journal_is_one_checkpoint() -> None:
 
 
 async def test_leaving_decides_what_was_taken_and_takes_no_more(autojump_clock: object) -> None:
-    listener = Listener()
+    listener = OutcomeRecorder()
     taken: list[bool] = []
     async with journal_on(took=1.0) as (journal, _):
-        again = Listener(lambda outcome: taken.append(journal.submit(say("more"), listener)))
+        again = OutcomeRecorder(lambda outcome: taken.append(journal.submit(say("more"), listener)))
         journal.submit(say("last"), again)
     assert again.codes == [None]
     assert taken == [False]
@@ -368,7 +368,7 @@ async def test_leaving_decides_what_was_taken_and_takes_no_more(autojump_clock: 
 
 
 async def test_a_drain_that_waits_for_storage_ends_with_its_scope(autojump_clock: object) -> None:
-    doubted = Listener()
+    doubted = OutcomeRecorder()
     with trio.move_on_after(3) as scope:
         async with journal_on(STORED, away_for=10**6) as (journal, _):
             journal.submit(say("doubt"), doubted)
@@ -377,7 +377,7 @@ async def test_a_drain_that_waits_for_storage_ends_with_its_scope(autojump_clock
 
 
 async def test_a_batch_that_was_begun_is_told_even_when_cancelled(autojump_clock: object) -> None:
-    listener = Listener()
+    listener = OutcomeRecorder()
     with trio.move_on_after(1.5):
         async with journal_on(took=1.0) as (journal, _):
             journal.submit(say("begun"), listener)
@@ -390,9 +390,9 @@ async def test_a_recipient_that_crashes_harms_nobody_else(caplog: pytest.LogCapt
         raise RuntimeError("boom")
 
     async with journal_on() as (journal, _):
-        good = Listener()
+        good = OutcomeRecorder()
         with caplog.at_level(logging.ERROR, logger="actorchat.storage"):
-            journal.submit(say("a"), Listener(crash))
+            journal.submit(say("a"), OutcomeRecorder(crash))
             journal.submit(say("b"), good)
             await journal.barrier()
         assert good.codes == [None]
@@ -424,20 +424,20 @@ async def test_whatever_fails_each_message_is_announced_once_and_what_is_announc
             answers[operation] = answers.get(operation, 0) + 1
             assert journal.submit(operation, listener)
 
-        listener = Listener(again)
+        listener = OutcomeRecorder(again)
         nursery.start_soon(send, RESERVE, 0)
         for n in range(40):
             nursery.start_soon(send, say(str(n)), 5 + n / 7)
         await trio.sleep(600)
     assert set(answers.values()) == {0}
-    assert len({message.id for message in listener.announced}) == 40
-    assert [message.index for message in listener.announced] == list(range(40))
-    assert listener.announced == stored(store)
+    assert len({message.id for message in listener.stored_messages}) == 40
+    assert [message.index for message in listener.stored_messages] == list(range(40))
+    assert listener.stored_messages == all_messages(store)
 
 
 async def test_outcomes_of_a_chat_come_in_revision_order(autojump_clock: object) -> None:
     async with journal_on(None, STORED, None) as (journal, store):
-        listener = Listener()
+        listener = OutcomeRecorder()
         for n in range(30):
             journal.submit(say(str(n)), listener)
             await trio.sleep(0.01)
@@ -445,4 +445,4 @@ async def test_outcomes_of_a_chat_come_in_revision_order(autojump_clock: object)
         revs = [one.chat.rev for one in listener.decisions if isinstance(one, Changed)]
         assert revs == list(range(1, len(revs) + 1))
         assert store.chat(CHAT) is not None
-        assert {message.author for message in stored(store)} == {ANN}
+        assert {message.author for message in all_messages(store)} == {ANN}

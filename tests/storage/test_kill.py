@@ -10,7 +10,7 @@ import pytest
 
 from actorchat.chat.model import Policy
 from actorchat.storage.sqlite import SqliteStore
-from tests.storage.listener import stored
+from tests.storage.sample_chat import all_messages
 
 ANNOUNCE = """
 import sys
@@ -18,7 +18,7 @@ from uuid import UUID
 import trio
 from actorchat.chat.model import Policy
 from actorchat.storage import open_journal, open_store
-from tests.storage.listener import RESERVE, Listener, say
+from tests.storage.sample_chat import RESERVE, Listener, say
 
 async def main():
     async with open_store(f"sqlite:///{sys.argv[1]}", Policy()) as storage:
@@ -42,22 +42,22 @@ trio.run(main)
 @pytest.mark.slow
 def test_after_kill_every_announced_message_is_stored_and_indexes_are_dense(tmp_path: Path) -> None:
     path = tmp_path / "chat.db"
-    announced: list[tuple[str, ...]] = []
+    stored_messages: list[tuple[str, ...]] = []
     for run in range(5):
         command = [sys.executable, "-c", ANNOUNCE, str(path), str(run)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
-            announced.append(tuple(process.stdout.readline().split(maxsplit=2)))
+            stored_messages.append(tuple(process.stdout.readline().split(maxsplit=2)))
             time.sleep(0.05 * run)  # a moment of its own for each kill
             process.kill()
             # The last line may be cut off: what is not wholly printed was not announced.
             lines = process.stdout.read().split("\n")[:-1]
-            announced += [tuple(line.split(maxsplit=2)) for line in lines]
+            stored_messages += [tuple(line.split(maxsplit=2)) for line in lines]
     with closing(SqliteStore(path, Policy())) as store:
-        messages = stored(store)
+        messages = all_messages(store)
         assert store.corrected_counters == 0
     kept = {(str(message.id), str(message.index), message.text) for message in messages}
-    assert {(id_, index, text.rstrip("\n")) for id_, index, text in announced} <= kept
+    assert {(id_, index, text.rstrip("\n")) for id_, index, text in stored_messages} <= kept
     assert [message.index for message in messages] == list(range(len(messages)))
     assert len({message.id for message in messages}) == len(messages)
-    assert len(announced) > 100
+    assert len(stored_messages) > 100

@@ -12,7 +12,7 @@ from actorchat.chat.operations import AddMessage
 from actorchat.storage import connections
 from actorchat.storage.sqlite import SqliteStore
 from actorchat.storage.store import Batch
-from tests.storage.listener import ANN, CHAT, NOW, RESERVE
+from tests.storage.sample_chat import ANN, CHAT, NOW, RESERVE
 from tests.storage.test_database_files import outside_reader
 
 USUAL = 400_000

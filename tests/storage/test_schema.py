@@ -25,7 +25,7 @@ from actorchat.storage.connections import connect
 from actorchat.storage.schema import HEAD, metadata
 from actorchat.storage.sqlite import SqliteStore
 from actorchat.storage.store import Batch, StoreUrlError
-from tests.storage.listener import ANN, EVE, say
+from tests.storage.sample_chat import ANN, EVE, say
 
 OPEN_AND_TELL = """
 import sys

@@ -29,7 +29,7 @@ from actorchat.storage.sqlite import SqliteStore
 from actorchat.storage.statements import Statements
 from actorchat.storage.store import Batch, CommitInDoubt, DecisionAndCounters, StoreUrlError
 from tests.storage.failing_disk import Disk
-from tests.storage.listener import ANN, CHAT, EVE, NOW, RESERVE, say, stored
+from tests.storage.sample_chat import ANN, CHAT, EVE, NOW, RESERVE, all_messages, say
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def codes(decided: list[DecisionAndCounters]) -> list[str | None]:
 
 
 def texts(store: SqliteStore) -> list[str]:
-    return [message.text for message in stored(store)]
+    return [message.text for message in all_messages(store)]
 
 
 def test_a_value_that_sqlite_refuses_is_refused_alone(store: SqliteStore) -> None:
@@ -228,7 +228,7 @@ def test_two_stores_on_one_file_decide_on_what_the_other_wrote(store: SqliteStor
         ]
         assert other.recover(Batch("other", 13, NOW))
         assert store.recover(batch(12))
-    messages = stored(store)
+    messages = all_messages(store)
     assert [message.index for message in messages] == list(range(21))
     assert len({message.id for message in messages}) == 21
 

@@ -19,7 +19,7 @@ from actorchat.storage.memory import MemoryStore
 from actorchat.storage.sqlite import SqliteStore
 from actorchat.storage.store import Batch
 from actorchat.testing._store_checks import check_walk, random_operations
-from tests.storage.listener import EVE, NOW
+from tests.storage.sample_chat import EVE, NOW
 
 FILTERS = st.builds(
     ChatFilter,

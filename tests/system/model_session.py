@@ -35,7 +35,7 @@ from actorchat.chat.publisher import Publisher
 from actorchat.chat.room import Room
 from actorchat.protocol import MessageType, Profile, Role, User, encode_entity
 from actorchat.testing.simulation.model import Answer, Chat, Commit, Json, Model, Person, Refusal, Repeat
-from tests.system.chat_driver import ChatDriver, Tab
+from tests.system.virtual_time_chat import ClientSession, VirtualTimeChat
 
 SOURCES: Final = {
     ("operator", 1): frozenset({"lk"}),
@@ -96,11 +96,11 @@ class Picture:
 class Session:
     """Drives one session. `run` raises on the first difference, naming the step."""
 
-    def __init__(self, chat_driver: ChatDriver, model: Model, crash: Callable[[type, str, int], None]) -> None:
+    def __init__(self, chat_driver: VirtualTimeChat, model: Model, crash: Callable[[type, str, int], None]) -> None:
         self.chat_driver, self.model, self._crash = chat_driver, model, crash
-        self.tabs: list[Tab] = []
-        self.due: defaultdict[Tab, Due] = defaultdict(Due)
-        self.pictures: dict[Tab, Picture] = {}
+        self.tabs: list[ClientSession] = []
+        self.due: defaultdict[ClientSession, Due] = defaultdict(Due)
+        self.pictures: dict[ClientSession, Picture] = {}
         self.ids: dict[int, tuple[str, int]] = {}
         self.places: dict[tuple[str, int], int] = {}
         self.lenient = False
@@ -155,14 +155,14 @@ class Session:
     def party(self, chat: Chat, pick: int) -> Person:
         return chat.owner if pick % 2 else self.operator(chat, pick // 2)
 
-    def rooms(self) -> list[Tab]:
+    def rooms(self) -> list[ClientSession]:
         return [tab for tab in self.tabs if tab.chat is not None]
 
-    def room_tab(self, pick: int) -> Tab | None:
+    def room_tab(self, pick: int) -> ClientSession | None:
         rooms = self.rooms()
         return rooms[pick % len(rooms)] if rooms else None
 
-    def consoles(self, source: str) -> list[Tab]:
+    def consoles(self, source: str) -> list[ClientSession]:
         return [tab for tab in self.tabs if source in tab.sources]
 
     def text(self) -> str:
@@ -194,7 +194,7 @@ class Session:
             if tab.chat == chat.uuid:
                 self.due[tab].presence.append({"type": kind, "who": who})
 
-    def answer(self, tab: Tab, answer: Answer, text: str | None, key: str | None = None) -> None:
+    def answer(self, tab: ClientSession, answer: Answer, text: str | None, key: str | None = None) -> None:
         """To the socket that asked: refusals and repeats."""
         extended = tab.profile is Profile.EXTENDED
         if isinstance(answer, Commit):
@@ -210,7 +210,7 @@ class Session:
 
     # Steps: each takes three numbers and picks what they mean from what there is
 
-    def _send(self, tab: Tab, text: str, key: str | None) -> None:
+    def _send(self, tab: ClientSession, text: str, key: str | None) -> None:
         assert tab.chat is not None
         chat, who, now = self.model.chats[tab.chat], person(tab), trio.current_time()
         key = key if tab.profile is Profile.EXTENDED else None
@@ -263,7 +263,7 @@ class Session:
                 tab.raw("{")
                 self.answer(tab, Refusal("malformed"), None)
 
-    def _mark(self, tab: Tab, pick: int, read: bool) -> None:
+    def _mark(self, tab: ClientSession, pick: int, read: bool) -> None:
         assert tab.chat is not None
         chat = self.model.chats[tab.chat]
         index: int | None = None
@@ -326,7 +326,7 @@ class Session:
         if who in chat.gone_at:
             self.tell_typing(chat, who, self.model.stop_typing(chat, who, now))
 
-    async def _gone(self, tab: Tab) -> None:
+    async def _gone(self, tab: ClientSession) -> None:
         await self.chat_driver.leave(tab)
         self.tabs.remove(tab)
         self.due.pop(tab, None)
@@ -443,7 +443,7 @@ class Session:
         self.lenient = True
         owner, name = CRASHES[c % len(CRASHES)]
         self._crash(owner, name, 1 + b % 3)
-        said: list[tuple[Tab, str]] = []
+        said: list[tuple[ClientSession, str]] = []
         for _ in range(6):
             each, text = rng.choice(tabs), self.text()
             each.say("send_message", text=text, attachments=[])
@@ -545,7 +545,7 @@ class Session:
             assert [state.visitor_delivered, state.visitor_read] == chat.marks["user"]
             assert [state.operators_delivered, state.operators_read] == chat.marks["operator"]
 
-    def _compare_room(self, tab: Tab, due: Due, frames: list[Json]) -> None:
+    def _compare_room(self, tab: ClientSession, due: Due, frames: list[Json]) -> None:
         presence = [{"type": each["type"], "who": who_of(each["data"]["user"])} for each in frames if is_presence(each)]
         # After a crash everybody's grace begins anew, so they end together.
         order = (lambda each: sorted(each, key=str)) if self.lenient else list
@@ -570,7 +570,7 @@ class Session:
         assert not expected, f"missing: {expected[0]}\nof {list(map(place, expected))} in {list(map(place, main))}"
         assert [place(each) for each in left] == [place(each) for each in repeats], left
 
-    def _compare_console(self, tab: Tab, due: Due, frames: list[Json]) -> None:
+    def _compare_console(self, tab: ClientSession, due: Due, frames: list[Json]) -> None:
         assert [plain_typing(each) for each in frames if each["type"] == "typing_updated"] == due.typing
         for uuid in self.model.chats:
             theirs = [self._known(each) for each in frames if chat_of(each) == str(uuid)]
@@ -623,7 +623,7 @@ def nameless(value: Any) -> Any:
     return value
 
 
-def person(tab: Tab) -> Person:
+def person(tab: ClientSession) -> Person:
     return tab.user.role.value, tab.user.id
 
 

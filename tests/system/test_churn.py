@@ -23,9 +23,9 @@ from actorchat.protocol import MessageAdded, Role, SendMessage, UpdateTyping
 from actorchat.server.serving import Server, open_server
 from actorchat.server.settings import LimitSettings, Settings
 from actorchat.testing import RawPeer
-from tests.server.running import SECRET, operator
-from tests.system.processes import TRANSPORTS, ServerProcess, server_process, token
-from tests.system.sockets import Socket, open_http, open_socket
+from tests.server.server_under_test import SECRET, operator
+from tests.system.clients import Socket, open_http, open_socket
+from tests.system.server_process import TRANSPORTS, ServerProcess, server_process, token
 
 ROOMS = 20
 AT_ONCE = 10

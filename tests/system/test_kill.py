@@ -34,8 +34,8 @@ from actorchat.protocol import (
     Role,
     SendMessage,
 )
-from tests.system.processes import TRANSPORTS, ServerProcess, token
-from tests.system.sockets import Http, Socket, open_http, open_socket
+from tests.system.clients import Http, Socket, open_http, open_socket
+from tests.system.server_process import TRANSPORTS, ServerProcess, token
 
 CHATS = 5
 TABS = 2

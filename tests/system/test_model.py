@@ -14,10 +14,10 @@ from trio.testing import MockClock
 from actorchat.chat import Limits
 from actorchat.chat.model import OnClosed, Policy
 from actorchat.testing.simulation.model import Model
-from tests.system.chat_driver import Document, open_chat_driver
 from tests.system.model_session import WEIGHTS, Session, Step, saboteur
+from tests.system.virtual_time_chat import FrameValidator, open_virtual_time_chat
 
-DOCUMENT = Document()
+DOCUMENT = FrameValidator()
 LONGEST = 50
 
 
@@ -29,7 +29,7 @@ def play(steps: list[Step], *, on_closed: str = "reopen", capacity: int = 0, url
         limits = Limits(messages_per_second=0, text_length=LONGEST)
         model = Model(on_closed=on_closed, capacity=capacity, longest=LONGEST)
         with saboteur() as crash:
-            async with open_chat_driver(clock, DOCUMENT, url=url, policy=policy, limits=limits) as chat_driver:
+            async with open_virtual_time_chat(clock, DOCUMENT, url=url, policy=policy, limits=limits) as chat_driver:
                 await Session(chat_driver, model, crash).run(steps)
 
     trio.run(main, clock=clock)

@@ -16,7 +16,7 @@ import pytest
 
 from actorchat.http.connection import STALLED_SECONDS
 from actorchat.protocol import Role
-from tests.system.processes import TRANSPORTS, server_process, token
+from tests.system.server_process import TRANSPORTS, server_process, token
 
 if sys.platform != "linux":
     pytest.skip("only Linux has all of 127.0.0.0/8", allow_module_level=True)

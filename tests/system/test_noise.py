@@ -16,7 +16,7 @@ from actorchat.testing import RawPeer, RecordingApplication, admission_of
 from actorchat.testing._raw_peer import frame_of
 from actorchat.testing._transport_harness import until
 from actorchat.transports.ports import Admission, Limits, Receiver
-from tests.transports.harness import OPENERS, SocketDialer, open_sockets
+from tests.transports.dialers import OPENERS, SocketDialer, open_sockets
 
 BURST = 100
 """About as many frames one socket sends before the next one does."""

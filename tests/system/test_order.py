@@ -28,8 +28,8 @@ from actorchat.protocol import (
     decode_event,
     encode_command,
 )
-from tests.system.processes import SECRET, TRANSPORTS, token
-from tests.system.sockets import Http, open_http
+from tests.system.clients import Http, open_http
+from tests.system.server_process import SECRET, TRANSPORTS, token
 
 SENDERS = 100
 EACH = 3

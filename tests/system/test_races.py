@@ -31,7 +31,7 @@ from actorchat.storage import Batch, DecisionAndCounters, Store
 from actorchat.storage.memory import MemoryStore
 from actorchat.testing._store_faults import CommitFault, DelayedRunner, FaultyStore
 from actorchat.testing.simulation.model import Answer, Commit, Json, Model, Person, Refusal
-from tests.system.chat_driver import ChatDriver, Tab, open_chat_driver
+from tests.system.virtual_time_chat import ClientSession, VirtualTimeChat, open_virtual_time_chat
 
 OPERATORS = [User(id=1, role=Role.OPERATOR, firstname="Olga"), User(id=2, role=Role.OPERATOR, firstname="Petr")]
 LK = frozenset({"lk"})
@@ -63,15 +63,15 @@ class Race:
     """One block of schedules on one desk."""
 
     rng: Random
-    chat_driver: ChatDriver
+    chat_driver: VirtualTimeChat
     ledger: Ledger
     model: Model
-    consoles: list[Tab]
+    consoles: list[ClientSession]
     rough: bool = False
     """Whether commits may fail just now."""
     answered: dict[int, tuple[ChatOperation, str | None]] = attrs.Factory(dict)
-    sent: dict[str, Tab] = attrs.Factory(dict)
-    shown: dict[Tab, tuple[dict[int, Json], int | None]] = attrs.Factory(dict)
+    sent: dict[str, ClientSession] = attrs.Factory(dict)
+    shown: dict[ClientSession, tuple[dict[int, Json], int | None]] = attrs.Factory(dict)
     replayed: int = 0
 
     async def schedule(self, number: int) -> None:
@@ -98,7 +98,7 @@ class Race:
         for tab in tabs:
             await self.chat_driver.leave(tab)
 
-    async def _hurry(self, nursery: trio.Nursery, tab: Tab) -> None:
+    async def _hurry(self, nursery: trio.Nursery, tab: ClientSession) -> None:
         assert tab.chat is not None
         for _ in range(self.rng.randint(2, 5)):
             for _ in range(self.rng.choice([0, 0, 1, 3, 9])):
@@ -128,7 +128,7 @@ class Race:
 
     # Afterwards
 
-    async def _judge(self, chat: UUID, tabs: list[Tab]) -> None:
+    async def _judge(self, chat: UUID, tabs: list[ClientSession]) -> None:
         frames = {tab: tab.take() for tab in [*tabs, *self.consoles]}
         refused: dict[str, str] = {}
         for tab in tabs:
@@ -213,7 +213,7 @@ class Race:
         await self.chat_driver.leave(fresh)
         del self.shown[fresh]
 
-    def _look(self, console: Tab, frames: list[Json]) -> None:
+    def _look(self, console: ClientSession, frames: list[Json]) -> None:
         operators, unread = self.shown.get(console, ({}, None))
         for frame in frames:
             if frame["type"] == "operator_updated":
@@ -260,7 +260,7 @@ def run_block(seed: int) -> None:
         nonlocal race
         delays = rng.choice([[0.0], [0.0, 0.001], [0.0, 0.001, 0.03]])
         capacity, load = rng.choice([10_000, 10_000, 3]), rng.choice([0, 0, 3])
-        async with open_chat_driver(
+        async with open_virtual_time_chat(
             MockClock(),
             None,
             policy=Policy(capacity=load),

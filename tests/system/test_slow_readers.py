@@ -12,8 +12,8 @@ import pytest
 import trio
 
 from actorchat.protocol import CloseCode, Message, MessageAdded, Profile, Role, SendMessage, UserConnected
-from tests.system.processes import TRANSPORTS, ServerProcess, server_process, token
-from tests.system.sockets import Http, Socket, connect, open_http, open_socket
+from tests.system.clients import Http, Socket, connect, open_http, open_socket
+from tests.system.server_process import TRANSPORTS, ServerProcess, server_process, token
 
 READERS = 44
 STUCK = 5

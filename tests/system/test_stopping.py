@@ -19,8 +19,8 @@ import pytest
 import trio
 
 from actorchat.protocol import MessageAdded, Role, SendMessage
-from tests.system.processes import TRANSPORTS, ServerProcess, server_process, token
-from tests.system.sockets import Socket, connect, open_http, open_socket
+from tests.system.clients import Socket, connect, open_http, open_socket
+from tests.system.server_process import TRANSPORTS, ServerProcess, server_process, token
 
 MOMENTS = 3
 CHATS = 4

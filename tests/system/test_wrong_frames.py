@@ -28,8 +28,8 @@ from actorchat.protocol import (
 )
 from actorchat.testing import RawPeer
 from actorchat.testing._raw_peer import frame_of
-from tests.system.processes import TRANSPORTS, ServerProcess, server_process, token
-from tests.system.sockets import Socket, connect, open_http, open_socket
+from tests.system.clients import Socket, connect, open_http, open_socket
+from tests.system.server_process import TRANSPORTS, ServerProcess, server_process, token
 from tests.system.wrong_frames import CUT, WRONG, Expected, Wrong, frame, sending
 
 CAP = 20.0

@@ -15,7 +15,7 @@ from actorchat.transports.ports import Limits
 from actorchat.transports.reactor.connection import Connection
 from actorchat.transports.reactor.loop import Budget, Reactor
 
-__all__ = ["BINARY", "CLOSE", "PING", "TEXT", "Guest", "Hall", "hall", "say"]
+__all__ = ["BINARY", "CLOSE", "PING", "TEXT", "Client", "SteppedReactor", "open_stepped", "say"]
 
 COMMAND = b'{"type":"send_message","data":{"text":"%d"}}'
 TEXT, BINARY, CLOSE, PING = 1, 2, 8, 9
@@ -26,7 +26,7 @@ def say(number: int) -> bytes:
 
 
 @attrs.define(eq=False)
-class Guest:
+class Client:
     """One socket in a reactor whose passes a test gives, and the peer's end of it."""
 
     connection: Connection
@@ -48,40 +48,40 @@ class Guest:
 
 
 @attrs.define(eq=False)
-class Hall:
+class SteppedReactor:
     """A reactor by hand, and an application that writes down what reaches it."""
 
     reactor: Reactor
     application: RecordingApplication = attrs.Factory(RecordingApplication)
     ended: list[Session] = attrs.Factory(list)
-    guests: list[Guest] = attrs.Factory(list)
+    clients: list[Client] = attrs.Factory(list)
 
-    def open(self, handshake: bytes = b"", received: bytes = b"") -> Guest:
+    def open(self, handshake: bytes = b"", received: bytes = b"") -> Client:
         mine, theirs = socket.socketpair()
         mine.setblocking(False)
         theirs.setblocking(False)
-        connection = Connection(mine, self.reactor, admission_of(len(self.guests)), Limits(), self.ended.append)
+        connection = Connection(mine, self.reactor, admission_of(len(self.clients)), Limits(), self.ended.append)
         connection.open(handshake, received)
-        self.guests.append(Guest(connection, theirs))
-        return self.guests[-1]
+        self.clients.append(Client(connection, theirs))
+        return self.clients[-1]
 
-    async def enter(self) -> Guest:
-        guest = self.open()
-        await guest.join(self.application)
-        return guest
+    async def enter(self) -> Client:
+        client = self.open()
+        await client.join(self.application)
+        return client
 
     @property
-    def said(self) -> list[int]:
+    def commands_read(self) -> list[int]:
         return list(map(int, self.application.texts))
 
 
 @contextmanager
-def hall(budget: Budget | None = None, clock: Callable[[], float] = lambda: 0.0) -> Iterator[Hall]:
+def open_stepped(budget: Budget | None = None, clock: Callable[[], float] = lambda: 0.0) -> Iterator[SteppedReactor]:
     reactor = Reactor(budget, clock)
-    hall = Hall(reactor)
+    open_stepped = SteppedReactor(reactor)
     try:
-        yield hall
+        yield open_stepped
     finally:
         reactor.close()
-        for guest in hall.guests:
-            guest.peer.close()
+        for client in open_stepped.clients:
+            client.peer.close()

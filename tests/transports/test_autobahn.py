@@ -31,7 +31,7 @@ from actorchat.transports.reactor import connection
 from actorchat.transports.reactor.frames import FrameReader
 from actorchat.transports.request_head import RequestHead
 from actorchat.transports.session import SocketSession
-from tests.transports.harness import OPENERS, SocketDialer, open_sockets
+from tests.transports.dialers import OPENERS, SocketDialer, open_sockets
 
 CASES: Final = ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "9.*", "10.*"]
 COUNT: Final = 301

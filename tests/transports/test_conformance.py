@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from actorchat.testing._transport_checks import TIMED_TRANSPORT_CHECKS, TRANSPORT_CHECKS, Check
-from tests.transports.harness import OPENERS, open_memory, open_sockets, open_streams
+from tests.transports.dialers import OPENERS, open_memory, open_sockets, open_streams
 
 
 def _name(check: Check) -> str:

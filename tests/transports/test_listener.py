@@ -25,7 +25,7 @@ from actorchat.transports.kernel import KERNEL, Kernel
 from actorchat.transports.listener import AuthorizeUpgrade, Listener, Rejection, bind
 from actorchat.transports.ports import Admission, Limits, Receiver
 from actorchat.transports.request_head import RequestHead
-from tests.transports.harness import OPENERS, SocketDialer, echo_http, open_sockets, read_all
+from tests.transports.dialers import OPENERS, SocketDialer, echo_http, open_sockets, read_all
 
 BOTH = pytest.mark.parametrize("transport", OPENERS)
 

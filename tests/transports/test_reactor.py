@@ -26,39 +26,39 @@ from actorchat.transports.reactor import open_reactor_transport
 from actorchat.transports.reactor.connection import Connection
 from actorchat.transports.reactor.loop import READ, Budget
 from actorchat.transports.request_head import Upgrade
-from tests.transports.harness import SocketDialer, open_sockets
-from tests.transports.stepped_reactor import CLOSE, PING, Hall, hall, say
+from tests.transports.dialers import SocketDialer, open_sockets
+from tests.transports.stepped_reactor import CLOSE, PING, SteppedReactor, open_stepped, say
 
 
 async def test_a_flooding_socket_gets_one_turn_while_everybody_else_gets_theirs() -> None:
-    with hall(Budget(turn_frames=5)) as here:
-        flooding, *quiet = [await here.enter() for _ in range(20)]
+    with open_stepped(Budget(turn_frames=5)) as stepped:
+        flooding, *quiet = [await stepped.enter() for _ in range(20)]
         flooding.say(*range(100))
-        for number, guest in enumerate(quiet, 1_000):
-            guest.say(number)
-        here.reactor.run_pass()
-        assert sorted(here.said) == [0, 1, 2, 3, 4, *range(1_000, 1_019)]
-        here.reactor.run_pass()
-        assert sorted(here.said)[:11] == [*range(10), 1_000]
+        for number, client in enumerate(quiet, 1_000):
+            client.say(number)
+        stepped.reactor.run_pass()
+        assert sorted(stepped.commands_read) == [0, 1, 2, 3, 4, *range(1_000, 1_019)]
+        stepped.reactor.run_pass()
+        assert sorted(stepped.commands_read)[:11] == [*range(10), 1_000]
 
 
 async def test_a_socket_with_something_left_over_and_more_to_read_gets_one_turn() -> None:
-    with hall(Budget(turn_frames=5, turn_bytes=12 * len(say(10)))) as here:
-        guest = await here.enter()
-        guest.say(*range(10, 60))
-        here.reactor.run_pass()
-        here.reactor.run_pass()
-        assert here.said == list(range(10, 20))
+    with open_stepped(Budget(turn_frames=5, turn_bytes=12 * len(say(10)))) as stepped:
+        client = await stepped.enter()
+        client.say(*range(10, 60))
+        stepped.reactor.run_pass()
+        stepped.reactor.run_pass()
+        assert stepped.commands_read == list(range(10, 20))
 
 
 async def test_a_busy_reactor_lets_others_run_between_its_passes() -> None:
-    with hall(Budget(turn_frames=1)) as here:
-        guest = await here.enter()
-        guest.say(*range(100))
+    with open_stepped(Budget(turn_frames=1)) as stepped:
+        client = await stepped.enter()
+        client.say(*range(100))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(here.reactor.run)
+            nursery.start_soon(stepped.reactor.run)
             turns = 0
-            while len(here.said) < 100:
+            while len(stepped.commands_read) < 100:
                 await trio.lowlevel.checkpoint()
                 turns += 1
             nursery.cancel_scope.cancel()
@@ -66,56 +66,56 @@ async def test_a_busy_reactor_lets_others_run_between_its_passes() -> None:
 
 
 async def test_what_a_turn_left_over_is_read_without_another_word_of_the_peer() -> None:
-    with hall(Budget(turn_frames=7)) as here:
-        guest = await here.enter()
-        guest.say(*range(30))
+    with open_stepped(Budget(turn_frames=7)) as stepped:
+        client = await stepped.enter()
+        client.say(*range(30))
         for _ in range(5):
-            here.reactor.run_pass()
-        assert here.said == list(range(30))
+            stepped.reactor.run_pass()
+        assert stepped.commands_read == list(range(30))
 
 
 async def test_a_pass_ends_when_its_time_is_over_and_the_next_goes_on_where_it_ended() -> None:
     now = iter(range(1_000))
-    with hall(Budget(pass_seconds=3), lambda: float(next(now))) as here:
-        for number, guest in enumerate([await here.enter() for _ in range(9)]):
-            guest.say(number)
+    with open_stepped(Budget(pass_seconds=3), lambda: float(next(now))) as stepped:
+        for number, client in enumerate([await stepped.enter() for _ in range(9)]):
+            client.say(number)
         for passes in range(1, 4):
-            here.reactor.run_pass()
-            assert len(here.said) == 3 * passes
-        assert sorted(here.said) == list(range(9))
+            stepped.reactor.run_pass()
+            assert len(stepped.commands_read) == 3 * passes
+        assert sorted(stepped.commands_read) == list(range(9))
 
 
 async def test_a_pass_ends_when_it_has_read_its_bytes() -> None:
-    with hall(Budget(pass_bytes=2 * len(say(0)))) as here:
-        for number, guest in enumerate([await here.enter() for _ in range(4)]):
-            guest.say(number)
-        here.reactor.run_pass()
-        assert len(here.said) == 2
-        here.reactor.run_pass()
-        assert sorted(here.said) == [0, 1, 2, 3]
+    with open_stepped(Budget(pass_bytes=2 * len(say(0)))) as stepped:
+        for number, client in enumerate([await stepped.enter() for _ in range(4)]):
+            client.say(number)
+        stepped.reactor.run_pass()
+        assert len(stepped.commands_read) == 2
+        stepped.reactor.run_pass()
+        assert sorted(stepped.commands_read) == [0, 1, 2, 3]
 
 
 async def test_a_socket_that_comes_late_in_a_long_round_waits_for_one_round_only() -> None:
-    with hall(Budget(pass_bytes=1, turn_frames=1)) as here:
-        guests = [await here.enter() for _ in range(5)]
-        for guest in guests:
-            guest.say(0, 0, 0, 0)
-        here.reactor.run_pass()
-        late = await here.enter()
+    with open_stepped(Budget(pass_bytes=1, turn_frames=1)) as stepped:
+        clients = [await stepped.enter() for _ in range(5)]
+        for client in clients:
+            client.say(0, 0, 0, 0)
+        stepped.reactor.run_pass()
+        late = await stepped.enter()
         late.say(7)
         passes = 0
-        while 7 not in here.said:
-            here.reactor.run_pass()
+        while 7 not in stepped.commands_read:
+            stepped.reactor.run_pass()
             passes += 1
-        assert passes <= 2 * len(guests) + 1
+        assert passes <= 2 * len(clients) + 1
 
 
 class Duel(RecordingApplication):
     """Whoever speaks first ends the other, and a third takes its place."""
 
-    def __init__(self, here: Hall) -> None:
+    def __init__(self, stepped: SteppedReactor) -> None:
         super().__init__()
-        self.here = here
+        self.stepped = stepped
 
     async def join(self, session: Session, admission: Admission) -> Receiver:
         receiver = await super().join(session, admission)
@@ -131,11 +131,11 @@ class Duellist:
     session: Session
 
     def receive(self, command: Command | UnknownType) -> bool | None:
-        here = self.duel.here
-        others = [guest for guest in here.guests if guest.connection.session is not self.session]
+        stepped = self.duel.stepped
+        others = [client for client in stepped.clients if client.connection.session is not self.session]
         if len(others) == 1:
             others[0].connection.expired()
-            here.open()
+            stepped.open()
         return self.take(command)
 
 
@@ -148,113 +148,113 @@ async def test_a_socket_closed_in_the_batch_in_which_it_is_ready_gets_no_turn(mo
         return turn(connection, ready)
 
     monkeypatch.setattr(Connection, "turn", seen)
-    with hall() as here:
-        here.application = Duel(here)
-        duellists = [await here.enter(), await here.enter()]
-        numbers = [guest.connection.fileno() for guest in duellists]
-        for guest in duellists:
-            guest.say(1)
-        here.reactor.run_pass()
-        assert here.said == [1]
+    with open_stepped() as stepped:
+        stepped.application = Duel(stepped)
+        duellists = [await stepped.enter(), await stepped.enter()]
+        numbers = [client.connection.fileno() for client in duellists]
+        for client in duellists:
+            client.say(1)
+        stepped.reactor.run_pass()
+        assert stepped.commands_read == [1]
         # The loser's descriptor is another's by now, to whom nothing of it happens.
-        third = here.guests[2]
+        third = stepped.clients[2]
         assert third.connection.fileno() in numbers
-        await third.join(here.application)
+        await third.join(stepped.application)
         third.say(3)
-        here.reactor.run_pass()
-        assert here.said == [1, 3]
+        stepped.reactor.run_pass()
+        assert stepped.commands_read == [1, 3]
         assert had_turns == [False, False]
-        assert [guest.connection.ended for guest in here.guests].count(True) == 1
+        assert [client.connection.ended for client in stepped.clients].count(True) == 1
 
 
 async def test_a_turn_that_raises_ends_that_socket_with_1011_and_no_other(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with hall() as here:
-        broken, whole = await here.enter(), await here.enter()
+    with open_stepped() as stepped:
+        broken, whole = await stepped.enter(), await stepped.enter()
 
         def fail(*_: object, **__: object) -> None:
             raise RecursionError("planted")
 
         monkeypatch.setattr("actorchat.transports.reactor.connection.FrameReader.feed", fail)
         broken.say(1)
-        here.reactor.run_pass()
+        stepped.reactor.run_pass()
         monkeypatch.undo()
         whole.say(2)
-        here.reactor.run_pass()
-        assert here.said == [2]
+        stepped.reactor.run_pass()
+        assert stepped.commands_read == [2]
         assert broken.read()[2:4] == CloseCode.SERVER_FAILED.to_bytes(2)
         assert broken.peer.recv(1) == b"", "nothing follows"
         broken.peer.close()
-        here.reactor.run_pass()
-        assert here.ended == [broken.connection.session]
-        assert here.application.left == [broken.connection.session]
+        stepped.reactor.run_pass()
+        assert stepped.ended == [broken.connection.session]
+        assert stepped.application.left == [broken.connection.session]
     assert len(caplog.records) == 1
 
 
 async def test_a_paused_socket_is_not_read_and_not_asked_about() -> None:
-    with hall() as here:
-        here.application.takes = True
-        guest = await here.enter()
-        guest.say(*range(20))
-        here.reactor.run_pass()
-        guest.say(20)
-        here.reactor.run_pass()
-        assert (len(here.said), here.reactor.statistics().paused) == (8, 1)
-        idle = here.reactor.statistics()
-        here.reactor.run_pass()
-        assert here.reactor.statistics().queued == idle.queued == 0
+    with open_stepped() as stepped:
+        stepped.application.takes = True
+        client = await stepped.enter()
+        client.say(*range(20))
+        stepped.reactor.run_pass()
+        client.say(20)
+        stepped.reactor.run_pass()
+        assert (len(stepped.commands_read), stepped.reactor.statistics().paused) == (8, 1)
+        idle = stepped.reactor.statistics()
+        stepped.reactor.run_pass()
+        assert stepped.reactor.statistics().queued == idle.queued == 0
         for done in range(21):
-            guest.connection.session.operation_done()
-            here.reactor.run_pass()
-            here.reactor.run_pass()
-            assert len(here.said) == min(21, 9 + done)
-        assert here.reactor.statistics().paused == 0
+            client.connection.session.operation_done()
+            stepped.reactor.run_pass()
+            stepped.reactor.run_pass()
+            assert len(stepped.commands_read) == min(21, 9 + done)
+        assert stepped.reactor.statistics().paused == 0
 
 
 async def test_what_waits_behind_a_pause_is_read_on_without_another_word_of_the_peer() -> None:
-    with hall() as here:
-        here.application.takes = True
-        guest = await here.enter()
-        guest.say(*range(10))
-        here.reactor.run_pass()
-        assert len(here.said) == 8
-        guest.connection.session.operation_done()
-        here.reactor.run_pass()
-        assert len(here.said) == 9
+    with open_stepped() as stepped:
+        stepped.application.takes = True
+        client = await stepped.enter()
+        client.say(*range(10))
+        stepped.reactor.run_pass()
+        assert len(stepped.commands_read) == 8
+        client.connection.session.operation_done()
+        stepped.reactor.run_pass()
+        assert len(stepped.commands_read) == 9
 
 
 async def test_what_comes_after_the_protocol_was_broken_changes_nothing_of_the_end() -> None:
-    with hall() as here:
-        guest = await here.enter()
-        session = guest.connection.session
+    with open_stepped() as stepped:
+        client = await stepped.enter()
+        session = client.connection.session
         while not session.buffered_bytes:
             session.push(Frames.of([b"x" * 10_000]))
-        guest.peer.sendall(b"\xff\xff")
-        here.reactor.run_pass()
-        guest.say(1)
-        here.reactor.run_pass()
+        client.peer.sendall(b"\xff\xff")
+        stepped.reactor.run_pass()
+        client.say(1)
+        stepped.reactor.run_pass()
         got = b""
-        while data := guest.peer.recv(65_536):
+        while data := client.peer.recv(65_536):
             got += data
-            here.reactor.run_pass()
+            stepped.reactor.run_pass()
         assert (1002).to_bytes(2) in got[-100:], "what waited was sent before the end"
-        assert here.said == []
+        assert stepped.commands_read == []
 
 
 async def test_a_slow_peer_is_written_to_when_it_reads_again() -> None:
-    with hall() as here:
-        guest = await here.enter()
-        session = guest.connection.session
+    with open_stepped() as stepped:
+        client = await stepped.enter()
+        session = client.connection.session
         pushed = 0
         while session.buffered_bytes < 200_000:
             session.push(Frames.of([b"x" * 10_000]))
             pushed += 10_004
         got = 0
         while got < pushed:
-            got += len(guest.read())
-            here.reactor.run_pass()
-        assert (session.buffered_bytes, guest.connection.interest) == (0, READ)
+            got += len(client.read())
+            stepped.reactor.run_pass()
+        assert (session.buffered_bytes, client.connection.interest) == (0, READ)
 
 
 class Waiting(RecordingApplication):
@@ -275,71 +275,71 @@ class Waiting(RecordingApplication):
 
 
 async def test_while_it_joins_pings_are_answered_and_commands_wait() -> None:
-    with hall() as here:
+    with open_stepped() as stepped:
         application = Waiting()
-        guest = here.open()
-        session = guest.connection.session
+        client = stepped.open()
+        session = client.connection.session
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(guest.join, application)
+            nursery.start_soon(client.join, application)
             await trio.testing.wait_all_tasks_blocked()
-            guest.peer.sendall(frame_of(PING, b"?") + say(1) + say(2))
-            here.reactor.run_pass()
-            assert guest.read() == b"\x8a\x01?"
+            client.peer.sendall(frame_of(PING, b"?") + say(1) + say(2))
+            stepped.reactor.run_pass()
+            assert client.read() == b"\x8a\x01?"
             session.heard = False
             assert session.paused, "the heartbeat must not take it for silent"
             application.go.set()
-        here.reactor.run_pass()
+        stepped.reactor.run_pass()
         assert application.texts == ["1", "2"]
         assert not session.paused
 
 
 @pytest.mark.parametrize("way", ["close", "vanish", "break"])
 async def test_a_peer_that_goes_while_it_joins_gives_the_join_up(way: str) -> None:
-    with hall() as here, trio.fail_after(5):
+    with open_stepped() as stepped, trio.fail_after(5):
         application = Waiting()
-        guest = here.open()
+        client = stepped.open()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(guest.join, application)
+            nursery.start_soon(client.join, application)
             await trio.testing.wait_all_tasks_blocked()
             if way == "vanish":
-                guest.peer.close()
+                client.peer.close()
             else:
-                guest.peer.sendall(frame_of(CLOSE, (1000).to_bytes(2)) if way == "close" else b"\xff\xff")
-            here.reactor.run_pass()
+                client.peer.sendall(frame_of(CLOSE, (1000).to_bytes(2)) if way == "close" else b"\xff\xff")
+            stepped.reactor.run_pass()
         assert application.gave_up == 1
         assert application.sessions == []
 
 
 async def test_a_peer_that_went_before_it_began_to_wait_gives_the_join_up() -> None:
-    with hall() as here, trio.fail_after(5):
+    with open_stepped() as stepped, trio.fail_after(5):
         application = Waiting()
-        guest = here.open()
-        waiting = guest.connection.enter(application, admission_of(0))
+        client = stepped.open()
+        waiting = client.connection.enter(application, admission_of(0))
         assert waiting is not None
-        guest.connection.expired()
+        client.connection.expired()
         await waiting
         assert (application.gave_up, application.sessions) == (1, [])
 
 
 @pytest.mark.parametrize("way", ["end", "break"])
 async def test_who_has_joined_at_the_moment_its_peer_went_leaves(way: str) -> None:
-    with hall() as here:
-        guest = here.open()
+    with open_stepped() as stepped:
+        client = stepped.open()
 
         class Late(RecordingApplication):
             async def join(self, session: Session, admission: Admission) -> Receiver:
                 receiver = await super().join(session, admission)
                 # No checkpoint follows at which it could be cancelled.
                 if way == "end":
-                    guest.connection.expired()
+                    client.connection.expired()
                 else:
-                    guest.peer.sendall(b"\xff\xff")
-                    here.reactor.run_pass()
+                    client.peer.sendall(b"\xff\xff")
+                    stepped.reactor.run_pass()
                 return receiver
 
         application = Late()
-        await guest.join(application)
-        assert application.left == application.sessions == [guest.connection.session]
+        await client.join(application)
+        assert application.left == application.sessions == [client.connection.session]
 
 
 class AtOnce(RecordingApplication):
@@ -353,23 +353,23 @@ class AtOnce(RecordingApplication):
 
 
 async def test_who_is_entered_at_once_is_greeted_with_the_handshake_and_read_from_then_on() -> None:
-    with hall() as here:
+    with open_stepped() as stepped:
         application = AtOnce()
-        guest = here.open(b"101", say(1) + say(2))
-        assert guest.read() == b""
-        assert guest.connection.enter(application, admission_of(0)) is None
-        assert guest.read() == b"101" + Frames.of([b'"welcome"']).data
-        here.reactor.run_pass()
+        client = stepped.open(b"101", say(1) + say(2))
+        assert client.read() == b""
+        assert client.connection.enter(application, admission_of(0)) is None
+        assert client.read() == b"101" + Frames.of([b'"welcome"']).data
+        stepped.reactor.run_pass()
         assert application.texts == ["1", "2"]
 
 
 async def test_an_entrance_that_fails_at_once_closes_with_1011(caplog: pytest.LogCaptureFixture) -> None:
-    with hall() as here:
+    with open_stepped() as stepped:
         application = AtOnce()
         application.refuses = True
-        guest = here.open(b"101")
-        assert guest.connection.enter(application, admission_of(0)) is None
-        assert guest.read() == b"101" + close_frame(CloseCode.SERVER_FAILED, "the server failed")
+        client = stepped.open(b"101")
+        assert client.connection.enter(application, admission_of(0)) is None
+        assert client.read() == b"101" + close_frame(CloseCode.SERVER_FAILED, "the server failed")
         assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
@@ -394,146 +394,146 @@ async def test_a_socket_that_can_not_be_watched_is_closed_and_who_opened_it_hear
 
 
 async def test_who_is_entered_at_once_and_whose_peer_has_gone_leaves() -> None:
-    with hall() as here:
+    with open_stepped() as stepped:
         application = AtOnce()
-        guest = here.open(b"101")
-        guest.connection.expired()
-        assert guest.connection.enter(application, admission_of(0)) is None
-        assert application.left == application.sessions == [guest.connection.session]
+        client = stepped.open(b"101")
+        client.connection.expired()
+        assert client.connection.enter(application, admission_of(0)) is None
+        assert application.left == application.sessions == [client.connection.session]
 
 
 async def test_who_has_ended_before_it_joins_enters_nothing() -> None:
-    with hall() as here:
-        guest = here.open()
-        guest.connection.expired()
-        await guest.join(here.application)
-        assert here.application.sessions == []
+    with open_stepped() as stepped:
+        client = stepped.open()
+        client.connection.expired()
+        await client.join(stepped.application)
+        assert stepped.application.sessions == []
 
 
 async def test_a_ping_that_came_with_the_handshake_is_answered_while_it_joins() -> None:
-    with hall() as here:
-        guest = here.open(received=frame_of(PING, b"?"))
+    with open_stepped() as stepped:
+        client = stepped.open(received=frame_of(PING, b"?"))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(guest.join, Waiting())
+            nursery.start_soon(client.join, Waiting())
             await trio.testing.wait_all_tasks_blocked()
-            here.reactor.run_pass()
-            assert guest.read() == b"\x8a\x01?"
+            stepped.reactor.run_pass()
+            assert client.read() == b"\x8a\x01?"
             nursery.cancel_scope.cancel()
 
 
 async def test_the_close_of_a_peer_that_was_refused_is_read_behind_its_commands() -> None:
-    with hall() as here:
+    with open_stepped() as stepped:
         application = AtOnce()
         application.refuses = True
-        guest = here.open()
-        assert guest.connection.enter(application, admission_of(0)) is None
-        guest.peer.sendall(say(1) + frame_of(CLOSE, CloseCode.SERVER_FAILED.to_bytes(2)))
-        here.reactor.run_pass()
-        assert guest.connection.ended
+        client = stepped.open()
+        assert client.connection.enter(application, admission_of(0)) is None
+        client.peer.sendall(say(1) + frame_of(CLOSE, CloseCode.SERVER_FAILED.to_bytes(2)))
+        stepped.reactor.run_pass()
+        assert client.connection.ended
 
 
 async def test_the_close_of_a_peer_that_was_paused_and_too_slow_is_read() -> None:
-    with hall() as here:
-        here.application.takes = True
-        guest = await here.enter()
+    with open_stepped() as stepped:
+        stepped.application.takes = True
+        client = await stepped.enter()
         for numbers in (range(9), range(9, 10)):
-            guest.say(*numbers)
-            here.reactor.run_pass()
-        assert here.reactor.statistics().paused == 1
-        session = guest.connection.session
+            client.say(*numbers)
+            stepped.reactor.run_pass()
+        assert stepped.reactor.statistics().paused == 1
+        session = client.connection.session
         while not session.closed:
             session.push(Frames.of([b"x" * 100_000]))
         while session.buffered_bytes:
-            guest.read()
-            here.reactor.run_pass()
-        guest.peer.sendall(frame_of(CLOSE, CloseCode.OVERLOADED.to_bytes(2)))
-        here.reactor.run_pass()
-        assert guest.connection.ended
+            client.read()
+            stepped.reactor.run_pass()
+        client.peer.sendall(frame_of(CLOSE, CloseCode.OVERLOADED.to_bytes(2)))
+        stepped.reactor.run_pass()
+        assert client.connection.ended
 
 
 async def test_an_end_is_told_once_and_wakes_who_waits_for_the_peer() -> None:
-    with hall() as here, trio.fail_after(5):
-        guest = await here.enter()
-        session = guest.connection.session
+    with open_stepped() as stepped, trio.fail_after(5):
+        client = await stepped.enter()
+        session = client.connection.session
         while session.buffered_bytes <= Limits().outbox_low:
             session.push(Frames.of([b"x" * 10_000]))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(session.wait_drained)
             await trio.testing.wait_all_tasks_blocked()
-            guest.connection.expired()
-            guest.connection.expired()
-        assert here.ended == [session]
+            client.connection.expired()
+            client.connection.expired()
+        assert stepped.ended == [session]
 
 
 async def test_a_join_that_is_cancelled_from_outside_ends_the_socket() -> None:
-    with hall() as here:
-        guest = here.open()
+    with open_stepped() as stepped:
+        client = stepped.open()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(guest.join, Waiting())
+            nursery.start_soon(client.join, Waiting())
             await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
-        assert guest.connection.ended
-        assert here.ended == [guest.connection.session]
+        assert client.connection.ended
+        assert stepped.ended == [client.connection.session]
 
 
 async def test_a_socket_on_which_both_have_said_close_ends_whatever_the_peer_does() -> None:
-    with hall() as here:
-        guest = await here.enter()
-        guest.peer.sendall(frame_of(CLOSE, (1000).to_bytes(2)))
-        here.reactor.run_pass()
-        assert guest.connection.ended
-        assert guest.read() == b"\x88\x02" + (1000).to_bytes(2)
+    with open_stepped() as stepped:
+        client = await stepped.enter()
+        client.peer.sendall(frame_of(CLOSE, (1000).to_bytes(2)))
+        stepped.reactor.run_pass()
+        assert client.connection.ended
+        assert client.read() == b"\x88\x02" + (1000).to_bytes(2)
 
 
 async def test_a_peer_that_resets_its_connection_is_gone_and_nothing_has_failed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with hall() as here:
-        guest = await here.enter()
-        guest.connection.session.push(Frames.of([b"{}"]))
+    with open_stepped() as stepped:
+        client = await stepped.enter()
+        client.connection.session.push(Frames.of([b"{}"]))
         # With something unread this is a reset.
-        guest.peer.close()
-        here.reactor.run_pass()
-        assert here.ended == here.application.left == [guest.connection.session]
+        client.peer.close()
+        stepped.reactor.run_pass()
+        assert stepped.ended == stepped.application.left == [client.connection.session]
     assert not caplog.records
 
 
 async def test_a_deadline_ends_a_socket_without_a_turn(mock_clock: trio.testing.MockClock) -> None:
-    with hall() as here:
-        guest = await here.enter()
-        guest.connection.session.close(CloseCode.DONE)
-        guest.connection.session.close(CloseCode.DRAINING)
-        here.reactor.run_pass()
+    with open_stepped() as stepped:
+        client = await stepped.enter()
+        client.connection.session.close(CloseCode.DONE)
+        client.connection.session.close(CloseCode.DRAINING)
+        stepped.reactor.run_pass()
         mock_clock.jump(Limits().close_linger - 0.1)
-        here.reactor.run_pass()
-        assert here.ended == []
+        stepped.reactor.run_pass()
+        assert stepped.ended == []
         mock_clock.jump(0.2)
-        here.reactor.run_pass()
-        assert here.ended == [guest.connection.session]
-        assert here.application.left == [guest.connection.session]
+        stepped.reactor.run_pass()
+        assert stepped.ended == [client.connection.session]
+        assert stepped.application.left == [client.connection.session]
 
 
 async def test_the_earlier_of_two_deadlines_counts_and_neither_keeps_a_socket_that_has_ended(
     mock_clock: trio.testing.MockClock,
 ) -> None:
-    with hall() as here:
-        guests = [await here.enter() for _ in range(3)]
-        for guest, lingers in zip(guests, [(5.0, 2.0), (2.0, 5.0), (5.0, 2.0)], strict=True):
+    with open_stepped() as stepped:
+        clients = [await stepped.enter() for _ in range(3)]
+        for client, lingers in zip(clients, [(5.0, 2.0), (2.0, 5.0), (5.0, 2.0)], strict=True):
             for linger in lingers:
-                guest.connection.closing(linger)
-        guests[2].connection.expired()
+                client.connection.closing(linger)
+        clients[2].connection.expired()
         mock_clock.jump(2.1)
-        here.reactor.run_pass()
-        assert all(guest.connection.ended for guest in guests)
-        assert (here.reactor._expiring, here.reactor._ties) == ({}, {})
+        stepped.reactor.run_pass()
+        assert all(client.connection.ended for client in clients)
+        assert (stepped.reactor._expiring, stepped.reactor._ties) == ({}, {})
 
 
 async def test_closing_the_reactor_ends_every_socket_and_leaves_every_room() -> None:
-    with hall() as here:
-        guests = [await here.enter() for _ in range(5)]
-    assert len(here.application.left) == len(guests)
-    assert all(guest.connection.ended for guest in guests)
-    assert here.reactor.statistics().handles == 0
+    with open_stepped() as stepped:
+        clients = [await stepped.enter() for _ in range(5)]
+    assert len(stepped.application.left) == len(clients)
+    assert all(client.connection.ended for client in clients)
+    assert stepped.reactor.statistics().handles == 0
 
 
 async def connected(dialer: SocketDialer, number: int) -> RawPeer:

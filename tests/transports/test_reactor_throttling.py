@@ -17,7 +17,7 @@ from actorchat.testing._raw_peer import frame_of
 from actorchat.transports.ports import Admission, Limits, Receiver
 from actorchat.transports.reactor.frames import FrameReader
 from actorchat.transports.reactor.loop import Budget
-from tests.transports.stepped_reactor import BINARY, CLOSE, PING, TEXT, hall, say
+from tests.transports.stepped_reactor import BINARY, CLOSE, PING, TEXT, open_stepped, say
 
 
 class Refusing(RecordingApplication):
@@ -54,414 +54,414 @@ def answers(*numbers: int) -> bytes:
 
 
 async def test_who_is_refused_rests_and_what_came_meanwhile_is_read_in_one_turn(mock_clock: MockClock) -> None:
-    with hall(Budget(rest_seconds=1)) as here:
-        here.application = Refusing("10", "20", "30")
-        guest, other = await here.enter(), await here.enter()
-        guest.say(0)
-        here.reactor.run_pass()
-        assert guest.read() == answers(0)
+    with open_stepped(Budget(rest_seconds=1)) as stepped:
+        stepped.application = Refusing("10", "20", "30")
+        client, other = await stepped.enter(), await stepped.enter()
+        client.say(0)
+        stepped.reactor.run_pass()
+        assert client.read() == answers(0)
         for number in range(1, 4):
-            guest.say(number)
+            client.say(number)
             other.say(10 * number)
-            here.reactor.run_pass()
-        assert here.said == [0, 10, 20, 30]
+            stepped.reactor.run_pass()
+        assert stepped.commands_read == [0, 10, 20, 30]
         mock_clock.jump(1)
-        here.reactor.run_pass()
-        assert here.said == [0, 10, 20, 30, 1, 2, 3]
-        assert guest.read() == answers(1, 2, 3)
+        stepped.reactor.run_pass()
+        assert stepped.commands_read == [0, 10, 20, 30, 1, 2, 3]
+        assert client.read() == answers(1, 2, 3)
 
 
 async def test_who_has_rested_is_read_while_nobody_else_has_something_to_say(mock_clock: MockClock) -> None:
-    with hall(Budget(rest_seconds=1)) as here:
-        here.application = Refusing("10", "20")
-        guest, other = await here.enter(), await here.enter()
-        guest.say(0)
-        here.reactor.run_pass()
-        guest.say(1)
+    with open_stepped(Budget(rest_seconds=1)) as stepped:
+        stepped.application = Refusing("10", "20")
+        client, other = await stepped.enter(), await stepped.enter()
+        client.say(0)
+        stepped.reactor.run_pass()
+        client.say(1)
         mock_clock.jump(1)
         for number in (10, 20):
             other.say(number)
-            here.reactor.run_pass()
-        assert here.said == [0, 10, 20]
-        here.reactor.run_pass()
-        assert here.said == [0, 10, 20, 1]
+            stepped.reactor.run_pass()
+        assert stepped.commands_read == [0, 10, 20]
+        stepped.reactor.run_pass()
+        assert stepped.commands_read == [0, 10, 20, 1]
 
 
 async def test_who_has_rested_is_read_as_little_at_once_as_the_budget_says(mock_clock: MockClock) -> None:
-    with hall(Budget(rest_seconds=1, rested_frames=2)) as here:
-        here.application = Refusing("10")
-        guest, other = await here.enter(), await here.enter()
-        guest.say(0)
-        here.reactor.run_pass()
-        guest.say(1, 2, 3, 4, 5)
+    with open_stepped(Budget(rest_seconds=1, rested_frames=2)) as stepped:
+        stepped.application = Refusing("10")
+        client, other = await stepped.enter(), await stepped.enter()
+        client.say(0)
+        stepped.reactor.run_pass()
+        client.say(1, 2, 3, 4, 5)
         mock_clock.jump(1)
-        here.reactor.run_pass()
-        assert here.said == [0, 1, 2]
+        stepped.reactor.run_pass()
+        assert stepped.commands_read == [0, 1, 2]
         other.say(10)
-        here.reactor.run_pass()
-        here.reactor.run_pass()
-        here.reactor.run_pass()
-        assert here.said == [0, 1, 2, 10, 3, 4, 5]
+        stepped.reactor.run_pass()
+        stepped.reactor.run_pass()
+        stepped.reactor.run_pass()
+        assert stepped.commands_read == [0, 1, 2, 10, 3, 4, 5]
 
 
 async def test_two_who_have_rested_take_turns(mock_clock: MockClock) -> None:
-    with hall(Budget(rest_seconds=1, rested_frames=1)) as here:
-        here.application = Refusing()
-        guests = await here.enter(), await here.enter()
-        for guest in guests:
-            guest.say(0)
-        here.reactor.run_pass()
-        guests[0].say(1, 3)
-        guests[1].say(2, 4)
+    with open_stepped(Budget(rest_seconds=1, rested_frames=1)) as stepped:
+        stepped.application = Refusing()
+        clients = await stepped.enter(), await stepped.enter()
+        for client in clients:
+            client.say(0)
+        stepped.reactor.run_pass()
+        clients[0].say(1, 3)
+        clients[1].say(2, 4)
         mock_clock.jump(1)
-        said = []
+        commands_read = []
         for _ in range(4):
-            here.reactor.run_pass()
-            said.append(here.said[-1])
-        assert said == [1, 2, 3, 4]
+            stepped.reactor.run_pass()
+            commands_read.append(stepped.commands_read[-1])
+        assert commands_read == [1, 2, 3, 4]
 
 
 async def test_of_many_who_are_late_one_has_a_turn_in_a_round(mock_clock: MockClock) -> None:
-    with hall(Budget(rest_seconds=1)) as here:
-        here.application = Refusing("10", "20")
-        *guests, other = [await here.enter() for _ in range(4)]
-        for guest in guests:
-            guest.say(0)
-        here.reactor.run_pass()
-        for number, guest in enumerate(guests, 1):
-            guest.say(number)
+    with open_stepped(Budget(rest_seconds=1)) as stepped:
+        stepped.application = Refusing("10", "20")
+        *clients, other = [await stepped.enter() for _ in range(4)]
+        for client in clients:
+            client.say(0)
+        stepped.reactor.run_pass()
+        for number, client in enumerate(clients, 1):
+            client.say(number)
         mock_clock.jump(2)
         for number in (10, 20):
             other.say(number)
-            here.reactor.run_pass()
-        here.reactor.run_pass()
-        assert here.said == [0, 0, 0, 10, 1, 20, 2, 3]
+            stepped.reactor.run_pass()
+        stepped.reactor.run_pass()
+        assert stepped.commands_read == [0, 0, 0, 10, 1, 20, 2, 3]
 
 
 async def test_who_has_rested_waits_for_the_operations_of_others_and_not_for_ever(mock_clock: MockClock) -> None:
-    with hall(Budget(rest_seconds=1)) as here:
-        here.application = Refusing()
-        guest = await here.enter()
-        guest.say(0)
-        here.reactor.run_pass()
-        guest.say(1)
-        here.reactor.operations.in_flight = 1
+    with open_stepped(Budget(rest_seconds=1)) as stepped:
+        stepped.application = Refusing()
+        client = await stepped.enter()
+        client.say(0)
+        stepped.reactor.run_pass()
+        client.say(1)
+        stepped.reactor.operations.in_flight = 1
         mock_clock.jump(1.9)
-        here.reactor.run_pass()
-        assert here.said == [0]
+        stepped.reactor.run_pass()
+        assert stepped.commands_read == [0]
         mock_clock.jump(0.1)
-        here.reactor.run_pass()
-        assert here.said == [0, 1]
+        stepped.reactor.run_pass()
+        assert stepped.commands_read == [0, 1]
 
 
 async def test_who_has_rested_is_read_though_others_never_stop_speaking(mock_clock: MockClock) -> None:
-    with hall(Budget(rest_seconds=1)) as here:
-        here.application = Refusing("10")
-        guest, other = await here.enter(), await here.enter()
-        guest.say(0)
-        here.reactor.run_pass()
-        guest.say(1)
+    with open_stepped(Budget(rest_seconds=1)) as stepped:
+        stepped.application = Refusing("10")
+        client, other = await stepped.enter(), await stepped.enter()
+        client.say(0)
+        stepped.reactor.run_pass()
+        client.say(1)
         for _ in range(4):
             mock_clock.jump(0.5)
             other.say(10)
-            here.reactor.run_pass()
-        assert here.said == [0, 10, 10, 10, 10, 1]
+            stepped.reactor.run_pass()
+        assert stepped.commands_read == [0, 10, 10, 10, 10, 1]
 
 
 @pytest.mark.parametrize("left_over", [False, True])
 async def test_the_last_answer_wakes_the_reactor_for_who_has_rested(autojump_clock: MockClock, left_over: bool) -> None:
-    with hall(Budget(rest_seconds=1, rested_frames=2)) as here, trio.fail_after(10):
-        here.application = Refusing()
-        guest = await here.enter()
-        session = guest.connection.session
+    with open_stepped(Budget(rest_seconds=1, rested_frames=2)) as stepped, trio.fail_after(10):
+        stepped.application = Refusing()
+        client = await stepped.enter()
+        session = client.connection.session
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(here.reactor.run)
-            guest.say(0)
+            nursery.start_soon(stepped.reactor.run)
+            client.say(0)
             await trio.sleep(0.1)
-            here.reactor.operations.in_flight = session._in_flight = 2
-            guest.say(1, 2, 3, 4)
+            stepped.reactor.operations.in_flight = session._in_flight = 2
+            client.say(1, 2, 3, 4)
             await trio.sleep(2 if left_over else 1)
-            said = [0, 1, 2] if left_over else [0]
-            assert here.said == said
-            passes = here.reactor.statistics().passes
+            commands_read = [0, 1, 2] if left_over else [0]
+            assert stepped.commands_read == commands_read
+            passes = stepped.reactor.statistics().passes
             session.operation_done()
             await trio.testing.wait_all_tasks_blocked()
-            assert (here.said, here.reactor.statistics().passes) == (said, passes)
+            assert (stepped.commands_read, stepped.reactor.statistics().passes) == (commands_read, passes)
             session.operation_done()
             await trio.testing.wait_all_tasks_blocked()
-            assert here.said == [0, 1, 2, 3, 4]
+            assert stepped.commands_read == [0, 1, 2, 3, 4]
             nursery.cancel_scope.cancel()
 
 
 async def test_who_is_refused_rests_also_when_what_it_said_took_several_turns(mock_clock: MockClock) -> None:
-    with hall(Budget(rest_seconds=1, turn_frames=2)) as here:
-        here.application = Refusing()
-        guest = await here.enter()
-        guest.peer.sendall(say(0) + say(1) + say(2)[:5])
-        here.reactor.run_pass()
-        here.reactor.run_pass()
-        guest.peer.sendall(say(2)[5:])
-        here.reactor.run_pass()
-        assert here.said == [0, 1]
+    with open_stepped(Budget(rest_seconds=1, turn_frames=2)) as stepped:
+        stepped.application = Refusing()
+        client = await stepped.enter()
+        client.peer.sendall(say(0) + say(1) + say(2)[:5])
+        stepped.reactor.run_pass()
+        stepped.reactor.run_pass()
+        client.peer.sendall(say(2)[5:])
+        stepped.reactor.run_pass()
+        assert stepped.commands_read == [0, 1]
         mock_clock.jump(1)
-        here.reactor.run_pass()
-        assert here.said == [0, 1, 2]
+        stepped.reactor.run_pass()
+        assert stepped.commands_read == [0, 1, 2]
 
 
 async def test_what_who_was_refused_is_answered_in_a_turn_leaves_as_one(
     mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with hall(Budget(rest_seconds=1)) as here:
-        here.application = Refusing()
-        guest = await here.enter()
-        guest.say(0)
-        here.reactor.run_pass()
+    with open_stepped(Budget(rest_seconds=1)) as stepped:
+        stepped.application = Refusing()
+        client = await stepped.enter()
+        client.say(0)
+        stepped.reactor.run_pass()
         sent: list[bytes] = []
 
         def send(data: bytes) -> int:
             sent.append(data)
             return len(data)
 
-        monkeypatch.setattr(guest.connection.session.outbox, "_send", send)
-        guest.peer.sendall(say(1) + frame_of(PING, b"?") + say(2) + frame_of(CLOSE, (1000).to_bytes(2)))
+        monkeypatch.setattr(client.connection.session.outbox, "_send", send)
+        client.peer.sendall(say(1) + frame_of(PING, b"?") + say(2) + frame_of(CLOSE, (1000).to_bytes(2)))
         mock_clock.jump(1)
-        here.reactor.run_pass()
+        stepped.reactor.run_pass()
         assert sent == [answers(1) + b"\x8a\x01?" + answers(2) + close_frame(1000)]
-        assert guest.connection.ended
+        assert client.connection.ended
 
 
 async def test_who_was_refused_once_is_read_at_once_again_when_it_is_not_any_more(mock_clock: MockClock) -> None:
-    with hall(Budget(rest_seconds=1)) as here:
-        here.application = Refusing("1", "2")
-        guest = await here.enter()
-        guest.say(0)
-        here.reactor.run_pass()
-        guest.say(1)
+    with open_stepped(Budget(rest_seconds=1)) as stepped:
+        stepped.application = Refusing("1", "2")
+        client = await stepped.enter()
+        client.say(0)
+        stepped.reactor.run_pass()
+        client.say(1)
         mock_clock.jump(1)
-        here.reactor.run_pass()
-        guest.say(2)
-        here.reactor.run_pass()
-        assert here.said == [0, 1, 2]
+        stepped.reactor.run_pass()
+        client.say(2)
+        stepped.reactor.run_pass()
+        assert stepped.commands_read == [0, 1, 2]
 
 
 async def test_what_was_left_over_is_read_though_an_operation_is_never_answered(autojump_clock: MockClock) -> None:
-    with hall(Budget(rest_seconds=1, rested_frames=1)) as here, trio.fail_after(10):
-        here.application = Refusing()
-        guest = await here.enter()
+    with open_stepped(Budget(rest_seconds=1, rested_frames=1)) as stepped, trio.fail_after(10):
+        stepped.application = Refusing()
+        client = await stepped.enter()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(here.reactor.run)
-            guest.say(0)
+            nursery.start_soon(stepped.reactor.run)
+            client.say(0)
             await trio.sleep(0.5)
-            here.reactor.operations.in_flight = 1
-            guest.say(1, 2)
+            stepped.reactor.operations.in_flight = 1
+            client.say(1, 2)
             await trio.sleep(2)
-            assert here.said == [0, 1]
+            assert stepped.commands_read == [0, 1]
             await trio.sleep(1)
-            assert here.said == [0, 1, 2]
+            assert stepped.commands_read == [0, 1, 2]
             nursery.cancel_scope.cancel()
 
 
 async def test_what_was_left_over_is_read_after_a_pause_though_nobody_else_is_ever_answered(
     autojump_clock: MockClock,
 ) -> None:
-    with hall(Budget(rest_seconds=1, rested_frames=1)) as here, trio.fail_after(20):
-        here.application = Refusing()
-        guest = await here.enter()
-        session = guest.connection.session
+    with open_stepped(Budget(rest_seconds=1, rested_frames=1)) as stepped, trio.fail_after(20):
+        stepped.application = Refusing()
+        client = await stepped.enter()
+        session = client.connection.session
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(here.reactor.run)
-            guest.say(0)
+            nursery.start_soon(stepped.reactor.run)
+            client.say(0)
             await trio.sleep(0.5)
-            here.reactor.operations.in_flight = 2
-            guest.say(1, 2)
+            stepped.reactor.operations.in_flight = 2
+            client.say(1, 2)
             await trio.sleep(2)
             session._in_flight = Limits().operations_in_flight
             await trio.sleep(5)
-            assert here.said == [0, 1]
+            assert stepped.commands_read == [0, 1]
             session.operation_done()
             await trio.sleep(1.1)
-            assert here.said == [0, 1, 2]
+            assert stepped.commands_read == [0, 1, 2]
             nursery.cancel_scope.cancel()
 
 
 async def test_nobody_counts_operations_for_the_reactor_when_nobody_rests(mock_clock: MockClock) -> None:
-    with hall(Budget(rest_seconds=1)) as here:
-        here.application = Refusing("1")
-        guest = await here.enter()
-        guest.say(0)
-        here.reactor.run_pass()
-        assert here.reactor.operations.on_none is not None
+    with open_stepped(Budget(rest_seconds=1)) as stepped:
+        stepped.application = Refusing("1")
+        client = await stepped.enter()
+        client.say(0)
+        stepped.reactor.run_pass()
+        assert stepped.reactor.operations.on_none is not None
         mock_clock.jump(1)
-        here.reactor.run_pass()
-        assert here.reactor.operations.on_none is None
+        stepped.reactor.run_pass()
+        assert stepped.reactor.operations.on_none is None
 
 
 async def test_a_rest_ends_after_twice_its_time_without_another_word_of_anybody(autojump_clock: MockClock) -> None:
-    with hall(Budget(rest_seconds=1)) as here, trio.fail_after(10):
-        here.application = Refusing()
-        guest = await here.enter()
+    with open_stepped(Budget(rest_seconds=1)) as stepped, trio.fail_after(10):
+        stepped.application = Refusing()
+        client = await stepped.enter()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(here.reactor.run)
-            guest.say(0)
+            nursery.start_soon(stepped.reactor.run)
+            client.say(0)
             await trio.sleep(0.5)
-            guest.say(1, 2)
+            client.say(1, 2)
             await trio.sleep(1.4)
-            assert here.said == [0]
+            assert stepped.commands_read == [0]
             await trio.sleep(0.2)
-            assert here.said == [0, 1, 2]
+            assert stepped.commands_read == [0, 1, 2]
             nursery.cancel_scope.cancel()
 
 
 async def test_who_has_rested_and_says_nothing_is_heard_at_once_when_it_does(mock_clock: MockClock) -> None:
-    with hall(Budget(rest_seconds=1)) as here:
-        here.application = Refusing()
-        guest = await here.enter()
-        guest.say(0)
-        here.reactor.run_pass()
+    with open_stepped(Budget(rest_seconds=1)) as stepped:
+        stepped.application = Refusing()
+        client = await stepped.enter()
+        client.say(0)
+        stepped.reactor.run_pass()
         mock_clock.jump(1)
-        here.reactor.run_pass()
-        guest.say(1)
-        here.reactor.run_pass()
-        assert here.said == [0, 1]
+        stepped.reactor.run_pass()
+        client.say(1)
+        stepped.reactor.run_pass()
+        assert stepped.commands_read == [0, 1]
 
 
 async def test_a_socket_that_ends_while_it_rests_has_no_turn_any_more(mock_clock: MockClock) -> None:
-    with hall(Budget(rest_seconds=1)) as here:
-        here.application = Refusing()
-        guest, other = await here.enter(), await here.enter()
-        for each in (guest, other):
+    with open_stepped(Budget(rest_seconds=1)) as stepped:
+        stepped.application = Refusing()
+        client, other = await stepped.enter(), await stepped.enter()
+        for each in (client, other):
             each.say(0)
-        here.reactor.run_pass()
-        guest.say(1)
-        guest.connection.expired()
+        stepped.reactor.run_pass()
+        client.say(1)
+        client.connection.expired()
         other.say(2)
         mock_clock.jump(1)
-        here.reactor.run_pass()
-        assert (here.said, here.ended) == ([0, 0, 2], [guest.connection.session])
+        stepped.reactor.run_pass()
+        assert (stepped.commands_read, stepped.ended) == ([0, 0, 2], [client.connection.session])
 
 
 async def test_who_is_closed_while_it_rests_is_read_until_it_answers(mock_clock: MockClock) -> None:
-    with hall(Budget(rest_seconds=1)) as here:
-        here.application = Refusing()
-        guest = await here.enter()
-        guest.say(0)
-        here.reactor.run_pass()
-        guest.connection.session.close(CloseCode.DRAINING)
-        guest.peer.sendall(frame_of(CLOSE, (1001).to_bytes(2)))
-        here.reactor.run_pass()
-        assert here.ended == [guest.connection.session]
+    with open_stepped(Budget(rest_seconds=1)) as stepped:
+        stepped.application = Refusing()
+        client = await stepped.enter()
+        client.say(0)
+        stepped.reactor.run_pass()
+        client.connection.session.close(CloseCode.DRAINING)
+        client.peer.sendall(frame_of(CLOSE, (1001).to_bytes(2)))
+        stepped.reactor.run_pass()
+        assert stepped.ended == [client.connection.session]
 
 
 async def test_who_never_reads_its_refusals_is_closed_as_too_slow(mock_clock: MockClock) -> None:
-    with hall(Budget(rest_seconds=1, rested_frames=50)) as here:
-        here.application = Refusing()
-        guest = await here.enter()
-        session = guest.connection.session
+    with open_stepped(Budget(rest_seconds=1, rested_frames=50)) as stepped:
+        stepped.application = Refusing()
+        client = await stepped.enter()
+        session = client.connection.session
         while not session.buffered_bytes:
             session.push(Frames.of([b"x" * 10_000]))
         most = 0
         while not session.closed:
-            assert len(here.said) < 10_000
-            guest.say(*range(50))
+            assert len(stepped.commands_read) < 10_000
+            client.say(*range(50))
             mock_clock.jump(1)
-            here.reactor.run_pass()
+            stepped.reactor.run_pass()
             most = max(most, session.buffered_bytes)
         assert most <= Limits().outbox_bytes
         got = b""
-        while data := guest.read():
+        while data := client.read():
             got += data
-            here.reactor.run_pass()
+            stepped.reactor.run_pass()
         assert close_frame(CloseCode.OVERLOADED, "too slow") in got[-100:]
 
 
 async def test_what_was_left_over_waits_also_when_the_peer_takes_its_answers_again(mock_clock: MockClock) -> None:
-    with hall(Budget(rest_seconds=1, rested_frames=1)) as here:
-        here.application = Refusing()
-        guest = await here.enter()
-        guest.say(0)
-        here.reactor.run_pass()
-        guest.say(1, 2, 3)
+    with open_stepped(Budget(rest_seconds=1, rested_frames=1)) as stepped:
+        stepped.application = Refusing()
+        client = await stepped.enter()
+        client.say(0)
+        stepped.reactor.run_pass()
+        client.say(1, 2, 3)
         mock_clock.jump(1)
-        here.reactor.run_pass()
-        assert here.said == [0, 1]
-        here.reactor.operations.in_flight = 1
+        stepped.reactor.run_pass()
+        assert stepped.commands_read == [0, 1]
+        stepped.reactor.operations.in_flight = 1
         for _ in range(3):
-            guest.connection.want_write(lambda: None)
-            here.reactor.run_pass()
-        assert here.said == [0, 1]
+            client.connection.want_write(lambda: None)
+            stepped.reactor.run_pass()
+        assert stepped.commands_read == [0, 1]
         mock_clock.jump(1)
-        here.reactor.run_pass()
-        here.reactor.run_pass()
-        assert here.said == [0, 1, 2]
+        stepped.reactor.run_pass()
+        stepped.reactor.run_pass()
+        assert stepped.commands_read == [0, 1, 2]
 
 
 async def test_what_was_left_over_is_read_in_a_quiet_moment_when_a_pause_is_over(mock_clock: MockClock) -> None:
-    with hall(Budget(rest_seconds=1, rested_frames=1)) as here:
-        here.application = Refusing()
-        guest = await here.enter()
-        session = guest.connection.session
-        guest.say(0)
-        here.reactor.run_pass()
-        guest.say(1, 2, 3)
+    with open_stepped(Budget(rest_seconds=1, rested_frames=1)) as stepped:
+        stepped.application = Refusing()
+        client = await stepped.enter()
+        session = client.connection.session
+        client.say(0)
+        stepped.reactor.run_pass()
+        client.say(1, 2, 3)
         mock_clock.jump(1)
-        here.reactor.run_pass()
+        stepped.reactor.run_pass()
         session._in_flight = Limits().operations_in_flight
         mock_clock.jump(1)
-        here.reactor.run_pass()
-        assert here.said == [0, 1]
-        here.reactor.operations.in_flight = 2
+        stepped.reactor.run_pass()
+        assert stepped.commands_read == [0, 1]
+        stepped.reactor.operations.in_flight = 2
         session.operation_done()
-        here.reactor.run_pass()
-        assert here.said == [0, 1]
-        here.reactor.operations.in_flight = 0
+        stepped.reactor.run_pass()
+        assert stepped.commands_read == [0, 1]
+        stepped.reactor.operations.in_flight = 0
         for _ in range(3):
-            here.reactor.run_pass()
-        assert here.said == [0, 1, 2, 3]
+            stepped.reactor.run_pass()
+        assert stepped.commands_read == [0, 1, 2, 3]
 
 
 async def test_the_close_of_a_peer_is_read_behind_what_was_left_over_when_a_pause_ends_with_a_close(
     mock_clock: MockClock,
 ) -> None:
-    with hall(Budget(rest_seconds=1, rested_frames=1)) as here:
-        here.application = Refusing()
-        guest = await here.enter()
-        session = guest.connection.session
-        guest.say(0)
-        here.reactor.run_pass()
-        guest.peer.sendall(say(1) + say(2) + frame_of(CLOSE, (1001).to_bytes(2)))
+    with open_stepped(Budget(rest_seconds=1, rested_frames=1)) as stepped:
+        stepped.application = Refusing()
+        client = await stepped.enter()
+        session = client.connection.session
+        client.say(0)
+        stepped.reactor.run_pass()
+        client.peer.sendall(say(1) + say(2) + frame_of(CLOSE, (1001).to_bytes(2)))
         mock_clock.jump(1)
-        here.reactor.run_pass()
+        stepped.reactor.run_pass()
         session._in_flight = Limits().operations_in_flight
-        here.reactor.run_pass()
-        here.reactor.operations.in_flight = 1
+        stepped.reactor.run_pass()
+        stepped.reactor.operations.in_flight = 1
         session.close(CloseCode.DRAINING)
         for _ in range(3):
-            here.reactor.run_pass()
-        assert (here.said, here.ended) == ([0, 1], [session])
+            stepped.reactor.run_pass()
+        assert (stepped.commands_read, stepped.ended) == ([0, 1], [session])
 
 
 async def test_who_is_to_rest_again_comes_behind_all_who_rest(mock_clock: MockClock) -> None:
-    with hall(Budget(rest_seconds=1)) as here:
-        here.application = Refusing()
-        guests = await here.enter(), await here.enter()
-        for number, guest in enumerate(guests):
-            here.reactor.rest(guest.connection, left_over=True)
-            guest.say(number)
-        here.reactor.rest(guests[0].connection, left_over=True)
-        here.reactor.run_pass()
-        here.reactor.run_pass()
-        assert here.said == [1, 0]
+    with open_stepped(Budget(rest_seconds=1)) as stepped:
+        stepped.application = Refusing()
+        clients = await stepped.enter(), await stepped.enter()
+        for number, client in enumerate(clients):
+            stepped.reactor.rest(client.connection, left_over=True)
+            client.say(number)
+        stepped.reactor.rest(clients[0].connection, left_over=True)
+        stepped.reactor.run_pass()
+        stepped.reactor.run_pass()
+        assert stepped.commands_read == [1, 0]
 
 
 async def test_a_turn_of_who_was_refused_that_raises_sends_what_it_was_answered_and_1011(
     mock_clock: MockClock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with hall(Budget(rest_seconds=1)) as here:
-        here.application = Refusing()
-        guest = await here.enter()
-        guest.say(0)
-        here.reactor.run_pass()
-        guest.read()
+    with open_stepped(Budget(rest_seconds=1)) as stepped:
+        stepped.application = Refusing()
+        client = await stepped.enter()
+        client.say(0)
+        stepped.reactor.run_pass()
+        client.read()
         feed = FrameReader.feed
 
         def fail(reader: FrameReader, data: bytearray, count: int, *, frames: int, messages: bool = True) -> None:
@@ -469,10 +469,10 @@ async def test_a_turn_of_who_was_refused_that_raises_sends_what_it_was_answered_
             raise RecursionError("planted")
 
         monkeypatch.setattr(FrameReader, "feed", fail)
-        guest.say(1)
+        client.say(1)
         mock_clock.jump(1)
-        here.reactor.run_pass()
-        assert guest.read() == answers(1) + close_frame(CloseCode.SERVER_FAILED, "the server failed")
+        stepped.reactor.run_pass()
+        assert client.read() == answers(1) + close_frame(CloseCode.SERVER_FAILED, "the server failed")
     assert len(caplog.records) == 1
 
 
@@ -503,20 +503,20 @@ class Raiser(Refuser):
 
 
 async def test_who_is_refused_behind_what_is_on_its_way_rests_from_its_next_word_on(mock_clock: MockClock) -> None:
-    with hall(Budget(rest_seconds=1)) as here:
-        here.application = Raising()
-        guest = await here.enter()
-        guest.say(1)
-        here.reactor.run_pass()
-        guest.connection.session.operation_done(flooding=True)
-        guest.say(3)
-        here.reactor.run_pass()
-        guest.say(3)
-        here.reactor.run_pass()
-        assert here.said == [1, 3]
+    with open_stepped(Budget(rest_seconds=1)) as stepped:
+        stepped.application = Raising()
+        client = await stepped.enter()
+        client.say(1)
+        stepped.reactor.run_pass()
+        client.connection.session.operation_done(flooding=True)
+        client.say(3)
+        stepped.reactor.run_pass()
+        client.say(3)
+        stepped.reactor.run_pass()
+        assert stepped.commands_read == [1, 3]
         mock_clock.jump(1)
-        here.reactor.run_pass()
-        assert here.said == [1, 3, 3]
+        stepped.reactor.run_pass()
+        assert stepped.commands_read == [1, 3, 3]
 
 
 @pytest.mark.parametrize(
@@ -534,14 +534,14 @@ async def test_who_is_refused_behind_what_is_on_its_way_rests_from_its_next_word
     ids=["granted", "answered", "uncounted", "refused", "failed", "malformed", "no-text", "binary"],
 )
 async def test_only_what_was_granted_and_is_not_answered_is_in_flight(frame: bytes, in_flight: int) -> None:
-    with hall() as here:
-        here.application = Raising()
-        guest = await here.enter()
-        guest.peer.sendall(frame)
-        here.reactor.run_pass()
-        assert here.reactor.operations.in_flight == in_flight
-        guest.connection.expired()
-        assert here.reactor.operations.in_flight == in_flight
+    with open_stepped() as stepped:
+        stepped.application = Raising()
+        client = await stepped.enter()
+        client.peer.sendall(frame)
+        stepped.reactor.run_pass()
+        assert stepped.reactor.operations.in_flight == in_flight
+        client.connection.expired()
+        assert stepped.reactor.operations.in_flight == in_flight
         if in_flight:
-            guest.connection.session.operation_done()
-            assert here.reactor.operations.in_flight == 0
+            client.connection.session.operation_done()
+            assert stepped.reactor.operations.in_flight == 0

@@ -11,7 +11,7 @@ from actorchat.protocol import Command, Frames, Malformed, SendMessage, UnknownT
 from actorchat.testing import RawPeer, RecordingApplication, admission_of
 from actorchat.testing._transport_harness import until
 from actorchat.transports.ports import Admission, Limits, Receiver
-from tests.transports.harness import OPENERS, open_sockets
+from tests.transports.dialers import OPENERS, open_sockets
 from tests.transports.rfc6455_cases import ANSWER, CASES, CLOSE, FINE, MALFORMED, Case
 
 

@@ -19,7 +19,7 @@ from actorchat.testing import RawPeer, RecordingApplication, admission_of
 from actorchat.testing._transport_harness import until
 from actorchat.transports.listener import Listener, bind
 from actorchat.transports.ports import Limits
-from tests.transports.harness import SocketDialer, echo_http, open_sockets, read_all
+from tests.transports.dialers import SocketDialer, echo_http, open_sockets, read_all
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from actorchat.testing._raw_peer import frame_of
 from actorchat.testing._transport_harness import until
 from actorchat.transports.ports import Limits
 from actorchat.transports.request_head import RequestHead
-from tests.transports.harness import OPENERS, SocketDialer, open_sockets, read_all
+from tests.transports.dialers import OPENERS, SocketDialer, open_sockets, read_all
 
 pytestmark = pytest.mark.parametrize("transport", OPENERS)
 

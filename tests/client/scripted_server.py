@@ -43,7 +43,7 @@ OPERATOR = User(7, Role.OPERATOR, firstname="Olga")
 CHAT = Chat(UUID("d599cb9b-a451-4bb3-ac0c-1465b9a1c4de"), Widget("lk"), ChatStatus.OPEN, VISITOR, OPERATOR)
 
 MemoryPair = trio.StapledStream[trio.testing.MemorySendStream, trio.testing.MemoryReceiveStream]
-Script = Callable[["Peer"], Awaitable[None]]
+Script = Callable[["ServerSocket"], Awaitable[None]]
 
 
 def message(index: int, text: str = "", *, user: User = OPERATOR) -> Message:
@@ -62,7 +62,7 @@ def message(index: int, text: str = "", *, user: User = OPERATOR) -> Message:
 
 
 @attrs.define
-class Peer:
+class ServerSocket:
     """One socket as its server has it."""
 
     socket: WebSocketConnection
@@ -104,18 +104,18 @@ def refusal(command: SendMessage, code: RefusalCode, *, retry_after: float | Non
     return MessageNotAdded(code, "no", retryable, retry_after, command.text, command.client_id, CHAT.uuid, ())
 
 
-async def answer(peer: Peer, index: int) -> SendMessage:
+async def answer(peer: ServerSocket, index: int) -> SendMessage:
     """Store the next message under that index and announce it."""
     command = await peer.hear_message()
     await peer.tell(MessageAdded(message(index, command.text, user=VISITOR), command.client_id))
     return command
 
 
-async def presence(peer: Peer, *users: User) -> None:
+async def presence(peer: ServerSocket, *users: User) -> None:
     await peer.tell(*(UserConnected(user) for user in users))
 
 
-class Peers:
+class ScriptedServer:
     """A server of one script per socket, in order; a socket beyond the last script is refused."""
 
     def __init__(self, nursery: trio.Nursery, *scripts: Script | int | bytes | None, strict: bool = False) -> None:
@@ -153,7 +153,7 @@ class Peers:
             else:
                 socket = await request.accept(subprotocol=None if self._strict else request.proposed_subprotocols[0])
                 with suppress(ConnectionClosed):
-                    await script(Peer(socket, stream, request.path))
+                    await script(ServerSocket(socket, stream, request.path))
                 await socket.aclose()
             nursery.cancel_scope.cancel()
 

@@ -1,6 +1,6 @@
 """Faults that are planted in the server and its client, to see that the simulation finds them.
 
-`python -m tests.simulation.planted [NAME …]` says which seed finds each, and how many were tried.
+`python -m tests.simulation.planted_faults [NAME …]` says which seed finds each, and how many were tried.
 """
 
 from __future__ import annotations

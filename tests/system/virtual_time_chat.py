@@ -29,7 +29,7 @@ T = TypeVar("T")
 Json = dict[str, Any]
 
 
-class Document:
+class FrameValidator:
     """The AsyncAPI document as a judge of frames. What it has seen and found good, it does not look at again."""
 
     def __init__(self) -> None:
@@ -80,12 +80,12 @@ class Document:
 
 
 @attrs.define(eq=False)
-class Tab:
+class ClientSession:
     """One socket in a room (`chat` set) or on the feed, and what it got since it was last read."""
 
     user: User
     profile: Profile
-    document: Document | None
+    document: FrameValidator | None
     chat: UUID | None = None
     sources: frozenset[str] = frozenset()
     closed: int | None = None
@@ -166,7 +166,7 @@ class CountingRunner:
 
 
 @attrs.define(eq=False)
-class ChatDriver:
+class VirtualTimeChat:
     """The chat, its clock, and the tabs in it."""
 
     chats: ChatService
@@ -175,7 +175,7 @@ class ChatDriver:
     clock: MockClock
     nursery: trio.Nursery
     runner: CountingRunner
-    document: Document | None
+    document: FrameValidator | None
 
     async def settle(self) -> None:
         """Return when nothing happens any more by itself at this moment of the clock."""
@@ -184,22 +184,22 @@ class ChatDriver:
             if await self.runner.wait_idle():
                 return
 
-    async def join(self, chat: UUID, user: User, profile: Profile, after: int | None = None) -> Tab:
-        tab = Tab(user, profile, self.document, chat)
+    async def join(self, chat: UUID, user: User, profile: Profile, after: int | None = None) -> ClientSession:
+        tab = ClientSession(user, profile, self.document, chat)
         await self.nursery.start(self._hold, tab, self.chats.join_room(tab, chat, after))
         return tab
 
-    async def console(self, user: User, profile: Profile, sources: frozenset[str]) -> Tab:
-        tab = Tab(user, profile, self.document, None, sources)
+    async def console(self, user: User, profile: Profile, sources: frozenset[str]) -> ClientSession:
+        tab = ClientSession(user, profile, self.document, None, sources)
         await self.nursery.start(self._hold, tab, self.chats.join_feed(tab, sources))
         return tab
 
-    async def leave(self, tab: Tab) -> None:
+    async def leave(self, tab: ClientSession) -> None:
         tab.scope.cancel()
         await tab.left.wait()
 
     @staticmethod
-    async def _hold(tab: Tab, joining: Any, task_status: trio.TaskStatus[None]) -> None:
+    async def _hold(tab: ClientSession, joining: Any, task_status: trio.TaskStatus[None]) -> None:
         with tab.scope:
             tab.receiver = await joining
             try:
@@ -217,9 +217,9 @@ class ChatDriver:
 
 
 @asynccontextmanager
-async def open_chat_driver(
+async def open_virtual_time_chat(
     clock: MockClock,
-    document: Document | None,
+    document: FrameValidator | None,
     *,
     url: str = "memory://",
     policy: Policy | None = None,
@@ -227,7 +227,7 @@ async def open_chat_driver(
     wrap_runner: Callable[[Runner], Runner] | None = None,
     wrap_store: Callable[[Store], Store] | None = None,
     capacity: int = 10_000,
-) -> AsyncIterator[ChatDriver]:
+) -> AsyncIterator[VirtualTimeChat]:
     """`document` judges every frame, if there is one.
 
     The wrappers may slow down what runs commits and reads, or see and spoil what is committed.
@@ -252,5 +252,5 @@ async def open_chat_driver(
             )
         )
         nursery = await stack.enter_async_context(trio.open_nursery())
-        yield ChatDriver(chats, system, journal, clock, nursery, runner, document)
+        yield VirtualTimeChat(chats, system, journal, clock, nursery, runner, document)
         nursery.cancel_scope.cancel()

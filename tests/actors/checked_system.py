@@ -17,13 +17,13 @@ from trio.testing import MockClock
 import actorchat.actors
 from actorchat.actors import ActorSystem, DeadLetter, DeadLetterReason, Instrument
 
-__all__ = ["Books", "keeping", "open_system"]
+__all__ = ["MessageLedger", "ledger_enabled", "open_system"]
 
-keeping: Final = ContextVar("keeping", default=False)
+ledger_enabled: Final = ContextVar("ledger_enabled", default=False)
 """Whether `open_system` keeps books, which takes an instrument and so the longer way of messages."""
 
 
-class Books(Instrument):
+class MessageLedger(Instrument):
     """What became of each message object of one system."""
 
     def __init__(self) -> None:
@@ -72,11 +72,11 @@ async def open_system(
     stuck_after: float | None = None,
 ) -> AsyncIterator[ActorSystem]:
     """The core's own, and once it is left: no actor, no timer, conservation holds."""
-    books = Books() if keeping.get() and instrument is None else None
+    ledger = MessageLedger() if ledger_enabled.get() and instrument is None else None
 
     def lost(letter: DeadLetter) -> None:
-        if books is not None:
-            books.lose(letter)
+        if ledger is not None:
+            ledger.lose(letter)
         if on_dead_letter is not None:
             on_dead_letter(letter)
 
@@ -92,7 +92,7 @@ async def open_system(
                 limit=limit,
                 seed=seed,
                 on_dead_letter=lost,
-                instrument=instrument or books,
+                instrument=instrument or ledger,
                 stuck_after=stuck_after,
             ) as opened:
                 yield opened
@@ -101,8 +101,8 @@ async def open_system(
             assert opened.tree() == (), "an actor is left"
             # A second of grace: under the real clock the two looks at it are not one.
             assert _next_deadline() >= before - 1.0, "a timer is left"
-            if books is not None:
-                books.check(opened)
+            if ledger is not None:
+                ledger.check(opened)
 
 
 def _next_deadline() -> float:

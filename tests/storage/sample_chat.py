@@ -21,7 +21,7 @@ def say(text: str) -> AddMessage:
     return AddMessage(CHAT, ANN, text, client_id=text)
 
 
-class Listener:
+class OutcomeRecorder:
     """A recipient that keeps what it is told; `on_outcome` may do more with each."""
 
     def __init__(self, on_outcome: Callable[[Outcome], object] = lambda outcome: None) -> None:
@@ -44,11 +44,11 @@ class Listener:
         return [decision.code if isinstance(decision, Refused) else None for decision in self.decisions]
 
     @property
-    def announced(self) -> list[StoredMessage]:
+    def stored_messages(self) -> list[StoredMessage]:
         return [message for one in self.decisions if isinstance(one, Changed) for message in one.messages]
 
 
-def stored(store: Store) -> list[StoredMessage]:
+def all_messages(store: Store) -> list[StoredMessage]:
     """Every message of every listed chat."""
     found: list[StoredMessage] = []
     for chat in store.chats(ChatFilter(limit=1_000)).chats:

@@ -33,10 +33,10 @@ from actorchat.storage.store import Store
 from tests.chat.people import ANNA, OLGA, PETR
 
 E = TypeVar("E")
-LK = frozenset({"lk"})
+SOURCES = frozenset({"lk"})
 
 
-class Recorder:
+class RecordingSession:
     """A session that takes everything at once and keeps it."""
 
     def __init__(self, user: User, profile: Profile = Profile.EXTENDED) -> None:
@@ -93,7 +93,7 @@ class Recorder:
 class Socket:
     """A recorder in a room or on a feed, and its way in."""
 
-    recorder: Recorder
+    recorder: RecordingSession
     receiver: RoomReceiver | FeedReceiver
     scope: trio.CancelScope
 
@@ -102,12 +102,12 @@ class Socket:
 
 
 @attrs.define
-class World:
+class ChatHarness:
     system: ActorSystem
     chats: ChatService
     nursery: trio.Nursery
 
-    async def person(self, user: User, sources: frozenset[str] = LK) -> User:
+    async def person(self, user: User, sources: frozenset[str] = SOURCES) -> User:
         claims = frozenset({"firstname"})
         return (await self.chats.record_person(RecordPerson(user, claims, sources))).user
 
@@ -123,23 +123,23 @@ class World:
     async def join(
         self, chat: UUID, user: User, profile: Profile = Profile.EXTENDED, after: int | None = None
     ) -> Socket:
-        recorder = Recorder(user, profile)
+        recorder = RecordingSession(user, profile)
         socket: Socket = await self.nursery.start(self._hold, recorder, self._enter(recorder, chat, after))
         return socket
 
-    async def _enter(self, recorder: Recorder, chat: UUID, after: int | None) -> RoomReceiver:
+    async def _enter(self, recorder: RecordingSession, chat: UUID, after: int | None) -> RoomReceiver:
         """As sockets do."""
         try:
             return self.chats.join_room_nowait(recorder, chat, after)
         except trio.WouldBlock:
             return await self.chats.join_room(recorder, chat, after)
 
-    async def console(self, user: User, sources: frozenset[str] = LK) -> Socket:
-        recorder = Recorder(user)
+    async def console(self, user: User, sources: frozenset[str] = SOURCES) -> Socket:
+        recorder = RecordingSession(user)
         socket: Socket = await self.nursery.start(self._hold, recorder, self.chats.join_feed(recorder, sources))
         return socket
 
-    async def _hold(self, recorder: Recorder, joining: Any, task_status: trio.TaskStatus[Socket]) -> None:
+    async def _hold(self, recorder: RecordingSession, joining: Any, task_status: trio.TaskStatus[Socket]) -> None:
         with trio.CancelScope() as scope:
             receiver = await joining
             try:
@@ -157,13 +157,13 @@ class World:
 
 
 @asynccontextmanager
-async def open_world(
+async def open_chat(
     policy: Policy | None = None,
     limits: Limits | None = None,
     store: str = "memory://",
     faults: Callable[[Store], Store] = lambda store: store,
     capacity: int = 10_000,
-) -> AsyncIterator[World]:
+) -> AsyncIterator[ChatHarness]:
     policy = policy or Policy()
     async with AsyncExitStack() as stack:
         storage = await stack.enter_async_context(open_store(store, policy))
@@ -182,9 +182,9 @@ async def open_world(
             )
         )
         nursery = await stack.enter_async_context(trio.open_nursery())
-        world = World(system, chats, nursery)
+        harness = ChatHarness(system, chats, nursery)
         for operator in (OLGA, PETR):
-            await world.person(operator)
-        await world.person(ANNA, frozenset())
-        yield world
+            await harness.person(operator)
+        await harness.person(ANNA, frozenset())
+        yield harness
         nursery.cancel_scope.cancel()

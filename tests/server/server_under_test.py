@@ -16,7 +16,7 @@ from actorchat.server.serving import Server, open_server
 from actorchat.server.settings import LimitSettings, Settings
 
 SECRET = "a-secret-for-tests-of-enough-bytes"
-CAP = 20.0
+TIMEOUT = 20.0
 """Seconds: no test waits longer for a server."""
 
 
@@ -42,10 +42,10 @@ def customer(user_id: int = 100, firstname: str = "", lastname: str = "") -> str
 
 @asynccontextmanager
 async def websocket(
-    port: int, path: str, who: str | None, protocols: Sequence[str] = (), **headers: str
+    port: int, path: str, bearer: str | None, protocols: Sequence[str] = (), **headers: str
 ) -> AsyncIterator[WebSocketConnection]:
     """A websocket with that token. Raises ConnectionRejected for an answer that is no upgrade."""
-    extra = [(b"Authorization", f"Bearer {who}".encode())] if who else []
+    extra = [(b"Authorization", f"Bearer {bearer}".encode())] if bearer else []
     extra += [(name.encode(), value.encode()) for name, value in headers.items()]
     # A stream of our own: the library leaves its own one open when the server is the one who ends it.
     try:
@@ -77,7 +77,7 @@ async def get_live(stream: trio.abc.Stream) -> None:
 
 
 @attrs.frozen
-class Api:
+class ApiClient:
     """A server's HTTP side; every call says as whom."""
 
     server: Server
@@ -104,9 +104,9 @@ class Api:
         return await self.call("POST", f"/api/chats/{chat}/messages", token, {"text": text, **fields})
 
     def socket(
-        self, path: str, who: str | None, protocols: Sequence[str] = (), **headers: str
+        self, path: str, bearer: str | None, protocols: Sequence[str] = (), **headers: str
     ) -> AbstractAsyncContextManager[WebSocketConnection]:
-        return websocket(self.server.port, path, who, protocols, **headers)
+        return websocket(self.server.port, path, bearer, protocols, **headers)
 
     async def talk(self) -> tuple[str, UUID]:
         """(token, chat) of a visitor who has written."""
@@ -116,19 +116,21 @@ class Api:
 
 
 @asynccontextmanager
-async def running(settings: Settings | None = None, environment: Environment | None = None) -> AsyncIterator[Api]:
+async def run_server(
+    settings: Settings | None = None, environment: Environment | None = None
+) -> AsyncIterator[ApiClient]:
     settings = settings or Settings(
         storage="memory://", port=0, secret=SECRET, limits=LimitSettings(messages_per_second=0)
     )
-    with trio.fail_after(CAP):
+    with trio.fail_after(TIMEOUT):
         async with (
             open_server(settings, environment=environment) as server,
-            httpx.AsyncClient(base_url=server.url, timeout=CAP, trust_env=False) as http,
+            httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT, trust_env=False) as http,
         ):
-            yield Api(server, http)
+            yield ApiClient(server, http)
 
 
-def error(answer: httpx.Response) -> tuple[int, str, str]:
+def error_of(answer: httpx.Response) -> tuple[int, str, str]:
     """(status, code, path) of a refusal; its body is nothing but what the contract says."""
     body = answer.json()
     assert set(body) == {"error"}

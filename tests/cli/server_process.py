@@ -13,21 +13,21 @@ import trio
 
 import actorchat
 
-CAP = 30.0
+TIMEOUT = 30.0
 
 
 class ServerProcess:
-    """A running server; `said` is what it has printed so far."""
+    """A running server; `output` is what it has printed so far."""
 
     def __init__(self, process: trio.Process) -> None:
         self.process = process
-        self.said = ""
-        self.complained = ""
+        self.output = ""
+        self.log = ""
 
     @property
     def url(self) -> str:
-        match = re.search(r"https?://\S+", self.said)
-        assert match, f"no address in {self.said!r}"
+        match = re.search(r"https?://\S+", self.output)
+        assert match, f"no address in {self.output!r}"
         return match[0]
 
     @property
@@ -36,23 +36,23 @@ class ServerProcess:
 
     async def read_until(self, words: str) -> None:
         assert self.process.stdout is not None
-        while words not in self.said:
+        while words not in self.output:
             data = await self.process.stdout.receive_some()
-            assert data, f"it ended after {self.said!r}: {await self.rest_of_stderr()!r}"
-            self.said += data.decode()
+            assert data, f"it ended after {self.output!r}: {await self.rest_of_stderr()!r}"
+            self.output += data.decode()
 
     async def read_log_until(self, words: str) -> None:
         assert self.process.stderr is not None
-        while words not in self.complained:
+        while words not in self.log:
             data = await self.process.stderr.receive_some()
-            assert data, f"it ended after {self.complained!r}"
-            self.complained += data.decode()
+            assert data, f"it ended after {self.log!r}"
+            self.log += data.decode()
 
     async def rest_of_stderr(self) -> str:
         assert self.process.stderr is not None
         while data := await self.process.stderr.receive_some():
-            self.complained += data.decode()
-        return self.complained
+            self.log += data.decode()
+        return self.log
 
     async def stop(self, number: int = signal.SIGTERM) -> int:
         """Send the signal and return the exit status."""
@@ -72,10 +72,12 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def started(folder: Path, *options: str, env: Mapping[str, str] | None = None) -> AsyncIterator[ServerProcess]:
+async def open_server_process(
+    folder: Path, *options: str, env: Mapping[str, str] | None = None
+) -> AsyncIterator[ServerProcess]:
     """`actorchat serve` in `folder`, on whatever port `options` say; killed at the end if it still runs."""
     command = [sys.executable, "-m", "actorchat", "serve", *options]
-    with trio.fail_after(CAP):
+    with trio.fail_after(TIMEOUT):
         process = await trio.lowlevel.open_process(
             command, stdin=PIPE, stdout=PIPE, stderr=PIPE, cwd=folder, env=environment(env)
         )
