@@ -29,7 +29,7 @@ from actorchat.storage.sqlite import SqliteStore
 from actorchat.storage.store import Batch, CommitInDoubt
 from actorchat.testing import random_operations
 from tests.storage.failing_disk import Disk
-from tests.storage.listener import ANN, CHAT, EVE, NOW, RESERVE
+from tests.storage.sample_chat import ANN, CHAT, EVE, NOW, RESERVE
 
 LoggingStore = MemoryStore | SqliteStore
 Open = Callable[[Collection[str]], LoggingStore]
