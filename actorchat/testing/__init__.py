@@ -1,6 +1,6 @@
-"""The test kit: conformance checks that every implementation passes, and peers that misbehave.
+"""The test kit: conformance checks for stores and transports, fault injection, and a client for wrong frames.
 
-Refuses to know pytest: every check is a plain async function that raises AssertionError.
+It works with any test runner: a check is a plain function that raises AssertionError.
 """
 
 from actorchat.testing._blob_checks import OpenBlobStore, check_blob_store

@@ -1,6 +1,6 @@
-"""Proves blob stores: `check_blob_store`, which every implementation passes."""
+"""Checks that a blob store keeps its promises: every implementation passes `check_blob_store`."""
 
-# ruff: noqa: S101 - assertions are what a conformance suite is made of
+# ruff: noqa: S101 - a conformance suite consists of assertions
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OpenBlobStore = Callable[[], AbstractAsyncContextManager[BlobStore]]
 
 
 async def check_blob_store(open_store: OpenBlobStore) -> None:
-    """Prove that a store does what `actorchat.blobs.BlobStore` promises. Raises `AssertionError`."""
+    """Check that a store keeps the promises of `actorchat.blobs.BlobStore`. Raises AssertionError."""
     async with open_store() as store:
         await store.clean()
         assert await store.entries() == ()
@@ -93,7 +93,7 @@ async def _check_entries(store: BlobStore) -> None:
     entries = await store.entries()
     assert [entry.key for entry in entries] == keys
     assert [entry.size for entry in entries] == [len(key) if key != "ab-empty" else 0 for key in keys]
-    # A server that stores them may have another clock.
+    # A remote store may have another clock.
     assert all(before - 60 <= entry.stored_at <= time.time() + 60 for entry in entries)
     walked: list[str] = []
     while page := await store.entries(walked[-1] if walked else "", 2):

@@ -1,4 +1,4 @@
-"""Owns making actors crash on purpose. Knows no particular actor."""
+"""Makes actors crash on purpose."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ __all__ = ["InjectedCrash", "crash"]
 M = TypeVar("M")
 
 
-class InjectedCrash(Exception):  # noqa: N818 - it is injected, not met
+class InjectedCrash(Exception):  # noqa: N818 - it is injected on purpose
     """Raised by `crash` in an actor's handler."""
 
 
 @contextmanager
 def crash(actor: type[Actor[M]], *, on: type[object], nth: int = 1, after: bool = False) -> Iterator[None]:
-    """Inside the block, make the `nth` message of type `on` crash its handler (`after`: when it has been handled).
+    """Inside the block, raise `InjectedCrash` in the handler of the `nth` message of type `on`.
 
-    Counted over all actors of the class; with `receive_batch` overridden, the batch that holds it crashes. Holds for
-    incarnations that start inside the block.
+    The handler raises before it handles the message, or afterwards if `after` is true. Messages are counted over all
+    actors of the class. If the class overrides `receive_batch`, the whole batch with that message crashes. Only
+    incarnations that start inside the block are affected.
     """
     seen = 0
 
@@ -37,7 +38,7 @@ def crash(actor: type[Actor[M]], *, on: type[object], nth: int = 1, after: bool 
     inside = False
 
     async def crashing(self: Actor[M], message: M) -> None:
-        # What a batch hands on to `receive` was counted with the batch.
+        # A message that `receive_batch` passes on to `receive` was already counted with its batch.
         hit = not inside and count([message])
         if hit and not after:
             raise InjectedCrash(repr(message))
@@ -59,9 +60,9 @@ def crash(actor: type[Actor[M]], *, on: type[object], nth: int = 1, after: bool 
             raise InjectedCrash(repr(messages))
 
     before = {name: vars(actor).get(name) for name in ("receive", "receive_batch")}
-    actor.receive = crashing  # type: ignore[method-assign] # that is what injecting is
+    actor.receive = crashing  # type: ignore[method-assign] # replaced on purpose
     if batched:
-        actor.receive_batch = crashing_batch  # type: ignore[method-assign] # as above
+        actor.receive_batch = crashing_batch  # type: ignore[method-assign] # replaced on purpose
     try:
         yield
     finally:

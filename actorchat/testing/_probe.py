@@ -1,4 +1,4 @@
-"""Owns an actor that only remembers what it gets, for tests of other actors. Knows no transport and no server."""
+"""An actor that records the messages it receives, for tests of other actors."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ E = TypeVar("E")
 
 
 class Probe(Actor[M]):
-    """Takes any message, and gives them to the test in order: `system.spawn(lambda: probe)`."""
+    """Records every message, for a test to read in order. Spawn it with `system.spawn(lambda: probe)`."""
 
     def __init__(self) -> None:
         self._messages: deque[M] = deque()
         self._arrived = trio.Event()
         self.ends: list[End] = []
-        """How each of its incarnations ended."""
+        """How each incarnation ended, oldest first."""
 
     async def receive(self, message: M) -> None:
         """Keep `message` for `expect` and `drain`."""
@@ -34,20 +34,23 @@ class Probe(Actor[M]):
         self.ends.append(end)
 
     async def expect(self, kind: type[E], *, within: float = 1.0) -> E:
-        """The next message, which must be a `kind` and come `within` seconds. AssertionError otherwise."""
+        """Return the next message.
+
+        Raises AssertionError if none arrives `within` seconds, or if it is not a `kind`.
+        """
         with trio.move_on_after(within):
             while not self._messages:
                 self._arrived = trio.Event()
                 await self._arrived.wait()
         if not self._messages:
-            raise AssertionError(f"no {kind.__name__} came within {within} s")
+            raise AssertionError(f"no {kind.__name__} arrived within {within} s")
         message = self._messages.popleft()
         if not isinstance(message, kind):
             raise AssertionError(f"expected a {kind.__name__}, got {message!r}")
         return message
 
     def drain(self) -> list[M]:
-        """All messages not yet taken, oldest first."""
+        """Return and forget all messages that `expect` has not returned, oldest first."""
         messages = list(self._messages)
         self._messages.clear()
         return messages

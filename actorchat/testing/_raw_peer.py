@@ -1,7 +1,4 @@
-"""Owns a websocket client that does as it is told, right or wrong: raw frames over any stream.
-
-Refuses to know the protocol's rules beyond how bytes are framed.
-"""
+"""A websocket client that sends raw frames, valid or not, over any stream."""
 
 from __future__ import annotations
 
@@ -26,11 +23,12 @@ _ABNORMAL: Final = 1006
 
 
 class RawPeer:
-    """A client's end of `stream`. It reads only when told, answers pings and Closes only while it reads.
+    """The client's end of `stream`. It reads only inside `receive`, `receive_frame` and `read_to_end`.
 
-    `close_code` is what ended the socket: the server's Close, or 1006 for none. `after_close` counts bytes that
-    came behind a Close; `was_reset`: the stream broke instead of ending; `frames` are all frames seen, as
-    (opcode, payload).
+    Pings and Closes are answered only while it reads, unless `answers_pings` or `answers_close` is false.
+    `close_code` is the code of the server's Close, or 1006 if the stream ended without one. `after_close` counts the
+    bytes that arrived after the Close. `was_reset` is true if the stream was reset. `frames` are all frames received,
+    as (opcode, payload).
     """
 
     def __init__(self, stream: trio.abc.Stream) -> None:
@@ -45,7 +43,7 @@ class RawPeer:
         self._buffer = bytearray()
 
     async def handshake(self, target: str = "/", subprotocols: tuple[str, ...] = (), behind: bytes = b"") -> bytes:
-        """Ask for an upgrade, with `behind` in the same packet; returns the head of the answer."""
+        """Request an upgrade, with `behind` in the same packet. Returns the head of the response."""
         lines = [
             f"GET {target} HTTP/1.1",
             "Host: localhost",
@@ -75,7 +73,7 @@ class RawPeer:
         await self.send_frame(_BINARY, raw)
 
     async def send_fragments(self, parts: list[bytes], between: bytes = b"") -> None:
-        """Send a text message in pieces, with `between` (whole frames) after each but the last."""
+        """Send a text message in fragments, with the frames in `between` after each fragment but the last."""
         for place, part in enumerate(parts):
             last = place == len(parts) - 1
             await self.stream.send_all(frame_of(_TEXT if place == 0 else 0, part, final=last))
@@ -87,7 +85,7 @@ class RawPeer:
         await self.stream.send_all(frame_of(opcode, payload))
 
     async def receive(self) -> bytes:
-        """The next text message; EndOfChannel when the socket has ended."""
+        """Return the next text message. Raises EndOfChannel when the socket has ended."""
         while True:
             opcode, payload = await self.receive_frame()
             if opcode == _TEXT:
@@ -99,7 +97,7 @@ class RawPeer:
                 raise trio.EndOfChannel
 
     async def receive_frame(self) -> tuple[int, bytes]:
-        """The next frame, whatever it is; EndOfChannel when the stream has ended."""
+        """Return the next frame of any type as (opcode, payload). Raises EndOfChannel when the stream has ended."""
         while (frame := self._cut()) is None:
             if not await self._fill():
                 if self.close_code is None:
@@ -109,7 +107,7 @@ class RawPeer:
         return frame
 
     async def close(self, code: int = 1000) -> None:
-        """Send a Close, whatever else comes after it."""
+        """Send a Close, without waiting for the server's."""
         await self._try_send(_CLOSE, code.to_bytes(2))
 
     async def read_to_end(self) -> None:
@@ -121,12 +119,12 @@ class RawPeer:
                 return
 
     async def half_close(self) -> None:
-        """Say no more, go on listening."""
-        assert isinstance(self.stream, trio.abc.HalfCloseableStream)  # noqa: S101 - a wrong use of the kit
+        """End the sending direction; receiving goes on."""
+        assert isinstance(self.stream, trio.abc.HalfCloseableStream)  # noqa: S101 - the caller's mistake
         await self.stream.send_eof()
 
     async def vanish(self) -> None:
-        """Reset the connection; a stream without a socket is closed. Does nothing after the end."""
+        """Reset the connection; a stream that has no socket is closed instead. Does nothing if it has ended."""
         if isinstance(self.stream, trio.SocketStream) and self.stream.socket.fileno() != -1:
             self.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         await trio.aclose_forcefully(self.stream)
@@ -174,7 +172,7 @@ class RawPeer:
 
 
 def frame_of(opcode: int, payload: bytes, *, final: bool = True, masked: bool = True) -> bytes:
-    """Frame `payload` as a client does, or, unmasked, as none may."""
+    """Frame `payload` as a client does. No client may send a frame with `masked=False`."""
     length = len(payload)
     mask_bit = _MASKED if masked else 0
     first = opcode | (_FINAL if final else 0)

@@ -1,4 +1,4 @@
-"""Owns the end of waiting in tests: when is everything done? Knows no time: nothing is slept for."""
+"""Waits in tests, without sleeping, until an actor system has nothing left to do."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["settle"]
 
 
 async def settle(system: ActorSystem) -> None:
-    """Wait till every actor of `system` is parked on an empty inbox, no pipe runs, and no other task has work to do.
+    """Wait until every inbox of `system` is empty, no pipe runs, and every task in the process is blocked.
 
-    Exact when it returns. Set timers and sleeping tasks outside the system don't count.
+    All of that is true when it returns. It does not wait for timers that are set, nor for tasks that sleep.
     """
     while True:
         await trio.testing.wait_all_tasks_blocked()

@@ -1,6 +1,6 @@
-"""Owns what proves a store: `check_store`, which every implementation passes. Knows no implementation."""
+"""Checks that a store keeps its promises: every implementation passes `check_store`."""
 
-# ruff: noqa: S101 - assertions are what a conformance suite is made of
+# ruff: noqa: S101 - a conformance suite consists of assertions
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ OpenStore = Callable[[Policy], AbstractContextManager[Store]]
 ANN: Final = User(1, Role.USER, firstname="Ann")
 BOB: Final = User(2, Role.USER, firstname="Bob")
 GUEST: Final = User(ANONYMOUS_IDS + 7, Role.USER)
-# The same ids on purpose: only with the role is an id an identity.
+# Operators and visitors share ids on purpose: an identity is a role and an id.
 EVE: Final = User(1, Role.OPERATOR, firstname="Eve")
 FAY: Final = User(2, Role.OPERATOR, firstname="Fay")
 SHOP: Final = "shop"
@@ -74,8 +74,8 @@ _RECORDS: Final = tuple(
 )
 
 
-class _Bench:
-    """A store with a batch counter: what the checks write with."""
+class _Writer:
+    """Commits operations to a store under consecutive batch numbers."""
 
     def __init__(self, store: Store, writer: str = "check") -> None:
         self.store = store
@@ -100,21 +100,21 @@ class _Bench:
         return record
 
     def talk(self, *texts: str, chat: UUID = CHAT, author: User = ANN) -> list[int]:
-        """Ids of messages that `author` adds, one batch each."""
+        """Add messages of `author`, each in a batch of its own, and return their ids."""
         return [self.changed(AddMessage(chat, author, text)).messages[0].id for text in texts]
 
 
 def check_store(fresh: Callable[[], OpenStore], *, durable: bool = True) -> None:
-    """Prove that a store does what `actorchat.storage.Store` and `actorchat.chat.ports.ChatReader` promise.
+    """Check that a store keeps the promises of `actorchat.storage.Store` and `actorchat.chat.ports.ChatReader`.
 
-    `fresh()` names a new, empty place each time. `durable=False` leaves out what needs opening it twice.
-    Raises `AssertionError`.
+    Each call of `fresh` returns a function that opens a new, empty store. `durable=False` leaves out the checks that
+    open a store a second time. Raises AssertionError.
     """
     for check in _CHECKS:
         with fresh()(Policy()) as store:
-            bench = _Bench(store)
-            bench.batch(*_RECORDS, ReserveChat(CHAT, SHOP, ANN))
-            check(bench)
+            writer = _Writer(store)
+            writer.batch(*_RECORDS, ReserveChat(CHAT, SHOP, ANN))
+            check(writer)
     _check_capacity_and_due(fresh())
     for seed in range(5):
         _check_random_sessions(fresh(), seed)
@@ -123,28 +123,26 @@ def check_store(fresh: Callable[[], OpenStore], *, durable: bool = True) -> None
         _check_reopening(fresh())
 
 
-def _check_order(bench: _Bench) -> None:
-    """Revisions and indexes are dense, ids are unique, across batches and inside one; decisions come in
-    order.
-    """
-    decided = bench.batch(*(AddMessage(CHAT, ANN, str(n)) for n in range(5)))
-    decided += bench.batch(AddMessage(CHAT, EVE, "5"), TransferChat(CHAT, EVE, FAY.id))
+def _check_order(writer: _Writer) -> None:
+    """Revisions and indexes have no gaps and ids are unique; decisions come in the order of their operations."""
+    decided = writer.batch(*(AddMessage(CHAT, ANN, str(n)) for n in range(5)))
+    decided += writer.batch(AddMessage(CHAT, EVE, "5"), TransferChat(CHAT, EVE, FAY.id))
     changes = [decision for decision, _ in decided if isinstance(decision, Changed)]
     assert [change.chat.rev for change in changes] == list(range(1, 8))
     messages = [message for change in changes for message in change.messages]
     assert [message.index for message in messages] == list(range(8))
     assert len({message.id for message in messages}) == 8
-    page = bench.store.after(CHAT, Role.OPERATOR, after=-1, limit=100)
+    page = writer.store.after(CHAT, Role.OPERATOR, after=-1, limit=100)
     assert page is not None
     assert [message.index for message in page.messages] == [0, 1, 2, 3, 4, 5, 7]
-    assert page.chat == changes[-1].chat == bench.store.chat(CHAT)
+    assert page.chat == changes[-1].chat == writer.store.chat(CHAT)
     assert page.messages == tuple(message for message in messages if message.index != 6)
 
 
-def _check_refusals(bench: _Bench) -> None:
-    """What names nothing that exists is refused, and spoils nothing beside it."""
+def _check_refusals(writer: _Writer) -> None:
+    """An operation on something that does not exist is refused; the rest of its batch is stored."""
     nowhere = UUID(int=99)
-    decided = bench.batch(
+    decided = writer.batch(
         AddMessage(nowhere, ANN, "?"),
         AddMessage(CHAT, ANN, "here"),
         MarkMessage(nowhere, ANN, 1, True),
@@ -154,36 +152,34 @@ def _check_refusals(bench: _Bench) -> None:
     )
     codes = [decision.code if isinstance(decision, Refused) else None for decision, _ in decided]
     assert codes == ["not_found", None, "not_found", "not_found", None, "not_owner"]
-    assert bench.store.chat(nowhere) is None
-    assert bench.store.newest(nowhere, Role.USER, before=None, limit=1) is None
+    assert writer.store.chat(nowhere) is None
+    assert writer.store.newest(nowhere, Role.USER, before=None, limit=1) is None
 
 
-def _check_idempotency(bench: _Bench) -> None:
-    """The same key and body give the stored message, another body a conflict: across batches and within
-    one.
-    """
+def _check_idempotency(writer: _Writer) -> None:
+    """The same key and body give the stored message, another body a conflict; across batches and within one."""
     send = AddMessage(CHAT, ANN, "once", client_id="k")
-    [(first, _), (again, _), (other, _)] = bench.batch(send, send, replace(send, text="twice"))
+    [(first, _), (again, _), (other, _)] = writer.batch(send, send, replace(send, text="twice"))
     assert isinstance(first, Changed)
     assert again == Unchanged(first.chat, first.messages[0])
     assert isinstance(other, Refused)
     assert other.code == "conflict"
-    assert bench.one(send)[0] == Unchanged(first.chat, first.messages[0])
+    assert writer.one(send)[0] == Unchanged(first.chat, first.messages[0])
     # A key belongs to its author and its chat.
-    bench.batch(ReserveChat(UUID(int=2), SHOP, BOB))
-    bench.changed(replace(send, author=EVE, text="mine"))
-    bench.changed(replace(send, chat=UUID(int=2), author=BOB))
+    writer.batch(ReserveChat(UUID(int=2), SHOP, BOB))
+    writer.changed(replace(send, author=EVE, text="mine"))
+    writer.changed(replace(send, chat=UUID(int=2), author=BOB))
 
 
-def _check_refused_keys(bench: _Bench) -> None:
-    """A message that is to be refused is the stored one if its key is known, whatever has been decided before."""
+def _check_refused_keys(writer: _Writer) -> None:
+    """Refusing a message whose key is known gives the stored message instead."""
     first, second = (AddMessage(CHAT, ANN, text, client_id=text) for text in ("first", "second"))
     other, refused = replace(first, text="other"), Refused("overloaded", "")
     unknown = AddMessage(UUID(int=9), ANN, "nowhere", client_id="first")
-    bench.changed(first)
+    writer.changed(first)
     refusals = [RefuseMessage(message, refused) for message in (first, second, other, unknown)]
-    batch = bench.batch(*refusals, second, refusals[1])
-    [again, new, conflict, nowhere] = [decision for decision, _ in bench.store.look_up(refusals)]
+    batch = writer.batch(*refusals, second, refusals[1])
+    [again, new, conflict, nowhere] = [decision for decision, _ in writer.store.look_up(refusals)]
     for decision, expected in ((batch[0][0], first), (again, first), (batch[5][0], second), (new, second)):
         assert isinstance(decision, Unchanged)
         assert decision.message is not None
@@ -192,35 +188,35 @@ def _check_refused_keys(bench: _Bench) -> None:
     for decision in (batch[2][0], conflict):
         assert isinstance(decision, Refused)
         assert decision.code == "conflict"
-    assert not any(bench.store.is_new(refusals[place]) for place in (0, 1, 2))
+    assert not any(writer.store.is_new(refusals[place]) for place in (0, 1, 2))
 
 
-def _check_key_horizon(bench: _Bench) -> None:
-    """A key is known among its author's newest 256 in the chat, and forgotten after them."""
+def _check_key_horizon(writer: _Writer) -> None:
+    """The newest 256 keys of an author in a chat are known; older ones are forgotten."""
 
     def key(n: int) -> AddMessage:
         return AddMessage(CHAT, ANN, "x", client_id=f"k{n}")
 
-    bench.batch(*map(key, range(200)))
-    bench.batch(*map(key, range(200, 256)))
-    assert isinstance(bench.one(key(0))[0], Unchanged)
-    bench.changed(AddMessage(CHAT, ANN, "no key"))
-    bench.changed(replace(key(0), author=EVE))
-    assert isinstance(bench.one(key(0))[0], Unchanged)
-    # Inside one batch the horizon moves too: the first of these pushes k0 out, the last puts it in anew.
-    decisions = [decision for decision, _ in bench.batch(key(256), key(1), key(0), key(1))]
+    writer.batch(*map(key, range(200)))
+    writer.batch(*map(key, range(200, 256)))
+    assert isinstance(writer.one(key(0))[0], Unchanged)
+    writer.changed(AddMessage(CHAT, ANN, "no key"))
+    writer.changed(replace(key(0), author=EVE))
+    assert isinstance(writer.one(key(0))[0], Unchanged)
+    # The horizon also moves inside a batch: here key 256 pushes out key 0, which is then stored as a new one.
+    decisions = [decision for decision, _ in writer.batch(key(256), key(1), key(0), key(1))]
     assert [type(decision) for decision in decisions] == [Changed, Unchanged, Changed, Changed]
-    assert isinstance(bench.one(key(0))[0], Unchanged)
+    assert isinstance(writer.one(key(0))[0], Unchanged)
 
 
-def _check_reserve(bench: _Bench) -> None:
-    """One chat for an owner at a source until it is closed; reserved ones are in no list."""
-    first = bench.store.chat(CHAT)
+def _check_reserve(writer: _Writer) -> None:
+    """An owner has one chat at a source until it is closed; a reserved chat is in no list."""
+    first = writer.store.chat(CHAT)
     assert first is not None
     assert (first.stage, first.rev, first.owner) == (Stage.RESERVED, 0, ANN)
-    assert bench.store.chats(ChatFilter()) == ChatPage(())
-    assert bench.one(ReserveChat(UUID(int=2), SHOP, ANN))[0] == Unchanged(first)
-    [(bobs, _), (same, _), (elsewhere, _)] = bench.batch(
+    assert writer.store.chats(ChatFilter()) == ChatPage(())
+    assert writer.one(ReserveChat(UUID(int=2), SHOP, ANN))[0] == Unchanged(first)
+    [(bobs, _), (same, _), (elsewhere, _)] = writer.batch(
         ReserveChat(UUID(int=3), SHOP, BOB),
         ReserveChat(UUID(int=4), SHOP, BOB),
         ReserveChat(UUID(int=5), "mall", BOB),
@@ -228,46 +224,46 @@ def _check_reserve(bench: _Bench) -> None:
     assert isinstance(bobs, Changed)
     assert same == Unchanged(bobs.chat)
     assert isinstance(elsewhere, Changed)
-    bench.talk("hello")
-    decided = bench.batch(CloseChat(CHAT, ANN), ReserveChat(UUID(int=6), SHOP, ANN), ReopenChat(CHAT, ANN))
+    writer.talk("hello")
+    decided = writer.batch(CloseChat(CHAT, ANN), ReserveChat(UUID(int=6), SHOP, ANN), ReopenChat(CHAT, ANN))
     assert [type(decision) for decision, _ in decided] == [Changed, Changed, Changed]
-    bench.changed(AddMessage(CHAT, ANN, "later"), now=NOW + 9)
-    unchanged, _ = bench.one(ReserveChat(UUID(int=7), SHOP, ANN))
+    writer.changed(AddMessage(CHAT, ANN, "later"), now=NOW + 9)
+    unchanged, _ = writer.one(ReserveChat(UUID(int=7), SHOP, ANN))
     assert isinstance(unchanged, Unchanged)
     assert unchanged.chat.uuid == CHAT
-    # A chat that is reserved and used in one batch counts like any other.
-    _, (_, counters) = bench.batch(ReserveChat(UUID(int=8), "mall", ANN), AddMessage(UUID(int=8), ANN, "hi"), now=NOW)
+    # A chat that is reserved and used in the same batch is counted like any other.
+    _, (_, counters) = writer.batch(ReserveChat(UUID(int=8), "mall", ANN), AddMessage(UUID(int=8), ANN, "hi"), now=NOW)
     assert counters == (SourceCounters("mall", 1, 1),)
 
 
-def _check_marks(bench: _Bench) -> None:
-    """A mark names a message of its own chat; of another's nothing is told."""
-    ids = bench.talk("one", "two")
-    bench.batch(ReserveChat(UUID(int=2), SHOP, BOB))
-    [foreign] = bench.talk("theirs", chat=UUID(int=2), author=BOB)
-    change = bench.changed(MarkMessage(CHAT, EVE, ids[1], True))
+def _check_marks(writer: _Writer) -> None:
+    """A mark names a message of its own chat; the id of another chat's message is refused as unknown."""
+    ids = writer.talk("one", "two")
+    writer.batch(ReserveChat(UUID(int=2), SHOP, BOB))
+    [foreign] = writer.talk("theirs", chat=UUID(int=2), author=BOB)
+    change = writer.changed(MarkMessage(CHAT, EVE, ids[1], True))
     assert (change.chat.operators_delivered, change.chat.operators_read) == (1, 1)
-    assert isinstance(bench.one(MarkMessage(CHAT, EVE, ids[0], True))[0], Unchanged)
+    assert isinstance(writer.one(MarkMessage(CHAT, EVE, ids[0], True))[0], Unchanged)
     for unknown in (foreign, 10**9, -1, 0):
-        refused, _ = bench.one(MarkMessage(CHAT, EVE, unknown, True))
+        refused, _ = writer.one(MarkMessage(CHAT, EVE, unknown, True))
         assert isinstance(refused, Refused)
         assert refused.code == "message_not_found"
-    # One that the same batch adds can be marked, if its id is guessed.
+    # A message can be marked in the batch that adds it, if its id is guessed.
     guess = max(*ids, foreign) + 1
-    decided = bench.batch(AddMessage(CHAT, ANN, "three"), MarkMessage(CHAT, EVE, guess, True))
+    decided = writer.batch(AddMessage(CHAT, ANN, "three"), MarkMessage(CHAT, EVE, guess, True))
     assert isinstance(decided[1][0], Changed)
-    decided = bench.batch(AddMessage(CHAT, ANN, "4"), MarkMessage(UUID(int=2), EVE, guess + 1, True))
+    decided = writer.batch(AddMessage(CHAT, ANN, "4"), MarkMessage(UUID(int=2), EVE, guess + 1, True))
     assert isinstance(decided[1][0], Refused)
 
 
-def _check_pages(bench: _Bench) -> None:
-    """Every page: order, bounds, role filter, whether there is more, people as they are now."""
-    bench.talk("0", "1")
-    bench.talk("2", author=EVE)
-    bench.batch(TransferChat(CHAT, EVE, FAY.id), AddMessage(CHAT, ANN, "5"))
-    bench.one(AddMessage(CHAT, EVE, "note", type=MessageType.SYSTEM, type_role=Role.OPERATOR))
-    bench.one(RecordPerson(attrs.evolve(EVE, firstname="Eva"), frozenset({"firstname"}), frozenset({SHOP})))
-    store = bench.store
+def _check_pages(writer: _Writer) -> None:
+    """Every page has its order, bounds, role filter and `has_more`, and shows people as they are now."""
+    writer.talk("0", "1")
+    writer.talk("2", author=EVE)
+    writer.batch(TransferChat(CHAT, EVE, FAY.id), AddMessage(CHAT, ANN, "5"))
+    writer.one(AddMessage(CHAT, EVE, "note", type=MessageType.SYSTEM, type_role=Role.OPERATOR))
+    writer.one(RecordPerson(attrs.evolve(EVE, firstname="Eva"), frozenset({"firstname"}), frozenset({SHOP})))
+    store = writer.store
 
     def page(found: Page | None) -> tuple[list[int], bool]:
         assert found is not None
@@ -294,28 +290,28 @@ def _check_pages(bench: _Bench) -> None:
     assert author is not None
     assert author.firstname == "Eva"
     assert found.chat.operator == FAY
-    # Bounded in bytes too, in either direction: a page ends with the message that reaches the bound.
+    # Pages are also bounded in bytes, in both directions: a page ends with the message that reaches the bound.
     assert page(store.after(CHAT, user, after=-1, limit=9, size=2)) == ([0, 1], True)
     assert page(store.after(CHAT, user, after=-1, limit=9, size=0)) == ([0], True)
     assert page(store.newest(CHAT, user, before=None, limit=9, size=1)) == ([5], True)
     assert page(store.newest(CHAT, user, before=2, limit=2, size=2)) == ([0, 1], False)
     assert page(store.authored(CHAT, user, after=-1, upto=5, limit=9, size=2)) == ([0, 1], True)
-    bench.talk("ж🐌")
+    writer.talk("ж🐌")
     assert page(store.after(CHAT, user, after=5, limit=9, size=6)) == ([7], False)
     assert page(store.after(CHAT, user, after=3, limit=9, size=7)) == ([5, 7], False)
     assert page(store.newest(CHAT, user, before=None, limit=9, size=6)) == ([7], True)
 
 
-def _check_lists(bench: _Bench) -> None:
-    """Newest activity first, every filter, continued after a chat; the snapshot is the other way round."""
+def _check_lists(writer: _Writer) -> None:
+    """Lists show the newest activity first, with each filter and from a cursor on; a snapshot shows it last."""
     for n, (owner, source) in enumerate([(ANN, "a"), (BOB, "a"), (ANN, "b"), (BOB, "b")]):
-        bench.batch(ReserveChat(UUID(int=10 + n), source, owner), now=NOW + n)
-        bench.changed(AddMessage(UUID(int=10 + n), owner, "hi"), now=NOW + n)
-    bench.batch(CloseChat(UUID(int=10), ANN), AcceptChat(UUID(int=13), EVE), now=NOW + 3)
-    store = bench.store
+        writer.batch(ReserveChat(UUID(int=10 + n), source, owner), now=NOW + n)
+        writer.changed(AddMessage(UUID(int=10 + n), owner, "hi"), now=NOW + n)
+    writer.batch(CloseChat(UUID(int=10), ANN), AcceptChat(UUID(int=13), EVE), now=NOW + 3)
+    store = writer.store
 
     def listed(**which: object) -> list[int]:
-        return [chat.uuid.int for chat in store.chats(ChatFilter(**which)).chats]  # type: ignore[arg-type]  # by name
+        return [chat.uuid.int for chat in store.chats(ChatFilter(**which)).chats]  # type: ignore[arg-type]  # fields are passed by name
 
     assert listed() == [13, 10, 12, 11]
     assert listed(limit=2) == [13, 10]
@@ -338,12 +334,12 @@ def _check_lists(bench: _Bench) -> None:
     assert snapshot.chats == ()
 
 
-def _check_order_of_lists(bench: _Bench) -> None:
-    """Lists are exact within a second and when the clock steps back. All that happens to a chat moves it, but marks."""
-    store, chats = bench.store, [UUID(int=10 + n) for n in range(4)]
+def _check_order_of_lists(writer: _Writer) -> None:
+    """Lists are ordered exactly, within one second and when the clock steps back. Marks do not move a chat."""
+    store, chats = writer.store, [UUID(int=10 + n) for n in range(4)]
     for n, chat in enumerate(chats):
         owner = User(10 + n, Role.USER)
-        bench.batch(ReserveChat(chat, SHOP, owner), AddMessage(chat, owner, "hi"))
+        writer.batch(ReserveChat(chat, SHOP, owner), AddMessage(chat, owner, "hi"))
 
     def order() -> list[int]:
         return [chat.uuid.int for chat in store.chats(ChatFilter()).chats]
@@ -358,29 +354,29 @@ def _check_order_of_lists(bench: _Bench) -> None:
         (ReopenChat(chats[1], EVE), [11, 10, 12, 13]),
     ]
     for n, (operation, expected) in enumerate(steps):
-        bench.changed(operation, now=NOW - 100 * n)
+        writer.changed(operation, now=NOW - 100 * n)
         assert order() == expected
-    [asked] = bench.talk("?", chat=chats[3], author=EVE)
+    [asked] = writer.talk("?", chat=chats[3], author=EVE)
     moved = order()
     assert moved[0] == 13
-    bench.changed(MarkMessage(chats[3], User(13, Role.USER), asked, True), now=NOW + 9)
+    writer.changed(MarkMessage(chats[3], User(13, Role.USER), asked, True), now=NOW + 9)
     assert order() == moved
-    # A chat that is accepted before anybody wrote comes into the lists by that.
-    bench.batch(AcceptChat(CHAT, EVE))
+    # Accepting a chat without messages puts it into the lists.
+    writer.batch(AcceptChat(CHAT, EVE))
     assert order() == [CHAT.int, *moved]
     assert [chat.uuid.int for chat in store.feed_snapshot([SHOP], 2).chats] == [moved[0], CHAT.int]
 
 
 def _check_walk(open_store: OpenStore, seed: int) -> None:
-    """A walk from page to page shows each chat that matches throughout exactly once, whatever happens in between."""
-    chance = random.Random(seed)  # noqa: S311 - chooses what happens between pages
+    """Paging through a list shows each chat that matches all the time exactly once, whatever happens between pages."""
+    chance = random.Random(seed)  # noqa: S311 - seeded, to be repeatable
     with open_store(Policy()) as store:
-        bench = _Bench(store)
-        bench.batch(*_RECORDS)
+        writer = _Writer(store)
+        writer.batch(*_RECORDS)
         for n in range(1, 8):
             owner = User(100 + n, Role.USER)
-            bench.batch(ReserveChat(UUID(int=n), SHOP, owner), AddMessage(UUID(int=n), owner, "hi"))
-        bench.batch(ReserveChat(UUID(int=8), SHOP, ANN), AcceptChat(UUID(int=8), EVE))
+            writer.batch(ReserveChat(UUID(int=n), SHOP, owner), AddMessage(UUID(int=n), owner, "hi"))
+        writer.batch(ReserveChat(UUID(int=8), SHOP, ANN), AcceptChat(UUID(int=8), EVE))
         operations = random_operations(seed, 10_000)
         for which in (
             ChatFilter(),
@@ -388,13 +384,14 @@ def _check_walk(open_store: OpenStore, seed: int) -> None:
             ChatFilter(stages=frozenset({Stage.OPEN}), operator_id=EVE.id),
         ):
             which = attrs.evolve(which, limit=chance.randrange(1, 4))
-            check_walk(store, which, lambda: bench.batch(*islice(operations, chance.randrange(12))))
+            check_walk(store, which, lambda: writer.batch(*islice(operations, chance.randrange(12))))
 
 
 def check_walk(store: Store, which: ChatFilter, between: Callable[[], object]) -> None:
-    """Walk along the list and call `between` after each page but the last.
+    """Read the list page by page and call `between` after each page but the last.
 
-    Each chat that matches at every page is shown, none is shown twice, and they come in the order of the start.
+    Check that each chat that matches at every page is shown, that none is shown twice, and that they come in the order
+    that they had at the start.
     """
     order = [chat.uuid for chat in store.chats(ChatFilter(limit=100_000)).chats]
     all_of_it = attrs.evolve(which, before=None, limit=100_000)
@@ -409,57 +406,57 @@ def check_walk(store: Store, which: ChatFilter, between: Callable[[], object]) -
         more = None if page.next is None else attrs.evolve(which, before=page.next)
         if more is not None:
             between()
-    assert shown == [uuid for uuid in order if uuid in set(shown)], "shown twice, or not in the order of the start"
-    assert throughout <= set(shown), "a chat that was there throughout was not shown"
+    assert shown == [uuid for uuid in order if uuid in set(shown)], "a chat is repeated, or out of its initial order"
+    assert throughout <= set(shown), "a chat that matched at every page is missing"
 
 
-def _check_people(bench: _Bench) -> None:
-    """Profiles merge by claims, are told when they change, and show in every chat from then on."""
-    bench.talk("hi")
-    [(same, _)] = bench.batch(RecordPerson(ANN, frozenset({"firstname"})))
+def _check_people(writer: _Writer) -> None:
+    """Profiles are merged by claim; a changed profile is reported, and shown in every chat from then on."""
+    writer.talk("hi")
+    [(same, _)] = writer.batch(RecordPerson(ANN, frozenset({"firstname"})))
     assert same == PersonRecorded(PersonRecord(ANN), False)
     renamed = User(ANN.id, Role.USER, lastname="Lee")
-    decided = bench.batch(RecordPerson(renamed, frozenset({"lastname"})), AddMessage(CHAT, ANN, "me"))
+    decided = writer.batch(RecordPerson(renamed, frozenset({"lastname"})), AddMessage(CHAT, ANN, "me"))
     ann = attrs.evolve(ANN, lastname="Lee")
     assert decided[0][0] == PersonRecorded(PersonRecord(ann), True, True)
     assert isinstance(decided[1][0], Changed)
     assert decided[1][0].chat.owner == decided[1][0].messages[0].author == ann
-    assert bench.store.person(Identity(Role.USER, ANN.id)) == PersonRecord(ann)
-    assert bench.store.person(Identity(Role.USER, 99)) is None
-    [chat] = bench.store.chats(ChatFilter()).chats
+    assert writer.store.person(Identity(Role.USER, ANN.id)) == PersonRecord(ann)
+    assert writer.store.person(Identity(Role.USER, 99)) is None
+    [chat] = writer.store.chats(ChatFilter()).chats
     assert chat.owner == ann
-    refreshed = bench.changed(RefreshPeople(CHAT), now=NOW + 9)
+    refreshed = writer.changed(RefreshPeople(CHAT), now=NOW + 9)
     assert (refreshed.chat, refreshed.messages, refreshed.chat_changed) == (replace(chat, rev=chat.rev + 1), (), True)
-    assert bench.store.chat(CHAT) == refreshed.chat
-    online = bench.one(SetOnline(EVE.id, True))[0]
+    assert writer.store.chat(CHAT) == refreshed.chat
+    online = writer.one(SetOnline(EVE.id, True))[0]
     assert online == PersonRecorded(PersonRecord(EVE, endless({SHOP}), True), True)
-    assert bench.one(SetOnline(EVE.id, True))[0] == PersonRecorded(online.person, False)
-    assert [record.person.online for record in bench.store.operators([SHOP])] == [True, False]
+    assert writer.one(SetOnline(EVE.id, True))[0] == PersonRecorded(online.person, False)
+    assert [record.person.online for record in writer.store.operators([SHOP])] == [True, False]
     stranger = User(7, Role.OPERATOR, firstname="Gus")
-    bench.changed(AcceptChat(CHAT, stranger))
-    assert [record.person.user.id for record in bench.store.operators(None)] == [1, 2, 7]
-    assert bench.store.chats(ChatFilter()).chats[0].operator == stranger
+    writer.changed(AcceptChat(CHAT, stranger))
+    assert [record.person.user.id for record in writer.store.operators(None)] == [1, 2, 7]
+    assert writer.store.chats(ChatFilter()).chats[0].operator == stranger
 
 
-def _check_expiry(bench: _Bench) -> None:
-    """Reserved chats that were not used are found and deleted, with anonymous owners who have no other chat."""
-    store, later = bench.store, NOW + 50
+def _check_expiry(writer: _Writer) -> None:
+    """Unused reserved chats are found and deleted, and so are anonymous owners without another chat."""
+    store, later = writer.store, NOW + 50
     chats = [UUID(int=n) for n in range(11, 16)]
     owners = (GUEST, GUEST, BOB, attrs.evolve(GUEST, id=GUEST.id + 1), attrs.evolve(GUEST, id=GUEST.id + 2))
     for n, (chat, owner) in enumerate(zip(chats, owners, strict=True)):
-        bench.batch(ReserveChat(chat, f"made-up-{n}", owner), now=NOW + n)
+        writer.batch(ReserveChat(chat, f"made-up-{n}", owner), now=NOW + n)
     assert store.unused(NOW - 1, 9) == ()
     assert store.unused(later, 3) == (CHAT, *chats[:2])
     assert store.unused(NOW + 2, 9) == (CHAT, *chats[:3])
-    # What is asked for again, or somebody is in, is kept as long as a new one; what has a message for ever.
-    again = bench.one(ReserveChat(UUID(int=99), "made-up-0", GUEST), now=later)[0]
+    # A chat that is requested again, or has somebody in it, is kept as long as a new one; one with a message for ever.
+    again = writer.one(ReserveChat(UUID(int=99), "made-up-0", GUEST), now=later)[0]
     assert isinstance(again, Unchanged)
     assert (again.chat.uuid, again.chat.last_activity, again.chat.rev) == (chats[0], later, 0)
-    assert isinstance(bench.one(ExpireChat(chats[1], later, True), now=later)[0], Unchanged)
-    bench.changed(AddMessage(chats[3], owners[3], "hi"), now=later)
+    assert isinstance(writer.one(ExpireChat(chats[1], later, True), now=later)[0], Unchanged)
+    writer.changed(AddMessage(chats[3], owners[3], "hi"), now=later)
     assert store.unused(later - 1, 9) == (CHAT, chats[2], chats[4])
     assert store.unused(later, 9) == (CHAT, chats[2], chats[4], *chats[:2])
-    decided = bench.batch(
+    decided = writer.batch(
         *(ExpireChat(chat, later - 1, False) for chat in chats),
         AddMessage(chats[2], BOB, "too late"),
         ReserveChat(chats[2], "made-up-2", BOB),
@@ -469,61 +466,61 @@ def _check_expiry(bench: _Bench) -> None:
     kinds = [Unchanged, Unchanged, Expired, Unchanged, Expired, Refused, Changed, Refused]
     assert [type(decision) for decision, _ in decided] == kinds
     assert [store.chat(chat) is None for chat in chats] == [False, False, False, False, True]
-    # Only the anonymous owner of nothing else is gone, and may come back.
+    # Only the anonymous owner without another chat is deleted, and may be stored again.
     known = [store.person(Identity(Role.USER, owner.id)) is not None for owner in owners]
     assert known == [True, True, True, True, False]
-    bench.batch(ExpireChat(chats[0], later, False), now=later + 2)
+    writer.batch(ExpireChat(chats[0], later, False), now=later + 2)
     assert store.person(Identity(Role.USER, GUEST.id)) is not None
-    bench.batch(ExpireChat(chats[1], later, False), now=later + 2)
+    writer.batch(ExpireChat(chats[1], later, False), now=later + 2)
     assert store.person(Identity(Role.USER, GUEST.id)) is None
-    bench.changed(ReserveChat(chats[1], "made-up-1", GUEST), now=later + 3)
+    writer.changed(ReserveChat(chats[1], "made-up-1", GUEST), now=later + 3)
     assert store.person(Identity(Role.USER, GUEST.id)) == PersonRecord(GUEST)
-    # Made and deleted in one batch.
+    # A chat can be reserved and deleted in one batch.
     gus = attrs.evolve(GUEST, id=GUEST.id + 9)
-    decided = bench.batch(ReserveChat(chats[4], SHOP, gus), ExpireChat(chats[4], later + 4, False), now=later + 4)
+    decided = writer.batch(ReserveChat(chats[4], SHOP, gus), ExpireChat(chats[4], later + 4, False), now=later + 4)
     assert decided[1][0] == Expired(chats[4])
     assert store.chat(chats[4]) is None
-    # A refusal makes no chat and no person, but does not keep one that is there from its owner.
+    # Refusing a message creates neither the chat nor the person, and changes nothing about a chat that exists.
     slowly = Refused("rate_limited", "slowly", 1.0)
     nobody = attrs.evolve(GUEST, id=GUEST.id + 10)
-    decided = bench.batch(ReserveChat(chats[4], SHOP, nobody, slowly), ReserveChat(chats[4], SHOP, ANN, slowly))
+    decided = writer.batch(ReserveChat(chats[4], SHOP, nobody, slowly), ReserveChat(chats[4], SHOP, ANN, slowly))
     assert decided[0][0] == slowly
     assert isinstance(decided[1][0], Unchanged)
     assert store.person(Identity(Role.USER, nobody.id)) is None
 
 
-def _check_presence(bench: _Bench) -> None:
-    """An operator that goes offline with chats is leaving until they are returned; then chats reopen in the queue."""
+def _check_presence(writer: _Writer) -> None:
+    """An operator who goes offline with chats is leaving until they are returned; then chats reopen in the queue."""
     other = UUID(int=2)
-    bench.batch(ReserveChat(other, SHOP, BOB))
-    bench.talk("hi")
-    bench.talk("hi", chat=other, author=BOB)
-    bench.batch(AcceptChat(CHAT, EVE), AcceptChat(other, EVE))
+    writer.batch(ReserveChat(other, SHOP, BOB))
+    writer.talk("hi")
+    writer.talk("hi", chat=other, author=BOB)
+    writer.batch(AcceptChat(CHAT, EVE), AcceptChat(other, EVE))
 
     def presence(operation: Operation) -> tuple[bool, bool]:
-        decision, _ = bench.one(operation)
+        decision, _ = writer.one(operation)
         assert isinstance(decision, PersonRecorded)
-        stored = bench.store.person(Identity(Role.OPERATOR, EVE.id))
+        stored = writer.store.person(Identity(Role.OPERATOR, EVE.id))
         assert stored == decision.person
         return stored.online, stored.leaving
 
     release = ReleaseChat(CHAT, EVE.id)
-    assert isinstance(bench.one(release)[0], Unchanged)
+    assert isinstance(writer.one(release)[0], Unchanged)
     assert presence(SetOnline(EVE.id, False)) == (False, False)
     assert presence(SetOnline(EVE.id, True)) == (True, False)
-    bench.batch(CloseChat(CHAT, ANN))
-    assert bench.changed(AddMessage(CHAT, ANN, "again")).chat.operator == EVE
-    assert isinstance(bench.one(release)[0], Unchanged)
+    writer.batch(CloseChat(CHAT, ANN))
+    assert writer.changed(AddMessage(CHAT, ANN, "again")).chat.operator == EVE
+    assert isinstance(writer.one(release)[0], Unchanged)
     assert presence(SetOnline(EVE.id, False)) == (False, True)
     assert presence(EndLeaving(EVE.id)) == (False, True)
-    assert bench.changed(release).chat.operator is None
+    assert writer.changed(release).chat.operator is None
     assert presence(EndLeaving(EVE.id)) == (False, True)
-    bench.batch(CloseChat(other, BOB))
+    writer.batch(CloseChat(other, BOB))
     assert presence(EndLeaving(EVE.id)) == (False, False)
-    # In one batch, as in several, the later operation sees what the earlier one did.
-    reopened = bench.changed(AddMessage(other, BOB, "again")).chat
+    # A later operation sees the effect of an earlier one, also within a batch.
+    reopened = writer.changed(AddMessage(other, BOB, "again")).chat
     assert (reopened.stage, reopened.operator) == (Stage.NEW, None)
-    decided = bench.batch(
+    decided = writer.batch(
         AcceptChat(other, EVE),
         SetOnline(EVE.id, True),
         CloseChat(other, BOB),
@@ -536,65 +533,65 @@ def _check_presence(bench: _Bench) -> None:
     )
     states = [decision.chat.operator for decision, _ in decided if isinstance(decision, Changed | Unchanged)]
     assert states == [EVE, EVE, EVE, None, EVE, EVE]
-    assert bench.one(EndLeaving(77))[0] == Refused("not_found", "there is no such operator")
+    assert writer.one(EndLeaving(77))[0] == Refused("not_found", "there is no such operator")
 
 
-def _check_memberships(bench: _Bench) -> None:
-    """Every token of an operator adds its sources until its end; an older one's profile changes nothing."""
-    bench.talk("hi")
+def _check_memberships(writer: _Writer) -> None:
+    """Each token of an operator adds its sources until it expires; the profile of an older token is ignored."""
+    writer.talk("hi")
     gus, names, far = User(7, Role.OPERATOR, firstname="Gus"), frozenset({"firstname"}), ENDLESS
     older = RecordPerson(gus, names, frozenset({SHOP}), NOW + 60, "older", NOW - 60.5)
     newer = RecordPerson(attrs.evolve(gus, firstname="Augustus"), names, frozenset({"mall"}), far, "newer", NOW - 30.0)
-    assert [decision for decision, _ in bench.batch(older, newer, older)][2] == PersonRecorded(
-        bench.person(gus), changed=False
+    assert [decision for decision, _ in writer.batch(older, newer, older)][2] == PersonRecorded(
+        writer.person(gus), changed=False
     )
-    record = bench.person(gus)
+    record = writer.person(gus)
     assert record.user.firstname == "Augustus"
     assert record.sources(NOW + 60) == {SHOP, "mall"}
-    # Reads go by the clock, decisions by the time of their batch.
-    assert gus.id not in [each.person.user.id for each in bench.store.operators([SHOP])]
-    assert bench.store.operators(["mall"])[0].person == record
-    assert bench.store.feed_snapshot(["mall"], 1).operators[0].person == record
-    refused, _ = bench.one(TransferChat(CHAT, EVE, gus.id), now=NOW + 600)
+    # Reads use the clock, decisions the time of their batch.
+    assert gus.id not in [each.person.user.id for each in writer.store.operators([SHOP])]
+    assert writer.store.operators(["mall"])[0].person == record
+    assert writer.store.feed_snapshot(["mall"], 1).operators[0].person == record
+    refused, _ = writer.one(TransferChat(CHAT, EVE, gus.id), now=NOW + 600)
     assert isinstance(refused, Refused)
     assert refused.code == "not_found"
-    bench.changed(TransferChat(CHAT, EVE, gus.id), now=NOW + 59)
-    # What ended is forgotten, and tokens without a date are ordered by their first use.
+    writer.changed(TransferChat(CHAT, EVE, gus.id), now=NOW + 59)
+    # Expired memberships are forgotten. Tokens without a time of issue are ordered by their first use.
     undated = [RecordPerson(attrs.evolve(gus, firstname=name), names, None, far, name) for name in "abc"]
-    bench.batch(*undated, now=NOW + 601)
-    assert bench.one(undated[1], now=NOW + 602)[0] == PersonRecorded(bench.person(gus), changed=False)
-    assert bench.person(gus).user.firstname == "c"
-    assert bench.person(gus).memberships == {"mall": far}
+    writer.batch(*undated, now=NOW + 601)
+    assert writer.one(undated[1], now=NOW + 602)[0] == PersonRecorded(writer.person(gus), changed=False)
+    assert writer.person(gus).user.firstname == "c"
+    assert writer.person(gus).memberships == {"mall": far}
 
 
-def _check_bad_value(bench: _Bench) -> None:
-    """What can't be stored, or not even decided, is refused alone; the batch around it is stored in order."""
+def _check_bad_value(writer: _Writer) -> None:
+    """An operation that can't be stored or decided is refused; the rest of its batch is stored in order."""
     no_text: object = object()
-    decided = bench.batch(
+    decided = writer.batch(
         AddMessage(CHAT, ANN, "before", client_id="b"),
-        AddMessage(CHAT, no_text, "bad"),  # type: ignore[arg-type]  # the point
+        AddMessage(CHAT, no_text, "bad"),  # type: ignore[arg-type]  # wrong on purpose
         AddMessage(CHAT, ANN, "after", client_id="a"),
         AddMessage(CHAT, ANN, "after", client_id="a"),
     )
     codes = [decision.code if isinstance(decision, Refused) else None for decision, _ in decided]
     assert codes == [None, "malformed", None, None]
-    page = bench.store.after(CHAT, Role.USER, after=-1, limit=9)
+    page = writer.store.after(CHAT, Role.USER, after=-1, limit=9)
     assert page is not None
     assert [(message.index, message.text) for message in page.messages] == [(0, "before"), (1, "after")]
 
 
-def _check_recover(bench: _Bench) -> None:
-    """Only the batch that was committed last by that writer is known; asking changes nothing."""
+def _check_recover(writer: _Writer) -> None:
+    """`recover` knows only the last batch that the writer committed, and changes nothing."""
     batch = Batch("somebody", 7, NOW)
-    assert not bench.store.recover(batch)
-    bench.store.commit([AddMessage(CHAT, ANN, "x")], batch)
-    assert bench.store.recover(batch)
-    assert not bench.store.recover(attrs.evolve(batch, number=8))
-    assert bench.store.recover(batch)
-    chat = bench.store.chat(CHAT)
+    assert not writer.store.recover(batch)
+    writer.store.commit([AddMessage(CHAT, ANN, "x")], batch)
+    assert writer.store.recover(batch)
+    assert not writer.store.recover(attrs.evolve(batch, number=8))
+    assert writer.store.recover(batch)
+    chat = writer.store.chat(CHAT)
     assert chat is not None
     assert chat.rev == 1
-    bench.talk("y")
+    writer.talk("y")
 
 
 _CHECKS: Final = (
@@ -618,51 +615,47 @@ _CHECKS: Final = (
 
 
 def _check_capacity_and_due(open_store: OpenStore) -> None:
-    """Capacity is judged on the counters in the transaction; overdue chats are found, the longest overdue
-    first.
-    """
+    """Capacity is checked against the counters in the transaction. Overdue chats are found, the most overdue first."""
     policy = Policy(capacity=1, idle_timeout=100, answer_timeout=10)
     with open_store(policy) as store:
-        bench = _Bench(store)
-        bench.batch(*_RECORDS)
+        writer = _Writer(store)
+        writer.batch(*_RECORDS)
         chats = [UUID(int=n) for n in (1, 2, 3)]
         for n, (chat, owner) in enumerate(zip(chats, (ANN, BOB, User(3, Role.USER)), strict=True)):
-            bench.batch(ReserveChat(chat, SHOP, owner), AddMessage(chat, owner, "hi"), now=NOW + n)
-        decided = bench.batch(AcceptChat(chats[0], EVE), AcceptChat(chats[1], EVE), now=NOW + 3)
+            writer.batch(ReserveChat(chat, SHOP, owner), AddMessage(chat, owner, "hi"), now=NOW + n)
+        decided = writer.batch(AcceptChat(chats[0], EVE), AcceptChat(chats[1], EVE), now=NOW + 3)
         assert isinstance(decided[0][0], Changed)
         assert isinstance(decided[1][0], Refused)
         assert decided[1][0].code == "over_capacity"
-        # The whole answer time from the accept on; without an operator no timer runs.
+        # The whole answer time counts from the accept. Without an operator no timer runs.
         assert store.due(NOW + 12, 9) == ()
         assert store.due(NOW + 13, 9) == (chats[0],)
         assert store.due(NOW + 1_000, 9) == (chats[0],)
-        bench.batch(AddMessage(chats[1], FAY, "hello"), now=NOW + 3)
+        writer.batch(AddMessage(chats[1], FAY, "hello"), now=NOW + 3)
         assert store.due(NOW + 103, 1) == (chats[0],)
         assert store.due(NOW + 103, 9) == (chats[0], chats[1])
-        bench.batch(*map(SweepChat, chats), now=NOW + 102.9)
+        writer.batch(*map(SweepChat, chats), now=NOW + 102.9)
         assert store.due(NOW + 1_000, 9) == (chats[1],)
-        bench.batch(*map(SweepChat, chats), now=NOW + 103)
+        writer.batch(*map(SweepChat, chats), now=NOW + 103)
         assert store.due(NOW + 1_000, 9) == ()
         stages = [chat.stage for chat in map(store.chat, chats) if chat is not None]
         assert stages == [Stage.NEW, Stage.CLOSED, Stage.NEW]
-        # A second that had begun already is no part of the answer time.
-        bench.batch(AcceptChat(chats[2], EVE), now=NOW + 110.5)
+        # The second in which the chat is accepted does not count towards the answer time.
+        writer.batch(AcceptChat(chats[2], EVE), now=NOW + 110.5)
         assert store.due(NOW + 120.9, 9) == ()
         assert store.due(NOW + 121, 9) == (chats[2],)
 
 
 def _check_random_sessions(open_store: OpenStore, seed: int) -> None:
-    """After any operations the counters are the sum of the chats' contributions, and counted by their
-    revisions.
-    """
-    chance = random.Random(seed)  # noqa: S311 - chooses which operations to try
+    """After any operations the counters are the sum of what the chats contribute, and their revisions have no gaps."""
+    chance = random.Random(seed)  # noqa: S311 - seeded, to be repeatable
     with open_store(Policy(capacity=2)) as store:
-        bench = _Bench(store)
-        bench.batch(*_RECORDS)
+        writer = _Writer(store)
+        writer.batch(*_RECORDS)
         latest: dict[object, OperatorCounters | SourceCounters] = {}
         operations = iter(random_operations(seed, 300))
         while batch := [operation for _, operation in zip(range(chance.randrange(1, 40)), operations, strict=False)]:
-            for _, counters in bench.batch(*batch):
+            for _, counters in writer.batch(*batch):
                 for one in counters:
                     key = one.operator_id if isinstance(one, OperatorCounters) else one.source
                     known = latest.get(key)
@@ -680,15 +673,15 @@ def _check_random_sessions(open_store: OpenStore, seed: int) -> None:
 
 
 def _check_reopening(open_store: OpenStore) -> None:
-    """What was committed is found again, with every id, key, counter and batch; nothing is given twice."""
+    """A store that is opened again has every id, key, counter and batch, and gives no id twice."""
     send = AddMessage(CHAT, ANN, "kept", client_id="k")
     batch = Batch("first", 1, NOW)
     with open_store(Policy()) as store:
-        bench = _Bench(store)
-        bench.batch(*_RECORDS, ReserveChat(CHAT, SHOP, ANN))
-        bench.talk("a", "b")
-        bench.batch(*(AddMessage(CHAT, EVE, "x", client_id=str(n)) for n in range(300)))
-        bench.batch(SetOnline(EVE.id, True), SetOnline(EVE.id, False))
+        writer = _Writer(store)
+        writer.batch(*_RECORDS, ReserveChat(CHAT, SHOP, ANN))
+        writer.talk("a", "b")
+        writer.batch(*(AddMessage(CHAT, EVE, "x", client_id=str(n)) for n in range(300)))
+        writer.batch(SetOnline(EVE.id, True), SetOnline(EVE.id, False))
         [(first, _)] = store.commit([send], batch)
         assert isinstance(first, Changed)
         before = (store.chat(CHAT), store.feed_snapshot([SHOP], 9), store.operators(None))
@@ -697,35 +690,36 @@ def _check_reopening(open_store: OpenStore) -> None:
         assert before == (store.chat(CHAT), store.feed_snapshot([SHOP], 9), store.operators(None))
         assert store.due(NOW + 4.9, 9) == ()
         assert store.due(NOW + 5, 9) == (CHAT,)
-        bench = _Bench(store, "second")
-        assert bench.one(send)[0] == Unchanged(first.chat, first.messages[0])
+        writer = _Writer(store, "second")
+        assert writer.one(send)[0] == Unchanged(first.chat, first.messages[0])
         for n, known in ((43, False), (45, True), (299, True)):
-            again, _ = bench.one(AddMessage(CHAT, EVE, "x", client_id=str(n)))
+            again, _ = writer.one(AddMessage(CHAT, EVE, "x", client_id=str(n)))
             assert isinstance(again, Unchanged if known else Changed)
-        assert bench.changed(AddMessage(CHAT, ANN, "new")).messages[0].id > first.messages[0].id
+        assert writer.changed(AddMessage(CHAT, ANN, "new")).messages[0].id > first.messages[0].id
         assert store.recover(batch)
     with open_store(Policy()) as store:
-        # The first batch after opening: what was stored is counted on, and people are known by name.
-        bench = _Bench(store, "third")
-        decided = bench.batch(ReserveChat(UUID(int=2), SHOP, BOB), AddMessage(UUID(int=2), BOB, "hi"))
+        # The first batch after opening continues the stored ids and counters, and knows the people's names.
+        writer = _Writer(store, "third")
+        decided = writer.batch(ReserveChat(UUID(int=2), SHOP, BOB), AddMessage(UUID(int=2), BOB, "hi"))
         assert decided[1][1] == (SourceCounters(SHOP, 2, 2),)
     with open_store(Policy()) as store:
-        unchanged, _ = _Bench(store, "fourth").one(ReserveChat(UUID(int=3), SHOP, ANN))
+        unchanged, _ = _Writer(store, "fourth").one(ReserveChat(UUID(int=3), SHOP, ANN))
         assert isinstance(unchanged, Unchanged)
         assert (unchanged.chat.owner, unchanged.chat.operator) == (ANN, EVE)
 
 
 def random_operations(seed: int, number: int) -> Iterator[Operation]:
-    """Operations of two visitors and two operators on a few chats at the source "shop", most of them
-    sensible.
+    """Yield `number` operations of two visitors and two operators on a few chats at the source "shop".
+
+    Most of them are valid. The same seed gives the same operations.
     """
-    chance = random.Random(seed)  # noqa: S311 - chooses which operations to try
+    chance = random.Random(seed)  # noqa: S311 - seeded, to be repeatable
     chats = [UUID(int=n) for n in range(1, 6)]
     visitors, operators = (ANN, BOB, GUEST), (EVE, FAY)
     for _ in range(number):
         chat, visitor, operator = chance.choice(chats), chance.choice(visitors), chance.choice(operators)
         either = chance.choice((visitor, operator))
-        # An anonymous visitor is forgotten with an unused chat, and nobody writes in the chat of another visitor.
+        # An anonymous visitor is deleted with an unused chat, and no visitor may write in another's chat.
         author = ANN if either is GUEST else either
         key = f"k{chance.randrange(20)}"
         text = chance.choice(("hello", "there"))

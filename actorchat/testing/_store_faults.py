@@ -1,7 +1,4 @@
-"""Owns a store that fails as disks do, and calls that take as long as they do there.
-
-Knows no implementation.
-"""
+"""Wraps a store so that its commits fail, and a runner so that its calls take time."""
 
 from __future__ import annotations
 
@@ -37,11 +34,11 @@ class CommitFault(Enum):
     """How a commit fails."""
 
     AWAY = auto()
-    """Before anything is done."""
+    """The commit fails before it has done anything."""
     STORED = auto()
-    """At COMMIT, having stored the batch."""
+    """The commit fails at COMMIT, after the batch was stored."""
     FORGOTTEN = auto()
-    """At COMMIT, having stored nothing."""
+    """The commit fails at COMMIT, and nothing was stored."""
 
 
 class FaultyStore(Store):
@@ -132,9 +129,9 @@ class FaultyStore(Store):
 
 
 class DelayedRunner:
-    """`runner`, each call taking as long as `seconds()` says: half of it before the call, half after.
+    """`runner` with a delay: each call takes `seconds()`, half of it before the call and half after.
 
-    Calls that are made at once overtake each other, as reads in several threads do.
+    Concurrent calls overtake each other, as reads in several threads do.
     """
 
     def __init__(self, runner: Runner, seconds: Callable[[], float]) -> None:
@@ -146,7 +143,7 @@ class DelayedRunner:
         half = self._seconds() / 2
         if meanwhile is not None:
             meanwhile()
-        # As a thread's work: not cancelled once begun, so that it is as long as `seconds` says.
+        # Not cancelled once begun, as work in a thread isn't, so that the call takes the full time.
         with trio.CancelScope(shield=True):
             await trio.sleep(half)
             result = await self._runner.run(call)

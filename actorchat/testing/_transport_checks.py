@@ -1,7 +1,4 @@
-"""Owns what every transport promises, as checks that each implementation passes.
-
-Refuses to know any one transport, and pytest: a check raises AssertionError.
-"""
+"""Checks that a transport keeps its promises: every implementation passes `check_transport`."""
 
 from __future__ import annotations
 
@@ -35,9 +32,9 @@ _EVENT: Final = b'{"type":"event","data":%d}'
 
 
 async def check_transport(open_transport: OpenTransport, *, timed: bool) -> None:
-    """Run every check; `timed` adds those that wait for minutes, and needs a virtual clock.
+    """Run every check. `timed` adds those that wait for minutes; they need a virtual clock.
 
-    Raises AssertionError that names what was promised. The caller bounds the time.
+    Raises AssertionError with the promise that was broken. There is no timeout: wrap it in `trio.fail_after`.
     """
     for check in (*TRANSPORT_CHECKS, *(TIMED_TRANSPORT_CHECKS if timed else ())):
         await check(open_transport)
@@ -52,10 +49,10 @@ async def commands_arrive_decoded_and_in_order(open_transport: OpenTransport) ->
         await until(lambda: len(application.commands) == 22, "22 commands arrive")
         expect(application.texts == [str(number) for number in range(20)], "commands keep their order")
         expect(application.commands[20] == UpdateTyping("a", False), "a command is decoded")
-        expect(application.commands[21] == UnknownType("from_the_future"), "an unknown type is told")
+        expect(application.commands[21] == UnknownType("from_the_future"), "an unknown type is passed on")
 
 
-async def frames_reach_every_member_once_in_order(open_transport: OpenTransport) -> None:
+async def frames_reach_every_session_once_in_order(open_transport: OpenTransport) -> None:
     application = RecordingApplication()
     async with (
         opened(open_transport, application) as dialer,
@@ -85,12 +82,12 @@ async def a_slow_reader_loses_typing_first(open_transport: OpenTransport) -> Non
         for _ in range(filler):
             await peer.receive()
         got = [await peer.receive() for _ in range(15)]
-        expect(not any(b"typing" in payload for payload in got), "typing is dropped")
+        expect(not any(b"typing" in payload for payload in got), "typing is dropped first")
         expect(all(b'"kept":%d,' % place in payload for place, payload in enumerate(got)), "events stay")
-        expect(not application.left, "the session lives on")
+        expect(not application.left, "the session stays open")
 
 
-async def a_slower_reader_is_closed_with_1013(open_transport: OpenTransport) -> None:
+async def a_reader_that_overflows_its_outbox_is_closed_with_1013(open_transport: OpenTransport) -> None:
     application = RecordingApplication()
     limits = Limits(outbox_bytes=20_000)
     async with opened(open_transport, application, limits) as dialer, dialer.dial(admission_of(1)) as peer:
@@ -115,7 +112,7 @@ async def nothing_follows_a_close(open_transport: OpenTransport) -> None:
         await close_follows(peer, CloseCode.SIGNED_OUT, [_EVENT % 0])
 
 
-async def input_behind_a_close_is_ignored(open_transport: OpenTransport) -> None:
+async def input_after_a_close_is_ignored(open_transport: OpenTransport) -> None:
     application = RecordingApplication()
     async with opened(open_transport, application) as dialer, dialer.dial(admission_of(1)) as peer:
         session = (await joined(application, 1))[0]
@@ -124,8 +121,8 @@ async def input_behind_a_close_is_ignored(open_transport: OpenTransport) -> None
             await send_commands(peer, 3)
             await peer.send_binary(b"")
         await close_follows(peer, CloseCode.DONE, [])
-        expect(not application.commands, "a closed session takes no commands")
-        expect(not application.faults, "nor has it anything to find fault with")
+        expect(not application.commands, "a closed session receives no commands")
+        expect(not application.faults, "a closed session reports no malformed frames")
 
 
 async def the_third_malformed_frame_in_a_row_closes_with_1008(open_transport: OpenTransport) -> None:
@@ -136,13 +133,13 @@ async def the_third_malformed_frame_in_a_row_closes_with_1008(open_transport: Op
         await peer.send_text('{"type":"from_the_future","data":{}}')
         await peer.send_text("[" * 3_000)
         await peer.send_text('{"type":"send_message","data":{"text":7}}')
-        await until(lambda: len(application.faults) == 4, "each malformed frame is told")
+        await until(lambda: len(application.faults) == 4, "each malformed frame is reported")
         await peer.send_binary(b"\0")
         await close_follows(peer, CloseCode.MALFORMED, [])
-        expect(len(application.faults) == 5, "the last one is told too")
+        expect(len(application.faults) == 5, "the last malformed frame is reported too")
 
 
-async def malformed_typing_is_told_and_never_closes(open_transport: OpenTransport) -> None:
+async def malformed_typing_is_reported_and_never_closes(open_transport: OpenTransport) -> None:
     application = RecordingApplication()
     async with opened(open_transport, application) as dialer, dialer.dial(admission_of(1)) as peer:
         for _ in range(2):
@@ -150,11 +147,11 @@ async def malformed_typing_is_told_and_never_closes(open_transport: OpenTranspor
             for _ in range(3):
                 await peer.send_text('{"type":"update_typing","data":{"text":null,"stopped":false}}')
         await peer.send_text('{"type":"update_typing","data":{"text":"\\ud83d","stopped":false}}')
-        await until(lambda: application.commands == [UpdateTyping("\ufffd", False)], "half an emoji is replaced")
-        expect(len(application.faults) == 8, "each malformed frame is told")
+        await until(lambda: application.commands == [UpdateTyping("\ufffd", False)], "a lone surrogate is replaced")
+        expect(len(application.faults) == 8, "each malformed frame is reported")
 
 
-async def what_is_not_utf8_closes_with_1007(open_transport: OpenTransport) -> None:
+async def text_that_is_not_utf8_closes_with_1007(open_transport: OpenTransport) -> None:
     application = RecordingApplication()
     async with opened(open_transport, application) as dialer, dialer.dial(admission_of(1)) as peer:
         await peer.send_text(b'{"type":"send_message","data":{"text":"\xff"}}')
@@ -165,10 +162,10 @@ async def over_64_kib_closes_with_1009(open_transport: OpenTransport) -> None:
     application = RecordingApplication()
     async with opened(open_transport, application) as dialer, dialer.dial(admission_of(1)) as peer:
         await peer.send_text('{"type":"from_the_future","data":"%s"}' % ("x" * 65_000))
-        # 65,536 characters would be allowed; these are twice as many bytes.
+        # 40,000 characters, but 80,000 bytes.
         await peer.send_text('{"type":"from_the_future","data":"%s"}' % ("\N{CYRILLIC SMALL LETTER IO}" * 40_000))
         await close_follows(peer, CloseCode.TOO_BIG, [])
-        expect(application.commands == [UnknownType("from_the_future")], "what is not too big arrives")
+        expect(application.commands == [UnknownType("from_the_future")], "a frame within the limit arrives")
 
 
 async def reading_pauses_at_eight_operations_in_flight(open_transport: OpenTransport) -> None:
@@ -179,9 +176,9 @@ async def reading_pauses_at_eight_operations_in_flight(open_transport: OpenTrans
         session = (await joined(application, 1))[0]
         await until(lambda: len(application.commands) >= 8, "eight operations are taken")
         await settled()
-        expect(len(application.commands) == 8, "the ninth waits")
+        expect(len(application.commands) == 8, "the ninth operation waits")
         session.operation_done()
-        await until(lambda: len(application.commands) == 9, "an answer lets one more in")
+        await until(lambda: len(application.commands) == 9, "an answer lets one more operation in")
         for _ in range(8):
             session.operation_done()
 
@@ -196,7 +193,7 @@ async def a_paused_session_can_be_closed(open_transport: OpenTransport) -> None:
         application.sessions[0].close(CloseCode.DONE)
         await close_follows(peer, CloseCode.DONE, [])
         await until(lambda: dialer.open_sockets == 0, "the socket ends")
-        expect(trio.current_time() - start < Limits().close_linger, "without waiting for the linger")
+        expect(trio.current_time() - start < Limits().close_linger, "the socket ends before the linger time")
 
 
 async def an_exception_closes_that_socket_only_with_1011(open_transport: OpenTransport) -> None:
@@ -211,7 +208,7 @@ async def an_exception_closes_that_socket_only_with_1011(open_transport: OpenTra
         await close_follows(first, CloseCode.SERVER_FAILED, [])
         application.fails = False
         await send_commands(second, 1)
-        await until(lambda: len(application.commands) == 2, "the other socket lives on")
+        await until(lambda: len(application.commands) == 2, "the other socket stays open")
 
 
 async def a_failing_join_closes_with_1011(open_transport: OpenTransport) -> None:
@@ -228,7 +225,7 @@ async def a_peers_close_ends_the_session(open_transport: OpenTransport) -> None:
         await send_commands(peer, 1)
         await peer.close(CloseCode.DONE)
         await until(lambda: application.left == [session], "the room is left")
-        expect(application.texts == ["0"], "what came before the Close is taken")
+        expect(application.texts == ["0"], "a command before the Close is received")
         await until(lambda: dialer.open_sockets == 0, "the socket ends")
 
 
@@ -272,10 +269,10 @@ async def replay_is_paced_by_the_reader(open_transport: OpenTransport) -> None:
 
             nursery.start_soon(wait)
             await settled()
-            expect(not drained.is_set(), "a reader that does not read is waited for")
+            expect(not drained.is_set(), "wait_drained waits for a peer that does not read")
             for _ in range(pushed):
                 await peer.receive()
-        expect(session.buffered_bytes <= 100, "the backlog is small")
+        expect(session.buffered_bytes <= 100, "little is left in the buffer")
 
 
 async def draining_closes_every_socket_with_1001(open_transport: OpenTransport) -> None:
@@ -291,7 +288,7 @@ async def draining_closes_every_socket_with_1001(open_transport: OpenTransport) 
         nursery.start_soon(close_follows, second, CloseCode.DRAINING, [])
         await dialer.drain()
         expect(dialer.open_sockets == 0, "no socket is left")
-        expect(len(application.left) == 2, "the room is left by all")
+        expect(len(application.left) == 2, "both sessions leave the room")
         async with dialer.dial(admission_of(3)) as late:
             await close_follows(late, CloseCode.DRAINING, [])
 
@@ -329,22 +326,22 @@ async def a_paused_peer_is_not_silent(open_transport: OpenTransport) -> None:
         expect(not application.left, "it is this side that does not read")
 
 
-async def a_peer_that_speaks_while_its_join_takes_long_is_not_silent(open_transport: OpenTransport) -> None:
+async def a_peer_that_sends_during_a_slow_join_is_not_silent(open_transport: OpenTransport) -> None:
     application = RecordingApplication()
     application.join_seconds = 150.0
     async with opened(open_transport, application) as dialer, dialer.dial(admission_of(1)) as peer:
-        # A pong would come behind the commands, which are read when it has joined.
+        # Commands are read only once the peer has joined, and a pong would come after them.
         peer.answers_pings = False
         async with trio.open_nursery() as nursery:
             nursery.start_soon(peer.receive)
             nursery.start_soon(send_commands, peer, 4)
             await trio.sleep(application.join_seconds + 1)
-            await until(lambda: len(application.commands) == 4, "what it said is read at last")
+            await until(lambda: len(application.commands) == 4, "the commands are read once the peer has joined")
             nursery.cancel_scope.cancel()
         expect(not application.left, "it is this side that does not read")
 
 
-async def a_reader_that_takes_nothing_for_30_seconds_is_closed_with_1013(open_transport: OpenTransport) -> None:
+async def a_peer_that_reads_nothing_for_30_seconds_is_closed_with_1013(open_transport: OpenTransport) -> None:
     application = RecordingApplication()
     async with opened(open_transport, application) as dialer, dialer.dial(admission_of(1)) as peer:
         session = (await joined(application, 1))[0]
@@ -352,16 +349,16 @@ async def a_reader_that_takes_nothing_for_30_seconds_is_closed_with_1013(open_tr
         start = trio.current_time()
         session.push(Frames.of([padded(0)] * 100))
         async with trio.open_nursery() as nursery:
-            # It does not read, but it is not silent.
+            # The peer does not read, but it sends, so it is not silent.
             nursery.start_soon(_talk, peer)
-            expect(not await session.wait_drained(), "whoever waits for the reader is told that it is closed")
-            expect(30 <= trio.current_time() - start <= 33, "after 30 s")
+            expect(not await session.wait_drained(), "wait_drained reports that the session is closed")
+            expect(30 <= trio.current_time() - start <= 33, "the session is closed after 30 s")
             await until(lambda: dialer.open_sockets == 0, "the socket ends")
             nursery.cancel_scope.cancel()
-        expect(trio.current_time() - start <= 33 + Limits().overflow_linger, "whether or not it reads the Close")
+        expect(trio.current_time() - start <= 33 + Limits().overflow_linger, "the socket ends, its Close read or not")
 
 
-async def a_reader_that_takes_a_little_now_and_then_stays(open_transport: OpenTransport) -> None:
+async def a_peer_that_reads_slowly_stays(open_transport: OpenTransport) -> None:
     application = RecordingApplication()
     async with opened(open_transport, application) as dialer, dialer.dial(admission_of(1)) as peer:
         session = (await joined(application, 1))[0]
@@ -373,7 +370,7 @@ async def a_reader_that_takes_a_little_now_and_then_stays(open_transport: OpenTr
                 await peer.receive()
         for _ in range(filler + 100):
             await peer.receive()
-        expect(not application.left, "a slow reader is none that takes nothing")
+        expect(not application.left, "a slow reader is not closed")
 
 
 async def _talk(peer: Peer) -> None:
@@ -392,7 +389,7 @@ async def an_expired_token_closes_with_4401(open_transport: OpenTransport) -> No
     ):
         start = trio.current_time()
         await close_follows(peer, CloseCode.NOT_AUTHENTICATED, [])
-        expect(89 <= trio.current_time() - start <= 92, "at its time, within a second")
+        expect(89 <= trio.current_time() - start <= 92, "the socket is closed within a second of the expiry")
 
 
 async def an_unanswered_close_ends_after_the_linger(open_transport: OpenTransport) -> None:
@@ -404,7 +401,7 @@ async def an_unanswered_close_ends_after_the_linger(open_transport: OpenTranspor
         session.close(CloseCode.DONE)
         start = trio.current_time()
         await until(lambda: dialer.open_sockets == 0, "the socket ends")
-        expect(trio.current_time() - start <= Limits().close_linger + 0.1, "after the linger")
+        expect(trio.current_time() - start <= Limits().close_linger + 0.1, "the socket ends after the linger time")
 
 
 async def an_overflowing_peer_is_reset_after_two_seconds(open_transport: OpenTransport) -> None:
@@ -417,21 +414,21 @@ async def an_overflowing_peer_is_reset_after_two_seconds(open_transport: OpenTra
         for number in range(100):
             session.push(Frames.of([padded(number)]))
         await until(lambda: dialer.open_sockets == 0, "the socket ends")
-        expect(1.9 <= trio.current_time() - start <= 2.1, "after two seconds")
+        expect(1.9 <= trio.current_time() - start <= 2.1, "the socket ends after two seconds")
 
 
 Check = Callable[[OpenTransport], Awaitable[None]]
 
 TRANSPORT_CHECKS: Final[Sequence[Check]] = (
     commands_arrive_decoded_and_in_order,
-    frames_reach_every_member_once_in_order,
+    frames_reach_every_session_once_in_order,
     a_slow_reader_loses_typing_first,
-    a_slower_reader_is_closed_with_1013,
+    a_reader_that_overflows_its_outbox_is_closed_with_1013,
     nothing_follows_a_close,
-    input_behind_a_close_is_ignored,
+    input_after_a_close_is_ignored,
     the_third_malformed_frame_in_a_row_closes_with_1008,
-    malformed_typing_is_told_and_never_closes,
-    what_is_not_utf8_closes_with_1007,
+    malformed_typing_is_reported_and_never_closes,
+    text_that_is_not_utf8_closes_with_1007,
     over_64_kib_closes_with_1009,
     reading_pauses_at_eight_operations_in_flight,
     a_paused_session_can_be_closed,
@@ -443,17 +440,17 @@ TRANSPORT_CHECKS: Final[Sequence[Check]] = (
     replay_is_paced_by_the_reader,
     draining_closes_every_socket_with_1001,
 )
-"""What holds at any speed."""
+"""Checks that pass under any clock."""
 
 TIMED_TRANSPORT_CHECKS: Final[Sequence[Check]] = (
     a_peer_that_answers_pings_stays,
     a_silent_peer_is_closed_after_60_seconds,
     a_paused_peer_is_not_silent,
-    a_peer_that_speaks_while_its_join_takes_long_is_not_silent,
-    a_reader_that_takes_nothing_for_30_seconds_is_closed_with_1013,
-    a_reader_that_takes_a_little_now_and_then_stays,
+    a_peer_that_sends_during_a_slow_join_is_not_silent,
+    a_peer_that_reads_nothing_for_30_seconds_is_closed_with_1013,
+    a_peer_that_reads_slowly_stays,
     an_expired_token_closes_with_4401,
     an_unanswered_close_ends_after_the_linger,
     an_overflowing_peer_is_reset_after_two_seconds,
 )
-"""What takes minutes: run them under a virtual clock."""
+"""Checks that wait for minutes: run them under a virtual clock."""

@@ -1,7 +1,4 @@
-"""Owns what transport checks are run with: an application that writes everything down, and how to dial.
-
-Refuses to know any one transport: an `OpenTransport` says how to open one.
-"""
+"""What the transport checks use: an application that records everything, and the interface of a client."""
 
 from __future__ import annotations
 
@@ -40,14 +37,14 @@ _PATIENCE: Final = 20.0
 
 
 class Peer(Protocol):
-    """A client's end, as the checks need it. It answers pings and Closes, at the latest while it receives."""
+    """The client's end of a socket. It answers pings and Closes, at the latest while it receives."""
 
     answers_pings: bool
     answers_close: bool
 
     @property
     def close_code(self) -> int | None:
-        """What ended the socket, 1006 if no Close did; known once `receive` has raised."""
+        """The code of the Close that ended the socket, or 1006 without one; set once `receive` has raised."""
 
     async def send_text(self, raw: bytes | str) -> None:
         """Send a text message, well-formed or not."""
@@ -56,23 +53,23 @@ class Peer(Protocol):
         """Send a binary message."""
 
     async def receive(self) -> bytes:
-        """The next event's JSON; EndOfChannel when the socket has ended."""
+        """Return the next event as JSON. Raises EndOfChannel when the socket has ended."""
 
     async def close(self, code: int = 1000) -> None:
         """Send a Close."""
 
     async def vanish(self) -> None:
-        """End without one."""
+        """End the connection without a Close."""
 
 
 class Dialer(Protocol):
-    """A transport that is open."""
+    """Connects peers to an open transport."""
 
     def dial(self, admission: Admission) -> AbstractAsyncContextManager[Peer]:
-        """Connect a peer that is admitted so, through buffers as small as they get."""
+        """Connect a peer with that admission, through the smallest buffers that the system allows."""
 
     async def drain(self) -> None:
-        """The transport's own."""
+        """Drain the transport."""
 
     @property
     def open_sockets(self) -> int:
@@ -137,16 +134,16 @@ class RecordingApplication:
 
 
 def admission_of(number: int, *, expires_at: float | None = None) -> Admission:
-    """Visitor `number` in a room of all visitors, extended profile."""
+    """The admission of visitor `number` to a room that all visitors share, with the extended profile."""
     user = User(id=number, role=Role.USER, avatar="", lastname="", firstname="", patronymic="")
     target = RoomTarget(UUID(int=7))
     return Admission(user=user, profile=Profile.EXTENDED, target=target, expires_at=expires_at, peer=f"peer {number}")
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for `condition`; AssertionError says `what` was expected if it does not come true in 20 s."""
+    """Wait for `condition`. Raises AssertionError with `what` if it does not become true within 20 s."""
     with trio.move_on_after(_PATIENCE):
-        while not condition():  # noqa: ASYNC110 - what is looked at has no event to wait for
+        while not condition():  # noqa: ASYNC110 - there is no event to wait for
             await trio.sleep(0.001)
     if not condition():
         raise AssertionError(what)
@@ -159,32 +156,35 @@ async def opened(
     limits: Limits | None = None,
     wall: Callable[[], float] = time.time,
 ) -> AsyncIterator[Dialer]:
-    """An open transport, with the defaults of a check."""
+    """Open a transport with default limits and the system's clock."""
     async with open_transport(application, limits or Limits(), wall) as dialer:
         yield dialer
 
 
 async def joined(application: RecordingApplication, count: int) -> list[Session]:
-    """The sessions, once there are `count`."""
+    """Wait until `count` sessions have joined, and return them."""
     await until(lambda: len(application.sessions) == count, f"{count} sessions join")
     return application.sessions
 
 
 async def send_commands(peer: Peer, count: int) -> None:
-    """Send messages whose texts count from 0."""
+    """Send `count` messages with the texts "0", "1" and so on."""
     for number in range(count):
         await peer.send_text(f'{{"type":"send_message","data":{{"text":"{number}"}}}}')
 
 
 async def close_follows(peer: Peer, code: int, pushed: Sequence[bytes], *, whole: bool = True) -> None:
-    """The peer reads `pushed`, or if not `whole` a beginning of it, then a Close with `code`, then nothing."""
+    """Check that the peer reads `pushed`, then a Close with `code`, then nothing.
+
+    Unless `whole`, a part of `pushed` from its beginning is enough.
+    """
     got: list[bytes] = []
     with suppress(trio.EndOfChannel):
         while True:
             got.append(await peer.receive())
     expect(peer.close_code == code, f"closed with {int(code)}, not with {peer.close_code}")
-    expect(got == list(pushed[: len(got)]), "what comes before the Close was pushed, in order")
-    expect(len(got) == len(pushed) or not whole, "all that was pushed comes before the Close")
+    expect(got == list(pushed[: len(got)]), "the peer reads what was pushed, in order")
+    expect(len(got) == len(pushed) or not whole, "everything that was pushed comes before the Close")
 
 
 def padded(number: int) -> bytes:
@@ -193,23 +193,23 @@ def padded(number: int) -> bytes:
 
 
 async def fill(session: Session) -> int:
-    """Push events until the peer's buffers are full and stay so; returns how many."""
+    """Push events until the peer's buffers stay full. Returns how many were pushed."""
     for number in range(20_000):
         session.push(Frames.of([padded(number)]))
         if session.buffered_bytes > 2_000:
             await trio.testing.wait_all_tasks_blocked()
             if session.buffered_bytes > 2_000:
                 return number + 1
-    raise AssertionError("a peer that does not read has no end of buffers")
+    raise AssertionError("20,000 events fill no buffer of a peer that does not read")
 
 
 async def settled() -> None:
-    """Give everyone the time to do what they can."""
+    """Let all tasks run until nothing is left for them to do, some turns of the network included."""
     for _ in range(20):
         await trio.testing.wait_all_tasks_blocked()
 
 
 def expect(condition: bool, promise: str) -> None:
-    """Raise AssertionError with the promise that was broken."""
+    """Raise AssertionError with `promise` unless `condition` is true."""
     if not condition:
         raise AssertionError(promise)
