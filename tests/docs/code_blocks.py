@@ -1,4 +1,4 @@
-"""Owns taking a guide apart: its Python blocks, each with the output that the text after it promises."""
+"""Splits a page of Markdown into its fenced blocks, and pairs Python blocks with the output that the page promises."""
 
 from __future__ import annotations
 
@@ -8,10 +8,21 @@ from pathlib import Path
 
 import attrs
 
-__all__ = ["ROOT", "Block", "blocks_of"]
+__all__ = ["PAGES", "ROOT", "Block", "Fence", "blocks_of", "fences_of"]
 
 ROOT = Path(__file__).parents[2]
-FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+PAGES = tuple(sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "adr").glob("*.md")]))
+_FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+
+
+@attrs.frozen
+class Fence:
+    """A fenced block. `line` is where its text starts; `gap` is what stands between it and the fence before."""
+
+    line: int
+    language: str
+    text: str
+    gap: str
 
 
 @attrs.frozen
@@ -23,12 +34,18 @@ class Block:
     output: str
 
 
+def fences_of(page: str) -> Iterator[Fence]:
+    end = 0
+    for fence in _FENCED.finditer(page):
+        yield Fence(page.count("\n", 0, fence.start()) + 2, fence[1], fence[2], page[end : fence.start()])
+        end = fence.end()
+
+
 def blocks_of(page: str) -> Iterator[Block]:
-    fences = list(FENCED.finditer(page))
-    for fence, following in zip(fences, [*fences[1:], None], strict=True):
-        if fence[1] == "python":
-            promised = following is not None and following[1] == "text"
-            promised = promised and not page[fence.end() : following.start()].strip() if following else False
-            yield Block(
-                page.count("\n", 0, fence.start()) + 2, fence[2], following[2] if promised and following else ""
-            )
+    fences = list(fences_of(page))
+    for position, fence in enumerate(fences):
+        if fence.language == "python":
+            promised = [
+                after for after in fences[position + 1 :][:1] if after.language == "text" and not after.gap.strip()
+            ]
+            yield Block(fence.line, fence.text, promised[0].text if promised else "")

@@ -1,4 +1,4 @@
-"""Every Python block of the guides runs and prints what the page says."""
+"""Proves that every Python block of the README and the docs runs and prints what the page says."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ import pytest
 import trio
 import trio.testing
 
-from tests.docs.code_blocks import ROOT, blocks_of
+from tests.docs.code_blocks import PAGES, ROOT, blocks_of
 
-DOCS = ROOT / "docs"
-PAGES = {"actors.md": (15, 2), "backend.md": (1, 0), "embedding.md": (4, 0)}
+LEAST = {
+    "README.md": (1, 0),
+    "docs/actors.md": (15, 2),
+    "docs/backend.md": (1, 0),
+    "docs/embedding.md": (4, 0),
+    "docs/testing.md": (1, 0),
+}
 """The blocks and the tests among them that each page has at least."""
 
 
@@ -40,11 +45,16 @@ def run_tests_among(names: dict[str, Any]) -> list[str]:
     return tests
 
 
-@pytest.mark.parametrize("name", PAGES)
+def test_every_page_with_python_is_tested() -> None:
+    with_python = {str(page.relative_to(ROOT)) for page in PAGES if list(blocks_of(page.read_text()))}
+    assert with_python == set(LEAST)
+
+
+@pytest.mark.parametrize("name", LEAST)
 def test_every_block_runs_and_prints_what_the_page_says(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {"__name__": "guide"}
     tests: list[str] = []
-    page = DOCS / name
+    page = ROOT / name
     blocks = list(blocks_of(page.read_text()))
     for block in blocks:
         # The line numbers of a traceback are then those of the page.
@@ -54,6 +64,6 @@ def test_every_block_runs_and_prints_what_the_page_says(name: str, capsys: pytes
         tests += found
         printed = capsys.readouterr().out
         assert found or printed == block.output, f"the block in line {block.line} of {name}"
-    least_blocks, least_tests = PAGES[name]
+    least_blocks, least_tests = LEAST[name]
     assert len(blocks) >= least_blocks
     assert len(tests) >= least_tests
