@@ -90,8 +90,8 @@ def _chat(
         if value is not None and data is None:
             raise click.UsageError(f"{option} needs --operator and --data DIR: a token already names its user")
     # Imported here, inside the handler of Ctrl-C, because importing takes a while.
-    from actorchat.cli.terminal.identity import VisitorMemory, default_state_file
-    from actorchat.cli.terminal.run import run_to_end
+    from actorchat.cli.terminal.identity import VisitorTokens, default_state_file
+    from actorchat.cli.terminal.runner import run_terminal
     from actorchat.cli.terminal.session import SessionOptions
     from actorchat.client.server_urls import ServerAddress
     from actorchat.http.source_names import is_source_name
@@ -104,8 +104,8 @@ def _chat(
         server = ServerAddress.parse(url)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="URL") from None
-    memory = VisitorMemory(state or default_state_file())
-    failure = run_to_end(
+    memory = VisitorTokens(state or default_state_file())
+    failure = run_terminal(
         SessionOptions(server, source, token, data, memory, user_id or 1, name or ""), operator=operator
     )
     if failure is not None:

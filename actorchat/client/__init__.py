@@ -1,6 +1,4 @@
-"""Owns the Trio client: rooms, the operators' feed and the HTTP side of any actorchat server.
-
-Refuses to know the server's inside.
+"""Provides a Trio client for actorchat servers: chat rooms, the operators' feed and the HTTP API.
 
 ::
 

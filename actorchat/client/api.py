@@ -1,7 +1,4 @@
-"""Owns the HTTP side of a server: the calls a chat client needs beside its sockets.
-
-Refuses to know sockets, and what the answers are used for.
-"""
+"""Calls the HTTP API of a server."""
 
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -14,7 +11,7 @@ import attrs
 import msgspec
 
 from actorchat.client.errors import ApiError, ApiUnreachable
-from actorchat.client.failure_messages import explain_failure, read_fault
+from actorchat.client.failure_messages import explain_failure, parse_error_body
 from actorchat.client.server_urls import ServerAddress
 from actorchat.client.websocket import tls_context
 from actorchat.protocol.entities import Chat, ChatStatus, Message, MessageType, Operator, Role, User
@@ -25,12 +22,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ANSWER_SECONDS: Final = 15.0
-"""A call without an answer for this long is given up."""
+"""The timeout of httpx for connecting, writing, and each wait for data."""
 
 
 @attrs.frozen
 class Visit:
-    """Who a visitor is, the token that says so, and the chat that is theirs."""
+    """A visitor, the token that identifies them, and their chat."""
 
     token: str
     user: User
@@ -39,7 +36,7 @@ class Visit:
 
 @attrs.frozen
 class ChatPage:
-    """A page of a list of chats. ``next`` is the cursor of the page that follows, None if this is the last one."""
+    """A page of a list of chats. ``next`` is the cursor of the next page, None on the last one."""
 
     chats: tuple[Chat, ...]
     next: str | None
@@ -47,9 +44,9 @@ class ChatPage:
 
 @attrs.frozen
 class HistoryPage:
-    """Messages in ascending order; the indexes are those of the first and last, None if there are none.
+    """Messages in ascending order, and the indexes of the first and the last, None if the page is empty.
 
-    ``has_more`` says whether there are others further on in the direction that was asked for.
+    ``has_more`` says whether there are more messages in the direction of the request.
     """
 
     messages: tuple[Message, ...]
@@ -60,11 +57,11 @@ class HistoryPage:
 
 @asynccontextmanager
 async def open_api(url: str, *, token: str | None = None, tls: ssl.SSLContext | None = None) -> AsyncIterator["Api"]:
-    """Open the HTTP side of the server at ``url``, as whom ``token`` says; leaving closes its connections.
+    """Open an HTTP client for the server at ``url``, as the user of ``token``; closes its connections at the end.
 
-    Raises ValueError for an address that is none.
+    Raises ValueError if ``url`` is not a valid address.
     """
-    # Imported here: it takes a tenth of a second, and who only opens rooms does without.
+    # Imported here, because it takes a tenth of a second and room connections do not need it.
     import httpx
 
     server = ServerAddress.parse(url)
@@ -80,23 +77,23 @@ async def open_api(url: str, *, token: str | None = None, tls: ssl.SSLContext | 
 
 
 class Api:
-    """Calls to one server as one identity; made by `open_api`, usable from any task.
+    """Calls the API of one server as one user. Made by `open_api`; usable from several tasks at once.
 
-    Every call raises ApiError when the server refuses it and ApiUnreachable when no usable answer came;
-    in the latter case it may have been carried out. Nothing is tried again by itself.
+    Every call raises ApiError if the server refuses it, and ApiUnreachable if there is no usable response; in the
+    latter case the call may have taken effect. Calls are never retried automatically.
     """
 
     def __init__(self, http: "httpx.AsyncClient") -> None:
         self._http = http
 
     async def visit(self, source: str) -> Visit:
-        """Become an anonymous visitor of a source with a chat; with a visitor's token renew it, same chat."""
+        """Create an anonymous visitor of a source, with a chat. With a visitor's token, renew it and keep the chat."""
         return await self._call(Visit, "POST", "/api/visitors", body={"source": source})
 
     async def chats(
         self, *, status: ChatStatus | None = None, source: str | None = None, limit: int = 50
     ) -> tuple[Chat, ...]:
-        """Chats this identity may see, newest activity first, at most ``limit``."""
+        """List chats this user may see, latest activity first, at most ``limit``."""
         return (await self.chat_page(status=status, source=source, limit=limit)).chats
 
     async def chat_page(
@@ -107,10 +104,10 @@ class Api:
         limit: int = 50,
         cursor: str | None = None,
     ) -> ChatPage:
-        """A page of the chats this identity may see; ``cursor`` is the ``next`` of the page before.
+        """Fetch a page of the chats this user may see. ``cursor`` is the ``next`` of the previous page.
 
-        A walk from page to page with the same filters shows every chat that was there throughout exactly once, in the
-        order that the list had when the walk began.
+        Following the cursors with unchanged filters returns every chat exactly once, in the order the list had at the
+        first page; only chats that were created or removed meanwhile may be missing.
         """
         query = {"limit": str(limit)}
         if status is not None:
@@ -119,20 +116,20 @@ class Api:
             query["source"] = source
         if cursor is not None:
             query["before"] = cursor
-        answer = await self._request("GET", "/api/chats", query=query)
-        following = answer.links.get("next", {}).get("url")
-        # Only the cursor is taken from the link: a proxy may have put the server under another path.
-        cursors = parse_qs(urlsplit(following).query).get("before", []) if following else []
-        return ChatPage(_decoded(tuple[Chat, ...], answer), cursors[0] if cursors else None)
+        response = await self._request("GET", "/api/chats", query=query)
+        next_url = response.links.get("next", {}).get("url")
+        # Use only the cursor of the link: behind a proxy the server may not know its public path.
+        cursors = parse_qs(urlsplit(next_url).query).get("before", []) if next_url else []
+        return ChatPage(_decode(tuple[Chat, ...], response), cursors[0] if cursors else None)
 
     async def chat(self, chat: UUID) -> Chat:
-        """One chat as it is now."""
+        """Fetch one chat."""
         return await self._call(Chat, "GET", f"/api/chats/{chat}")
 
     async def history(
         self, chat: UUID, *, before: int | None = None, after: int | None = None, limit: int = 50
     ) -> HistoryPage:
-        """A page of messages before or after an index (exclusive, one at most); neither: the newest."""
+        """Fetch messages before or after an index, which is exclusive; pass only one. Without, the newest messages."""
         query = {"limit": str(limit)}
         if before is not None:
             query["before"] = str(before)
@@ -150,7 +147,7 @@ class Api:
         type_role: Role | None = None,
         client_id: str | None = None,
     ) -> Message:
-        """Store a message; a call repeated with the same ``client_id`` stores it once."""
+        """Store a message. A call that is repeated with the same ``client_id`` stores it only once."""
         body: dict[str, object] = {
             "text": text,
             "attachments": [str(attachment) for attachment in attachments],
@@ -166,31 +163,31 @@ class Api:
         return await self.add_message(chat, text, type=MessageType.SYSTEM, type_role=Role.OPERATOR)
 
     async def accept(self, chat: UUID) -> Chat:
-        """Take a new chat; of two who accept at once one gets ApiError ``not_owner``."""
+        """Accept a new chat. Of two operators who accept at the same time, one gets ApiError ``not_owner``."""
         return await self._transition(chat, "accept")
 
     async def close(self, chat: UUID) -> Chat:
-        """End the conversation."""
+        """Close the chat."""
         return await self._transition(chat, "close")
 
     async def reopen(self, chat: UUID) -> Chat:
-        """Go on with a closed conversation."""
+        """Reopen a closed chat."""
         return await self._transition(chat, "reopen")
 
     async def transfer(self, chat: UUID, operator_id: int) -> Chat:
-        """Give the chat to an operator, oneself included."""
+        """Transfer the chat to an operator, who may be the caller."""
         return await self._transition(chat, "transfer", {"operator_id": operator_id})
 
     async def return_to_queue(self, chat: UUID) -> Chat:
-        """Give the chat back: new, and nobody's."""
+        """Return the chat to the queue: its status is new again, and it has no operator."""
         return await self._transition(chat, "return")
 
     async def operators(self) -> tuple[Operator, ...]:
-        """The operators this identity may see."""
+        """List the operators this user may see."""
         return await self._call(tuple[Operator, ...], "GET", "/api/operators")
 
-    async def _transition(self, chat: UUID, verb: str, body: Mapping[str, object] | None = None) -> Chat:
-        return await self._call(Chat, "POST", f"/api/chats/{chat}/{verb}", body=body or {})
+    async def _transition(self, chat: UUID, action: str, body: Mapping[str, object] | None = None) -> Chat:
+        return await self._call(Chat, "POST", f"/api/chats/{chat}/{action}", body=body or {})
 
     async def _call(
         self,
@@ -201,7 +198,7 @@ class Api:
         query: Mapping[str, str] | None = None,
         body: Mapping[str, object] | None = None,
     ) -> T:
-        return _decoded(cls, await self._request(method, path, query=query, body=body))
+        return _decode(cls, await self._request(method, path, query=query, body=body))
 
     async def _request(
         self,
@@ -214,25 +211,27 @@ class Api:
         import httpx
 
         try:
-            answer = await self._http.request(method, path, params=query, json=body)
+            response = await self._http.request(method, path, params=query, json=body)
         except httpx.HTTPError as error:
-            # Without a connection nothing was asked of anybody.
+            # Without a connection the server cannot have received the request.
             asked = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-            why = explain_failure(error)
-            raise ApiUnreachable(f"cannot reach {self._http.base_url}: {why}", asked=asked) from error
-        if not answer.is_success:
-            raise _refusal(answer.status_code, answer.content)
-        return answer
+            reason = explain_failure(error)
+            raise ApiUnreachable(f"cannot reach {self._http.base_url}: {reason}", asked=asked) from error
+        if not response.is_success:
+            raise _api_error(response.status_code, response.content)
+        return response
 
 
-def _decoded(cls: type[T], answer: "httpx.Response") -> T:
+def _decode(cls: type[T], response: "httpx.Response") -> T:
     try:
-        return msgspec.json.decode(answer.content, type=cls)
+        return msgspec.json.decode(response.content, type=cls)
     except msgspec.MsgspecError as error:
-        asked = answer.request
-        raise ApiUnreachable(f"{asked.method} {asked.url.path}: not the answer of this API: {error}") from error
+        request = response.request
+        raise ApiUnreachable(
+            f"{request.method} {request.url.path}: the response is not from this API: {error}"
+        ) from error
 
 
-def _refusal(status: int, content: bytes) -> ApiError:
-    fault = read_fault(content)
-    return ApiError(status, fault.code or f"http_{status}", fault.detail, fault.path)
+def _api_error(status: int, content: bytes) -> ApiError:
+    body = parse_error_body(content)
+    return ApiError(status, body.code or f"http_{status}", body.detail, body.path)

@@ -1,7 +1,4 @@
-"""Owns how long to wait before the next attempt: full jitter under a doubling ceiling.
-
-Refuses to know clocks and what is attempted.
-"""
+"""Computes the delays of exponential backoff with full jitter."""
 
 from random import Random
 
@@ -10,9 +7,9 @@ import attrs
 
 @attrs.define
 class Backoff:
-    """Delays of ``random * min(cap, base * 2**n)`` seconds for the n-th failure in a row.
+    """Exponential backoff: ``random * min(cap, base * 2**n)`` seconds after n earlier failures in a row.
 
-    Full jitter spreads a crowd that lost one server evenly over the whole ceiling.
+    Full jitter spreads clients that lost the same server evenly over the whole interval.
     """
 
     random: Random
@@ -21,11 +18,11 @@ class Backoff:
     _failures: int = attrs.field(default=0, init=False)
 
     def next_delay(self, at_least: float | None = None) -> float:
-        """Count a failure; seconds to wait now, never less than ``at_least``."""
+        """Count a failure and return the seconds to wait, at least ``at_least``."""
         ceiling = min(self.cap, self.base * 2.0 ** min(self._failures, 32))
         self._failures += 1
         return max(self.random.uniform(0.0, ceiling), at_least or 0.0)
 
     def reset(self) -> None:
-        """It worked: the next failure is the first again."""
+        """Start again from the shortest delay, after a success."""
         self._failures = 0

@@ -1,7 +1,4 @@
-"""Owns one message on its way: what it says, and the outcome its sender waits for.
-
-Refuses to know sockets and the order of messages.
-"""
+"""Represents a message that is being sent, and its outcome."""
 
 from uuid import UUID
 
@@ -14,29 +11,29 @@ from actorchat.protocol.entities import Message, MessageType
 
 @attrs.define(eq=False)
 class Delivery:
-    """A message handed to a room connection.
+    """A message that was handed to a room connection.
 
-    ``client_id`` names it for ever: sending the same text again with it stores it once.
+    ``client_id`` is its idempotency key: sending the same text with the same key again stores it only once.
     """
 
     client_id: str
     text: str
     attachments: tuple[UUID, ...]
     repeats: bool = False
-    """Its ``client_id`` may have been used before, on another connection."""
+    """The caller chose the ``client_id``, so it may have been used on an earlier connection."""
     _result: outcome.Maybe[Message] | None = attrs.field(default=None, init=False, repr=False)
     _settled: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
 
     @property
     def settled(self) -> bool:
-        """Whether `wait` would return or raise at once."""
+        """Whether the outcome is known: `wait` returns or raises without blocking."""
         return self._result is not None
 
     async def wait(self) -> Message:
-        """Wait for the outcome: the stored message.
+        """Wait until the message is stored, and return it as stored.
 
-        Raises NotAdded when the server refused it, and Undelivered when the connection ended before its
-        outcome was known. Any number of tasks may wait; a cancelled wait changes nothing.
+        Raises NotAdded if the server refused it, and Undelivered if the connection ended before the outcome was known.
+        Several tasks may wait; cancelling a wait does not cancel the message.
         """
         await self._settled.wait()
         if self._result is None:
@@ -46,12 +43,12 @@ class Delivery:
         return self._result.value
 
     def is_stored_as(self, message: Message) -> bool:
-        """Whether ``message`` is what was sent: its ``client_id`` may have been used for another one."""
+        """Whether ``message`` has this text and these attachments; the ``client_id`` alone may have been reused."""
         same_files = tuple(attachment.uuid for attachment in message.attachments) == self.attachments
         return message.type is MessageType.STANDARD and message.text == self.text and same_files
 
     def settle(self, result: outcome.Maybe[Message]) -> None:
-        """Record the outcome; the first one counts. For the connection only."""
+        """Set the outcome, unless it is set already. Called by the connection."""
         if self._result is None:
             self._result = result
             self._settled.set()

@@ -1,7 +1,4 @@
-"""Owns the verdict on a socket's end: come back, or give up and with which error.
-
-Refuses to know sockets and clocks.
-"""
+"""Decides from how a socket ended whether to reconnect, or with which error to give up."""
 
 from typing import Final
 
@@ -13,7 +10,7 @@ from actorchat.protocol.frames import COME_BACK, CloseCode
 
 @attrs.frozen
 class Closed:
-    """An open socket ended with this close code; 1006 is one that was lost without a close."""
+    """The open socket was closed with this code; 1006 means that it was lost without a close frame."""
 
     code: int
     reason: str
@@ -21,9 +18,9 @@ class Closed:
 
 @attrs.frozen
 class Rejected:
-    """The server answered the upgrade with this HTTP status; ``retry_after`` in seconds or None.
+    """The server answered the upgrade request with an HTTP error.
 
-    ``detail`` is what the answer says is wrong, ``""`` if it does not say.
+    ``retry_after`` is the header's value in seconds, or None; ``detail`` is the error text of the body, or ``""``.
     """
 
     status: int
@@ -33,27 +30,27 @@ class Rejected:
 
 @attrs.frozen
 class Unreachable:
-    """No socket came to be, or what came out of it was no websocket of ours."""
+    """The connection failed, or the peer did not behave like a websocket server of this kind."""
 
     detail: str
 
 
 @attrs.frozen
 class Reopened:
-    """This side closed the socket to resume at once on a new one."""
+    """This side closed the socket in order to resume at once on a new one."""
 
 
 Ending = Closed | Rejected | Unreachable | Reopened
 
-OUR_FRAME: Final = frozenset({CloseCode.NOT_UTF8, CloseCode.MALFORMED, CloseCode.TOO_BIG})
-"""The closes that a frame of the closed side causes."""
+BAD_FRAME_CODES: Final = frozenset({CloseCode.NOT_UTF8, CloseCode.MALFORMED, CloseCode.TOO_BIG})
+"""The close codes with which the server answers an invalid frame."""
 
 _LOST: Final = COME_BACK | {1005, 1014, 1015}
 _TRY_LATER: Final = frozenset({408, 425, 429})
-_ENDS: Final[dict[int, tuple[type[ConnectionEnded], str]]] = {
+_FINAL_ERRORS: Final[dict[int, tuple[type[ConnectionEnded], str]]] = {
     CloseCode.DONE: (ConnectionEnded, "the server closed the connection as done"),
     401: (NotAuthenticated, "the token is absent, invalid or expired"),
-    CloseCode.NOT_AUTHENTICATED: (NotAuthenticated, "the token is not, or no longer, good"),
+    CloseCode.NOT_AUTHENTICATED: (NotAuthenticated, "the token is not valid, or no longer valid"),
     403: (NotAllowed, "not allowed"),
     CloseCode.NOT_ALLOWED: (NotAllowed, "not allowed"),
     404: (NoSuchChat, "no such chat or source"),
@@ -62,16 +59,16 @@ _ENDS: Final[dict[int, tuple[type[ConnectionEnded], str]]] = {
 }
 
 
-def final_error(ending: Ending, *, blamed: bool) -> ConnectionEnded | None:
-    """Judge an end: None to come back, else the error to give up with.
+def final_error(ending: Ending, *, frame_dropped: bool) -> ConnectionEnded | None:
+    """Return the error to give up with, or None to reconnect.
 
-    ``blamed`` says that the frame which caused a 1007, 1008 or 1009 was found and is not sent again.
+    ``frame_dropped`` says that the frame that caused a close with 1007, 1008 or 1009 will not be sent again.
     """
     match ending:
         case Unreachable() | Reopened():
             return None
         case Closed(code, reason):
-            if code in _LOST or (blamed and code in OUR_FRAME):
+            if code in _LOST or (frame_dropped and code in BAD_FRAME_CODES):
                 return None
             return _error(code, reason)
         case Rejected(status, _, detail):
@@ -79,7 +76,7 @@ def final_error(ending: Ending, *, blamed: bool) -> ConnectionEnded | None:
 
 
 def explain(ending: Ending) -> str:
-    """Say in one line for people why there is no connection."""
+    """Explain to users, in one line, why there is no connection."""
     match ending:
         case Closed(code, reason):
             return f"the connection was lost ({code}{': ' + reason if reason else ''})"
@@ -92,5 +89,5 @@ def explain(ending: Ending) -> str:
 
 
 def _error(code: int, reason: str) -> ConnectionEnded:
-    kind, detail = _ENDS.get(code, (ConnectionEnded, "the server refused the connection"))
+    kind, detail = _FINAL_ERRORS.get(code, (ConnectionEnded, "the server refused the connection"))
     return kind(int(code), reason or detail)

@@ -1,19 +1,17 @@
-"""Owns what a client raises, by whose fault it is.
-
-Refuses to know how it was found out: codes come from close frames, HTTP statuses and events alike.
+"""Defines the exceptions of the client.
 
 ::
 
     ClientError
-    ├── ConnectionEnded      the server ended the connection for good; coming back would not help
+    ├── ConnectionEnded      the server ended the connection for good; reconnecting would not help
     │   ├── NotAuthenticated     the token is absent, invalid or expired (401, 4401)
-    │   ├── NotAllowed           the token is good, the right is missing (403, 4403)
+    │   ├── NotAllowed           the token is valid but gives no access (403, 4403)
     │   ├── NoSuchChat           there is no such chat or source (404, 4404)
-    │   └── SignedOut            every socket of this identity was ended (4410)
+    │   └── SignedOut            the user signed out, which closes all of their sockets (4410)
     ├── NotAdded             the server refused the message: it is not stored and will not be
     ├── Undelivered          the connection ended before the message's outcome was known
-    ├── ApiError             the HTTP side refused a call, with its code
-    └── ApiUnreachable       the HTTP side gave no usable answer
+    ├── ApiError             the HTTP API refused a call, with its code
+    └── ApiUnreachable       the HTTP API gave no usable response
 """
 
 # ruff: noqa: N818 - they say what happened, as Trio's do: `raise NotAdded`, `except ConnectionEnded`
@@ -23,11 +21,14 @@ from uuid import UUID
 
 
 class ClientError(Exception):
-    """Everything this package raises on purpose."""
+    """The base class of this package's exceptions."""
 
 
 class ConnectionEnded(ClientError):
-    """The server ended the connection; ``code`` is its close code or HTTP status, ``detail`` for people."""
+    """The server ended the connection for good.
+
+    ``code`` is the websocket close code or the HTTP status; ``detail`` is a text for users.
+    """
 
     def __init__(self, code: int, detail: str) -> None:
         super().__init__(f"{detail} ({code})")
@@ -40,22 +41,22 @@ class NotAuthenticated(ConnectionEnded):
 
 
 class NotAllowed(ConnectionEnded):
-    """This identity may not open this room or feed."""
+    """This user may not open this room or feed."""
 
 
 class NoSuchChat(ConnectionEnded):
-    """There is no such chat, or no such source."""
+    """The chat or the source does not exist."""
 
 
 class SignedOut(ConnectionEnded):
-    """This identity signed out everywhere."""
+    """This user signed out everywhere."""
 
 
 class NotAdded(ClientError):
-    """The server refused the message.
+    """The server refused the message; it is not stored.
 
-    ``code`` is one of `RefusalCode`'s values, ``attachments`` are the offending ones, ``retry_after`` is
-    in seconds or None. ``text`` and ``client_id`` are those of the message.
+    ``code`` is a value of `RefusalCode`, ``retry_after`` is in seconds or None, and ``attachments`` are those that were
+    refused. ``text`` and ``client_id`` are the message's.
     """
 
     def __init__(
@@ -78,20 +79,23 @@ class NotAdded(ClientError):
 
 
 class Undelivered(ClientError):
-    """The connection ended first: the message may be stored or not.
+    """The connection ended before the outcome was known: the message may or may not be stored.
 
-    Sending it again with the same ``client_id`` stores it once.
+    It is safe to send it again with the same ``client_id``: it is stored only once.
     """
 
     def __init__(self, text: str, client_id: str, attachments: Sequence[UUID]) -> None:
-        super().__init__("the connection ended before it was known whether the message is stored")
+        super().__init__("the connection ended before the server confirmed that the message is stored")
         self.text = text
         self.client_id = client_id
         self.attachments: tuple[UUID, ...] = tuple(attachments)
 
 
 class ApiError(ClientError):
-    """The HTTP side refused a call: HTTP's ``status``, the server's ``code``, the faulty field's ``path``."""
+    """The HTTP API refused a call.
+
+    ``status`` is the HTTP status, ``code`` the server's error code, and ``path`` the field that is wrong, or ``""``.
+    """
 
     def __init__(self, status: int, code: str, detail: str, path: str = "") -> None:
         super().__init__(f"{code}: {detail}" if detail else code)
@@ -102,9 +106,9 @@ class ApiError(ClientError):
 
 
 class ApiUnreachable(ClientError):
-    """No usable answer came: no connection, too slow, or not what this API answers.
+    """There was no usable response: no connection, a timeout, or a response that is not from this API.
 
-    ``asked`` is false when the call did not get as far as the server: it was not carried out.
+    ``asked`` is false if the request never reached the server, so that it certainly had no effect.
     """
 
     def __init__(self, detail: str, *, asked: bool = True) -> None:

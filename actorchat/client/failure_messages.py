@@ -1,7 +1,4 @@
-"""Owns how the failure of a connection is said to people: its root, in a few words.
-
-Refuses to know which connection it was.
-"""
+"""Explains failed connections to users in a few words."""
 
 import os
 import ssl
@@ -12,13 +9,13 @@ import msgspec
 import trio
 
 _NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "UNEXPECTED_EOF_WHILE_READING"})
-"""What OpenSSL says of a server that answers a handshake in plain text, or hangs up. Older Pythons say the latter as
-`SSLZeroReturnError`, without a reason."""
+"""OpenSSL's reasons when a server answers a handshake in plain text or closes the connection. In the latter case older
+Pythons raise `SSLZeroReturnError` without a reason."""
 
 
 @attrs.frozen
-class Fault:
-    """What a server's answer says is wrong; every part is ``""`` where the answer is not this API's."""
+class ErrorBody:
+    """The error in the body of a response; the fields are ``""`` if the body is not this API's."""
 
     code: str = ""
     detail: str = ""
@@ -27,28 +24,28 @@ class Fault:
 
 @attrs.frozen
 class _Body:
-    error: Fault
+    error: ErrorBody
 
 
-def read_fault(content: bytes | None) -> Fault:
-    """The fault in the body of a refused request. Never raises: a proxy may have answered."""
+def parse_error_body(content: bytes | None) -> ErrorBody:
+    """Parse the body of an HTTP error. Returns empty fields if it is not this API's, for example a proxy's."""
     try:
         return msgspec.json.decode(content or b"", type=_Body).error
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return Fault()
+        return ErrorBody()
 
 
-def leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    """The errors in a group and its groups, in order; never empty."""
+def flatten(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    """The exceptions in a group and its nested groups, in order; never empty."""
     found: list[BaseException] = []
     for error in group.exceptions:
-        found.extend(leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
+        found.extend(flatten(error) if isinstance(error, BaseExceptionGroup) else [error])
     return found
 
 
 def explain_failure(error: BaseException) -> str:
-    """Why it failed, without the address; of several attempts the last one counts. One line."""
-    root = _informative(error)
+    """Explain in one line, without the address, why a connection failed. Of several attempts, the last one counts."""
+    root = _root_cause(error)
     match root:
         case ssl.SSLCertVerificationError():
             return f"its certificate is not trusted: {root.verify_message}"
@@ -66,15 +63,15 @@ def explain_failure(error: BaseException) -> str:
             return str(root) or str(error) or type(root).__name__
 
 
-def _informative(error: BaseException) -> BaseException:
-    # What is raised names the address again, or nothing at all, and may suppress what it comes from.
+def _root_cause(error: BaseException) -> BaseException:
+    # The outer exceptions repeat the address or have no text. `__context__` is used even if it is suppressed.
     root = error
     while not (isinstance(root, OSError) and root.errno is not None):
         if isinstance(root, BaseExceptionGroup):
-            root = leaves(root)[-1]
+            root = flatten(root)[-1]
             continue
-        before = root.__cause__ or root.__context__
-        if before is None:
+        cause = root.__cause__ or root.__context__
+        if cause is None:
             break
-        root = before
+        root = cause
     return root

@@ -1,7 +1,4 @@
-"""Owns the connection to the operators' feed: what happens in all chats of some sources.
-
-Refuses to know who looks at it; it tells the server nothing.
-"""
+"""Connects to the operators' feed and stays connected."""
 
 import ssl
 from collections.abc import AsyncIterator, Sequence
@@ -14,9 +11,9 @@ from trio_websocket import WebSocketConnection
 
 from actorchat.client.backoff import Backoff
 from actorchat.client.disconnect import Ending, Unreachable
-from actorchat.client.reconnect import ConnectionState, Reconnector, run_beside
+from actorchat.client.reconnect import ConnectionState, Reconnector, run_in_background
 from actorchat.client.server_urls import ServerAddress
-from actorchat.client.websocket import Dial, Target, attend, dial_tcp, tls_context
+from actorchat.client.websocket import Dial, Target, dial_tcp, run_websocket, tls_context
 from actorchat.protocol.codec import UnknownType, decode_event
 from actorchat.protocol.events import Event
 from actorchat.protocol.validation import Malformed
@@ -24,9 +21,9 @@ from actorchat.protocol.validation import Malformed
 
 @attrs.frozen
 class SnapshotBegins:
-    """A socket opened: operators, the counts and every chat that is not closed come anew, then live events.
+    """A socket was opened: a snapshot of operators, counters and unclosed chats follows, then live events.
 
-    What was known before and does not come again is gone: chats closed meanwhile are not in a snapshot.
+    Discard everything received before it: chats that were closed meanwhile are not in the snapshot.
     """
 
 
@@ -44,27 +41,28 @@ def open_feed(
     dial: Dial = dial_tcp,
     tls: ssl.SSLContext | None = None,
 ) -> AbstractAsyncContextManager["FeedConnection"]:
-    """Open the feed of an operator's ``sources`` (none: all theirs) and keep it open.
+    """Open the feed of these ``sources``, or of all the operator's sources if there are none, and keep it open.
 
-    Entering does not wait for the server. ``inbox`` bounds the events not yet read; when full the socket
-    is not read either. The rest is as in `open_room`. Raises ValueError for an address that is none.
+    Entering the block does not wait for the server. ``inbox`` bounds the queue of received events; while it is full,
+    nothing is read from the socket. The other arguments are as in `open_room`. Raises ValueError if ``url`` is not a
+    valid address.
     """
     server = ServerAddress.parse(url)
     target = Target(server, token, dial, tls_context(server, tls))
-    return _opened(FeedConnection(target, server.feed(sources), inbox, random or SystemRandom()))
+    return _run(FeedConnection(target, server.feed(sources), inbox, random or SystemRandom()))
 
 
 @asynccontextmanager
-async def _opened(feed: "FeedConnection") -> AsyncIterator["FeedConnection"]:
-    async with run_beside(feed.run):
+async def _run(feed: "FeedConnection") -> AsyncIterator["FeedConnection"]:
+    async with run_in_background(feed.run):
         yield feed
 
 
 class FeedConnection:
-    """One operator's feed; made by `open_feed`.
+    """One operator's feed. Made by `open_feed`.
 
-    Iterating gives `SnapshotBegins` for each socket, then its events in the server's order. It raises
-    ConnectionEnded when the server ended it for good and stops after `aclose`. One task iterates at a time.
+    Iterating yields `SnapshotBegins` for each socket, then its events in the server's order. The iteration raises
+    ConnectionEnded if the server ends the feed for good, and stops after `aclose`. Only one task may iterate.
     """
 
     def __init__(self, target: Target, resource: str, inbox: int, random: Random) -> None:
@@ -72,30 +70,30 @@ class FeedConnection:
         self._resource = resource
         self._reconnector = Reconnector(Backoff(random))
         self._events_send, self._events = trio.open_memory_channel[FeedItem](inbox)
-        self._verdict: Ending | None = None
+        self._protocol_error: Unreachable | None = None
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
 
     @property
     def state(self) -> ConnectionState:
-        """Where the connection stands: connecting, live, waiting to come back, or closed."""
+        """The state of the connection: connecting, live, waiting to reconnect, or closed."""
         return self._reconnector.state
 
     @property
     def reason(self) -> str:
-        """Why it is not live, in one line for people."""
+        """Why the connection is not live, in one line for users; ``""`` while it is."""
         return self._reconnector.reason
 
     async def wait_live(self) -> None:
-        """Wait for a live socket; raises ConnectionEnded, or ClosedResourceError after `aclose`."""
+        """Wait until the connection is live. Raises ConnectionEnded, or ClosedResourceError after `aclose`."""
         await self._reconnector.wait_live()
 
     async def wait_state_change(self, seen: ConnectionState) -> ConnectionState:
-        """Wait until `state` is another than ``seen``, and return it."""
-        return await self._reconnector.wait_change(seen)
+        """Wait until `state` differs from ``seen``, and return it."""
+        return await self._reconnector.wait_state_change(seen)
 
     async def aclose(self) -> None:
-        """Close the socket and end the connection. Idempotent."""
+        """Close the connection. Idempotent."""
         self._scope.cancel()
         await self._ended.wait()
 
@@ -111,33 +109,33 @@ class FeedConnection:
             raise StopAsyncIteration from None
 
     async def run(self) -> None:
-        """Keep the feed open until it ends; for `open_feed` only."""
+        """Keep the feed open until it ends. Called by `open_feed`."""
         try:
             with self._scope:
-                await self._reconnector.run(self._attempt, self._lost)
+                await self._reconnector.run(self._connect_once, self._on_socket_lost)
         finally:
-            self._reconnector.closed()
+            self._reconnector.set_closed()
             self._events_send.close()
             self._ended.set()
 
-    async def _attempt(self) -> Ending:
-        ending = await attend(self._target, self._resource, self._read)
-        verdict, self._verdict = self._verdict, None
-        return verdict or ending
+    async def _connect_once(self) -> Ending:
+        ending = await run_websocket(self._target, self._resource, self._read)
+        protocol_error, self._protocol_error = self._protocol_error, None
+        return protocol_error or ending
 
-    async def _lost(self, _: Ending) -> bool:
+    async def _on_socket_lost(self, _: Ending) -> bool:
         await trio.lowlevel.checkpoint()
         return False
 
     async def _read(self, socket: WebSocketConnection) -> None:
-        self._reconnector.live()
+        self._reconnector.set_live()
         await self._events_send.send(SnapshotBegins())
         while True:
             payload = await socket.get_message()
             try:
                 event = decode_event(payload)
             except Malformed as error:
-                self._verdict = Unreachable(f"the server sent what is no event: {error}")
+                self._protocol_error = Unreachable(f"the server sent an invalid event: {error}")
                 return
             if not isinstance(event, UnknownType):
                 await self._events_send.send(event)

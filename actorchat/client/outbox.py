@@ -1,9 +1,7 @@
-"""Owns the messages on their way, in the order of their sends, and which may leave now.
+"""Queues outgoing messages and decides when the next one may be sent.
 
-Refuses to know sockets and clocks: callers bring the time and tell what happened.
-
-The rule of order: one message is in flight at a time. The next leaves when the one before it is stored or
-finally refused, so a refused message that is tried again later is never overtaken by a later one.
+Only one message is in flight at a time. The next is sent when the one before is stored or refused for good, so that a
+message that has to be retried is never overtaken by a later one.
 """
 
 import math
@@ -22,9 +20,9 @@ from actorchat.protocol.events import MessageAdded, MessageNotAdded
 
 @attrs.define(eq=False)
 class Outbox:
-    """Deliveries, oldest first; ``on_settled`` is called once for each that leaves it.
+    """The queue of one room connection, oldest message first.
 
-    Its bound is its owner's: a delivery is appended only by who holds one of the places.
+    ``on_settled`` is called once for each message that leaves the queue. The room bounds the length of the queue.
     """
 
     backoff: Backoff
@@ -32,6 +30,7 @@ class Outbox:
     _waiting: deque[Delivery] = attrs.field(factory=deque, init=False)
     _in_flight: bool = attrs.field(default=False, init=False)
     _in_doubt: bool = attrs.field(default=False, init=False)
+    """The oldest message was sent on a socket that was lost, so it may be stored already."""
     _not_before: float = attrs.field(default=-math.inf, init=False)
 
     def __len__(self) -> int:
@@ -39,48 +38,51 @@ class Outbox:
 
     @property
     def repeats(self) -> bool:
-        """The oldest message may be stored already: it left on a socket that was lost, or its key was used before."""
+        """Whether the oldest message may be stored already, because it or its ``client_id`` was sent before."""
         return self._in_doubt or (bool(self._waiting) and self._waiting[0].repeats)
 
     def append(self, delivery: Delivery) -> None:
-        """Add the newest message."""
+        """Queue a message."""
         self._waiting.append(delivery)
 
     def ready_at(self) -> float:
-        """When the oldest message may leave; never (inf) with none, or while one is in flight."""
+        """The time at which the oldest message may be sent; inf if there is none, or while one is in flight."""
         return math.inf if self._in_flight or not self._waiting else self._not_before
 
     def take(self) -> Delivery:
-        """Give the oldest message to a socket: it is in flight now."""
+        """Return the oldest message for sending, and mark it as in flight."""
         self._in_flight = True
         return self._waiting[0]
 
     def stored(self, event: MessageAdded) -> bool:
-        """A message was announced. True: it may be the answer to a repeated ``client_id``, which is in no order."""
-        if not self._is_ours(event.client_id) or not self._waiting[0].is_stored_as(event.message):
+        """Settle the oldest message if the event confirms it.
+
+        Returns True if the event may be the answer to a repeated ``client_id``, which comes out of order.
+        """
+        if not self._is_oldest(event.client_id) or not self._waiting[0].is_stored_as(event.message):
             return False
-        may_be_an_answer = self._in_flight and self.repeats
+        may_be_out_of_order = self._in_flight and self.repeats
         self.backoff.reset()
         self._settle(outcome.Value(event.message))
-        return may_be_an_answer
+        return may_be_out_of_order
 
     def refused(self, event: MessageNotAdded, now: float) -> None:
-        """A message was refused: for good, or to be tried again after a while."""
-        ours = self._is_ours(event.client_id) or (event.client_id is None and self._in_flight)
-        if not ours:
+        """Settle the oldest message if the event refuses it for good; schedule a retry if the refusal is temporary."""
+        is_oldest = self._is_oldest(event.client_id) or (event.client_id is None and self._in_flight)
+        if not is_oldest:
             return
         if event.retryable:
             self._in_flight = self._in_doubt = False
             self._not_before = now + self.backoff.next_delay(event.retry_after)
             return
-        head = self._waiting[0]
+        oldest = self._waiting[0]
         self._settle(
             outcome.Error(
                 NotAdded(
                     event.code,
                     event.detail,
-                    text=head.text,
-                    client_id=head.client_id,
+                    text=oldest.text,
+                    client_id=oldest.client_id,
                     retry_after=event.retry_after,
                     attachments=event.attachments,
                 )
@@ -88,26 +90,26 @@ class Outbox:
         )
 
     def socket_lost(self) -> None:
-        """What was in flight may be stored or not: it leaves again on the next socket, in doubt."""
+        """Send the message in flight again on the next socket, because it may or may not be stored."""
         self._in_doubt = self._in_doubt or self._in_flight
         self._in_flight = False
         self._not_before = -math.inf
 
-    def blame(self, code: str, detail: str) -> bool:
-        """A frame of ours broke the socket: refuse the message in flight. Whether there was one."""
+    def fail_in_flight(self, code: str, detail: str) -> bool:
+        """Fail the message in flight, whose frame made the server close the socket. Returns whether there was one."""
         if not self._in_flight:
             return False
-        head = self._waiting[0]
-        self._settle(outcome.Error(NotAdded(code, detail, text=head.text, client_id=head.client_id)))
+        oldest = self._waiting[0]
+        self._settle(outcome.Error(NotAdded(code, detail, text=oldest.text, client_id=oldest.client_id)))
         return True
 
-    def give_up(self) -> None:
-        """The connection ended: nobody knows what became of the rest."""
+    def fail_all(self) -> None:
+        """Fail all messages with `Undelivered`, because the connection has ended."""
         while self._waiting:
-            head = self._waiting[0]
-            self._settle(outcome.Error(Undelivered(head.text, head.client_id, head.attachments)))
+            oldest = self._waiting[0]
+            self._settle(outcome.Error(Undelivered(oldest.text, oldest.client_id, oldest.attachments)))
 
-    def _is_ours(self, client_id: str | None) -> bool:
+    def _is_oldest(self, client_id: str | None) -> bool:
         return bool(self._waiting) and self._waiting[0].client_id == client_id
 
     def _settle(self, result: outcome.Maybe[Message]) -> None:

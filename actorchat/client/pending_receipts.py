@@ -1,9 +1,4 @@
-"""Owns what a client tells of itself where only the latest counts: marks and typing.
-
-Refuses to know sockets and clocks.
-
-Overflow policy: a newer value replaces the one that waits, so nothing here grows.
-"""
+"""Holds the latest receipts and typing update that have to be sent; a newer value replaces an unsent one."""
 
 import math
 from typing import Final
@@ -14,19 +9,19 @@ from actorchat.client.backoff import Backoff
 from actorchat.protocol.commands import MarkMessageDelivered, MarkMessageRead, UpdateTyping
 from actorchat.protocol.limits import DEFAULT_MAX_TEXT_CHARS
 
-CALM_SECONDS: Final = 60.0
-"""A refused mark this long after the last one is the first again."""
+REFUSAL_MEMORY_SECONDS: Final = 60.0
+"""How long after a refused receipt the client sends receipts more slowly."""
 
-CAREFUL_INTERVAL: Final = 0.5
-"""Seconds between two marks after one was refused."""
+THROTTLED_INTERVAL: Final = 0.5
+"""Seconds between two receipts after one was refused."""
 
 TYPING_INTERVAL: Final = 0.25
-"""Seconds between two typing updates; the server tells the feed no more often."""
+"""Seconds between two typing updates; the server does not forward them to the feed more often."""
 
 
 @attrs.define(eq=False)
 class _Mark:
-    """The highest message marked; an index of None is a message not seen lately, taken for the newest."""
+    """The highest message to mark. An index of None is an unknown message, which is assumed to be the newest."""
 
     message_id: int | None = None
     index: int | None = None
@@ -44,7 +39,7 @@ class _Mark:
 
 @attrs.define(eq=False)
 class PendingReceipts:
-    """The highest delivered and read marks, and what stands in the input field."""
+    """The highest delivered and read messages, and the latest typing update, of one room connection."""
 
     backoff: Backoff
     _delivered: _Mark = attrs.field(factory=_Mark, init=False)
@@ -55,39 +50,39 @@ class PendingReceipts:
     _typing_not_before: float = attrs.field(default=-math.inf, init=False)
 
     def delivered(self, message_id: int, index: int | None) -> None:
-        """Everything up to this message arrived; a lower one than told before changes nothing."""
+        """Mark all messages up to this one as delivered. A message lower than an earlier one changes nothing."""
         self._delivered.raise_to(message_id, index)
 
     def read(self, message_id: int, index: int | None) -> None:
-        """Everything up to this message was read; a lower one than told before changes nothing."""
+        """Mark all messages up to this one as read. A message lower than an earlier one changes nothing."""
         self._read.raise_to(message_id, index)
 
     def typing(self, text: str, *, stopped: bool) -> None:
-        """The input field changed; text over the limit of a message is cut."""
+        """Report the text of the input field, cut to the maximum length of a message."""
         self._typing = UpdateTyping(text[:DEFAULT_MAX_TEXT_CHARS].replace("\0", ""), stopped)
 
-    def forget_typing(self) -> None:
-        """The text was sent, or nobody is there to see it."""
+    def clear_typing(self) -> None:
+        """Drop the typing update that is not sent yet."""
         self._typing = None
 
     @property
     def due(self) -> bool:
-        """Whether a mark waits to be sent."""
+        """Whether a receipt waits to be sent."""
         return self._delivered.due or self._read.due
 
     def ready_at(self) -> float:
-        """When the next one may leave; never (inf) if nothing waits."""
+        """The time at which the next command may be sent; inf if there is none."""
         marks = self._not_before if self.due else math.inf
         return marks if self._typing is None else min(marks, self._typing_not_before)
 
     def take(self, now: float) -> MarkMessageDelivered | MarkMessageRead | UpdateTyping | None:
-        """What may leave now, marks before typing."""
+        """Return the next command that may be sent now, receipts before typing, or None."""
         if now >= self._not_before:
             mark = self._take_mark()
             if mark is not None:
-                if now - self._refused_at < CALM_SECONDS:
-                    # One at a time: a full server may have room for one and never for two.
-                    self._not_before = now + CAREFUL_INTERVAL
+                if now - self._refused_at < REFUSAL_MEMORY_SECONDS:
+                    # One at a time: an overloaded server that refuses two at once may accept a single one.
+                    self._not_before = now + THROTTLED_INTERVAL
                 return mark
         if self._typing is None or now < self._typing_not_before:
             return None
@@ -103,25 +98,25 @@ class PendingReceipts:
         return None
 
     def refused(self, now: float) -> None:
-        """The server can't take a mark now, and does not say which: tell them again after a while."""
-        if now - self._refused_at >= CALM_SECONDS:
+        """Send both receipts again after a backoff: the server refused one for now and did not say which."""
+        if now - self._refused_at >= REFUSAL_MEMORY_SECONDS:
             self.backoff.reset()
         self._refused_at = now
-        self._not_before = now + self.backoff.next_delay(CAREFUL_INTERVAL)
-        self._tell_again()
+        self._not_before = now + self.backoff.next_delay(THROTTLED_INTERVAL)
+        self._resend()
 
     def socket_lost(self) -> None:
-        """Tell the marks again on the next socket, for they may have been lost."""
+        """Send the receipts again on the next socket, because they may not have arrived. Typing is dropped."""
         self._not_before = -math.inf
-        self._tell_again()
-        self.forget_typing()
+        self._resend()
+        self.clear_typing()
 
-    def _tell_again(self) -> None:
-        # A repeat changes nothing.
+    def _resend(self) -> None:
+        # A repeated receipt changes nothing on the server.
         for mark in (self._delivered, self._read):
             mark.due = mark.message_id is not None
 
-    def drop(self) -> None:
-        """Tell none of this again: it broke the socket, or its messages are of another history."""
+    def discard(self) -> None:
+        """Forget everything: the server closed the socket because of it, or the messages are of an old history."""
         self._delivered, self._read = _Mark(), _Mark()
-        self.forget_typing()
+        self.clear_typing()

@@ -1,7 +1,4 @@
-"""Owns the life of a connection over many sockets: its state, when to come back, when to give up.
-
-Refuses to know what is said on a socket.
-"""
+"""Reconnects after lost sockets, with backoff, until the server ends the connection for good."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,12 +11,12 @@ from actorchat.client.backoff import Backoff
 from actorchat.client.disconnect import Ending, Rejected, Reopened, explain, final_error
 from actorchat.client.errors import ConnectionEnded
 
-STEADY_SECONDS: Final = 5.0
-"""A socket that lived this long makes the next failure the first again."""
+STABLE_SECONDS: Final = 5.0
+"""A socket that was live for this long resets the backoff."""
 
 
 class ConnectionState(StrEnum):
-    """Where a connection stands."""
+    """The state of a connection; `WAITING` means waiting to reconnect."""
 
     CONNECTING = "connecting"
     LIVE = "live"
@@ -28,10 +25,7 @@ class ConnectionState(StrEnum):
 
 
 class Reconnector:
-    """Opens one socket after another until a final end.
-
-    Owned by one connection; it runs in the task that calls `run`.
-    """
+    """Tracks the state of one connection and opens its sockets one after another."""
 
     def __init__(self, backoff: Backoff) -> None:
         self._backoff = backoff
@@ -43,72 +37,74 @@ class Reconnector:
 
     @property
     def state(self) -> ConnectionState:
-        """Where the connection stands now."""
+        """The current state."""
         return self._state
 
     @property
     def reason(self) -> str:
-        """Why there is no socket, for people; ``""`` while live."""
+        """Why there is no socket, for users; ``""`` while live."""
         return self._reason
 
     @property
     def error(self) -> ConnectionEnded | None:
-        """What the server ended the connection with, None while it has not."""
+        """The error with which the server ended the connection, or None."""
         return self._error
 
-    async def wait_change(self, seen: ConnectionState) -> ConnectionState:
-        """Wait until the state is another than ``seen``, and return it; short states may be missed."""
+    async def wait_state_change(self, seen: ConnectionState) -> ConnectionState:
+        """Wait until the state differs from ``seen``, and return it. Brief states may be missed."""
         while self._state is seen:
             await self._changed.wait()
         return self._state
 
     async def wait_live(self) -> None:
-        """Wait for a live socket; raises the connection's error, or ClosedResourceError once closed."""
+        """Wait until the state is live. Raises the connection's error, or ClosedResourceError once closed."""
         while self._state is not ConnectionState.LIVE:
             self.check_open()
             await self._changed.wait()
 
     def check_open(self) -> None:
-        """Raise the connection's error, or ClosedResourceError, if it is over."""
+        """Raise the connection's error or ClosedResourceError if the connection has ended."""
         if self._error is not None:
             raise self._error
         if self._state is ConnectionState.CLOSED:
-            raise trio.ClosedResourceError("this connection was closed; open another")
+            raise trio.ClosedResourceError("this connection is closed; open a new one")
 
-    def live(self) -> None:
-        """The socket is open."""
+    def set_live(self) -> None:
+        """Set the state to live: the socket is open."""
         self._live_since = trio.current_time()
-        self._become(ConnectionState.LIVE, "")
+        self._set_state(ConnectionState.LIVE, "")
 
-    def closed(self) -> None:
-        """Nothing comes any more."""
-        self._become(ConnectionState.CLOSED, self._reason)
+    def set_closed(self) -> None:
+        """Set the state to closed, for good."""
+        self._set_state(ConnectionState.CLOSED, self._reason)
 
-    async def run(self, attempt: Callable[[], Awaitable[Ending]], lost: Callable[[Ending], Awaitable[bool]]) -> None:
-        """Attempt again and again; returns after a final end with `error` set.
+    async def run(
+        self, connect_once: Callable[[], Awaitable[Ending]], socket_lost: Callable[[Ending], Awaitable[bool]]
+    ) -> None:
+        """Call ``connect_once`` again and again. Returns with `error` set once the connection has ended for good.
 
-        ``lost`` hears of every end, and says whether the frame that caused it was found and dropped.
+        ``socket_lost`` is called after every socket; it returns whether the frame that caused the end was dropped.
         """
         while True:
-            self._become(ConnectionState.CONNECTING, self._reason)
+            self._set_state(ConnectionState.CONNECTING, self._reason)
             self._live_since = None
-            ending = await attempt()
-            blamed = await lost(ending)
-            self._error = final_error(ending, blamed=blamed)
+            ending = await connect_once()
+            frame_dropped = await socket_lost(ending)
+            self._error = final_error(ending, frame_dropped=frame_dropped)
             self._reason = explain(ending) if self._error is None else self._error.detail
             if self._error is not None:
                 return
             if isinstance(ending, Reopened):
                 continue
-            if self._was_steady():
+            if self._was_stable():
                 self._backoff.reset()
-            self._become(ConnectionState.WAITING, self._reason)
+            self._set_state(ConnectionState.WAITING, self._reason)
             await trio.sleep(self._backoff.next_delay(ending.retry_after if isinstance(ending, Rejected) else None))
 
-    def _was_steady(self) -> bool:
-        return self._live_since is not None and trio.current_time() - self._live_since >= STEADY_SECONDS
+    def _was_stable(self) -> bool:
+        return self._live_since is not None and trio.current_time() - self._live_since >= STABLE_SECONDS
 
-    def _become(self, state: ConnectionState, reason: str) -> None:
+    def _set_state(self, state: ConnectionState, reason: str) -> None:
         self._reason = reason
         if state is not self._state:
             self._state = state
@@ -117,8 +113,8 @@ class Reconnector:
 
 
 @asynccontextmanager
-async def run_beside(run: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    """Run a task for the length of the block; what the block alone raises comes out unwrapped."""
+async def run_in_background(run: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Run a task until the block ends. A single exception is raised as it is, not in a group."""
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run)

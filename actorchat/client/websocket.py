@@ -1,7 +1,4 @@
-"""Owns one websocket from dialling to its end, and says how it ended.
-
-Refuses to know rooms, feeds and whether to come back.
-"""
+"""Opens a websocket, runs a function on it, closes it, and reports how it ended."""
 
 import ssl
 from collections.abc import Awaitable, Callable
@@ -20,26 +17,26 @@ from trio_websocket import (
 from wsproto.utilities import ProtocolError
 
 from actorchat.client.disconnect import Closed, Ending, Rejected, Unreachable
-from actorchat.client.failure_messages import explain_failure, leaves, read_fault
+from actorchat.client.failure_messages import explain_failure, flatten, parse_error_body
 from actorchat.client.server_urls import ServerAddress
 from actorchat.protocol.profiles import Profile
 
 CONNECT_SECONDS: Final = 10.0
 SILENCE_SECONDS: Final = 75.0
-"""The server pings every 25 s: a socket this long without a byte is dead."""
+"""A socket that receives nothing for this long is considered lost; the server pings every 25 s."""
 CLOSE_SECONDS: Final = 1.0
-"""A close waits this long for its answer, also when it is cancelled."""
+"""How long to wait for the answer to a close frame, even when cancelled."""
 MAX_EVENT_BYTES: Final = 2**22
-LONGEST_RETRY_AFTER: Final = 300.0
+MAX_RETRY_AFTER: Final = 300.0
 
 Dial = Callable[[str, int, ssl.SSLContext | None], Awaitable[trio.abc.Stream]]
 """Connects to (host, port), under TLS if a context is given; raises OSError."""
 
-Converse = Callable[[WebSocketConnection], Awaitable[None]]
+UseSocket = Callable[[WebSocketConnection], Awaitable[None]]
 
 
 async def dial_tcp(host: str, port: int, tls: ssl.SSLContext | None) -> trio.abc.Stream:
-    """Connect over TCP; raises OSError."""
+    """Connect over TCP, with TLS if a context is given. Raises OSError."""
     if tls is None:
         return await trio.open_tcp_stream(host, port)
     stream = await trio.open_ssl_over_tcp_stream(host, port, ssl_context=tls, https_compatible=True)
@@ -52,13 +49,13 @@ async def dial_tcp(host: str, port: int, tls: ssl.SSLContext | None) -> trio.abc
 
 
 def tls_context(server: ServerAddress, tls: ssl.SSLContext | None) -> ssl.SSLContext | None:
-    """The context a connection to that server needs: None without TLS, the default one if none is given."""
+    """The TLS context for connections to that server: None without TLS, the default context if ``tls`` is None."""
     return (tls or ssl.create_default_context()) if server.secure else None
 
 
 @attrs.frozen
 class Target:
-    """Where to connect and as whom."""
+    """The server to connect to and the token to use."""
 
     server: ServerAddress
     token: str
@@ -66,11 +63,11 @@ class Target:
     tls: ssl.SSLContext | None
 
 
-async def attend(target: Target, resource: str, converse: Converse) -> Ending:
-    """Open a websocket, run ``converse`` on it, and close it; the end of either is the end of both.
+async def run_websocket(target: Target, resource: str, use_socket: UseSocket) -> Ending:
+    """Open a websocket, call ``use_socket`` with it, close it, and return how it ended.
 
-    Network and protocol errors become the returned ending; what ``converse`` raises beside
-    ConnectionClosed passes. Cancelled, it closes the socket within a second and leaves nothing.
+    Network and protocol errors are returned, not raised; exceptions of ``use_socket`` other than ConnectionClosed are
+    raised. When cancelled, it closes the socket within a second.
     """
     try:
         with trio.fail_after(CONNECT_SECONDS):
@@ -79,33 +76,34 @@ async def attend(target: Target, resource: str, converse: Converse) -> Ending:
         return Unreachable(f"{target.server.authority} does not answer")
     except (OSError, trio.BrokenResourceError) as error:
         return Unreachable(f"cannot connect to {target.server.authority}: {explain_failure(error)}")
-    ending: Ending = Unreachable(f"{target.server.authority} hung up before it answered")
+    ending: Ending = Unreachable(f"{target.server.authority} closed the connection before it answered")
     try:
         async with trio.open_nursery() as nursery:
-            reading: trio.Nursery = await nursery.start(_outlive_cancellation)
+            reader_nursery: trio.Nursery = await nursery.start(_open_shielded_nursery)
             try:
-                connection = await _upgrade(reading, stream, target, resource)
+                connection = await _upgrade(reader_nursery, stream, target, resource)
                 if connection is not None:
-                    ending = await _hold(connection, converse)
+                    ending = await _use_and_close(connection, use_socket)
                 elif stream.rejection is not None:
                     ending = Rejected(stream.rejection, None)
             finally:
-                reading.cancel_scope.cancel()
+                reader_nursery.cancel_scope.cancel()
     except* ConnectionRejected as group:
-        rejection = next(error for error in leaves(group) if isinstance(error, ConnectionRejected))
-        detail = read_fault(rejection.body).detail
+        rejection = next(error for error in flatten(group) if isinstance(error, ConnectionRejected))
+        detail = parse_error_body(rejection.body).detail
         ending = Rejected(rejection.status_code, _retry_after(rejection), detail)
     except* (ProtocolError, h11.ProtocolError, HandshakeError, OSError) as group:
-        ending = Unreachable(f"{target.server.authority} speaks no websocket: {leaves(group)[0]}")
+        ending = Unreachable(f"{target.server.authority} is not a websocket server: {flatten(group)[0]}")
     finally:
         await trio.aclose_forcefully(stream)
     return ending
 
 
-async def _outlive_cancellation(*, task_status: trio.TaskStatus[trio.Nursery]) -> None:
-    # A close needs its reader to see the answer, also when the rest is cancelled. `_hold` bounds it.
+async def _open_shielded_nursery(*, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+    # The library's reader task runs here: it has to receive the answer to our close frame even when the caller is
+    # cancelled. `_use_and_close` limits how long that takes.
     async with trio.open_nursery() as nursery:
-        # Cancelled before it started, a shielded task would belong to nobody who could end it.
+        # If already cancelled, stop here: `start` would raise, and nobody could end the shielded nursery.
         await trio.lowlevel.checkpoint_if_cancelled()
         nursery.cancel_scope.shield = True
         task_status.started(nursery)
@@ -119,7 +117,7 @@ async def _upgrade(
         stream.upgrading = opening
         connection = await wrap_client_stream(
             nursery,
-            # The declared type is narrower than what it uses: send_all, receive_some and aclose.
+            # It is declared to need a SocketStream or SSLStream, but uses only send_all, receive_some and aclose.
             stream,  # type: ignore[arg-type]
             target.server.authority,
             resource,
@@ -133,14 +131,14 @@ async def _upgrade(
     return None
 
 
-async def _hold(connection: WebSocketConnection, converse: Converse) -> Ending:
+async def _use_and_close(connection: WebSocketConnection, use_socket: UseSocket) -> Ending:
     if connection.subprotocol != Profile.EXTENDED.value:
-        ending = Closed(1010, f"the server does not speak {Profile.EXTENDED.value}")
-        converse = _say_nothing
+        ending = Closed(1010, f"the server does not support {Profile.EXTENDED.value}")
+        use_socket = _do_nothing
     else:
         ending = Closed(1000, "closed by this side")
     try:
-        await converse(connection)
+        await use_socket(connection)
     except* ConnectionClosed:
         reason = connection.closed
         ending = Closed(1006, "") if reason is None else Closed(reason.code, reason.reason or "")
@@ -150,22 +148,22 @@ async def _hold(connection: WebSocketConnection, converse: Converse) -> Ending:
     return ending
 
 
-async def _say_nothing(_: WebSocketConnection) -> None:
+async def _do_nothing(_: WebSocketConnection) -> None:
     await trio.lowlevel.checkpoint()
 
 
 def _retry_after(rejection: ConnectionRejected) -> float | None:
     for name, value in rejection.headers or ():
         if name.lower() == b"retry-after" and value.isdigit():
-            return min(float(value), LONGEST_RETRY_AFTER)
+            return min(float(value), MAX_RETRY_AFTER)
     return None
 
 
 class _WatchedStream(trio.abc.Stream):
-    """A stream that ends when its peer falls silent, and ends the upgrade when the peer hangs up in it.
+    """A stream that ends when the peer is silent for too long, and cancels the upgrade when the peer closes it.
 
-    trio-websocket alone would wait out its time for an answer on a connection that is gone, and would
-    never return from a rejection whose body only the end of the connection delimits.
+    trio-websocket alone would wait until its timeout for an answer on a closed connection, and would never return
+    from a rejection whose body ends with the connection.
     """
 
     def __init__(self, stream: trio.abc.Stream) -> None:
@@ -175,7 +173,7 @@ class _WatchedStream(trio.abc.Stream):
 
     @property
     def rejection(self) -> int | None:
-        """The HTTP status that was answered instead of an upgrade, if one can be told."""
+        """The HTTP status with which the server refused the upgrade, None if there is none."""
         parts = self._head.split(b" ", 2)
         if len(parts) < 2 or not parts[0].startswith(b"HTTP/") or len(parts[1]) < 3 or not parts[1].isdigit():
             return None

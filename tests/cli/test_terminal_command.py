@@ -42,14 +42,14 @@ def test_a_source_that_is_none_is_said_in_words() -> None:
 
 def test_a_visitors_token_makes_no_operator() -> None:
     code, output = run(NOWHERE, "--operator", "--token", "x.eyJzdWIiOiAiMSIsICJyb2xlIjogInVzZXIifQ.x")
-    assert (code, output) == (1, "actorchat: --token is a visitor's: --operator needs an operator's\n")
+    assert (code, output) == (1, "actorchat: --token is a visitor's token, but --operator needs an operator's token\n")
 
 
 def test_an_operators_token_without_a_source_is_refused_and_says_what_to_do() -> None:
     code, output = run(NOWHERE, "--operator", "--token", "x.eyJzdWIiOiAiMSIsICJyb2xlIjogIm9wZXJhdG9yIn0.x")
     assert (code, output) == (
         1,
-        "actorchat: --token names no widget source, so it shows no chats; make one that does: "
+        "actorchat: --token names no widget source, so it gives access to no chats; make one that does: "
         "actorchat token --role operator --user-id 1 --source lk\n",
     )
 
@@ -70,7 +70,7 @@ def test_a_server_that_is_not_there_is_one_line_and_one(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_servers_is_one_line_and_one(tmp_path: Path) -> None:
     code, output = run(NOWHERE, "--operator", "--data", str(tmp_path))
     assert (code, output.count("\n")) == (1, 1)
-    assert "holds no server's secret" in output
+    assert "has no secret of a server" in output
 
 
 def test_a_damaged_state_file_is_one_line_and_one(tmp_path: Path) -> None:

@@ -1,25 +1,25 @@
 import pytest
 
-from actorchat.cli.terminal.command_parser import Do, Input, Say, Unclear, help_lines, parse_line
+from actorchat.cli.terminal.command_parser import Input, InvalidInput, RunCommand, SendText, help_lines, parse_line
 from actorchat.protocol.entities import Role
 
 
 @pytest.mark.parametrize(
     ("line", "meaning"),
     [
-        ("hello\n", Say("hello")),
-        ("  hello ", Say("  hello ")),
-        ("   ", Say("")),
-        ("//quit", Say("/quit")),
-        ("/close", Do("close")),
-        ("/note  call back ", Do("note", text="call back")),
-        ("/transfer 7", Do("transfer", number=7)),
-        ("/back", Do("back")),
-        ("12", Say("12")),
-        ("/note", Unclear("it is /note TEXT")),
-        ("/transfer Olga", Unclear("it is /transfer ID")),
-        ("/close now", Unclear("it is /close")),
-        ("/open 3", Do("open", number=3)),
+        ("hello\n", SendText("hello")),
+        ("  hello ", SendText("  hello ")),
+        ("   ", SendText("")),
+        ("//quit", SendText("/quit")),
+        ("/close", RunCommand("close")),
+        ("/note  call back ", RunCommand("note", text="call back")),
+        ("/transfer 7", RunCommand("transfer", number=7)),
+        ("/back", RunCommand("back")),
+        ("12", SendText("12")),
+        ("/note", InvalidInput("usage: /note TEXT")),
+        ("/transfer Olga", InvalidInput("usage: /transfer ID")),
+        ("/close now", InvalidInput("usage: /close")),
+        ("/open 3", RunCommand("open", number=3)),
     ],
 )
 def test_a_line_in_an_operators_chat(line: str, meaning: Input) -> None:
@@ -29,15 +29,15 @@ def test_a_line_in_an_operators_chat(line: str, meaning: Input) -> None:
 @pytest.mark.parametrize(
     ("line", "meaning"),
     [
-        ("3", Do("open", number=3)),
-        ("/open 3", Do("open", number=3)),
-        ("/closed", Do("closed")),
-        ("/closed 9", Do("closed", number=9)),
-        ("/closed all", Unclear("it is /closed [N]")),
-        ("/list", Do("list")),
-        ("", Say("")),
-        ("hello", Unclear("open a chat first: type its number")),
-        ("/accept", Unclear("there is no /accept here; /help lists what there is")),
+        ("3", RunCommand("open", number=3)),
+        ("/open 3", RunCommand("open", number=3)),
+        ("/closed", RunCommand("closed")),
+        ("/closed 9", RunCommand("closed", number=9)),
+        ("/closed all", InvalidInput("usage: /closed [N]")),
+        ("/list", RunCommand("list")),
+        ("", SendText("")),
+        ("hello", InvalidInput("open a chat first: type its number")),
+        ("/accept", InvalidInput("there is no command /accept here; /help lists the commands")),
     ],
 )
 def test_a_line_at_the_list_of_chats(line: str, meaning: Input) -> None:
@@ -46,7 +46,7 @@ def test_a_line_at_the_list_of_chats(line: str, meaning: Input) -> None:
 
 @pytest.mark.parametrize("word", ["accept", "note x", "transfer 1", "return", "back", "open 1", "closed"])
 def test_a_visitor_has_no_operators_commands(word: str) -> None:
-    assert isinstance(parse_line(f"/{word}", Role.USER, in_chat=True), Unclear)
+    assert isinstance(parse_line(f"/{word}", Role.USER, in_chat=True), InvalidInput)
 
 
 def test_help_lists_every_command_there_is() -> None:

@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actorchat.cli.terminal.chat_view import ChatView
-from actorchat.cli.terminal.conversation import Conversation, Departure, GoBack, Leave
+from actorchat.cli.terminal.conversation import BackToList, ChatExit, Conversation, QuitProgram
 from actorchat.cli.terminal.ui import Action, Edited, Entered, Left, Scene
 from actorchat.client import ApiError, ApiUnreachable, ConnectionEnded, open_room
 from actorchat.protocol.commands import MarkMessageDelivered, MarkMessageRead, UpdateTyping
@@ -26,10 +26,10 @@ from tests.client.scripted_server import (
     refusal,
 )
 
-LEAVE = Left(in_a_hurry=True)
+LEAVE = Left(immediately=True)
 
 
-class FakeFront:
+class FakeUi:
     """A terminal whose user does what the test says, one action a second; None waits for ever."""
 
     reading_seconds = 1.0
@@ -39,16 +39,16 @@ class FakeFront:
         self._actions = list(actions)
         self.scenes: list[Scene] = []
         self.lines: list[str] = []
-        self.put_back_lines: list[str] = []
+        self.restored_lines: list[str] = []
 
     def show(self, scene: Scene) -> None:
         self.scenes.append(scene)
 
-    def tell(self, line: str) -> None:
+    def print_line(self, line: str) -> None:
         self.lines.append(line)
 
-    def put_back(self, line: str) -> None:
-        self.put_back_lines.append(line)
+    def restore_input(self, line: str) -> None:
+        self.restored_lines.append(line)
 
     async def next_action(self) -> Action:
         await trio.sleep(1)
@@ -88,18 +88,18 @@ class FakeApi:
 
 async def converse(
     nursery: trio.Nursery,
-    ui: FakeFront,
+    ui: FakeUi,
     *scripts: Script | int,
     me: Callable[[], ChatView] = lambda: ChatView(OPERATOR, CHAT),
     api: FakeApi | None = None,
     typing: TypingUpdated | None = None,
-) -> Departure:
+) -> ChatExit:
     dial = ScriptedServer(nursery, *scripts).dial
     async with open_room("http://test", CHAT.uuid, token="t", after=-1, random=NoJitter(), dial=dial) as room:
         # The conversation asks of the HTTP side only what the fake answers.
         conversation = Conversation(ui, api or FakeApi(), room, me())  # type: ignore[arg-type]
         if typing is not None:
-            conversation.hear_typing(typing)
+            conversation.show_typing(typing)
         return await conversation.run()
 
 
@@ -112,8 +112,8 @@ async def test_what_is_typed_is_sent_and_shown_as_stored(autojump_clock: MockClo
         await answer(peer, 0)
         await stay(peer)
 
-    ui = FakeFront(Entered("hello"), Left(in_a_hurry=False))
-    assert await converse(nursery, ui, script, me=lambda: ChatView(VISITOR, CHAT)) == Leave()
+    ui = FakeUi(Entered("hello"), Left(immediately=False))
+    assert await converse(nursery, ui, script, me=lambda: ChatView(VISITOR, CHAT)) == QuitProgram()
     assert ui.lines[-1] == "[0] you: hello"
 
 
@@ -123,7 +123,7 @@ async def test_a_script_that_ends_waits_for_what_it_said(autojump_clock: MockClo
         await answer(peer, 0)
         await stay(peer)
 
-    ui = FakeFront(Entered("hello"), Left(in_a_hurry=False))
+    ui = FakeUi(Entered("hello"), Left(immediately=False))
     await converse(nursery, ui, slow, me=lambda: ChatView(VISITOR, CHAT))
     assert "[0] you: hello" in ui.lines
 
@@ -137,7 +137,7 @@ async def test_a_scripts_command_waits_for_what_was_said_before_it(
         await answer(peer, 0)
         await stay(peer)
 
-    ui = FakeFront(Entered("hello"), Entered("/accept"), Left(in_a_hurry=False), scripted=scripted)
+    ui = FakeUi(Entered("hello"), Entered("/accept"), Left(immediately=False), scripted=scripted)
     await converse(nursery, ui, slow)
     refused = ui.lines.index("# not_owner: Ivan has it")
     assert any("hello" in line for line in ui.lines[:refused]) is stored
@@ -145,7 +145,7 @@ async def test_a_scripts_command_waits_for_what_was_said_before_it(
 
 async def test_who_leaves_in_a_hurry_waits_two_seconds_for_it(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     start = trio.current_time()
-    await converse(nursery, FakeFront(Entered("hello")), stay)
+    await converse(nursery, FakeUi(Entered("hello")), stay)
     assert trio.current_time() - start == pytest.approx(4, abs=0.1)
 
 
@@ -160,7 +160,7 @@ async def test_a_message_is_marked_delivered_at_once_and_read_once_it_was_shown(
         while True:
             heard.append((await peer.hear(), round(trio.current_time() - start, 3)))
 
-    await converse(nursery, FakeFront(Entered(""), Entered(""), Entered("")), script)
+    await converse(nursery, FakeUi(Entered(""), Entered(""), Entered("")), script)
     assert heard[-2:] == [(MarkMessageDelivered(1002), 0), (MarkMessageRead(1002), 1)]
 
 
@@ -169,7 +169,7 @@ async def test_a_refusal_is_shown_beside_the_text(autojump_clock: MockClock, nur
         await peer.tell(refusal(await peer.hear_message(), RefusalCode.CHAT_CLOSED))
         await stay(peer)
 
-    ui = FakeFront(Entered("hello"))
+    ui = FakeUi(Entered("hello"))
     await converse(nursery, ui, script)
     assert ui.lines[-1] == "# not sent: chat_closed: no: 'hello'"
 
@@ -182,9 +182,9 @@ async def test_a_text_that_was_refused_can_be_typed_again(
         await peer.tell(refusal(await peer.hear_message(), RefusalCode.CHAT_CLOSED))
         await stay(peer)
 
-    ui = FakeFront(Entered(typed))
+    ui = FakeUi(Entered(typed))
     await converse(nursery, ui, script)
-    assert ui.put_back_lines == [typed]
+    assert ui.restored_lines == [typed]
 
 
 async def test_what_was_refused_is_counted_and_quoted_in_short(
@@ -194,13 +194,13 @@ async def test_what_was_refused_is_counted_and_quoted_in_short(
         await peer.tell(refusal(await peer.hear_message(), RefusalCode.TOO_LONG))
         await stay(peer)
 
-    ui = FakeFront(Entered("x" * 5000), Entered("/nonsense"), Entered("/accept"))
+    ui = FakeUi(Entered("x" * 5000), Entered("/nonsense"), Entered("/accept"))
     room = open_room("http://test", CHAT.uuid, token="t", after=-1, dial=ScriptedServer(nursery, script).dial)
     async with room as connection:
         # As in `converse`.
         conversation = Conversation(ui, FakeApi(), connection, ChatView(OPERATOR, CHAT))  # type: ignore[arg-type]
         await conversation.run()
-    assert conversation.refused == 3
+    assert conversation.failed_lines == 3
     assert f"# not sent: too_long: no: '{'x' * 59}…'" in ui.lines
 
 
@@ -209,12 +209,12 @@ async def test_commands_go_to_the_http_side_and_refusals_are_one_line(
 ) -> None:
     api = FakeApi()
     lines = ("/note hm", "/transfer 8", "/close", "/accept", "/nonsense")
-    ui = FakeFront(*(Entered(line) for line in lines))
+    ui = FakeUi(*(Entered(line) for line in lines))
     await converse(nursery, ui, stay, api=api)
     assert api.calls == [("note", "hm"), ("transfer", 8), ("close",)]
     assert ui.lines[-2:] == [
         "# not_owner: Ivan has it",
-        "# there is no /nonsense here; /help lists what there is",
+        "# there is no command /nonsense here; /help lists the commands",
     ]
 
 
@@ -229,10 +229,10 @@ async def test_commands_go_to_the_http_side_and_refusals_are_one_line(
 async def test_a_note_that_was_not_sent_can_be_typed_again(
     autojump_clock: MockClock, nursery: trio.Nursery, fault: ApiError | ApiUnreachable, output: str
 ) -> None:
-    ui = FakeFront(Entered("/note call back"))
+    ui = FakeUi(Entered("/note call back"))
     await converse(nursery, ui, stay, api=FakeApi(fault=fault))
     assert ui.lines[-1] == f"# {output}"
-    assert ui.put_back_lines == ["/note call back"]
+    assert ui.restored_lines == ["/note call back"]
 
 
 async def test_typing_is_told_but_commands_are_not(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
@@ -243,21 +243,21 @@ async def test_typing_is_told_but_commands_are_not(autojump_clock: MockClock, nu
             heard.append(await peer.hear())
 
     edits = ("h", "he", "", "/", "/no", "")
-    await converse(nursery, FakeFront(*(Edited(text) for text in edits)), script)
+    await converse(nursery, FakeUi(*(Edited(text) for text in edits)), script)
     assert heard == [UpdateTyping("h", False), UpdateTyping("he", False), UpdateTyping("", True)]
 
 
 async def test_going_back_is_not_leaving(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    for line, departure in (("/back", GoBack()), ("/open 3", GoBack(3)), ("/quit", Leave())):
-        assert await converse(nursery, FakeFront(Entered(line)), stay) == departure
+    for line, departure in (("/back", BackToList()), ("/open 3", BackToList(3)), ("/quit", QuitProgram())):
+        assert await converse(nursery, FakeUi(Entered(line)), stay) == departure
 
 
 async def test_the_visitors_text_comes_from_the_feed(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    ui = FakeFront()
-    elsewhere = TypingUpdated("no", False, UUID(int=1), VISITOR)
+    ui = FakeUi()
+    other_chats = TypingUpdated("no", False, UUID(int=1), VISITOR)
     await converse(nursery, ui, stay, typing=TypingUpdated("how mu", False, CHAT.uuid, VISITOR))
-    await converse(nursery, ui, stay, typing=elsewhere)
-    assert [line for line in ui.lines if "writing" in line] == ["# visitor 0497 is writing: how mu"]
+    await converse(nursery, ui, stay, typing=other_chats)
+    assert [line for line in ui.lines if "typing" in line] == ["# visitor 0497 is typing: how mu"]
 
 
 async def test_the_end_of_the_room_is_the_end_of_the_conversation(
@@ -267,7 +267,7 @@ async def test_the_end_of_the_room_is_the_end_of_the_conversation(
         await peer.close(4410)
 
     with pytest.raises(ConnectionEnded, match="4410"):
-        await converse(nursery, FakeFront(None), signed_out)
+        await converse(nursery, FakeUi(None), signed_out)
 
 
 async def test_the_connections_state_is_shown(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
@@ -275,7 +275,7 @@ async def test_the_connections_state_is_shown(autojump_clock: MockClock, nursery
         await wait_all_tasks_blocked()
         await peer.close(1012)
 
-    ui = FakeFront(*[Entered("")] * 3)
+    ui = FakeUi(*[Entered("")] * 3)
     await converse(nursery, ui, leave, stay)
     assert ui.lines == [
         "# connecting",

@@ -62,24 +62,24 @@ def test_a_visitor_and_an_operator_talk_in_two_terminals(visitor: Terminal, oper
     visitor.wait_for("waiting for an operator")
     visitor.enter("is anybody there?")
     visitor.wait_for("you: is anybody there? ✓")
-    operator.wait_for("1  new", "1 unread", "is anybody there?", "type a chat's number to open it: 1")
+    operator.wait_for("1  new", "1 unread", "is anybody there?", "type a chat's number to open it, for example 1")
     operator.enter("1")
-    operator.wait_for("is anybody there?", "nobody has it")
-    visitor.wait_for("you: is anybody there? ✓✓ read", "here: Olga")
+    operator.wait_for("is anybody there?", "unassigned")
+    visitor.wait_for("you: is anybody there? ✓✓ read", "online: Olga")
     ticks = [tick for tick in ticks_of(visitor, "is anybody there?") if tick != "…"]
     assert ticks == ["✓", "✓✓", "✓✓ read"]
     operator.enter("/accept")
     visitor.wait_for("with Olga · open")
 
     operator.type("yes, wh")
-    visitor.wait_for("the operator is writing…")
+    visitor.wait_for("the operator is typing…")
     operator.enter("at is it?")
-    visitor.wait_for("Olga: yes, what is it?", gone="is writing")
+    visitor.wait_for("Olga: yes, what is it?", gone="is typing")
     operator.wait_for("you: yes, what is it? ✓✓ read")
     visitor.type("my parc")
-    operator.wait_for("the visitor is writing: my parc…")
+    operator.wait_for("the visitor is typing: my parc…")
     visitor.enter("el")
-    operator.wait_for(": my parcel", gone="is writing")
+    operator.wait_for(": my parcel", gone="is typing")
 
     operator.enter("/note a known case")
     operator.wait_for("you (note): a known case")
@@ -155,7 +155,7 @@ def test_without_a_terminal_lines_are_messages_and_events_are_lines(
     lines = ended.stdout.splitlines()
     assert [line for line in lines if line.startswith("[")][:2] == ["[0] you: one", "[1] you: /two"]
     assert "# live" in lines
-    assert "# /quit         leave (so does Ctrl-C)" in lines
+    assert "# /quit         leave (or press Ctrl-C)" in lines
 
 
 @pytest.mark.parametrize(("encoding", "printed"), [("ascii", b"\\xe9\\U0001f600"), ("latin-1", b"\xe9\\U0001f600")])
@@ -190,7 +190,7 @@ def test_with_stdin_and_stdout_closed_nothing_is_said_and_nothing_breaks(
 
 def test_an_operator_sees_why_there_is_no_server_and_that_it_is_tried_again() -> None:
     operator = Terminal("http://127.0.0.1:1", "--operator", "--token", BAD_TOKEN)
-    operator.wait_for("nothing is known yet", ": connection refused; trying again")
+    operator.wait_for("the list is not loaded yet", ": connection refused; trying again")
     operator.interrupt()
     assert operator.wait_end() == 0
 
@@ -207,7 +207,7 @@ def test_a_note_that_was_not_sent_stands_in_the_input_again(
     visitor.enter("hello")
     operator.wait_for("1 unread")
     operator.enter("1")
-    operator.wait_for("nobody has it")
+    operator.wait_for("unassigned")
     server.kill()
     operator.wait_for("not connected")
     operator.enter("/note call back")
@@ -242,7 +242,7 @@ def test_a_line_wider_than_the_window_hides_neither_itself_nor_the_prompt(small:
 def test_what_was_typed_is_recalled_with_the_arrow_keys(small: Terminal) -> None:
     for line in ("first", "second", "/nonsense"):
         small.enter(line)
-    small.wait_for("second ✓", "there is no /nonsense")
+    small.wait_for("second ✓", "there is no command")
     for key, line in (("\x1b[A", "/nonsense"), ("\x1b[A", "second"), ("\x1b[A", "first"), ("\x1b[B", "second")):
         small.type(key)
         small.wait_for(f"\n> {line}")
@@ -304,7 +304,7 @@ def test_inside_a_chat_is_said_that_another_visitor_writes_and_how_to_get_there(
     visitor.enter("hello")
     operator.wait_for("1 unread")
     operator.enter("1")
-    operator.wait_for(": hello", "nobody has it")
+    operator.wait_for(": hello", "unassigned")
     # Without the time to read it, the first chat would still be unread.
     visitor.wait_for("✓✓ read")
     visitor_who_wrote(server, tmp_path, "anybody?")
@@ -345,7 +345,7 @@ def test_a_script_whose_message_is_refused_fails(shared_server: ServerProcess, t
     command = [*PROGRAM, "chat", shared_server.url, "--state", str(tmp_path / "visitors.json")]
     output = f"fine\n{'x' * 5000}\n"
     ended = subprocess.run(command, input=output, capture_output=True, text=True, timeout=30, check=False)
-    assert (ended.returncode, ended.stderr) == (1, "actorchat: a line came to nothing\n")
+    assert (ended.returncode, ended.stderr) == (1, "actorchat: a line of input failed\n")
     assert "[0] you: fine" in ended.stdout
     assert max(map(len, ended.stdout.splitlines())) < 200
 
@@ -392,4 +392,4 @@ def test_a_reader_that_goes_away_ends_the_program_in_one_line(shared_server: Ser
         program.stdin.flush()
         program.wait(30)
         assert program.returncode == 1
-        assert program.stderr.read() == "actorchat: nobody reads the output any more\n"
+        assert program.stderr.read() == "actorchat: the reader of stdout has closed the pipe\n"

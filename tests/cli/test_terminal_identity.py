@@ -6,10 +6,10 @@ import pytest
 
 from actorchat.cli.terminal.identity import (
     IdentityError,
-    VisitorMemory,
+    VisitorTokens,
     default_state_file,
     make_operator_token,
-    user_of,
+    user_in_token,
 )
 from actorchat.protocol.entities import Role, User
 from actorchat.server.auth import ensure_secret
@@ -20,19 +20,19 @@ def token(**claims: object) -> str:
 
 
 def test_a_visitor_is_remembered_by_server_and_source(tmp_path: Path) -> None:
-    memory = VisitorMemory(tmp_path / "deep" / "visitors.json")
-    assert memory.recall("http://a", "lk") is None
-    memory.keep("http://a", "lk", "one")
-    memory.keep("http://a", "shop", "two")
-    assert memory.recall("http://a", "lk") == "one"
-    assert memory.recall("http://a", "shop") == "two"
-    assert memory.recall("http://b", "lk") is None
+    tokens = VisitorTokens(tmp_path / "deep" / "visitors.json")
+    assert tokens.load("http://a", "lk") is None
+    tokens.save("http://a", "lk", "one")
+    tokens.save("http://a", "shop", "two")
+    assert tokens.load("http://a", "lk") == "one"
+    assert tokens.load("http://a", "shop") == "two"
+    assert tokens.load("http://b", "lk") is None
 
 
 def test_only_the_user_may_read_what_is_remembered(tmp_path: Path) -> None:
-    memory = VisitorMemory(tmp_path / "visitors.json")
-    memory.keep("http://a", "lk", "one")
-    assert memory.path.stat().st_mode & 0o777 == 0o600
+    tokens = VisitorTokens(tmp_path / "visitors.json")
+    tokens.save("http://a", "lk", "one")
+    assert tokens.path.stat().st_mode & 0o777 == 0o600
     assert [path.name for path in tmp_path.iterdir()] == ["visitors.json"]
 
 
@@ -41,14 +41,14 @@ def test_a_damaged_memory_is_named_and_kept(tmp_path: Path, content: str) -> Non
     path = tmp_path / "visitors.json"
     path.write_text(content)
     with pytest.raises(IdentityError, match=r"visitors\.json is damaged"):
-        VisitorMemory(path).recall("http://a", "lk")
+        VisitorTokens(path).load("http://a", "lk")
     assert path.read_text() == content
 
 
 def test_a_memory_that_cannot_be_kept_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(IdentityError, match="cannot"):
-        VisitorMemory(tmp_path / "file" / "visitors.json").keep("http://a", "lk", "one")
+        VisitorTokens(tmp_path / "file" / "visitors.json").save("http://a", "lk", "one")
 
 
 def test_the_memory_is_where_the_platform_keeps_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -60,11 +60,11 @@ def test_the_memory_is_where_the_platform_keeps_state(monkeypatch: pytest.Monkey
 def test_an_operator_beside_the_server_makes_its_own_token(tmp_path: Path) -> None:
     ensure_secret(tmp_path)
     made = make_operator_token(tmp_path, 9, "Olga", "lk")
-    assert user_of(made) == User(9, Role.OPERATOR, firstname="Olga")
+    assert user_in_token(made) == User(9, Role.OPERATOR, firstname="Olga")
 
 
 def test_a_folder_without_a_secret_is_named(tmp_path: Path) -> None:
-    with pytest.raises(IdentityError, match="holds no server's secret"):
+    with pytest.raises(IdentityError, match="has no secret of a server"):
         make_operator_token(tmp_path, 9, "Olga", "lk")
 
 
@@ -73,4 +73,4 @@ def test_a_folder_without_a_secret_is_named(tmp_path: Path) -> None:
 )
 def test_what_is_no_token_is_said_so(bad: str) -> None:
     with pytest.raises(IdentityError, match="no token"):
-        user_of(bad)
+        user_in_token(bad)

@@ -93,7 +93,7 @@ def test_a_status_that_came_with_the_message_counts_too() -> None:
 
 
 def test_another_history_takes_the_place_of_the_one_on_the_screen() -> None:
-    view = VISITORS_VIEW.sent(Delivery("c1", "on its way", ()))
+    view = VISITORS_VIEW.with_pending(Delivery("c1", "on its way", ()))
     view = after(view, MessageAdded(message(0, "old")), receipts(Role.OPERATOR, 9, 9))
     resync = ResyncRequired(CHAT.uuid, 0)
     assert told(view, resync, MessageAdded(message(0, "new"))) == [f"# {OTHER_HISTORY}", "[0] Olga: new"]
@@ -106,38 +106,38 @@ def test_another_history_takes_the_place_of_the_one_on_the_screen() -> None:
 
 
 def test_a_message_on_its_way_is_shown_and_then_replaced_by_the_stored_one() -> None:
-    view = VISITORS_VIEW.sent(Delivery("c1", "hello", ()))
+    view = VISITORS_VIEW.with_pending(Delivery("c1", "hello", ()))
     assert shown(view) == ["--:-- you: hello …"]
     view = after(view, MessageAdded(message(0, "meanwhile")), MessageAdded(message(1, "hello", user=VISITOR), "c1"))
     assert [line.partition(" ")[2] for line in shown(view)] == ["Olga: meanwhile", "you: hello ✓"]
-    assert not view.unsent()
+    assert not view.unconfirmed_texts()
 
 
 @pytest.mark.parametrize("announced_first", [True, False])
 def test_a_stored_message_announced_without_its_name_is_shown_once(announced_first: bool) -> None:
-    view = VISITORS_VIEW.sent(Delivery("c1", "hello", ()))
+    view = VISITORS_VIEW.with_pending(Delivery("c1", "hello", ()))
     stored = message(0, "hello", user=VISITOR)
     view = (
-        view.after(MessageAdded(stored)).stored("c1", stored)
+        view.after(MessageAdded(stored)).with_stored("c1", stored)
         if announced_first
-        else view.stored("c1", stored).after(MessageAdded(stored))
+        else view.with_stored("c1", stored).after(MessageAdded(stored))
     )
     assert len(shown(view)) == 1
-    assert not view.unsent()
+    assert not view.unconfirmed_texts()
 
 
 def test_a_refused_message_stays_with_the_reason() -> None:
-    view = VISITORS_VIEW.sent(Delivery("c1", "hello", ()))
-    view = view.failed(NotAdded("chat_closed", "", text="hello", client_id="c1"))
+    view = VISITORS_VIEW.with_pending(Delivery("c1", "hello", ()))
+    view = view.with_failure(NotAdded("chat_closed", "", text="hello", client_id="c1"))
     view = view.after(MessageAdded(message(0, "later")))
     assert shown(view)[0] == "--:-- you: hello ✗ not sent: chat closed"
-    assert not view.unsent()
+    assert not view.unconfirmed_texts()
 
 
 def test_a_long_refused_message_is_quoted_in_short() -> None:
-    view = VISITORS_VIEW.sent(Delivery("c1", "x" * 5000, ()))
+    view = VISITORS_VIEW.with_pending(Delivery("c1", "x" * 5000, ()))
     assert len(shown(view)[0]) > 5000
-    view = view.failed(NotAdded("too_long", "", text="", client_id="c1"))
+    view = view.with_failure(NotAdded("too_long", "", text="", client_id="c1"))
     assert shown(view) == [f"--:-- you: {'x' * 59}… ✗ not sent: too long"]
 
 
@@ -158,7 +158,7 @@ def test_the_room_tells_that_somebody_types_and_the_feed_what() -> None:
     assert view.typing == ""
     view = view.after(TypingUpdated("how mu", False, CHAT.uuid, VISITOR))
     view = view.after(TypingUpdated("", False, CHAT.uuid, VISITOR))
-    assert drawing.typing_line(view) == [("class:typing", "the visitor is writing: how mu…")]
+    assert drawing.typing_line(view) == [("class:typing", "the visitor is typing: how mu…")]
     assert view.after(TypingUpdated("", True, CHAT.uuid, VISITOR)).typing is None
     assert view.after(MessageAdded(message(0, user=VISITOR))).typing is None
     assert OPERATORS_VIEW.after(TypingUpdated("x", False, CHAT.uuid, OPERATOR)).typing is None
@@ -166,7 +166,7 @@ def test_the_room_tells_that_somebody_types_and_the_feed_what() -> None:
 
 def test_the_title_says_who_is_here_and_how_the_chat_stands() -> None:
     view = after(VISITORS_VIEW, UserConnected(VISITOR), UserConnected(OPERATOR))
-    assert drawing.chat_title(view) == "with Olga · open · here: Olga"
+    assert drawing.chat_title(view) == "with Olga · open · online: Olga"
     view = after(view, UserDisconnected(OPERATOR), ChatUpdated(OTHER_CHAT))
     assert drawing.chat_title(view) == "waiting for an operator · new"
 
@@ -181,9 +181,9 @@ def test_the_title_says_who_is_here_and_how_the_chat_stands() -> None:
     ],
 )
 def test_without_a_connection_the_title_claims_nothing(state: ConnectionState, reason: str, word: str) -> None:
-    view = after(VISITORS_VIEW, UserConnected(OPERATOR)).connected(state, reason)
+    view = after(VISITORS_VIEW, UserConnected(OPERATOR)).with_connection(state, reason)
     assert drawing.chat_title(view) == f"with Olga · {word}"
-    list_view = chat_list(CHAT).after(OperatorUpdated(OPERATOR, True, 1, 2)).connected(state, reason)
+    list_view = chat_list(CHAT).after(OperatorUpdated(OPERATOR, True, 1, 2)).with_connection(state, reason)
     assert drawing.chat_list_title(list_view) == f"{word} · the list may be out of date"
 
 
@@ -247,16 +247,16 @@ def test_each_event_is_told_once_on_one_line() -> None:
         ChatUpdated(closed),
         ChatUpdated(attrs.evolve(CHAT, operator_user=None, status=ChatStatus.NEW)),
     ) == [
-        "# Olga is here",
+        "# Olga is online",
         "[0] Olga: two ⏎ lines",
         "[1] you: mine",
         "# delivered up to 1",
         "# read up to 1",
-        "# Olga is writing",
-        "# Olga stopped writing",
+        "# Olga is typing",
+        "# Olga stopped typing",
         "# the chat is closed",
         "# the chat is new",
-        "# nobody has the chat",
+        "# the chat is unassigned",
     ]
 
 
@@ -274,7 +274,7 @@ def test_the_connection_is_shown_unless_all_is_well(state: ConnectionState, text
 
 
 def chat_list(*chats: Chat) -> ChatListView:
-    view = ChatListView().connected(ConnectionState.LIVE, "").after(SnapshotBegins())
+    view = ChatListView().with_connection(ConnectionState.LIVE, "").after(SnapshotBegins())
     for chat in chats:
         view = view.after(ChatUpdated(chat))
     return view
@@ -289,8 +289,8 @@ def test_the_list_shows_new_chats_first_with_what_is_unread_and_typed() -> None:
     view = view.after(MessageAdded(attrs.evolve(message(0, "help", user=VISITOR), chat=OTHER_CHAT)))
     assert rows(view) == ["2  new     visitor 0497  1 unread  help", "1  open    visitor 0497  [Olga]"]
     view = view.after(TypingUpdated("me pl", False, OTHER_CHAT.uuid, VISITOR))
-    assert rows(view)[0].endswith("is writing: me pl")
-    view = view.after(TypingUpdated("", True, OTHER_CHAT.uuid, VISITOR)).opened(OTHER_CHAT.uuid)
+    assert rows(view)[0].endswith("is typing: me pl")
+    view = view.after(TypingUpdated("", True, OTHER_CHAT.uuid, VISITOR)).with_chat_read(OTHER_CHAT.uuid)
     assert rows(view)[0] == "2  new     visitor 0497  help"
 
 
@@ -307,13 +307,13 @@ def test_the_chat_on_the_screen_has_nothing_unread() -> None:
 
 
 def test_a_list_that_never_was_connected_claims_nothing() -> None:
-    view = ChatListView().connected(ConnectionState.WAITING, "cannot connect to x:1: connection refused")
-    assert drawing.chat_list_title(view) == "disconnected · nothing is known yet"
+    view = ChatListView().with_connection(ConnectionState.WAITING, "cannot connect to x:1: connection refused")
+    assert drawing.chat_list_title(view) == "disconnected · the list is not loaded yet"
     assert rows(view) == []
-    assert rows(view.connected(ConnectionState.LIVE, "")) == ["no chats yet"]
+    assert rows(view.with_connection(ConnectionState.LIVE, "")) == ["no chats yet"]
 
 
-def test_the_desks_title_tells_who_is_there_and_what_waits() -> None:
+def test_the_title_of_the_list_shows_online_operators_and_unread_chats() -> None:
     view = chat_list().after(OperatorUpdated(OPERATOR, True, 1, 2)).after(GlobalUpdated(3))
     view = view.after(OperatorUpdated(User(8, Role.OPERATOR), False, 0, 0))
     assert drawing.chat_list_title(view) == "3 unread chats · operators: Olga (7: 1 new, 2 open)"
@@ -321,10 +321,12 @@ def test_the_desks_title_tells_who_is_there_and_what_waits() -> None:
 
 
 def test_the_list_says_what_to_type_as_soon_as_there_is_a_chat() -> None:
-    view = ChatListView().connected(ConnectionState.LIVE, "")
+    view = ChatListView().with_connection(ConnectionState.LIVE, "")
     assert drawing.chat_list_hint(view) == []
     view = view.after(ChatUpdated(OTHER_CHAT)).after(ChatUpdated(CHAT)).after(MessageAdded(message(0, user=VISITOR)))
-    assert drawing.chat_list_hint(view) == [("class:notice", "type a chat's number to open it: 1 and Enter")]
+    assert drawing.chat_list_hint(view) == [
+        ("class:notice", "type a chat's number to open it, for example 1 and Enter")
+    ]
 
 
 def read(index: int, text: str = "", *, user: User = VISITOR) -> Message:
@@ -333,8 +335,8 @@ def read(index: int, text: str = "", *, user: User = VISITOR) -> Message:
 
 def test_what_was_said_before_the_list_was_opened_is_shown_with_what_is_unread() -> None:
     view = chat_list(CHAT, OTHER_CHAT)
-    assert view.next_unknown(()) == view.rows[OTHER_CHAT.uuid]
-    assert view.next_unknown({OTHER_CHAT.uuid}) == view.rows[CHAT.uuid]
+    assert view.next_without_history(()) == view.rows[OTHER_CHAT.uuid]
+    assert view.next_without_history({OTHER_CHAT.uuid}) == view.rows[CHAT.uuid]
     note = attrs.evolve(message(4, "hm"), type=MessageType.SYSTEM)
     output = (read(0), message(1, "first", user=VISITOR), message(2, "second", user=VISITOR), message(3, "yes"), note)
     view = view.with_history(CHAT.uuid, output, has_more=True)
@@ -343,7 +345,7 @@ def test_what_was_said_before_the_list_was_opened_is_shown_with_what_is_unread()
         "2  new     visitor 0497  1+ unread  help",
         "1  open    visitor 0497  2 unread  [Olga]  Olga: yes",
     ]
-    assert view.next_unknown(()) is None
+    assert view.next_without_history(()) is None
 
 
 def test_a_history_that_is_older_than_what_came_changes_nothing() -> None:
@@ -354,25 +356,25 @@ def test_a_history_that_is_older_than_what_came_changes_nothing() -> None:
 def test_an_answer_marks_nothing_as_read_and_a_first_message_needs_no_history() -> None:
     view = chat_list(CHAT).after(MessageAdded(message(0, "help", user=VISITOR))).after(MessageAdded(message(1, "yes")))
     assert rows(view) == ["1  open    visitor 0497  1 unread  [Olga]  Olga: yes"]
-    assert view.next_unknown(()) is None
+    assert view.next_without_history(()) is None
 
 
 def test_when_fewer_chats_are_unread_than_are_marked_the_marked_ones_are_read_again() -> None:
     view = chat_list(CHAT, OTHER_CHAT).after(MessageAdded(message(0, user=VISITOR))).after(GlobalUpdated(1))
     view = view.without_history(OTHER_CHAT.uuid)
-    assert view.next_unknown(()) is None
+    assert view.next_without_history(()) is None
     view = view.after(GlobalUpdated(0))
-    assert view.next_unknown(()) == view.rows[CHAT.uuid]
+    assert view.next_without_history(()) == view.rows[CHAT.uuid]
     view = view.with_history(CHAT.uuid, [read(0)], has_more=False)
     assert not view.unread_rows()
 
 
 def test_a_chat_that_was_left_before_all_of_it_was_read_is_unread_again() -> None:
     unread = message(0, "help", user=VISITOR)
-    view = chat_list(CHAT).after(MessageAdded(unread)).opened(CHAT.uuid)
+    view = chat_list(CHAT).after(MessageAdded(unread)).with_chat_read(CHAT.uuid)
     assert not view.unread_rows()
-    view = view.left(CHAT.uuid)
-    assert view.next_unknown(()) is not None
+    view = view.with_stale_history(CHAT.uuid)
+    assert view.next_without_history(()) is not None
     assert view.with_history(CHAT.uuid, [unread], has_more=False).unread_rows()
 
 
@@ -401,25 +403,25 @@ def test_closed_chats_are_listed_by_themselves_and_keep_their_numbers() -> None:
     assert found.chat.uuid == UUID(int=9)
     again = view.after(SnapshotBegins()).after(ChatUpdated(CHAT))
     assert rows(again) == rows(view)
-    assert rows(again.showing_open()) == ["1  open    visitor 0497  [Olga]"]
+    assert rows(again.with_open_shown()) == ["1  open    visitor 0497  [Olga]"]
     assert rows(chat_list().with_closed([])) == ["no closed chats"]
 
 
 def test_a_closed_chat_that_is_reopened_is_in_the_list_again() -> None:
     view = chat_list().with_closed([closed_chat(8)])
     view = view.after(ChatUpdated(attrs.evolve(closed_chat(8), status=ChatStatus.OPEN)))
-    assert rows(view.showing_open()) == ["1  open    visitor 0497  [Olga]"]
+    assert rows(view.with_open_shown()) == ["1  open    visitor 0497  [Olga]"]
 
 
 def test_inside_a_chat_the_unread_messages_of_others_are_told() -> None:
     third = attrs.evolve(OTHER_CHAT, uuid=UUID(int=9))
     view = chat_list(CHAT, OTHER_CHAT, third).after(MessageAdded(message(0, "mine", user=VISITOR)), shown=CHAT.uuid)
-    assert drawing.elsewhere_line(view, CHAT.uuid) == ""
+    assert drawing.other_chats_line(view, CHAT.uuid) == ""
     for chat in (third, OTHER_CHAT):
         view = view.after(MessageAdded(attrs.evolve(message(0, "help", user=VISITOR), chat=chat)), shown=CHAT.uuid)
-    line = drawing.elsewhere_line(view, CHAT.uuid)
+    line = drawing.other_chats_line(view, CHAT.uuid)
     assert line == "chat 2, visitor 0497: help · 1 more unread chat · /open 2"
-    shown = attrs.evolve(OPERATORS_VIEW, elsewhere=line)
+    shown = attrs.evolve(OPERATORS_VIEW, other_chats=line)
     assert drawing.status_lines(shown) == [[("class:unread", line)]]
 
 
@@ -445,23 +447,24 @@ def test_nothing_from_elsewhere_reaches_the_screen_uncleaned() -> None:
     )
     output = attrs.evolve(message(0, HOSTILE, user=visitor), chat=chat, attachments=(attachment,))
     view = after(
-        attrs.evolve(OPERATORS_VIEW, chat=chat, elsewhere=HOSTILE),
+        attrs.evolve(OPERATORS_VIEW, chat=chat, other_chats=HOSTILE),
         UserConnected(visitor),
         MessageAdded(output),
         MessageAdded(attrs.evolve(output, id=7, text="", message_index=1)),
         TypingUpdated(HOSTILE, False, chat.uuid, visitor),
         ErrorEvent(f"x{HOSTILE}", HOSTILE, ""),
     )
-    view = view.sent(Delivery("c1", HOSTILE, ())).failed(NotAdded(f"odd{HOSTILE}", HOSTILE, text="", client_id="c1"))
-    list_view = chat_list(chat).after(MessageAdded(output)).noticed(HOSTILE)
+    refusal = NotAdded(f"odd{HOSTILE}", HOSTILE, text="", client_id="c1")
+    view = view.with_pending(Delivery("c1", HOSTILE, ())).with_failure(refusal)
+    list_view = chat_list(chat).after(MessageAdded(output)).with_notice(HOSTILE)
     lines = [
         *drawing.chat_lines(view),
         *drawing.status_lines(view),
-        *drawing.status_lines(view.connected(ConnectionState.WAITING, HOSTILE)),
+        *drawing.status_lines(view.with_connection(ConnectionState.WAITING, HOSTILE)),
         *drawing.chat_list_lines(list_view),
         *drawing.chat_list_lines(list_view.after(TypingUpdated(HOSTILE, False, chat.uuid, visitor))),
         *drawing.status_lines(list_view),
-        *drawing.status_lines(list_view.connected(ConnectionState.CONNECTING, HOSTILE)),
+        *drawing.status_lines(list_view.with_connection(ConnectionState.CONNECTING, HOSTILE)),
     ]
     drawn = "".join(text for line in lines for row in drawing.wrap(line, 40) for _, text in row)
     assert "in\ufffd]0;owned\ufffd\ufffd\ufffd2Jvoice.pdf" in drawn

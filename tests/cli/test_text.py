@@ -58,7 +58,7 @@ def test_what_commands_complain_of_is_cleaned_and_one_line(capsys: pytest.Captur
 
 
 def test_whatever_is_told_without_a_screen_is_cleaned(capsys: pytest.CaptureFixture[str]) -> None:
-    LineUi().tell("[0] Olga:  [in\x1b]0;voice.pdf\x07 https://x/\u202efdp.exe]")
+    LineUi().print_line("[0] Olga:  [in\x1b]0;voice.pdf\x07 https://x/\u202efdp.exe]")
     assert capsys.readouterr().out == "[0] Olga:  [in\ufffd]0;voice.pdf\ufffd https://x/\ufffdfdp.exe]\n"
 
 

@@ -129,7 +129,7 @@ async def test_a_refusal_from_something_else_is_named_by_its_status(answer: tupl
 
 async def test_an_answer_that_is_not_of_this_api_is_no_answer() -> None:
     async with serving(lambda request, body: (200, b"hello")) as url, open_api(url) as api:
-        with pytest.raises(ApiUnreachable, match="not the answer") as refused:
+        with pytest.raises(ApiUnreachable, match="not from this API") as refused:
             await api.chat(CHAT.uuid)
     assert refused.value.asked
 

@@ -836,7 +836,7 @@ async def test_a_server_of_the_strict_profile_alone_is_no_server_for_this_client
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     async with opened(ScriptedServer(nursery, stay, strict=True)) as room:
-        with pytest.raises(ConnectionEnded, match=r"does not speak actorchat\.v1\.ext"):
+        with pytest.raises(ConnectionEnded, match=r"does not support actorchat\.v1\.ext"):
             await anext(room)
 
 

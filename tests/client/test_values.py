@@ -72,22 +72,22 @@ def test_a_delay_is_never_shorter_than_the_server_asked_for() -> None:
     ],
 )
 def test_passing_ends_bring_the_connection_back(ending: Ending) -> None:
-    assert final_error(ending, blamed=False) is None
+    assert final_error(ending, frame_dropped=False) is None
     assert explain(ending)
 
 
 @pytest.mark.parametrize("code", [1000, 1002, 1010, 3000, 4400, 4401, 4403, 4404, 4410, 4999])
 def test_other_closes_are_final(code: int) -> None:
-    error = final_error(Closed(code, "why"), blamed=True)
+    error = final_error(Closed(code, "why"), frame_dropped=True)
     assert isinstance(error, ConnectionEnded)
     assert (error.code, error.detail) == (code, "why")
 
 
 def test_a_broken_frame_is_forgiven_once_it_was_found() -> None:
     for code in (1007, 1008, 1009):
-        assert final_error(Closed(code, ""), blamed=True) is None
-        assert final_error(Closed(code, ""), blamed=False) is not None
+        assert final_error(Closed(code, ""), frame_dropped=True) is None
+        assert final_error(Closed(code, ""), frame_dropped=False) is not None
 
 
 def test_signing_out_has_its_own_error() -> None:
-    assert isinstance(final_error(Closed(4410, ""), blamed=False), SignedOut)
+    assert isinstance(final_error(Closed(4410, ""), frame_dropped=False), SignedOut)

@@ -1,15 +1,15 @@
-"""An operator's session: the list of chats, and the one that is open."""
+"""Runs an operator's session: the chat list and the chat that is open."""
 
 from typing import Final
 from uuid import UUID
 
 import trio
 
-from actorchat.cli.terminal.chat_list_view import UNREAD_SHOWN, ChatListView, Row
+from actorchat.cli.terminal.chat_list_view import MAX_UNREAD, ChatListView, Row
 from actorchat.cli.terminal.chat_view import ChatView
-from actorchat.cli.terminal.command_parser import Do, Unclear, help_lines, parse_line
-from actorchat.cli.terminal.conversation import Conversation, Departure, GoBack, Leave, first_index
-from actorchat.cli.terminal.drawing import elsewhere_line, row_line
+from actorchat.cli.terminal.command_parser import InvalidInput, RunCommand, help_lines, parse_line
+from actorchat.cli.terminal.conversation import BackToList, ChatExit, Conversation, QuitProgram, initial_index
+from actorchat.cli.terminal.drawing import other_chats_line, row_line
 from actorchat.cli.terminal.event_lines import chat_of, describe_connection, describe_item
 from actorchat.cli.terminal.ui import Entered, Left, TerminalUi
 from actorchat.cli.text import QUOTED_WIDTH, shorten
@@ -26,20 +26,20 @@ from actorchat.client import (
 from actorchat.protocol.entities import ChatStatus, Role, User
 from actorchat.protocol.events import TypingUpdated
 
-PREVIEWS_AT_ONCE: Final = 4
-"""Histories of chats read at the same time."""
+PREVIEW_REQUESTS: Final = 4
+"""How many chat histories are fetched at the same time."""
 
 PREVIEW_RETRY_SECONDS: Final = 5.0
-"""After a failure, before a history is read again."""
+"""How long to wait before fetching histories again after the server could not be reached."""
 
-MOST_CLOSED: Final = 200
+MAX_CLOSED: Final = 200
 DEFAULT_CLOSED: Final = 50
 
 
 class ChatListSession:
-    """One operator at their list of chats; `run` is called once.
+    """One operator's session. Call `run` once.
 
-    ``source`` is the only source of which chats are shown, None for all of the operator's.
+    ``source`` limits the closed chats that `/closed` lists to one widget source; None lists those of all sources.
     """
 
     def __init__(
@@ -57,38 +57,38 @@ class ChatListSession:
         self._shown: Row | None = None
         self._error: ConnectionEnded | None = None
         self._unreachable = ""
-        self._refused = 0
+        self._failed_lines = 0
         self._changed = trio.Event()
-        self._reading: set[UUID] = set()
+        self._loading: set[UUID] = set()
 
     @property
-    def refused(self) -> int:
-        """How many lines came to nothing, in the list and in the chats."""
-        return self._refused
+    def failed_lines(self) -> int:
+        """How many lines of input failed, in the list and in the chats."""
+        return self._failed_lines
 
     async def run(self) -> None:
-        """Sit until the operator leaves.
+        """Show the list and the chats the operator opens, until the operator quits.
 
-        Raises ConnectionEnded when the server ended the feed for good, and ApiUnreachable for a script that
-        ended without a connection.
+        Raises ConnectionEnded if the server closed the feed for good, and ApiUnreachable if a script's input ended
+        before there was a connection.
         """
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._listen, nursery.cancel_scope)
+            nursery.start_soon(self._receive_feed, nursery.cancel_scope)
             nursery.start_soon(self._watch_connection)
             if not self._ui.scripted:
-                for _ in range(PREVIEWS_AT_ONCE):
-                    nursery.start_soon(self._read_histories)
-            await self._obey()
+                for _ in range(PREVIEW_REQUESTS):
+                    nursery.start_soon(self._keep_previews_loaded)
+            await self._handle_input()
             nursery.cancel_scope.cancel()
         if self._error is not None:
             raise self._error
         if self._unreachable:
             raise ApiUnreachable(self._unreachable)
 
-    async def _listen(self, scope: trio.CancelScope) -> None:
+    async def _receive_feed(self, scope: trio.CancelScope) -> None:
         try:
             async for item in self._feed:
-                self._happened(item)
+                self._apply_item(item)
         except ConnectionEnded as error:
             self._error = error
             scope.cancel()
@@ -96,158 +96,159 @@ class ChatListSession:
     async def _watch_connection(self) -> None:
         state = self._feed.state
         while True:
-            self._change(self._view.connected(state, self._feed.reason))
+            self._set_view(self._view.with_connection(state, self._feed.reason))
             if state is ConnectionState.LIVE:
-                # A notice of what could not be reached is out of date.
-                self._change(self._view.noticed(""))
+                # The notice may say that the server cannot be reached.
+                self._set_view(self._view.with_notice(""))
             if self._open is None:
-                self._ui.tell(describe_connection(state, self._feed.reason))
+                self._ui.print_line(describe_connection(state, self._feed.reason))
             state = await self._feed.wait_state_change(state)
 
-    async def _obey(self) -> None:
+    async def _handle_input(self) -> None:
         while True:
             match await self._ui.next_action():
-                case Left(in_a_hurry):
-                    if not in_a_hurry:
-                        await self._wait_first_state()
+                case Left(immediately):
+                    if not immediately:
+                        await self._wait_first_attempt()
                     return
                 case Entered(line):
                     match parse_line(line, Role.OPERATOR, in_chat=False):
-                        case Do("quit"):
+                        case RunCommand("quit"):
                             return
-                        case Do("help"):
-                            self._notice("\n".join(help_lines(Role.OPERATOR, in_chat=False)))
-                        case Do("open", number=number):
-                            if await self._visit(number):
+                        case RunCommand("help"):
+                            self._show_notice("\n".join(help_lines(Role.OPERATOR, in_chat=False)))
+                        case RunCommand("open", number=number):
+                            if await self._open_chats(number):
                                 return
-                        case Do("closed", number=number):
+                        case RunCommand("closed", number=number):
                             await self._list_closed(number or DEFAULT_CLOSED)
-                        case Do("list"):
-                            self._change(self._view.showing_open())
-                            await self._tell_list()
-                        case Unclear(why):
-                            self._complain(why)
+                        case RunCommand("list"):
+                            self._set_view(self._view.with_open_shown())
+                            await self._print_list()
+                        case InvalidInput(reason):
+                            self._report_failure(reason)
 
-    async def _visit(self, number: int) -> bool:
-        """Open chats of the list, one after the other, until the operator goes back to it; true if they leave."""
-        departure: Departure = GoBack(number)
-        while isinstance(departure, GoBack) and departure.number is not None:
-            departure = await self._open_chat(departure.number)
-        return isinstance(departure, Leave)
+    async def _open_chats(self, number: int) -> bool:
+        """Open a chat, and then each chat the operator switches to. Returns whether the operator quit."""
+        chat_exit: ChatExit = BackToList(number)
+        while isinstance(chat_exit, BackToList) and chat_exit.number is not None:
+            chat_exit = await self._open_chat(chat_exit.number)
+        return isinstance(chat_exit, QuitProgram)
 
-    async def _open_chat(self, number: int) -> Departure:
+    async def _open_chat(self, number: int) -> ChatExit:
         row = self._view.find(number)
         if row is None:
-            self._complain(f"there is no chat {number} in the list")
-            return GoBack()
+            self._report_failure(f"there is no chat {number} in the list")
+            return BackToList()
         chat = row.chat.uuid
         try:
-            after = await first_index(self._api, chat)
+            after = await initial_index(self._api, chat)
             async with open_room(self._url, chat, token=self._token, after=after) as room:
                 self._open = Conversation(self._ui, self._api, room, ChatView(self._me, row.chat))
                 self._shown = row
-                self._change(self._view.opened(chat).noticed(""))
+                self._set_view(self._view.with_chat_read(chat).with_notice(""))
                 if row.typing is not None:
-                    self._open.hear_typing(TypingUpdated(row.typing, False, chat, row.chat.owner_user))
+                    self._open.show_typing(TypingUpdated(row.typing, False, chat, row.chat.owner_user))
                 try:
-                    departure = await self._open.run()
+                    chat_exit = await self._open.run()
                 finally:
-                    self._refused += self._open.refused
-                for text in self._open.unsent:
-                    self._notice(f"perhaps not sent in chat {number}: {shorten(text, QUOTED_WIDTH)}")
-                return departure
+                    self._failed_lines += self._open.failed_lines
+                for text in self._open.unconfirmed_texts:
+                    self._show_notice(f"perhaps not sent in chat {number}: {shorten(text, QUOTED_WIDTH)}")
+                return chat_exit
         except (ConnectionEnded, ApiError, ApiUnreachable) as error:
-            self._refused += 1
-            self._view = self._view.noticed(f"chat {number}: {error}")
-            self._ui.tell(f"# chat {number}: {error}")
-            return GoBack()
+            self._failed_lines += 1
+            self._view = self._view.with_notice(f"chat {number}: {error}")
+            self._ui.print_line(f"# chat {number}: {error}")
+            return BackToList()
         finally:
             self._open = self._shown = None
-            self._change(self._view.left(chat))
+            self._set_view(self._view.with_stale_history(chat))
 
     async def _list_closed(self, limit: int) -> None:
-        if limit > MOST_CLOSED:
-            self._complain(f"at most {MOST_CLOSED} closed chats can be listed")
+        if limit > MAX_CLOSED:
+            self._report_failure(f"at most {MAX_CLOSED} closed chats can be listed")
             return
         try:
             chats = await self._api.chats(status=ChatStatus.CLOSED, source=self._source, limit=limit)
         except (ApiError, ApiUnreachable) as error:
-            self._complain(f"the closed chats can't be listed: {error}")
+            self._report_failure(f"cannot list the closed chats: {error}")
             return
-        self._change(self._view.with_closed(chats))
-        await self._tell_list()
+        self._set_view(self._view.with_closed(chats))
+        await self._print_list()
 
-    async def _tell_list(self) -> None:
-        """Say what the list shows, for a script: on a screen it is seen, and previews come as they are read."""
+    async def _print_list(self) -> None:
+        """Print the list for a script, with previews. A screen shows the list anyway, and previews as they arrive."""
         if not self._ui.scripted:
             return
         try:
-            await self._read_unknown()
+            await self._load_previews()
         except ApiUnreachable as error:
-            self._ui.tell(f"# without previews: {error}")
+            self._ui.print_line(f"# without previews: {error}")
         for row in self._view.sorted_rows():
-            self._ui.tell(f"# {row_line(row)}")
+            self._ui.print_line(f"# {row_line(row)}")
         if not self._view.sorted_rows():
-            self._ui.tell("# no closed chats" if self._view.showing_closed else "# no chats")
+            self._ui.print_line("# no closed chats" if self._view.showing_closed else "# no chats")
 
-    async def _read_histories(self) -> None:
-        """Read the newest messages of chats in the list, as long as there are any of which they are not known."""
+    async def _keep_previews_loaded(self) -> None:
+        """Fetch missing previews whenever the list changes; several tasks run this at the same time."""
         while True:
             changed = self._changed
             try:
-                await self._read_unknown()
+                await self._load_previews()
             except ApiUnreachable:
                 await trio.sleep(PREVIEW_RETRY_SECONDS)
             else:
                 await changed.wait()
 
-    async def _read_unknown(self) -> None:
-        while (row := self._view.next_unknown(self._reading)) is not None:
+    async def _load_previews(self) -> None:
+        while (row := self._view.next_without_history(self._loading)) is not None:
             chat = row.chat.uuid
-            self._reading.add(chat)
+            self._loading.add(chat)
             try:
-                page = await self._api.history(chat, limit=UNREAD_SHOWN)
+                page = await self._api.history(chat, limit=MAX_UNREAD)
             except ApiError:
-                # It is gone, or not for this operator to see: the row stays without a preview.
-                self._change(self._view.without_history(chat))
+                # The chat is gone, or this operator may not see it: its row stays without a preview.
+                self._set_view(self._view.without_history(chat))
             else:
-                known = self._view.with_history(chat, page.messages, has_more=page.has_more)
-                # What came meanwhile is newer than the page: the row has that.
-                self._change(self._view.without_history(chat) if known is self._view else known)
+                updated = self._view.with_history(chat, page.messages, has_more=page.has_more)
+                # Unchanged means that the row already shows a newer message than this page has.
+                self._set_view(self._view.without_history(chat) if updated is self._view else updated)
             finally:
-                self._reading.discard(chat)
+                self._loading.discard(chat)
 
-    def _happened(self, item: FeedItem) -> None:
+    def _apply_item(self, item: FeedItem) -> None:
         shown = None if self._shown is None else self._shown.chat.uuid
         if self._open is not None and isinstance(item, TypingUpdated):
-            self._open.hear_typing(item)
+            self._open.show_typing(item)
         elif shown is None or chat_of(item) != shown:
             for line in describe_item(self._view, item):
-                self._ui.tell(line)
-        self._change(self._view.after(item, shown=shown))
+                self._ui.print_line(line)
+        self._set_view(self._view.after(item, shown=shown))
 
-    async def _wait_first_state(self) -> None:
+    async def _wait_first_attempt(self) -> None:
+        """Wait until the first attempt to connect succeeded or failed."""
         state = await self._feed.wait_state_change(ConnectionState.CONNECTING)
         if state is ConnectionState.WAITING:
             self._unreachable = self._feed.reason
         elif state is ConnectionState.CLOSED:
-            # The end is read from the feed, and it cancels this.
+            # `_receive_feed` gets the error and cancels this task.
             await trio.sleep_forever()
 
-    def _complain(self, text: str) -> None:
-        self._refused += 1
-        self._notice(text)
+    def _report_failure(self, text: str) -> None:
+        self._failed_lines += 1
+        self._show_notice(text)
 
-    def _notice(self, text: str) -> None:
+    def _show_notice(self, text: str) -> None:
         for line in text.split("\n"):
-            self._ui.tell(f"# {line}")
-        self._change(self._view.noticed(text))
+            self._ui.print_line(f"# {line}")
+        self._set_view(self._view.with_notice(text))
 
-    def _change(self, view: ChatListView) -> None:
+    def _set_view(self, view: ChatListView) -> None:
         self._view = view
         if self._open is None:
             self._ui.show(view)
         elif self._shown is not None:
-            self._open.show_elsewhere(elsewhere_line(view, self._shown.chat.uuid))
+            self._open.show_other_chats(other_chats_line(view, self._shown.chat.uuid))
         self._changed.set()
         self._changed = trio.Event()

@@ -1,4 +1,4 @@
-"""What a typed line means: something to say, or something to do."""
+"""Parses a line of input into text to send or a command to run."""
 
 import re
 from typing import Final
@@ -9,92 +9,92 @@ from actorchat.protocol.entities import Role
 
 
 @attrs.frozen
-class Say:
+class SendText:
     """Send this text."""
 
     text: str
 
 
 @attrs.frozen
-class Do:
-    """Do what the word says; ``text`` and ``number`` are its argument, if it takes one."""
+class RunCommand:
+    """Run the command ``name``; ``text`` or ``number`` holds its argument, if it takes one."""
 
-    word: str
+    name: str
     text: str = ""
     number: int = 0
 
 
 @attrs.frozen
-class Unclear:
-    """The line means nothing here, and why."""
+class InvalidInput:
+    """The line is no valid command here."""
 
-    why: str
+    reason: str
 
 
-Input = Say | Do | Unclear
+Input = SendText | RunCommand | InvalidInput
 
-_CHAT: Final = {
-    "close": "end the conversation",
-    "reopen": "go on with a closed conversation",
-    "help": "this list",
-    "quit": "leave (so does Ctrl-C)",
+_VISITOR_COMMANDS: Final = {
+    "close": "close the chat",
+    "reopen": "reopen a closed chat",
+    "help": "list the commands",
+    "quit": "leave (or press Ctrl-C)",
 }
-_OPERATORS_CHAT: Final = {
-    "accept": "take the chat",
-    "note TEXT": "a note that only operators see",
-    "transfer ID": "give the chat to the operator with that id",
-    "return": "give the chat back to the queue",
-    "back": "to the list of chats",
-    "open N": "to chat N of the list",
-    **_CHAT,
+_OPERATOR_COMMANDS: Final = {
+    "accept": "accept the chat",
+    "note TEXT": "write a note that only operators see",
+    "transfer ID": "transfer the chat to the operator with that id",
+    "return": "return the chat to the queue",
+    "back": "go back to the chat list",
+    "open N": "open chat N of the list",
+    **_VISITOR_COMMANDS,
 }
-_DESK: Final = {
-    "open N": "open chat N of the list (so does N alone)",
-    "closed [N]": "the closed chats, the newest 50 or N",
-    "list": "the chats that are not closed",
-    "help": "this list",
-    "quit": "leave (so does Ctrl-C)",
+_LIST_COMMANDS: Final = {
+    "open N": "open chat N of the list (or type N alone)",
+    "closed [N]": "list the newest closed chats, 50 or N",
+    "list": "list the chats that are not closed",
+    "help": "list the commands",
+    "quit": "leave (or press Ctrl-C)",
 }
 
 
-def words_for(role: Role, *, in_chat: bool) -> dict[str, str]:
-    """The commands there are, each with what it does."""
-    return _CHAT if role is Role.USER else _OPERATORS_CHAT if in_chat else _DESK
+def commands_for(role: Role, *, in_chat: bool) -> dict[str, str]:
+    """The usage and description of each command that exists for this role, in a chat or in the list."""
+    return _VISITOR_COMMANDS if role is Role.USER else _OPERATOR_COMMANDS if in_chat else _LIST_COMMANDS
 
 
 def help_lines(role: Role, *, in_chat: bool) -> list[str]:
-    """The commands, one a line."""
-    lines = [f"/{usage:<12} {does}" for usage, does in words_for(role, in_chat=in_chat).items()]
-    return [*lines, "//text        say a text that begins with /"] if in_chat else lines
+    """The help text, one line for each command."""
+    lines = [f"/{usage:<12} {does}" for usage, does in commands_for(role, in_chat=in_chat).items()]
+    return [*lines, "//text        send a text that begins with /"] if in_chat else lines
 
 
 def parse_line(line: str, role: Role, *, in_chat: bool) -> Input:
-    """Read a line as typed; an empty one is Say("")."""
+    """Parse a line as typed; a blank one is SendText("")."""
     text = line.strip("\r\n")
-    bare = text.strip()
-    if not in_chat and re.fullmatch(r"[0-9]{1,9}", bare):
-        return Do("open", number=int(bare))
+    stripped = text.strip()
+    if not in_chat and re.fullmatch(r"[0-9]{1,9}", stripped):
+        return RunCommand("open", number=int(stripped))
     if text.startswith("//"):
-        return Say(text[1:])
+        return SendText(text[1:])
     if not text.startswith("/"):
-        if not in_chat and bare:
-            return Unclear("open a chat first: type its number")
-        return Say(text if bare else "")
-    word, _, argument = bare[1:].partition(" ")
-    usages = {usage.partition(" ")[0]: usage for usage in words_for(role, in_chat=in_chat)}
-    if word not in usages:
-        return Unclear(f"there is no /{word} here; /help lists what there is")
-    return _argue(word, usages[word], argument.strip())
+        if not in_chat and stripped:
+            return InvalidInput("open a chat first: type its number")
+        return SendText(text if stripped else "")
+    name, _, argument = stripped[1:].partition(" ")
+    usages = {usage.partition(" ")[0]: usage for usage in commands_for(role, in_chat=in_chat)}
+    if name not in usages:
+        return InvalidInput(f"there is no command /{name} here; /help lists the commands")
+    return _parse_argument(name, usages[name], argument.strip())
 
 
-def _argue(word: str, usage: str, argument: str) -> Input:
+def _parse_argument(name: str, usage: str, argument: str) -> Input:
     kind = usage.partition(" ")[2]
     if kind == "TEXT" and argument:
-        return Do(word, text=argument)
+        return RunCommand(name, text=argument)
     if kind == "[N]" and not argument:
-        return Do(word)
+        return RunCommand(name)
     if kind in ("ID", "N", "[N]") and re.fullmatch(r"[0-9]{1,16}", argument):
-        return Do(word, number=int(argument))
+        return RunCommand(name, number=int(argument))
     if not kind and not argument:
-        return Do(word)
-    return Unclear(f"it is /{usage}")
+        return RunCommand(name)
+    return InvalidInput(f"usage: /{usage}")

@@ -1,4 +1,4 @@
-"""One chat on the terminal: between what is typed, what is shown, and the room."""
+"""Runs one open chat: sends what the user types, applies room events to the view, and marks messages as read."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -8,7 +8,7 @@ import attrs
 import trio
 
 from actorchat.cli.terminal.chat_view import ChatView
-from actorchat.cli.terminal.command_parser import Do, Say, Unclear, help_lines, parse_line
+from actorchat.cli.terminal.command_parser import InvalidInput, RunCommand, SendText, help_lines, parse_line
 from actorchat.cli.terminal.event_lines import describe_connection, describe_event
 from actorchat.cli.terminal.ui import Edited, Entered, Left, TerminalUi
 from actorchat.cli.text import QUOTED_WIDTH, shorten
@@ -25,36 +25,36 @@ from actorchat.client import (
 from actorchat.protocol.entities import Chat
 from actorchat.protocol.events import Event, MessageAdded, TypingUpdated
 
-SHOWN_AT_FIRST: Final = 200
-"""Messages of the past that an opened chat shows."""
+INITIAL_MESSAGES: Final = 200
+"""How many past messages are shown when a chat is opened."""
 
-LAST_WORDS_SECONDS: Final = 2.0
-"""Who leaves waits this long for what was just said to be stored."""
+SEND_GRACE_SECONDS: Final = 2.0
+"""How long a chat that is left waits for pending messages to be stored."""
 
 
-async def first_index(api: Api, chat: UUID) -> int:
-    """After which message an opened chat begins; raises as `Api.history` does."""
+async def initial_index(api: Api, chat: UUID) -> int:
+    """The index after which to start showing a chat's messages. Raises what `Api.history` raises."""
     newest = (await api.history(chat, limit=1)).to_index
-    return -1 if newest is None else max(newest - SHOWN_AT_FIRST, -1)
+    return -1 if newest is None else max(newest - INITIAL_MESSAGES, -1)
 
 
 @attrs.frozen
-class Leave:
-    """The user leaves the program."""
+class QuitProgram:
+    """The user quit the program."""
 
 
 @attrs.frozen
-class GoBack:
-    """The user goes back to the list, or to chat ``number`` of it."""
+class BackToList:
+    """The user left the chat for the list, or for chat ``number`` of the list."""
 
     number: int | None = None
 
 
-Departure = Leave | GoBack
+ChatExit = QuitProgram | BackToList
 
 
 class Conversation:
-    """One open chat; `run` is called once."""
+    """One open chat. Call `run` once."""
 
     def __init__(self, ui: TerminalUi, api: Api, room: RoomConnection, view: ChatView) -> None:
         self._ui = ui
@@ -65,51 +65,51 @@ class Conversation:
         self._changed = trio.Event()
         self._error: ConnectionEnded | None = None
         self._typing = False
-        self._refused = 0
+        self._failed_lines = 0
 
     @property
-    def refused(self) -> int:
-        """How many lines came to nothing: messages and commands that were refused, and what was unclear."""
-        return self._refused
+    def failed_lines(self) -> int:
+        """How many lines of input failed: refused messages and commands, and invalid input."""
+        return self._failed_lines
 
     @property
-    def unsent(self) -> list[str]:
-        """What was said and is, as far as is known, not stored."""
-        return self._view.unsent()
+    def unconfirmed_texts(self) -> list[str]:
+        """The texts of sent messages that the server has not confirmed: they may or may not be stored."""
+        return self._view.unconfirmed_texts()
 
-    async def run(self) -> Departure:
-        """Talk until the user leaves; returns where to.
+    async def run(self) -> ChatExit:
+        """Run the chat until the user leaves it, and return where the user went.
 
-        Raises ConnectionEnded when the server ended the room for good.
+        Raises ConnectionEnded if the server closed the room's connection for good.
         """
-        departure: Departure = Leave()
+        chat_exit: ChatExit = QuitProgram()
         self._show(self._view)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._listen, nursery.cancel_scope)
+            nursery.start_soon(self._receive_events, nursery.cancel_scope)
             nursery.start_soon(self._watch_connection)
             nursery.start_soon(self._mark_read)
-            departure = await self._obey(nursery)
-            with trio.move_on_after(LAST_WORDS_SECONDS):
-                await self._wait_sent()
+            chat_exit = await self._handle_input(nursery)
+            with trio.move_on_after(SEND_GRACE_SECONDS):
+                await self._wait_confirmed()
             nursery.cancel_scope.cancel()
         if self._error is not None:
             raise self._error
-        return departure
+        return chat_exit
 
-    def show_elsewhere(self, line: str) -> None:
-        """Show a line about other chats; empty, nothing."""
-        if line != self._view.elsewhere:
-            self._show(attrs.evolve(self._view, elsewhere=line))
+    def show_other_chats(self, line: str) -> None:
+        """Show a line about other chats; "" removes it."""
+        if line != self._view.other_chats:
+            self._show(attrs.evolve(self._view, other_chats=line))
 
-    def hear_typing(self, typing: TypingUpdated) -> None:
-        """Take what the feed knows of the visitor's typing: there it comes with its text."""
+    def show_typing(self, typing: TypingUpdated) -> None:
+        """Show a typing event of the feed, which has the text; typing events of the room do not. Others are ignored."""
         if typing.chat_id == self._view.chat.uuid:
-            self._happened(typing)
+            self._apply_event(typing)
 
-    async def _listen(self, scope: trio.CancelScope) -> None:
+    async def _receive_events(self, scope: trio.CancelScope) -> None:
         try:
             async for event in self._room:
-                self._happened(event)
+                self._apply_event(event)
                 if isinstance(event, MessageAdded) and event.message == self._view.newest_from_other():
                     self._room.mark_delivered(event.message.id)
                     self._arrived.set()
@@ -120,8 +120,8 @@ class Conversation:
     async def _watch_connection(self) -> None:
         state = self._room.state
         while True:
-            self._show(self._view.connected(state, self._room.reason))
-            self._ui.tell(describe_connection(state, self._room.reason))
+            self._show(self._view.with_connection(state, self._room.reason))
+            self._ui.print_line(describe_connection(state, self._room.reason))
             state = await self._room.wait_state_change(state)
 
     async def _mark_read(self) -> None:
@@ -133,87 +133,87 @@ class Conversation:
             if newest is not None:
                 self._room.mark_read(newest.id)
 
-    async def _obey(self, nursery: trio.Nursery) -> Departure:
+    async def _handle_input(self, nursery: trio.Nursery) -> ChatExit:
         while True:
             match await self._ui.next_action():
                 case Edited(text):
-                    self._edited(text)
-                case Left(in_a_hurry):
-                    if not in_a_hurry:
-                        await self._wait_sent()
-                    return Leave()
+                    self._update_typing(text)
+                case Left(immediately):
+                    if not immediately:
+                        await self._wait_confirmed()
+                    return QuitProgram()
                 case Entered(line):
                     match parse_line(line, self._view.me.role, in_chat=True):
-                        case Say(text) if text:
-                            nursery.start_soon(self._follow, await self._send(text))
-                        case Do("quit"):
-                            return Leave()
-                        case Do("back"):
-                            return GoBack()
-                        case Do("open", number=number):
-                            return GoBack(number)
-                        case Do() as deed:
-                            await self._do(deed)
-                        case Unclear(why):
-                            self._complain(why)
+                        case SendText(text) if text:
+                            nursery.start_soon(self._wait_delivery, await self._send(text))
+                        case RunCommand("quit"):
+                            return QuitProgram()
+                        case RunCommand("back"):
+                            return BackToList()
+                        case RunCommand("open", number=number):
+                            return BackToList(number)
+                        case RunCommand() as command:
+                            await self._run_command(command)
+                        case InvalidInput(reason):
+                            self._report_failure(reason)
 
     async def _send(self, text: str) -> Delivery:
         delivery = await self._room.send(text)
         self._typing = False
-        self._show(self._view.sent(delivery))
+        self._show(self._view.with_pending(delivery))
         return delivery
 
-    async def _follow(self, delivery: Delivery) -> None:
+    async def _wait_delivery(self, delivery: Delivery) -> None:
         try:
             message = await delivery.wait()
-            self._show(self._view.stored(delivery.client_id, message))
+            self._show(self._view.with_stored(delivery.client_id, message))
         except NotAdded as error:
-            self._refused += 1
-            self._show(self._view.failed(error))
-            self._ui.tell(f"# not sent: {error}: {shorten(delivery.text, QUOTED_WIDTH)!r}")
-            # What begins with a slash was typed with two.
-            self._ui.put_back(f"/{delivery.text}" if delivery.text.startswith("/") else delivery.text)
+            self._failed_lines += 1
+            self._show(self._view.with_failure(error))
+            self._ui.print_line(f"# not sent: {error}: {shorten(delivery.text, QUOTED_WIDTH)!r}")
+            # A text that begins with a slash was typed with two.
+            self._ui.restore_input(f"/{delivery.text}" if delivery.text.startswith("/") else delivery.text)
         except Undelivered:
-            self._ui.tell(f"# perhaps not sent: {shorten(delivery.text, QUOTED_WIDTH)!r}")
+            self._ui.print_line(f"# perhaps not sent: {shorten(delivery.text, QUOTED_WIDTH)!r}")
 
-    async def _wait_sent(self) -> None:
-        while self._view.unsent():
+    async def _wait_confirmed(self) -> None:
+        while self._view.unconfirmed_texts():
             await self._changed.wait()
 
-    async def _do(self, deed: Do) -> None:
-        if deed.word == "help":
+    async def _run_command(self, command: RunCommand) -> None:
+        if command.name == "help":
             for line in help_lines(self._view.me.role, in_chat=True):
-                self._notice(line)
+                self._show_notice(line)
             return
         if self._ui.scripted:
-            await self._wait_sent()
+            await self._wait_confirmed()
         try:
-            await self._call(deed)
+            await self._call_api(command)
         except (ApiError, ApiUnreachable) as error:
-            if deed.word != "note":
-                self._complain(str(error))
+            if command.name != "note":
+                self._report_failure(str(error))
                 return
             perhaps = "perhaps " if isinstance(error, ApiUnreachable) and error.asked else ""
-            self._complain(f"the note was {perhaps}not sent: {error}")
-            self._ui.put_back(f"/note {deed.text}")
+            self._report_failure(f"the note was {perhaps}not sent: {error}")
+            self._ui.restore_input(f"/note {command.text}")
 
-    async def _call(self, deed: Do) -> None:
+    async def _call_api(self, command: RunCommand) -> None:
         chat = self._view.chat.uuid
-        verbs: dict[str, Callable[[UUID], Awaitable[Chat]]] = {
+        calls: dict[str, Callable[[UUID], Awaitable[Chat]]] = {
             "accept": self._api.accept,
             "close": self._api.close,
             "reopen": self._api.reopen,
             "return": self._api.return_to_queue,
         }
-        if deed.word == "note":
-            await self._api.add_note(chat, deed.text)
-        elif deed.word == "transfer":
-            await self._api.transfer(chat, deed.number)
+        if command.name == "note":
+            await self._api.add_note(chat, command.text)
+        elif command.name == "transfer":
+            await self._api.transfer(chat, command.number)
         else:
-            await verbs[deed.word](chat)
+            await calls[command.name](chat)
 
-    def _edited(self, text: str) -> None:
-        # A command is nobody else's business.
+    def _update_typing(self, text: str) -> None:
+        # Commands are not shown to the other side.
         if text and not text.startswith("/"):
             self._room.update_typing(text)
             self._typing = True
@@ -221,18 +221,18 @@ class Conversation:
             self._room.stop_typing()
             self._typing = False
 
-    def _happened(self, event: Event) -> None:
+    def _apply_event(self, event: Event) -> None:
         for line in describe_event(self._view, event):
-            self._ui.tell(line)
+            self._ui.print_line(line)
         self._show(self._view.after(event))
 
-    def _complain(self, text: str) -> None:
-        self._refused += 1
-        self._notice(text)
+    def _report_failure(self, text: str) -> None:
+        self._failed_lines += 1
+        self._show_notice(text)
 
-    def _notice(self, text: str) -> None:
-        self._show(self._view.noticed(text))
-        self._ui.tell(f"# {text}")
+    def _show_notice(self, text: str) -> None:
+        self._show(self._view.with_notice(text))
+        self._ui.print_line(f"# {text}")
 
     def _show(self, view: ChatView) -> None:
         self._view = view

@@ -1,51 +1,44 @@
-"""Owns who the terminal is to a server: remembered visitors, an operator's own token.
-
-Refuses to know how tokens are made and checked.
-"""
+"""Keeps visitors' tokens in a file, makes operators' tokens, and reads the user from a token."""
 
 import base64
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
-import click
+from platformdirs import user_state_path
 
 from actorchat.protocol.entities import Role, User
 
 TOKEN_SECONDS: Final = 7 * 86_400.0
-"""How long a token made here is good: longer than anybody leaves a terminal open."""
+"""How long a token made here is valid; longer than a terminal usually stays open."""
 
-_NO_TOKEN: Final = "--token holds no token of this kind"  # noqa: S105 - a message
+_NO_TOKEN: Final = "--token is no token of this server's kind"  # noqa: S105 - a message
 
 
 class IdentityError(Exception):
-    """No identity can be had; the text says why in one line."""
+    """There is no usable token; the text says why on one line."""
 
 
 def default_state_file() -> Path:
-    """Where this platform keeps what a program remembers of its user."""
-    if os.name == "posix" and sys.platform != "darwin":
-        home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-        return Path(home) / "actorchat" / "visitors.json"
-    return Path(click.get_app_dir("actorchat")) / "visitors.json"
+    """The file for visitors' tokens, in this platform's folder for the state of programs."""
+    return user_state_path("actorchat", appauthor=False, roaming=True) / "visitors.json"
 
 
 @attrs.frozen
-class VisitorMemory:
-    """The tokens of the visitors this user was, by server and source, in a file only this user may read."""
+class VisitorTokens:
+    """The visitors' tokens of this system user, by server and source, in a file that only this user can read."""
 
     path: Path
 
-    def recall(self, origin: str, source: str) -> str | None:
-        """The token there, None for a first visit. Raises IdentityError."""
+    def load(self, origin: str, source: str) -> str | None:
+        """Return the token for that server and source, or None. Raises IdentityError."""
         token = self._load().get(f"{origin} {source}")
         return token if isinstance(token, str) else None
 
-    def keep(self, origin: str, source: str, token: str) -> None:
-        """Remember the token there. Raises IdentityError."""
+    def save(self, origin: str, source: str, token: str) -> None:
+        """Keep the token for that server and source. Raises IdentityError."""
         tokens = {**self._load(), f"{origin} {source}": token}
         draft = self.path.with_suffix(f".{os.getpid()}")
         try:
@@ -55,7 +48,7 @@ class VisitorMemory:
                 json.dump(tokens, file, indent=1)
             draft.replace(self.path)
         except OSError as error:
-            raise IdentityError(f"cannot remember this visitor in {self.path}: {error.strerror}") from error
+            raise IdentityError(f"cannot write the visitor's token to {self.path}: {error.strerror}") from error
 
     def _load(self) -> dict[str, object]:
         try:
@@ -72,8 +65,8 @@ class VisitorMemory:
 
 
 def make_operator_token(data: Path, user_id: int, name: str, source: str) -> str:
-    """A token from the files of a local server. Raises IdentityError."""
-    # Imported here: only who sits beside the server's files needs the server's code.
+    """Sign a token with the secret in a local server's data folder. Raises IdentityError."""
+    # Imported here, because a client of a remote server does not need the server's code.
     from actorchat.server.auth import local_token
     from actorchat.server.settings import InvalidSettings
 
@@ -82,15 +75,15 @@ def make_operator_token(data: Path, user_id: int, name: str, source: str) -> str
             data, role=Role.OPERATOR, user_id=user_id, sources=(source,), firstname=name, ttl=TOKEN_SECONDS
         )
     except FileNotFoundError:
-        raise IdentityError(f"{data} holds no server's secret; is --data the server's folder?") from None
+        raise IdentityError(f"{data} has no secret of a server; is --data the server's data folder?") from None
     except OSError as error:
         raise IdentityError(f"cannot read the secret in {data}: {error.strerror}") from error
     except InvalidSettings as error:
         raise IdentityError(str(error)) from error
 
 
-def user_of(token: str) -> User:
-    """The user that the token names, unchecked: the server checks. Raises IdentityError."""
+def user_in_token(token: str) -> User:
+    """Read the user from the token without verifying it, which the server does. Raises IdentityError."""
     claims = _claims_of(token)
     try:
         names = {name: str(claims.get(name, "")) for name in ("firstname", "lastname", "patronymic", "avatar")}
@@ -100,12 +93,12 @@ def user_of(token: str) -> User:
 
 
 def names_sources(token: str) -> bool:
-    """Whether the token names any widget source; an operator sees no chat without one. Raises IdentityError."""
+    """Whether the token names a widget source; without one an operator sees no chats. Raises IdentityError."""
     claims = _claims_of(token)
     return isinstance(claims, dict) and bool(claims.get("src"))
 
 
-# Any: JSON that somebody else wrote; callers check what they take from it.
+# Any: JSON from outside; the callers check what they use of it.
 def _claims_of(token: str) -> Any:
     try:
         payload = token.split(".")[1]

@@ -1,4 +1,4 @@
-"""A terminal without a screen, for scripts: a line on stdout for each event, a line of stdin for each message."""
+"""Implements the UI for scripts: each line of stdin is input, and each event is a line on stdout."""
 
 import os
 import sys
@@ -11,49 +11,49 @@ from actorchat.cli.text import one_line
 
 
 class LineUi:
-    """Lines from stdin, lines to stdout; what is printed counts as read at once."""
+    """A `TerminalUi` on stdin and stdout. A printed message counts as read at once."""
 
     reading_seconds: float = 0.0
     scripted = True
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._buffer = b""
         self._ended = False
 
     def show(self, scene: Scene) -> None:
-        """Nothing: everything is told."""
+        """Do nothing: `print_line` gets everything."""
 
-    def tell(self, line: str) -> None:
-        """Print the line, cleaned; a reader that is slow is waited for. Raises FrontGone."""
+    def print_line(self, line: str) -> None:
+        """Print the line, cleaned; blocks while the pipe is full. Raises UiClosed if its reader is gone."""
         try:
             echo(one_line(line))
         except BrokenPipeError:
-            # What is left in the stream would be written once more, and fail once more, at the end.
+            # Python flushes stdout once more at exit, which would fail again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise UiClosed("nobody reads the output any more") from None
+            raise UiClosed("the reader of stdout has closed the pipe") from None
 
-    def put_back(self, line: str) -> None:
-        """Nothing: a line that was read is gone, and its writer is told."""
+    def restore_input(self, line: str) -> None:
+        """Do nothing: there is no input field, and the failure has been printed."""
 
     async def next_action(self) -> Action:
-        """The next line of stdin; its end lets what was said arrive first."""
-        while b"\n" not in self._rest and not self._ended:
+        """Return the next line of stdin; its end is a `Left` that waits for pending messages."""
+        while b"\n" not in self._buffer and not self._ended:
             if sys.stdin is None:
-                # Closed by whoever started the program.
+                # The program was started with stdin closed.
                 self._ended = True
                 break
-            # os.read, for a thread left behind in sys.stdin would hold its lock when the program ends.
+            # Not sys.stdin.readline: an abandoned thread would hold its lock, and Python would hang at exit.
             data = await trio.to_thread.run_sync(os.read, sys.stdin.fileno(), 65_536, abandon_on_cancel=True)
-            self._rest += data
+            self._buffer += data
             self._ended = not data
-        line, _, self._rest = self._rest.partition(b"\n")
-        if not line and self._ended and not self._rest:
-            return Left(in_a_hurry=False)
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        if not line and self._ended and not self._buffer:
+            return Left(immediately=False)
         return Entered(_decode(line))
 
 
 def _decode(line: bytes) -> str:
-    """A line of stdin: UTF-8, else in the encoding of the locale."""
+    """Decode a line as UTF-8, or else with the encoding of stdin."""
     try:
         return line.decode()
     except UnicodeDecodeError:

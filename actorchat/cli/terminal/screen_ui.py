@@ -1,4 +1,4 @@
-"""A full screen in the terminal: prompt_toolkit in a thread with an event loop of its own, spoken to from Trio."""
+"""Implements the full-screen UI with prompt_toolkit, which runs in a thread with its own asyncio event loop."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,10 +24,10 @@ from actorchat.cli.terminal.ui import Action, Edited, Entered, Left, Scene
 from actorchat.cli.text import fit
 
 MAX_ACTIONS: Final = 1_000
-"""Actions typed ahead; what is typed beyond them is lost with a bell."""
+"""How many actions are queued; further ones are dropped."""
 
 _INPUT_HEIGHT: Final = Dimension(min=1, max=6)
-"""Rows of the input field: it grows with what is typed, and scrolls beyond."""
+"""Rows of the input field: it grows with its text up to the maximum, then scrolls."""
 
 _PROMPT: Final = "> "
 
@@ -50,7 +50,7 @@ _STYLE: Final = Style.from_dict(
 
 
 class ScreenUi:
-    """A full screen. What is shown for a second counts as read."""
+    """A full-screen `TerminalUi`. A message counts as read after a second on the screen."""
 
     reading_seconds: float = 1.0
     scripted = False
@@ -63,7 +63,9 @@ class ScreenUi:
         self._stopping = False
         self._running = trio.Event()
         self._input = Buffer(
-            on_text_changed=lambda buffer: self._act(Edited(buffer.text)), multiline=False, history=InMemoryHistory()
+            on_text_changed=lambda buffer: self._send_to_trio(Edited(buffer.text)),
+            multiline=False,
+            history=InMemoryHistory(),
         )
         self._body_window = Window(FormattedTextControl(self._body, show_cursor=False))
         self._app: Application[None] = Application(
@@ -72,29 +74,29 @@ class ScreenUi:
             style=_STYLE,
             full_screen=True,
             erase_when_done=True,
-            before_render=self._resized,
+            before_render=self._reset_scroll_after_resize,
         )
         self._drawn_size = self._app.output.get_size()
 
     def show(self, scene: Scene) -> None:
-        """Draw the scene soon; of several at once the latest."""
-        if _place(self._scene) != _place(scene):
+        """Draw the scene soon; a scene that is replaced before it was drawn is skipped."""
+        if _scene_key(self._scene) != _scene_key(scene):
             self._scrolled = 0
         self._scene = scene
         self._app.invalidate()
 
-    def tell(self, line: str) -> None:
-        """Nothing: everything is shown."""
+    def print_line(self, line: str) -> None:
+        """Do nothing: `show` gets everything."""
 
-    def put_back(self, line: str) -> None:
-        """Put the line into the input field soon, unless something is typed there by then."""
+    def restore_input(self, line: str) -> None:
+        """Put the line into the input field soon, unless the field has text by then."""
         loop = self._app.loop
         if loop is not None:
             with suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._fill, line)
+                loop.call_soon_threadsafe(self._fill_input, line)
 
     async def next_action(self) -> Action:
-        """What was typed; edits that a later one follows may be left out."""
+        """Wait for the next action; an edit that was followed by another may be skipped."""
         action = await self._actions.receive()
         while isinstance(action, Edited):
             try:
@@ -104,13 +106,13 @@ class ScreenUi:
         return action
 
     def run_in_thread(self) -> None:
-        """Own the terminal until `stop`; gives it back as it was."""
+        """Take over the terminal until `stop` is called, then restore it. Blocks: call it in a thread."""
         with suppress(EOFError):
-            asyncio.run(self._app.run_async(pre_run=self._begin, handle_sigint=False))
-        self._act(Left(in_a_hurry=True))
+            asyncio.run(self._app.run_async(pre_run=self._started, handle_sigint=False))
+        self._send_to_trio(Left(immediately=True))
 
     def stop(self) -> None:
-        """Make `run_in_thread` return soon. For any thread; twice is once."""
+        """Make `run_in_thread` return soon. May be called from any thread, and more than once."""
         self._stopping = True
         loop = self._app.loop
         if loop is not None:
@@ -121,12 +123,12 @@ class ScreenUi:
         """Wait until the screen is drawn."""
         await self._running.wait()
 
-    def _begin(self) -> None:
+    def _started(self) -> None:
         if self._stopping:
             self._app.exit()
         self._token.run_sync_soon(self._running.set)
 
-    def _fill(self, line: str) -> None:
+    def _fill_input(self, line: str) -> None:
         if not self._input.text:
             self._input.document = Document(line, len(line))
 
@@ -134,22 +136,22 @@ class ScreenUi:
         if self._app.is_running and not self._app.is_done:
             self._app.exit()
 
-    def _act(self, action: Action) -> None:
+    def _send_to_trio(self, action: Action) -> None:
         with suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(self._take, action)
+            self._token.run_sync_soon(self._enqueue, action)
 
-    def _take(self, action: Action) -> None:
+    def _enqueue(self, action: Action) -> None:
         with suppress(trio.WouldBlock):
             self._actions_send.send_nowait(action)
 
-    def _resized(self, _: object) -> None:
-        # Rows are others now.
+    def _reset_scroll_after_resize(self, _: object) -> None:
+        # Lines wrap at other places now, so the scroll position means nothing any more.
         if self._drawn_size != (size := self._app.output.get_size()):
             self._drawn_size = size
             self._scrolled = 0
 
     def _layout(self) -> Layout:
-        # The prompt stands in a window of its own, where a long line can't scroll it away.
+        # The prompt has its own window, so that a long line does not scroll it out of sight.
         prompt = Window(FormattedTextControl([("class:prompt", _PROMPT)]), width=len(_PROMPT), dont_extend_width=True)
         field = Window(BufferControl(self._input), height=_INPUT_HEIGHT, wrap_lines=True, dont_extend_height=True)
         rows = [
@@ -167,13 +169,13 @@ class ScreenUi:
         def _(event: KeyPressEvent) -> None:
             line = self._input.text
             self._scrolled = 0
-            self._act(Entered(line))
+            self._send_to_trio(Entered(line))
             self._input.reset(append_to_history=bool(line.strip()))
 
         @keys.add("c-c")
         @keys.add("c-d")
         def _(event: KeyPressEvent) -> None:
-            self._act(Left(in_a_hurry=True))
+            self._send_to_trio(Left(immediately=True))
 
         @keys.add("pageup")
         def _(event: KeyPressEvent) -> None:
@@ -186,11 +188,11 @@ class ScreenUi:
         return keys
 
     def _scroll(self, *, up: bool) -> None:
-        # A chat is read from its end, the list from its beginning.
-        away = up == isinstance(self._scene, ChatView)
+        # A chat starts at its end and scrolls up, the list starts at its top and scrolls down.
+        away_from_start = up == isinstance(self._scene, ChatView)
         page = max(self._body_height - 1, 1)
-        self._scrolled = max(self._scrolled + (page if away else -page), 0)
-        if away:
+        self._scrolled = max(self._scrolled + (page if away_from_start else -page), 0)
+        if away_from_start:
             self._scrolled = min(self._scrolled, max(len(self._rows(inf)) - self._body_height, 0))
 
     @property
@@ -206,8 +208,8 @@ class ScreenUi:
         drawn = self._body_window.render_info
         return self._height if drawn is None else drawn.window_height
 
-    def _rows(self, wanted: float) -> list[Line]:
-        """The rows of the body; of a chat at least the last `wanted` ones, if there are so many."""
+    def _rows(self, needed: float) -> list[Line]:
+        """The rows of the body. For a chat, only its end is drawn: at least `needed` rows, if it has as many."""
         rows: list[Line] = []
         match self._scene:
             case None:
@@ -215,7 +217,7 @@ class ScreenUi:
             case ChatView() as view:
                 for line in reversed(drawing.chat_lines(view)):
                     rows[:0] = drawing.wrap(line, self._width, get_cwidth)
-                    if len(rows) >= wanted:
+                    if len(rows) >= needed:
                         break
             case view:
                 rows = drawing.chat_list_lines(view, self._width, get_cwidth)
@@ -231,9 +233,9 @@ class ScreenUi:
             cursor = 0
         drawn: StyleAndTextTuples = []
         for number, row in enumerate(rows):
-            # The window scrolls to the row of the cursor.
-            mark = [("[SetCursorPosition]", "")] if number == cursor else []
-            drawn.extend((*mark, *row, ("", "\n")))
+            # prompt_toolkit scrolls the window to the row of the cursor.
+            cursor_mark = [("[SetCursorPosition]", "")] if number == cursor else []
+            drawn.extend((*cursor_mark, *row, ("", "\n")))
         return drawn[:-1]
 
     def _title(self) -> StyleAndTextTuples:
@@ -254,7 +256,7 @@ class ScreenUi:
         rows: list[Line] = []
         for line in scrolled + drawing.status_lines(self._scene):
             rows.extend(drawing.wrap(line, self._width, get_cwidth))
-        # The body and the input need room too.
+        # At most half of the screen: the body and the input need room too.
         rows = rows[: max(self._height // 2, 1)]
         drawn: StyleAndTextTuples = []
         for row in rows:
@@ -262,8 +264,8 @@ class ScreenUi:
         return drawn[:-1]
 
 
-def _place(scene: Scene | None) -> object:
-    """What is shown: a chat, or one of the lists."""
+def _scene_key(scene: Scene | None) -> object:
+    """Identifies the chat or list that a scene shows; the scroll position is reset when it changes."""
     match scene:
         case None:
             return None
@@ -275,10 +277,10 @@ def _place(scene: Scene | None) -> object:
 
 @asynccontextmanager
 async def open_screen() -> AsyncIterator[ScreenUi]:
-    """Take the terminal for the length of the block, and give it back as it was, whatever happens."""
+    """Take over the terminal for the duration of the block and restore it at the end, also after an error."""
     ui = ScreenUi()
     async with trio.open_nursery() as nursery:
-        # The thread cannot be cancelled, but `stop` ends it in the time one drawing takes.
+        # The thread cannot be cancelled, but after `stop` it returns as soon as it has finished drawing.
         nursery.start_soon(trio.to_thread.run_sync, ui.run_in_thread)
         try:
             await ui.wait_running()

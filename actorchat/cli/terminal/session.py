@@ -1,7 +1,4 @@
-"""Owns a whole session at the terminal: who sits there, which terminal it is, and when it ends.
-
-Refuses to know the command line.
-"""
+"""Runs a whole terminal session: signs in, opens the UI and the connections, and runs the chat or the chat list."""
 
 import signal
 import sys
@@ -14,13 +11,13 @@ import trio
 
 from actorchat.cli.terminal.chat_list import ChatListSession
 from actorchat.cli.terminal.chat_view import ChatView
-from actorchat.cli.terminal.conversation import Conversation, first_index
+from actorchat.cli.terminal.conversation import Conversation, initial_index
 from actorchat.cli.terminal.identity import (
     IdentityError,
-    VisitorMemory,
+    VisitorTokens,
     make_operator_token,
     names_sources,
-    user_of,
+    user_in_token,
 )
 from actorchat.cli.terminal.line_ui import LineUi
 from actorchat.cli.terminal.ui import TerminalUi
@@ -34,13 +31,13 @@ DEFAULT_SOURCE = "lk"
 
 @attrs.frozen
 class SessionOptions:
-    """What was asked for; ``source`` None is the default one, or all of a given token's."""
+    """The options of `actorchat chat`; ``source`` None means the default source, or all sources of a given token."""
 
     server: ServerAddress
     source: str | None
     token: str | None
     data: Path | None
-    memory: VisitorMemory
+    visitor_tokens: VisitorTokens
     user_id: int
     name: str
 
@@ -51,36 +48,36 @@ class SessionOptions:
 
 
 class Unsent(Exception):  # noqa: N818 - says what happened, not that it was a fault
-    """The user left while these texts were on their way."""
+    """The user left while these texts were still being sent."""
 
     def __init__(self, texts: list[str]) -> None:
         super().__init__("perhaps not sent: " + "; ".join(shorten(text, QUOTED_WIDTH) for text in texts))
 
 
 class NoSuchSource(Exception):  # noqa: N818 - names what the server does not have
-    """The server has no such widget source."""
+    """The server does not know the widget source."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(f"{detail}; choose a source with --source")
 
 
-class Refused(Exception):  # noqa: N818 - says what happened
-    """A script's line came to nothing, or it had no connection; why was said when it happened."""
+class LinesFailed(Exception):  # noqa: N818 - says what happened
+    """Lines of a script failed; the reasons were printed when it happened."""
 
 
-async def run_session(wishes: SessionOptions, *, operator: bool) -> None:
-    """Chat until the user leaves, or a signal says so.
+async def run_session(options: SessionOptions, *, operator: bool) -> None:
+    """Chat until the user leaves, or SIGINT, SIGTERM or SIGHUP arrives.
 
-    Raises ClientError, IdentityError, NoSuchSource, Refused and Unsent, alone or in groups.
+    Raises ClientError, IdentityError, NoSuchSource, LinesFailed and Unsent, alone or in exception groups.
     """
     async with trio.open_nursery() as nursery:
-        # Waited for: what comes next loads modules and certificates, which takes a while.
-        await nursery.start(_leave_on_signal, nursery.cancel_scope)
-        await (_answer(wishes) if operator else _visit(wishes))
+        # Started first, because the next steps take a while: they import modules and load certificates.
+        await nursery.start(_cancel_on_signal, nursery.cancel_scope)
+        await (_run_operator(options) if operator else _run_visitor(options))
         nursery.cancel_scope.cancel()
 
 
-async def _leave_on_signal(scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
+async def _cancel_on_signal(scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
     hang_up = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *hang_up) as signals:
         task_status.started()
@@ -88,32 +85,32 @@ async def _leave_on_signal(scope: trio.CancelScope, *, task_status: trio.TaskSta
             scope.cancel()
 
 
-async def _visit(wishes: SessionOptions) -> None:
-    visit = await _identify(wishes)
-    async with open_api(wishes.url, token=visit.token) as api:
-        after = await first_index(api, visit.chat.uuid)
+async def _run_visitor(options: SessionOptions) -> None:
+    visit = await _start_visit(options)
+    async with open_api(options.url, token=visit.token) as api:
+        after = await initial_index(api, visit.chat.uuid)
         async with (
-            _open_front() as ui,
-            open_room(wishes.url, visit.chat.uuid, token=visit.token, after=after) as room,
+            _open_ui() as ui,
+            open_room(options.url, visit.chat.uuid, token=visit.token, after=after) as room,
         ):
             conversation = Conversation(ui, api, room, ChatView(visit.user, visit.chat))
             await conversation.run()
-        if conversation.unsent:
-            raise Unsent(conversation.unsent)
-        _check_script(ui, conversation.refused)
+        if conversation.unconfirmed_texts:
+            raise Unsent(conversation.unconfirmed_texts)
+        _raise_if_lines_failed(ui, conversation.failed_lines)
 
 
-async def _identify(wishes: SessionOptions) -> Visit:
-    source = wishes.source or DEFAULT_SOURCE
-    if wishes.token is not None:
-        async with open_api(wishes.url, token=wishes.token) as api:
+async def _start_visit(options: SessionOptions) -> Visit:
+    source = options.source or DEFAULT_SOURCE
+    if options.token is not None:
+        async with open_api(options.url, token=options.token) as api:
             return await _visit_source(api, source)
-    remembered = wishes.memory.recall(wishes.url, source)
-    visit = None if remembered is None else await _return(wishes, source, remembered)
+    remembered = options.visitor_tokens.load(options.url, source)
+    visit = None if remembered is None else await _resume_visit(options, source, remembered)
     if visit is None:
-        async with open_api(wishes.url) as api:
+        async with open_api(options.url) as api:
             visit = await _visit_source(api, source)
-    wishes.memory.keep(wishes.url, source, visit.token)
+    options.visitor_tokens.save(options.url, source, visit.token)
     return visit
 
 
@@ -126,57 +123,57 @@ async def _visit_source(api: Api, source: str) -> Visit:
         raise NoSuchSource(error.detail) from None
 
 
-async def _return(wishes: SessionOptions, source: str, token: str) -> Visit | None:
-    async with open_api(wishes.url, token=token) as api:
+async def _resume_visit(options: SessionOptions, source: str, token: str) -> Visit | None:
+    async with open_api(options.url, token=token) as api:
         try:
             return await _visit_source(api, source)
         except ApiError as error:
             if error.status != 401:
                 raise
-            # The remembered visitor is expired, or the server is another one by now.
+            # The token has expired, or the server has a new secret: start as a new visitor.
             return None
 
 
-async def _answer(wishes: SessionOptions) -> None:
-    if wishes.token is not None:
-        token, sources = wishes.token, () if wishes.source is None else (wishes.source,)
+async def _run_operator(options: SessionOptions) -> None:
+    if options.token is not None:
+        token, sources = options.token, () if options.source is None else (options.source,)
     else:
-        source = wishes.source or DEFAULT_SOURCE
-        token = make_operator_token(wishes.data or Path(), wishes.user_id, wishes.name, source)
+        source = options.source or DEFAULT_SOURCE
+        token = make_operator_token(options.data or Path(), options.user_id, options.name, source)
         sources = (source,)
-    me = user_of(token)
+    me = user_in_token(token)
     if me.role is not Role.OPERATOR:
-        raise IdentityError("--token is a visitor's: --operator needs an operator's")
+        raise IdentityError("--token is a visitor's token, but --operator needs an operator's token")
     if not names_sources(token):
         raise IdentityError(
-            "--token names no widget source, so it shows no chats; make one that does: "
-            f"actorchat token --role operator --user-id {me.id} --source {wishes.source or DEFAULT_SOURCE}"
+            "--token names no widget source, so it gives access to no chats; make one that does: "
+            f"actorchat token --role operator --user-id {me.id} --source {options.source or DEFAULT_SOURCE}"
         )
     async with (
-        open_api(wishes.url, token=token) as api,
-        _open_front() as ui,
-        open_feed(wishes.url, token=token, sources=sources) as feed,
+        open_api(options.url, token=token) as api,
+        _open_ui() as ui,
+        open_feed(options.url, token=token, sources=sources) as feed,
     ):
-        chat_list = ChatListSession(ui, api, feed, me, wishes.url, token, sources[0] if sources else None)
+        chat_list = ChatListSession(ui, api, feed, me, options.url, token, sources[0] if sources else None)
         try:
             await chat_list.run()
         except NoSuchChat as error:
             raise NoSuchSource(error.detail) from None
-    _check_script(ui, chat_list.refused)
+    _raise_if_lines_failed(ui, chat_list.failed_lines)
 
 
-def _check_script(ui: TerminalUi, refused: int) -> None:
-    # Who has a screen saw what was refused, and did what there was to do.
-    if refused and ui.scripted:
-        raise Refused("a line came to nothing" if refused == 1 else f"{refused} lines came to nothing")
+def _raise_if_lines_failed(ui: TerminalUi, count: int) -> None:
+    # A user at a screen has seen the failures; a script needs an exit status.
+    if count and ui.scripted:
+        raise LinesFailed("a line of input failed" if count == 1 else f"{count} lines of input failed")
 
 
 @asynccontextmanager
-async def _open_front() -> AsyncIterator[TerminalUi]:
+async def _open_ui() -> AsyncIterator[TerminalUi]:
     if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
         yield LineUi()
         return
-    # Imported here: scripts do without a screen, and it takes a while.
+    # Imported here, because it is slow and scripts do not need it.
     from actorchat.cli.terminal.screen_ui import open_screen
 
     async with open_screen() as screen:

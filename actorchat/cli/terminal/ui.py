@@ -1,4 +1,4 @@
-"""What a conversation needs from a terminal: to show, to tell, and to hear what was typed."""
+"""Defines the interface of a UI (screen or script) and the user actions it reports."""
 
 from typing import Protocol
 
@@ -12,57 +12,57 @@ Scene = ChatView | ChatListView
 
 @attrs.frozen
 class Entered:
-    """A line was typed and finished."""
+    """The user typed a line and pressed Enter."""
 
     line: str
 
 
 @attrs.frozen
 class Edited:
-    """This is what stands in the input field now."""
+    """The text in the input field changed to ``text``."""
 
     text: str
 
 
 @attrs.frozen
 class Left:
-    """The user wants to leave; ``in_a_hurry`` is false at the end of a script's input."""
+    """The user wants to leave, after pending messages are stored unless ``immediately`` is true."""
 
-    in_a_hurry: bool
+    immediately: bool
 
 
 Action = Entered | Edited | Left
 
 
 class UiClosed(Exception):  # noqa: N818 - says what happened, as the terminal did nothing wrong
-    """Nobody sees what is shown any more."""
+    """The output cannot be shown any more."""
 
 
 class TerminalUi(Protocol):
-    """A terminal. One task asks for actions; any may show and tell."""
+    """A user interface. Only one task may call `next_action`; all tasks may call the other methods."""
 
     @property
     def reading_seconds(self) -> float:
-        """How long something has to be shown before it counts as read."""
+        """How many seconds a message has to be shown before it counts as read."""
         ...
 
     @property
     def scripted(self) -> bool:
-        """Whether nobody looks on: what is said in a line is done before the next line."""
+        """Whether the input is a script: then each line is completed before the next one is read."""
         ...
 
     def show(self, scene: Scene) -> None:
-        """Show this in place of what was shown; never waits."""
+        """Replace what is on the screen, if there is one. Does not block."""
         ...
 
-    def tell(self, line: str) -> None:
-        """Say this once, where there is no screen to show it. Raises FrontGone."""
+    def print_line(self, line: str) -> None:
+        """Print a line if there is no screen. Raises UiClosed."""
         ...
 
-    def put_back(self, line: str) -> None:
-        """Let the line be typed again, if there is an input field and nothing new in it; never waits."""
+    def restore_input(self, line: str) -> None:
+        """Put the line back into the input field, if there is one and it is empty. Does not block."""
         ...
 
     async def next_action(self) -> Action:
-        """Wait for what the user does next, in order; after `Left` it is `Left` for ever."""
+        """Wait for the user's next action. Actions come in order; after `Left` there are no others."""
         ...

@@ -7,23 +7,23 @@ import pexpect  # type: ignore[import-untyped]  # it comes without types
 import pytest
 import trio
 
-from actorchat.cli.terminal import run, session
-from actorchat.cli.terminal.identity import IdentityError, VisitorMemory
+from actorchat.cli.terminal import runner, session
+from actorchat.cli.terminal.identity import IdentityError, VisitorTokens
 from actorchat.cli.terminal.session import SessionOptions
 from actorchat.client.server_urls import ServerAddress
 
-WISHES = SessionOptions(ServerAddress.parse("http://127.0.0.1:1"), None, None, None, VisitorMemory(Path()), 1, "")
+OPTIONS = SessionOptions(ServerAddress.parse("http://127.0.0.1:1"), None, None, None, VisitorTokens(Path()), 1, "")
 # The command itself is there: what is raced is the loading of what it needs.
 LOADED = "from actorchat.cli import chat, main; print('loaded', flush=True); main()"
 
 
 def end_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> BaseException | None:
-    async def run_session(wishes: SessionOptions, *, operator: bool) -> None:
+    async def run_session(options: SessionOptions, *, operator: bool) -> None:
         await trio.lowlevel.checkpoint()
         raise error
 
-    monkeypatch.setattr(run, "run_session", run_session)
-    return run.run_to_end(WISHES, operator=False)
+    monkeypatch.setattr(runner, "run_session", run_session)
+    return runner.run_terminal(OPTIONS, operator=False)
 
 
 def grouped(*errors: BaseException) -> BaseException:
@@ -48,14 +48,14 @@ def test_a_bug_is_not_hidden_by_an_interrupt(monkeypatch: pytest.MonkeyPatch) ->
 def test_signals_are_heard_before_anything_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     survived = []
 
-    async def visit(wishes: SessionOptions) -> None:
+    async def run_visitor(options: SessionOptions) -> None:
         signal.raise_signal(signal.SIGINT)
         survived.append(True)
         await trio.sleep(20)
         raise AssertionError("the signal was not heard")
 
-    monkeypatch.setattr(session, "_visit", visit)
-    assert run.run_to_end(WISHES, operator=False) is None
+    monkeypatch.setattr(session, "_run_visitor", run_visitor)
+    assert runner.run_terminal(OPTIONS, operator=False) is None
     assert survived
 
 

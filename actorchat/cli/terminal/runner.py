@@ -1,7 +1,4 @@
-"""Owns how a sitting ends: by itself, by Ctrl-C, or for a reason that is told.
-
-Refuses to know the command line and what happens while one sits.
-"""
+"""Runs a terminal session with Trio and returns the error to show to the user, if there is one."""
 
 from functools import partial
 from typing import Final
@@ -9,24 +6,26 @@ from typing import Final
 import trio
 
 from actorchat.cli.terminal.identity import IdentityError
-from actorchat.cli.terminal.session import NoSuchSource, Refused, SessionOptions, Unsent, run_session
+from actorchat.cli.terminal.session import LinesFailed, NoSuchSource, SessionOptions, Unsent, run_session
 from actorchat.cli.terminal.ui import UiClosed
 from actorchat.client import ClientError
 
-_EXPECTED: Final = (ClientError, IdentityError, UiClosed, NoSuchSource, Refused, Unsent)
+_EXPECTED: Final = (ClientError, IdentityError, UiClosed, NoSuchSource, LinesFailed, Unsent)
 
 
-def run_to_end(wishes: SessionOptions, *, operator: bool) -> BaseException | None:
-    """Sit until it ends; None if it ended well or by Ctrl-C, else what a user is told. Raises what is a bug."""
+def run_terminal(options: SessionOptions, *, operator: bool) -> BaseException | None:
+    """Run a session until it ends. Returns the error to show, or None after a normal end or Ctrl-C.
+
+    An unexpected exception is raised, also if Ctrl-C was pressed at the same time.
+    """
     try:
-        trio.run(partial(run_session, wishes, operator=operator))
+        trio.run(partial(run_session, options, operator=operator))
     except _EXPECTED as error:
         return error
     except KeyboardInterrupt:
         return None
     except BaseExceptionGroup as group:
         expected, rest = group.split(_EXPECTED)
-        # What is a bug stays one beside a Ctrl-C.
         if rest is not None and rest.split(KeyboardInterrupt)[1] is not None:
             raise
         return None if expected is None else _first(expected)
