@@ -15,6 +15,7 @@ import click
 import pytest
 
 from actorchat.cli import main
+from actorchat.http.problems import STATUSES
 from actorchat.protocol import decode_command
 from actorchat.server.settings import ChatSettings, HttpSettings, LimitSettings, Settings
 from actorchat.server.settings_loader import load_settings
@@ -112,3 +113,11 @@ def test_the_table_of_settings_has_each_with_its_variable_and_default() -> None:
         assert variable.startswith(f"`ACTORCHAT_{name.replace('.', '_').upper()}`") or name == "tls_key", name
         if isinstance(fields[name], int | float):
             assert float(default.strip("`")) == fields[name], name
+
+
+def test_the_table_of_errors_has_each_code_with_its_status() -> None:
+    page = (ROOT / "docs" / "http.md").read_text()
+    rows = re.findall(r"^\| (4\d\d|5\d\d) \| (.+) \|$", page, re.M)
+    stated = {(code, int(status)) for status, row in rows for code in re.findall(r"`(\w+)`", row)}
+    # A body or query parameter that can't be read has its own status.
+    assert stated == {*STATUSES.items(), ("malformed", 400)}
