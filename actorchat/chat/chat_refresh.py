@@ -1,4 +1,4 @@
-"""Shows the chats of people whose profile has changed again, one after the other."""
+"""Republishes the active chats of a user whose profile has changed, one after the other."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from actorchat.protocol import User
 __all__ = ["ChatRefresher", "Renamed"]
 
 RETRY = 1.0
-"""Seconds after which chats that storage could not read or take are tried again."""
+"""Seconds before the next attempt if storage was unavailable."""
 
 
 @attrs.frozen
 class Renamed:
-    """`user` has this profile now, and had another one before."""
+    """The profile of `user` has changed to this one."""
 
     user: User
 
 
 class ChatRefresher(Actor[Renamed]):
-    """The actor that `show(user)` runs in: it shows all active chats of the user again.
+    """Calls `republish(user)` for each changed profile, which publishes all active chats of that user again.
 
-    It raises `StorageUnavailable` if it could not show them all; then it is tried again until it could.
+    If it raises `StorageUnavailable`, it is called again every second until it succeeds.
     """
 
-    def __init__(self, show: Callable[[User], Awaitable[object]]) -> None:
-        self._show = show
+    def __init__(self, republish: Callable[[User], Awaitable[object]]) -> None:
+        self._republish = republish
 
     async def receive(self, message: Renamed) -> None:
         try:
-            await self._show(message.user)
+            await self._republish(message.user)
         except StorageUnavailable:
             self.after(RETRY, message, key=identity_of(message.user))

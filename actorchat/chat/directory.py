@@ -1,6 +1,7 @@
-"""Owns who the operators are, who of them is online, and the counters that consoles see.
+"""Tracks the operators, their presence and the counters, and sends changes to the consoles that show them.
 
-Counters and people are decided in transactions; here the newest revision is kept and told, at most ten times a second.
+Counters and people change in transactions. This module keeps their newest revisions and sends them at most ten times a
+second.
 """
 
 from __future__ import annotations
@@ -35,24 +36,24 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 INTERVAL = 0.1
-"""Seconds between two tellings of counters."""
+"""Seconds between two updates to consoles."""
 
 OFFLINE_GRACE = 30.0
-"""Seconds for which an operator without a console is still online."""
+"""Seconds for which an operator without a console still counts as online."""
 
 RETRY = 1.0
-"""Seconds after which a change of presence, or a return of chats, that storage could not take is tried again."""
+"""Seconds before storing a change of presence, or returning chats to the queue, is tried again after a failure."""
 
 KNOWN_SOURCES = 10_000
-"""Sources whose counter is remembered, though no console may be there; any name can be a source."""
+"""How many sources' counters are remembered. A limit is needed, because any valid name can be a source."""
 
 _ROUNDING = 0.001
-"""Seconds by which a timer may end early: sums of floats are not exact."""
+"""Seconds by which a timer may expire early, because sums of floats are not exact."""
 
 
 @attrs.frozen
 class Counted:
-    """Counters changed, and the events of the chats they count were shown."""
+    """Counters changed, and the events of the chats behind the change were sent."""
 
     counters: tuple[OperatorCounters | SourceCounters, ...]
 
@@ -66,7 +67,7 @@ class PersonSeen:
 
 @attrs.frozen(eq=False)
 class ConsoleJoined:
-    """A console is live; its snapshot showed these operators and counters."""
+    """A console is live; its snapshot contained these operators and counters."""
 
     console: Console
     operators: tuple[OperatorRecord, ...]
@@ -75,23 +76,27 @@ class ConsoleJoined:
 
 @attrs.frozen
 class ConsoleLeft:
-    """The operator's last console is gone."""
+    """The operator's last console has disconnected."""
 
     operator_id: int
 
 
 @attrs.frozen
-class _Tell:
-    pass
+class _SendUpdates:
+    """Timer: the interval since the last update is over."""
 
 
 @attrs.frozen
 class _GraceOver:
+    """Timer: the operator may be offline for good."""
+
     operator_id: int
 
 
 @attrs.frozen
 class _StoreOnline:
+    """Timer: try again to store that the operator is online."""
+
     operator_id: int
 
 
@@ -107,14 +112,16 @@ class _PresenceFailed:
 
 
 @attrs.frozen
-class _Return:
-    """It is time to try again to return the chats of an operator that went offline."""
+class _ReturnChats:
+    """Timer: try again to return the chats of an operator who went offline."""
 
     operator_id: int
 
 
 @attrs.frozen
-class _ReturnTried:
+class _ChatsReturned:
+    """The attempt is over; some chats may be left."""
+
     person: PersonRecord
 
 
@@ -129,13 +136,13 @@ DirectoryMessage = (
     | PersonSeen
     | ConsoleJoined
     | ConsoleLeft
-    | _Tell
+    | _SendUpdates
     | _GraceOver
     | _StoreOnline
     | _PresenceStored
     | _PresenceFailed
-    | _Return
-    | _ReturnTried
+    | _ReturnChats
+    | _ChatsReturned
     | _ReturnFailed
 )
 
@@ -150,9 +157,10 @@ class _Operator:
 
 @attrs.define(eq=False)
 class _View:
-    """What one console was told of its sources, and what it still has to be told.
+    """What one console shows of its sources, and which updates it still has to get.
 
-    `ahead`: counters that its snapshot showed before the events of the chats they count were shown.
+    `ahead` has counters of its snapshot that were newer than the chat events it had been sent by then. `operators` are
+    the ids of operators whose update is due.
     """
 
     unread: dict[str, SourceCounters]
@@ -162,9 +170,9 @@ class _View:
 
 
 class Consoles:
-    """Who is connected, and the counters whose chats' events were shown. Joining, leaving, counting are synchronous.
+    """The connected consoles, and the counters that match the chat events sent so far; storage may be ahead of them.
 
-    It outlives the directory's incarnations. Storage may be ahead of these counters.
+    All methods are synchronous. The object survives crashes and restarts of the directory.
     """
 
     def __init__(self) -> None:
@@ -172,17 +180,17 @@ class Consoles:
         self.operators: dict[int, OperatorCounters] = {}
         self.sources: dict[str, SourceCounters] = {}
         self._begun = False
-        self._of_operator: Counter[int] = Counter()
+        self._console_counts: Counter[int] = Counter()
         self._left_at: dict[int, float] = {}
 
     def begin(self, records: Iterable[OperatorRecord]) -> None:
-        """Take what storage has, once: before anything happens all of it counts as shown."""
+        """Take the stored counters as a start. Only the first call has an effect."""
         if not self._begun:
             self._begun = True
             self.count(tuple(record.counters for record in records))
 
     def count(self, counters: Iterable[OperatorCounters | SourceCounters]) -> None:
-        """The events of the chats that these count were shown."""
+        """Take counters over, after the events of the chats behind them were sent."""
         for counter in counters:
             if isinstance(counter, SourceCounters):
                 known = self.sources.get(counter.source)
@@ -195,7 +203,7 @@ class Consoles:
                 self.operators[counter.operator_id] = counter
 
     def _forget_sources(self) -> None:
-        """Forget sources without a console that have not changed for longest: whoever joins reads them from storage."""
+        """Forget the half that has not changed for longest, except sources with a console; storage has them all."""
         watched = frozenset().union(*(console.sources for console in self.views))
         for source in list(self.sources)[: len(self.sources) - KNOWN_SOURCES // 2]:
             if source not in watched:
@@ -207,44 +215,44 @@ class Consoles:
     def join(
         self, console: Console, counters: Iterable[SourceCounters], operators: Iterable[OperatorRecord] = ()
     ) -> None:
-        """The console is live; its snapshot showed `counters` and `operators`."""
+        """Add a console that is live; its snapshot contained `counters` and `operators`."""
         unread = {source: SourceCounters(source) for source in console.sources}
         unread.update({counter.source: counter for counter in counters})
-        shown = (record.counters for record in operators)
-        ahead = {each.operator_id: each for each in shown if each.rev > self.counters(each.operator_id).rev}
+        in_snapshot = (record.counters for record in operators)
+        ahead = {each.operator_id: each for each in in_snapshot if each.rev > self.counters(each.operator_id).rev}
         self.views[console] = _View(unread, ahead)
         operator_id = console.session.user.id
-        self._of_operator[operator_id] += 1
+        self._console_counts[operator_id] += 1
         self._left_at.pop(operator_id, None)
 
     def leave(self, console: Console) -> bool:
-        """Whether it was its operator's last one. A console that never joined is nobody's."""
+        """Remove a console. Returns whether it was its operator's last; False if it never joined."""
         if self.views.pop(console, None) is None:
             return False
         operator_id = console.session.user.id
-        self._of_operator[operator_id] -= 1
-        if self._of_operator[operator_id]:
+        self._console_counts[operator_id] -= 1
+        if self._console_counts[operator_id]:
             return False
-        del self._of_operator[operator_id]
+        del self._console_counts[operator_id]
         self._left_at[operator_id] = trio.current_time()
         return True
 
     def connected(self, operator_id: int) -> bool:
-        return operator_id in self._of_operator
+        return operator_id in self._console_counts
 
     def grace_left(self, operator_id: int) -> float:
-        """Seconds until the grace of an operator without a console is over; not above 0 if it is."""
+        """Seconds until an operator without a console counts as offline; 0 or less if the grace is over."""
         left_at = self._left_at.get(operator_id)
         return 0.0 if left_at is None else left_at + OFFLINE_GRACE - trio.current_time()
 
 
 class Directory(Actor[DirectoryMessage]):
-    """The one actor that knows all operators. It holds a record per operator, and none per visitor or chat.
+    """The actor that knows all operators. It keeps a record for each operator, and none for visitors or chats.
 
-    `store_presence(operator_id, online)` commits that the operator is online or offline. `return_chats(operator_id)`
-    then gives the chats of an operator that is leaving back to the queue, as far as it can. Both return the operator's
-    record; what they return or raise comes back as a message. Between the two the operator is stored as offline, so no
-    chat reopens with it, and as leaving, so a restart completes the return.
+    `store_presence(operator_id, online)` commits that the operator is online or offline. After an operator went
+    offline, `return_chats(operator_id)` returns their chats to the queue, as many as it can. Both return the operator's
+    record. Between the two calls the operator is stored as offline, so that no chat reopens with them, and as
+    `leaving`, so that a restarted server continues to return the chats.
     """
 
     def __init__(
@@ -259,8 +267,8 @@ class Directory(Actor[DirectoryMessage]):
         self._consoles = consoles
         self._clock = clock
         self._operators: dict[int, _Operator] = {}
-        self._told_at = -INTERVAL
-        self._waiting = False
+        self._updated_at = -INTERVAL
+        self._timer_set = False
 
     async def on_start(self) -> None:
         while True:
@@ -281,19 +289,19 @@ class Directory(Actor[DirectoryMessage]):
             if connected and not record.person.online:
                 self._store(operator_id, online=True)
             elif record.person.leaving:
-                self._return(operator_id)
+                self._start_return(operator_id)
             elif record.person.online and not connected:
                 self._start_grace(operator_id)
         if self._consoles.views:
-            self._resume()
+            self._update_all()
 
-    def _resume(self) -> None:
-        """An incarnation crashed: tell the consoles that are there what it may not have told."""
+    def _update_all(self) -> None:
+        """Send everything to the connected consoles, because updates may be lost when the actor crashes."""
         for counter in self._consoles.sources.values():
             self._count_unread(counter)
         for operator in self._operators.values():
-            self._operator_due(operator)
-        self._tell()
+            self._mark_due(operator)
+        self._send_updates()
 
     async def receive(self, message: DirectoryMessage) -> None:
         match message:
@@ -301,34 +309,34 @@ class Directory(Actor[DirectoryMessage]):
                 for counter in counters:
                     self._count(counter)
             case PersonSeen(person=person):
-                self._seen(person)
+                self._person_seen(person)
             case ConsoleJoined():
-                self._joined(message)
+                self._console_joined(message)
             case ConsoleLeft(operator_id=operator_id):
                 if not self._consoles.connected(operator_id):
                     self._start_grace(operator_id)
-            case _Tell():
-                self._waiting = False
+            case _SendUpdates():
+                self._timer_set = False
             case _GraceOver(operator_id=operator_id):
                 self._grace_over(operator_id)
             case _StoreOnline(operator_id=operator_id):
                 if self._consoles.connected(operator_id) and not self._operators[operator_id].person.online:
                     self._store(operator_id, online=True)
             case _PresenceStored(person=person):
-                self._stored(person)
+                self._presence_stored(person)
             case _PresenceFailed(operator_id=operator_id, error=error):
-                self._retry(operator_id, error)
-            case _Return(operator_id=operator_id):
-                self._return(operator_id)
-            case _ReturnTried(person=person):
-                self._return_tried(person.user.id, again=person.leaving)
+                self._presence_failed(operator_id, error)
+            case _ReturnChats(operator_id=operator_id):
+                self._start_return(operator_id)
+            case _ChatsReturned(person=person):
+                self._return_finished(person.user.id, retry=person.leaving)
             case _ReturnFailed(operator_id=operator_id, error=error):
                 if not isinstance(error, StorageUnavailable):
-                    _log.error("the chats of operator %s could not be returned", operator_id, exc_info=error)
-                self._return_tried(operator_id, again=True)
+                    _log.error("returning the chats of operator %s to the queue failed", operator_id, exc_info=error)
+                self._return_finished(operator_id, retry=True)
             case _:
                 assert_never(message)
-        self._tell()
+        self._send_updates()
 
     # Counters
 
@@ -339,7 +347,7 @@ class Directory(Actor[DirectoryMessage]):
         operator = self._operators.get(counter.operator_id)
         if operator is not None and counter.rev > operator.counters.rev:
             operator.counters = counter
-            self._operator_due(operator, counted=True)
+            self._mark_due(operator, counters_only=True)
 
     def _count_unread(self, counter: SourceCounters) -> None:
         for view in self._consoles.views.values():
@@ -348,31 +356,33 @@ class Directory(Actor[DirectoryMessage]):
                 view.unread[counter.source] = counter
                 view.global_due = view.global_due or counter.unread_chats != known.unread_chats
 
-    def _operator_due(self, operator: _Operator, *, but: frozenset[str] = frozenset(), counted: bool = False) -> None:
-        """Due at every console that shares a source with the operator, but those that share one of `but`.
+    def _mark_due(
+        self, operator: _Operator, *, excluded: frozenset[str] = frozenset(), counters_only: bool = False
+    ) -> None:
+        """Make an update due at the consoles that have a source of the operator and none of the `excluded` sources.
 
-        `counted`: only its counters changed, which a console's snapshot may have shown.
+        `counters_only` means that only counters changed; a console whose snapshot contained them is left out.
         """
         sources, operator_id = operator.person.sources(self._clock()), operator.person.user.id
         for console, view in self._consoles.views.items():
-            ahead = view.ahead.get(operator_id) if counted else None
+            ahead = view.ahead.get(operator_id) if counters_only else None
             if ahead is not None and ahead.rev >= operator.counters.rev:
                 continue
-            if not console.sources.isdisjoint(sources) and console.sources.isdisjoint(but):
+            if not console.sources.isdisjoint(sources) and console.sources.isdisjoint(excluded):
                 view.operators.add(operator_id)
 
-    def _tell(self) -> None:
-        """Tell every console what is due, unless it was told a moment ago: then once, when the moment is over."""
+    def _send_updates(self) -> None:
+        """Send all due updates, or set a timer if the last ones were sent less than `INTERVAL` ago."""
         due = [(console, view) for console, view in self._consoles.views.items() if view.operators or view.global_due]
-        if self._waiting or not due:
+        if self._timer_set or not due:
             return
         now = trio.current_time()
-        wait = self._told_at + INTERVAL - now
+        wait = self._updated_at + INTERVAL - now
         if wait > 0:
-            self._waiting = True
-            self.after(wait, _Tell(), key="tell")
+            self._timer_set = True
+            self.after(wait, _SendUpdates(), key="send-updates")
             return
-        self._told_at = now
+        self._updated_at = now
         for console, view in due:
             events: list[Event] = [self._event(operator_id, view) for operator_id in sorted(view.operators)]
             if view.global_due:
@@ -393,39 +403,39 @@ class Directory(Actor[DirectoryMessage]):
 
     # Consoles and people
 
-    def _joined(self, message: ConsoleJoined) -> None:
+    def _console_joined(self, message: ConsoleJoined) -> None:
         console = message.console
         view = self._consoles.views.get(console)
         if view is None:
             return
-        # The snapshot may be behind what was told since it was read, or ahead of what rooms have announced.
+        # The snapshot may be older than updates that were sent since it was read, or newer than the rooms' events.
         for source in console.sources & self._consoles.sources.keys():
             self._count_unread(self._consoles.sources[source])
-        shown = {record.person.user.id: record for record in message.operators}
+        in_snapshot = {record.person.user.id: record for record in message.operators}
         now = self._clock()
         for operator_id, operator in self._operators.items():
-            record = shown.get(operator_id)
-            stale = record is None or operator_event(record) != self._event(operator_id, view)
-            if stale and not console.sources.isdisjoint(operator.person.sources(now)):
+            record = in_snapshot.get(operator_id)
+            is_stale = record is None or operator_event(record) != self._event(operator_id, view)
+            if is_stale and not console.sources.isdisjoint(operator.person.sources(now)):
                 view.operators.add(operator_id)
         own = self._operators.get(console.session.user.id)
         if own is not None and not own.person.online:
             self._store(console.session.user.id, online=True)
 
-    def _seen(self, person: PersonRecord) -> None:
+    def _person_seen(self, person: PersonRecord) -> None:
         operator = self._operators.get(person.user.id)
         if operator is None:
             operator = self._operators[person.user.id] = _Operator(person, self._consoles.counters(person.user.id))
-            self._operator_due(operator)
+            self._mark_due(operator)
             return
         known = operator.person
-        # Presence has its own message: this one may be older.
+        # Keep the presence: it has its own messages, and this record may have an older one.
         operator.person = attrs.evolve(person, online=known.online, leaving=known.leaving)
         if person.user != known.user:
-            self._operator_due(operator)
+            self._mark_due(operator)
         else:
-            # The operator may be new to a source.
-            self._operator_due(operator, but=known.sources(self._clock()))
+            # The operator may have been added to a source.
+            self._mark_due(operator, excluded=known.sources(self._clock()))
 
     def _start_grace(self, operator_id: int) -> None:
         self.after(OFFLINE_GRACE, _GraceOver(operator_id), key=("grace", operator_id))
@@ -435,7 +445,7 @@ class Directory(Actor[DirectoryMessage]):
             return
         left = self._consoles.grace_left(operator_id)
         if left > _ROUNDING:
-            # The operator came and went again, and the message of that is still on its way.
+            # The operator connected and left again; the message about that is still in the inbox.
             self.after(left, _GraceOver(operator_id), key=("grace", operator_id))
         else:
             self._store(operator_id, online=False)
@@ -451,43 +461,43 @@ class Directory(Actor[DirectoryMessage]):
             err=lambda error: _PresenceFailed(operator_id, error),
         )
 
-    def _stored(self, person: PersonRecord) -> None:
+    def _presence_stored(self, person: PersonRecord) -> None:
         operator_id = person.user.id
         operator = self._operators[operator_id]
         operator.storing = False
-        told = operator.person
-        operator.person = attrs.evolve(told, online=person.online, leaving=person.leaving)
-        if told.online is not person.online:
-            self._operator_due(operator)
-        # It may have come or gone while its presence was stored.
+        before = operator.person
+        operator.person = attrs.evolve(before, online=person.online, leaving=person.leaving)
+        if before.online is not person.online:
+            self._mark_due(operator)
+        # The operator may have connected or left while the presence was being stored.
         connected = self._consoles.connected(operator_id)
         if person.online and not connected:
             self._start_grace(operator_id)
         elif connected and not person.online:
-            # Ends the leaving: what was not returned yet stays with the operator.
+            # This also clears `leaving`: chats that were not returned yet stay with the operator.
             self._store(operator_id, online=True)
         elif person.leaving:
-            self._return(operator_id)
+            self._start_return(operator_id)
 
-    def _return(self, operator_id: int) -> None:
+    def _start_return(self, operator_id: int) -> None:
         operator = self._operators[operator_id]
         if operator.returning or self._consoles.connected(operator_id):
             return
         operator.returning = True
         self.pipe(
             partial(self._return_chats, operator_id),
-            ok=_ReturnTried,
+            ok=_ChatsReturned,
             err=lambda error: _ReturnFailed(operator_id, error),
         )
 
-    def _return_tried(self, operator_id: int, *, again: bool) -> None:
+    def _return_finished(self, operator_id: int, *, retry: bool) -> None:
         self._operators[operator_id].returning = False
-        if again:
-            self.after(RETRY, _Return(operator_id), key=("return", operator_id))
+        if retry:
+            self.after(RETRY, _ReturnChats(operator_id), key=("return", operator_id))
 
-    def _retry(self, operator_id: int, error: Exception) -> None:
+    def _presence_failed(self, operator_id: int, error: Exception) -> None:
         if not isinstance(error, StorageUnavailable):
-            _log.error("the presence of operator %s could not be stored", operator_id, exc_info=error)
+            _log.error("storing the presence of operator %s failed", operator_id, exc_info=error)
         operator = self._operators[operator_id]
         operator.storing = False
         if not self._consoles.connected(operator_id):
@@ -497,7 +507,7 @@ class Directory(Actor[DirectoryMessage]):
 
 
 def operator_event(record: OperatorRecord) -> OperatorUpdated:
-    """What a console is told of an operator."""
+    """The event that shows an operator on a console."""
     return OperatorUpdated(
         user=record.person.user,
         is_online=record.person.online,

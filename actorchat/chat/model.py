@@ -1,6 +1,6 @@
-"""Owns the values of the domain: a chat, a stored message, counters, the policy. Knows no IO and no clock.
+"""Defines the immutable values of the domain: chats, stored messages, people, counters and the policy.
 
-A `ChatState` is one chat's row. It never changes: `actorchat.chat.rules` makes the next one.
+A `ChatState` is the row of one chat; `actorchat.chat.rules` computes the next state from it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ __all__ = [
 
 
 class Stage(StrEnum):
-    """Where a chat stands. `RESERVED` is `new` on the wire, but in no list, feed or counter."""
+    """The stage of a chat. `RESERVED` is `new` on the wire, but such a chat is in no list, feed or counter."""
 
     RESERVED = "reserved"
     NEW = "new"
@@ -66,7 +66,7 @@ class Stage(StrEnum):
 
 
 class OnClosed(StrEnum):
-    """What a closed chat does when its visitor writes or reopens."""
+    """What happens when the visitor of a closed chat writes or reopens it."""
 
     REOPEN = "reopen"
     QUEUE = "queue"
@@ -74,11 +74,11 @@ class OnClosed(StrEnum):
 
 
 ANONYMOUS_IDS: Final = 2**52
-"""Users' ids from here on are those of anonymous visitors, whom the server numbers."""
+"""The lowest user id of anonymous visitors, which the server assigns; ids in tokens are below."""
 
 
 class Identity(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
-    """Who somebody is: ids are unique per role only."""
+    """A user's role and id; ids are unique only within a role."""
 
     role: Role
     id: int
@@ -90,9 +90,9 @@ def identity_of(user: User) -> Identity:
 
 @attrs.frozen(kw_only=True)
 class Policy:
-    """The deployment's choices that decisions depend on. Times in seconds, 0 = off; capacity 0 = unlimited.
+    """The settings that decisions depend on. Times are in seconds, 0 means off; capacity 0 means unlimited.
 
-    `upload_timeout` is how long an upload waits for its message.
+    `upload_timeout` is how long an uploaded file is kept without a message.
     """
 
     capacity: int = 0
@@ -104,19 +104,19 @@ class Policy:
 
 
 class ChatState(msgspec.Struct, frozen=True, gc=False):
-    """One chat as it stands after revision `rev`.
+    """The state of one chat after revision `rev`.
 
-    `operator` stays set on a closed chat: the chat reopens with it. Watermarks are the highest index that a side has
+    A closed chat keeps its `operator`, with whom it reopens. Watermarks are the highest message index that a side has
     received or read, -1 for none.
 
-    Timers start from the other fields, in whole seconds since the epoch, rounded up so that no timer ends early.
-    `last_activity` is the last message or transition. Since `awaiting_since` somebody owes the customer an answer;
-    it is None on the customer's turn, and handing the chat on doesn't change it. `assigned_at` is when `operator` got
-    the chat, in any way.
+    Times are in whole seconds since the epoch, rounded up so that no timer expires early. `last_activity` is the time
+    of the last message or transition. `awaiting_since` is the time since which the customer waits for an answer, None
+    if it is the customer's turn; passing the chat to another operator does not change it. `assigned_at` is when
+    `operator` got the chat.
 
-    Lists are ordered by `place`, the highest first, and by no clock. The ids of one database's messages ascend in
-    commit order; a chat's place is the id of its newest message, or a number from the same sequence if something
-    happened to the chat since that left no message. It is 0 while the chat is reserved.
+    Lists are ordered by `place`, highest first, and not by time. Message ids ascend in commit order; a chat's place is
+    the id of its newest message, or a number from the same sequence if a later change left no message. The place of a
+    reserved chat is 0.
     """
 
     uuid: UUID
@@ -147,7 +147,7 @@ class ChatState(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def listed(self) -> bool:
-        """Whether lists, feeds and counters show it."""
+        """Whether the chat is in lists, feeds and counters."""
         return self.stage is not Stage.RESERVED
 
     @property
@@ -155,10 +155,10 @@ class ChatState(msgspec.Struct, frozen=True, gc=False):
         return self.stage is Stage.NEW or self.stage is Stage.OPEN
 
     def due_at(self, policy: Policy) -> float | None:
-        """When the one timer that runs ends, or None if none does.
+        """When the chat's timer expires, in epoch seconds, or None if no timer is running.
 
-        While an operator owes an answer, the answer timer; on the customer's turn, the idle timer. A chat that waits in
-        the queue has no timer: it is never closed unanswered.
+        It is the answer timer while the customer waits for an answer, else the idle timer. A chat that waits in the
+        queue has no timer: it is never closed unanswered.
         """
         if not self.active:
             return None
@@ -181,10 +181,10 @@ class StoredAttachment(msgspec.Struct, frozen=True, gc=False):
 
 
 class Upload(msgspec.Struct, frozen=True, gc=False):
-    """A file that `uploader` has uploaded, and that one message of theirs may take: then it is `bound`.
+    """An uploaded file. It is `bound` once one of the uploader's messages has it as an attachment.
 
-    `source` is the widget source that the uploader's token named, "" if it named several. `media_type` was found by
-    looking at the bytes. `created` is epoch seconds.
+    `source` is the widget source of the uploader's token, "" if the token names several. `media_type` is detected from
+    the content. `created` is in epoch seconds.
     """
 
     file: StoredAttachment
@@ -196,7 +196,7 @@ class Upload(msgspec.Struct, frozen=True, gc=False):
 
 
 class StoredMessage(msgspec.Struct, frozen=True, gc=False):
-    """One message as committed. `author` is None for the server's own system messages; `time` is epoch seconds."""
+    """One committed message. `author` is None for system messages of the server; `time` is in epoch seconds."""
 
     id: int
     index: int
@@ -211,12 +211,12 @@ class StoredMessage(msgspec.Struct, frozen=True, gc=False):
 
 
 def visible_to(message: StoredMessage, role: Role) -> bool:
-    """System messages reach only those whose role is `type_role`: live, history, resume."""
+    """Whether users of this role may see the message, live and in the history; system messages are for one role."""
     return message.type is MessageType.STANDARD or message.type_role is role
 
 
 def message_status(chat: ChatState, message: StoredMessage) -> MessageStatus:
-    """Computed from the counterpart's watermarks; system messages stay `new`."""
+    """The status of a message, from the other side's watermarks; system messages are always `new`."""
     if message.type is MessageType.SYSTEM:
         return MessageStatus.NEW
     if message.type_role is Role.USER:
@@ -229,7 +229,7 @@ def message_status(chat: ChatState, message: StoredMessage) -> MessageStatus:
 
 
 def wire_message(chat: ChatState, message: StoredMessage, attachments: tuple[Attachment, ...] = ()) -> Message:
-    """The contract's message, with the chat as `chat` says, and its files with the reader's links."""
+    """The message in its wire form, with `chat` as its chat; `attachments` have links for this reader."""
     return Message(
         id=message.id,
         type=message.type,
@@ -246,7 +246,7 @@ def wire_message(chat: ChatState, message: StoredMessage, attachments: tuple[Att
 
 @attrs.frozen
 class OperatorCounters:
-    """An operator's chats, absolute, after the commit that carries revision `rev` of these counters."""
+    """The numbers of an operator's new and open chats; `rev` increases with each change."""
 
     operator_id: int
     new_chats: int = 0
@@ -256,7 +256,7 @@ class OperatorCounters:
 
 @attrs.frozen
 class SourceCounters:
-    """A source's `unread_chats`, absolute, after the commit that carries revision `rev` of this counter."""
+    """The number of a source's unread chats; `rev` increases with each change."""
 
     source: str
     unread_chats: int = 0
@@ -265,7 +265,7 @@ class SourceCounters:
 
 @attrs.frozen
 class Contribution:
-    """What one chat adds to the counters."""
+    """What one chat adds to the counters of its operator and its source."""
 
     operator_id: int | None
     new: int
@@ -274,7 +274,7 @@ class Contribution:
 
 
 def contribution(chat: ChatState) -> Contribution:
-    """The only definition of the counters: counters are the sum of this over all chats."""
+    """What `chat` adds to the counters. This defines them: each counter is the sum over all chats."""
     active = chat.active
     unread = int(active and chat.last_visitor_index > chat.operators_read)
     if not active or chat.operator is None:
@@ -284,20 +284,20 @@ def contribution(chat: ChatState) -> Contribution:
 
 
 ENDLESS: Final = 2**53 - 1
-"""The end, in epoch seconds, of a membership that has none."""
+"""The expiry time, in epoch seconds, of a membership that never expires."""
 
 
 def endless(sources: Iterable[str]) -> dict[str, int]:
-    """Memberships in these widget sources that have no end."""
+    """Memberships in these widget sources that never expire."""
     return dict.fromkeys(sources, ENDLESS)
 
 
 @attrs.frozen
 class ProfileToken:
-    """The token that a stored profile was taken from.
+    """The token that a stored profile comes from.
 
-    `at` is its place in the order of tokens: when it was issued or, if it doesn't say so (`dated` is false), when it
-    was first used. Both that and `until`, its end, are in epoch seconds.
+    `at` orders tokens: it is the issue date or, for a token without one (`dated` is false), the time of its first use.
+    `until` is when the token expires. Both are in epoch seconds.
     """
 
     token: str
@@ -308,12 +308,12 @@ class ProfileToken:
 
 @attrs.frozen
 class PersonRecord:
-    """What is stored of a person. All but `user`, `profile` and `superseded` is about operators only.
+    """The stored record of a person. `memberships`, `online` and `leaving` are used for operators only.
 
-    `memberships` has, for each widget source that a token named, until when the person belongs to it, in epoch seconds.
-    `online` is the contract's `is_online`, as last committed. `leaving`: the operator went offline, and not all chats
-    that were theirs are back in the queue yet. `superseded` has older tokens that must not bring their profile back and
-    don't say when they were issued, each with its end.
+    `memberships` maps each widget source to the time, in epoch seconds, until which the person belongs to it. `online`
+    is the contract's `is_online`, as last committed. `leaving` means that the operator went offline and some of their
+    chats still have to be returned to the queue. `superseded` maps older tokens without an issue date to their expiry;
+    they must not overwrite the profile again.
     """
 
     user: User
@@ -324,5 +324,5 @@ class PersonRecord:
     superseded: Mapping[str, int] = attrs.field(factory=dict)
 
     def sources(self, now: float) -> frozenset[str]:
-        """The widget sources that the person belongs to at `now`."""
+        """The widget sources that the person belongs to at `now` (epoch seconds)."""
         return frozenset([source for source, until in self.memberships.items() if until > now])

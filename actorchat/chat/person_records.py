@@ -1,4 +1,4 @@
-"""Decides what the use of a token changes in what is stored of a person. Pure functions, no IO, no clock."""
+"""Computes how the use of a token changes the stored record of a person. Pure functions without IO or a clock."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from actorchat.protocol import Role
 __all__ = ["MEMBERSHIP_SLACK", "SUPERSEDED_KEPT", "record_person"]
 
 MEMBERSHIP_SLACK: Final = 10
-"""Seconds that a membership lasts beyond its token: several tokens of one moment are stored once."""
+"""Seconds that a membership outlasts its token, so that tokens issued shortly one after the other cause one write."""
 
 SUPERSEDED_KEPT: Final = 8
-"""Older tokens without a date that are remembered of one person."""
+"""How many superseded tokens without an issue date are remembered for each person."""
 
 
 def record_person(stored: PersonRecord | None, operation: RecordPerson, now: float) -> PersonRecord:
-    """The person after the use of a token at `now`; equal to `stored` if the token says nothing new.
+    """Return the record after a token was used at `now`; it equals `stored` if the token changes nothing.
 
-    Memberships add up, each until the end of the last token that names the source. Of profiles the newest token's wins,
-    and what it omits stays as it is. Tokens are ordered by when they were issued, those that don't say so by their
-    first use. A dated token that claims what is stored anyway leaves that order as it is.
+    Memberships add up: each lasts until the last token that names the source expires. The profile is the newest
+    token's; claims that it omits keep their stored values. Tokens are ordered by their issue date, and those without
+    one by their first use. A dated token whose claims equal the stored profile does not become the newest.
     """
     person = stored or PersonRecord(operation.user)
     memberships = _memberships(person, operation, now)

@@ -1,6 +1,6 @@
-"""Owns what the chat needs from others: a journal to decide, an archive to read, sessions to speak to.
+"""Defines the interfaces that the chat package needs: a journal, a reader of committed data, and client sessions.
 
-Each is a few Protocols; `actorchat.testing` has the conformance check that every implementation passes.
+`actorchat.testing` has the conformance checks that every implementation passes.
 """
 
 from __future__ import annotations
@@ -40,37 +40,38 @@ __all__ = [
 
 
 PAGE_BYTES: Final = 65_536
-"""Bytes of text after which a page ends: 200 messages of ordinary length, but not 200 of 4,000 characters."""
+"""A page ends after this many bytes of text: enough for 200 messages of usual length, but not for 200 long ones."""
 
 
 class StorageUnavailable(Exception):  # noqa: N818 - a state of the storage, named as its wire code
-    """Storage can't be read now. Nothing is lost; try again later."""
+    """Storage cannot be read at the moment. No data is lost; try again later."""
 
 
 class Recipient(Protocol):
-    """Who is told what became of submitted operations."""
+    """Receives the outcomes of submitted operations."""
 
     def decided(self, outcomes: Sequence[Outcome]) -> None:
-        """Takes outcomes in commit order: once per batch, each outcome exactly once. Never blocks, never raises."""
+        """Receive the outcomes of a batch, in commit order, each exactly once. Must not block or raise."""
 
 
 class Journal(Protocol):
-    """Decides operations in the order of their submission, many in one transaction."""
+    """Decides operations in the order in which they were submitted, many in one transaction."""
 
     def submit(self, operation: Operation, recipient: Recipient, reply_to: ReplyTo | None = None) -> bool:
-        """Queue `operation`. One `Outcome` with `reply_to` reaches `recipient` later, never within this call.
+        """Queue `operation`. `recipient` gets one `Outcome` with `reply_to` later, never within this call.
 
-        False: too many operations are waiting, and this one was not taken. Never blocks. While storage is away the
-        outcome is `Refused` with `storage_unavailable`; while a commit is in doubt there is none until it is known.
+        Returns False if the queue is full; then the operation was not accepted. Does not block. While storage is
+        unavailable the outcome is `Refused` with `storage_unavailable`. While it is unknown whether a commit succeeded,
+        there is no outcome.
         """
 
 
 @attrs.frozen
 class Page:
-    """Messages in ascending index order with the chat as it is now; `has_more` in the direction that was asked.
+    """Messages in ascending index order and the current chat; `has_more` refers to the direction of the request.
 
-    A page has fewer messages than its limit, and `has_more`, if their texts reach the bytes that were asked for: it
-    ends with the message that does, and so never is empty.
+    A page ends with the message that makes its texts reach the requested bytes. So it may have fewer messages than its
+    limit although there are more, but never none.
     """
 
     chat: ChatState
@@ -80,7 +81,10 @@ class Page:
 
 @attrs.frozen
 class ListPlace:
-    """Where a list of chats goes on: after the chat that stood at `place` when the newest number was `start`."""
+    """The cursor of a list of chats: after the chat that was at `place` when the first page was read.
+
+    `start` is the highest place at that time; chats that have moved above it since are skipped.
+    """
 
     start: int
     place: int
@@ -88,11 +92,11 @@ class ListPlace:
 
 @attrs.frozen(kw_only=True)
 class ChatFilter:
-    """Which chats a list shows: newest activity first, reserved ones never. None = any.
+    """Selects the chats of a list, which has the latest activity first and never shows reserved chats. None means any.
 
-    `before` continues a list. A `ListPlace` goes on in the order that the list had when the walk began, so moves in
-    between hide no chat and show none twice. A chat's uuid goes on after that chat in the order of now; nothing comes
-    after an unknown one.
+    `before` continues a list. A `ListPlace` continues in the order that the list had at the first page, so that no chat
+    is missed or listed twice because it moved. A uuid continues after that chat in the current order; after an unknown
+    uuid the list is empty.
     """
 
     sources: frozenset[str] | None = None
@@ -105,7 +109,7 @@ class ChatFilter:
 
 @attrs.frozen
 class ChatPage:
-    """A page of a list of chats; `next` is the `before` of the page that follows, None if this is the last one."""
+    """A page of a list of chats; `next` is the `before` of the next page, None on the last one."""
 
     chats: tuple[ChatState, ...]
     next: ListPlace | None = None
@@ -122,7 +126,7 @@ class OperatorRecord:
 
 @attrs.frozen
 class FeedSnapshot:
-    """One consistent reading: every operator of the sources, the counters, the chats not closed (newest last)."""
+    """The operators, counters and unclosed chats (newest last) of some sources, read at one point in time."""
 
     operators: tuple[OperatorRecord, ...]
     counters: tuple[SourceCounters, ...]
@@ -130,9 +134,10 @@ class FeedSnapshot:
 
 
 class ChatReader(Protocol):
-    """Reads what was committed. Every method is one consistent reading and raises `StorageUnavailable` if it can't.
+    """Reads committed data. Each method reads at one point in time, and raises `StorageUnavailable` if it cannot.
 
-    `role` filters what that role may see, `size` bounds a page in bytes of UTF-8 text. Unknown chats: None or empty.
+    `role` selects the messages which that role may see; `size` bounds a page in bytes of UTF-8 text. For an unknown
+    chat the result is None or empty.
     """
 
     async def chat(self, chat: UUID) -> ChatState | None: ...
@@ -140,10 +145,10 @@ class ChatReader(Protocol):
     async def newest(
         self, chat: UUID, role: Role, *, before: int | None, limit: int, size: int = PAGE_BYTES
     ) -> Page | None:
-        """The newest `limit` messages with an index below `before` (None: of all); `has_more` = older ones exist."""
+        """The newest `limit` messages, with an index below `before` if given; `has_more` means there are older ones."""
 
     async def after(self, chat: UUID, role: Role, *, after: int, limit: int, size: int = PAGE_BYTES) -> Page | None:
-        """The oldest `limit` messages with an index above `after`; `has_more` = newer ones exist."""
+        """The oldest `limit` messages with an index above `after`; `has_more` means there are newer ones."""
 
     async def since(self, chat: UUID, *, rev: int, limit: int) -> Page | None:
         """The oldest `limit` messages, for both roles, committed after revision `rev`."""
@@ -154,24 +159,24 @@ class ChatReader(Protocol):
         """The oldest `limit` standard messages of that side with `after < index <= upto`."""
 
     async def chats(self, which: ChatFilter) -> ChatPage:
-        """A page of a list. A walk from page to page by `next` shows each chat that matches throughout exactly once."""
+        """A page of a list. Following `next` lists every chat that matches all the time exactly once."""
 
     async def person(self, identity: Identity) -> PersonRecord | None: ...
 
     async def operators(self, sources: Collection[str] | None) -> tuple[OperatorRecord, ...]:
-        """Every operator who has at least one of these sources (None: all), by id."""
+        """Every operator with at least one of these sources, or all operators for None, ordered by id."""
 
     async def feed_snapshot(self, sources: Collection[str], limit: int) -> FeedSnapshot: ...
 
     async def unused(self, before: float, limit: int) -> tuple[UUID, ...]:
-        """Reserved chats that nothing was done with after `before` (epoch seconds), the longest unused first."""
+        """Reserved chats without activity since `before` (epoch seconds), the longest unused first."""
 
     async def due(self, now: float, limit: int) -> tuple[UUID, ...]:
         """Chats whose `due_at` has passed, the longest overdue first."""
 
 
 class Session(Protocol):
-    """One connected socket, as rooms and feeds see it. Its methods never block and never raise."""
+    """A connected client, as rooms and feeds see it. The methods do not block and do not raise."""
 
     @property
     def user(self) -> User: ...
@@ -180,23 +185,23 @@ class Session(Protocol):
     def profile(self) -> Profile: ...
 
     def push(self, frames: Frames) -> None:
-        """Send `frames` after everything pushed before. Who can't keep up loses typing first, then the socket."""
+        """Send `frames` after all earlier ones. A slow client first loses typing events, then its socket is closed."""
 
     def close(self, code: int, reason: str = "") -> None:
-        """Send what was pushed, then close with `code`. Nothing follows; a second close does nothing."""
+        """Close with `code` after everything pushed was sent. Later pushes and closes are ignored."""
 
     @property
     def buffered_bytes(self) -> int:
-        """Bytes pushed that the peer's socket has not taken yet: replay is paced by it."""
+        """Pushed bytes that were not written to the socket yet; a replay waits while there are many."""
 
     async def wait_drained(self) -> bool:
-        """Return True when the backlog is small, False when the session is closed: nothing more reaches the peer.
+        """Wait until few bytes are buffered and return True, or return False once the session is closed.
 
-        It does not wait for ever: a peer that takes nothing for long is closed.
+        The wait ends: the session of a client that does not read is closed after a while.
         """
 
     def operation_done(self, flooding: bool = False) -> None:
-        """An operation of this session was answered: it may have one more in flight.
+        """Allow the session one more operation in flight, because one was answered.
 
-        `flooding`: it sends more than it may, and a transport may let it wait, as it may whoever is refused at once.
+        `flooding` means that it was refused by a rate limit; the transport may then throttle the client.
         """

@@ -1,7 +1,7 @@
-"""Remembers recent changes of profiles, so that what rooms remember is shown with people as they are now.
+"""Remembers recently changed profiles, so that chats and messages in memory are shown with current profiles.
 
-Storage has everybody's profile; this is for what was read before it changed. It is bounded: a profile that is forgotten
-here is shown as it was only where a room has remembered it for longer.
+Storage always has the current profiles; this is for what was read earlier. The number of profiles is bounded: after
+very many changes, a room may show an old profile until it reads the chat again.
 """
 
 from __future__ import annotations
@@ -16,41 +16,41 @@ from actorchat.protocol import Role, User
 
 __all__ = ["RenamedUsers"]
 
-_KEPT = 10_000
+_MAX_PROFILES = 10_000
 
 
 class RenamedUsers:
-    """Changed profiles, in commit order, and the rooms to tell of a change. Cheap while there are no changes."""
+    """The changed profiles, in commit order, and the callbacks of the rooms to notify."""
 
     def __init__(self) -> None:
         self._latest: OrderedDict[tuple[Role, int], User] = OrderedDict()
-        self._watching: dict[Identity, dict[Callable[[User], object], None]] = {}
+        self._watchers: dict[Identity, dict[Callable[[User], object], None]] = {}
 
-    def watch(self, identity: Identity, tell: Callable[[User], object]) -> None:
-        """Call `tell` with each new profile of that person, until `unwatch`."""
-        self._watching.setdefault(identity, {})[tell] = None
+    def watch(self, identity: Identity, notify: Callable[[User], object]) -> None:
+        """Call `notify` with each new profile of that user, until `unwatch`."""
+        self._watchers.setdefault(identity, {})[notify] = None
 
-    def unwatch(self, identity: Identity, tell: Callable[[User], object]) -> None:
-        watching = self._watching[identity]
-        del watching[tell]
-        if not watching:
-            del self._watching[identity]
+    def unwatch(self, identity: Identity, notify: Callable[[User], object]) -> None:
+        watchers = self._watchers[identity]
+        del watchers[notify]
+        if not watchers:
+            del self._watchers[identity]
 
     def changed(self, user: User) -> None:
         key = (user.role, user.id)
         self._latest[key] = user
         self._latest.move_to_end(key)
-        if len(self._latest) > _KEPT:
+        if len(self._latest) > _MAX_PROFILES:
             self._latest.popitem(last=False)
-        for tell in self._watching.get(identity_of(user), ()):
-            tell(user)
+        for notify in self._watchers.get(identity_of(user), ()):
+            notify(user)
 
     def user(self, user: User) -> User:
-        """The same person, as it is now."""
+        """The same user with the current profile."""
         return self._latest.get((user.role, user.id), user)
 
     def chat(self, chat: ChatState) -> ChatState:
-        """The same chat with its people as they are now."""
+        """The same chat with the current profiles of its owner and operator."""
         if not self._latest:
             return chat
         owner = self.user(chat.owner)
@@ -60,7 +60,7 @@ class RenamedUsers:
         return replace(chat, owner=owner, operator=operator)
 
     def message(self, message: StoredMessage) -> StoredMessage:
-        """The same message with its author as it is now."""
+        """The same message with the current profile of its author."""
         if not self._latest or message.author is None:
             return message
         author = self.user(message.author)

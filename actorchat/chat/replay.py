@@ -1,5 +1,7 @@
-"""Lets members that are behind catch up from storage: those that resume, and those to whom a mark tells more than the
-room remembers. It reads outside the room, at the reader's pace; the last piece and going live are one step of the room.
+"""Replays stored messages and statuses to subscriptions that are behind, at the client's pace, until they are live.
+
+A subscription is behind after it resumed, or when a receipt changes more messages than the room has in memory. The last
+piece and the switch to live events are one step of the room, so that nothing is missed or repeated.
 """
 
 from __future__ import annotations
@@ -18,38 +20,35 @@ from actorchat.protocol import Frames, MessageType, Profile, Role
 __all__ = ["PAGE", "Replays", "changed_messages", "status_ranges"]
 
 PAGE: Final = 100
-"""Messages read from storage at a time."""
+"""How many messages are read from storage at a time."""
 
 PAGE_TEXT_BYTES: Final = 32_768
-"""Bytes of text after which such a page ends: messages can be large."""
+"""A page ends after this many bytes of text, because messages can be large."""
 
 PIECE_BYTES: Final = 65_536
-"""What is sent at a time, about. As much again may wait before it; nothing else is kept while a reader takes its time.
-"""
+"""About how many bytes are pushed to a session at a time. A session buffers up to twice as much during a replay."""
 
-WORKED_ON_AT_ONCE: Final = 8
-"""Members for whom something is read or encoded at one time: hundreds that reconnect at once must not keep live
-messages waiting. None of them waits for its reader meanwhile.
-"""
+CONCURRENT_REPLAYS: Final = 8
+"""For how many subscriptions the server reads or encodes at the same time, so that hundreds of clients that reconnect
+do not delay live messages. A subscription that waits for its client is not counted."""
 
 
 class Replays:
-    """Reads members up to the present; one for all rooms.
+    """Replays for all rooms.
 
-    Whoever reads a lot for one socket holds `working` meanwhile, and not while it waits for that socket.
+    Code that reads a lot for one socket has to hold `working` while it reads, and not while it waits for the socket.
     """
 
     def __init__(self, chat_reader: ChatReader) -> None:
         self._chat_reader = chat_reader
-        self.working: trio.Semaphore = trio.Semaphore(WORKED_ON_AT_ONCE)
+        self.working: trio.Semaphore = trio.Semaphore(CONCURRENT_REPLAYS)
 
     async def catch_up(self, subscription: Subscription, cursor: ReplayCursor, room_state: RoomState) -> None:
-        """Send what `subscription` misses since `cursor`, then make it live. Returns early if it is closed.
+        """Send everything after `cursor` to `subscription`, then make it live. Returns early if it is closed.
 
-        Raises `StorageUnavailable` if storage can't be read. May be cancelled at any time; the member then stays
-        behind.
+        Raises `StorageUnavailable` if storage cannot be read. If it is cancelled, the subscription stays behind.
         """
-        # A reading in a thread can't be cut short: one of a crashed incarnation may come back while the next one reads.
+        # A read in a thread cannot be cancelled: one started before a crash may return while its successor reads.
         reader = cursor.reader = object()
         while await subscription.session.wait_drained():
             async with self.working:
@@ -68,7 +67,7 @@ class Replays:
         if not cursor.ranges and subscription.profile is Profile.STRICT:
             cursor.ranges, cursor.seen = status_ranges(cursor.seen, chat), chat
         if cursor.ranges:
-            # As they were when the ranges were made: what has changed since then makes ranges of its own.
+            # Use the chat as of the ranges; statuses that have changed since then get ranges of their own.
             await self._send_statuses(subscription, cursor, room_state, room_state.profiles.chat(cursor.seen or chat))
         elif cursor.index < chat.next_index - 1:
             await self._send_messages(subscription, cursor, room_state, chat)
@@ -91,7 +90,7 @@ class Replays:
     async def _send_statuses(
         self, subscription: Subscription, cursor: ReplayCursor, room_state: RoomState, chat: ChatState
     ) -> None:
-        """Send statuses in `cursor.ranges` as `chat` has them and take off what was sent: a crash repeats nothing."""
+        """Send the statuses in `cursor.ranges` and shrink the ranges, so that nothing is repeated after a crash."""
         reader = cursor.reader
         (author_role, low, high), *others = cursor.ranges
         upto = min(high, cursor.index)
@@ -112,7 +111,7 @@ class Replays:
 def _push(
     subscription: Subscription, messages: Sequence[StoredMessage], encode: Callable[[StoredMessage], bytes]
 ) -> int:
-    """Send as many of `messages` as make a piece; returns how many."""
+    """Send the first of `messages`, up to `PIECE_BYTES`; returns how many."""
     payloads: list[bytes] = []
     size = 0
     for message in messages:
@@ -126,22 +125,22 @@ def _push(
 
 
 def _finish(subscription: Subscription, cursor: ReplayCursor, room_state: RoomState, chat: ChatState) -> bool:
-    """Fill what is missing from the room's tail and go live, in one step.
+    """Send what is missing from the room's messages in memory, and make the subscription live, in one step.
 
-    False if the tail does not reach back, or holds so much that it is better read at the reader's pace.
+    Returns False if these messages do not reach far enough back, or are so many that a piece has to be sent first.
     """
     tail, role, encoder = room_state.tail, subscription.identity.role, room_state.encoder
     if cursor.ranges:
         return False
-    reach = tail[0].index if tail else chat.next_index
+    first_in_memory = tail[0].index if tail else chat.next_index
     strict = subscription.profile is Profile.STRICT
     ranges = status_ranges(cursor.seen, chat) if strict else ()
     lowest = min([cursor.index, *(low for _, low, high in ranges if low < min(high, cursor.index))])
-    if lowest + 1 < reach:
+    if lowest + 1 < first_in_memory:
         return False
     updated = [message for message in changed_messages(tail, ranges) if message.index <= cursor.index]
     added = [message for message in tail if message.index > cursor.index and visible_to(message, role)]
-    # Each takes more than its text: mostly it is known before anything is encoded that this is more than a piece.
+    # Every encoded message is longer than its text, so this usually rejects too much data before it is encoded.
     if sum(len(message.text) for message in (*updated, *added)) > PIECE_BYTES:
         return False
     payloads: list[bytes] = []
@@ -165,14 +164,14 @@ def _finish(subscription: Subscription, cursor: ReplayCursor, room_state: RoomSt
 
 
 def _added(subscription: Subscription, room_state: RoomState, chat: ChatState, message: StoredMessage) -> bytes:
-    """`message_added`; on extended sockets of its author with the `client_id` it was sent with."""
+    """Encode `message_added`, with the `client_id` if the subscription is an extended one of the author."""
     own = message.author is not None and identity_of(message.author) == subscription.identity
     client_id = message.client_id if own and subscription.profile is Profile.EXTENDED else None
     return room_state.encoder.added(chat, message, client_id)
 
 
 def status_ranges(before: ChatState | None, after: ChatState) -> tuple[tuple[Role, int, int], ...]:
-    """Which standard messages changed their status: (author's role, exclusive low index, inclusive high index)."""
+    """Ranges of standard messages whose status changed: (author's role, exclusive low index, inclusive high index)."""
     if before is None or (
         before.visitor_read == after.visitor_read
         and before.visitor_delivered == after.visitor_delivered
@@ -198,7 +197,7 @@ def _ranges(before: ChatState, after: ChatState) -> Iterator[tuple[Role, int, in
     ):
         was_delivered, was_read = delivered[0], read[0]
         if read[1] > was_read and read[1] >= was_delivered:
-            # Nothing lies between what was delivered and what was read: one range.
+            # The two ranges overlap or touch: merge them.
             yield author_role, was_read, max(read[1], delivered[1])
             continue
         if read[1] > was_read:
@@ -208,7 +207,7 @@ def _ranges(before: ChatState, after: ChatState) -> Iterator[tuple[Role, int, in
 
 
 def changed_messages(tail: Sequence[StoredMessage], ranges: tuple[tuple[Role, int, int], ...]) -> list[StoredMessage]:
-    """The standard messages of `tail` that lie in `ranges`, in index order."""
+    """The standard messages of `tail` that are in `ranges`, in index order."""
     return [
         message
         for message in tail

@@ -1,6 +1,6 @@
-"""Looks for chats whose time has ended: unanswered, idle, and reserved ones. The rules decide what then happens.
+"""Finds chats whose answer, idle or reservation time is over, and has each decided by its room.
 
-The times are in the chats' rows: they survive a restart, and cost no memory.
+The times are in the chats' rows, so they survive a restart and take no memory.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from actorchat.chat.ports import ChatReader, StorageUnavailable
 __all__ = ["ReservedSweeper", "Sweep", "Sweeper"]
 
 INTERVAL = 1.0
-"""Seconds between two looks."""
+"""Seconds between two sweeps."""
 
 AT_ONCE = 100
-"""Chats swept in one look; the rest come with the next."""
+"""How many chats one sweep handles."""
 
 RETURN_GRACE = 30.0
-"""Seconds after a start during which timers from before it don't end: nobody could write while the server was away."""
+"""Seconds after a start in which timers from before the start do not expire, so that users can reconnect and write."""
 
 
 @attrs.frozen
 class Sweep:
-    """It is time to look."""
+    """The timer message that starts a sweep."""
 
 
 class Sweeper(Actor[Sweep]):
-    """`sweep(chat)` lets the chat's room decide; `clock` gives epoch seconds."""
+    """Sweeps chats whose timer has expired. `sweep(chat)` has the room decide; `clock` returns epoch seconds."""
 
     _grace_ends: float
     _started: float
@@ -65,15 +65,15 @@ class Sweeper(Actor[Sweep]):
         return found is not None and found.last_activity >= self._started
 
 
-LONGEST_INTERVAL = 60.0
-"""Seconds between two looks for reserved chats. Shorter times to live have shorter intervals."""
+MAX_INTERVAL = 60.0
+"""The longest time in seconds between two sweeps of reserved chats; a short timeout has shorter intervals."""
 
 
 class ReservedSweeper(Actor[Sweep]):
-    """Has reserved chats deleted that nothing was done with for `timeout` seconds, a few at a time.
+    """Deletes reserved chats that were unused for `timeout` seconds, a limited number at a time.
 
-    `expire(chats, before)` deletes those that are not in use; `clock` gives epoch seconds. Clients have
-    `RETURN_GRACE` after a start to come back to their chats.
+    `expire(chats, before)` deletes those that are still unused; `clock` returns epoch seconds. The first sweep is
+    `RETURN_GRACE` seconds after the start, so that clients can reconnect to their chats.
     """
 
     def __init__(
@@ -100,4 +100,4 @@ class ReservedSweeper(Actor[Sweep]):
 
     @property
     def _interval(self) -> float:
-        return min(LONGEST_INTERVAL, max(INTERVAL, self._timeout / 10))
+        return min(MAX_INTERVAL, max(INTERVAL, self._timeout / 10))

@@ -1,4 +1,4 @@
-"""Owns who in a room and on its feed is shown what somebody types. When, is the relay's; timers are the room's."""
+"""Sends typing events to the feed and to the other role in the room."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["show_typing", "stop_typing"]
 
 
 def show_typing(room_state: RoomState, feed_of: Callable[[str], FeedState], user: User, typed: Typed) -> None:
-    """The text to the feed; to the room's other role, *(ext)*, only that somebody types."""
+    """Send a typing event to the feed with its text, and to the room's extended sockets of the other role without."""
     chat = room_state.announced
     if chat is None:
         return
@@ -30,7 +30,7 @@ def show_typing(room_state: RoomState, feed_of: Callable[[str], FeedState], user
 
 
 def stop_typing(room_state: RoomState, feed_of: Callable[[str], FeedState], identity: Identity, now: float) -> None:
-    """Make up a stop, if typing was on."""
+    """Send a stop for a user who was typing; nothing if typing had stopped already."""
     typist = room_state.typists.get(identity)
     typed = None if typist is None else typist.throttle.stop(now)
     if typist is not None and typed is not None:
@@ -39,5 +39,5 @@ def stop_typing(room_state: RoomState, feed_of: Callable[[str], FeedState], iden
 
 def _typing_frames(user: User, chat: UUID, text: str, stopped: bool) -> Frames:
     event = TypingUpdated(text=text, stopped=stopped, chat_id=chat, user=user)
-    # A full outbox drops typing. A stop is not told again, so it is kept like any other event.
+    # A full outbox drops typing events. A stop is sent only once, so it must not be dropped.
     return Frames.of([encode_event(event, Profile.EXTENDED)], typing=not stopped)

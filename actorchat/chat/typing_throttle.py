@@ -1,6 +1,6 @@
-"""Owns when a user's typing is passed on: at most four times a second, the latest wins, a stop is never lost.
+"""Limits a user's typing updates to four per second; the latest wins, and a stop is never lost.
 
-Pure values: callers bring the time and keep the timers.
+It has no clock and no timers: callers pass the time and call again when told to.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ INTERVAL = 0.25
 """Seconds between two updates of one user."""
 
 SILENCE = 6.0
-"""Seconds after which somebody who says nothing more has stopped."""
+"""Seconds without an update after which a user is considered to have stopped typing."""
 
 
 @attrs.frozen
 class Typed:
-    """What to pass on."""
+    """A typing update to send."""
 
     text: str
     stopped: bool
@@ -30,7 +30,7 @@ _STOP = Typed("", stopped=True)
 
 
 class TypingThrottle:
-    """One user in one room. `on` = the last thing passed on was no stop."""
+    """Throttles the updates of one user in one room. `on` is true after an update was sent and until a stop is sent."""
 
     __slots__ = ("_pending", "_sent_at", "on")
 
@@ -40,7 +40,7 @@ class TypingThrottle:
         self._pending: Typed | None = None
 
     def update(self, text: str, stopped: bool, now: float) -> Typed | float | None:
-        """What to pass on now, or in how many seconds to call `due`, or None: nothing new to do."""
+        """Return an update to send now, or the seconds after which to call `due`, or None if there is nothing to do."""
         if stopped and not self.on:
             self._pending = None
             return None
@@ -48,15 +48,15 @@ class TypingThrottle:
         wait = self._sent_at + INTERVAL - now
         if wait <= 0:
             return self._emit(typed, now)
-        waiting, self._pending = self._pending is not None, typed
-        return None if waiting else wait
+        timer_is_set, self._pending = self._pending is not None, typed
+        return None if timer_is_set else wait
 
     def due(self, now: float) -> Typed | None:
-        """What waited for its turn."""
+        """Return the update that had to wait, if there is one."""
         return None if self._pending is None else self._emit(self._pending, now)
 
     def stop(self, now: float) -> Typed | None:
-        """The user sent, left or fell silent: the stop to pass on at once, if typing was on."""
+        """Return the stop to send at once, if typing was on: the user sent a message, left or was silent for long."""
         self._pending = None
         return self._emit(_STOP, now) if self.on else None
 
@@ -67,7 +67,7 @@ class TypingThrottle:
 
 @attrs.define(eq=False)
 class Typist:
-    """Somebody who was typing a moment ago."""
+    """A user who is typing or was recently, with their throttle."""
 
     user: User
     throttle: TypingThrottle = attrs.Factory(TypingThrottle)

@@ -277,7 +277,7 @@ async def test_consoles_outlive_a_crash_of_the_directory(
         chat = await harness.reserve()
         await harness.chats.perform(AcceptChat(chat, OLGA))
         await trio.sleep(1)
-        plant(monkeypatch, Directory, "_tell", 1)
+        plant(monkeypatch, Directory, "_send_updates", 1)
         await harness.chats.perform(AddMessage(chat, ANNA, "hi"))
         await trio.sleep(120)
         assert olga.recorder.got(GlobalUpdated)[-1].unread_chats == 1
@@ -328,7 +328,7 @@ async def test_a_directory_that_crashes_while_storage_is_away_waits_for_it(
         olga = await harness.console(OLGA)
         await trio.sleep(1)
         away = plant(monkeypatch, type(harness.chats.chat_reader), "operators", 1, times=20, error=StorageUnavailable)
-        plant(monkeypatch, Directory, "_tell", 1)
+        plant(monkeypatch, Directory, "_send_updates", 1)
         chat = await harness.reserve()
         await harness.chats.perform(AddMessage(chat, ANNA, "hi"))
         await trio.sleep(120)
@@ -340,7 +340,7 @@ async def test_who_connects_while_the_directory_crashes_is_online_all_the_same(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     async with open_chat() as harness:
-        plant(monkeypatch, Directory, "_joined", 1)
+        plant(monkeypatch, Directory, "_console_joined", 1)
         await harness.console(OLGA)
         await trio.sleep(5)
         (olga,) = [each for each in await harness.chats.chat_reader.operators(None) if each.person.user == OLGA]

@@ -92,7 +92,7 @@ async def test_a_directory_that_crashes_during_a_doubt_tells_nothing_before_its_
         olga.say("in doubt")
         await wait_all_tasks_blocked()
         petr.recorder.take()
-        plant(monkeypatch, Directory, "_joined", 1)
+        plant(monkeypatch, Directory, "_console_joined", 1)
         await harness.console(OLGA)
         await trio.sleep(0.5)
         assert set(short(petr.recorder.take())) <= {(0, 0)}

@@ -15,7 +15,7 @@ from actorchat.chat.encoding import Encoder
 from actorchat.chat.feed import HELD_BYTES
 from actorchat.chat.operations import AddMessage
 from actorchat.chat.ports import FeedSnapshot
-from actorchat.chat.replay import PIECE_BYTES, WORKED_ON_AT_ONCE
+from actorchat.chat.replay import CONCURRENT_REPLAYS, PIECE_BYTES
 from actorchat.protocol import Frames, GlobalUpdated, MarkMessageRead, MessageAdded, Profile, User
 from actorchat.storage.async_reader import AsyncReader
 from tests.chat.harness import ChatHarness, RecordingSession, Socket, open_chat
@@ -144,7 +144,7 @@ async def test_of_many_replays_a_few_are_worked_on_at_a_time(autojump_clock: Moc
             await trio.lowlevel.checkpoint()
             at_once.append(sum(pieces.count for pieces in crowd) - before)
         # Between two turns of this task lie parts of two passes of the scheduler.
-        assert max(at_once) <= 2 * WORKED_ON_AT_ONCE
+        assert max(at_once) <= 2 * CONCURRENT_REPLAYS
 
 
 async def test_a_strict_member_that_falls_behind_and_reads_nothing_is_sent_little(
@@ -213,4 +213,4 @@ async def test_a_few_consoles_at_a_time_read_their_snapshot(
             harness.nursery.start_soon(harness.chats.join_feed, console, frozenset({"lk"}))
         await trio.sleep(5)
         assert all(console.got(GlobalUpdated) for console in consoles)
-        assert most == WORKED_ON_AT_ONCE
+        assert most == CONCURRENT_REPLAYS

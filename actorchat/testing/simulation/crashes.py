@@ -18,7 +18,7 @@ __all__ = ["PLACES", "Crashes", "PlannedCrash"]
 
 PLACES: Final[tuple[tuple[type[Any], str], ...]] = (  # Any: each is a class of its own
     (Feed, "_flush"),
-    (Directory, "_tell"),
+    (Directory, "_send_updates"),
     (Directory, "_count"),
     (Publisher, "_announce"),
     (Publisher, "settle"),
