@@ -66,7 +66,7 @@ def test_a_failure_is_reported_with_its_promise_and_its_last_events() -> None:
         played = next(played for played in map(play, map(make_plan, range(100))) if played.violation is not None)
     lines = list(describe_failure(played, last=5))
     assert f"seed {played.plan.seed} breaks" in lines[0]
-    assert any("the promise: " in line for line in lines)
+    assert any("expected: " in line for line in lines)
     assert "VIOLATION" in lines[-1]
     assert str(played.violation) in describe(played)
 

@@ -198,7 +198,7 @@ def test_a_node_is_killed_and_started_again() -> None:
     async def program(world: World) -> None:
         node = world.node("one", process)
         node.start()
-        with pytest.raises(RuntimeError, match="runs already"):
+        with pytest.raises(RuntimeError, match="is already running"):
             node.start()
         await trio.sleep(10)
         await node.kill()

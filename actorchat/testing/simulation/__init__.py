@@ -1,7 +1,7 @@
-"""Simulate programs in one process, in virtual time, from one seed; and the whole chat server with its people.
+"""Simulates programs, the whole chat server included, in one process and in virtual time, repeatably from a seed.
 
 `simulate(program, seed)` runs any Trio program in a `World`. `play(make_plan(seed))` runs the whole server, with
-clients, people and faults. `python -m actorchat.testing.simulation --seed N` does so from a shell.
+clients, people and faults; so does `python -m actorchat.testing.simulation --seed N`.
 """
 
 from actorchat.testing.simulation.broker import Broker, BrokerUnavailable, Consumer, Published

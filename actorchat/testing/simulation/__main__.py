@@ -1,4 +1,4 @@
-"""`python -m actorchat.testing.simulation`: replay one seed, or run many with a progress bar."""
+"""The command `python -m actorchat.testing.simulation`: runs one seed, or many with a progress bar."""
 
 from __future__ import annotations
 
@@ -24,15 +24,17 @@ _MOST_FAILURES = 10
 
 
 @click.command()
-@click.option("--seed", type=int, help="Play this seed, and shrink it if it fails.")
-@click.option("--plan", "path", type=click.Path(exists=True, path_type=Path), help="Play the plan in this JSON file.")
-@click.option("--trace", is_flag=True, help="Print every event of the run. Shrinks nothing.")
-@click.option("--seeds", type=click.IntRange(1), help="Play so many seeds, from a random one on.")
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Play seeds for so long.")
-@click.option("--first", type=int, help="Where --seeds and --minutes begin, in the place of a random seed.")
-@click.option("--jobs", type=click.IntRange(1), help="How many processes; all cores if not given.")
-@click.option("--only", multiple=True, type=click.Choice(sorted(FAULTS)), help="Faults of this kind only (repeatable).")
-@click.option("--ignore", multiple=True, metavar="KIND", help="Count violations of this kind, go on (repeatable).")
+@click.option("--seed", type=int, help="Run this seed, and shrink it if it fails.")
+@click.option("--plan", "path", type=click.Path(exists=True, path_type=Path), help="Run the plan in this JSON file.")
+@click.option("--trace", is_flag=True, help="Print every event of the run. A failing plan is not shrunk.")
+@click.option("--seeds", type=click.IntRange(1), help="Run this many seeds.")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Run seeds for this many minutes.")
+@click.option("--first", type=int, help="The first seed of --seeds or --minutes; random if not given.")
+@click.option("--jobs", type=click.IntRange(1), help="The number of processes; one for each core if not given.")
+@click.option(
+    "--only", multiple=True, type=click.Choice(sorted(FAULTS)), help="Plan this kind of fault only (repeatable)."
+)
+@click.option("--ignore", multiple=True, metavar="KIND", help="Count violations of this kind, and go on (repeatable).")
 @click.option("--save", type=click.Path(path_type=Path), help="Write the shrunk plan of a failing --seed to this file.")
 def main(
     seed: int | None,
@@ -46,9 +48,10 @@ def main(
     ignore: Sequence[str],
     save: Path | None,
 ) -> None:
-    """Simulate the whole server: a day of faults for every seed, and no promise broken.
+    """Run the whole server in a simulation with faults, and check that it keeps every promise.
 
-    Exits with 1 if a promise was broken.
+    Each seed gives another plan of people and faults, and always the same one. Without options 100 random seeds are
+    run. Exits with 1 if a promise was broken.
     """
     if seed is not None or path is not None:
         plan = load_plan(path) if path is not None else make_plan(seed or 0, faults=only or None)
@@ -96,7 +99,7 @@ def _many(
     begin: int,
 ) -> int:
     console, totals = Console(), Totals()
-    console.print(f"from seed {begin} on; one of them again: python -m actorchat.testing.simulation --seed N")
+    console.print(f"from seed {begin} on; to repeat one: python -m actorchat.testing.simulation --seed N")
     started = time.monotonic()
     results = run_seeds(seeds, known=ignore, faults=only or None, jobs=jobs)
     with _progress(console) as bar:

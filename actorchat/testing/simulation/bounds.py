@@ -1,7 +1,7 @@
-"""Bounds of the server that a run may make small, so that what lies beyond them happens often.
+"""Limits of the server that a run may lower, so that they are reached often.
 
-Bounds of sockets, of the journal and of the whole chat are parameters of `Environment`. The others are constants of
-their modules, replaced for one run.
+The limits of sockets, of the journal and of the whole chat are fields of `Environment`. The others are constants of
+their modules, which are replaced for one run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ __all__ = ["BOUNDS", "Bound", "bounded_environment", "small_constants"]
 
 @attrs.frozen
 class Bound:
-    """`values` that a seed chooses from. `constants` are (module, name); `field` is one of `Environment`."""
+    """A limit and the `values` that a seed chooses from.
+
+    The limit is either all of `constants`, as (module, name), or one `field` of `Environment`.
+    """
 
     values: tuple[float, ...]
     constants: tuple[tuple[object, str], ...] = ()
@@ -63,9 +66,9 @@ BOUNDS: Final[Mapping[str, Bound]] = {
 
 
 def bounded_environment(environment: Environment, chosen: Mapping[str, float]) -> Environment:
-    """`environment` with the bounds that are its fields."""
-    fields: dict[str, Any] = {}  # Any: what the field takes
-    sockets: dict[str, Any] = {}  # Any: as above
+    """Return `environment` with the chosen bounds that are fields of it."""
+    fields: dict[str, Any] = {}  # Any: fields have different types
+    sockets: dict[str, Any] = {}  # Any: fields have different types
     for name, value in chosen.items():
         field = BOUNDS[name].field
         if field is not None:
@@ -76,7 +79,7 @@ def bounded_environment(environment: Environment, chosen: Mapping[str, float]) -
 
 @contextmanager
 def small_constants(chosen: Mapping[str, float]) -> Iterator[None]:
-    """Inside the block the bounds that are constants have the values of `chosen`."""
+    """Inside the block, replace the chosen bounds that are constants of modules."""
     with ExitStack() as stack:
         for name, value in chosen.items():
             for module, constant in BOUNDS[name].constants:

@@ -1,4 +1,4 @@
-"""A broker that refuses, loses its connection within a batch and acknowledges late: at least once, in order."""
+"""A message broker with faults: it refuses batches, loses the connection within one, and acknowledges late."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["Broker", "BrokerUnavailable", "Consumer", "Published"]
 
 
 class BrokerUnavailable(Exception):  # noqa: N818 - a state of the broker
-    """Nothing was acknowledged. Each message of the batch may have arrived, a first part of them in order."""
+    """Nothing was acknowledged. Any number of messages from the start of the batch may have arrived, in order."""
 
 
 @attrs.frozen
 class Published:
-    """One message for outsiders."""
+    """One message for consumers outside the server."""
 
     channel: str
     body: bytes
@@ -28,11 +28,11 @@ class Published:
 
 
 class Broker:
-    """One broker of `world`.
+    """One broker of `world`: delivers at least once, and in order.
 
-    `refuse_until`: publishing fails at once up to that moment. `cut_rate`: how likely the connection is lost in a
-    batch, after some of it or all of it arrived. `late`: seconds that an acknowledgement may take. `capacity`: with so
-    many messages in a channel that no consumer has taken, publishing fails.
+    Publishing fails at once until the time `refuse_until`. `cut_rate` is the probability that the connection is lost
+    during a batch, when any part of it has arrived. `late` is the most seconds that an acknowledgement takes.
+    Publishing to a channel fails while it has `capacity` messages that no consumer has received.
     """
 
     def __init__(self, world: World, name: str = "broker") -> None:
@@ -47,13 +47,13 @@ class Broker:
         self._arrived = trio.lowlevel.ParkingLot()
 
     def stored(self, channel: str) -> tuple[Published, ...]:
-        """Everything that arrived, in order, repeats included."""
+        """All messages that arrived in `channel`, in order, including duplicates."""
         return tuple(self._channels.get(channel, ()))
 
     async def publish(self, messages: Sequence[Published]) -> None:
-        """Return when the broker has acknowledged all of `messages`. Raises `BrokerUnavailable`.
+        """Publish `messages` and wait until the broker has acknowledged all of them.
 
-        Cancelled, any first part of them may have arrived.
+        Raises `BrokerUnavailable`. If it is cancelled, any number of them from the start may have arrived.
         """
         chance = self._random
         await trio.sleep(chance.uniform(0.0, 0.01))
@@ -75,12 +75,12 @@ class Broker:
         await trio.sleep(chance.uniform(0.0, self.late))
 
     def consume(self, channel: str) -> Consumer:
-        """The channel's messages from its first, one after the other, for ever."""
+        """Iterate over the channel's messages from the first one on, waiting for new ones."""
         return Consumer(self, channel)
 
 
 class Consumer:
-    """An outsider's reading of one channel; made by `Broker.consume`."""
+    """An endless async iterator over the messages of one channel; made by `Broker.consume`."""
 
     def __init__(self, broker: Broker, channel: str) -> None:
         self._broker, self._channel, self._place = broker, channel, 0

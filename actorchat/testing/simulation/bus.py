@@ -1,4 +1,4 @@
-"""A bus between nodes that delays, loses, repeats and reorders notes, and can be split."""
+"""A bus between nodes that delays, loses, repeats and reorders notes, and can be partitioned."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ T = TypeVar("T")
 
 
 class Bus(Generic[T]):
-    """One bus of `world`. `lose` and `repeat` are how likely that is for each note and receiver.
+    """One bus of `world`.
 
-    `delay` is the most seconds that a note takes; notes overtake each other. Until `away_until` all are lost.
-    `capacity` bounds what a member has not yet received: over it the oldest is lost.
+    `lose` and `repeat` are the probabilities that a note is lost or repeated, for each receiver. `delay` is the most
+    seconds that a note takes; notes overtake each other. All notes are lost until the time `away_until`. `capacity` is
+    the most notes that wait for a receiver: if there are more, the oldest is lost.
     """
 
     def __init__(self, world: World, name: str = "bus", *, capacity: int = 1_000) -> None:
@@ -34,12 +35,15 @@ class Bus(Generic[T]):
         self._sides: dict[str, int] = {}
 
     def join(self, node: str) -> BusMember[T]:
-        """A member under the name of `node`; an earlier one of that name hears nothing any more."""
+        """Join the bus as `node`. An earlier member of that name receives nothing any more."""
         subscription = self._subscriptions[node] = BusMember(self, node, self._capacity)
         return subscription
 
     def split(self, *sides: Iterable[str]) -> None:
-        """Members of different sides don't hear each other; without sides, all do again. Others are of no side."""
+        """Partition the bus: only nodes on the same side receive each other's notes.
+
+        Nodes that are on none of `sides` form a side of their own. Without arguments the partition ends.
+        """
         self._world.log(self._name, "split", [sorted(side) for side in sides])
         self._sides = {node: number for number, side in enumerate(sides) for node in side}
 
@@ -55,7 +59,7 @@ class Bus(Generic[T]):
                 continue
             for _ in range(times):
                 at = trio.current_time() + chance.uniform(0.0, self.delay)
-                network.at(at, lambda subscription=subscription: subscription._arrive(note))  # type: ignore[misc] # bound now
+                network.at(at, lambda subscription=subscription: subscription._arrive(note))  # type: ignore[misc] # a default argument binds it
 
 
 class BusMember(Generic[T]):
@@ -68,11 +72,11 @@ class BusMember(Generic[T]):
         self._lot = trio.lowlevel.ParkingLot()
 
     def tell(self, note: T) -> None:
-        """Send `note` to all other members. Never blocks, and promises nothing."""
+        """Send `note` to all other members, without waiting and without any guarantee."""
         self._bus._send(self.node, note)
 
     async def receive(self) -> T:
-        """The next note that arrives."""
+        """Wait for the next note and return it."""
         while not self._notes:
             await self._lot.park()
         await trio.lowlevel.checkpoint()

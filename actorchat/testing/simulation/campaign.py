@@ -1,4 +1,4 @@
-"""Many seeds, on all cores: each run in a process that does nothing else meanwhile."""
+"""Runs many seeds on all cores, one at a time in each process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["SeedResult", "Totals", "run_seed", "run_seeds"]
 
 @attrs.frozen(kw_only=True)
 class SeedResult:
-    """What came of one seed. `kind` is that of its violation, None if there was none; times are seconds."""
+    """The result of one seed. `kind` is the kind of its violation, None if there was none. Times are in seconds."""
 
     seed: int
     digest: str
@@ -37,7 +37,7 @@ class SeedResult:
 
 @attrs.define
 class Totals:
-    """Sums over many seeds. `kinds` counts violations that ended a run, `known` the ignored ones, by seed."""
+    """Sums over many seeds. `kinds` counts violations that ended a run, `known` the seeds with ignored ones."""
 
     seeds: int = 0
     operations: int = 0
@@ -59,7 +59,7 @@ class Totals:
 
 
 def run_seed(seed: int, *, known: Collection[str] = (), faults: Collection[str] | None = None) -> SeedResult:
-    """Make the plan of a seed and play it."""
+    """Make the plan of a seed and run it."""
     played = play(make_plan(seed, faults=faults), known=known)
     verdict, violation = played.verdict, played.violation
     return SeedResult(
@@ -85,9 +85,10 @@ def run_seeds(
     jobs: int | None = None,
     run: Callable[..., SeedResult] = run_seed,
 ) -> Iterator[SeedResult]:
-    """The result of each seed, as they come. `jobs` None: a process for each core; 1: in this process.
+    """Yield the result of each seed as it is ready, in any order.
 
-    Closing the iterator ends it after the seeds that have begun.
+    `jobs` is the number of processes: None for one on each core, 1 for this process. Closing the iterator waits for
+    the seeds that are running, and starts no others.
     """
     run = partial(run, known=known, faults=faults)
     jobs = jobs or len(os.sched_getaffinity(0))

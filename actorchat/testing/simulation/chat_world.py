@@ -1,4 +1,4 @@
-"""The world of one plan: the whole server, its people and its faults, and what must hold at any moment and at rest."""
+"""Runs a plan: the whole server, its people and its faults, and the checks during the run and at its end."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ from actorchat.testing.simulation.network import Connection
 from actorchat.testing.simulation.people import URL, Person, make_people
 from actorchat.testing.simulation.plan import Plan
 from actorchat.testing.simulation.server import SECRET, ServerProcess
-from actorchat.testing.simulation.tap import SocketTap
+from actorchat.testing.simulation.socket_watch import Watch
 from actorchat.testing.simulation.truth import Truth
-from actorchat.testing.simulation.watch import Watch
+from actorchat.testing.simulation.wire_tap import SocketTap
 from actorchat.testing.simulation.world import Verdict, Violation, World
 from actorchat.transports.outbox import Outbox
 
 __all__ = ["ChatVerdict", "ChatWorld", "play"]
 
 CALM: Final = 140.0
-"""Seconds without faults before everything has to be right: a silent peer takes 85, a client's backoff 30."""
+"""Seconds without faults before the final checks: a silent peer is closed after 85, a client's backoff takes 30."""
 QUIET: Final = 10.0
-"""Seconds in which nothing happens before everything has to be right: a slow client reads what it missed till then."""
+"""Seconds in which nothing may happen before the final checks: until then slow clients read what they missed."""
 MOST_CALM: Final = 900.0
-"""Seconds without faults after which nothing may happen any more."""
+"""Seconds after the last fault by which everything must have come to rest."""
 FAREWELL: Final = 45.0
-"""Seconds after the last person left in which everything of theirs has to go: graces take 30."""
+"""Seconds after the last person left until nothing of theirs may be left: grace periods take up to 30."""
 _KEY_HORIZON: Final = 256
 
 
 @attrs.frozen(kw_only=True)
 class ChatVerdict:
-    """What came of a plan."""
+    """The result of a plan."""
 
     plan: Plan
     verdict: Verdict
@@ -65,7 +65,7 @@ class ChatVerdict:
 
 
 class ChatWorld(World):
-    """`shaken` are the chats in which announcing crashed: what is told there is judged less exactly."""
+    """`shaken` are the chats in which a broadcast crashed: events there are checked less strictly."""
 
     url = URL
 
@@ -106,7 +106,7 @@ class ChatWorld(World):
         return bool(self.plan.setup.bounds.keys() & {"outbox_frames", "outbox_bytes"})
 
     def may_have_expired(self, moment: float) -> bool:
-        """Whether the server's clock may have shown that moment."""
+        """Whether the server's clock, which may be set back, can have shown the time `moment`."""
         return moment <= self.latest_wall + 1
 
     # The run
@@ -139,7 +139,7 @@ class ChatWorld(World):
             super().judge_error(error)
 
     async def _watch_always(self) -> None:
-        """What must hold at any moment."""
+        """Check again and again what must hold at any moment."""
         overdue: set[object] = set()
         while True:
             await trio.sleep(1.0)
@@ -149,17 +149,17 @@ class ChatWorld(World):
                 late = self.wall() - session.expires_at
                 expired = late > 3 and not session.closed
                 if expired and session in overdue:
-                    self.fail("token-expiry", f"{session!r} goes on {late:.1f} s after its token")
+                    self.fail("token-expiry", f"{session!r} is open {late:.1f} s after its token expired")
                 (overdue.add if expired else overdue.discard)(session)
 
     async def _quiet(self) -> None:
-        """Return when nothing has happened for a while."""
+        """Wait until nothing has happened for a while."""
         for _ in range(int((MOST_CALM - CALM) / QUIET)):
             before = len(self.lines)
             await trio.sleep(QUIET)
             if len(self.lines) == before:
                 return
-        self.fail("no-end", f"still something happens, {MOST_CALM:.0f} s after the last fault")
+        self.fail("no-end", f"the world is not at rest {MOST_CALM:.0f} s after the last fault")
 
     async def _at_rest(self) -> None:
         for watch in self.watches:
@@ -170,10 +170,10 @@ class ChatWorld(World):
         for connection in self.network.connections:
             silent = connection.client.out.lossy and not connection.server.closed
             if silent and self.taps[connection].upgraded:
-                self.fail("silent-peer", f"socket {connection.number} has said nothing for over {CALM:.0f} s")
+                self.fail("silent-peer", f"socket {connection.number} has been silent for over {CALM:.0f} s")
         self.truth.check_storage(self.disk.store)
         wrong = self.disk.corrected_counters
-        self.check(not wrong, "counters", f"{wrong} counters had to be corrected at a start")
+        self.check(not wrong, "counters", f"{wrong} counters had to be corrected when a server started")
         self.log("AT REST", sum(watch.alive for watch in self.watches))
         for person in self.people.values():
             await person.look_up()
@@ -184,7 +184,7 @@ class ChatWorld(World):
         self.check(not any(left.values()), "left-behind", f"{left}")
         for record in self.disk.store.operators(None):
             user = record.person.user
-            self.check(not record.person.online, "online", f"operator {user.id} is online and gone")
+            self.check(not record.person.online, "online", f"operator {user.id} is online without a socket")
         self.truth.check_storage(self.disk.store)
 
 
@@ -198,10 +198,10 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 @contextmanager
 def _watched_outboxes(world: ChatWorld) -> Iterator[None]:
-    """Inside the block every outbox that holds more than it may is a violation."""
+    """Inside the block, report an outbox that exceeds its limits as a violation."""
     add = Outbox._add
 
-    def watched(self: Outbox, entry: Any, sent: int) -> None:  # Any: an outbox's own
+    def watched(self: Outbox, entry: Any, sent: int) -> None:  # Any: a private type of the outbox
         add(self, entry, sent)
         queue, limits = self._queue, self._limits
         if queue is None or queue.closed or queue.unbounded or len(queue.entries) < 2:
@@ -214,7 +214,7 @@ def _watched_outboxes(world: ChatWorld) -> Iterator[None]:
 
 
 class _ErrorLog(logging.Handler):
-    """What the server logs as an error is one, unless the plan asked for it."""
+    """Reports errors that the server logs as violations, except those that planned faults cause."""
 
     _PLANNED: Final = (
         "storage is away",
@@ -263,14 +263,14 @@ def _logging_to(handler: logging.Handler) -> Iterator[None]:
 
 
 def play(plan: Plan, *, known: Iterable[str] = ()) -> ChatVerdict:
-    """Run a plan from its first step to the last one's end, calm and farewell included.
+    """Run a plan: all of its steps, then a time without faults, the final checks, and the people's leaving.
 
-    `known` are kinds of violations that are counted and do not end the run.
+    Violations of the kinds in `known` are counted and do not end the run.
     """
     with ExitStack() as stack:
         folder = None
         if plan.setup.store == "sqlite":
-            folder = Path(tempfile.mkdtemp(prefix="simulation-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))  # noqa: S108 - a random name
+            folder = Path(tempfile.mkdtemp(prefix="simulation-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))  # noqa: S108 - mkdtemp makes a new folder
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
         world = ChatWorld(plan, known=known, folder=folder)
         stack.enter_context(_logging_to(_ErrorLog(world)))

@@ -1,4 +1,4 @@
-"""An operator's consoles: feeds held open with the project's own client library."""
+"""An operator's consoles: feed sockets that are held open with the project's client library."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Consoles"]
 
 
 class Consoles:
-    """At most two at a time."""
+    """The consoles of one operator, at most two at a time."""
 
     def __init__(self, person: Person) -> None:
         self._person = person

@@ -1,4 +1,4 @@
-"""Which faults met which operations: counted over many runs, shown as a table."""
+"""Counts how often each operation happened during each kind of fault, and shows a table."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _CALM: Final = "no fault"
 
 
 class Coverage:
-    """Counts of one run. An operation meets every fault that is in force when it begins."""
+    """The counts of one run. An operation counts for every fault that is active when it begins."""
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
         self._until: dict[str, float] = {}
 
     def fault(self, kind: str, until: float) -> None:
-        """`kind` is in force up to that moment."""
+        """Count operations for the fault `kind` until the time `until`."""
         self._until[kind] = max(self._until.get(kind, -inf), until)
 
     def operation(self, name: str, now: float) -> None:
@@ -32,12 +32,12 @@ class Coverage:
 
 
 def coverage_table(counts: Counter[tuple[str, str]], faults: Iterable[str], operations: Iterable[str]) -> Table:
-    """A row for each operation, a column for each fault; what never met is a red 0."""
+    """A table with a row for each operation and a column for each fault; zeros are red."""
     columns = (_CALM, *faults)
     table = Table(title="How often each operation met each fault", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("operation", no_wrap=True, vertical="bottom")
     for fault in columns:
-        # Names are written downwards, so that a screen of 80 columns holds them all.
+        # Names are written vertically, so that the table fits into 80 columns.
         table.add_column("\n".join(fault), justify="right", no_wrap=True, vertical="bottom")
     for operation in operations:
         cells = [counts[fault, operation] for fault in columns]

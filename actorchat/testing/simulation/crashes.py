@@ -1,4 +1,4 @@
-"""Crashes inside the chat, on request: the next calls of one method raise."""
+"""Makes methods inside the chat raise, as a plan demands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from actorchat.chat.room import Room
 
 __all__ = ["PLACES", "Crashes", "PlannedCrash"]
 
-PLACES: Final[tuple[tuple[type[Any], str], ...]] = (  # Any: each is a class of its own
+PLACES: Final[tuple[tuple[type[Any], str], ...]] = (  # Any: classes of any kind
     (Feed, "_flush"),
     (Directory, "_send_updates"),
     (Directory, "_count"),
@@ -30,22 +30,22 @@ PLACES: Final[tuple[tuple[type[Any], str], ...]] = (  # Any: each is a class of 
 """The methods that can be made to raise."""
 
 
-class PlannedCrash(Exception):  # noqa: N818 - it is meant to happen
-    """Raised inside the server because the plan says so."""
+class PlannedCrash(Exception):  # noqa: N818 - it is raised on purpose
+    """Raised inside the server because the plan demands it."""
 
     def __repr__(self) -> str:
         return "planned crash"
 
 
 class Crashes:
-    """Which places raise, and at which of their next calls. Nothing raises while `is_up` says no."""
+    """The crashes that are still due. None happens while `is_up` returns false."""
 
     def __init__(self, log: Callable[..., object], is_up: Callable[[], bool]) -> None:
         self._log, self._is_up = log, is_up
         self._left: dict[int, int] = {}
 
     def ask(self, place: int, nth: int) -> None:
-        """Make the `nth` next call of `PLACES[place]` raise."""
+        """Make the `nth` call of `PLACES[place]` from now on raise."""
         self._left[place] = nth
 
     def calm(self) -> None:
@@ -53,7 +53,7 @@ class Crashes:
 
     @contextmanager
     def planted(self) -> Iterator[None]:
-        """Inside the block what was asked for happens."""
+        """Inside the block, make the methods raise as requested."""
         with ExitStack() as stack:
             for place, (owner, name) in enumerate(PLACES):
                 stack.enter_context(mock.patch.object(owner, name, self._wrap(place, getattr(owner, name))))

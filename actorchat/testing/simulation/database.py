@@ -1,7 +1,7 @@
-"""A database that behaves as PostgreSQL does where it matters: READ COMMITTED, row locks, doubt at COMMIT, failover.
+"""A database that behaves like PostgreSQL: READ COMMITTED, row locks, commits that may be lost, and failover.
 
-Rows are immutable mappings under a key in a table. There is no SQL: a transaction has a method for each statement, and
-each statement takes a while.
+A table maps keys to rows, which are immutable mappings. There is no SQL: a transaction has a method for each kind of
+statement, and each statement takes time.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ __all__ = [
     "UniqueViolation",
 ]
 
-Row = Mapping[str, Any]  # Any: values of all kinds
+Row = Mapping[str, Any]  # Any: columns have any type
 """A row of a table: its columns by name."""
-Key = tuple[str, Any]  # Any: what a table's key is
+Key = tuple[str, Any]  # Any: a key of any type, after the name of its table
 
 _DEADLOCK_SECONDS = 1.0
 
 
 class DatabaseUnavailable(Exception):  # noqa: N818 - a state of the database
-    """The connection is lost, or none can be had. What was not committed is gone."""
+    """The connection is lost, or can't be opened. Uncommitted changes are gone."""
 
 
 class CommitLost(DatabaseUnavailable):
-    """The connection was lost at COMMIT: the transaction may be stored, or be stored later, or not."""
+    """The connection was lost at COMMIT: the transaction may be stored, may be stored later, or may be lost."""
 
 
 class DeadlockDetected(Exception):  # noqa: N818 - PostgreSQL's name
-    """Two transactions wait for each other; this one was rolled back."""
+    """Transactions wait for each other; this one was rolled back."""
 
 
 class UniqueViolation(Exception):  # noqa: N818 - PostgreSQL's name
-    """There is a row under that key."""
+    """The table already has a row with that key."""
 
 
 @attrs.define(eq=False)
@@ -61,8 +61,8 @@ class _Lock:
 class Database:
     """One database of `world`.
 
-    `slow`: the most seconds a statement takes. Until `away_until` no connection can be had, and those there are break
-    at their next statement. `replicated`: every commit is on the standby before it is acknowledged.
+    `slow` is the most seconds that a statement takes. Until the time `away_until` no connection can be opened, and open
+    ones break at their next statement. With `replicated`, every commit is on the standby before it is acknowledged.
     """
 
     def __init__(self, world: World, name: str = "database", *, replicated: bool = True) -> None:
@@ -73,7 +73,7 @@ class Database:
         self._world, self._name = world, name
         self._random = world.random(name)
         self._tables: dict[str, dict[Any, Row]] = {}
-        # Each commit with what was there before, for a failover that loses the last ones.
+        # Each commit with the rows that it replaced, for a failover that loses the last commits.
         self._log: list[list[tuple[Key, Row | None]]] = []
         self._standby = 0
         self._locks: dict[Key, _Lock] = {}
@@ -85,7 +85,7 @@ class Database:
     # Faults
 
     def lose_commit(self, *, stored: bool, late: float = 0.0) -> None:
-        """Break the connection at the next COMMIT. `stored`: it is carried out all the same, `late` seconds later."""
+        """Break the connection at the next COMMIT. If `stored`, the commit still happens, `late` seconds later."""
         self._doubts.append((stored, late))
 
     def cut(self) -> None:
@@ -95,7 +95,7 @@ class Database:
             connection._break()
 
     def fail_over(self, downtime: float = 0.2) -> int:
-        """Promote the standby: all connections break. Returns how many commits are lost: none if `replicated`."""
+        """Break all connections and promote the standby. Returns the number of lost commits, 0 if `replicated`."""
         self.cut()
         lost = 0 if self.replicated else len(self._log) - self._standby
         for _ in range(lost):
@@ -107,17 +107,17 @@ class Database:
         return lost
 
     def catch_up(self) -> None:
-        """The standby has all that was committed so far."""
+        """Bring the standby up to date with all commits so far."""
         self._standby = len(self._log)
 
     # Use
 
     def rows(self, table: str) -> dict[Any, Row]:
-        """What is committed, for checks."""
+        """The committed rows of `table` by key, for checks."""
         return dict(self._tables.get(table, {}))
 
     async def connect(self) -> DatabaseConnection:
-        """Raises `DatabaseUnavailable`."""
+        """Open a connection. Raises `DatabaseUnavailable`."""
         await self._take_time()
         self._check_up()
         connection = DatabaseConnection(self)
@@ -125,7 +125,7 @@ class Database:
         return connection
 
     def next_value(self, sequence: str) -> int:
-        """As `nextval`: never repeated, not even after a rollback."""
+        """Return the next number of `sequence`. As with `nextval`, none is repeated, even after a rollback."""
         return next(self._sequences.setdefault(sequence, count(1)))
 
     async def _take_time(self) -> None:
@@ -133,7 +133,7 @@ class Database:
 
     def _check_up(self) -> None:
         if trio.current_time() < self.away_until:
-            raise DatabaseUnavailable(f"{self._name} is away")
+            raise DatabaseUnavailable(f"{self._name} is unavailable")
 
     def _put(self, key: Key, row: Row | None) -> None:
         table, name = key
@@ -160,7 +160,7 @@ class Database:
         self._changed.unpark_all()
 
     def _waits_for_itself(self, transaction: Transaction) -> bool:
-        """Whether the chain of those it waits for leads back to it."""
+        """Whether `transaction` waits, directly or through others, for itself."""
         seen: set[int] = set()
         at: Transaction | None = transaction
         while at is not None and id(at) not in seen:
@@ -173,7 +173,7 @@ class Database:
 
 
 class DatabaseConnection:
-    """Made by `Database.connect`; one transaction at a time."""
+    """A connection, made by `Database.connect`. It has one transaction at a time."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -182,9 +182,9 @@ class DatabaseConnection:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
-        """Begin; commit at the end of the block, roll back if it raises or is cancelled.
+        """Begin a transaction. Commit at the end of the block, or roll back if it raises or is cancelled.
 
-        Raises `DatabaseUnavailable`, and `CommitLost` at the end.
+        Raises `DatabaseUnavailable` anywhere, and `CommitLost` at the end of the block.
         """
         self._check()
         transaction = self._transaction = Transaction(self)
@@ -196,7 +196,7 @@ class DatabaseConnection:
             transaction._end()
 
     def close(self) -> None:
-        """Roll back what is open. Idempotent."""
+        """Close the connection and roll back its transaction. Does nothing if it is closed."""
         self._break()
 
     def _check(self) -> None:
@@ -214,9 +214,9 @@ class DatabaseConnection:
 
 
 class Transaction:
-    """Each statement sees what was committed when it began, and what this transaction wrote.
+    """A transaction. Each statement sees what was committed when it began, and this transaction's own writes.
 
-    Raises `DatabaseUnavailable` from every method once the connection is lost.
+    Every method raises `DatabaseUnavailable` once the connection is lost.
     """
 
     def __init__(self, connection: DatabaseConnection) -> None:
@@ -226,22 +226,23 @@ class Transaction:
         self._writes: dict[Key, Row | None] = {}
         self._is_over = False
 
-    async def read(self, table: str, key: Any) -> Row | None:  # Any: the table's keys
-        """As SELECT without a lock."""
+    async def read(self, table: str, key: Any) -> Row | None:  # Any: a key of any type
+        """Return one row without locking it, or None, as SELECT does."""
         await self._statement()
         return self._seen((table, key))
 
     async def select(self, table: str, where: Callable[[Row], object] = lambda row: True) -> dict[Any, Row]:
-        """All rows of `table` that `where` is true for, as of one moment."""
+        """Return all rows of `table` for which `where` is true, as of one moment."""
         await self._statement()
         keys = dict.fromkeys([*self._database._tables.get(table, {}), *(k for t, k in self._writes if t == table)])
         found = {key: self._seen((table, key)) for key in keys}
         return {key: row for key, row in found.items() if row is not None and where(row)}
 
     async def lock(self, table: str, keys: Iterable[Any]) -> dict[Any, Row]:
-        """As SELECT … ORDER BY key FOR UPDATE: the rows that there are, as their last holders committed them.
+        """Lock the rows with these keys, in key order, and return those that exist, as SELECT … FOR UPDATE does.
 
-        Raises `DeadlockDetected` when transactions wait for each other; this one is then over.
+        Rows are returned as the previous holders of the locks committed them. Raises `DeadlockDetected` if transactions
+        would wait for each other; this one is then rolled back.
         """
         await self._statement()
         locked: dict[Any, Row] = {}
@@ -255,7 +256,7 @@ class Transaction:
         return locked
 
     async def update(self, table: str, key: Any, **values: Any) -> bool:
-        """Lock and change a row. Returns False if there is none."""
+        """Lock a row and set the columns in `values`. Returns False if there is no such row."""
         if not await self.lock(table, [key]):
             return False
         before = self._seen((table, key))
@@ -263,16 +264,16 @@ class Transaction:
         return True
 
     async def insert(self, table: str, key: Any, **values: Any) -> None:
-        """Raises `UniqueViolation`; waits for a transaction that inserts the same key."""
+        """Insert a row, after waiting for any transaction that inserts the same key. Raises `UniqueViolation`."""
         await self._statement()
         await self._lock((table, key))
         if self._seen((table, key)) is not None:
             self._end()
-            raise UniqueViolation(f"{table} has {key!r}")
+            raise UniqueViolation(f"{table} already has a row {key!r}")
         self._writes[table, key] = MappingProxyType(values)
 
     async def delete(self, table: str, key: Any) -> bool:
-        """Returns False if there is no such row."""
+        """Lock a row and delete it. Returns False if there is no such row."""
         if not await self.lock(table, [key]):
             return False
         self._writes[table, key] = None
@@ -325,7 +326,7 @@ class Transaction:
         stored, late = doubt
         database._world.log(database._name, "COMMIT is lost", stored, late)
         if stored and late:
-            # The server goes on with it, and holds its locks meanwhile.
+            # The server finishes the transaction later, and keeps its locks until then.
             self._connection._transaction = None
             writes, self._is_over = dict(self._writes), True
             database._world.network.at(trio.current_time() + late, lambda: self._finish_late(writes))
@@ -339,7 +340,7 @@ class Transaction:
         self._database._release(self)
 
     def _end(self) -> None:
-        """Roll back, unless it is over."""
+        """Roll back, unless the transaction has ended."""
         if not self._is_over:
             self._is_over = True
             self._database._release(self)

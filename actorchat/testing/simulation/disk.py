@@ -1,6 +1,6 @@
-"""Storage that is slow, fails, is in doubt, and survives the server: a real store, run in place, with faults.
+"""Storage with faults that outlives the simulated server: a real store, called without threads.
 
-Every commit passes here, in commit order: `committed` hears of each as it becomes durable, `found_new` of each message
+`committed` is called with each commit as it becomes durable, in commit order. `found_new` is called with each message
 that may be refused because nothing is stored under its `client_id`.
 """
 
@@ -42,11 +42,11 @@ _WRITES: Final = frozenset({"commit", "recover"})
 
 
 class Disk:
-    """`folder` None keeps a memory store from server to server; else there is a SQLite file in it.
+    """The storage of one simulated server: a SQLite file in `folder`, or a memory store if that is None.
 
-    `faults` is what happens to the next commits, one each: `away` before anything is done, `stored` and `forgotten`
-    at COMMIT. The next `failing_recovers` looks after a failure fail too. Until `unreadable_until` every read fails,
-    until `slow_until` every call takes long. `calm` ends all that.
+    Each entry of `faults` makes one commit fail: `away` before it has done anything, `stored` and `forgotten` at
+    COMMIT. The next `failing_recovers` calls of `recover` fail too. Every read fails until the time `unreadable_until`,
+    and every call is slow until `slow_until`. `calm` ends all faults.
     """
 
     def __init__(
@@ -72,20 +72,20 @@ class Disk:
         self._store: _FaultyStore | None = None
         self._runners: tuple[_Runner, ...] = ()
         self.armed: str | None = None
-        """The fault that the SQLite connection is to play now."""
+        """The fault that the SQLite connection must raise now."""
 
     @property
     def store(self) -> Store:
-        """What is durable. Raises RuntimeError before a server opened it."""
+        """The store with everything that is durable. Raises RuntimeError before a server has opened it."""
         if self._store is None:
-            raise RuntimeError("no server has opened this disk yet")
+            raise RuntimeError("no server has opened this storage yet")
         return self._store.inner
 
     @asynccontextmanager
     async def open_store(
         self, url: str, policy: Policy, *, clock: Callable[[], float], brokers: Collection[str] = ()
     ) -> AsyncIterator[Storage]:
-        """In the place of `actorchat.storage.open_store`, whatever the URL. A simulated server has no brokers."""
+        """Replaces `actorchat.storage.open_store` and ignores the URL. Raises ValueError if there are `brokers`."""
         if brokers:
             raise ValueError("a simulated server has no brokers")
         await trio.lowlevel.checkpoint()
@@ -98,7 +98,7 @@ class Disk:
         store = self._store = _FaultyStore(self, inner)
         writer, reader = self._runners = _Runner(self), _Runner(self)
         try:
-            # The faulty store answers to every read by __getattr__.
+            # `_FaultyStore.__getattr__` answers every read.
             yield Storage(cast("Store", store), writer, AsyncReader(cast("Store", store), reader))
         finally:
             store.dead = True
@@ -106,21 +106,21 @@ class Disk:
                 inner.close()
 
     def calm(self) -> None:
-        """From now on nothing fails."""
+        """End all faults."""
         self._calm = True
         self.faults.clear()
         self.failing_recovers = 0
         self.unreadable_until = self.slow_until = 0.0
 
     def crash(self) -> None:
-        """The process is gone: what was not committed is lost, and no call that was under way returns."""
+        """End the process: uncommitted changes are lost, and calls in progress do not return."""
         if self._store is not None:
             self._store.dead = True
         for runner in self._runners:
             runner.crash()
 
     def seconds(self, *, write: bool) -> float:
-        """How long the next call takes."""
+        """The seconds that the next call takes."""
         if self._calm:
             return 0.001
         if trio.current_time() < self.slow_until:
@@ -130,7 +130,7 @@ class Disk:
     def _connect(self, path: Path, read_only: bool) -> sqlite3.Connection:
         connection = connect(path, read_only, _Connection)
         if not read_only:
-            # A crash here loses only what was not committed: there is nothing to wait for.
+            # A simulated crash loses only uncommitted changes, so nothing has to be synced.
             connection.execute("PRAGMA synchronous=OFF")
         cast("_Connection", connection).disk = self
         return connection
@@ -139,14 +139,14 @@ class Disk:
 class _Connection(sqlite3.Connection):
     disk: Disk | None = None
 
-    def cursor(self, factory: object = None) -> _Cursor:  # type: ignore[override] # the store gives no factory
+    def cursor(self, factory: object = None) -> _Cursor:  # type: ignore[override] # the store passes no factory
         return super().cursor(_Cursor)
 
 
 class _Cursor(sqlite3.Cursor):
-    """Fails where a disk would: at BEGIN, at any statement, at COMMIT before or after it was done."""
+    """Fails where a disk can: at BEGIN, at any statement, and at COMMIT before or after it takes effect."""
 
-    def execute(self, sql: str, parameters: Iterable[object] = (), /) -> _Cursor:  # type: ignore[override] # narrower
+    def execute(self, sql: str, parameters: Iterable[object] = (), /) -> _Cursor:  # type: ignore[override] # fewer parameter types than the base class
         disk = cast("_Connection", self.connection).disk
         fault = None if disk is None else disk.armed
         if disk is not None and fault is not None:
@@ -157,12 +157,12 @@ class _Cursor(sqlite3.Cursor):
                 if fault == "stored":
                     super().execute(sql)
                 raise sqlite3.OperationalError("disk I/O error")
-        super().execute(sql, parameters)  # type: ignore[arg-type] # any parameters, passed on
+        super().execute(sql, parameters)  # type: ignore[arg-type] # parameters of any type, passed on
         return self
 
 
 class _Runner:
-    """Runs calls in place; each takes a while, half of it before and half after. A crash ends those not done."""
+    """Runs calls without a thread, with half of the delay before the call and half after. A crash ends them."""
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
@@ -259,7 +259,7 @@ class _FaultyStore:
         return decided
 
     def close(self) -> None:
-        """The disk closes what it opened."""
+        """Do nothing: the disk closes the store that it opened."""
 
     def __getattr__(self, name: str) -> object:
         if name not in _READS:

@@ -1,4 +1,4 @@
-"""The faults of a run: each step of the plan for `nemesis` breaks something."""
+"""Causes the faults of a run: each step of the plan for `nemesis` is one."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 __all__ = ["Nemesis"]
 
 _LINGER: Final = 2.0
-"""So many seconds behind a fault, what happens has met it."""
+"""An operation that begins within this many seconds after a fault still counts as affected by it."""
 
 
 class Nemesis:
-    """Plays the faults of the world's plan."""
+    """Causes the faults in the world's plan. Each handler returns for how many seconds its fault lasts."""
 
     def __init__(self, world: ChatWorld) -> None:
         self._world = world
@@ -55,7 +55,7 @@ class Nemesis:
         await trio.sleep_until(world.plan.setup.seconds)
 
     def calm(self) -> None:
-        """End all that goes on."""
+        """End all faults."""
         world = self._world
         world.disk.calm()
         world.crashes.calm()
@@ -72,7 +72,7 @@ class Nemesis:
         return a / 200
 
     async def _crash_draining(self, a: int, b: int, c: int) -> float:
-        """Kill it after it was asked to stop, and before it has."""
+        """Ask the server to stop, and kill it while it drains."""
         process = self._world.process
         self._world.nursery.start_soon(process.restart, a / 200)
         await trio.sleep(b / 300)
@@ -126,12 +126,12 @@ class Nemesis:
         return a / 100
 
     async def _sabotage(self, a: int, b: int, c: int) -> float:
-        """Make something crash inside the chat, soon."""
+        """Make one of the next calls of a method inside the chat raise."""
         self._world.crashes.ask(a % len(PLACES), 1 + b % 4)
         return 5.0
 
     async def _kill_room(self, a: int, b: int, c: int) -> float:
-        """Kill the actor of one room; not one whose timers run: they would be gone with it."""
+        """Kill the actor of one room, unless it has timers, which would be lost."""
         server = self._world.process.server
         if server is not None:
             system = server._parts.chats._rooms._system

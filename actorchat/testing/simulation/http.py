@@ -1,4 +1,4 @@
-"""An `httpx` transport over the simulated network."""
+"""Sends HTTP requests over the simulated network: a transport for `httpx`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PATIENCE = 60.0
 
 
 class SimulatedTransport(httpx.AsyncHTTPTransport):
-    """For `httpx.AsyncClient(transport=…)`: at most four connections, kept for five seconds."""
+    """For `httpx.AsyncClient(transport=…)`. Has at most four connections, and keeps idle ones for five seconds."""
 
     def __init__(self, network: Network) -> None:
         self._pool = httpcore.AsyncConnectionPool(
@@ -31,7 +31,7 @@ class SimulatedTransport(httpx.AsyncHTTPTransport):
 
 
 class _Body(httpx.AsyncByteStream):
-    """A body in one piece. Unlike httpx's own generator, it needs no closing when a request is cancelled."""
+    """A body in one piece. Unlike httpx's generator, it needs no closing when a request is cancelled."""
 
     def __init__(self, body: bytes) -> None:
         self._pieces = iter([body] if body else [])
@@ -56,7 +56,7 @@ class _Backend(httpcore.AsyncNetworkBackend):
         port: int,
         timeout: float | None = None,
         local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,  # Any: httpcore's own union
+        socket_options: Iterable[Any] | None = None,  # Any: as httpcore declares it
     ) -> httpcore.AsyncNetworkStream:
         try:
             with trio.fail_after(_PATIENCE if timeout is None else timeout):

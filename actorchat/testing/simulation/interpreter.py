@@ -1,8 +1,8 @@
-"""Make one interpreter deterministic: Trio's scheduler, clocks, randomness and the garbage collector.
+"""Makes an interpreter deterministic: Trio's scheduler, clocks, randomness and the garbage collector.
 
-Parts of the product take clocks and randomness as parameters. What is replaced here is used by libraries, and by
-programs under test: `time`, `os.urandom` and with it `uuid4` and `secrets`, the global generator of `random`. C code
-that reads the clock by itself (`datetime.now`) is not covered.
+actorchat itself takes clocks and randomness as parameters. This replaces what libraries and programs under test use:
+`time`, `os.urandom` and therefore `uuid4` and `secrets`, and the global generator of `random`. C code that reads the
+clock itself, as `datetime.now` does, is not covered.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from unittest import mock
 
 import trio
 
-# Trio has no public switch for a deterministic order of tasks; this is the one its own tests use.
+# Trio has no public switch for a deterministic order of tasks. Its own tests use this one.
 import trio._core._run as trio_run
 
 __all__ = ["NotSimulated", "real_seconds", "sealed"]
@@ -32,16 +32,16 @@ real_seconds: Final = time.perf_counter
 """The real clock, also inside `sealed`."""
 
 
-class NotSimulated(Exception):  # noqa: N818 - says what it is
-    """The program asked for something that no simulation controls: a thread, a real socket."""
+class NotSimulated(Exception):  # noqa: N818 - the name is clear without "Error"
+    """The program used something that can't be simulated: a thread or a real socket."""
 
 
 @contextmanager
 def sealed(entropy: Random, wall: Callable[[], float], monotonic: Callable[[], float]) -> Iterator[None]:
-    """Inside the block nothing differs between two runs but what `entropy` and the clocks say.
+    """Inside the block, make everything that differs between two runs come from `entropy` and the clocks.
 
-    `wall` gives epoch seconds. Starting a thread, and connecting or binding a real socket, raises `NotSimulated`.
-    Import what a program needs before the block: modules that are imported inside keep the replaced functions.
+    `wall` returns epoch seconds. Starting a thread, and connecting or binding a real socket, raises `NotSimulated`.
+    Import what a program needs before the block: modules that are imported inside it keep the replaced functions.
     """
     with ExitStack() as stack:
 
@@ -62,7 +62,7 @@ def sealed(entropy: Random, wall: Callable[[], float], monotonic: Callable[[], f
         replace(threading.Thread, "start", _refuse("start a thread"))
         replace(socket.socket, "connect", _refuse("connect a real socket"))
         replace(socket.socket, "bind", _refuse("bind a real socket"))
-        # Weak references and finalizers: collected when the world says so.
+        # The world collects garbage at fixed times, so that finalizers and weak references are deterministic.
         if gc.isenabled():
             stack.callback(gc.enable)
         gc.collect()
@@ -76,7 +76,7 @@ def _add_deadline() -> Callable[[trio_run.Deadlines, float, trio.CancelScope], N
     ages = count()
 
     def add(self: trio_run.Deadlines, deadline: float, cancel_scope: trio.CancelScope) -> None:
-        # Of two scopes with one deadline the older comes first; Trio takes the one with the lower address.
+        # Trio orders scopes with the same deadline by address, which differs between runs; this orders them by age.
         heappush(self._heap, (deadline, next(ages), cancel_scope))
         self._active += 1
 

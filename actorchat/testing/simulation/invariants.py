@@ -1,4 +1,4 @@
-"""What must hold in every run: each kind of violation, with the sentence of the contract that it breaks."""
+"""Lists the kinds of violations, each with the sentence of the contract that it breaks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SYSTEM = (
 )
 _PRESENCE = (
     "Others get user_connected / user_disconnected only for a user's first / last socket, the latter after 5 s of "
-    "grace; who returns within it causes nothing."
+    "grace; a user who returns within it causes no event."
 )
 _RESUME = (
     "A room socket opened with ?after= gets every message after it in index order, receipts for both roles, "
@@ -42,22 +42,22 @@ _COUNTERS = (
     "Latest value wins."
 )
 _ONLINE = (
-    "is_online = at least one live feed socket of that operator, and not manually away; 30 s grace after any lost "
-    "socket, and after a restart for those who were online."
+    "is_online = the operator has at least one live feed socket, and is not manually away; 30 s grace after a socket "
+    "is lost, and after a restart for operators who were online."
 )
-_TYPING = "A stop is made up on send, disconnect, close and 6 s of silence, only if typing was on."
-_STORED = "After kill -9, every announced message is in storage."
+_TYPING = "A stop is sent on send, disconnect, close and 6 s of silence, only if typing was on."
+_STORED = "After kill -9, every message that was broadcast is in storage."
 _STRICT = "Strict: only the contract's events and fields."
 _PROFILE = "A user whose profile changes while present: user_connected again with the new profile."
 _MALFORMED = (
     "Malformed: the third in a row closes with 1008, any valid frame resets the count; each gets error (extended), a "
     "malformed send_message message_not_added, in both profiles. Over 64 KiB 1009, not UTF-8 1007."
 )
-_DRAIN = "Ctrl-C drains: what was taken is decided and announced, and every socket is closed with 1001."
+_DRAIN = "Ctrl-C drains: accepted operations are decided and broadcast, and every socket is closed with 1001."
 _CLIENT = (
-    "The client gives the room's events in the server's order, each once and none missing, over any number of sockets."
+    "The client yields the room's events in the server's order, each once and none missing, over any number of sockets."
 )
-_NOTHING_LEFT = "Nothing unbounded, nothing lost inside: no task, socket, session or operation outlives its cause."
+_NOTHING_LEFT = "Nothing leaks: no task, socket, session or operation outlives its cause."
 _HTTP = "Errors are {error: {code, detail, path}} with the codes of the contract; the server never answers 500."
 
 INVARIANTS: Final[Mapping[str, str]] = {
@@ -80,20 +80,20 @@ INVARIANTS: Final[Mapping[str, str]] = {
     "drain-close": _DRAIN,
     "drain-over-crash": _DRAIN,
     "durable-before-visible": _DURABLE,
-    "error-log": "The server logs no error that nothing caused.",
+    "error-log": "The server logs an error only if a fault caused it.",
     "expiry": "A chat that never got a message is kept for reserved_timeout, from when it was last asked for.",
     "feed-order": _FEED,
     "foreign": "A visitor may open only its own chat; a feed shows chats of its sources.",
     "history": _ORDER,
     "ids": "id: integer, global, never repeated (also across restarts).",
-    "incomplete": "No gap: every live socket is told everything that its role may see.",
+    "incomplete": "No gap: every live socket gets everything that its role may see.",
     "key-reuse": _KEY,
     "left-behind": _NOTHING_LEFT,
     "list": "Lists show every chat of the reader with a stored message, as it stands.",
     "lost": _STORED,
     "malformed": _MALFORMED,
-    "marks": "Only the highest mark counts and is told again after a lost socket.",
-    "marks-refused": "Only the highest mark counts and is told again after a lost socket.",
+    "marks": "Only the highest mark counts, and is sent again after a lost socket.",
+    "marks-refused": "Only the highest mark counts, and is sent again after a lost socket.",
     "no-end": "Every wait has an end.",
     "notes": _SYSTEM,
     "online": _ONLINE,
@@ -118,18 +118,18 @@ INVARIANTS: Final[Mapping[str, str]] = {
     "strict": _STRICT,
     "tasks": _NOTHING_LEFT,
     "timers": (
-        "Whoever gets a chat, by any way, has the whole answer time; the idle timer runs only while the customer owes "
-        "the next message."
+        "An operator who gets a chat, in any way, has the whole answer time; the idle timer runs only while the "
+        "customer owes the next message."
     ),
     "token-expiry": "At exp a live socket is closed with 4401.",
     "total-order": _ORDER,
     "typing": _TYPING,
-    "typing-overflow": "On overflow: drop typing first. A stop that was dropped is told again.",
+    "typing-overflow": "On overflow: drop typing first. A stop that was dropped is sent again.",
     "unknown": _STRICT,
 }
-"""By the kind of the violation."""
+"""Each sentence by its kind of violation."""
 
 
 def sentence_of(kind: str) -> str | None:
-    """The sentence that a violation of this kind breaks; None for a kind of somebody else's program."""
+    """The sentence that a violation of this kind breaks; None for kinds that another program reports."""
     return INVARIANTS.get(kind.removesuffix("-after-crash"))

@@ -1,6 +1,6 @@
-"""What a chat must look like from outside: a second, plain implementation of the contract's rules, in dicts and lists.
+"""A second, simple implementation of the contract's rules, to compare the server with.
 
-Nothing of the product is imported. People are pairs (role, id), times are seconds.
+It imports nothing of the server. People are pairs (role, id), times are seconds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from uuid import UUID
 
 import attrs
 
-# Any: what stands on the wire is JSON of every shape.
+# Any: JSON of every shape
 Json = dict[str, Any]
 Person = tuple[str, int]
 
@@ -28,19 +28,19 @@ class Refusal:
 
 @attrs.frozen
 class Repeat:
-    """The stored message again, to whoever asked."""
+    """The operation repeats an earlier send: its sender gets the stored message again."""
 
     index: int
 
 
 @attrs.frozen
 class Nothing:
-    """It is so already."""
+    """The operation changes nothing."""
 
 
 @attrs.frozen(eq=False)
 class Commit:
-    """What one commit tells: `messages` and `updated` as on the wire, `receipts` as (role, delivered, read)."""
+    """What one commit broadcasts: `messages` and `updated` as on the wire, `receipts` as (role, delivered, read)."""
 
     chat: UUID
     wire: Json
@@ -95,7 +95,7 @@ def wire_time(seconds: int) -> str:
 
 
 class Model:
-    """Every method is one thing that happens; what it gives back is what others must hear of it."""
+    """The state of all chats. Each method applies one operation and returns what must be broadcast."""
 
     def __init__(
         self, *, on_closed: str = "reopen", capacity: int = 0, longest: int = 4_000, keys_kept: int = KEYS_KEPT
@@ -140,7 +140,7 @@ class Model:
         theirs = [each["index"] for each in chat.messages if each["type"] == "standard" and each["role"] == "user"]
         return chat.active and bool(theirs) and theirs[-1] > chat.marks["operator"][1]
 
-    # What is seen
+    # Wire format
 
     def chat_wire(self, chat: Chat) -> Json:
         return {
@@ -152,7 +152,7 @@ class Model:
         }
 
     def message_wire(self, chat: Chat, message: Json) -> Json:
-        """As it is now, but for its id, which only the server knows."""
+        """The message as it is now, but without its id, which only the server knows."""
         author = message["author"]
         return {
             "type": message["type"],
@@ -191,7 +191,7 @@ class Model:
         return {"type": "message_added", "data": data}
 
     def room_events(self, commit: Commit, who: Person, extended: bool) -> list[Json]:
-        """What a live socket of `who` gets of a commit."""
+        """The events that a live socket of `who` gets for a commit."""
         events: list[Json] = []
         if extended and commit.chat_changed:
             events.append({"type": "chat_updated", "data": {"chat": commit.wire}})
@@ -226,7 +226,7 @@ class Model:
         attachments: int = 0,
         note_for: str | None = None,
     ) -> Answer:
-        """A standard message, or with `note_for` a system message for that role."""
+        """Send a standard message, or with `note_for` a system message for that role."""
         if not text and not attachments:
             return Refusal("empty")
         if len(text) > self.longest:
@@ -303,7 +303,7 @@ class Model:
         return Commit(chat.uuid, self.chat_wire(chat), changed, messages, author, key)
 
     def mark(self, chat: Chat, who: Person, index: int | None, read: bool) -> Answer:
-        """`index` None: a message that is not in this chat."""
+        """Mark a message as delivered or read. `index` None stands for a message of another chat."""
         if index is None or not sees(who[0], chat.messages[index]):
             return Refusal("message_not_found")
         if chat.messages[index]["type"] == "system" or chat.messages[index]["role"] == who[0]:
@@ -375,11 +375,11 @@ class Model:
         return refusal or self.requeue(chat, who, now)
 
     def requeue(self, chat: Chat, by: Person | None, now: float) -> Commit:
-        """Back to the queue, as an operator who returns it, the answer timer or the end of a grace does."""
+        """Return the chat to the queue, as its operator, the answer timer or the end of a grace period does."""
         return self._pass_on(chat, "new", None, by, now, ("user", "operator"))
 
     def close_idle(self, chat: Chat, now: float) -> Commit:
-        """As the idle timer closes it."""
+        """Close the chat as the idle timer does."""
         return self._pass_on(chat, "closed", chat.operator, None, now, ("user",))
 
     @staticmethod
@@ -396,10 +396,10 @@ class Model:
             self._add(chat, "system", role, ANY, by, now)
         return self._commit(chat, before, len(roles))
 
-    # Presence: who was told to whom is the caller's affair
+    # Presence: the caller knows which sockets were notified of whom
 
     def arrive(self, chat: Chat, who: Person) -> bool:
-        """Whether the others hear of it."""
+        """Add a socket. Returns whether others are notified: it is the user's first."""
         new = who not in chat.sockets
         chat.sockets[who] = chat.sockets.get(who, 0) + 1
         chat.gone_at.pop(who, None)
@@ -430,15 +430,15 @@ class Model:
         return [self.requeue(chat, None, now) for chat in theirs]
 
     def refresh(self, chat: Chat) -> Commit | Nothing:
-        """Show the chat again, with its people as they are now."""
+        """Broadcast the chat again, with its people as they are now."""
         return Commit(chat.uuid, self.chat_wire(chat), True, ()) if chat.active else Nothing()
 
     def renamed(self, who: Person) -> list[Commit]:
-        """What follows once the new name is stored: all active chats with that person are shown again."""
+        """Broadcast all active chats of a person whose new name is stored."""
         theirs = [chat for chat in self.chats.values() if chat.active and who in (chat.owner, chat.operator)]
         return [Commit(chat.uuid, self.chat_wire(chat), True, ()) for chat in theirs]
 
-    # Typing: each gives the (text, stopped) that is passed on at once
+    # Typing: each method returns the (text, stopped) that are broadcast at once
 
     def type(self, chat: Chat, who: Person, text: str, stopped: bool, now: float) -> list[tuple[str, bool]]:
         typing = chat.typing.setdefault(who, Typing())
@@ -469,7 +469,7 @@ class Model:
         return [("", True)]
 
     def moments(self) -> list[float]:
-        """When something happens by itself next, unsorted."""
+        """The times at which a timer changes something next, unsorted."""
         found = [at + OFFLINE_GRACE for at in self.consoles_gone_at.values()]
         for chat in self.chats.values():
             found += [at + PRESENCE_GRACE for at in chat.gone_at.values()]

@@ -1,7 +1,7 @@
-"""A network in memory: connections with delays, short writes, cuts, lost directions and refused dials.
+"""A network in memory: connections with delays, short writes, resets, lost directions and refused connects.
 
-Here are the bytes on their way. `actorchat.testing.simulation.sockets` has what the two ends hold in their hands. Each
-connection draws from a generator of its own, so that what happens on one does not change another.
+This module moves the bytes. `actorchat.testing.simulation.sockets` has the sockets and streams at both ends. Each
+connection has its own random generator, so that events on one connection do not change another.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Backlog", "Connection", "End", "Network", "Pipe", "Tap", "Watcher"]
 
 
 class Tap(Protocol):
-    """Sees what a connection's server reads and writes, as it does."""
+    """Is called as the server's end of a connection is accepted, read, written and closed."""
 
     def accepted(self) -> None: ...
 
@@ -48,16 +48,17 @@ class _NoTap:
 
 
 class Watcher(Protocol):
-    """Is told when an end may have become readable or writable: a selector."""
+    """Is notified when an end may have become readable or writable, as a selector needs."""
 
     def changed(self) -> None: ...
 
 
 class Network:
-    """`random(name)` gives generators, `log` takes what happens. Its `run` has to run in a task.
+    """A network of ports on one machine. `run` must run in a task.
 
-    `slow` adds up to so many seconds to each piece of data; while `refuse_until` lies ahead, most dials fail. `calm`
-    ends all that.
+    `random(name)` returns a generator; `log` is called with what happens. `slow` adds up to that many seconds to the
+    delay of each piece of data. Until the time `refuse_until` most connects fail. While `calm` is true there are no
+    additional delays.
     """
 
     def __init__(self, random: Callable[[str], Random], log: Callable[..., object]) -> None:
@@ -75,13 +76,13 @@ class Network:
         self._pause = trio.CancelScope()
 
     def at(self, moment: float, call: Callable[[], object]) -> None:
-        """Call `call` at a moment of Trio's clock; calls of one moment in the order they were made."""
+        """Call `call` at the time `moment` of Trio's clock. Calls for the same time run in the order of scheduling."""
         heapq.heappush(self._events, (moment, next(self._order), call))
         if moment < self._pause.deadline:
             self._pause.deadline = moment
 
     async def run(self) -> None:
-        """Deliver what is on its way, until cancelled."""
+        """Run the scheduled calls, which deliver data, until cancelled."""
         while True:
             while self._events and self._events[0][0] <= trio.current_time():
                 heapq.heappop(self._events)[2]()
@@ -89,7 +90,7 @@ class Network:
                 await trio.sleep_forever()
 
     async def connect(self, port: int) -> Connection:
-        """Connect to what listens on `port`. Raises ConnectionRefusedError."""
+        """Connect to `port`. Raises ConnectionRefusedError."""
         self.opened += 1
         connection = Connection(self, self.opened, self.random(f"connection/{self.opened}"))
         chance = connection.random
@@ -98,18 +99,18 @@ class Network:
             if chance.random() < 0.3:
                 await trio.sleep_forever()
             raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
-        buffered_bytes = self.backlogs.get(port)
-        if buffered_bytes is None:
+        backlog = self.backlogs.get(port)
+        if backlog is None:
             raise ConnectionRefusedError(errno.ECONNREFUSED, "nobody listens")
         self.log("dial", connection.number)
         self.connections.append(connection)
-        connection.established(buffered_bytes, deferred=buffered_bytes.deferred and chance.random() < 0.8)
+        connection.established(backlog, deferred=backlog.deferred and chance.random() < 0.8)
         return connection
 
     def die(self, *, silent: bool) -> None:
-        """End every server's side at once; `silent`: without a word to the peers, as when a machine loses power."""
-        for buffered_bytes in list(self.backlogs.values()):
-            buffered_bytes.close()
+        """Close the server's end of every connection. If `silent`, the peers get no packet, as in a power failure."""
+        for backlog in list(self.backlogs.values()):
+            backlog.close()
         for connection in list(self.connections):
             connection.server.die(silent=silent)
 
@@ -120,7 +121,7 @@ class Network:
 
 
 class Backlog:
-    """The connections that wait for a server's accept. `deferred`: as with TCP_DEFER_ACCEPT."""
+    """The connections that wait until the server accepts them. `deferred`: as with TCP_DEFER_ACCEPT."""
 
     def __init__(self, network: Network, port: int, *, deferred: bool) -> None:
         self.network = network
@@ -147,7 +148,7 @@ class Backlog:
             self.lot.unpark_all()
 
     def accept(self) -> End:
-        """The server's end of the next connection. Raises BlockingIOError if none waits."""
+        """Return the server's end of the next connection. Raises BlockingIOError if none waits."""
         if not self.waiting:
             raise BlockingIOError
         end = self.waiting.popleft().server
@@ -155,7 +156,7 @@ class Backlog:
         return end
 
     def close(self) -> None:
-        """Reset what waits, and free the port."""
+        """Reset the waiting connections, and free the port."""
         if self.closed:
             return
         self.closed = True
@@ -185,7 +186,7 @@ class Connection:
         self.tap: Tap = network.tap(self)
 
     def latency(self) -> float:
-        """Seconds until the next piece arrives."""
+        """Draw the seconds until the next piece of data arrives."""
         late = self._base * (0.5 + self.random.random())
         if not self.network.calm:
             late += self.network.slow * self.random.random()
@@ -193,35 +194,35 @@ class Connection:
                 late += self.random.uniform(0.5, 4.0)
         return late
 
-    def established(self, buffered_bytes: Backlog, *, deferred: bool) -> None:
-        """The handshake is done. `deferred`: accepted when something was said, or after a second."""
-        self._listening = buffered_bytes
+    def established(self, backlog: Backlog, *, deferred: bool) -> None:
+        """Complete the handshake. If `deferred`, the server can accept once data arrived, or after a second."""
+        self._listening = backlog
         if deferred:
             self.network.at(trio.current_time() + 1.0, self.offer)
         else:
             self.offer()
 
     def offer(self) -> None:
-        """Wait in the backlog from now on, if this does not already."""
+        """Join the backlog, unless that has happened already."""
         listening, self._listening = self._listening, None
         if listening is not None:
             listening.offer(self)
 
     def cut(self) -> None:
-        """Reset both sides, as a middlebox does."""
+        """Reset both ends, as a middlebox does."""
         self.network.log("cut", self.number)
         for end in (self.client, self.server):
             end.reset()
 
     def silence(self, *, up: bool, down: bool) -> None:
-        """Lose what is sent in these directions from now on, and tell nobody."""
+        """Lose everything that is sent in these directions from now on; neither end gets an error."""
         self.network.log("silence", self.number, up, down)
         self.client.out.lossy |= up
         self.server.out.lossy |= down
 
 
 class Pipe:
-    """One direction. `capacity` bounds the bytes in flight and not yet read."""
+    """One direction of a connection. `capacity` bounds the bytes that are in flight or not yet read."""
 
     writer: End
     reader: End
@@ -234,7 +235,7 @@ class Pipe:
         self.eof: bool = False
         self.lossy = False
         self.full_at: float = -inf
-        """When a writer last had to wait."""
+        """The time at which a writer last had to wait."""
         self._last = 0.0
         self._finished = False
 
@@ -243,7 +244,7 @@ class Pipe:
         return self.capacity - self.in_flight - len(self.inbox)
 
     def write(self, data: bytes | memoryview) -> None:
-        """Send `data` on its way, in pieces, each after the one before."""
+        """Send `data` in pieces, which arrive in order."""
         chance, network = self.connection.random, self.connection.network
         while data:
             size = len(data) if chance.random() < 0.6 else chance.randint(1, min(len(data), 4_096))
@@ -251,14 +252,14 @@ class Pipe:
             self.in_flight += len(piece)
             self._last = max(self._last, trio.current_time() + self.connection.latency())
             if not self.lossy:
-                network.at(self._last, lambda piece=piece: self._arrive(piece))  # type: ignore[misc] # bound now
+                network.at(self._last, lambda piece=piece: self._arrive(piece))  # type: ignore[misc] # a default argument binds it
 
     def _arrive(self, piece: bytes) -> None:
         if self.lossy or self.reader.broken:
             return
         self.in_flight -= len(piece)
         if self.reader.closed:
-            # Nobody reads any more: the answer is a reset.
+            # The reader is closed, so the writer gets a reset.
             self.connection.network.at(trio.current_time() + self.connection.latency(), self.writer.reset)
             return
         self.inbox += piece
@@ -267,7 +268,7 @@ class Pipe:
         self.reader.changed()
 
     def finish(self) -> None:
-        """Say that nothing follows."""
+        """Send the end of the stream."""
         if not self._finished:
             self._finished = True
             self._last = max(self._last, trio.current_time() + self.connection.latency())
@@ -312,7 +313,7 @@ class End:
             watcher.changed()
 
     def reset(self) -> None:
-        """The other side's reset arrives."""
+        """Receive a reset from the other end."""
         if not self.broken and not self.closed:
             self.broken = True
             if self.connection.random.random() < 0.5:
@@ -320,7 +321,7 @@ class End:
             self.changed()
 
     def close(self, *, reset: bool = False) -> None:
-        """Close; with unread data, or `reset`, the peer gets a reset."""
+        """Close this end. The peer gets a reset if there is unread data or `reset` is true."""
         if self.closed:
             return
         self.closed = True
@@ -338,7 +339,7 @@ class End:
         connection.network.forget(connection)
 
     def die(self, *, silent: bool) -> None:
-        """The process is gone; `silent`: its machine too."""
+        """Close this end because its process ended; `silent`: because its machine did."""
         if self.closed:
             return
         if silent:

@@ -1,4 +1,4 @@
-"""The people of a run: visitors and operators, each with tabs, raw sockets and HTTP, who follow the steps of a plan."""
+"""The visitors and operators of a run, who follow the steps of a plan over websockets and HTTP."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from actorchat.testing.simulation.consoles import Consoles
 from actorchat.testing.simulation.http import SimulatedTransport
 from actorchat.testing.simulation.model import Person as Who
 from actorchat.testing.simulation.plan import Step
-from actorchat.testing.simulation.raw import RawSockets
+from actorchat.testing.simulation.raw_sockets import RawSockets
 from actorchat.testing.simulation.tabs import Tabs
 from actorchat.testing.simulation.truth import ChatTruth, person_of
 
@@ -40,10 +40,10 @@ _WRONG_REQUESTS: Final = (
     ("GET", "/api/chats/00000000-0000-0000-0000-000000000007", b"", {404}),
     ("POST", "/api/chats/00000000-0000-0000-0000-000000000007/messages", b'{"text":"x"}', {404}),
 )
-"""Requests that are refused, with the statuses that say why."""
+"""Requests that must be refused, with the statuses that are allowed."""
 
 _UNJUDGED: Final = frozenset({"conflict", "not_authenticated"})
-"""Answers to a message that say nothing of whether it is stored."""
+"""Refusals of a message after which it may still be stored."""
 
 _ALWAYS_POSSIBLE: Final = frozenset({401, 403, 429, 503})
 
@@ -57,7 +57,7 @@ def make_people(world: ChatWorld) -> dict[str, Person]:
 
 
 class Person:
-    """One identity. `current` is its token, which ends at `expires`."""
+    """One user. `current` is the user's token, which expires at `expires`."""
 
     role: Role
     sources: frozenset[str]
@@ -69,11 +69,11 @@ class Person:
         self.who: Who = (self.role.value, id_)
         self.firstname: str = name
         self.known: dict[str, int] = defaultdict(lambda: -1)
-        """The newest message that any of its sockets was shown, by chat."""
+        """The newest message that any socket of the person received, by chat."""
         self.keys: list[tuple[str, str, str]] = []
-        """What was sent: (chat, client_id, text)."""
+        """The messages sent, as (chat, client_id, text)."""
         self.again: set[str] = set()
-        """The client_ids that were used more than once."""
+        """The client_ids used more than once."""
         self.current: str = ""
         self.expires: float = 0.0
         self.http: httpx.AsyncClient = httpx.AsyncClient(
@@ -88,7 +88,7 @@ class Person:
 
     @property
     def handlers(self) -> Mapping[str, Handler]:
-        """What each verb of a plan does."""
+        """The method for each verb of a plan."""
         return {
             **self.tabs.handlers,
             **self.raws.handlers,
@@ -105,7 +105,7 @@ class Person:
         raise NotImplementedError
 
     async def begin(self) -> None:
-        """Be known to the server."""
+        """Make the person known to the server."""
         raise NotImplementedError
 
     async def run(self) -> None:
@@ -151,7 +151,7 @@ class Person:
     # Identity
 
     def renew(self, ttl: float = 10_000.0) -> None:
-        """Get a new token, as from the site's own backend."""
+        """Get a new token, as the site's backend would issue it."""
         user = User(self.id, self.role, firstname=self.firstname)
         self.current = self.world.tokens.issue(user, self.sources, ttl)
         self.expires = self.world.wall() + ttl
@@ -203,14 +203,14 @@ class Person:
         type: MessageType = MessageType.STANDARD,
         type_role: Role | None = None,
     ) -> None:
-        """Send a message over HTTP, and judge the answer."""
+        """Send a message over HTTP, and check the answer."""
         world, truth = self.world, self.world.truth
         truth.attempts[chat, self.who, key] += 1
         refused_before = truth.refusals[chat, self.who, key]
         try:
             message = await self.api.add_message(UUID(chat), text, client_id=key, type=type, type_role=type_role)
         except ApiError as error:
-            # A 503 says nothing of earlier requests, and not even whether this one was carried out.
+            # After a 503 earlier requests, and even this one, may or may not have been carried out.
             if error.status != 503:
                 truth.settle_attempt(chat, self.who, key)
                 in_time = truth.refusals[chat, self.who, key] > refused_before
@@ -237,10 +237,10 @@ class Person:
             self.world.check(indexes == expected, "history", f"{indexes} of {visible}")
         reach = [index for index in visible if index <= announced]
         if reach and (not indexes or indexes[-1] < reach[-1]):
-            self.world.fail("history", f"{reach[-1]} was announced before {indexes[-3:]} was read")
+            self.world.fail("history", f"{reach[-1]} was broadcast before {indexes[-3:]} was read")
 
     async def _look(self, a: int, b: int, c: int) -> None:
-        """Ask for what there is: one chat, or a list."""
+        """Read one chat, or a list of chats, over HTTP, and check the answer."""
         chat = self.chat(a)
         if b % 3 == 0 and chat is not None:
             seen = await self.api.chat(UUID(chat))
@@ -271,10 +271,10 @@ class Person:
         fine = answer.status_code in statuses | _ALWAYS_POSSIBLE
         self.world.check(fine, "api", f"{method} {path} {body!r}: {answer.status_code} {answer.text[:200]}")
 
-    # At rest
+    # Final checks
 
     async def look_up(self) -> None:
-        """HTTP says what was committed."""
+        """Check that HTTP returns what was committed."""
         for _ in range(3):
             self.renew()
             try:
@@ -284,7 +284,7 @@ class Person:
             except (ApiError, ApiUnreachable) as error:
                 self.world.log(self.name, "look up", type(error).__name__)
         else:
-            self.world.fail("api", f"{self.name}: nothing can be read")
+            self.world.fail("api", f"{self.name}: every read over HTTP fails")
             return
         truths = self.world.truth.chats
         listed = {(uuid, *truths[uuid].look) for uuid in self.chats() if truths[uuid].model.listed}
@@ -312,7 +312,7 @@ class Person:
             after = page.to_index
 
     async def at_rest(self) -> None:
-        """Its tabs know everything, and every send has its outcome."""
+        """Check that the tabs have received everything, and that every send has its outcome."""
         self.tabs.at_rest()
         for sent in self.tabs.deliveries:
             await self._judge_delivery(sent.chat, sent.delivery.client_id, sent.delivery.text, sent.outcome())
@@ -338,7 +338,7 @@ class Person:
             told = truth.message(chat, outcome.message_index)
             if told is None or (told.id, told.text, told.client_id) != (outcome.id, text, key):
                 kind = "key-reuse" if key in self.again else "delivery"
-                world.fail(kind, f"{what} was told {outcome.message_index}, which is {told}")
+                world.fail(kind, f"{what} was answered with {outcome.message_index}, which is {told}")
 
     def _wrote(self, author: User | None) -> bool:
         return author is not None and person_of(author) == self.who
@@ -374,7 +374,7 @@ class Visitor(Person):
         await _until_answered(lambda: self.api.visit(self.source))
 
     async def _visit(self, a: int, b: int, c: int) -> None:
-        """As the widget does when a page opens: the same open chat, or a new one."""
+        """Open the chat as the widget does when a page opens: the one that is not closed, or a new one."""
         visit = await self.api.visit(self.source)
         chat = self.world.truth.chat(str(visit.chat.uuid))
         theirs = chat is not None and chat.model.owner == self.who
@@ -424,7 +424,7 @@ class Operator(Person):
             await self.api.return_to_queue(UUID(chat))
 
     async def _reserve(self, a: int, b: int, c: int) -> None:
-        """Make a chat for a visitor, who may have one."""
+        """Reserve a chat for a visitor, who may have one already."""
         visitor = 1 + b % self.world.plan.setup.visitors
         source = sorted(self.sources)[a % len(self.sources)]
         if ("user", visitor) not in self.world.truth.people:
@@ -435,7 +435,7 @@ class Operator(Person):
             self.world.check(fine, "reserve", f"{self.name} was given the chat {answer}")
 
     async def http_json(self, method: str, path: str, body: Mapping[str, object]) -> str | None:
-        """The `uuid` of the answer; None if there was none."""
+        """Send a JSON request, and return the `uuid` in the answer, or None if it has none."""
         try:
             answer = await self.http.request(method, path, json=body)
         except httpx.HTTPError:
@@ -452,7 +452,7 @@ class Operator(Person):
             await self.post(chat, text, f"{text}-key", type=MessageType.SYSTEM, type_role=role)
 
     async def _expire(self, a: int, b: int, c: int) -> None:
-        """Go on with a token that ends soon."""
+        """Get a token that expires soon."""
         self.renew(ttl=3 + b % 20)
 
 

@@ -1,7 +1,7 @@
-"""What will happen in a run: a setup and a flat list of steps, made from the seed.
+"""Plans: the setup and the steps of a run, made from its seed and stored as JSON.
 
-A plan can be shortened and played again: every step draws from generators of its own, so that leaving one out does not
-change what the others do. Plans are stored as JSON.
+A plan can be shortened and run again: every step has its own random generators, so that leaving one out does not
+change the others.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ VISITOR: Final = {
     "post": 2, "close": 1, "reopen": 1, "history": 2, "look": 1, "visit": 1, "wrong_request": 1, "stall": 2,
     "rename": 1, "again": 2, "twice": 2,
 }  # fmt: skip
-"""What visitors do, with how often."""
+"""The verbs of visitors, with their weights."""
 
 OPERATOR: Final = {
     "tab": 5, "send": 9, "burst": 2, "mark": 8, "typing": 3, "leave": 3, "raw": 2, "raw_send": 3, "wrong": 1,
@@ -43,7 +43,7 @@ NEMESIS: Final = "nemesis"
 
 @attrs.frozen
 class Step:
-    """At the moment `at`, `who` does `verb`; what the numbers mean is the verb's."""
+    """At the time `at`, `who` does `verb`. The meaning of the three numbers depends on the verb."""
 
     at: float
     who: str
@@ -55,7 +55,10 @@ class Step:
 
 @attrs.frozen(kw_only=True)
 class Setup:
-    """The deployment, and how long its people and faults are at it. `store` is `memory` or `sqlite`."""
+    """The settings of the server, how many people there are, and for how many seconds they and the faults act.
+
+    `store` is `memory` or `sqlite`.
+    """
 
     visitors: int = 1
     operators: int = 1
@@ -79,7 +82,7 @@ class Setup:
 
 @attrs.frozen
 class Plan:
-    """`seed` is also that of everything that is drawn while the plan is played."""
+    """The setup and the steps of a run. `seed` also seeds everything random while the plan runs."""
 
     seed: int
     setup: Setup
@@ -87,14 +90,14 @@ class Plan:
 
 
 def make_plan(seed: int, *, faults: Collection[str] | None = None) -> Plan:
-    """The plan of a seed; `faults` None: of all kinds."""
-    setup = _make_setup(Random(f"{seed}/plan"))  # noqa: S311 - repeatable is the point
+    """Make the plan of a seed. `faults` are the kinds of faults it may contain, None for all."""
+    setup = _make_setup(Random(f"{seed}/plan"))  # noqa: S311 - must be repeatable
     steps: list[Step] = []
     for who in setup.people:
-        chance = Random(f"{seed}/plan/{who}")  # noqa: S311 - as above
+        chance = Random(f"{seed}/plan/{who}")  # noqa: S311 - must be repeatable
         verbs = VISITOR if who[0] == "v" else OPERATOR
         steps += _steps(who, verbs, chance, setup.seconds, pace=chance.choice((0.3, 0.8, 1.6)), begin=chance.random())
-    chance = Random(f"{seed}/plan/{NEMESIS}")  # noqa: S311 - as above
+    chance = Random(f"{seed}/plan/{NEMESIS}")  # noqa: S311 - must be repeatable
     kinds = {
         kind: weight for kind, weight in FAULTS.items() if (faults is None or kind in faults) and chance.random() < 0.6
     }
@@ -133,7 +136,7 @@ def _steps(
 
 
 def save_plan(plan: Plan, path: Path, **more: object) -> None:
-    """Write `plan` as JSON, one step on a line, with what else is to be known of it."""
+    """Write `plan` as JSON, one step a line, with the additional keys in `more`."""
     data = {**more, **cattrs.unstructure(attrs.evolve(plan, steps=()))}
     head = orjson.dumps(data, option=orjson.OPT_INDENT_2).removesuffix(b"[]\n}")
     steps = b",\n    ".join(orjson.dumps(attrs.astuple(step)) for step in plan.steps)
@@ -142,5 +145,5 @@ def save_plan(plan: Plan, path: Path, **more: object) -> None:
 
 def load_plan(path: Path) -> Plan:
     data = orjson.loads(path.read_bytes())
-    # As it was written: a bound that is an integer must stay one.
+    # Not converted to the fields' types: an integer bound must stay an integer.
     return Plan(data["seed"], Setup(**data["setup"]), tuple(Step(*step) for step in data["steps"]))

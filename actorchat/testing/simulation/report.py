@@ -1,4 +1,4 @@
-"""What a person reads of a failed run: the promise, the plan, and the last of what happened."""
+"""Describes a run in text: its result, and after a failure the broken promise, the plan and the last events."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["describe", "describe_failure", "describe_plan"]
 
 
 def describe(played: ChatVerdict) -> str:
-    """One or two lines: whether it failed, its hash, and how much happened."""
+    """Summarize the run in two lines: whether it failed, its hash, and how much happened."""
     verdict = played.verdict
     outcome = "ok" if verdict.violation is None else str(verdict.violation)
     pace = verdict.virtual / verdict.real if verdict.real else 0.0
@@ -26,7 +26,7 @@ def describe(played: ChatVerdict) -> str:
 
 
 def describe_plan(played: ChatVerdict) -> Iterator[str]:
-    """The settings that are not the usual ones, and every step."""
+    """Yield the settings that differ from the defaults, and every step."""
     setup, usual = played.plan.setup, Setup()
     odd = {name: getattr(setup, name) for name in Setup.__annotations__ if getattr(setup, name) != getattr(usual, name)}
     yield f"setup: {', '.join(f'{name}={value}' for name, value in odd.items()) or 'as usual'}"
@@ -35,15 +35,15 @@ def describe_plan(played: ChatVerdict) -> Iterator[str]:
 
 
 def describe_failure(played: ChatVerdict, *, last: int = 30) -> Iterator[str]:
-    """The broken promise, the plan, and the `last` events before it."""
+    """Yield the broken promise, the plan, and the `last` events before the failure."""
     violation = played.violation
     if violation is None:
         return
     sentence = sentence_of(violation.kind)
     yield f"seed {played.plan.seed} breaks {violation.kind!r} at {violation.at:.3f} s"
     if sentence is not None:
-        yield f"  the promise: {sentence}"
-    yield f"  what was seen: {violation.detail}"
+        yield f"  expected: {sentence}"
+        yield f"  observed: {violation.detail}"
     yield from describe_plan(played)
     lines = played.verdict.lines
     end = next((place for place, line in enumerate(lines, 1) if " VIOLATION: " in line), len(lines))
@@ -60,7 +60,7 @@ def _short(line: str, most: int = 200) -> str:
 
 
 def _gist(event: Json) -> str:
-    """What matters of an event as it was told."""
+    """The important parts of an event."""
     data = event["data"]
     message, chat, user = data.get("message"), data.get("chat"), data.get("user")
     words: list[object] = [event["type"]]

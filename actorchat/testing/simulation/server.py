@@ -1,4 +1,4 @@
-"""The life of the simulated server: started, drained, killed, started again on the same storage."""
+"""Starts, drains, kills and restarts the simulated server on the same storage."""
 
 from __future__ import annotations
 
@@ -38,9 +38,10 @@ def settings_of(setup: Setup) -> Settings:
 
 
 class ServerProcess:
-    """At most one server at a time. `changing`: it is being restarted, and will be up again.
+    """Runs at most one server at a time.
 
-    `killed`: its last end was not of its own; what it logged and raised then means nothing.
+    `changing` is true while the server is restarted. `killed` is true after a kill: errors that the server logged or
+    raised meanwhile do not count.
     """
 
     def __init__(self, world: ChatWorld) -> None:
@@ -100,18 +101,18 @@ class ServerProcess:
         world.check(not in_flight and not waiting, "drain", f"{in_flight} operations in flight, {waiting} wait")
 
     async def wait_up(self) -> None:
-        """Return when a server runs that is not about to be restarted."""
+        """Wait until a server runs and is not being restarted."""
         while self.changing or self.server is None:
             self._settled = trio.Event()
             await self._settled.wait()
 
     async def stop(self) -> None:
-        """Drain, and return when it has ended."""
+        """Drain the server, and wait until it has ended."""
         self._stop.set()
         await self._ended.wait()
 
     async def restart(self, downtime: float) -> None:
-        """Drain it and start another one, unless that happens already."""
+        """Drain the server and start another one. Does nothing during a restart."""
         if self.server is None or self.changing:
             return
         self.changing = True
@@ -120,7 +121,7 @@ class ServerProcess:
         await self._start_again(downtime)
 
     async def crash(self, downtime: float, *, silent: bool) -> None:
-        """Kill it and start another one, unless that happens already."""
+        """Kill the server and start another one. Does nothing during a restart."""
         if self.server is None or self.changing:
             return
         self.changing = True
@@ -130,7 +131,7 @@ class ServerProcess:
         await self._start_again(downtime)
 
     def kill(self, *, silent: bool) -> None:
-        """End it at once. Memory is gone, storage is as of what was durable; `silent`: the machine is gone."""
+        """Kill the server: its memory is lost, what was durable stays. `silent`: its machine fails as well."""
         self.killed = True
         self._world.network.die(silent=silent)
         self._world.disk.crash()
@@ -144,7 +145,7 @@ class ServerProcess:
         self._settled.set()
 
     def leftovers(self, *, rooms_are_idle: bool) -> dict[str, int]:
-        """What is still there of people who have all left."""
+        """Count what the server still holds although everybody has left."""
         assert self.server is not None  # noqa: S101 - asked at rest only
         parts = self.server._parts
         chats = parts.chats

@@ -1,4 +1,4 @@
-"""Make a failing plan smaller: fewer kinds of steps, people, odd settings and steps that still break the promise."""
+"""Reduces a failing plan to fewer steps, people and unusual settings that still break the same promise."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PLAIN: Final = {
 
 @attrs.frozen(kw_only=True)
 class Shrunk:
-    """The smallest failing plan that was found, what came of it, and how many runs it took."""
+    """The smallest failing plan that was found, its result, and the number of runs it took to find it."""
 
     played: ChatVerdict
     runs: int
@@ -46,10 +46,10 @@ def shrink(
     play: Callable[..., ChatVerdict] = play,
     on_progress: Callable[[int, int], object] = lambda steps, runs: None,
 ) -> Shrunk:
-    """The smallest part of `plan` that still breaks the promise `kind`, as far as it is found in `seconds`.
+    """Return the smallest part of `plan`, found within `seconds`, that still breaks the promise `kind`.
 
-    `on_progress` is told how many steps are left after how many runs. Raises ValueError if the plan as a whole does
-    not fail like that.
+    `on_progress` is called with the number of steps that are left and the number of runs. Raises ValueError if the
+    whole plan does not break that promise.
     """
     smaller = _Shrinking(kind, known, real_seconds() + seconds, play, on_progress)
     if not smaller.fails(plan):
@@ -97,20 +97,20 @@ class _Shrinking:
         return len(steps) < len(self._plan.steps) and self.fails(attrs.evolve(self._plan, steps=steps))
 
     def drop_late_steps(self) -> None:
-        """What comes after the violation did not cause it."""
+        """Leave out the steps after the violation, which can't have caused it."""
         violation = self.best.violation
         assert violation is not None  # noqa: S101 - the best one failed
         at = violation.at
         self._without(lambda step: step.at <= at)
 
     def drop(self, kind: Callable[[Step], str]) -> None:
-        """Whole kinds of steps, the most frequent first."""
+        """Leave out whole kinds of steps, the most frequent first."""
         every = [kind(step) for step in self._plan.steps]
         for one in sorted(set(every), key=lambda name: (-every.count(name), name)):
-            self._without(lambda step, one=one: kind(step) != one)  # type: ignore[misc] # bound now
+            self._without(lambda step, one=one: kind(step) != one)  # type: ignore[misc] # a default argument binds it
 
     def simplify(self) -> None:
-        """The plain setting in the place of each odd one."""
+        """Replace each unusual setting by its default."""
         for name, value in _PLAIN.items():
             if getattr(self._plan.setup, name) != value:
                 self._with_setup(attrs.evolve(self._plan.setup, **{name: value}))  # type: ignore[arg-type] # by name
@@ -122,7 +122,7 @@ class _Shrinking:
         self.fails(attrs.evolve(self._plan, setup=setup))
 
     def drop_pieces(self) -> None:
-        """Halves, then quarters, and so on down to single steps."""
+        """Leave out halves of the steps, then quarters, and so on down to single steps."""
         size = max(1, len(self._plan.steps) // 2)
         while size:
             place = 0
@@ -133,7 +133,7 @@ class _Shrinking:
             size //= 2
 
     def drop_people(self) -> None:
-        """Those with the highest numbers, if they do nothing."""
+        """Leave out people without steps, from the highest number down."""
         for field, letter in (("visitors", "v"), ("operators", "o")):
             who = {step.who for step in self._plan.steps}
             busy = [int(name[1:]) + 1 for name in who if name[0] == letter and name[1:].isdigit()]

@@ -1,6 +1,6 @@
-"""What the two ends of a simulated connection hold: the server sockets, descriptors and a selector, clients streams.
+"""Sockets, file descriptors, a selector and streams for the two ends of a simulated connection.
 
-Both look as the real ones do: the server's sockets are non-blocking and are waited for through a `Kernel`, a client's
+They have the interfaces of real ones: the server's sockets are non-blocking, and a `Kernel` waits for them; a client's
 stream is a `trio.abc.HalfCloseableStream`.
 """
 
@@ -22,7 +22,7 @@ from actorchat.transports.kernel import Kernel
 __all__ = ["ClientStream", "Descriptors", "Listener", "ServerSocket", "dial"]
 
 _FIRST: Final = 1_000_000
-"""Descriptors start here: far above all real ones."""
+"""The first simulated descriptor: higher than any real one."""
 
 
 class _Waitable(Protocol):
@@ -40,7 +40,7 @@ class _HasFileNo(Protocol):
 
 
 class Descriptors:
-    """The descriptors of one simulated machine, and the kernel that knows them. Real ones are passed on to Trio."""
+    """The file descriptors of one simulated machine, and its `Kernel`. Real descriptors are passed on to Trio."""
 
     def __init__(self, network: Network, random: Random) -> None:
         self.network = network
@@ -69,12 +69,12 @@ class Descriptors:
         return cast("End", self._open[fd])
 
     async def listen(self, host: str, port: int) -> tuple[socket.socket, ...]:
-        """In the place of `actorchat.transports.listener.bind`."""
+        """Replaces `actorchat.transports.listener.bind`."""
         await trio.lowlevel.checkpoint()
         if port in self.network.backlogs:
             raise OSError(errno.EADDRINUSE, "in use")
-        buffered_bytes = Backlog(self.network, port or 8_000, deferred=True)
-        return (cast("socket.socket", _ListeningSocket(self, buffered_bytes)),)
+        backlog = Backlog(self.network, port or 8_000, deferred=True)
+        return (cast("socket.socket", _ListeningSocket(self, backlog)),)
 
     async def _wait_readable(self, sock: int | _HasFileNo) -> None:
         await self._wait(sock, readable=True)
@@ -101,7 +101,7 @@ class Descriptors:
 
 
 class ServerSocket:
-    """An accepted connection, as the standard library's sockets are."""
+    """An accepted connection, with the interface of `socket.socket`."""
 
     family: socket.AddressFamily = socket.AF_INET
     type: socket.SocketKind = socket.SOCK_STREAM
@@ -117,7 +117,7 @@ class ServerSocket:
         return self._fd
 
     def move(self) -> ServerSocket:
-        """As `Kernel.move`."""
+        """Replaces `Kernel.move`."""
         moved = object.__new__(ServerSocket)
         moved.end, moved._descriptors, moved._linger_zero = self.end, self._descriptors, self._linger_zero
         moved._fd, self._fd = self._fd, -1
@@ -191,9 +191,9 @@ class ServerSocket:
 
 
 class _ListeningSocket:
-    def __init__(self, descriptors: Descriptors, buffered_bytes: Backlog) -> None:
-        self._descriptors, self._buffered_bytes = descriptors, buffered_bytes
-        self._fd = descriptors.open(buffered_bytes)
+    def __init__(self, descriptors: Descriptors, backlog: Backlog) -> None:
+        self._descriptors, self._buffered_bytes = descriptors, backlog
+        self._fd = descriptors.open(backlog)
 
     def fileno(self) -> int:
         return -1 if self._buffered_bytes.closed else self._fd
@@ -201,8 +201,8 @@ class _ListeningSocket:
     def getsockname(self) -> tuple[str, int]:
         return ("127.0.0.1", self._buffered_bytes.port)
 
-    def listen(self, buffered_bytes: int) -> None:
-        """It has listened from the beginning."""
+    def listen(self, backlog: int) -> None:
+        """Do nothing: the socket listens from the beginning."""
 
     def accept(self) -> tuple[ServerSocket, tuple[str, int]]:
         if self._buffered_bytes.closed:
@@ -216,7 +216,7 @@ class _ListeningSocket:
 
 
 class _Selector:
-    """As `selectors.DefaultSelector`; what is ready comes in a random order."""
+    """Replaces `selectors.DefaultSelector`. Ready sockets are returned in a random order."""
 
     writable = False
 
@@ -264,7 +264,7 @@ class _Selector:
 
 
 class ServerStream(trio.abc.HalfCloseableStream):
-    """As `trio.SocketStream` over an accepted socket."""
+    """Replaces `trio.SocketStream` for an accepted socket."""
 
     def __init__(self, sock: ServerSocket, descriptors: Descriptors) -> None:
         self.socket = sock
@@ -369,7 +369,7 @@ class ClientStream(trio.abc.HalfCloseableStream):
 
 
 async def dial(network: Network, host: str, port: int, tls: ssl.SSLContext | None = None) -> ClientStream:
-    """As `actorchat.client` dials. There is no TLS here."""
+    """Replaces the function with which `actorchat.client` connects. `tls` is ignored."""
     return await ClientStream.dial(network, port)
 
 

@@ -1,4 +1,4 @@
-"""A person's tabs: rooms held open with the project's own client library."""
+"""A person's browser tabs: room sockets that are held open with the project's client library."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ _RETRYABLE = frozenset({"storage_unavailable", "overloaded", "draining"})
 
 @attrs.define(eq=False)
 class Tab:
-    """`last` is the newest message that it was given; `marked` the highest marks that it made.
+    """One open tab.
 
-    `announced` is how far the room had got when the tab was opened.
+    `last` is the index of the newest message it received, `marked` the highest marks it sent. `announced` is the index
+    of the last message that was broadcast before the tab was opened.
     """
 
     chat: str
@@ -73,7 +74,7 @@ class Sent:
 
 
 class Tabs:
-    """At most three at a time."""
+    """The tabs of one person, at most three at a time."""
 
     def __init__(self, person: Person) -> None:
         self.deliveries: list[Sent] = []
@@ -97,12 +98,12 @@ class Tabs:
         }
 
     def client_random(self) -> Random:
-        """The next client's own generator."""
+        """Return the random generator of the next client."""
         self._opened += 1
         return self._world.random(f"client/{self._person.name}/{self._opened}")
 
     def is_on_its_way(self, key: str) -> bool:
-        """Whether the library has not yet settled a message of that key: no program sends it twice at once."""
+        """Whether the outcome of a message with that key is unknown: no program sends the key again before that."""
         return any(sent.delivery.client_id == key and not sent.delivery.settled for sent in self.deliveries)
 
     def _pick(self, pick: int) -> Tab | None:
@@ -158,7 +159,7 @@ class Tabs:
         message, index = event.message, event.message.message_index
         chat, role = world.truth.chats[tab.chat], person.who[0]
         if tab.last is None:
-            # A room whose first socket was lost before anything came replays the whole chat.
+            # If the first socket is lost before any event, the room replays the whole chat.
             replayed = index == chat.next_visible(role, -1)
             if event.client_id in person.again and index <= tab.announced and not replayed:
                 what = f"{person.name}: the repeated {event.client_id} of message {index} comes first"
@@ -203,7 +204,7 @@ class Tabs:
             await self._send(a, b, c)
 
     async def _again(self, a: int, b: int, c: int) -> None:
-        """Send once more what was sent, as a restarted program does; or something else under the same key."""
+        """Send an earlier message again, as a restarted program does, or another text under the same key."""
         tab = self._pick(a)
         theirs = [] if tab is None else [each for each in self._person.keys if each[0] == tab.chat]
         if tab is None or not theirs:
@@ -218,7 +219,7 @@ class Tabs:
             return
 
     async def _twice(self, a: int, b: int, c: int) -> None:
-        """Send the same over two connections at once."""
+        """Send the same message over two connections at once."""
         tab, person = self._pick(a), self._person
         raw = None if tab is None else person.raws.extended_in(tab.chat)
         if tab is None or raw is None:
@@ -259,7 +260,7 @@ class Tabs:
             tab.stalled_until = trio.current_time() + b / 20
 
     def at_rest(self) -> None:
-        """Every open tab is live, knows everything, and its marks are stored."""
+        """Check that every open tab is live and has received everything, and that its marks are stored."""
         person, world = self._person, self._world
         for tab in self._open:
             if tab.room is None:
@@ -267,7 +268,7 @@ class Tabs:
             chat, role = world.truth.chats[tab.chat], person.who[0]
             if tab.last is not None:
                 last = chat.last_visible(role)
-                what = f"{person.name}: a tab knows {tab.last} of {last}, {tab.room.state}"
+                what = f"{person.name}: a tab has {tab.last} of {last}, {tab.room.state}"
                 world.check(tab.last == last, "client-story", what)
             live = tab.room.state.value == "live"
             world.check(live, "client", f"{person.name}: a tab is {tab.room.state}: {tab.room.reason}")

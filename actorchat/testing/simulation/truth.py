@@ -1,4 +1,4 @@
-"""What was committed, in commit order, judged by the plain model of the contract's rules."""
+"""Records all commits in their order, and compares each with the model of the contract's rules."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ _COMPARED: Final = (
     *("stage", "rev", "next_index"),
     *("visitor_delivered", "visitor_read", "operators_delivered", "operators_read"),
 )
-"""What of a chat's row has to be in storage as it was committed."""
+"""The columns of a chat that are compared with storage."""
 
 Look = tuple[str, int | None]
-"""What `chat_updated` shows: the status and the operator's id."""
+"""The part of `chat_updated` that is checked: the status and the operator's id."""
 
 FeedEvent = tuple[str, str, int | None] | tuple[str, int]
 
@@ -75,9 +75,9 @@ def person_of(user: User) -> Person:
 class ChatTruth:
     """One chat as committed.
 
-    `looks` are what it looked like after each change that a list shows; `feed` are the events that its source's feed
-    owes; `announced` is the highest index that any socket was told in order. Since `assigned_at` its operator has it.
-    At `used_at` it was last asked for while it was reserved.
+    `looks` has its look after each change that lists show. `feed` are the events that its source's feed must send.
+    `announced` is the highest index that any socket got in order. `assigned_at` is when its operator got it, and
+    `used_at` when it was last requested while it was reserved.
     """
 
     def __init__(self, uuid: str, model: Chat, state: ChatState) -> None:
@@ -111,10 +111,10 @@ class ChatTruth:
 
 
 class Truth:
-    """Hears of every commit by `committed`; `fail` is told what is wrong with it.
+    """Everything that was committed. `committed` must be called with each commit; faults are reported to `fail`.
 
-    `attempts` counts, by chat, person and `client_id`, the sends that may still be stored; `refusals` those that were
-    refused when nothing was stored under that `client_id`.
+    Both counters are by chat, person and `client_id`: `attempts` counts the sends that may still be stored, and
+    `refusals` those that were refused while nothing was stored under that `client_id`.
     """
 
     def __init__(
@@ -129,14 +129,14 @@ class Truth:
         self.refusals: Counter[tuple[str, Person, str | None]] = Counter()
         self.commits: int = 0
         self.operations: int = 0
-        # What each operator's counters were after each commit, with the chat and how far its feed was then.
+        # Each operator's counters after each commit, with the chat and the number of events in its feed.
         self.loads: dict[int, list[tuple[tuple[int, int], str, int]]] = defaultdict(lambda: [((0, 0), "", 0)])
         self.unread: dict[str, list[int]] = defaultdict(lambda: [0])
         self._ids: dict[int, tuple[str, int]] = {}
         self._counter_revs: dict[tuple[str, int | str], int] = defaultdict(int)
 
     def chat(self, uuid: str) -> ChatTruth | None:
-        """The chat, also after it was deleted unused."""
+        """The chat, even if it was deleted unused; None if there never was one."""
         return self.chats.get(uuid) or self.expired.get(uuid)
 
     def message(self, chat: str, index: int) -> StoredMessage | None:
@@ -144,7 +144,7 @@ class Truth:
         return truth.messages[index] if truth is not None and 0 <= index < len(truth.messages) else None
 
     def stored(self, chat: str, who: Person, key: str) -> StoredMessage | None:
-        """The stored message of that key, as long as the key is kept."""
+        """The message stored under that key, as long as the key is kept."""
         truth = self.chats.get(chat)
         if truth is None:
             return None
@@ -152,14 +152,14 @@ class Truth:
         return None if index is None else truth.messages[index]
 
     def settle_attempt(self, chat: str, who: Person, key: str | None) -> None:
-        """One send of that key was answered: it can't be stored any more."""
+        """Record that one send of that key was answered, and can't be stored any more."""
         if key is not None and self.attempts[chat, who, key] > 0:
             self.attempts[chat, who, key] -= 1
 
     def found_new(self, message: AddMessage) -> None:
-        """It was decided to refuse the message: nothing is stored under its `client_id`.
+        """Record that the message is refused because nothing is stored under its `client_id`.
 
-        Another send may be stored under it before the sender of this one is told.
+        Another send under it may be stored before the sender of this one gets the refusal.
         """
         chat, who, key = str(message.chat), person_of(message.author), message.client_id
         if key is not None and self.stored(chat, who, key) is None:
@@ -168,12 +168,12 @@ class Truth:
     # Commits
 
     def committed(self, operations: Sequence[Operation], decided: Sequence[DecisionAndCounters], batch: Batch) -> None:
-        """Take one durable batch."""
+        """Record and check one durable batch."""
         self.commits += 1
         for operation, (decision, counters) in zip(operations, decided, strict=True):
             self.operations += 1
             if not isinstance(operation, ExpireChat) or isinstance(decision, Expired):
-                # Chats in use are looked at for ever: that is not something that happens.
+                # A chat in use is checked for expiry again and again; logging that would fill the log.
                 self._log("commit", type(operation).__name__, _brief(decision))
             self._take(operation, decision, batch.now)
             for counter in counters:
@@ -218,7 +218,7 @@ class Truth:
     def _used(self, uuid: UUID, now: float) -> None:
         chat = self.chats.get(str(uuid))
         if chat is not None and chat.model.stage == "reserved":
-            # Not before: the clock may have been set back.
+            # The later of both, because the clock may have been set back.
             chat.used_at = max(chat.used_at, now)
 
     def _found_in_use(self, operation: ExpireChat, now: float) -> None:
@@ -232,7 +232,7 @@ class Truth:
             self._fail("expiry", f"{operation} of an unknown chat")
             return
         reserved = chat.model.stage == "reserved" and not operation.in_use
-        # Rows have whole seconds.
+        # Rows store whole seconds.
         self._expect(reserved and int(chat.used_at) <= operation.before, "expiry", f"{operation} at {chat.used_at}")
         del self.model.chats[operation.chat]
         self.expired[chat.uuid] = chat
@@ -263,7 +263,7 @@ class Truth:
             return model.reopen(theirs, by, now)
         if isinstance(operation, TransferChat):
             return model.transfer(theirs, by, ("operator", operation.to), now)
-        assert isinstance(operation, ReturnChat)  # noqa: S101 - all others are above
+        assert isinstance(operation, ReturnChat)  # noqa: S101 - all other operations are handled above
         return model.give_back(theirs, by, now)
 
     def _ask_refusal(self, chat: ChatTruth, operation: RefuseMessage, now: float) -> Answer:
@@ -282,13 +282,13 @@ class Truth:
             return Nothing()
         policy, what = self._policy, f"{chat.uuid[:4]} at {now:.1f}"
         if decision.chat.stage is Stage.CLOSED:
-            # Not the latest of all times: the clock may have been set back.
+            # The time of the last message, which need not be the latest: the clock may have been set back.
             waited = now - (chat.messages[-1].time if chat.messages else chat.assigned_at)
             self._expect(waited >= policy.idle_timeout > 0, "timers", f"{what}: closed after {waited:.1f} s")
-            self._expect(not chat.customer_waits, "timers", f"{what}: closed while the customer waits for an answer")
+            self._expect(not chat.customer_waits, "timers", f"{what}: closed though the customer waits for an answer")
             return self.model.close_idle(chat.model, now)
         had = now - chat.assigned_at
-        self._expect(had >= policy.answer_timeout > 0, "timers", f"{what}: taken away after {had:.1f} s")
+        self._expect(had >= policy.answer_timeout > 0, "timers", f"{what}: returned to the queue after {had:.1f} s")
         return self.model.requeue(chat.model, None, now)
 
     def _ask_send(self, chat: ChatTruth, operation: AddMessage, decision: Decision, now: float) -> Answer:
@@ -389,7 +389,7 @@ class Truth:
     # Storage
 
     def check_storage(self, store: Store) -> None:
-        """Everything that was committed is there, and nothing else."""
+        """Check that storage has everything that was committed, and nothing else."""
         for uuid, chat in self.chats.items():
             state = store.chat(UUID(uuid))
             if state is None:
@@ -403,7 +403,7 @@ class Truth:
             ours = [_gist(chat.messages[index]) for index in chat.visible["operator"]]
             self._expect(theirs == ours, "lost", f"messages of {uuid}")
         for uuid in self.expired:
-            self._expect(store.chat(UUID(uuid)) is None, "expiry", f"chat {uuid} is there again")
+            self._expect(store.chat(UUID(uuid)) is None, "expiry", f"chat {uuid} was deleted, but is stored")
         for record in store.operators(None):
             who = person_of(record.person.user)
             counters = (record.counters.new_chats, record.counters.open_chats)
@@ -422,12 +422,12 @@ class Truth:
 
 
 def _customer_waits(operation: ChatOperation, *, before: bool) -> bool:
-    """Whether the customer waits for an answer once `operation` was committed."""
+    """Whether the customer waits for an answer after `operation`, given whether that was so `before`."""
     if isinstance(operation, AddMessage) and operation.type is MessageType.STANDARD:
         return operation.author.role is Role.USER
     if isinstance(operation, ReopenChat):
         return operation.by.role is Role.USER
-    # Handing a chat on promises an answer.
+    # After a transfer or a return the customer expects an answer.
     return before or isinstance(operation, TransferChat | ReturnChat)
 
 

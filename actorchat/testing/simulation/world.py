@@ -1,7 +1,4 @@
-"""One simulated world: its time, its randomness, its network, what happened in it, and what broke.
-
-`simulate` runs a program in a world of its own and returns a `Verdict`.
-"""
+"""A simulated world: its clock, randomness, network and log, and `simulate`, which runs a program in one."""
 
 from __future__ import annotations
 
@@ -25,14 +22,14 @@ from actorchat.testing.simulation.sockets import ClientStream, Descriptors, List
 __all__ = ["EPOCH", "Node", "Program", "Verdict", "Violation", "World", "simulate"]
 
 EPOCH: Final = 1_700_000_000
-"""What every world's wall clock says at its start."""
+"""The wall clock of every world at its start, in epoch seconds."""
 
 _COLLECT_EVERY: Final = 20.0
 _LIMIT: Final = 86_400.0
 
 
-class Violation(Exception):  # noqa: N818 - it is what was found, not what went wrong here
-    """A promise was broken. `kind` names which, `at` is the moment of the world's clock."""
+class Violation(Exception):  # noqa: N818 - the finding of a check
+    """A broken promise. `kind` names the promise, `at` is the time of the world's clock."""
 
     def __init__(self, kind: str, detail: str, at: float) -> None:
         super().__init__(f"{kind} at {at:.3f} s: {detail}")
@@ -43,10 +40,10 @@ class Violation(Exception):  # noqa: N818 - it is what was found, not what went 
 
 @attrs.frozen(kw_only=True)
 class Verdict:
-    """What came of one run.
+    """The result of one run.
 
-    `digest` is a hash of `lines`, which is everything that happened: the same seed gives the same digest. `known`
-    counts violations of the kinds that the run was told to ignore. `virtual` and `real` are seconds.
+    `lines` is the log of everything that happened, and `digest` its hash: the same seed gives the same digest. `known`
+    counts the violations of ignored kinds. `virtual` and `real` are the duration in seconds of each clock.
     """
 
     seed: int
@@ -58,19 +55,19 @@ class Verdict:
     real: float
 
     def check(self) -> None:
-        """Raise the violation, if there is one, with the seed in its text."""
+        """Raise the violation, if there is one, with a note of the seed and the last events."""
         if self.violation is not None:
-            self.violation.add_note(f"seed {self.seed}, digest {self.digest}; what happened last:")
+            self.violation.add_note(f"seed {self.seed}, digest {self.digest}; the last events:")
             for line in self.lines[-20:]:
                 self.violation.add_note(f"  {line}")
             raise self.violation
 
 
 class World:
-    """Made by `simulate`, and given to the program.
+    """The world of one program; made by `simulate`.
 
-    `nursery` is for tasks that live as long as the world. `network` is what connections go over. `environment` is what
-    `actorchat.open_server` takes, so that a server lives in this world.
+    `nursery` is for tasks that run as long as the world. All connections go over `network`. Pass `environment` to
+    `actorchat.open_server` to run a server in this world.
     """
 
     nursery: trio.Nursery
@@ -97,25 +94,25 @@ class World:
     # Randomness and time
 
     def random(self, name: str) -> Random:
-        """A generator of its own for `name`: the same in every run of this seed, whatever others draw."""
-        return Random(f"{self.seed}/{name}")  # noqa: S311 - repeatable is the point
+        """Return a random generator for `name`. It gives the same numbers in every run of the seed."""
+        return Random(f"{self.seed}/{name}")  # noqa: S311 - must be repeatable
 
     def wall(self) -> float:
-        """Epoch seconds."""
+        """Return the time of the world's wall clock in epoch seconds."""
         return EPOCH + self._wall_offset + self.clock.current_time()
 
     def jump_clock(self, seconds: float) -> None:
-        """Set the wall clock forward, or back. Trio's clock goes on."""
+        """Set the wall clock forward, or back by negative `seconds`. Trio's clock is not changed."""
         self._wall_peak = self.latest_wall
         self._wall_offset += seconds
 
     @property
     def latest_wall(self) -> float:
-        """The latest time that the wall clock has ever shown."""
+        """Return the latest time that the wall clock has shown so far."""
         return max(self._wall_peak, self.wall())
 
     def _make_stopwatch(self) -> Callable[[], float]:
-        # The reactor's budget of time: now and then a pass is over early.
+        # Sometimes the reactor's stopwatch jumps, so that a pass exceeds its time budget early.
         chance, shown = self.random("stopwatch"), 0.0
 
         def stopwatch() -> float:
@@ -125,16 +122,16 @@ class World:
 
         return stopwatch
 
-    # What happens
+    # Log and checks
 
     def log(self, *what: object) -> None:
-        """Note that something happened. Give values only: text with an address in it differs from run to run."""
+        """Log an event. Pass values only: a `repr` with an address differs from run to run."""
         line = f"{self.clock.current_time():.6f} {' '.join(map(str, what))}"
         self.lines.append(line)
         self._hash.update(line.encode("utf-8", "surrogateescape"))
 
     def fail(self, kind: str, detail: str) -> None:
-        """Say that the promise `kind` was broken. The first one ends the run; kinds that are known are counted."""
+        """Report that the promise `kind` was broken. This ends the run, unless that kind is ignored."""
         if kind in self.known:
             self.known[kind] += 1
             self.log("known violation:", kind, detail)
@@ -144,22 +141,22 @@ class World:
             self._stop.cancel()
 
     def check(self, condition: object, kind: str, detail: str) -> None:
-        """`fail`, unless `condition`."""
+        """Call `fail` unless `condition` is true."""
         if not condition:
             self.fail(kind, detail)
 
-    # What there is
+    # Connections and nodes
 
     async def dial(self, port: int) -> ClientStream:
-        """Connect over the network. Raises ConnectionRefusedError if nothing listens there."""
+        """Connect to `port`. Raises ConnectionRefusedError if nothing listens there."""
         return await ClientStream.dial(self.network, port)
 
     def listen(self, port: int) -> Listener:
-        """A listener for `trio.serve_listeners`. Raises OSError if the port is in use."""
+        """Open a listener for `trio.serve_listeners`. Raises OSError if the port is in use."""
         return Listener(self.descriptors, port)
 
     def node(self, name: str, program: Callable[[Node], Awaitable[None]]) -> Node:
-        """A part of the world that can be killed and started again: `program` is its process."""
+        """Make a node: `program` runs in it as a process that can be killed and started again."""
         return Node(self, name, program)
 
     # The run
@@ -177,7 +174,7 @@ class World:
                 self.nursery.cancel_scope.cancel()
         if self.violation is None:
             left = trio.lowlevel.current_statistics().tasks_living - tasks
-            self.check(not left, "tasks", f"{left} tasks are left")
+            self.check(not left, "tasks", f"{left} tasks are still running")
 
     async def _collect(self) -> None:
         while True:
@@ -185,11 +182,11 @@ class World:
             gc.collect()
 
     def judge_error(self, error: BaseException) -> None:
-        """Fail because the program raised `error`."""
+        """Report an exception that the program raised."""
         self.fail("raised", "".join(traceback.format_exception(error))[-3_000:])
 
     def run(self, program: Program, *, during: AbstractContextManager[object] | None = None) -> Verdict:
-        """Run `program` to its end, or to the first violation. `during` is entered meanwhile."""
+        """Run `program`, inside the context `during`, to its end or to the first violation."""
         begun, error = real_seconds(), None
         try:
             with sealed(self.random("entropy"), self.wall, self.clock.current_time), during or nullcontext():
@@ -212,11 +209,11 @@ class World:
 
 
 Program = Callable[[World], Awaitable[None]]
-"""What `simulate` runs: any async function of a world."""
+"""A program for `simulate`: an async function that takes the world."""
 
 
 class Node:
-    """One process in the world. `start` it in `world.nursery`, `kill` it at any moment, start it again."""
+    """A process in the world. It can be killed at any moment and started again."""
 
     def __init__(self, world: World, name: str, program: Callable[[Node], Awaitable[None]]) -> None:
         self.world = world
@@ -231,15 +228,15 @@ class Node:
         return self._scope is not None
 
     def start(self) -> None:
-        """Run the program in a task of the world. Raises RuntimeError if it runs."""
+        """Run the program in a task of `world.nursery`. Raises RuntimeError if it already runs."""
         if self.running:
-            raise RuntimeError(f"{self.name} runs already")
+            raise RuntimeError(f"{self.name} is already running")
         self.world.log("node", self.name, "starts")
         self._scope, self._ended = trio.CancelScope(), trio.Event()
         self.world.nursery.start_soon(self._run, self._scope, name=self.name)
 
     async def kill(self) -> None:
-        """End it wherever it is; cleanup that waits is cut short. Returns when it is gone."""
+        """Kill the program at once, without waiting in its cleanup. Returns when it has ended."""
         if self._scope is not None:
             self.world.log("node", self.name, "is killed")
             self._scope.cancel()
@@ -261,13 +258,13 @@ class Node:
 
 
 def simulate(program: Program, seed: int, *, known: Iterable[str] = ()) -> Verdict:
-    """Run `program(world)` in virtual time; everything that could differ between two runs comes from `seed`.
+    """Run `program(world)` in virtual time. Everything that could differ between two runs comes from `seed`.
 
-    The run ends when the program returns, raises, or a check fails: `World.fail` and `World.check` say so. An
-    exception that leaves the program is a violation of the kind `raised`, a task that outlives it one of the kind
-    `tasks`; a program that takes more than a day of virtual time is stopped (`no-end`). `known` are kinds of
-    violations that are counted and do not end the run.
+    The run ends when the program returns or raises, or when `World.fail` or a failing `World.check` is called. An
+    exception from the program is a violation of the kind `raised`, a task that outlives it one of the kind `tasks`. A
+    program that takes more than a day of virtual time is stopped with a violation `no-end`. Violations of the kinds in
+    `known` are counted and do not end the run.
 
-    Must be called outside of Trio, in a process whose threads do nothing meanwhile.
+    Call it outside of Trio, in a process without other active threads.
     """
     return World(seed, known=known).run(program)

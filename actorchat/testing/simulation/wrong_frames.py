@@ -1,4 +1,4 @@
-"""Frames that no client should send, each with what is wrong with it."""
+"""Frames that no client may send, each with its fault."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ __all__ = ["WRONG", "Fault", "fault_of"]
 
 
 class Fault(Enum):
-    """What is wrong with a frame."""
+    """The fault of a frame."""
 
     MALFORMED = auto()
     SEND = auto()
     """A malformed `send_message`."""
     TYPING = auto()
-    """Malformed `update_typing`: it is only shown, and closes no socket."""
+    """A malformed `update_typing`, which is answered with an error but never closes the socket."""
     UNKNOWN = auto()
     """A type that the contract does not know."""
     NOT_UTF8 = auto()
@@ -44,9 +44,9 @@ WRONG: Final[Mapping[bytes, Fault]] = {
     b"\xff\xfe": Fault.NOT_UTF8,
     b'{"type":"' + b"x" * 70_000 + b'"}': Fault.TOO_BIG,
 }
-"""By what stands in a text frame."""
+"""The fault of each text frame."""
 
 
 def fault_of(payload: bytes, *, binary: bool) -> Fault | None:
-    """What is wrong with a frame; None if nothing is."""
+    """Return the fault of a frame, or None if it has none."""
     return Fault.MALFORMED if binary else WRONG.get(payload)

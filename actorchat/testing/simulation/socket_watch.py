@@ -1,4 +1,4 @@
-"""What every socket was told, and whether it was right: one watch for each room socket and each feed socket."""
+"""Checks every event that the server writes to a websocket: one watch for each room or feed socket."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["FeedWatch", "RoomWatch", "Watch", "Watcher"]
 T = TypeVar("T")
 _decode: Final = msgspec.json.decode
 _LESS_EXACT: Final = frozenset({"feed-order", "chat-order", "incomplete", "counters-first", "outcome"})
-"""What is judged separately for a chat in which something crashed while it was announced."""
+"""Kinds of violations that have a name of their own in chats in which a broadcast crashed."""
 
 
 class Watcher(Protocol):
-    """What the watches of one run share. `shaken` are the chats in which announcing crashed."""
+    """What the watches of one run share. `shaken` are the chats in which a broadcast crashed."""
 
     truth: Truth
     watches: list[Watch]
@@ -49,7 +49,7 @@ def who_of(user: Json) -> Person:
 
 
 class Watch:
-    """One socket. `over`: input and output count no more; `code` is that of the server's Close."""
+    """Checks one socket. `over` is true once either end sent a Close; `code` is the code of the server's."""
 
     def __init__(self, watcher: Watcher, connection: Connection, who: Person, *, extended: bool) -> None:
         self.watcher = watcher
@@ -62,7 +62,7 @@ class Watch:
 
     @property
     def prompt(self) -> bool:
-        """What is written now was said now: nothing had to wait lately."""
+        """Whether output has not been delayed lately, so that events are written as they happen."""
         out = self.connection.server.out
         return out.free > 0 and trio.current_time() - out.full_at > 10
 
@@ -77,25 +77,25 @@ class Watch:
         self.watcher.fail(kind, f"socket {self.connection.number} of {self.who}: {detail}")
 
     def opened(self) -> None:
-        """The upgrade was answered."""
+        """The server has accepted the upgrade."""
 
     def said(self, payload: bytes, *, binary: bool) -> None:
-        """The server has read this frame."""
+        """The server has read a frame."""
 
     def sent(self, fault: Fault) -> None:
-        """The server has read a part of a frame that is enough to close the socket."""
+        """The server has read a part of a frame which is enough reason to close the socket."""
 
     def told(self, event: Json) -> None:
-        """The server has written this event."""
+        """The server has written an event."""
 
     def closed(self, code: int) -> None:
         """The server has written a Close."""
 
     def at_rest(self) -> None:
-        """Nothing happens any more, and this socket lives."""
+        """Check that this open socket has received everything, now that the world is at rest."""
 
     def judge_message(self, chat: str, message: Json) -> StoredMessage | None:
-        """The stored message, if it is committed; and it has to be told as it was committed."""
+        """Return the stored message, and check that `message` shows it as it was committed."""
         stored = self.truth.message(chat, message["message_index"])
         if stored is None:
             self.bad("durable-before-visible", f"message {message['message_index']} of {chat} is not committed")
@@ -106,7 +106,7 @@ class Watch:
         if told != (stored.id, stored.text, stored.type.value, stored.type_role.value, stored_author):
             self.bad("content", f"{message} was stored as {stored}")
         if RANK[message["status"]] > RANK[self.truth.chats[chat].status(stored)]:
-            self.bad("status", f"message {stored.index} is told {message['status']}")
+            self.bad("status", f"message {stored.index} is shown as {message['status']}")
         return stored
 
 
@@ -125,20 +125,20 @@ class RoomWatch(Watch):
         self.chat = chat
         self.last = after
         self.joined_at: int | None = None
-        """How many messages there were when it joined."""
+        """The number of messages in the chat when the socket joined."""
         self.present: dict[Person, Json] = {}
         self._announced_before = -1
         self._receipts: dict[str, tuple[int, int]] = {}
         self._statuses: dict[int, str] = {}
         self._place = -1
-        # By (client_id, text): what this socket sent, what of it came in the room's order, what was answered to it.
+        # Sends of this socket by (client_id, text): all, those seen in the room's order, and those answered.
         self._sent: Counter[tuple[str | None, str]] = Counter()
         self._echoed: Counter[tuple[str | None, str]] = Counter()
         self._answered: Counter[tuple[str | None, str]] = Counter()
-        # Of each that is not answered: how many sends under its client_id had been refused before.
+        # For each unanswered send: how many sends under its client_id had been refused before.
         self._refused_before: defaultdict[tuple[str | None, str], deque[int]] = defaultdict(deque)
         self._typing: set[Person] = set()
-        # Of a resumed socket: what must come before it is live.
+        # The events that a resumed socket must get before it is live.
         self._due = ["receipts user", "receipts operator", "chat_updated"] if after is not None else []
         self._malformed = _Malformed()
         self._handlers: Mapping[str, Callable[[Json], object]] = {
@@ -156,7 +156,7 @@ class RoomWatch(Watch):
     @property
     def truth_of_chat(self) -> ChatTruth:
         chat = self.truth.chat(self.chat)
-        assert chat is not None  # noqa: S101 - nobody opens a chat that never was
+        assert chat is not None  # noqa: S101 - people open only existing chats
         return chat
 
     def opened(self) -> None:
@@ -222,10 +222,10 @@ class RoomWatch(Watch):
             return
         for watch in self._others():
             if watch.who == who and watch.prompt:
-                self.bad("presence", f"{who} is told to have left and has socket {watch.connection.number}")
+                self.bad("presence", f"{who} disconnected, but has socket {watch.connection.number}")
 
     def _others(self) -> Iterator[RoomWatch]:
-        """The sockets that are in this room, this one included."""
+        """All sockets in this room, including this one."""
         for watch in self.watcher.watches:
             if not isinstance(watch, RoomWatch) or watch.over:
                 continue
@@ -240,7 +240,7 @@ class RoomWatch(Watch):
         if stored is None:
             return
         if stored.type.value == "system" and stored.type_role.value != self.who[0]:
-            self.bad("notes", f"a system message for {stored.type_role} is told")
+            self.bad("notes", f"a system message for {stored.type_role}")
         own = stored.author is not None and person_of(stored.author) == self.who
         expected_key = stored.client_id if own and self.extended else None
         if data.get("client_id") != expected_key:
@@ -249,7 +249,7 @@ class RoomWatch(Watch):
         answers = own and self._answered[outcome] < self._sent[outcome]
         chat = self.truth_of_chat
         if self.last is None:
-            # What was committed before it joined may have been announced to nobody; what came later is all due.
+            # Messages committed before it joined may be missing here; all later ones must come.
             joined = self.joined_at
             first = None if joined is None else chat.next_visible(self.who[0], joined - 1)
             ordered = joined is not None and (stored.index == first or self._announced_before < stored.index < joined)
@@ -276,7 +276,7 @@ class RoomWatch(Watch):
         before = self._statuses.get(stored.index)
         if before is not None and RANK[status] <= RANK[before]:
             kind = "status-repeat" if status == before else "status"
-            self.bad(kind, f"message {stored.index} is told {status} after {before}")
+            self.bad(kind, f"message {stored.index} is {status} after {before}")
         self._statuses[stored.index] = status
 
     def _on_message_not_added(self, data: Json) -> None:
@@ -287,18 +287,18 @@ class RoomWatch(Watch):
         key, outcome = data["client_id"], (data["client_id"], data["text"])
         self._answered[outcome] += 1
         if self._answered[outcome] > self._sent[outcome]:
-            self.bad("outcome", f"a refusal of what was not sent, or was answered: {outcome} {data['code']}")
+            self.bad("outcome", f"refused, but not sent or already answered: {outcome} {data['code']}")
         self.truth.settle_attempt(self.chat, self.who, key)
         refused_before = self._take_refused_before(outcome)
         if key is not None and data["code"] != "conflict":
             stored = self.truth.stored(self.chat, self.who, key)
-            # What was refused in time may have waited here until another send was stored.
+            # A correct refusal may have been delayed until another send was stored.
             if stored is not None and self.truth.refusals[self.chat, self.who, key] == refused_before:
                 what = f"{key} {data['text']!r} is refused with {data['code']}"
                 self.bad("refused-though-stored", f"{what} and stored as {stored.index}")
 
     def _take_refused_before(self, outcome: tuple[str | None, str]) -> int:
-        """How many sends under its client_id had been refused when the first that is not answered was read."""
+        """How many sends under its client_id had been refused when the oldest unanswered one was read."""
         waiting = self._refused_before[outcome]
         return waiting.popleft() if waiting else self.truth.refusals[self.chat, self.who, outcome[0]]
 
@@ -339,7 +339,7 @@ class RoomWatch(Watch):
     def at_rest(self) -> None:
         chat, role = self.truth_of_chat, self.who[0]
         if self.chat in self.truth.expired:
-            self.bad("expiry", "it is in a chat that was deleted")
+            self.bad("expiry", "the socket is open in a deleted chat")
         if self._due:
             self.bad("resume", f"{self._due} never came")
         if self.last is None:
@@ -348,7 +348,7 @@ class RoomWatch(Watch):
         else:
             missing = chat.next_visible(role, self.last)
         if missing is not None:
-            self.bad("incomplete", f"message {missing} of {chat.last_visible(role)} was not told; last {self.last}")
+            self.bad("incomplete", f"message {missing} of {chat.last_visible(role)} is missing; last {self.last}")
         for outcome, sent in self._sent.items():
             echoed, answered = self._echoed[outcome], self._answered[outcome]
             if echoed + answered < sent:
@@ -363,20 +363,20 @@ class RoomWatch(Watch):
         if self.extended:
             for side, told in self._receipts.items():
                 if list(told) != chat.model.marks[side]:
-                    self.bad("receipts", f"{side}: told {told}, is {chat.model.marks[side]}")
+                    self.bad("receipts", f"{side}: got {told}, is {chat.model.marks[side]}")
             if self._place >= 0 and chat.looks[self._place] != chat.look:
-                what = f"the last chat_updated told {chat.looks[self._place]}, it is {chat.look}"
+                what = f"the last chat_updated shows {chat.looks[self._place]}, it is {chat.look}"
                 self.bad("chat-order", what, self.chat)
         else:
             for index, status in self._statuses.items():
                 now = chat.status(chat.messages[index])
                 if status != now:
-                    self.bad("status", f"message {index} was told {status}, is {now}")
+                    self.bad("status", f"message {index} was shown as {status}, is {now}")
 
     def _judge_presence(self) -> None:
         here = {watch.who for watch in self._others()}
         if set(self.present) != here:
-            self.bad("presence", f"told {sorted(self.present)}, there are {sorted(here)}")
+            self.bad("presence", f"shows {sorted(self.present)}, there are {sorted(here)}")
         for who, user in self.present.items():
             record = self.truth.people.get(who)
             if record is not None and user["firstname"] != record.user.firstname:
@@ -385,10 +385,10 @@ class RoomWatch(Watch):
 
 @attrs.define
 class _Malformed:
-    """The malformed frames of one socket, and what came of them."""
+    """Counts the malformed frames of one socket and the answers to them."""
 
     errors: int = 0
-    """Frames that an extended socket gets an `error` for."""
+    """Malformed frames for which an extended socket gets an `error`."""
     sends: int = 0
     streak: int = 0
     closes_with: set[int] = attrs.Factory(set)
@@ -430,7 +430,7 @@ class _Malformed:
 
     def unanswered(self, *, extended: bool) -> str | None:
         if self.closes_with:
-            return f"a socket lives that is to be closed with {sorted(self.closes_with)}"
+            return f"the socket is open, but must be closed with {sorted(self.closes_with)}"
         if self.told_refusals < self.sends:
             return f"{self.sends} malformed messages, {self.told_refusals} refused"
         if extended and self.told_errors < self.errors:
@@ -444,7 +444,7 @@ class FeedWatch(Watch):
     ) -> None:
         super().__init__(watcher, connection, who, extended=extended)
         self.sources = sources
-        # Where in each chat's events it may be: what was told may fit several places.
+        # The positions in each chat's events that the socket may have reached: an event may match several.
         self._places: dict[str, set[int]] = {}
         self._chats: dict[str, Json] = {}
         self._operators: dict[int, Json] = {}
@@ -453,7 +453,7 @@ class FeedWatch(Watch):
         self._load_places: dict[int, int] = {}
         self._typing: set[tuple[str, str, int]] = set()
         self._opened_at = 0.0
-        # How many events each chat had when the snapshot began: chats that were closed until then are not in it.
+        # The number of each chat's events when the snapshot began; chats that were closed then are not in it.
         self._floor: dict[str, int] | None = None
 
     def opened(self) -> None:
@@ -490,7 +490,7 @@ class FeedWatch(Watch):
         self._advance(chat, ("chat", *look_of(chat)))
 
     def _forward(self, history: Sequence[T], place: int, value: T) -> int:
-        """The next place of `value` in what a counter was: it never goes back to what it was before."""
+        """Return the next position of `value` in a counter's history: a feed never goes back to an earlier value."""
         found = next((n for n in range(place, len(history)) if history[n] == value), None)
         if found is None:
             self.bad("counter-order", f"{value} after place {place} of {history[-12:]}")
@@ -504,7 +504,7 @@ class FeedWatch(Watch):
         _, uuid, reach = history[place]
         settled = trio.current_time() > self._opened_at + 5 and self.prompt
         if uuid in self._places and settled and reach and max(self._places[uuid]) < reach - 1:
-            what = f"{load} of operator {operator} is told before event {reach - 1} of {uuid[:4]}"
+            what = f"{load} of operator {operator} comes before event {reach - 1} of {uuid[:4]}"
             self.bad("counters-first", what, uuid)
 
     def _advance(self, chat: Json, event: tuple[object, ...]) -> None:
@@ -514,7 +514,7 @@ class FeedWatch(Watch):
         self._chats[uuid] = chat
         events = self.truth.chats[uuid].feed
         if uuid not in self._places:
-            # A snapshot shows the chat as it stands behind any of its events.
+            # A snapshot shows the chat as it was after any of its events.
             places = {n for n, each in enumerate(events) if event in (each, _look_at(events, n))}
         else:
             places = {n + 1 for n in self._places[uuid] if n + 1 < len(events) and events[n + 1] == event}
@@ -544,7 +544,7 @@ class FeedWatch(Watch):
             self._judge_operator(who)
         unread = self.truth.model.unread(self.sources)
         if self._unread != unread:
-            self.bad("counters", f"unread: told {self._unread}, is {unread}")
+            self.bad("counters", f"unread: got {self._unread}, is {unread}")
         if self._typing:
             self.bad("typing-overflow" if self.watcher.drops_typing else "typing", f"{self._typing} never stopped")
 
@@ -564,11 +564,11 @@ class FeedWatch(Watch):
         if told is None:
             self.bad("incomplete", f"operator {who} was never shown")
         elif (told["new_chats"], told["open_chats"]) != load:
-            self.bad("counters", f"operator {who}: told {told['new_chats']}, {told['open_chats']}, is {load}")
+            self.bad("counters", f"operator {who}: got {told['new_chats']}, {told['open_chats']}, is {load}")
         elif told["is_online"] != online:
-            self.bad("online", f"operator {who}: told {told['is_online']}, is {online}")
+            self.bad("online", f"operator {who}: got {told['is_online']}, is {online}")
 
 
 def _look_at(events: Sequence[tuple[object, ...]], place: int) -> tuple[object, ...] | None:
-    """What the chat looks like behind the event at `place`."""
+    """How the chat looks after the event at `place`."""
     return next((each for each in reversed(events[: place + 1]) if each[0] == "chat"), None)

@@ -1,4 +1,4 @@
-"""A person's raw sockets: strict ones, ones that send without waiting for answers, and ones that send wrong frames."""
+"""A person's websockets without the client library: they may be strict, send without waiting, and send wrong frames."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BROKEN: Final = (OSError, trio.TooSlowError, trio.BrokenResourceError, trio.Clo
 
 
 class _Peer(RawPeer):
-    """Its reader answers pings while others send: frames must not mix."""
+    """A peer that several tasks may send with: a lock keeps their frames apart."""
 
     def __init__(self, stream: ClientStream) -> None:
         super().__init__(stream)
@@ -39,7 +39,7 @@ class _Peer(RawPeer):
                 whole = True
             finally:
                 if not whole:
-                    # Nothing that follows half a frame would be understood.
+                    # After half a frame the server would misread everything else.
                     self._end_of_stream.close()
 
 
@@ -52,7 +52,7 @@ class _Raw:
 
 
 class RawSockets:
-    """At most two at a time."""
+    """The raw sockets of one person, at most two at a time."""
 
     def __init__(self, person: Person) -> None:
         self._person = person
@@ -64,7 +64,7 @@ class RawSockets:
         return {"raw": self._open_raw, "raw_send": self._send, "wrong": self._send_wrong}
 
     def extended_in(self, chat: str) -> RawPeer | None:
-        """An extended socket in that room."""
+        """Return an open socket with the extended profile in that room, or None."""
         return next((raw.peer for raw in self._open if raw.chat == chat and raw.extended), None)
 
     async def _open_raw(self, a: int, b: int, c: int) -> None:
@@ -109,7 +109,7 @@ class RawSockets:
                 known[raw.chat] = max(known[raw.chat], message["message_index"])
 
     async def _send(self, a: int, b: int, c: int) -> None:
-        """Up to ten commands at once, without waiting for answers."""
+        """Send up to ten commands at once, without waiting for answers."""
         if not self._open:
             return
         raw, person = self._open[a % len(self._open)], self._person
@@ -129,7 +129,7 @@ class RawSockets:
             return
 
     async def _send_wrong(self, a: int, b: int, c: int) -> None:
-        """Up to four wrong frames in a row."""
+        """Send up to four wrong frames in a row."""
         if not self._open:
             return
         raw = self._open[a % len(self._open)]

@@ -1,4 +1,4 @@
-"""Both directions of every connection, read on the wire as the server reads and writes it."""
+"""Parses both directions of every connection as the server reads and writes it, and passes the frames to a watch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import msgspec
 
 from actorchat.testing.simulation.model import Json, Person
 from actorchat.testing.simulation.network import Connection
-from actorchat.testing.simulation.watch import FeedWatch, RoomWatch, Watch, Watcher
+from actorchat.testing.simulation.socket_watch import FeedWatch, RoomWatch, Watch, Watcher
 from actorchat.testing.simulation.wrong_frames import Fault
 
 __all__ = ["Opening", "SocketTap"]
@@ -29,7 +29,7 @@ _decode: Final = msgspec.json.decode
 
 @attrs.frozen
 class Opening:
-    """What a request for a websocket asked for."""
+    """The path, profile and user of a websocket request."""
 
     who: Person
     extended: bool
@@ -59,7 +59,7 @@ class Opening:
 
 
 class SocketTap:
-    """One connection. What the server writes is judged by a watch as soon as a frame is whole."""
+    """The tap of one connection. Each frame goes to the connection's watch as soon as it is complete."""
 
     def __init__(self, watcher: Watcher, connection: Connection) -> None:
         self.connection = connection
@@ -89,7 +89,7 @@ class SocketTap:
                 self.watch.over = True
             elif opcode in (TEXT, BINARY):
                 self.watch.said(payload, binary=opcode == BINARY)
-        # The server may close before it has read such a frame to its end.
+        # The server may close the socket before it has read such a frame to its end.
         fault = _fault_of_part(self._up)
         if fault is not None:
             self.watch.sent(fault)
@@ -148,7 +148,7 @@ def _cut_head(buffer: bytearray) -> str | None:
 
 
 def _frames(buffer: bytearray) -> Iterator[tuple[int, bytes]]:
-    """Take every whole frame off `buffer`: (opcode, payload)."""
+    """Remove every complete frame from the start of `buffer`, and yield it as (opcode, payload)."""
     while (head := _head(buffer)) is not None:
         opcode, begin, length = head
         if len(buffer) < begin + length:
@@ -159,7 +159,7 @@ def _frames(buffer: bytearray) -> Iterator[tuple[int, bytes]]:
 
 
 def _head(buffer: bytearray) -> tuple[int, int, int] | None:
-    """The opcode of the frame that `buffer` begins with, where its payload begins, and how long that is."""
+    """Return the opcode of the first frame in `buffer`, the offset of its payload and the payload's length."""
     if len(buffer) < 2:
         return None
     length, start = buffer[1] & 0x7F, 2
@@ -176,7 +176,7 @@ def _payload(buffer: bytearray, begin: int, length: int) -> bytes:
 
 
 def _fault_of_part(buffer: bytearray) -> Fault | None:
-    """What is wrong, whatever follows, with the frame that `buffer` begins with."""
+    """Return the fault of the incomplete frame in `buffer`, if it already has one."""
     head = _head(buffer)
     if head is None:
         return None
