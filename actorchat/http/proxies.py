@@ -1,4 +1,4 @@
-"""Finds out which client a request comes from when trusted proxies have passed it on."""
+"""Finds the client of a request that trusted proxies have forwarded, from the headers that they add."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import attrs
 import trio
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-__all__ = ["BehindProxies", "Client", "Proxies", "parse_network"]
+__all__ = ["PROXY_HEADERS", "BehindProxies", "Client", "Proxies", "parse_network"]
 
 _log: Final = logging.getLogger("actorchat.http")
 
@@ -20,8 +20,11 @@ _FORWARDED: Final = b"forwarded"
 _FOR: Final = b"x-forwarded-for"
 _PROTO: Final = b"x-forwarded-proto"
 
+PROXY_HEADERS: Final = ("x-forwarded", "forwarded")
+"""The header families that proxies write: `X-Forwarded-For` with `X-Forwarded-Proto`, or `Forwarded` (RFC 7239)."""
+
 _TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - a token of the grammar
-# RFC 7239 has addresses with colons in quotes; some proxies leave them out.
+# RFC 7239 requires quotes around addresses with colons. Some proxies omit them.
 _PAIR: Final = re.compile(rf'({_TOKEN})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s",;]+))')
 _SPACE: Final = re.compile(r"[ \t]*")
 _WITH_PORT: Final = re.compile(r"\[(.*)\](?::[^:]*)?|([^:]*)(?::[^:]*)?")
@@ -29,14 +32,14 @@ _OBFUSCATED: Final = re.compile(r"_[0-9A-Za-z._-]{1,64}")
 _SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 
 REPEATED_AFTER: Final = 600.0
-"""Seconds: what is wrong with a proxy is logged once in this time."""
+"""A problem with a proxy is logged at most once in this many seconds."""
 
 _Headers = Iterable[tuple[bytes, bytes]]
 
 
 @attrs.frozen
 class Client:
-    """Where a request comes from. `scheme` is how the client spoke, None if only this server's own side is known."""
+    """The client of a request. `scheme` is the client's, `http` or `https`, None if no proxy has reported it."""
 
     address: str
     scheme: str | None = None
@@ -44,67 +47,95 @@ class Client:
 
 @attrs.frozen
 class _Hop:
-    """Whom a proxy passed a request on for, as it wrote that, and how that one spoke."""
+    """The sender of a request as one proxy has recorded it, with the scheme of that request."""
 
     node: str
     scheme: str | None = None
 
 
-class _Malformed(ValueError):  # noqa: N818 - says what the header is
+class _Malformed(ValueError):  # noqa: N818 - describes the header
     pass
 
 
 def parse_network(text: str) -> str:
-    """An address or a network as the setting `trusted_proxies` has it. Raises ValueError."""
+    """Normalize an entry of the setting `trusted_proxies`, an address or a network. Raises ValueError."""
     return str(ip_network(text.strip(), strict=False))
 
 
 class Proxies:
-    """Believes the headers `Forwarded`, `X-Forwarded-For` and `X-Forwarded-Proto` of trusted proxies only.
+    """Reads one family of forwarding headers from trusted proxies, and ignores these headers from everyone else.
 
-    Each proxy adds the address that it was asked by at the end. So the client is the last one that is no trusted proxy;
-    what stands before it the client may have made up.
+    Each proxy appends the address from which it received the request. So the client is the last address that is not a
+    trusted proxy. The client may have forged everything before that. It may also have forged the headers of the other
+    family, which the proxies pass on unchanged.
     """
 
-    def __init__(self, networks: Collection[str] = (), clock: Callable[[], float] = trio.current_time) -> None:
-        """`networks` are results of `parse_network`. `clock` gives seconds; it paces what is logged."""
+    def __init__(
+        self,
+        networks: Collection[str] = (),
+        headers: str = PROXY_HEADERS[0],
+        clock: Callable[[], float] = trio.current_time,
+    ) -> None:
+        """`networks` are results of `parse_network`, `headers` the family in `PROXY_HEADERS` that the proxies write.
+
+        `clock` returns seconds and limits how often is logged.
+        """
         self._networks = tuple(map(ip_network, networks))
+        self._reads_forwarded = headers == "forwarded"
         self._clock = clock
         self._logged: dict[str, float] = {}
 
     def client(self, peer: str, headers: _Headers) -> Client:
-        """The client of a request with these headers, whose connection is from `peer`. Names are in lower case."""
+        """Return the client of a request from the address `peer`. The names of `headers` are in lower case."""
         forwarded, addresses, schemes = (_joined(headers, name) for name in (_FORWARDED, _FOR, _PROTO))
         if forwarded is None and addresses is None and schemes is None:
             return Client(peer)
         if not self._trusts(peer):
             if forwarded is not None or addresses is not None:
-                self._note(
+                self._log(
                     "%s sends Forwarded or X-Forwarded-For, which are ignored: if it is your proxy, add it to"
-                    " trusted_proxies under [http]; else everybody behind it counts as one address",
+                    " trusted_proxies under [http]; otherwise all clients behind it count as one address",
+                    peer,
+                )
+            return Client(peer)
+        if self._reads_forwarded:
+            return self._from_forwarded(peer, forwarded, ignored=addresses is not None)
+        return self._from_x_forwarded(peer, addresses, schemes, ignored=forwarded is not None)
+
+    def _from_forwarded(self, peer: str, forwarded: str | None, *, ignored: bool) -> Client:
+        """Read `Forwarded`. `ignored`: the request has headers of the other family."""
+        if forwarded is None:
+            if ignored:
+                self._log(
+                    "the proxy %s sends X-Forwarded-For and no Forwarded: if it writes X-Forwarded-For itself, set"
+                    ' proxy_headers = "x-forwarded" under [http]',
                     peer,
                 )
             return Client(peer)
         try:
-            told = [] if forwarded is None else [self._last(peer, list(_forwarded_hops(forwarded)))]
+            return self._last(peer, list(_forwarded_hops(forwarded)))
         except _Malformed:
-            # The client may have spoilt what the proxy only added to.
-            self._note("the proxy %s passes on a malformed Forwarded header", peer)
+            # The client may have sent the malformed part, to which the proxy has only appended.
+            self._log("the proxy %s sends a malformed Forwarded header, which is ignored", peer)
             return Client(peer)
-        if addresses is not None or schemes is not None:
-            told.append(self._last(peer, _legacy_hops(addresses or "", schemes or "")))
-        if addresses is not None and len({client.address for client in told}) > 1:
-            # The proxy writes one of them, and passes on what the client sent as the other.
-            self._note(
-                "the proxy %s passes on Forwarded and X-Forwarded-For that disagree, so neither is believed:"
-                " have it remove the one that it doesn't write itself",
+
+    def _from_x_forwarded(self, peer: str, addresses: str | None, schemes: str | None, *, ignored: bool) -> Client:
+        """Read `X-Forwarded-For` and `X-Forwarded-Proto`. `ignored`: the request has headers of the other family."""
+        if addresses is None and ignored:
+            self._log(
+                "the proxy %s sends Forwarded and no X-Forwarded-For: if it writes Forwarded itself, set"
+                ' proxy_headers = "forwarded" under [http]',
                 peer,
             )
+        if addresses is None and schemes is None:
             return Client(peer)
-        return told[0]
+        return self._last(peer, _x_forwarded_hops(addresses or "", schemes or ""))
 
     def _last(self, peer: str, hops: list[_Hop]) -> Client:
-        """The last hop that is no trusted proxy; the first of all if each is. A hop of unknown address is none."""
+        """Return the last hop that is not a trusted proxy, or the first hop if all are.
+
+        An unknown address ends the search: the trusted proxy after it, or the peer, then counts as the client.
+        """
         found = Client(peer)
         for hop in reversed(hops):
             address = _address(hop.node)
@@ -124,7 +155,7 @@ class Proxies:
             return False
         return any(parsed.version == network.version and parsed in network for network in self._networks)
 
-    def _note(self, text: str, peer: str) -> None:
+    def _log(self, text: str, peer: str) -> None:
         now = self._clock()
         if now - self._logged.get(text, -REPEATED_AFTER) >= REPEATED_AFTER:
             self._logged[text] = now
@@ -132,7 +163,7 @@ class Proxies:
 
 
 class BehindProxies:
-    """Shows the application the client that a request comes from in place of the proxy."""
+    """ASGI middleware: replaces the address and scheme of a trusted proxy by those of the client."""
 
     def __init__(self, app: ASGIApp, proxies: Proxies) -> None:
         self._app = app
@@ -149,13 +180,13 @@ class BehindProxies:
 
 
 def _joined(headers: _Headers, name: bytes) -> str | None:
-    """All headers of that name as one, None if there are none."""
+    """Join all headers with that name to one value, None if there are none."""
     values = [value for key, value in headers if key == name]
     return b",".join(values).decode("latin-1") if values else None
 
 
 def _forwarded_hops(text: str) -> Iterator[_Hop]:
-    """The hops of a `Forwarded` header (RFC 7239). Raises _Malformed."""
+    """Parse a `Forwarded` header (RFC 7239). Raises _Malformed."""
     at = 0
     while at <= len(text):
         pairs, at = _element(text, at)
@@ -164,7 +195,7 @@ def _forwarded_hops(text: str) -> Iterator[_Hop]:
 
 
 def _element(text: str, at: int) -> tuple[dict[str, str], int]:
-    """The parameters of the element that begins at `at`, and where the next one begins."""
+    """Parse the element at the offset `at`, and return its parameters and the offset of the next element."""
     pairs: dict[str, str] = {}
     while True:
         at = _after_space(text, at)
@@ -187,19 +218,18 @@ def _after_space(text: str, at: int) -> int:
     return at if space is None else space.end()
 
 
-def _legacy_hops(addresses: str, schemes: str) -> list[_Hop]:
-    """The hops of `X-Forwarded-For` and `X-Forwarded-Proto`."""
-    nodes = [part.strip() for part in addresses.split(",") if part.strip()]
-    spoken = [_SCHEMES.get(part.strip().lower()) for part in schemes.split(",") if part.strip()]
-    nodes = nodes or [""]
-    if len(spoken) != len(nodes):
-        # Not every proxy has added to it: the last one knew it best.
-        spoken = spoken[-1:] * len(nodes) or [None] * len(nodes)
-    return [_Hop(node, scheme) for node, scheme in zip(nodes, spoken, strict=True)]
+def _x_forwarded_hops(addresses: str, schemes: str) -> list[_Hop]:
+    """Parse `X-Forwarded-For` and `X-Forwarded-Proto`."""
+    nodes = [part.strip() for part in addresses.split(",") if part.strip()] or [""]
+    known = [_SCHEMES.get(part.strip().lower()) for part in schemes.split(",") if part.strip()]
+    if len(known) != len(nodes):
+        # Some proxies replace the scheme instead of appending it. The last value is from the nearest proxy.
+        known = known[-1:] * len(nodes) or [None] * len(nodes)
+    return [_Hop(node, scheme) for node, scheme in zip(nodes, known, strict=True)]
 
 
 def _address(node: str) -> str | None:
-    """The address of a node, without its port; a name that hides it as it is; None for `unknown` and anything else."""
+    """Return the address of a node without its port, or its obfuscated name; None for `unknown` and anything else."""
     try:
         return str(_normal(ip_address(node)))
     except ValueError:
@@ -215,6 +245,6 @@ def _address(node: str) -> str | None:
 
 
 def _normal(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """An IPv4 address that is written as an IPv6 one as what it is."""
+    """Convert an IPv4-mapped IPv6 address to IPv4."""
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return address if mapped is None else mapped

@@ -364,7 +364,7 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
         return None
 
     origins = AllowedOrigins(settings.origins)
-    proxies = Proxies(settings.http.trusted_proxies)
+    proxies = Proxies(settings.http.trusted_proxies, settings.http.proxy_headers)
     app = make_app(
         chats,
         access_control,

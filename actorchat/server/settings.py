@@ -14,7 +14,7 @@ import attrs
 
 from actorchat.chat.model import OnClosed, Policy
 from actorchat.http.origins import InvalidOrigin, parse_origin
-from actorchat.http.proxies import parse_network
+from actorchat.http.proxies import PROXY_HEADERS, parse_network
 from actorchat.http.source_names import is_source_name
 from actorchat.urls import without_secrets
 
@@ -78,6 +78,14 @@ class _InvalidValue(ValueError):  # noqa: N818 - describes a value
     """A value is invalid for the reason in its text, which replaces the general text of the setting."""
 
 
+class _InvalidEntry(ValueError):  # noqa: N818 - describes a value
+    """One entry of a list is invalid."""
+
+    def __init__(self, entry: object) -> None:
+        super().__init__()
+        self.entry = entry
+
+
 # Any: a value is text, a TOML type, or whatever an embedding program passes.
 _Parser = Callable[[Any], T]
 
@@ -93,6 +101,8 @@ def _setting(expected: str, parse: _Parser[object], default: object, *, secret: 
             return parse(value)
         except _InvalidValue as reason:
             return _Invalid(str(reason))
+        except _InvalidEntry as error:
+            return _Invalid(f"expected {expected}, got {_shown(error.entry)}")
         except (ValueError, TypeError):
             # No caller sees this object: Settings.__attrs_post_init__ raises.
             return _Invalid(f"expected {expected}" + ("" if secret else f", got {_shown(value)}"))
@@ -154,7 +164,15 @@ def _each(parse: _Parser[str]) -> _Parser[tuple[str, ...]]:
             raise ValueError
         if not isinstance(value, Mapping | list | tuple | set | frozenset):
             raise TypeError
-        return tuple(map(parse, value))
+        return tuple(map(parse_entry, value))
+
+    def parse_entry(entry: Any) -> str:
+        try:
+            return parse(entry)
+        except _InvalidValue:
+            raise
+        except (ValueError, TypeError):
+            raise _InvalidEntry(entry) from None
 
     return parse_all
 
@@ -307,7 +325,8 @@ class HttpSettings:
     `keep_alive` is how many seconds an idle connection stays open. A proxy in front has to close its idle connections
     earlier. `cors_headers` are the request headers, besides `authorization` and `content-type`, that pages of allowed
     origins may send. `trusted_proxies` are the addresses and networks of the proxies whose forwarding headers are
-    used.
+    used. `proxy_headers` names the headers that these proxies write: `x-forwarded` for `X-Forwarded-For` and
+    `X-Forwarded-Proto`, or `forwarded`. The others are ignored, because a client could forge them.
     """
 
     keep_alive: float = _setting("a number of seconds, 1 to 3600", _seconds(1, 3600), 75.0)
@@ -315,6 +334,7 @@ class HttpSettings:
     trusted_proxies: tuple[str, ...] = _setting(
         "addresses or networks like 127.0.0.1 or 10.0.0.0/8", _each(_network), ()
     )
+    proxy_headers: str = _choice(*PROXY_HEADERS)
 
 
 def _section(cls: Callable[..., T]) -> _Parser[T]:

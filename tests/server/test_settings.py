@@ -43,9 +43,9 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (
             {"origins": ["https://b.example", "https://a.example/path"]},
-            "origins: an origin ends with the host or port, without a path, got https://a.example/path",
+            "origins: an origin must end with the host or port, without a path, got https://a.example/path",
         ),
-        ({"origins": [3]}, "origins: expected origins like https://shop.example, got [3]"),
+        ({"origins": [3]}, "origins: expected origins like https://shop.example, got 3"),
         ({"sources": ["Shop"]}, "sources: expected names of a-z, 0-9, _ and -, at most 64 characters"),
         ({"sources": {"shop": {"on_closed": "queue"}}}, "sources: expected names of"),
         ({"limits": {"burst": 0}}, "limits.burst: expected a number, 1 or more, got 0"),
@@ -55,10 +55,14 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"chat": {"capacity": -1}}, "chat.capacity: expected a whole number, 0 (unlimited) or more, got -1"),
         ({"http": {"keep_alive": 0}}, "http.keep_alive: expected a number of seconds, 1 to 3600, got 0"),
         (
-            {"http": {"trusted_proxies": ["proxy.example"]}},
-            "http.trusted_proxies: expected addresses or networks like 127.0.0.1 or 10.0.0.0/8, got ['proxy.example']",
+            {"http": {"trusted_proxies": ["10.0.0.0/8", "proxy.example", "::1"]}},
+            "http.trusted_proxies: expected addresses or networks like 127.0.0.1 or 10.0.0.0/8, got proxy.example (",
         ),
-        ({"http": {"cors_headers": ["a b"]}}, "http.cors_headers: expected names of headers like traceparent, got"),
+        (
+            {"http": {"cors_headers": "baggage, a b"}},
+            "http.cors_headers: expected names of headers like traceparent, got 'a b' (from",
+        ),
+        ({"http": {"proxy_headers": "via"}}, "http.proxy_headers: expected x-forwarded or forwarded, got via"),
     ],
 )
 def test_a_bad_setting_is_named_with_what_would_be_legal(wrong: dict[str, object], told: str) -> None:
@@ -77,7 +81,7 @@ def test_a_short_secret_is_refused_without_being_quoted() -> None:
 def test_a_password_in_an_origin_is_not_quoted() -> None:
     with pytest.raises(InvalidSettings) as caught:
         load_settings(options={"origins": ["https://user:password@shop.example"]})
-    assert str(caught.value) == "origins: an origin has no user name and password (from the command line)"
+    assert str(caught.value) == "origins: an origin must not contain a user name or password (from the command line)"
 
 
 @pytest.mark.parametrize("weak", ["k" * 32, "changeme" * 4, "0123" * 20, "secret secret secret secret secret "])
