@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Final
 from urllib.parse import parse_qs
 from uuid import UUID
 
@@ -71,7 +71,9 @@ class WebsocketAccess:
         self._max_sockets = max_sockets or {}
         self._count = count
 
-    def __call__(self, head: RequestHead, peer: str) -> Admission | Rejection | Awaitable[Admission | Rejection]:
+    def __call__(
+        self, head: RequestHead, peer: str
+    ) -> Admission | Rejection | Coroutine[Any, Any, Admission | Rejection]:  # Any: as in `AuthorizeUpgrade`
         peer = self._proxies.client(peer, head.headers).address
         origin = _text(head.header(b"origin"))
         host = split_target(head.path)[0] or _text(head.header(b"host"))
@@ -108,7 +110,7 @@ class WebsocketAccess:
                     await access_control.chat(caller, wanted.chat)
                 return self._admit(caller, wanted, profile, peer)
         except trio.TooSlowError:
-            return _rejection(Problem("overloaded", "no answer in time; try again later"))
+            return _rejection(Problem("overloaded", "authorization took too long; try again later"))
         except Problem as problem:
             return _rejection(problem, readable=readable)
         except ChatRefused as refused:

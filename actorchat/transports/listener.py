@@ -1,7 +1,4 @@
-"""Owns the port: accepts connections, reads each one's first head, and hands it to websockets or to HTTP.
-
-Refuses to know routes and tokens: the door decides on upgrades, the HTTP side on all else.
-"""
+"""Accepts connections, reads their request heads, and passes them to the HTTP server or the websocket transport."""
 
 from __future__ import annotations
 
@@ -9,11 +6,11 @@ import errno
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from math import inf
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import attrs
 import orjson
@@ -33,28 +30,30 @@ __all__ = ["AuthorizeUpgrade", "HttpSide", "Listener", "Rejection", "UpgradeSide
 
 _logger: Final = logging.getLogger(__name__)
 _BACKLOG: Final = 1_024
-_ACCEPTED_A_TURN: Final = 16
+_ACCEPTS_PER_CHECKPOINT: Final = 16
 _HEAD_BYTES: Final = 4_096
 _DEFER_SECONDS: Final = 1
-_PAUSE: Final = 0.1
-# What the kernel may hold of one slow peer beyond what is in flight, instead of megabytes.
+_EXHAUSTED_PAUSE: Final = 0.1
+"""Seconds before the next attempt, after no file descriptor was left for a connection."""
 _UNSENT_BYTES: Final = 131_072
+"""TCP_NOTSENT_LOWAT: how much unsent data the kernel buffers for a slow peer. The default allows megabytes."""
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _CLOSED: Final = frozenset({errno.EBADF, errno.ENOTSOCK, errno.EINVAL})
 _HANDSHAKE_SECONDS: Final = 10.0
 _REPLY_SECONDS: Final = 2.0
 _HEAD_GRACE: Final = 0.25
-"""Seconds that a connection has for its head, however many others wait."""
-_NEWCOMERS_A_SECOND: Final = 4_096
-"""So many are accepted even if all of them are silent: where few may be opening, each has less time."""
+"""Seconds that every connection has for sending its head before it may be closed for a new one."""
+_MIN_ACCEPTS_PER_SECOND: Final = 4_096
+"""The rate at which connections are accepted even if no peer sends anything. Shortens `_HEAD_GRACE` if necessary."""
 _CANDIDATES: Final = 16
-_TURNED_AWAY_BYTES: Final = 65_536
-_RAISE_IT: Final = "raise the limit for open files: `ulimit -n`, LimitNOFILE= of systemd, --ulimit nofile= of docker"
+"""Connections that `_evict` looks at, so that its cost does not grow with their number."""
+_DISCARDED_BYTES: Final = 65_536
+_ADVICE: Final = "raise the limit for open files: `ulimit -n`, LimitNOFILE= of systemd, --ulimit nofile= of docker"
 
 
 @attrs.frozen(kw_only=True)
 class Rejection:
-    """Why a socket is not opened: an HTTP answer, or with `close_code` an upgrade and that close at once."""
+    """Refuses an upgrade with an HTTP response, or with `close_code` by accepting it and closing the socket at once."""
 
     status: int
     body: bytes = b""
@@ -62,38 +61,39 @@ class Rejection:
     reason: str = ""
 
 
-AuthorizeUpgrade = Callable[[RequestHead, str], "Admission | Rejection | Awaitable[Admission | Rejection]"]
-"""Judges an upgrade by its head and the peer's address: at once where it can, else by what is returned, which is
-bounded in time by itself.
+# Any: what a coroutine yields and receives.
+AuthorizeUpgrade = Callable[[RequestHead, str], "Admission | Rejection | Coroutine[Any, Any, Admission | Rejection]"]
+"""Decides on an upgrade by its head and the client's address. If it has to wait, it returns a coroutine, which limits
+its own time.
 """
 
 HttpSide = Callable[[HttpStream | TlsHttpStream, RequestHead], Awaitable[bytes | None]]
-"""Serves a connection whose head is replayed; the connection is closed when it returns None.
+"""Serves HTTP on a connection. The stream yields the head again. The connection is closed when this returns None.
 
-Else it returns a later request that asks for a websocket, with what was read behind it. All before is answered.
+Otherwise it returns a websocket upgrade request with all bytes read after it; earlier requests are answered.
 """
 
-_Serving = Awaitable["_Serving | None"]
-"""Serves a connection, and tells what does so afterwards."""
+_NextStep = Awaitable["_NextStep | None"]
+"""A step of serving a connection. Its result is the next step, None if the connection has ended."""
 
 
 class UpgradeSide(Protocol):
-    """The transport that websockets are handed to."""
+    """The transport that serves the websockets."""
 
     nursery: trio.Nursery
 
     @property
     def untasked(self) -> int:
-        """The websockets that are open although `serve` has returned."""
+        """The number of open websockets whose `serve` has returned."""
 
-    def serve(self, line: ByteStream, upgrade: Upgrade, admission: Admission) -> Awaitable[None] | None:
-        """Open a websocket on `line`. None: no task is needed for it any more; else the rest has to be awaited."""
+    def serve(self, line: ByteStream, upgrade: Upgrade, admission: Admission, /) -> Awaitable[None] | None:
+        """Open a websocket on `line`. Returns None if it needs no task, else an awaitable that serves it."""
 
 
 async def bind(host: str, port: int) -> tuple[socket.socket, ...]:
-    """Take a port on every address of `host`, the same on all; port 0 = any free one. Raises OSError.
+    """Bind the same port on every address of `host`; port 0 = any free port. Raises OSError.
 
-    Nobody can connect before a `Listener` serves them.
+    Clients can't connect before a `Listener` serves the sockets.
     """
     found = await trio.socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG
@@ -111,7 +111,7 @@ async def bind(host: str, port: int) -> tuple[socket.socket, ...]:
                 port = bound[0].getsockname()[1]
             sock.bind((address[0], port, *address[2:]))
             if hasattr(socket, "TCP_DEFER_ACCEPT"):
-                # Who connects says something first: taken when it has, most connections are opened in one step.
+                # Clients send first. A connection that is accepted with its first bytes usually needs no task.
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, _DEFER_SECONDS)
     except BaseException:
         for sock in bound:
@@ -122,9 +122,10 @@ async def bind(host: str, port: int) -> tuple[socket.socket, ...]:
 
 @attrs.define(slots=True, eq=False)
 class _Opening:
-    """One accepted connection. Cancelling `waiting` ends its wait for a head, and with it the connection.
+    """An accepted connection. Cancelling `waiting` stops waiting for its request head and closes it.
 
-    `since` is when it began to wait.
+    `since` is when the wait began. `http` returns the stream for the HTTP server. `handshake` performs the TLS
+    handshake, None without TLS.
     """
 
     line: ByteStream
@@ -136,7 +137,7 @@ class _Opening:
 
 
 class Listener:
-    """Takes connections from `sockets` (stdlib, non-blocking, bound; closed by it) until it is closed."""
+    """Accepts connections from bound, non-blocking stdlib `sockets`, which it closes itself."""
 
     def __init__(
         self,
@@ -151,14 +152,14 @@ class Listener:
         close_idle: Callable[[], bool] = lambda: False,
         kernel: Kernel = KERNEL,
     ) -> None:
-        """Newcomers don't wait for peers that say nothing.
+        """Limit the connections so that silent peers don't keep others from connecting.
 
-        At most `max_opening` connections, or half of `max_connections` if that is less, are between accept and a whole
-        head. For one more the oldest of the address with the most is closed. As many upgrades wait for the door;
-        newcomers wait for those in the kernel.
+        At most `max_opening` connections, or half of `max_connections` if that is less, may have an incomplete request
+        head. For one more, the oldest one of the address with the most is closed. At most as many upgrades may wait for
+        `authorize`; further ones are answered with 503.
 
-        At most `max_connections` are open at all, None = any number. For one more a connection without a whole head is
-        closed, else `close_idle` closes one; if it returns False the newcomer gets a 503.
+        At most `max_connections` may be open in all, None = any number. For one more, a connection with an incomplete
+        head is closed, else `close_idle` closes one. If it returns False, the new connection is answered with 503.
         """
         self._sockets = tuple(sockets)
         self._transport = transport
@@ -166,19 +167,20 @@ class Listener:
         self._http = http
         self._tls = tls
         self._kernel = kernel
-        # Peers that say nothing never take all that may be open.
+        # Half, so that silent peers can't use up all connections.
         self._max_opening = max_opening if max_connections is None else max(1, min(max_opening, max_connections // 2))
-        # Over TLS a head takes round trips, else mostly none.
-        self._grace = _HEAD_GRACE if tls is not None else min(_HEAD_GRACE, self._max_opening / _NEWCOMERS_A_SECOND)
+        # Over TLS, a head takes round trips. Otherwise it mostly arrives with the connection.
+        self._grace = _HEAD_GRACE if tls is not None else min(_HEAD_GRACE, self._max_opening / _MIN_ACCEPTS_PER_SECOND)
         self._max_connections = max_connections
         self._close_idle = close_idle
         self._unfinished_requests = UnfinishedRequests[_Opening]()
         self._tasks = 0
-        self._judging = 0
-        self._newcomers = trio.lowlevel.ParkingLot()
-        self._crowded = ThrottledLog(_logger)
-        self._full = ThrottledLog(_logger)
-        self._exhausted = ThrottledLog(_logger)
+        self._authorizing = 0
+        self._accepting = trio.lowlevel.ParkingLot()
+        self._log_eviction = ThrottledLog(_logger)
+        self._log_authorizing = ThrottledLog(_logger)
+        self._log_full = ThrottledLog(_logger)
+        self._log_exhausted = ThrottledLog(_logger)
 
     @property
     def port(self) -> int:
@@ -187,7 +189,7 @@ class Listener:
 
     @property
     def opening(self) -> int:
-        """Connections between accept and a whole head."""
+        """Connections with an incomplete request head."""
         return len(self._unfinished_requests)
 
     @property
@@ -196,9 +198,9 @@ class Listener:
         return self._tasks + self._transport.untasked
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Listen, and accept until `close`; then return when every connection has ended.
+        """Listen, and accept connections until `close`; return when all connections have ended.
 
-        The failure of one never ends another. Raises OSError if a port can't be listened on.
+        A failing connection does not affect others. Raises OSError if a socket can't listen.
         """
         try:
             for sock in self._sockets:
@@ -211,13 +213,13 @@ class Listener:
             self.close()
 
     def use_tls(self, tls: ssl.SSLContext) -> None:
-        """Take new connections with `tls`; open ones keep theirs. Raises RuntimeError if it takes them without TLS."""
+        """Use `tls` for new connections. Raises RuntimeError if this listener was made without TLS."""
         if self._tls is None:
-            raise RuntimeError("this listener takes connections without TLS")
+            raise RuntimeError("this listener was made without TLS")
         self._tls = tls
 
     def close(self) -> None:
-        """Stop taking connections; those taken go on."""
+        """Stop accepting. Open connections continue."""
         for sock in self._sockets:
             if sock.fileno() != -1:
                 self._kernel.notify_closing(sock)
@@ -228,11 +230,11 @@ class Listener:
             try:
                 await self._kernel.wait_readable(listening)
                 while True:
-                    for _ in range(_ACCEPTED_A_TURN):
-                        if self._judging >= self._max_opening or len(self._unfinished_requests) > self._max_opening:
+                    for _ in range(_ACCEPTS_PER_CHECKPOINT):
+                        if len(self._unfinished_requests) > self._max_opening:
                             await self._wait_for_room()
                         sock, address = listening.accept()
-                        self._take(sock, _peer(address), nursery)
+                        self._handle_accepted(sock, _peer(address), nursery)
                     await trio.lowlevel.checkpoint()
             except BlockingIOError:
                 continue
@@ -242,58 +244,59 @@ class Listener:
                 if listening.fileno() == -1 or error.errno in _CLOSED:
                     return
                 if error.errno in _EXHAUSTED:
-                    self._exhausted(
-                        "no connection can be accepted (%s) while %d are open; %s", error, self.connections, _RAISE_IT
+                    self._log_exhausted(
+                        "can't accept connections (%s) while %d are open; %s", error, self.connections, _ADVICE
                     )
                     self._make_room()
-                    await trio.sleep(_PAUSE)
+                    await trio.sleep(_EXHAUSTED_PAUSE)
 
     async def _wait_for_room(self) -> None:
-        """Return when one more connection may be opening: mostly at once, because another is closed for it."""
-        while self._judging >= self._max_opening or (
-            len(self._unfinished_requests) > self._max_opening and not self._evict()
-        ):
+        """Wait until one more connection may have an incomplete head. Usually another one is closed for it at once."""
+        while len(self._unfinished_requests) > self._max_opening and not self._evict():
             with trio.move_on_after(self._grace):
-                await self._newcomers.park()
+                await self._accepting.park()
 
-    def _take(self, sock: socket.socket, peer: str, nursery: trio.Nursery) -> None:
-        """Do at once what can be: often that is all, and the connection never costs a task."""
+    def _handle_accepted(self, sock: socket.socket, peer: str, nursery: trio.Nursery) -> None:
+        """Serve an accepted connection, in a task only if it has to wait."""
         if self._max_connections is not None and self.connections >= self._max_connections and not self._make_room():
-            self._turn_away(sock)
+            self._refuse_full(sock)
             return
         try:
             opening = self._open(sock)
-        except Exception:  # it was reset between accept and now
-            _logger.debug("connection of %s ended before it was open", peer, exc_info=True)
+        except Exception:  # the peer has reset the connection in the meantime
+            _logger.debug("connection of %s was reset before it was served", peer, exc_info=True)
             sock.close()
             return
         try:
-            serving = self._begin(opening, peer)
+            step = self._begin(opening, peer)
         except Exception:
             _logger.exception("connection of %s failed", peer)
-            serving = opening.line.reset()
-        if serving is not None:
+            step = opening.line.reset()
+        if step is not None:
             self._tasks += 1
-            nursery.start_soon(self._connection, opening, serving, peer)
+            nursery.start_soon(self._connection, opening, step, peer)
 
     def _make_room(self) -> bool:
-        """Have a connection closed that nothing is lost with, the next time that tasks run. False if there is none."""
+        """Close a connection that has no request in progress. Returns False if there is none.
+
+        The connection ends when the scheduler runs its task.
+        """
         return self._evict() or self._close_idle()
 
     def _evict(self) -> bool:
-        """Have a connection closed whose peer has been silent or slow in its head. False: there is none."""
+        """Close a connection whose request head is overdue. Returns False if there is none."""
         unfinished_requests, now = self._unfinished_requests, trio.current_time()
         for _ in range(min(_CANDIDATES, len(unfinished_requests))):
             opening = unfinished_requests.choose()
             if now < opening.since + self._grace:
                 return False
             if self._kernel.has_unread(opening.socket):
-                # It is this server that is slow.
+                # The peer has sent data, and this server has not read it yet.
                 unfinished_requests.postpone(opening)
                 continue
-            self._crowded(
-                "%d connections of %d addresses have not sent a whole request (%s has %d); the oldest ones of the "
-                "address with the most are closed for newcomers",
+            self._log_eviction(
+                "%d connections from %d addresses have sent no complete request (%s has %d); to accept new ones, the "
+                "oldest ones of the address with the most are closed",
                 len(unfinished_requests),
                 unfinished_requests.addresses,
                 *unfinished_requests.most,
@@ -303,26 +306,26 @@ class Listener:
             return True
         return False
 
-    def _turn_away(self, sock: socket.socket) -> None:
-        """Answer 503 as far as that takes no time, and close."""
-        self._full("%d connections are open, no more are allowed: newcomers get 503; %s", self.connections, _RAISE_IT)
+    def _refuse_full(self, sock: socket.socket) -> None:
+        """Answer 503 if that is possible without waiting, and close."""
+        self._log_full("%d connections are open, which is the limit: new ones get 503; %s", self.connections, _ADVICE)
         with sock, suppress(OSError):
             sock.setblocking(False)
             if self._tls is None:
-                # Unread bytes would make a reset of the close, and the peer might not read the answer.
+                # Closing a socket with unread bytes resets the connection, and the peer may lose the answer.
                 with suppress(BlockingIOError):
-                    sock.recv(_TURNED_AWAY_BYTES)
+                    sock.recv(_DISCARDED_BYTES)
                 sock.send(_FULL)
 
-    def _begin(self, opening: _Opening, peer: str) -> _Serving | None:
-        """Serve a connection as far as nothing has to be waited for."""
+    def _begin(self, opening: _Opening, peer: str) -> _NextStep | None:
+        """Serve a connection as far as possible without waiting. The result serves the rest, None if there is none."""
         line, reader = opening.line, HeadReader()
         if isinstance(line, SocketByteStream):
             try:
                 data = line.socket.recv(_HEAD_BYTES)
                 head = reader.feed(data) if data else None
             except OSError:
-                # Nothing has come yet, or nothing ever will: whoever waits for it hears which.
+                # Nothing has arrived yet, or the connection is broken; the next step finds out.
                 head = None
             except BadHead as bad:
                 return _refuse_head(line, bad)
@@ -332,10 +335,10 @@ class Listener:
         self._unfinished_requests.add(opening, peer)
         return self._route(opening, peer, line.receive, reader)
 
-    async def _connection(self, opening: _Opening, serving: _Serving | None, peer: str) -> None:
+    async def _connection(self, opening: _Opening, step: _NextStep | None, peer: str) -> None:
         try:
-            while serving is not None:
-                serving = await serving
+            while step is not None:
+                step = await step
         except (trio.BrokenResourceError, OSError) as error:
             _logger.debug("connection of %s broke: %s", peer, error)
         except Exception:
@@ -364,13 +367,13 @@ class Listener:
 
     async def _route(
         self, opening: _Opening, peer: str, receive: Callable[[], Awaitable[bytes]], reader: HeadReader
-    ) -> _Serving | None:
-        """Read the head; what is returned serves the connection and holds only what it needs."""
+    ) -> _NextStep | None:
+        """Read the head. The result serves the connection."""
         head = None
         try:
             with opening.waiting:
                 if opening.handshake is not None:
-                    # One that is done is not done again.
+                    # Does nothing if it is already done, for a later request of this connection.
                     with trio.fail_after(_HANDSHAKE_SECONDS):
                         await opening.handshake()
                 head = await read_head(receive, reader)
@@ -380,10 +383,10 @@ class Listener:
             return None
         finally:
             self._unfinished_requests.discard(opening)
-            self._newcomers.unpark_all()
+            self._accepting.unpark_all()
         return None if head is None else self._decide(opening, peer, head)
 
-    def _decide(self, opening: _Opening, peer: str, head: RequestHead) -> _Serving | None:
+    def _decide(self, opening: _Opening, peer: str, head: RequestHead) -> _NextStep | None:
         if not head.is_websocket_upgrade:
             return self._serve_http(opening, peer, head)
         try:
@@ -391,39 +394,45 @@ class Listener:
         except BadHead as bad:
             return _refuse_head(opening.line, bad)
         try:
-            verdict = self._authorize(head, peer)
+            decision = self._authorize(head, peer)
         except Exception:
             _logger.exception("connection of %s failed", peer)
             return _reply(opening.line, 500, _FAILED)
-        if isinstance(verdict, Admission | Rejection):
-            return self._follow(opening, upgrade, verdict)
-        return self._wait_for(verdict, opening, upgrade)
+        if isinstance(decision, Admission | Rejection):
+            return self._apply(decision, opening, upgrade)
+        if self._authorizing >= self._max_opening:
+            decision.close()
+            self._log_authorizing(
+                "%d websocket upgrades wait for access control, which is the limit: further ones get 503",
+                self._authorizing,
+            )
+            return _reply(opening.line, 503, _BUSY)
+        self._authorizing += 1
+        return self._wait_for_decision(decision, opening, upgrade)
 
-    async def _wait_for(
-        self, asked: Awaitable[Admission | Rejection], opening: _Opening, upgrade: Upgrade
-    ) -> _Serving | None:
-        self._judging += 1
+    async def _wait_for_decision(
+        self, decision: Awaitable[Admission | Rejection], opening: _Opening, upgrade: Upgrade
+    ) -> _NextStep | None:
         try:
-            verdict = await asked
+            decided = await decision
         except Exception:
             await _reply(opening.line, 500, _FAILED)
             raise
         finally:
-            self._judging -= 1
-            self._newcomers.unpark_all()
-        return self._follow(opening, upgrade, verdict)
+            self._authorizing -= 1
+        return self._apply(decided, opening, upgrade)
 
-    def _follow(self, opening: _Opening, upgrade: Upgrade, verdict: Admission | Rejection) -> _Serving | None:
-        if isinstance(verdict, Admission):
-            return self._transport.serve(opening.line, upgrade, verdict)
-        if verdict.close_code is not None:
-            return _refuse(opening.line, upgrade, verdict.close_code, verdict.reason)
-        return _reply(opening.line, verdict.status, verdict.body)
+    def _apply(self, decision: Admission | Rejection, opening: _Opening, upgrade: Upgrade) -> _NextStep | None:
+        if isinstance(decision, Admission):
+            return self._transport.serve(opening.line, upgrade, decision)
+        if decision.close_code is not None:
+            return _accept_and_close(opening.line, upgrade, decision.close_code, decision.reason)
+        return _reply(opening.line, decision.status, decision.body)
 
-    async def _serve_http(self, opening: _Opening, peer: str, head: RequestHead) -> _Serving | None:
+    async def _serve_http(self, opening: _Opening, peer: str, head: RequestHead) -> _NextStep | None:
         stream = opening.http(head.raw)
         serving = self._http(stream, head)
-        # As long as the connection lives nobody needs it, and it may be 16 KiB.
+        # Frees up to 16 KiB for as long as the connection is open.
         del head
         upgrade: bytes | None = None
         try:
@@ -433,14 +442,14 @@ class Listener:
                 await trio.aclose_forcefully(stream)
         if upgrade is None:
             return None
-        read = upgrade + stream.unread
+        unread = upgrade + stream.unread
 
         async def receive() -> bytes:
-            nonlocal read
-            if not read:
+            nonlocal unread
+            if not unread:
                 return await opening.line.receive()
-            known, read = read, b""
-            return known
+            data, unread = unread, b""
+            return data
 
         opening.waiting = trio.CancelScope()
         return self._route(opening, peer, receive, HeadReader())
@@ -454,13 +463,13 @@ def _error_body(code: str, detail: str) -> bytes:
     return orjson.dumps({"error": {"code": code, "detail": detail, "path": ""}})
 
 
-def _refuse_head(line: ByteStream, bad: BadHead) -> _Serving:
+def _refuse_head(line: ByteStream, bad: BadHead) -> _NextStep:
     return _reply(line, bad.status, _error_body("bad_request", bad.detail))
 
 
 async def _reply(line: ByteStream, status: int, body: bytes) -> None:
-    """Answer and close. The answer is small and the first thing sent: it fits whatever buffer there is."""
-    extra = b"Sec-WebSocket-Version: 13\r\n" if status == HTTPStatus.UPGRADE_REQUIRED else b""
+    """Answer and close. The answer fits into the send buffer, because it is small and the first data sent."""
+    extra = _EXTRA_HEADERS.get(status, b"")
     head = (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\nConnection: close\r\n"
@@ -470,14 +479,19 @@ async def _reply(line: ByteStream, status: int, body: bytes) -> None:
         await line.finish(peer_knows=False)
 
 
-async def _refuse(line: ByteStream, upgrade: Upgrade, code: int, reason: str) -> None:
-    """Open a websocket only to close it: browsers cannot read the status of a refused handshake."""
+async def _accept_and_close(line: ByteStream, upgrade: Upgrade, code: int, reason: str) -> None:
+    """Accept the upgrade only to close it: a page in a browser can't read the status of a refused handshake."""
     with trio.move_on_after(_REPLY_SECONDS):
         line.send(accept(upgrade) + close_frame(code, reason))
         await line.finish(peer_knows=False)
 
 
+_EXTRA_HEADERS: Final[dict[int, bytes]] = {
+    HTTPStatus.UPGRADE_REQUIRED: b"Sec-WebSocket-Version: 13\r\n",
+    HTTPStatus.SERVICE_UNAVAILABLE: b"Retry-After: 5\r\n",
+}
 _FAILED: Final = _error_body("server_failed", "the server failed")
+_BUSY: Final = _error_body("overloaded", "too many websocket upgrades are waiting; try again later")
 _OVERLOADED: Final = _error_body("overloaded", "too many connections are open; try again later")
 _FULL: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
