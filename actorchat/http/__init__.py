@@ -1,4 +1,4 @@
-"""The HTTP side: the API beside the sockets, on the same port.
+"""Serves the HTTP API on the same port as the websockets.
 
-Refuses to know sockets, tokens and storage: `actorchat.http.ports` is what it needs of others.
+`actorchat.http.ports` has the interfaces through which it uses access control.
 """

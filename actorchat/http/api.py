@@ -1,7 +1,4 @@
-"""Owns the routes of the API: what is asked of the chat for each, and how its answer reads.
-
-Refuses to know tokens, sockets, and what a chat decides.
-"""
+"""Implements the routes of the HTTP API: turns requests into chat operations, and their results into JSON."""
 
 from __future__ import annotations
 
@@ -51,7 +48,7 @@ T = TypeVar("T")
 
 @attrs.frozen
 class _Call:
-    """One request whose caller is known, whose body is read and whose query names known parameters only."""
+    """An authenticated request with its body read and its query parameters checked."""
 
     request: Request
     caller: Caller
@@ -61,39 +58,40 @@ class _Call:
     def read(self, cls: type[T]) -> T:
         return read_json(self.body, cls)
 
-    def only_operators(self, what: str) -> None:
+    def require_operator(self, action: str) -> None:
         if not self.caller.is_operator:
-            raise Problem("not_allowed", f"only operators {what}")
+            raise Problem("not_allowed", f"only operators can {action}")
 
 
 _Endpoint = Callable[[_Call], Awaitable[Response]]
 _ChatEndpoint = Callable[[_Call, ChatState], Awaitable[Response]]
-_Parameters = Mapping[str, Collection[str]]  # by method
+_Parameters = Mapping[str, Collection[str]]
+"""The query parameters of each HTTP method."""
 
 _NO_PARAMETERS: Final[_Parameters] = {}
 _LIST_PARAMETERS: Final = ("status", "source", "operator", "before", "limit")
 
 REQUEST_SECONDS: Final = 45.0
-"""An answer that takes longer is given up. Longer than the body may take, and than the chat may wait."""
+"""The time limit of a request. It exceeds the limits for reading the body and for an operation of the chat."""
 
 
-ANSWER_BYTES: Final = 147_456
-"""A page of history ends with the message that reaches this: a peer that doesn't read its answer holds no more."""
+MAX_PAGE_BYTES: Final = 147_456
+"""A page of history ends with the message that reaches this size, which limits the memory for peers that don't read."""
 
 
-def _in_time(handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-    async def bounded(request: Request) -> Response:
+def _with_time_limit(handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    async def limited(request: Request) -> Response:
         try:
             with trio.fail_after(REQUEST_SECONDS):
                 return await handle(request)
         except trio.TooSlowError:
-            raise Problem("overloaded", "no answer in time; it may be done all the same") from None
+            raise Problem("overloaded", "the request took too long; it may still take effect") from None
 
-    return bounded
+    return limited
 
 
 class Api:
-    """The endpoints under `/api`, over one server's chats and door."""
+    """The endpoints under `/api`."""
 
     def __init__(self, chats: ChatService, access: Access) -> None:
         self._chats = chats
@@ -101,7 +99,7 @@ class Api:
 
     def routes(self) -> list[Route]:
         return [
-            Route("/api/visitors", _in_time(self._visit), methods=["POST"]),
+            Route("/api/visitors", _with_time_limit(self._visit), methods=["POST"]),
             self._route("/api/operators", {"GET": ("source",)}, GET=self._operators),
             self._route("/api/chats", {"GET": _LIST_PARAMETERS}, GET=self._list_chats, POST=self._reserve),
             self._chat_route("", GET=self._chat),
@@ -116,7 +114,7 @@ class Api:
         ]
 
     def _route(self, path: str, parameters: _Parameters = _NO_PARAMETERS, **endpoints: _Endpoint) -> Route:
-        """One path, an endpoint for each method. `parameters` names the query parameters of those that take any."""
+        """Return a route with one endpoint for each method. `parameters` has the query parameters of each method."""
 
         async def handle(request: Request) -> Response:
             body = await read_body(request)
@@ -125,10 +123,10 @@ class Api:
             query = Query(request, parameters.get(method, ()))
             return await endpoints[method](_Call(request, caller, body, query))
 
-        return Route(path, _in_time(handle), methods=list(endpoints))
+        return Route(path, _with_time_limit(handle), methods=list(endpoints))
 
     def _chat_route(self, path: str, parameters: _Parameters = _NO_PARAMETERS, **endpoints: _ChatEndpoint) -> Route:
-        """As `_route`, below one chat that the caller may see."""
+        """Return a route below one chat. Its endpoints are called with the chat, after access to it was checked."""
 
         def with_chat(endpoint: _ChatEndpoint) -> _Endpoint:
             async def handle(call: _Call) -> Response:
@@ -149,14 +147,14 @@ class Api:
         return json_response(answer, 201 if visit.anonymous else 200)
 
     async def _operators(self, call: _Call) -> Response:
-        call.only_operators("see operators")
-        sources = self._access.sources(call.caller, call.query.every("source"))
+        call.require_operator("see operators")
+        sources = self._access.sources(call.caller, call.query.all_values("source"))
         records = await self._chats.chat_reader.operators(sources)
         return json_response([record.wire() for record in records])
 
     async def _list_chats(self, call: _Call) -> Response:
         query, caller = call.query, call.caller
-        asked = query.every("source")
+        asked = query.all_values("source")
         if caller.is_operator:
             sources: frozenset[str] | None = self._access.sources(caller, asked)
         else:
@@ -181,7 +179,7 @@ class Api:
         return answer
 
     async def _reserve(self, call: _Call) -> Response:
-        call.only_operators("make chats for others")
+        call.require_operator("reserve chats for users")
         body = call.read(ChatBody)
         self._access.sources(call.caller, (body.source,))
         owner = await self._chats.chat_reader.person(Identity(Role.USER, body.owner))
@@ -197,7 +195,7 @@ class Api:
         query, role = call.query, call.caller.user.role
         before, after, limit = query.number("before"), query.number("after"), query.limit()
         if before is not None and after is not None:
-            detail = "before and after exclude each other"
+            detail = "give before or after, not both"
             raise Problem("malformed", detail, path="after", status=400)
         if after is None:
             page = await self._chats.chat_reader.newest(chat.uuid, role, before=before, limit=limit)
@@ -210,9 +208,10 @@ class Api:
     async def _add_message(self, call: _Call, chat: ChatState) -> Response:
         body = call.read(MessageBody)
         if body.type is MessageType.SYSTEM:
-            call.only_operators("send system messages")
+            call.require_operator("send system messages")
             if body.type_role is None:
-                raise Problem("malformed", "type_role: a system message needs its recipients", path="type_role")
+                detail = "type_role: a system message needs the role of its recipients"
+                raise Problem("malformed", detail, path="type_role")
         operation = AddMessage(
             chat=chat.uuid,
             author=call.caller.user,
@@ -227,11 +226,11 @@ class Api:
             (message,) = decision.messages
             return json_response(wire_message(decision.chat, message), 201)
         if decision.message is None:
-            raise AssertionError("a message was neither stored nor stored before")
+            raise AssertionError("a successful decision on a message has no message")
         return json_response(wire_message(decision.chat, decision.message), 200)
 
     async def _accept(self, call: _Call, chat: ChatState) -> Response:
-        call.only_operators("accept chats")
+        call.require_operator("accept chats")
         return await self._transition(AcceptChat(chat.uuid, call.caller.user))
 
     async def _close(self, call: _Call, chat: ChatState) -> Response:
@@ -241,12 +240,12 @@ class Api:
         return await self._transition(ReopenChat(chat.uuid, call.caller.user))
 
     async def _transfer(self, call: _Call, chat: ChatState) -> Response:
-        call.only_operators("transfer chats")
+        call.require_operator("transfer chats")
         to = call.read(TransferBody).operator_id
         return await self._transition(TransferChat(chat.uuid, call.caller.user, to))
 
     async def _return(self, call: _Call, chat: ChatState) -> Response:
-        call.only_operators("return chats")
+        call.require_operator("return chats")
         return await self._transition(ReturnChat(chat.uuid, call.caller.user))
 
     async def _transition(self, operation: ChatOperation) -> Response:
@@ -255,18 +254,18 @@ class Api:
 
 
 def _link_to(request: Request, place: ListPlace) -> str:
-    """The value of a `Link` header from `request` to the page of its list that goes on at `place`."""
+    """Return the value of a `Link` header to the next page, which starts at `place`, of the list in `request`."""
     asked = [(name, value) for name, value in request.query_params.multi_items() if name != "before"]
     return f'<{request.url.path}?{urlencode([*asked, ("before", cursor_of(place))])}>; rel="next"'
 
 
 def _wire_page(page: Page, *, newest_first: bool) -> dict[str, object]:
-    """The page, or if its JSON is too large as much of it as `ANSWER_BYTES` say, from the end that was asked for."""
+    """Return the page as JSON values, cut to `MAX_PAGE_BYTES`: the newest or the oldest messages of it are kept."""
     messages: list[StoredMessage] = []
     encoded: list[Raw] = []
     size = 0
     for message in reversed(page.messages) if newest_first else page.messages:
-        if size >= ANSWER_BYTES:
+        if size >= MAX_PAGE_BYTES:
             break
         messages.append(message)
         encoded.append(Raw(encode_entity(wire_message(page.chat, message))))

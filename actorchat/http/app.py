@@ -1,7 +1,4 @@
-"""Owns the ASGI application: which routes there are, and how everything that goes wrong is answered.
-
-Refuses to know connections and what the routes do.
-"""
+"""Builds the ASGI application: its routes, its middleware, and its error responses."""
 
 from __future__ import annotations
 
@@ -40,10 +37,11 @@ def make_app(
     proxies: Proxies | None = None,
     unready: Callable[[], Problem | None],
 ) -> ASGIApp:
-    """The whole HTTP side. `unready` says why this server should get no new work now, None if it may.
+    """Return the ASGI application.
 
-    Pages of `origins` may call it, and send `cors_headers` beside those that the API takes. `proxies` are trusted to
-    say which client a request comes from.
+    `unready` returns the reason why load balancers should not send requests to this server now, None if there is none.
+    Pages of `origins` may call the API, and may send `cors_headers` besides the request headers that it uses.
+    `proxies` finds the client of a request that a trusted proxy has forwarded.
     """
 
     async def live(request: Request) -> Response:
@@ -57,12 +55,12 @@ def make_app(
         return json_response(asyncapi_document())
 
     async def socket(request: Request) -> Response:
-        detail = "this is a websocket; if the client asked for one, a proxy dropped Upgrade and Connection"
+        detail = "this is a websocket endpoint; if the client sent Upgrade and Connection, a proxy removed them"
         raise Problem("upgrade_required", detail)
 
     async def disconnected(request: Request, error: Exception) -> Response:
-        # A draining server doesn't wait for bodies. Else nobody is left to read it.
-        return (unready() or Problem("timeout", "the request ended before its body")).response()
+        # A draining server stops waiting for bodies, and the client gets this answer. Otherwise the client is gone.
+        return (unready() or Problem("timeout", "the request's body is incomplete")).response()
 
     app = Starlette(
         routes=[
@@ -92,16 +90,17 @@ async def _answer(request: Request, error: Exception) -> Response:
         case ChatRefused():
             return problem_of_refusal(error).response()
         case StorageUnavailable():
-            return Problem("storage_unavailable", "storage is away; try again later").response()
+            return Problem("storage_unavailable", "storage is unavailable; try again later").response()
         case HTTPException(status_code=405):
-            problem = Problem("method_not_allowed", f"{request.method} is not for this path").response()
+            problem = Problem("method_not_allowed", f"this path does not support {request.method}").response()
             problem.headers.update(error.headers or {})
             return problem
         case _:
-            return Problem("not_found", "there is nothing at this path").response()
+            return Problem("not_found", "there is no resource at this path").response()
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    """A defect of ours: the client learns nothing of why."""
-    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    """Log an unexpected error. The answer does not show the cause."""
+    # The path is decoded and may contain line breaks and escape sequences of terminals, so it is logged as a literal.
+    _log.error("%s %r failed", request.method, request.scope["path"], exc_info=error)
     return Problem("internal", "the server failed").response()

@@ -1,7 +1,4 @@
-"""Owns HTTP connections: Hypercorn's per-connection class, which is not documented API, is used here only.
-
-Refuses to know routes, and how connections are accepted.
-"""
+"""Serves HTTP/1.1 on accepted connections with Hypercorn, whose per-connection class is undocumented API."""
 
 from __future__ import annotations
 
@@ -30,47 +27,48 @@ from actorchat.protocol import encode_entity
 __all__ = ["HttpServer"]
 
 KEEP_ALIVE_SECONDS: Final = 75.0
-"""A kept-alive connection without a request for this long is closed. Proxies often close theirs after 60: a request
-sent while this side closes is lost, so this side waits longer.
+"""An idle connection is closed after this time. Many proxies close theirs after 60 seconds. This server waits longer,
+because a request that arrives while the server closes the connection is lost.
 """
 
 SEND_SECONDS: Final = 30.0
-"""A peer that doesn't take one piece of an answer, of `_SENT_BYTES` at most, for this long is cut off."""
+"""The time limit for sending one part of a response, of at most `_SENT_BYTES`."""
 
 PIPELINED_AT_ONCE: Final = 16
 PIPELINED_PER_SECOND: Final = 20.0
-"""Requests of one connection that were there before the answer to the one before: so many at once, then so many a
-second. A client that waits for its answers is never slowed down.
+"""Limits of pipelined requests, which arrive before the previous response of their connection is sent: the size of a
+burst, and the rate after it. A client that waits for each response is never slowed down.
 """
 
-BEGUN_AT_ONCE: Final = 4
-"""Requests of all connections that begin before every other task has had its turn: websockets have no answers to wait
-for, and hundreds of requests at once must not keep them waiting.
+STARTS_PER_PASS: Final = 4
+"""Requests of all connections that start in one scheduler pass, so that hundreds of requests at once don't delay the
+websockets.
 """
 
 BODY_GRACE: Final = 0.5
-"""Seconds that a draining server gives a request's body to arrive."""
+"""Seconds that a draining server waits for the bodies of open requests."""
 
 LINGER_SECONDS: Final = 2.0
-"""A peer that is still sending when it is answered gets so long to read the answer and to end."""
+"""How long a peer that is still sending its request has to read the response and to close the connection."""
 
 STALLED_SECONDS: Final = 1.0
-"""A peer that keeps its request waiting for so long may lose its connection to a newcomer, if no more may be open."""
+"""A connection whose peer stalls its request for this long may be closed to make room for a new connection."""
 
 _CANDIDATES: Final = 16
+"""Connections that `close_idle` looks at, so that its cost does not grow with their number."""
 _DISCARDED_BYTES: Final = 1_048_576
 _RECEIVED_BYTES: Final = 16_384
-"""What is read at a time, and so kept of requests that wait for the answers before them."""
+"""The size of one read, and thereby the limit for buffered pipelined requests."""
 
 _SENT_BYTES: Final = 65_536
 _SENT_BYTES_TLS: Final = 8_192
-"""Smaller, because TLS keeps as much again of what the peer has yet to take."""
+"""Smaller than `_SENT_BYTES`, because TLS keeps an encrypted copy of what the peer has not received yet."""
 
 _HEAD_TOO_LARGE: Final = 431
 
 
 class HttpServer:
-    """Serves the requests of connections that somebody else accepted. One for each listener."""
+    """Serves HTTP on connections that a listener has accepted. Each listener has its own."""
 
     def __init__(self, app: ASGIApp, *, keep_alive: float = KEEP_ALIVE_SECONDS) -> None:
         """`keep_alive` is how many seconds a connection without a request stays open."""
@@ -78,23 +76,23 @@ class HttpServer:
         self._config = _make_config(keep_alive)
         self._context = WorkerContext(None)
         self._open: dict[_GuardedStream, _Connection] = {}
-        # Those without a request, and those with one, each in the order in which they came to be so.
+        # Connections without and with a request, each in the order in which they entered that state.
         self._idle: dict[_Connection, None] = {}
         self._busy: dict[_Connection, None] = {}
-        self._beginning = trio.Semaphore(BEGUN_AT_ONCE)
+        self._starting = trio.Semaphore(STARTS_PER_PASS)
         self._none_open = trio.Event()
 
     async def serve(self, stream: trio.abc.Stream) -> bytes | None:
-        """Answer every request that comes, HTTP/1.1 with keep-alive; return None when the connection is closed.
+        """Serve HTTP/1.1 requests with keep-alive until the connection is closed; then return None.
 
-        If a request comes that asks for a websocket, every one before it is answered, and it is returned with what
-        was read behind it: the open connection is the caller's again.
+        If a request asks for a websocket upgrade, return it, with all bytes read after it, once the requests before it
+        are answered. The connection stays open and belongs to the caller again.
 
-        `stream` has the `socket` of a `trio.SocketStream`, or is like a `trio.SSLStream` after its handshake.
+        `stream` has an attribute `socket` like `trio.SocketStream`, or is a TLS stream after its handshake.
         """
         guarded = _GuardedStream(stream)
         connection = _Connection(self._app, self._config, self._context, {}, guarded)  # type: ignore[arg-type] # duck-typed
-        connection.beginning = self._beginning
+        connection.starting = self._starting
         connection.idle, connection.busy = self._idle, self._busy
         connection.scope = trio.CancelScope()
         self._open[guarded] = connection
@@ -111,14 +109,14 @@ class HttpServer:
             await connection.linger()
         finally:
             if connection.upgrade is None:
-                # Hypercorn's own closing is skipped when it is cancelled. This doesn't wait for the peer.
+                # Hypercorn does not close the connection when it is cancelled. This does not wait for the peer.
                 await trio.aclose_forcefully(stream)
         return connection.upgrade
 
     async def drain(self) -> None:
-        """Close idle connections now, each other one after its answer; return when all are closed.
+        """Close idle connections now and the others after their response; return when all are closed.
 
-        A request whose body does not come within `BODY_GRACE` is answered without it.
+        A request whose body does not arrive within `BODY_GRACE` is answered without it.
         """
         await self._context.terminated.set()
         while self._open:
@@ -129,13 +127,15 @@ class HttpServer:
                 await connection.give_up_body()
 
     def abort(self) -> None:
-        """Cut off every connection, whatever it waits for."""
+        """Close all connections at once, also those in the middle of a request."""
         for connection in self._open.values():
             connection.abort()
 
     def close_idle(self) -> bool:
-        """Have a connection closed that waits for its peer: the one that has been without a request for longest, else
-        one whose peer has not sent a body or taken an answer for `STALLED_SECONDS`. False: there is none.
+        """Close the connection that has been idle for longest, or else one whose peer has stalled its request.
+
+        A peer stalls if it has sent no body, or received nothing of a response, for `STALLED_SECONDS`. Returns False if
+        there is no such connection. The connection ends when the scheduler runs its task.
         """
         for connection in self._idle:
             del self._idle[connection]
@@ -154,27 +154,27 @@ class HttpServer:
 
 def _make_config(keep_alive: float) -> Config:
     config = Config()
-    # Its loggers would write past the program's own; the application logs what fails.
+    # Hypercorn's loggers would bypass the configured logging. The application logs errors itself.
     config.accesslog = None
     config.errorlog = None
     config.include_server_header = False
     config.keep_alive_timeout = keep_alive
-    # With a bound a request whose body nobody reads any more would never end. What is read is bounded by the
-    # application, which reads at once or answers at once; after the answer nothing is queued.
+    # With a limit, a request whose body is no longer read would never end. The queue stays short without one: the
+    # application reads the body immediately or answers immediately, and after the response nothing is queued.
     config.max_app_queue_size = sys.maxsize
     return config
 
 
 class _GuardedStream:
-    """The stream as Hypercorn sees it: the same, but it reads little at a time and ends sends that get stuck.
+    """Wraps a stream for Hypercorn: limits the size of reads and the duration of sends.
 
-    `broken`: the peer takes no more. `sending_since` is when the piece was begun that it is taking now.
+    `broken` is true once the peer receives no more. `sending_since` is when the current send began, None between sends.
     """
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.broken = False
         self._stream = stream
-        self._piece = _SENT_BYTES_TLS if hasattr(stream, "transport_stream") else _SENT_BYTES
+        self._send_size = _SENT_BYTES_TLS if hasattr(stream, "transport_stream") else _SENT_BYTES
         self.sending_since: float | None = None
         self._sending: trio.CancelScope | None = None
         self._aborted = False
@@ -187,21 +187,21 @@ class _GuardedStream:
 
     async def send_all(self, data: bytes) -> None:
         try:
-            for start in range(0, len(data), self._piece):
-                await self._send(memoryview(data)[start : start + self._piece])
+            for start in range(0, len(data), self._send_size):
+                await self._send(memoryview(data)[start : start + self._send_size])
         except trio.BrokenResourceError:
             self.broken = True
             raise
 
-    async def _send(self, piece: memoryview) -> None:
+    async def _send(self, part: memoryview) -> None:
         self.sending_since = trio.current_time()
         deadline = self.sending_since + (-inf if self._aborted else SEND_SECONDS)
         with trio.CancelScope(deadline=deadline) as self._sending:
-            await self._stream.send_all(piece)
+            await self._stream.send_all(part)
         self.sending_since = None
         if self._sending.cancelled_caught:
             await trio.aclose_forcefully(self._stream)
-            raise trio.BrokenResourceError("the peer doesn't take the answer")
+            raise trio.BrokenResourceError("the peer does not read the response")
 
     def abort(self) -> None:
         self._aborted = True
@@ -209,20 +209,20 @@ class _GuardedStream:
             self._sending.cancel()
 
 
-class _UpgradeAsked(Exception):  # noqa: N818 - what came, not a failure
-    """Ends the reading within a request's head."""
+class _UpgradeRequested(Exception):  # noqa: N818 - describes the request
+    """Stops Hypercorn at a request for a websocket upgrade."""
 
     def __init__(self, request: h11.Request) -> None:
         super().__init__()
         self.request = request
 
 
-class _BadRequest(Exception):  # noqa: N818 - what came, not a failure
-    """A request whose head can be parsed but must not be served: answered with 400, and the connection closed."""
+class _BadRequest(Exception):  # noqa: N818 - describes the request
+    """A well-formed request that must not be served. It is answered with 400, and the connection is closed."""
 
 
 class _Parser(h11.Connection):
-    """h11's parser, which ignores empty lines before a request (RFC 9112, 2.2)."""
+    """An h11 parser that ignores empty lines before a request (RFC 9112, section 2.2)."""
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
         if self.their_state is h11.IDLE:
@@ -234,11 +234,11 @@ class _Parser(h11.Connection):
 
 
 class _Requests(H11Protocol):
-    """Hypercorn's HTTP/1.1, without its upgrade to HTTP/2: upgraded to h2c, requests get past proxies."""
+    """Hypercorn's HTTP/1.1 without the upgrade to h2c, which attackers use to bypass the checks of a proxy."""
 
     connection: h11.Connection
 
-    def __init__(self, wrapper: ProtocolWrapper, beginning: trio.Semaphore) -> None:
+    def __init__(self, wrapper: ProtocolWrapper, starting: trio.Semaphore) -> None:
         super().__init__(
             wrapper.app,
             wrapper.config,
@@ -251,43 +251,43 @@ class _Requests(H11Protocol):
             wrapper.send,
         )
         self.connection = _Parser(h11.SERVER, max_incomplete_event_size=wrapper.config.h11_max_incomplete_size)
-        self._beginning = beginning
+        self._starting = starting
         self._pipelined = False
-        # When the pipelined requests so far were due at the rate allowed.
-        self._pace = -inf
+        # When the latest pipelined request is due at the permitted rate.
+        self._due = -inf
 
     @property
     def is_body_unread(self) -> bool:
-        """Something of the request is still to come, or can't be told from the next one."""
+        """Whether a part of the request has not been read yet, or the parser has lost the end of the request."""
         return self.connection.their_state in (h11.SEND_BODY, h11.ERROR)
 
     async def stream_send(self, event: StreamEvent) -> None:
         if isinstance(event, Response) and (self.is_body_unread or self.context.terminated.is_set()):
-            # The connection is closed behind this answer: the peer has to know before it sends the next request.
-            kept = [(name, value) for name, value in event.headers if name != b"connection"]
-            event = Response(event.stream_id, [*kept, (b"connection", b"close")], event.status_code)
+            # The connection is closed after this response. The header tells the peer not to send another request.
+            headers = [(name, value) for name, value in event.headers if name != b"connection"]
+            event = Response(event.stream_id, [*headers, (b"connection", b"close")], event.status_code)
         await super().stream_send(event)
 
     async def _check_protocol(self, event: h11.Request) -> None:
-        """Called with a request's head, when the answer before it is sent."""
+        """Check a request's head. Hypercorn calls this after the previous response is sent."""
         names = {name for name, _ in event.headers}
         if {b"content-length", b"transfer-encoding"} <= names:
-            # A proxy that believes the other one sees other requests than this server.
-            raise _BadRequest("a request has Content-Length or Transfer-Encoding, never both")
-        asked = b",".join(value for name, value in event.headers if name == b"upgrade").lower().split(b",")
-        if b"websocket" in map(bytes.strip, asked):
-            raise _UpgradeAsked(event)
+            # Request smuggling: a proxy that uses the other header sees other request boundaries than this server.
+            raise _BadRequest("a request must not have both Content-Length and Transfer-Encoding")
+        upgrades = b",".join(value for name, value in event.headers if name == b"upgrade").lower().split(b",")
+        if b"websocket" in map(bytes.strip, upgrades):
+            raise _UpgradeRequested(event)
         await self._wait_for_turn()
 
     async def _wait_for_turn(self) -> None:
         if self._pipelined:
-            self._pace = max(self._pace, trio.current_time()) + 1 / PIPELINED_PER_SECOND
-            await trio.sleep_until(self._pace - PIPELINED_AT_ONCE / PIPELINED_PER_SECOND)
-        async with self._beginning:
+            self._due = max(self._due, trio.current_time()) + 1 / PIPELINED_PER_SECOND
+            await trio.sleep_until(self._due - PIPELINED_AT_ONCE / PIPELINED_PER_SECOND)
+        async with self._starting:
             await trio.lowlevel.checkpoint()
 
     async def _maybe_recycle(self) -> None:
-        """An answer is sent."""
+        """Hypercorn calls this when a response is sent."""
         self._pipelined = bool(self.connection.trailing_data[0])
         await super()._maybe_recycle()
 
@@ -304,12 +304,12 @@ class _Requests(H11Protocol):
         await super()._create_stream(request)
 
     async def _send_error_response(self, status_code: int) -> None:
-        """Answer what is no request."""
+        """Answer bytes that are not a valid request."""
         too_large = status_code == _HEAD_TOO_LARGE
         await self.refuse(status_code, "the request's head is too large" if too_large else "this is not HTTP/1.1")
 
     async def refuse(self, status: int, detail: str) -> None:
-        """Answer a request that is not served; the connection has to be closed behind it."""
+        """Answer with an error. The caller closes the connection."""
         body = encode_entity({"error": {"code": "bad_request", "detail": detail, "path": ""}})
         headers = [
             (b"content-type", b"application/json"),
@@ -321,97 +321,97 @@ class _Requests(H11Protocol):
 
 
 class _Connection(TCPServer):
-    """Hypercorn's connection, for HTTP/1.1 only.
+    """Hypercorn's connection, limited to HTTP/1.1.
 
-    `upgrade` is the request for a websocket that it ended with, and what was read behind it. It is in `busy` while it
-    has a request, and in `idle` while it has none.
+    It is in `busy` while it serves a request, and in `idle` between requests. `upgrade` is the websocket upgrade
+    request that ended it, with all bytes read after it, else None.
     """
 
     scope: trio.CancelScope
     idle: dict[_Connection, None]
     busy: dict[_Connection, None]
-    _asked_at = -inf
-    beginning: trio.Semaphore
+    _busy_since = -inf
+    starting: trio.Semaphore
     stream: _GuardedStream  # type: ignore[assignment] # duck-typed
     upgrade: bytes | None = None
     _wrapper: ProtocolWrapper | None = None
     _requests: _Requests
-    _gave_up = False
+    _gave_up_body = False
     _lingers = False
 
     @property
     def protocol(self) -> ProtocolWrapper:
-        assert self._wrapper is not None  # noqa: S101 - Hypercorn sets it before it asks
+        assert self._wrapper is not None  # noqa: S101 - Hypercorn sets it before it reads it
         return self._wrapper
 
     @protocol.setter
     def protocol(self, wrapper: ProtocolWrapper) -> None:
-        self._requests = wrapper.protocol = _Requests(wrapper, self.beginning)
+        self._requests = wrapper.protocol = _Requests(wrapper, self.starting)
         self._wrapper = wrapper
         self._reading = trio.CancelScope()
 
     async def give_up_body(self) -> None:
-        """If a request's body is still coming, tell the application that it won't; what it answers closes this."""
+        """End a request whose body is incomplete: the application sees a disconnect, and its response ends this."""
         if self._wrapper is not None and self._requests.connection.their_state is h11.SEND_BODY:
-            self._gave_up = True
+            self._gave_up_body = True
             await self._requests.handle(Closed())
 
     async def protocol_send(self, event: Event) -> None:
         if isinstance(event, Closed):
             await self.protocol.handle(Closed())
-            # It may be waiting for bytes, or for an answer that has been sent. Behind it the connection is closed.
+            # The reading task may still wait for bytes. Cancelling it closes the connection.
             self._reading.cancel()
         elif self.stream.broken:
-            # What it has asked for beyond this is not worth an answer, and an idle peer is not waited for.
+            # The peer can't receive the responses to its other requests.
             self._reading.cancel()
         else:
             if isinstance(event, Updated):
-                before, after = (self.busy, self.idle) if event.idle else (self.idle, self.busy)
-                before.pop(self, None)
-                after[self] = None
-                self._asked_at = trio.current_time()
+                old, new = (self.busy, self.idle) if event.idle else (self.idle, self.busy)
+                old.pop(self, None)
+                new[self] = None
+                self._busy_since = trio.current_time()
             await super().protocol_send(event)
 
     @property
     def is_stalled(self) -> bool:
-        """Its peer keeps a request waiting: the rest of the body doesn't come, or the answer isn't taken."""
+        """Whether the peer stalls its request: it does not send the rest of the body, or does not read the response."""
         now, sending_since = trio.current_time(), self.stream.sending_since
         if sending_since is not None:
             return now - sending_since >= STALLED_SECONDS
-        return self._requests.connection.their_state is h11.SEND_BODY and now - self._asked_at >= STALLED_SECONDS
+        return self._requests.connection.their_state is h11.SEND_BODY and now - self._busy_since >= STALLED_SECONDS
 
     def close(self) -> None:
-        """End the connection now, if it has no request."""
+        """Close the connection if it serves no request."""
         self._reading.cancel()
 
     def abort(self) -> None:
-        """Cut off the connection, whatever it waits for."""
+        """Close the connection at once, also in the middle of a request."""
         self.scope.cancel()
-        # Shielded from cancellation.
+        # Hypercorn shields its sends from cancellation.
         self.stream.abort()
 
     async def _read_data(self) -> None:
         with self._reading:
             try:
                 await super()._read_data()
-            except _UpgradeAsked as asked:
-                self.upgrade = _request_bytes(asked.request) + self._requests.connection.trailing_data[0]
-            except _BadRequest as bad:
-                await self._requests.refuse(400, str(bad))
-        # The timer for idle peers would hold the connection of one that is gone until it runs out.
+            except _UpgradeRequested as upgrade:
+                self.upgrade = _request_bytes(upgrade.request) + self._requests.connection.trailing_data[0]
+            except _BadRequest as error:
+                await self._requests.refuse(400, str(error))
+        # Otherwise this connection would stay open until the keep-alive timer expires, though its peer is gone.
         await self.idle_task.stop()
 
     async def _close(self) -> None:
         if self.upgrade is not None:
             return
-        self._lingers = self._wrapper is not None and self._requests.is_body_unread and not self._gave_up
+        self._lingers = self._wrapper is not None and self._requests.is_body_unread and not self._gave_up_body
         if not self._lingers:
             await super()._close()
 
     async def linger(self) -> None:
-        """Read and drop what the peer still sends, if anything: closed over that, it would lose the answer to a reset.
+        """Read and discard the rest of the request for at most `LINGER_SECONDS`, if the response came before its end.
 
-        Takes no more than `LINGER_SECONDS`.
+        Closing a socket with unread bytes resets the connection, and the peer may then lose the response.
         """
         if not self._lingers:
             return

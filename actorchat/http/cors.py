@@ -1,4 +1,4 @@
-"""Refuses requests from pages of foreign origins, and tells browsers what pages of allowed ones may send and read."""
+"""Implements CORS: rejects pages of origins that are not allowed, and sends the CORS headers to allowed ones."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _HEADERS: Final = ("authorization", "content-type")
 
 
 def foreign_origin() -> Problem:
-    """What a page is told whose origin is not allowed."""
+    """Return the refusal of a request from a page whose origin is not allowed."""
     return Problem("not_allowed", "pages of this origin may not call this server")
 
 
 class Cors:
-    """Refuses pages of foreign sites with 403, and lets browsers show answers to those of allowed ones."""
+    """ASGI middleware: answers 403 to pages whose origin is not allowed, and adds CORS headers for allowed ones."""
 
     def __init__(self, app: ASGIApp, allowed: AllowedOrigins, headers: Collection[str] = ()) -> None:
-        """`headers` are request headers that pages may send, beside those that the API takes."""
+        """`headers` are request headers that pages may send besides those that the API uses."""
         self._app = app
         self._allowed = allowed
         self._preflight = [
@@ -45,7 +45,7 @@ class Cors:
             await foreign_origin().response()(scope, receive, send)
             return
 
-        async def send_shared(message: Message) -> None:
+        async def send_with_cors(message: Message) -> None:
             if message["type"] == "http.response.start":
                 answer = MutableHeaders(scope=message)
                 answer["Access-Control-Allow-Origin"] = origin
@@ -54,7 +54,7 @@ class Cors:
             await send(message)
 
         if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
-            await send_shared({"type": "http.response.start", "status": 204, "headers": self._preflight[:]})
-            await send_shared({"type": "http.response.body", "body": b""})
+            await send_with_cors({"type": "http.response.start", "status": 204, "headers": self._preflight[:]})
+            await send_with_cors({"type": "http.response.body", "body": b""})
             return
-        await self._app(scope, receive, send_shared)
+        await self._app(scope, receive, send_with_cors)

@@ -1,4 +1,4 @@
-"""Writes a place in a list of chats as the opaque text that clients hand back."""
+"""Encodes a position in a list of chats as an opaque cursor, and decodes it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _PLACE: Final = re.compile(rb"1 ([0-9]{1,16}) (-?[0-9]{1,16})")
 
 
 def cursor_of(place: ListPlace) -> str:
-    """`place` as text that needs no quoting in a URL and is never a UUID."""
+    """Encode `place` as text that needs no quoting in a URL and never looks like a UUID."""
     return urlsafe_b64encode(b"1 %d %d" % (place.start, place.place)).rstrip(b"=").decode()
 
 
 def place_of(cursor: str) -> ListPlace:
-    """The place that `cursor_of` wrote. Raises ValueError for any other text."""
+    """Decode a cursor of `cursor_of`. Raises ValueError for any other text."""
     text = urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
     match = _PLACE.fullmatch(text)
     if match is None:
-        raise ValueError("no cursor of a list")
+        raise ValueError("not a cursor of a list")
     return ListPlace(int(match[1]), int(match[2]))

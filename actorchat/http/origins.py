@@ -1,4 +1,4 @@
-"""Decides by its `Origin` whether a page may call this server."""
+"""Decides by the `Origin` header whether a page may call this server."""
 
 from __future__ import annotations
 
@@ -25,22 +25,23 @@ _OPAQUE_HOST: Final = re.compile(r"[^\s/?#@,*%]+")
 _AUTHORITY: Final = re.compile(r"(.*?)(?::([0-9]*))?", re.DOTALL)
 
 REPEATED_AFTER: Final = 600.0
-"""Seconds: a refused origin is logged once in this time."""
+"""A refused origin is logged at most once in this many seconds."""
 
 _LOGGED_A_MINUTE: Final = 10
-_KNOWN_REFUSED: Final = 1_000
+_MAX_LOGGED: Final = 1_000
+"""Refused origins that are remembered. Beyond that the least recently logged one is dropped."""
 _SHOWN_CHARACTERS: Final = 200
 
 
-class InvalidOrigin(ValueError):  # noqa: N818 - a value, not a failure
-    """This is no origin that a browser could send; the text says why, and what would be one."""
+class InvalidOrigin(ValueError):  # noqa: N818 - describes a value
+    """No browser would send this origin. The text says why, and what would be valid."""
 
 
 def parse_origin(text: str) -> str:
-    """An entry of the setting `origins` as browsers serialise origins. Raises InvalidOrigin.
+    """Normalize an entry of the setting `origins` to the form that browsers send. Raises InvalidOrigin.
 
-    `https://*.shop.example` stands for every subdomain. `null` and the origins of apps, such as `capacitor://localhost`,
-    are taken too.
+    `https://*.shop.example` stands for every subdomain. `null` and origins of apps, such as `capacitor://localhost`,
+    are valid too.
     """
     if text.lower() in ("null", "file://"):
         return text.lower()
@@ -49,27 +50,27 @@ def parse_origin(text: str) -> str:
         raise InvalidOrigin("expected an origin like https://shop.example, with its scheme")
     scheme, rest = match[1].lower(), match[2].removesuffix("/")
     if "@" in rest:
-        raise InvalidOrigin("an origin has no user name and password")
+        raise InvalidOrigin("an origin must not contain a user name or password")
     if re.search(r"[/?#]", rest):
-        raise InvalidOrigin("an origin ends with the host or port, without a path")
+        raise InvalidOrigin("an origin must end with the host or port, without a path")
     if scheme in ("ws", "wss"):
-        raise InvalidOrigin(f"a page's origin begins with http:// or https://, never with {scheme}://")
+        raise InvalidOrigin(f"the origin of a page begins with http:// or https://, not with {scheme}://")
     if scheme not in _DEFAULT_PORTS:
         if _OPAQUE_HOST.fullmatch(rest) is None:
-            raise InvalidOrigin(f"expected one host behind {scheme}://, as in capacitor://localhost")
+            raise InvalidOrigin(f"expected one host after {scheme}://, as in capacitor://localhost")
         return f"{scheme}://{rest.lower()}"
     host, port = _split(rest)
     wildcard = host.startswith("*.")
     if "*" in host.removeprefix("*."):
-        raise InvalidOrigin("a wildcard stands for whole subdomains at the front, as in https://*.shop.example")
+        raise InvalidOrigin("a wildcard must be the first part of the host, as in https://*.shop.example")
     if port and not 0 < int(port) < 65_536:
-        raise InvalidOrigin(f"there is no port {port}")
+        raise InvalidOrigin(f"invalid port {port}")
     shown = ("*." if wildcard else "") + _ascii_host(host.removeprefix("*."))
     return _serialised(scheme, shown, port)
 
 
 def _split(authority: str) -> tuple[str, str]:
-    """Host and port; the port is empty if none is named."""
+    """Split an authority into host and port; the port is empty if there is none."""
     match = _AUTHORITY.fullmatch(authority)
     if match is None or (authority.startswith("[") and authority.endswith("]")):
         return authority, ""
@@ -81,14 +82,14 @@ def _serialised(scheme: str, host: str, port: str) -> str:
 
 
 def _ascii_host(host: str) -> str:
-    """The host as browsers send it: lower case, IDN as `xn--…`, IPv6 in its short form."""
+    """Normalize a host to the form that browsers send: lower case, IDN as `xn--…`, IPv6 in its short form."""
     if host.startswith("["):
         try:
             return f"[{IPv6Address(host[1:-1] if host.endswith(']') else host[1:]).compressed}]"
         except ValueError:
-            raise InvalidOrigin(f"{host} is no IPv6 address") from None
+            raise InvalidOrigin(f"{host} is not an IPv6 address") from None
     if not host.isascii():
-        # Imported here: it is needed by few deployments, and its tables take a while to load.
+        # Imported here because its tables are slow to load, and few deployments need them.
         import idna
 
         try:
@@ -97,20 +98,20 @@ def _ascii_host(host: str) -> str:
             raise InvalidOrigin(f"the host can't be written in ASCII ({error}); write it as xn--…") from None
     host = host.lower()
     if _HOST.fullmatch(host) is None:
-        raise InvalidOrigin(f"{host!r} is no host" if host else "expected a host name or address behind the scheme")
+        raise InvalidOrigin(f"{host!r} is not a host" if host else "expected a host name or address after the scheme")
     if _NUMBER.fullmatch(host.removesuffix(".").rpartition(".")[2]):
         try:
             IPv4Address(host)
         except ValueError:
-            raise InvalidOrigin(f"{host} is no IPv4 address with four parts") from None
+            raise InvalidOrigin(f"{host} is not an IPv4 address with four parts") from None
     return host
 
 
 class AllowedOrigins:
-    """The origins whose pages may call: the server's own, and the configured ones."""
+    """The origins whose pages may call this server: its own origin, and the configured ones."""
 
     def __init__(self, configured: Collection[str] = (), clock: Callable[[], float] = trio.current_time) -> None:
-        """`configured` are results of `parse_origin`. `clock` gives seconds; it paces what is logged."""
+        """`configured` are results of `parse_origin`. `clock` returns seconds and limits how often is logged."""
         self._exact = frozenset(configured)
         self._wildcards = tuple(
             (scheme, host.removeprefix("*"), port)
@@ -119,12 +120,13 @@ class AllowedOrigins:
         )
         self._clock = clock
         self._logged: OrderedDict[str, float] = OrderedDict()
-        self._lines: TokenBucket | None = None
+        self._log_bucket: TokenBucket | None = None
 
     def allow(self, origin: str | None, host: str | None) -> bool:
-        """Whether a page of `origin` may call: yes without an `Origin`, from the server's own `Host`, or if configured.
+        """Return whether a request with the headers `Origin` and `Host` is allowed.
 
-        Both are compared as browsers serialise them: in lower case and without the scheme's default port.
+        It is if it has no `Origin`, if both name the same host and port, or if the origin is configured. Comparison
+        ignores case and the scheme's default port.
         """
         if origin is None:
             return True
@@ -146,14 +148,14 @@ class AllowedOrigins:
         )
 
     def log_refusal(self, origin: str, host: str | None) -> None:
-        """Log that a page of `origin` was refused, and what to configure; rarely, however many there are."""
-        if self._is_news(origin):
+        """Log that a page of `origin` was refused, and what to configure. The number of log lines is limited."""
+        if self._should_log(origin):
             try:
                 advice = f'if its pages may use the chat, set origins = ["{parse_origin(origin)}"]'
             except InvalidOrigin:
-                advice = "it is no origin that could be allowed"
+                advice = "this is not an origin that could be allowed"
             _log.warning(
-                "refused a page of the origin %.*r: neither this server's own (its Host is %.*r) nor in origins; %s",
+                "refused a page of the origin %.*r: it is not this server's own (Host is %.*r), and not in origins; %s",
                 _SHOWN_CHARACTERS,
                 origin,
                 _SHOWN_CHARACTERS,
@@ -161,22 +163,22 @@ class AllowedOrigins:
                 advice,
             )
 
-    def _is_news(self, origin: str) -> bool:
+    def _should_log(self, origin: str) -> bool:
         now = self._clock()
         if now - self._logged.get(origin, -REPEATED_AFTER) < REPEATED_AFTER:
             return False
-        if self._lines is None:
-            self._lines = TokenBucket(_LOGGED_A_MINUTE / 60, _LOGGED_A_MINUTE, now)
-        if self._lines.take(now):
+        if self._log_bucket is None:
+            self._log_bucket = TokenBucket(_LOGGED_A_MINUTE / 60, _LOGGED_A_MINUTE, now)
+        if self._log_bucket.take(now):
             return False
         self._logged[origin] = now
         self._logged.move_to_end(origin)
-        if len(self._logged) > _KNOWN_REFUSED:
+        if len(self._logged) > _MAX_LOGGED:
             self._logged.popitem(last=False)
         return True
 
 
 def _parts(origin: str) -> tuple[str, str, str]:
-    """Scheme, host and port of an origin in lower case; all empty if it is none."""
+    """Split an origin in lower case into scheme, host and port; all are empty if it is not an origin."""
     match = _ORIGIN.fullmatch(origin)
     return ("", "", "") if match is None else (match[1], *_split(match[2]))

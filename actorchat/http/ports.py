@@ -1,4 +1,4 @@
-"""Owns what the HTTP side needs of others: somebody at the door who knows people and their rights."""
+"""Defines the access control that the HTTP API needs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Access", "Caller", "Visit"]
 
 @attrs.frozen
 class Caller:
-    """Whoever calls: the stored profile, the sources that the token names, and its end in epoch seconds.
+    """The user that sends a request: the stored profile, the sources in the token, and its expiry in epoch seconds.
 
     `session_at` is when an anonymous visitor's session began, in epoch seconds; None for other tokens.
     """
@@ -33,7 +33,7 @@ class Caller:
 
 @attrs.frozen
 class Visit:
-    """A visitor with a token and a chat; `anonymous` if the visitor was made for this call."""
+    """The result of `Access.visit`: a visitor, its token and its chat. `anonymous` if the visitor is new."""
 
     token: str
     user: User
@@ -42,22 +42,28 @@ class Visit:
 
 
 class Access(Protocol):
-    """Says who calls and what they may see. Every method raises Problem for what it refuses."""
+    """Authenticates callers and checks what they may use. Every method raises Problem for a refusal."""
 
     async def caller(self, authorization: str | None) -> Caller:
-        """Who an `Authorization` header speaks for: 401 if nobody. Only the scheme `Bearer` counts as a header."""
+        """Return the user that an `Authorization: Bearer` header identifies. Raises 401 if it is missing or invalid."""
 
     async def visit(self, authorization: str | None, source: str, address: str) -> Visit:
-        """A new visitor with a reserved chat; with a user's token the same visitor and open chat again."""
+        """Create a visitor and reserve a chat; with a visitor's token, return that visitor's open chat or reserve one.
+
+        `address` is the client's, for rate limits. Raises 429 over a limit, 403 for an operator's token.
+        """
 
     async def reserve(self, caller: Caller, source: str, owner: User) -> tuple[ChatState, bool]:
-        """The open chat of `owner`, or a new one, at an operator's source; and whether it is new."""
+        """Return the open chat of `owner` at one of the operator's sources, or reserve one; and whether it is new."""
 
     async def chat(self, caller: Caller, chat: UUID) -> ChatState:
-        """The chat as it is now: 404 if there is none, 403 if it is not theirs to see."""
+        """Return the chat. Raises 404 if it does not exist, 403 if the caller may not see it."""
 
     def sources(self, caller: Caller, asked: Collection[str]) -> frozenset[str]:
-        """The sources asked for, all the operator's if none: 404 if unknown, 403 if not theirs."""
+        """Return the `asked` sources, or all of the operator's if empty.
+
+        Raises 404 for a source that does not exist, and 403 for one that the operator's token does not name.
+        """
 
     def check_source(self, source: str) -> None:
-        """404 for a source that this deployment hasn't."""
+        """Raise 404 for a source that this deployment does not have."""

@@ -1,6 +1,6 @@
-"""Owns how a request is refused: status, code, detail, path, and their JSON.
+"""Defines error responses: their status, code, detail and path, and their JSON.
 
-Refuses to know routes. Codes are API, details are for people.
+Codes are API. Details are for people and may change.
 """
 
 from __future__ import annotations
@@ -50,17 +50,20 @@ _PATHS: Final = {
     "attachment_rejected": "attachments",
     "too_many_attachments": "attachments",
 }
-"""The field of a request that a refusal of the chat is about."""
+"""The request field that a refusal code of the chat concerns."""
 
 _PRIVATE: Final = {"Cache-Control": "no-store"}
-"""No cache may keep an answer: it is one person's."""
+"""Responses are meant for one user, so caches must not store them."""
 
-_COME_BACK_AFTER: Final = 1.0
-"""Seconds, for a 429 or 503 that names no time of its own."""
+_DEFAULT_RETRY_AFTER: Final = 1.0
+"""Seconds, for a 429 or 503 without a time of its own."""
 
 
-class Problem(Exception):  # noqa: N818 - not an error of this program
-    """This request is answered with `status` and an error body; `path` names the faulty field."""
+class Problem(Exception):  # noqa: N818 - describes the request
+    """A request is answered with an error response. `path` names the field at fault.
+
+    `status` is by default that of the code. `retry_after` is in seconds.
+    """
 
     def __init__(
         self,
@@ -87,10 +90,10 @@ class Problem(Exception):  # noqa: N818 - not an error of this program
         if self.status == 426:
             return {"Upgrade": "websocket", "Connection": "Upgrade"}
         if self.status in (408, 413):
-            # What is left of the body is not worth reading.
+            # The rest of the body is not read.
             return {"Connection": "close"}
         if self.status in (429, 503):
-            return {"Retry-After": str(ceil(self.retry_after or _COME_BACK_AFTER))}
+            return {"Retry-After": str(ceil(self.retry_after or _DEFAULT_RETRY_AFTER))}
         return {}
 
     def response(self) -> Response:
@@ -98,11 +101,11 @@ class Problem(Exception):  # noqa: N818 - not an error of this program
 
 
 def problem_of_refusal(refused: ChatRefused) -> Problem:
-    """What the chat refused, as HTTP says it."""
+    """Convert a refusal of the chat to an error response."""
     path = _PATHS.get(refused.code, "")
     return Problem(refused.code, refused.detail, path=path, retry_after=refused.retry_after)
 
 
 def json_response(value: object, status: int = 200) -> Response:
-    """A value of the contract, or a dict of such, as a JSON answer."""
+    """Return a JSON response with a protocol value, or a container of such values."""
     return Response(encode_entity(value), status, _PRIVATE, media_type="application/json")

@@ -1,4 +1,4 @@
-"""Splits a request's target: in absolute form, as some proxies send it, it names the host beside the path."""
+"""Splits a request target in absolute form, as some proxies send it, into host and path."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _ABSOLUTE: Final = re.compile(r"https?://([^/?#]+)([^#]*)", re.IGNORECASE)
 
 
 def split_target(target: str) -> tuple[str | None, str]:
-    """The host of a target in absolute form, None in any other form; and the target without it.
+    """Return the host of a target in absolute form, None for any other form; and the target without the host.
 
-    The host of an absolute target stands for the header `Host` (RFC 9112, 3.2.2).
+    The host of an absolute target replaces the header `Host` (RFC 9112, section 3.2.2).
     """
     absolute = _ABSOLUTE.fullmatch(target)
     if absolute is None:

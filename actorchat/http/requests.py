@@ -1,7 +1,4 @@
-"""Owns reading a request: its body within bounds of size and time, its query, the classes of its JSON.
-
-Refuses to know what is done with it.
-"""
+"""Reads request bodies and query parameters, and validates them."""
 
 from __future__ import annotations
 
@@ -34,13 +31,15 @@ __all__ = [
 ]
 
 MAX_BODY_BYTES: Final = 131_072
-"""A message of 16,000 characters fits, each escaped as six."""
+"""Enough for a message of 16,000 characters with each character written as a six-byte escape."""
 
 BODY_SECONDS: Final = 15.0
-"""A body that takes longer to arrive is cut off."""
+"""The time limit for receiving a body."""
 
 _DISCARDED_BYTES: Final = 1_048_576
-"""So much more is read and dropped: a peer that is still sending would lose the answer to a reset."""
+"""How much of a body over the limit is read and discarded. Closing at once could reset the connection, and a client
+that is still sending would lose the answer.
+"""
 
 MAX_LIMIT: Final = 200
 _DEFAULT_LIMIT: Final = 50
@@ -68,7 +67,7 @@ class TransferBody:
 
 @attrs.frozen(slots=False)
 class MessageBody:
-    """`type_role` is the recipients' role of a system message, and means nothing in a standard one."""
+    """The body of a message. `type_role` is the recipients' role of a system message; a standard one ignores it."""
 
     text: str
     attachments: tuple[UUID, ...] = ()
@@ -78,7 +77,7 @@ class MessageBody:
 
 
 async def read_body(request: Request) -> bytes:
-    """The whole body. Raises Problem: 413 if it is too big, 408 if it is too slow."""
+    """Read the whole body. Raises Problem 413 if it is too large, 408 if it is too slow."""
     body = bytearray()
     size = 0
     with trio.move_on_after(BODY_SECONDS) as deadline:
@@ -92,12 +91,12 @@ async def read_body(request: Request) -> bytes:
     if deadline.cancelled_caught:
         raise Problem("timeout", f"the body took longer than {BODY_SECONDS:.0f} s")
     if size > MAX_BODY_BYTES:
-        raise Problem("too_large", f"at most {MAX_BODY_BYTES} bytes are taken")
+        raise Problem("too_large", f"a body may have at most {MAX_BODY_BYTES} bytes")
     return bytes(body)
 
 
 def read_json(body: bytes, cls: type[T]) -> T:
-    """The body as `cls`. Raises Problem: 400 if it is not JSON, 422 with every fault if it is no `cls`."""
+    """Parse the body as `cls`. Raises Problem 400 if it is not JSON, 422 with all faults if it does not match `cls`."""
     try:
         value = parse_json(body)
     except (NotUtf8, Malformed) as error:
@@ -109,17 +108,17 @@ def read_json(body: bytes, cls: type[T]) -> T:
 
 
 def check_parameters(given: Iterable[str], known: Collection[str]) -> None:
-    """Raise Problem 400 for the first of the `given` names of query parameters that is not `known`."""
+    """Raise Problem 400 for the first query parameter in `given` that is not in `known`."""
     for name in given:
         if name not in known:
-            takes = f"this path takes {', '.join(sorted(known))}" if known else "this path takes none"
-            raise _bad(name, f"there is no such query parameter; {takes}")
+            hint = f"expected one of {', '.join(sorted(known))}" if known else "this path has none"
+            raise _bad(name, f"there is no such query parameter; {hint}")
 
 
 class Query:
-    """A request's query parameters. Every method raises Problem 400 for what is not legal.
+    """A request's query parameters. Methods raise Problem 400 for invalid values.
 
-    So does the constructor for a parameter that is not among `known`: what is misspelt must not be ignored.
+    The constructor raises it for parameters that are not in `known`, so that misspelt ones are not ignored.
     """
 
     def __init__(self, request: Request, known: Collection[str] = ()) -> None:
@@ -143,14 +142,14 @@ class Query:
         return int(text)
 
     def place(self, name: str) -> ListPlace | UUID | None:
-        """Where a list goes on: a cursor that a page linked to, or a chat's UUID."""
+        """Return the position in a list: the cursor of a `Link` header, or a chat's UUID."""
         text = self._one(name)
         try:
             if text is None or _UUID.fullmatch(text):
                 return None if text is None else UUID(text)
             return place_of(text)
         except ValueError:
-            raise _bad(name, "expected the cursor of a Link header, or a chat's UUID") from None
+            raise _bad(name, "expected the cursor of a Link header or a chat's UUID") from None
 
     def status(self) -> ChatStatus | None:
         text = self._one("status")
@@ -159,7 +158,7 @@ class Query:
         except ValueError:
             raise _bad("status", f"expected one of {', '.join(ChatStatus)}") from None
 
-    def every(self, name: str) -> tuple[str, ...]:
+    def all_values(self, name: str) -> tuple[str, ...]:
         return tuple(self._parameters.getlist(name))
 
     def _one(self, name: str) -> str | None:

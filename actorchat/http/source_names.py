@@ -1,7 +1,4 @@
-"""Owns what a widget source may be called.
-
-Refuses to know which sources a deployment has.
-"""
+"""Validates the names of widget sources."""
 
 import re
 from typing import Annotated, Final
@@ -11,7 +8,7 @@ from msgspec import Meta
 __all__ = ["SourceName", "is_source_name"]
 
 SourceName = Annotated[str, Meta(pattern=r"^[a-z0-9_-]{1,64}\Z")]
-"""A source's name in a JSON body."""
+"""The name of a source in a JSON body."""
 
 _NAME: Final = re.compile(r"[a-z0-9_-]{1,64}")
 

@@ -1,4 +1,4 @@
-"""The contract: entities, commands, events, their JSON, their frames, and the document that describes them."""
+"""Implements the wire protocol: entities, commands and events, their JSON and frames, and the AsyncAPI document."""
 
 from actorchat.protocol.asyncapi import asyncapi_document
 from actorchat.protocol.broker import (

@@ -1,4 +1,4 @@
-"""The AsyncAPI 3.0 document of the contract, generated from the classes that are on the wire."""
+"""Generates the AsyncAPI 3.0 document of the protocol from its classes."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from actorchat.protocol.examples import BROKER_EXAMPLES, COMMAND_EXAMPLES, EVENT
 from actorchat.protocol.profiles import Profile
 from actorchat.protocol.schemas import Schema, component_schemas, reference
 
-_MESSAGE_WORDS: Final = {
+_MESSAGE_SUMMARIES: Final = {
     "send_message": "Event emitted when user sends new message to the chat room",
     "mark_message_delivered": "Event emitted when user receives new message",
     "mark_message_read": "Event emitted when user reads a message",
@@ -30,7 +30,7 @@ _MESSAGE_WORDS: Final = {
     "receipts": "Event emitted by server when one side received or read more of the chat",
     "resync_required": "Event emitted by server when a client resumes from another history than the chat's",
 }
-_BROKER_WORDS: Final = {
+_BROKER_SUMMARIES: Final = {
     BrokerChannel.CHAT: "Json encoded chat",
     BrokerChannel.OPERATORS: "Json encoded operators data",
     BrokerChannel.MESSAGE: "Json encoded message data",
@@ -75,7 +75,7 @@ _FEED_MESSAGES: Final = (
 
 
 def asyncapi_document() -> dict[str, object]:
-    """A new copy of the document, ready for JSON.
+    """Return a new copy of the document, ready for JSON.
 
     Operations list the contract's messages. Messages for extended sockets only are marked
     ``x-profile: extended``; they are listed on their channel, or as the reply to a command.
@@ -303,7 +303,7 @@ def _socket_message(cls: type[Any], example: bytes) -> Schema:
     name = cls.type
     return {
         "name": name,
-        "summary": _MESSAGE_WORDS[name],
+        "summary": _MESSAGE_SUMMARIES[name],
         "payload": {
             "type": "object",
             "required": ["type", "data"],
@@ -316,7 +316,7 @@ def _socket_message(cls: type[Any], example: bytes) -> Schema:
 def _broker_message(channel: BrokerChannel, example: bytes) -> Schema:
     message: Schema = {
         "name": channel.value,
-        "summary": _BROKER_WORDS[channel],
+        "summary": _BROKER_SUMMARIES[channel],
         "payload": _BROKER_PAYLOADS[channel],
         "examples": [{"payload": json.loads(example)}],
     }

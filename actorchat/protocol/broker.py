@@ -1,4 +1,4 @@
-"""The bodies of the four broker channels: operations 8 to 11 of the contract."""
+"""Encodes and decodes the bodies of the four broker channels, operations 8 to 11 of the contract."""
 
 from enum import StrEnum
 from typing import Any, Final
@@ -38,6 +38,6 @@ def encode_broker_body(body: BrokerBody) -> bytes:
 
 
 def decode_broker_body(channel: BrokerChannel, payload: bytes | str) -> BrokerBody:
-    """Decode the body of a channel. Raises NotUtf8, and Malformed with every fault."""
+    """Decode the body of a channel. Raises NotUtf8, and Malformed with all faults."""
     body: BrokerBody = decode_entity(payload, BODIES[channel])
     return body

@@ -1,7 +1,7 @@
-"""JSON on the sockets: decodes commands, encodes events, and both for single entities.
+"""Encodes and decodes commands, events and entities as JSON.
 
-msgspec decodes a known command in one pass. A command that it refuses is decoded again by cattrs, which is slower and
-names every fault. Where the two differ, cattrs decides.
+msgspec decodes a known command in one pass. A command that it refuses is decoded again by cattrs, which is slower but
+names all faults. If the two disagree, cattrs decides.
 """
 
 from typing import Any, Final, TypeVar, Union, cast
@@ -34,7 +34,7 @@ class _StrictSendMessage:
 
 
 @attrs.frozen
-class _Kind:
+class _TypeOnly:
     type: str
 
 
@@ -66,17 +66,18 @@ _event_heads: Final[dict[type[Event], bytes]] = {
 def decode_command(payload: bytes | str, profile: Profile = Profile.EXTENDED) -> Command | UnknownType:
     """Decode a frame of a client. In the strict profile ``client_id`` is an unknown field and ignored.
 
-    Half an emoji in typing, which is only shown, becomes U+FFFD. Raises NotUtf8 for bytes that are not text,
-    and Malformed, with every fault, for everything else that the contract does not allow. Raises nothing else.
+    A lone surrogate in the text of ``update_typing`` becomes U+FFFD, because clients produce it while a user types.
+    Raises NotUtf8 for invalid UTF-8, Malformed with all faults for everything else that is not allowed, and nothing
+    else.
     """
     try:
-        # msgspec skips unknown fields and raw data without looking at their UTF-8.
+        # Validates the UTF-8 of unknown fields, which msgspec skips.
         text = payload.decode() if isinstance(payload, bytes) else payload
         if "\\u0000" in text:
-            return _explain_command(payload, profile)
+            return _decode_command_slowly(payload, profile)
         command: Command = _decode_known(payload).data
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return _explain_command(payload, profile)
+        return _decode_command_slowly(payload, profile)
     if profile is Profile.STRICT and command.__class__ is SendMessage and command.client_id is not None:
         return SendMessage(command.text, command.attachments)
     return command
@@ -96,14 +97,14 @@ def decode_event(payload: bytes | str) -> Event | UnknownType:
             return UnknownType(envelope.type)
         event: Event = decode(envelope.data)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return _explain_event(payload)
+        return _decode_event_slowly(payload)
     return event
 
 
 def decode_entity(payload: bytes | str, cls: type[T]) -> T:
     """Decode an entity without an envelope, or a list of them: ``decode_entity(body, list[Operator])``.
 
-    Raises NotUtf8 and Malformed with every fault.
+    Raises NotUtf8, and Malformed with all faults.
     """
     return structure(parse_json(payload), cls)
 
@@ -124,7 +125,7 @@ def encode_event(event: Event, profile: Profile) -> bytes:
     """
     cls = type(event)
     if profile is Profile.STRICT and cls in EXTENDED_EVENTS:
-        raise ValueError(f"{event.type} is no event of the strict profile")
+        raise ValueError(f"the strict profile has no event {event.type}")
     if isinstance(event, MessageAdded):
         data = b'{"message":%s' % _encode(event.message)
         if event.client_id is not None and profile is Profile.EXTENDED:
@@ -141,13 +142,13 @@ def encode_entity(value: object) -> bytes:
 def _open_envelope(payload: bytes | str) -> tuple[str, object, bool]:
     """Decode an envelope on the slow path: its type, its data, and whether it has data."""
     value = parse_json(payload)
-    name = structure(value, _Kind).type
-    # ``structure`` refuses what is not an object.
+    name = structure(value, _TypeOnly).type
+    # ``structure`` accepts only objects.
     fields = cast("dict[str, object]", value)
     return name, fields.get("data"), "data" in fields
 
 
-def _explain_event(payload: bytes | str) -> Event | UnknownType:
+def _decode_event_slowly(payload: bytes | str) -> Event | UnknownType:
     name, data, has_data = _open_envelope(payload)
     cls = EVENTS.get(name)
     if cls is None:
@@ -160,7 +161,7 @@ def _explain_event(payload: bytes | str) -> Event | UnknownType:
         raise Malformed(error.faults, type=name) from None
 
 
-def _explain_command(payload: bytes | str, profile: Profile) -> Command | UnknownType:
+def _decode_command_slowly(payload: bytes | str, profile: Profile) -> Command | UnknownType:
     name, data, has_data = _open_envelope(payload)
     cls = COMMANDS.get(name)
     if cls is None:
@@ -168,7 +169,7 @@ def _explain_command(payload: bytes | str, profile: Profile) -> Command | Unknow
     if not has_data:
         raise Malformed((Fault("data", "missing"),), type=name)
     if cls is UpdateTyping and isinstance(data, dict) and isinstance(text := data.get("text"), str):
-        data = data | {"text": _whole_characters(text)}
+        data = data | {"text": _replace_lone_surrogates(text)}
     try:
         if cls is SendMessage and profile is Profile.STRICT:
             strict = structure(data, _StrictSendMessage, path="data")
@@ -180,18 +181,18 @@ def _explain_command(payload: bytes | str, profile: Profile) -> Command | Unknow
         raise Malformed(
             error.faults,
             type=name,
-            text=_writable(data.get("text")),
-            client_id=_writable(data.get("client_id")) if profile is Profile.EXTENDED else None,
+            text=_text_or_none(data.get("text")),
+            client_id=_text_or_none(data.get("client_id")) if profile is Profile.EXTENDED else None,
         ) from None
 
 
-def _whole_characters(text: str) -> str:
-    """`text` with U+FFFD for each lone surrogate, which a client makes by cutting text within an emoji."""
+def _replace_lone_surrogates(text: str) -> str:
+    """Replace each lone surrogate by U+FFFD. Clients produce them by cutting text in the middle of an emoji."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _writable(value: object) -> str | None:
-    """The value if it is text that can be sent back, including NUL, else None."""
+def _text_or_none(value: object) -> str | None:
+    """Return the value if it is text that can be sent back, possibly with NUL; else None."""
     if not isinstance(value, str):
         return None
     try:

@@ -1,4 +1,4 @@
-"""The commands that a client sends in a room."""
+"""Defines the commands that a client sends in a room."""
 
 from collections.abc import Mapping
 from typing import ClassVar, Final
@@ -49,9 +49,9 @@ class UpdateTyping:
 
 
 Command = SendMessage | MarkMessageDelivered | MarkMessageRead | UpdateTyping
-"""What a client may send on a room's socket."""
+"""Any command of a client on a room's socket."""
 
 COMMANDS: Final[Mapping[str, type[Command]]] = {
     cls.type: cls for cls in (SendMessage, MarkMessageDelivered, MarkMessageRead, UpdateTyping)
 }
-"""Each command's class by its wire type."""
+"""The class of each command by its type on the wire."""

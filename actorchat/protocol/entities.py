@@ -1,7 +1,7 @@
-"""The entities of the contract: users, chats, messages, operators and their parts.
+"""Defines the entities of the contract: users, chats, messages, operators and their parts.
 
-The classes have a ``__dict__`` on purpose: msgspec writes the keys of slotted attrs classes in alphabetical order,
-and the contract's order is the order of the fields here.
+The fields are in the contract's order. The classes have no slots, because msgspec writes the keys of slotted attrs
+classes in alphabetical order.
 """
 
 from enum import StrEnum
@@ -18,13 +18,14 @@ SafeInt = Annotated[int, Meta(ge=-MAX_SAFE_INTEGER, le=MAX_SAFE_INTEGER)]
 """An integer that every JSON parser reads exactly."""
 
 WireTime = Annotated[str, Meta(pattern=WIRE_TIME_PATTERN, extra_json_schema={"format": "date-time"})]
-"""``YYYY-MM-DDTHH:MM:SS±HH:MM``; text, because msgspec would write ``Z`` for a UTC datetime."""
+"""``YYYY-MM-DDTHH:MM:SS±HH:MM`` as a string, because msgspec would write a UTC datetime with ``Z``."""
 
 ClientId = Annotated[str, Meta(max_length=MAX_CLIENT_ID_CHARS)]
 """An idempotency key that the sender gives a message, unique per chat and user. *(ext)*"""
 
 
-# Enum hashes in Python code, and these are dict keys several times per message, so they use the hash of their text.
+# The hash of an Enum is computed in Python. These enums are dict keys several times per message, so they use the faster
+# hash of str.
 
 
 class Role(StrEnum):
@@ -47,7 +48,7 @@ class ChatStatus(StrEnum):
 
 
 class MessageType(StrEnum):
-    """Standard messages go to everybody in the room, system messages to one role."""
+    """Standard messages go to all users in the room, system messages to those with one role."""
 
     __hash__ = str.__hash__
 
@@ -66,7 +67,7 @@ class MessageStatus(StrEnum):
 
 
 class AttachmentType(StrEnum):
-    """How a client may show an attachment."""
+    """The kind of a file, which tells a client how to show it."""
 
     IMAGE = "image"
     VIDEO = "video"
@@ -95,7 +96,7 @@ class Widget:
 
 @attrs.frozen(slots=False)
 class Chat:
-    """One conversation. ``operator_user`` is None while it is unassigned."""
+    """One chat. ``operator_user`` is None while the chat is unassigned."""
 
     uuid: UUID
     widget: Widget
@@ -119,10 +120,10 @@ class Attachment:
 
 @attrs.frozen(slots=False)
 class Message:
-    """A message that somebody wrote, or a system message.
+    """A standard message or a system message.
 
     ``type_role`` is the author's role for a standard message and the recipients' role for a system message. ``user`` is
-    None only on a system message that nobody caused.
+    the author, or for a system message the user that caused it, None if the server itself did.
     """
 
     id: SafeInt
@@ -139,7 +140,7 @@ class Message:
 
 @attrs.frozen(slots=False)
 class Operator:
-    """An operator with presence and number of chats."""
+    """An operator with presence and the numbers of assigned chats."""
 
     user: User
     is_online: bool

@@ -1,4 +1,4 @@
-"""The events that a server sends over a socket, and the codes with which it refuses a message."""
+"""Defines the events that a server sends over a socket, and the codes with which it refuses a message."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -39,7 +39,7 @@ RETRYABLE: Final[frozenset[RefusalCode]] = frozenset(
         RefusalCode.DRAINING,
     }
 )
-"""The codes after which the same message may be sent again later."""
+"""The codes after which sending the same message again later may succeed."""
 
 
 @attrs.frozen(slots=False)
@@ -81,7 +81,7 @@ class UserDisconnected:
 
 @attrs.frozen(slots=False)
 class ChatUpdated:
-    """A chat as it is now."""
+    """A chat was created, or its status, owner, operator or widget changed. ``chat`` is its new state."""
 
     type: ClassVar[str] = "chat_updated"
 
@@ -90,7 +90,7 @@ class ChatUpdated:
 
 @attrs.frozen(slots=False)
 class OperatorUpdated:
-    """An operator as they are now."""
+    """The presence, the counters or the profile of an operator changed. Has the new values."""
 
     type: ClassVar[str] = "operator_updated"
 
@@ -114,7 +114,7 @@ class TypingUpdated:
 
 @attrs.frozen(slots=False)
 class GlobalUpdated:
-    """The counters of the recipient's sources as they are now."""
+    """The counters of the recipient's sources changed. Has the new values."""
 
     type: ClassVar[str] = "global_updated"
 
@@ -123,10 +123,10 @@ class GlobalUpdated:
 
 @attrs.frozen(slots=False)
 class MessageNotAdded:
-    """A message is not stored and will not be.
+    """A message was refused: it is not stored and will not be.
 
-    ``text`` and ``client_id`` are as sent. ``retry_after`` is in seconds or None. ``attachments`` lists the ones that
-    were refused.
+    ``text`` and ``client_id`` are as sent. ``retry_after`` is in seconds or None. ``attachments`` lists the refused
+    ones.
     """
 
     type: ClassVar[str] = "message_not_added"
@@ -154,7 +154,7 @@ class ErrorEvent:
 
 @attrs.frozen(slots=False)
 class Receipts:
-    """Up to which message index one role has received and read the chat; -1 for nothing. *(ext)*"""
+    """The highest message indexes that one role has received and read; -1 for none. *(ext)*"""
 
     type: ClassVar[str] = "receipts"
 
@@ -166,10 +166,10 @@ class Receipts:
 
 @attrs.frozen(slots=False)
 class ResyncRequired:
-    """The position that a socket resumes from is none of this chat's history, as after a backup was restored. *(ext)*
+    """A socket tried to resume from a position that this chat has not reached, as after restoring a backup. *(ext)*
 
-    Comes before anything else; then follows everything, from the first message on. Clients forget what they had.
-    ``last_index`` is the newest message's, -1 if there is none.
+    It is the first event. The whole history follows, and clients discard the messages that they have. ``last_index`` is
+    the index of the newest message, -1 if there is none.
     """
 
     type: ClassVar[str] = "resync_required"
@@ -192,7 +192,7 @@ Event = (
     | Receipts
     | ResyncRequired
 )
-"""What a server sends on a socket."""
+"""Any event of a server on a socket."""
 
 EVENTS: Final[Mapping[str, type[Event]]] = {
     cls.type: cls
@@ -211,7 +211,7 @@ EVENTS: Final[Mapping[str, type[Event]]] = {
         ResyncRequired,
     )
 }
-"""Each event's class by its wire type."""
+"""The class of each event by its type on the wire."""
 
 EXTENDED_EVENTS: Final[frozenset[type[Event]]] = frozenset({ErrorEvent, Receipts, ResyncRequired})
 """Events that are sent to extended sockets only."""

@@ -1,4 +1,4 @@
-"""One example of everything on the wire, taken from the contract where it has one."""
+"""Contains an example of each command, event and broker body, for the AsyncAPI document."""
 
 from typing import Final
 from uuid import UUID

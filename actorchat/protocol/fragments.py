@@ -1,6 +1,6 @@
-"""Fast encoding of message events: bytes joined around cached JSON fragments of the chat and the user.
+"""Encodes message events fast, from cached JSON fragments of the chat and the user.
 
-Every result is byte for byte the same as that of ``encode_event``.
+The results are byte for byte those of ``encode_event``.
 """
 
 from itertools import product
@@ -21,7 +21,7 @@ _NOT_ADDED: Final = (
     b'"client_id":%b,"chat_id":%b,"attachments":%b}}'
 )
 
-# The three enums of a message have twelve combinations: one look-up instead of three formatted strings.
+# The three enums of a message have twelve combinations. One lookup replaces the formatting of three fields.
 _kinds: Final = {
     (type, role, status): f'"type":"{type}","type_role":"{role}","status":"{status}"'.encode()
     for type, role, status in product(MessageType, Role, MessageStatus)
@@ -29,17 +29,17 @@ _kinds: Final = {
 
 
 def chat_fragment(chat: Chat) -> bytes:
-    """The JSON of a chat, to be cached until the chat changes."""
+    """Return the JSON of a chat. It can be cached until the chat changes."""
     return _encode(chat)
 
 
 def user_fragment(user: User | None) -> bytes:
-    """The JSON of a user, ``null`` for None, to be cached until the user changes."""
+    """Return the JSON of a user, ``null`` for None. It can be cached until the user changes."""
     return _encode(user)
 
 
 def attachments_fragment(attachments: tuple[Attachment, ...]) -> bytes:
-    """The JSON of a message's attachments."""
+    """Return the JSON of a message's attachments."""
     return _encode(attachments)
 
 
@@ -72,7 +72,7 @@ def message_added_payload(
 
 
 def to_sender(payload: bytes, client_id: str) -> bytes:
-    """The given ``message_added`` with a ``client_id``, for the extended sockets of its author."""
+    """Add a ``client_id`` to an encoded ``message_added``, for the extended sockets of its author."""
     return payload[:-2] + b',"client_id":' + _encode(client_id) + b"}}"
 
 
@@ -113,7 +113,7 @@ def message_not_added_payload(
     chat_id: UUID,
     attachments: tuple[UUID, ...] = (),
 ) -> bytes:
-    """Encode ``message_not_added``. It has to be fast: a flooding client gets one for each message."""
+    """Encode ``message_not_added``. It must be fast, because a client over its rate limit gets one for each message."""
     return _NOT_ADDED % (
         _encode(code),
         _encode(detail),

@@ -1,4 +1,4 @@
-"""Encoding of a server's websocket frames, whose bytes are shared by all recipients."""
+"""Encodes a server's websocket frames, whose bytes are shared by all recipients."""
 
 import struct
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ class CloseCode(IntEnum):
 
 
 COME_BACK: Final[frozenset[int]] = frozenset({1001, 1006, 1011, 1012, 1013})
-"""The codes after which a client reconnects, with jitter. 1006 is a socket lost without a close."""
+"""The codes after which a client reconnects, with jitter. 1006 means that the socket ended without a close frame."""
 
 _TEXT: Final = 0x81
 _CLOSE: Final = 0x88
@@ -54,36 +54,36 @@ def _frame(first: int, payload: bytes) -> bytes:
 
 
 def text_frame(payload: bytes) -> bytes:
-    """One final text frame with this UTF-8 JSON."""
+    """Return one final text frame with this UTF-8 JSON."""
     return _header(_TEXT, len(payload)) + payload
 
 
 def ping_frame(payload: bytes = b"") -> bytes:
-    """A ping frame. Raises ValueError for more than 125 bytes."""
+    """Return a ping frame. Raises ValueError for more than 125 bytes."""
     return _control(_PING, payload)
 
 
 def pong_frame(payload: bytes = b"") -> bytes:
-    """The answer to a ping with this payload. Raises ValueError for more than 125 bytes."""
+    """Return the answer to a ping with this payload. Raises ValueError for more than 125 bytes."""
     return _control(_PONG, payload)
 
 
 def close_frame(code: int, reason: str = "") -> bytes:
-    """A close frame. A reason that is too long for a control frame is cut between two characters."""
+    """Return a close frame. A reason that is too long for a control frame is cut between two characters."""
     cut = reason.encode(errors="replace")[: MAX_CONTROL_BYTES - 2].decode(errors="ignore")
     return _frame(_CLOSE, int(code).to_bytes(2) + cut.encode())
 
 
 def _control(first: int, payload: bytes) -> bytes:
     if len(payload) > MAX_CONTROL_BYTES:
-        raise ValueError(f"a control frame holds {MAX_CONTROL_BYTES} bytes, got {len(payload)}")
+        raise ValueError(f"a control frame holds at most {MAX_CONTROL_BYTES} bytes, got {len(payload)}")
     return _frame(first, payload)
 
 
 class Frames(msgspec.Struct, frozen=True, gc=False):
     """Concatenated text frames: ``ends[i]`` is the offset of the end of frame i in ``data``.
 
-    ``typing`` marks frames that a full outbox drops first.
+    A full outbox first drops frames with ``typing``.
     """
 
     data: bytes
@@ -92,7 +92,7 @@ class Frames(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def of(cls, payloads: Sequence[bytes], typing: bool = False) -> "Frames":
-        """One frame for each JSON payload, in order."""
+        """Make one frame for each JSON payload, in order."""
         if len(payloads) == 1:
             frame = text_frame(payloads[0])
             return cls(frame, (len(frame),), typing)
@@ -116,16 +116,16 @@ class Frames(msgspec.Struct, frozen=True, gc=False):
 
     def payloads(self) -> tuple[bytes, ...]:
         """The JSON payloads of the frames, in order."""
-        return tuple(self._cut())
+        return tuple(self._split())
 
     def after(self, count: int) -> "Frames":
-        """Leave out the first ``count`` frames."""
+        """Return the frames without the first ``count``."""
         if not count:
             return self
         start = self.ends[count - 1]
         return Frames(self.data[start:], tuple(end - start for end in self.ends[count:]), self.typing)
 
-    def _cut(self) -> Iterator[bytes]:
+    def _split(self) -> Iterator[bytes]:
         for start, end in pairwise((0, *self.ends)):
             length = self.data[start + 1]
             header = 2 if length < 126 else 4 if length == 126 else 10
@@ -133,7 +133,7 @@ class Frames(msgspec.Struct, frozen=True, gc=False):
 
 
 def join(parts: Sequence[Frames]) -> Frames:
-    """Concatenate frames. The result is typing only if there are parts and all of them are typing."""
+    """Concatenate frames. The result has ``typing`` if all parts have it, and there is at least one."""
     if len(parts) == 1:
         return parts[0]
     ends: list[int] = []

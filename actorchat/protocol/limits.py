@@ -1,4 +1,4 @@
-"""The limits that the protocol sets, and the defaults of those that a deployment may change."""
+"""Defines the limits of the protocol, and the defaults of those that a deployment may change."""
 
 from typing import Final
 
@@ -24,4 +24,4 @@ MAX_CONTROL_BYTES: Final = 125
 """The largest payload of a ping, pong or close in bytes (RFC 6455); a close uses two of them for its code."""
 
 MAX_FAULTS: Final = 32
-"""The largest number of faults reported for one value; a hostile frame could have tens of thousands."""
+"""The largest number of faults reported for one value. A hostile frame could have tens of thousands."""

@@ -1,4 +1,4 @@
-"""The two protocol profiles, and how a socket selects one by subprotocol."""
+"""Defines the two protocol profiles, and selects one from the subprotocols that a client offers."""
 
 from collections.abc import Sequence
 from enum import Enum
@@ -18,7 +18,7 @@ _PROFILES: Final = {profile.value: profile for profile in Profile}
 
 
 def select_subprotocol(offered: Sequence[str]) -> tuple[str | None, Profile, str | None]:
-    """Select from the offered subprotocols. Returns the name to answer with, its profile and the bearer token.
+    """Select from the offered subprotocols, and return the selected name, its profile and the bearer token.
 
     The first known name wins. Without one, the name is None and the profile is strict. The token is that of the first
     ``bearer.<token>``, or None.

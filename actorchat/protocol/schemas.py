@@ -1,4 +1,4 @@
-"""The JSON Schemas of everything on the wire, generated from the classes."""
+"""Generates the JSON Schemas of the protocol from its classes."""
 
 from typing import Any, Final
 
@@ -29,7 +29,7 @@ _ENUMS: Final = (
     entities.AttachmentType,
     events.RefusalCode,
 )
-_CONTRACT_WORDS: Final = {
+_CONTRACT_DESCRIPTIONS: Final = {
     "User": "User related information",
     "Chat": "Additional chat information",
     "Message": "Message related information",
@@ -39,22 +39,22 @@ _CONTRACT_WORDS: Final = {
 
 
 def component_schemas() -> dict[str, Schema]:
-    """The schemas of all entities and enums, and of the data of commands and events, by class name.
+    """Return the schemas of all entities and enums, and of the data of commands and events, by class name.
 
     A server writes every field, including ``""`` and null, so all are required, with two exceptions: ``send_message``
-    may leave out fields that have a default, and ``client_id`` of ``message_added`` is absent rather than null.
+    may omit fields that have a default, and ``client_id`` of ``message_added`` is absent instead of null.
     """
     classes = (*_ENTITIES, *COMMANDS.values(), *EVENTS.values())
     _, schemas = msgspec.json.schema_components(classes, ref_template=_REF_TEMPLATE)
     for name, schema in schemas.items():
-        words = _CONTRACT_WORDS.get(name, schema["description"])
-        schema["description"] = " ".join(words.replace("``", "`").split())
+        description = _CONTRACT_DESCRIPTIONS.get(name, schema["description"])
+        schema["description"] = " ".join(description.replace("``", "`").split())
         if "properties" in schema and name != SendMessage.__name__:
             schema["required"] = list(schema["properties"])
             for field in schema["properties"].values():
                 field.pop("default", None)
     for enum in _ENUMS:
-        # msgspec sorts the values; the classes have them in the contract's order.
+        # Restores the contract's order, because msgspec sorts the values.
         schemas[enum.__name__] |= {"type": "string", "enum": [member.value for member in enum]}
     added = schemas[MessageAdded.__name__]
     added["required"].remove("client_id")
@@ -65,5 +65,5 @@ def component_schemas() -> dict[str, Schema]:
 
 
 def reference(cls: type[Any]) -> Schema:
-    """A reference to a class's schema."""
+    """Return a reference to the schema of a class."""
     return {"$ref": _REF_TEMPLATE.format(name=cls.__name__)}

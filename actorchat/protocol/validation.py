@@ -1,4 +1,4 @@
-"""Validation of JSON that reports every fault with its path: for commands, broker bodies and HTTP bodies."""
+"""Validates JSON commands, broker bodies and HTTP bodies, and reports all faults with their paths."""
 
 import json
 import re
@@ -19,12 +19,12 @@ from actorchat.protocol.limits import MAX_FAULTS, MAX_SAFE_INTEGER
 
 T = TypeVar("T")
 
-# The type of a cattrs hook: it gets a decoded value and the annotation that it has to become.
+# A cattrs hook: it receives a decoded value and the annotation that it is converted to.
 _Hook = Callable[[Any, Any], Any]
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{32}|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_LONGEST_NUMBER: Final = 64
-_LONGEST_QUOTE: Final = 40
+_MAX_DIGITS: Final = 64
+_MAX_QUOTED_CHARS: Final = 40
 
 
 @attrs.frozen
@@ -41,9 +41,9 @@ class Fault:
 class Malformed(Exception):  # noqa: N818 - named by the contract's code
     """A value that the contract does not allow.
 
-    ``faults`` holds one to ``MAX_FAULTS`` faults. ``path`` is the path of the first, ``detail`` describes all of them.
-    ``type``, ``text`` and ``client_id`` are the readable parts of a command, so that a refused message can be returned
-    to its sender.
+    ``faults`` has one to ``MAX_FAULTS`` faults. ``path`` is the path of the first, ``detail`` describes all of them.
+    ``type``, ``text`` and ``client_id`` are the valid parts of a command, so that a refused message can be returned to
+    its sender.
     """
 
     code: Final = "malformed"
@@ -77,9 +77,9 @@ class _Wrong(ValueError):  # noqa: N818 - never leaves this module
 
 
 def parse_json(payload: bytes | str) -> object:
-    """Parse one JSON value. Unlike the hot path, it accepts lone surrogates and huge numbers.
+    """Parse one JSON value. Unlike msgspec, this accepts lone surrogates and huge numbers.
 
-    Raises NotUtf8 for bytes that are not UTF-8 and Malformed for what is not JSON.
+    Raises NotUtf8 for bytes that are not UTF-8, and Malformed for text that is not JSON.
     """
     if isinstance(payload, bytes):
         try:
@@ -102,7 +102,7 @@ def parse_json(payload: bytes | str) -> object:
 def structure(value: object, cls: type[T], *, path: str = "") -> T:
     """Convert parsed JSON to ``cls``: an attrs class with fields of the protocol's types, or a list or tuple of one.
 
-    No value is coerced; unknown fields are ignored. ``path`` is put in front of the path of every fault.
+    No value is coerced, and unknown fields are ignored. ``path`` prefixes the paths of the faults.
     Raises Malformed with all faults.
     """
     try:
@@ -113,7 +113,7 @@ def structure(value: object, cls: type[T], *, path: str = "") -> T:
 
 
 def _quote(value: object) -> str:
-    """Describe a wrong value briefly for an error text; a container without its contents."""
+    """Describe a wrong value briefly for an error message; containers without their contents."""
     match value:
         case None | bool():
             return json.dumps(value)
@@ -123,7 +123,7 @@ def _quote(value: object) -> str:
             return "an array"
         case _:
             text = json.dumps(value)
-            return text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "…"
+            return text if len(text) <= _MAX_QUOTED_CHARS else text[:_MAX_QUOTED_CHARS] + "…"
 
 
 def _faults(error: BaseException, path: str) -> Iterator[Fault]:
@@ -143,12 +143,12 @@ def _faults(error: BaseException, path: str) -> Iterator[Fault]:
 
 
 def _parse_int(digits: str) -> int:
-    # int() refuses thousands of digits with a ValueError. Any number out of bounds will do: the fault is the same.
-    return int(digits[:_LONGEST_NUMBER])
+    # int() raises ValueError for thousands of digits. The first 64 make a number that is out of range as well.
+    return int(digits[:_MAX_DIGITS])
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise json.JSONDecodeError(f"{name} is no JSON value", name, 0)
+    raise json.JSONDecodeError(f"{name} is not a JSON value", name, 0)
 
 
 def _text_fault(value: str) -> str | None:
@@ -295,7 +295,7 @@ def _make_converter() -> cattrs.Converter:
     converter.register_structure_hook(float, _structure_float)
     converter.register_structure_hook(bool, _structure_bool)
     converter.register_structure_hook(UUID, _structure_uuid)
-    # Registered by class, like str above: cattrs tries predicates and factories last.
+    # Registered by class like str, because cattrs would try predicates and factories after its own hook for enums.
     converter.register_structure_hook(StrEnum, _structure_enum)
     converter.register_structure_hook_factory(attrs.has, _object_hook)
     converter.register_structure_hook_factory(_is_sequence, _sequence_hook)

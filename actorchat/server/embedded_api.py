@@ -128,7 +128,7 @@ class LocalApi:
         A system message needs `type_role`, the role of its recipients. Raises ValueError without one.
         """
         if type is MessageType.SYSTEM:
-            self._only_operators("send system messages")
+            self._require_operator("send system messages")
             if type_role is None:
                 raise ValueError("a system message needs type_role: the role of its recipients")
         if not is_storable(text) or not is_storable(client_id or ""):
@@ -155,7 +155,7 @@ class LocalApi:
 
     async def accept(self, chat: UUID) -> Chat:
         """Accept a new chat. If two operators accept it at once, one of them gets `not_owner`."""
-        self._only_operators("accept chats")
+        self._require_operator("accept chats")
         return await self._transition(AcceptChat(chat, self.user))
 
     async def close(self, chat: UUID) -> Chat:
@@ -168,23 +168,23 @@ class LocalApi:
 
     async def transfer(self, chat: UUID, operator_id: int) -> Chat:
         """Transfer the chat to an operator, possibly to this one."""
-        self._only_operators("transfer chats")
+        self._require_operator("transfer chats")
         return await self._transition(TransferChat(chat, self.user, operator_id))
 
     async def return_to_queue(self, chat: UUID) -> Chat:
         """Return the chat to the queue: it becomes `new` and unassigned."""
-        self._only_operators("return chats")
+        self._require_operator("return chats")
         return await self._transition(ReturnChat(chat, self.user))
 
     async def operators(self) -> tuple[Operator, ...]:
         """Return the operators of this operator's sources."""
-        self._only_operators("see operators")
+        self._require_operator("see operators")
         records = await self._chats.chat_reader.operators(self._sources(()))
         return tuple(record.wire() for record in records)
 
-    def _only_operators(self, what: str) -> None:
+    def _require_operator(self, action: str) -> None:
         if not self._caller.is_operator:
-            raise ChatRefused("not_allowed", f"only operators {what}")
+            raise ChatRefused("not_allowed", f"only operators can {action}")
 
     def _sources(self, asked: Collection[str]) -> frozenset[str]:
         try:

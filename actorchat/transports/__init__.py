@@ -1,4 +1,4 @@
-"""Sockets in and out: sessions with bounded outboxes over memory and websockets, behind one listener.
+"""Carries chat sessions over websockets and in memory, with bounded outboxes, behind one listener.
 
-Refuses to know chats: an `Admission` tells what a socket is for, an `Application` where its input goes.
+`Admission` and `Application` in `actorchat.transports.ports` connect a transport to the rest of the server.
 """

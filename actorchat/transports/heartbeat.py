@@ -1,4 +1,4 @@
-"""Looks after time on all sockets of a transport, in one task: pings, silent and stuck peers, tokens that expire."""
+"""Pings all sockets of a transport from one task, and closes those that are silent, stuck or out of date."""
 
 from __future__ import annotations
 
@@ -17,60 +17,61 @@ __all__ = ["beat"]
 
 _SWEEP_EVERY: Final = 1.0
 _LATE: Final = 2 * _SWEEP_EVERY
-"""A sweep that comes later than this after the one before: this process was stopped, or had no time to read."""
+"""If the time between two sweeps exceeds this, the process was stopped or overloaded, and has not read its sockets."""
 
-_SESSIONS_A_TURN: Final = 512
+_SESSIONS_PER_CHECKPOINT: Final = 512
 
 
 async def beat(sessions: Sessions, limits: Limits, wall: Callable[[], float] = time.time) -> None:
-    """Look after `sessions` until cancelled, each within a second of when it is due.
+    """Ping `sessions` and enforce their time limits until cancelled, within a second of the due time.
 
-    A peer is pinged `ping_every` seconds after it came, and so on. One that sent nothing for `silence` seconds is
-    closed with 1011, unless it is this side that does not read, or the peer still takes what waits for it. One that
-    took nothing of that for `stuck` seconds is closed with 1013. Only time in which this process could have read
-    counts. `wall` is the clock of `expires_at`. Sleeps while there are no sessions.
+    Every peer is pinged each `ping_every` seconds. A peer that has sent nothing for `silence` seconds is closed with
+    1011, unless this server has paused reading from it, or the peer is still receiving queued data. A peer that has
+    received nothing of its queued data for `stuck` seconds is closed with 1013. A session whose `expires_at` has passed
+    on the clock `wall` is closed with 4401. Time in which the process did not run does not count. Sleeps while there
+    are no sessions.
     """
-    watch = _Watch(trio.current_time())
+    running = _RunningTime(trio.current_time())
     while True:
         await sessions.wait_any()
-        watch.look(trio.current_time())
-        await _sweep(sessions, limits, watch, wall())
+        running.update(trio.current_time())
+        await _sweep(sessions, limits, running, wall())
         await trio.sleep(_SWEEP_EVERY)
 
 
-class _Watch:
-    """Counts the time in which this process has run, in `seconds`.
+class _RunningTime:
+    """Counts in `seconds` the time in which this process has run.
 
-    After a gap nobody is judged: what peers sent meanwhile has yet to be read. But for every second time, so that a
-    process that is always late judges as well.
+    `may_close` is false after a gap, because data that peers sent during the gap has not been read yet. It is never
+    false twice in a row, so that a process that is always late still closes dead peers.
     """
 
     def __init__(self, now: float) -> None:
         self.seconds = 0.0
-        self.judges = True
-        self._looked_at = now
+        self.may_close = True
+        self._updated_at = now
 
-    def look(self, now: float) -> None:
-        passed, self._looked_at = now - self._looked_at, now
+    def update(self, now: float) -> None:
+        passed, self._updated_at = now - self._updated_at, now
         self.seconds += min(passed, _LATE)
-        self.judges = passed <= _LATE or not self.judges
+        self.may_close = passed <= _LATE or not self.may_close
 
 
-async def _sweep(sessions: Sessions, limits: Limits, watch: _Watch, wall_now: float) -> None:
+async def _sweep(sessions: Sessions, limits: Limits, running: _RunningTime, wall_now: float) -> None:
     now = trio.current_time()
     ping_at = now + limits.ping_every
-    seconds = watch.seconds
+    seconds = running.seconds
     silent_at = seconds + limits.silence
-    for place, session in enumerate(sessions, 1):
+    for count, session in enumerate(sessions, 1):
         stuck_for = session.outbox.stuck_for(seconds)
-        # What waits goes before the ping: a slow peer that takes it has not been asked yet.
+        # Queued data precedes the ping, so a slow peer that is still receiving it has not seen the ping yet.
         if session.heard or session.paused or stuck_for == 0:
             session.heard = False
             session.silent_at = silent_at
-        elif seconds >= session.silent_at and watch.judges:
-            session.close(CloseCode.SERVER_FAILED, "no sign of life")
+        elif seconds >= session.silent_at and running.may_close:
+            session.close(CloseCode.SERVER_FAILED, "no answer to pings")
             continue
-        if stuck_for is not None and stuck_for >= limits.stuck and watch.judges:
+        if stuck_for is not None and stuck_for >= limits.stuck and running.may_close:
             session.give_up()
         elif wall_now >= session.expires_at:
             session.close(CloseCode.NOT_AUTHENTICATED, "the token has expired")
@@ -79,5 +80,5 @@ async def _sweep(sessions: Sessions, limits: Limits, watch: _Watch, wall_now: fl
         elif now >= session.ping_at:
             session.ping_at = ping_at
             session.ping()
-        if place % _SESSIONS_A_TURN == 0:
+        if count % _SESSIONS_PER_CHECKPOINT == 0:
             await trio.lowlevel.checkpoint()

@@ -1,6 +1,6 @@
-"""Owns a connection that is handed to an HTTP server after its first head was read: the bytes are replayed.
+"""Wraps a connection whose first bytes are already read, so that an HTTP server reads them again.
 
-Refuses to know HTTP. It looks like `trio.SocketStream` or `trio.SSLStream` as far as servers ask.
+The wrappers have the attributes of `trio.SocketStream` and `trio.SSLStream` that HTTP servers use.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ __all__ = ["HttpStream", "TlsHttpStream"]
 
 
 class HttpStream(trio.abc.HalfCloseableStream):
-    """A plain connection; `socket` is its trio socket."""
+    """A plain TCP connection. `replay` is received before the bytes of `stream`."""
 
     def __init__(self, stream: trio.SocketStream, replay: bytes) -> None:
         self.socket: trio.socket.SocketType = stream.socket
@@ -20,12 +20,12 @@ class HttpStream(trio.abc.HalfCloseableStream):
 
     @property
     def unread(self) -> bytes:
-        """What is left to replay."""
+        """The part of `replay` that has not been received yet."""
         return self._replay
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if self._replay:
-            data, self._replay = _cut(self._replay, max_bytes)
+            data, self._replay = _split(self._replay, max_bytes)
             await trio.lowlevel.checkpoint()
             return data
         return bytes(await self._stream.receive_some(max_bytes))
@@ -44,7 +44,7 @@ class HttpStream(trio.abc.HalfCloseableStream):
 
 
 class TlsHttpStream(trio.abc.Stream):
-    """A connection over TLS whose handshake is done; `transport_stream` lies under it."""
+    """A TLS connection after its handshake. `replay` is received before the bytes of `stream`."""
 
     def __init__(self, stream: trio.SSLStream[trio.SocketStream], replay: bytes) -> None:
         self.transport_stream: trio.SocketStream = stream.transport_stream
@@ -52,22 +52,22 @@ class TlsHttpStream(trio.abc.Stream):
         self._replay = replay
 
     async def do_handshake(self) -> None:
-        """Do nothing: the head could not have been read before the handshake."""
+        """Do nothing: the handshake is done."""
         await trio.lowlevel.checkpoint()
 
     def selected_alpn_protocol(self) -> str | None:
-        """What the handshake settled on; None and `http/1.1` are served."""
+        """The protocol that the handshake selected: None or `http/1.1`."""
         protocol: str | None = self._stream.selected_alpn_protocol()
         return protocol
 
     @property
     def unread(self) -> bytes:
-        """What is left to replay."""
+        """The part of `replay` that has not been received yet."""
         return self._replay
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if self._replay:
-            data, self._replay = _cut(self._replay, max_bytes)
+            data, self._replay = _split(self._replay, max_bytes)
             await trio.lowlevel.checkpoint()
             return data
         return bytes(await self._stream.receive_some(max_bytes))
@@ -82,5 +82,5 @@ class TlsHttpStream(trio.abc.Stream):
         await self._stream.aclose()
 
 
-def _cut(data: bytes, max_bytes: int | None) -> tuple[bytes, bytes]:
+def _split(data: bytes, max_bytes: int | None) -> tuple[bytes, bytes]:
     return (data, b"") if max_bytes is None else (data[:max_bytes], data[max_bytes:])

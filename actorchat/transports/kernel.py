@@ -1,4 +1,4 @@
-"""How sockets are waited for and wrapped: by default with the operating system and Trio, in a simulation without."""
+"""Bundles the functions that wait for sockets and wrap them, so that a simulation can replace the operating system."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["KERNEL", "Kernel", "Selector"]
 
 
 class Selector(Protocol):
-    """What a reactor uses of `selectors.DefaultSelector`."""
+    """The methods of `selectors.DefaultSelector` that a reactor uses."""
 
     def fileno(self) -> int: ...
 
@@ -48,12 +48,12 @@ def _has_unread(sock: socket.socket) -> bool:
 
 @attrs.frozen(kw_only=True)
 class Kernel:
-    """What transports ask of the operating system beside the methods of a socket.
+    """The functions of the operating system that transports use, besides the methods of sockets.
 
-    The first three fields are the functions of that name in `trio.lowlevel`. `selector` makes what a reactor waits
-    on; its descriptor is waited for with `wait_readable`. `stream` wraps an accepted socket for HTTP and TLS. `move`
-    returns the same connection as another socket object and leaves the given one closed. `has_unread` says whether
-    bytes of the peer have arrived that nobody has read.
+    The first three fields are the functions of that name in `trio.lowlevel`. `selector` makes a selector for a reactor,
+    which waits for its file descriptor with `wait_readable`. `stream` wraps an accepted socket for HTTP and TLS. `move`
+    returns a new socket object for the same connection and detaches the given one. `has_unread` returns whether the
+    socket has received bytes that are not read yet.
     """
 
     wait_readable: Callable[[socket.socket | int], Awaitable[None]] = trio.lowlevel.wait_readable
@@ -66,4 +66,4 @@ class Kernel:
 
 
 KERNEL: Final = Kernel()
-"""The operating system."""
+"""The real operating system."""

@@ -1,7 +1,7 @@
-"""Owns sockets that are none: a server's session and its client in one process, for tests and for embedding.
+"""Connects clients to sessions within one process, without a network, for tests and embedding programs.
 
-Refuses to know the kernel: no descriptors, and no time but Trio's, so that it runs under a virtual clock.
-Bounds, pauses, malformed input and closes are those of every transport.
+It uses no file descriptors and only Trio's clock, so it works with a virtual clock. Limits, backpressure, malformed
+input and closing behave as on the other transports.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class _Binary:
 
 
 @attrs.frozen
-class _Closing:
+class _Close:
     code: int
     reason: str
 
 
 class _MemoryByteStream:
-    """What the kernel and the network are for a real socket: a bounded buffer each way. The `Wire` of an outbox."""
+    """Simulates kernel and network with a bounded buffer for each direction. It is the `Wire` of the outbox."""
 
     def __init__(self, admission: Admission, limits: Limits, buffer_bytes: int) -> None:
         self.session: SocketSession = SocketSession(admission, self, limits)
@@ -57,25 +57,25 @@ class _MemoryByteStream:
         self.answers_pings = True
         self.close_code: int | None = None
         self.close_reason: str = ""
-        # To the client: whole payloads, and the first bytes of a frame whose rest has not come.
+        # To the client: complete payloads, and the first bytes of an incomplete frame.
         self.payloads: deque[bytes] = deque()
         self._unread = 0
         self._partial = bytearray()
         self._arrived = trio.Event()
         self._flush: Callable[[], None] | None = None
         # To the server.
-        self._inbound: deque[_Text | _Binary | _Closing] = deque()
+        self._inbound: deque[_Text | _Binary | _Close] = deque()
         self._inbound_bytes = 0
-        self._room = trio.Event()
+        self._inbound_freed = trio.Event()
         self._pumping = False
         self._buffer_bytes = buffer_bytes
 
-    # The outbox's side.
+    # Methods for the outbox.
 
     def send(self, data: bytes | memoryview, /) -> int:
         if self.ended.is_set():
-            raise BrokenPipeError("the peer is gone")
-        # With nothing to read, a frame larger than the buffer has to pass, or nothing ever would.
+            raise BrokenPipeError("the connection has ended")
+        # While the client has nothing to read, a frame that is larger than the buffer must still get through.
         free = self._buffer_bytes - (self._unread + len(self._partial) if self.payloads else 0)
         if free <= 0:
             raise BlockingIOError
@@ -89,10 +89,10 @@ class _MemoryByteStream:
     def closing(self, linger: float) -> None:
         self.scope.deadline = min(self.scope.deadline, trio.current_time() + linger)
 
-    # The session's side.
+    # Methods for the session.
 
     def pump(self) -> None:
-        """Deliver what came in, as far as the session reads."""
+        """Deliver input until the session pauses."""
         if self._pumping:
             return
         self._pumping = True
@@ -106,59 +106,59 @@ class _MemoryByteStream:
                 case _Binary(payload):
                     self._inbound_bytes -= len(payload)
                     session.received_binary()
-                case _Closing(code, reason):
+                case _Close(code, reason):
                     session.close(code, reason)
                     if self.close_code is None:
                         self.close_code, self.close_reason = code, reason
                     self.end()
         self._pumping = False
-        self._room.set()
-        self._room = trio.Event()
+        self._inbound_freed.set()
+        self._inbound_freed = trio.Event()
 
     def end(self) -> None:
-        """Both directions are over; the client still reads what it has."""
+        """End both directions. The client can still read what has arrived."""
         if self.close_code is None:
             self.close_code = _ABNORMAL
         self.ended.set()
-        self._arrive()
+        self._wake_reader()
 
-    # The client's side.
+    # Methods for the client.
 
-    async def deliver(self, item: _Text | _Binary | _Closing) -> None:
-        """Put `item` behind all others; waits while the server does not read. BrokenResourceError after the end."""
+    async def deliver(self, item: _Text | _Binary | _Close) -> None:
+        """Queue `item` for the server. Waits while the buffer is full. Raises BrokenResourceError after the end."""
         await trio.lowlevel.checkpoint()
         while self._inbound_bytes >= self._buffer_bytes and not self.ended.is_set():
-            await self._room.wait()
+            await self._inbound_freed.wait()
         if self.ended.is_set():
             raise trio.BrokenResourceError(f"the connection was closed with {self.close_code}")
-        if not isinstance(item, _Closing):
+        if not isinstance(item, _Close):
             self._inbound_bytes += len(item.payload)
             self.session.heard = True
         self._inbound.append(item)
         self.pump()
 
     async def next_payload(self) -> bytes:
-        """The next text message; EndOfChannel after the last."""
+        """Return the next text message. Raises EndOfChannel after the last."""
         await trio.lowlevel.checkpoint()
         while not self.payloads:
             if self._flush is not None:
-                self._make_room()
+                self._flush_outbox()
             elif self.close_code is not None:
                 raise trio.EndOfChannel
             else:
                 await self._arrived.wait()
         payload = self.payloads.popleft()
         self._unread -= len(payload)
-        self._make_room()
+        self._flush_outbox()
         return payload
 
-    def _make_room(self) -> None:
+    def _flush_outbox(self) -> None:
         flush, self._flush = self._flush, None
         if flush is not None:
             flush()
 
     def _parse(self) -> None:
-        while (frame := _cut(self._partial)) is not None:
+        while (frame := _take_frame(self._partial)) is not None:
             opcode, payload = frame
             if opcode == _TEXT:
                 self.payloads.append(payload)
@@ -169,17 +169,17 @@ class _MemoryByteStream:
                 self.close_code = int.from_bytes(payload[:2]) if payload else CloseCode.DONE
                 self.close_reason = payload[2:].decode()
                 self.end()
-        self._arrive()
+        self._wake_reader()
 
-    def _arrive(self) -> None:
+    def _wake_reader(self) -> None:
         self._arrived.set()
         self._arrived = trio.Event()
 
 
 class MemoryConnection(trio.abc.AsyncResource):
-    """The client's end. Iterating gives decoded events until the socket ends; then `close_code` says why.
+    """The client's end of a connection. Iterating yields decoded events until it ends; `close_code` then says why.
 
-    Pings are answered as they arrive. A client that does not iterate is a slow reader.
+    Pings are answered automatically. A client that does not iterate is a slow reader.
     """
 
     def __init__(self, line: _MemoryByteStream, linger: float) -> None:
@@ -188,7 +188,7 @@ class MemoryConnection(trio.abc.AsyncResource):
 
     @property
     def close_code(self) -> int | None:
-        """None while open; 1006 if it ended without a Close."""
+        """The close code, None while the connection is open; 1006 if it ended without a close frame."""
         return self._line.close_code
 
     @property
@@ -196,19 +196,19 @@ class MemoryConnection(trio.abc.AsyncResource):
         return self._line.close_reason
 
     async def send(self, command: Command) -> None:
-        """Send `command`; waits while the server does not read. BrokenResourceError after the end."""
+        """Send a command. Waits while the server does not read. Raises BrokenResourceError after the end."""
         await self._line.deliver(_Text(encode_command(command)))
 
     async def send_text(self, raw: bytes | str) -> None:
-        """Send any bytes as one text message, right or wrong."""
+        """Send any bytes as one text message, valid or not."""
         await self._line.deliver(_Text(raw))
 
     async def send_binary(self, raw: bytes) -> None:
-        """Send a binary message, which no server of the contract understands."""
+        """Send a binary message, which the protocol does not allow."""
         await self._line.deliver(_Binary(raw))
 
     async def receive_payload(self) -> bytes:
-        """The next event's JSON; EndOfChannel after the last."""
+        """Return the JSON of the next event. Raises EndOfChannel after the last."""
         return await self._line.next_payload()
 
     def __aiter__(self) -> AsyncIterator[Event | UnknownType]:
@@ -221,23 +221,23 @@ class MemoryConnection(trio.abc.AsyncResource):
             raise StopAsyncIteration from None
 
     def answer_pings(self, yes: bool) -> None:
-        """False: play dead from now on."""
+        """Whether to answer pings from now on."""
         self._line.answers_pings = yes
 
     def abort(self) -> None:
-        """Vanish without a Close."""
+        """End the connection without a close frame."""
         self._line.session.lost()
         self._line.end()
 
     async def wait_ended(self) -> None:
-        """Return when the socket has ended for both sides."""
+        """Wait until the connection has ended for both sides."""
         await self._line.ended.wait()
 
     async def aclose(self, code: int = CloseCode.DONE, reason: str = "") -> None:
-        """Close after all that was sent was taken, at the latest when the linger is over."""
+        """Close after the server has read everything that was sent, or when `Limits.close_linger` has passed."""
         with trio.move_on_after(self._linger):
             try:
-                await self._line.deliver(_Closing(code, reason))
+                await self._line.deliver(_Close(code, reason))
                 await self._line.ended.wait()
             except trio.BrokenResourceError:
                 return
@@ -254,7 +254,7 @@ class MemoryTransport:
         self._nursery = nursery
 
     def connect(self, admission: Admission, *, buffer_bytes: int = _BUFFER_BYTES) -> MemoryConnection:
-        """Open a socket; `buffer_bytes` is what lies between the two sides, each way."""
+        """Open a connection. `buffer_bytes` is the size of the buffer for each direction."""
         line = _MemoryByteStream(admission, self._limits, buffer_bytes)
         self.sessions.expect(line.session)
         self.sessions.add(line.session)
@@ -262,7 +262,7 @@ class MemoryTransport:
         return MemoryConnection(line, self._limits.close_linger)
 
     async def drain(self, code: int = CloseCode.DRAINING, reason: str = "draining") -> None:
-        """Close every socket with `code`, also those opened later, and return when the last has ended."""
+        """Close all connections with `code`, also those opened later, and return when the last has ended."""
         await self.sessions.drain(code, reason)
 
     async def _serve(self, line: _MemoryByteStream, admission: Admission) -> None:
@@ -288,7 +288,10 @@ class MemoryTransport:
 async def open_memory_transport(
     application: Application, *, limits: Limits | None = None, wall: Callable[[], float] = time.time
 ) -> AsyncIterator[MemoryTransport]:
-    """A transport with its heartbeat. Leaving ends what is still open, without a Close: drain first."""
+    """Run a transport with its heartbeat. Leaving the block ends open connections without a close frame: drain first.
+
+    `wall` returns epoch seconds, for the expiry of sessions.
+    """
     limits = limits or Limits()
     async with trio.open_nursery() as nursery:
         transport = MemoryTransport(application, limits, nursery)
@@ -299,8 +302,8 @@ async def open_memory_transport(
             nursery.cancel_scope.cancel()
 
 
-def _cut(buffer: bytearray) -> tuple[int, bytes] | None:
-    """Take the first whole frame off `buffer`: its opcode and payload."""
+def _take_frame(buffer: bytearray) -> tuple[int, bytes] | None:
+    """Remove the first complete frame from `buffer`, and return its opcode and payload; None if there is none."""
     if len(buffer) < 2:
         return None
     length, start = buffer[1], 2

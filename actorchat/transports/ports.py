@@ -1,7 +1,4 @@
-"""Owns what a transport needs of the server, and what the server tells it of one socket.
-
-Refuses to know what an admission means, and what becomes of a command.
-"""
+"""Defines the interfaces between transports and the server, and the limits of a socket."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ __all__ = ["Admission", "Application", "FeedTarget", "Limits", "Receiver", "Room
 
 @attrs.frozen
 class RoomTarget:
-    """The room of `chat`; `after` is the index a resuming client has, -1 for none, None for no replay."""
+    """The room of `chat`. `after` replays the messages after that index, -1 all; None replays nothing."""
 
     chat: UUID
     after: int | None = None
@@ -42,9 +39,9 @@ class FeedTarget:
 
 @attrs.frozen(kw_only=True)
 class Admission:
-    """Who opens a socket and where.
+    """The user of a socket, and the room or feed that it joins.
 
-    `expires_at` (epoch seconds) ends the socket with 4401; `peer` is the address, for logs.
+    At `expires_at`, in epoch seconds, the socket is closed with 4401. `peer` is the client's address, for logs.
     """
 
     user: User
@@ -55,46 +52,52 @@ class Admission:
 
 
 class Receiver(Protocol):
-    """Where a session's input goes, one frame after the other. Never blocks.
+    """Receives the frames of a session in order, without blocking.
 
-    What it raises is logged and ends that socket with 1011.
+    An exception is logged and closes the socket with 1011.
     """
 
     def receive(self, command: Command | UnknownType) -> bool | None:
-        """Take a valid frame.
+        """Handle a valid frame.
 
-        True: an operation was taken, and `session.operation_done()` will answer it exactly once, perhaps
-        from within this call. False: it was refused at once, and a transport may let who sends such frames wait a few
-        milliseconds, and for others, before it reads on.
+        Returns True if an operation was accepted; `session.operation_done()` is then called exactly once, possibly
+        during this call. Returns False if the frame was refused; the transport may then delay reading the next frame
+        of this client by a few milliseconds. Returns None otherwise.
         """
 
     def malformed(self, fault: Malformed) -> None:
-        """Take note of a malformed frame; after the third in a row the transport closes the socket."""
+        """Handle a malformed frame. The transport closes the socket after `malformed_in_a_row` of them."""
 
     def leave(self) -> None:
-        """The socket has ended: leave the target. Called once, also under a cancelled scope; nothing comes after it."""
+        """Leave the room or feed, because the socket has ended.
+
+        Called once, as the last method, possibly in a cancelled scope.
+        """
 
 
 class Application(Protocol):
-    """What sockets are opened for: a room or a feed behind each."""
+    """Connects sockets to rooms and feeds."""
 
     def join(self, session: Session, admission: Admission) -> Receiver | Awaitable[Receiver]:
-        """Enter the target: events are pushed to `session` from now on; input goes to what this returns.
+        """Join the target: its events are pushed to `session`, and input of the socket goes to the returned receiver.
 
-        Where something has to be waited for, what has to be awaited is returned instead, and nothing has happened yet.
-        The receiver's `leave` is the way out. If this raises or is cancelled, there is nothing to leave. While it
-        waits, a session that is lost or closed says so: `wait_drained` returns False.
+        Returns an awaitable if joining has to wait; nothing has happened before it is awaited. The receiver's `leave`
+        undoes the join. If this raises or is cancelled, there is nothing to undo. If the session ends while this waits,
+        `session.wait_drained` returns False.
         """
 
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """Bounds of every socket of a transport; sizes in bytes, times in seconds.
+    """The limits of every socket of a transport. Sizes are in bytes, times in seconds.
 
-    `outbox_bytes` and `outbox_frames` bound what the peer's kernel did not take; `wait_drained` returns at
-    `outbox_low`. A peer that takes nothing of what waits for it for `stuck` seconds is closed with 1013.
-    `close_linger` is how long a peer may take to read what is left and answer a Close, `overflow_linger` the same for
-    one that was too slow.
+    `outbox_bytes` and `outbox_frames` limit the queued data that the kernel has not accepted yet. `wait_drained`
+    returns when it is below `outbox_low`. A peer that receives none of it for `stuck` seconds is closed with 1013.
+    `operations_in_flight` is how many operations of one socket may be undecided before the transport pauses reading.
+    `frame_bytes` limits one message, `malformed_in_a_row` the consecutive malformed ones.
+    `close_linger` is how long a peer has to read the queued data and answer a close frame, `overflow_linger` the same
+    for a peer that was closed because it was too slow. Pings are sent each `ping_every` seconds, and a peer that has
+    sent nothing for `silence` seconds is closed.
     """
 
     outbox_bytes: int = 1_048_576

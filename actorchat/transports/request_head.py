@@ -1,7 +1,4 @@
-"""Owns the head of one HTTP/1.1 request: bounded in bytes and in time, read once, replayed to who serves it.
-
-Refuses to know routes, tokens, and what a request is for.
-"""
+"""Reads and parses the head of an HTTP/1.1 request, with limits for its size and time."""
 
 from __future__ import annotations
 
@@ -21,8 +18,8 @@ _MAX_SECONDS: Final = 10.0
 _TOO_LARGE: Final = "the request's head is too large"
 
 
-class BadHead(Exception):  # noqa: N818 - it is what was read, not a failure of this side
-    """A request that is answered with `status` and not served."""
+class BadHead(Exception):  # noqa: N818 - describes the request
+    """The request is answered with `status` and the text `detail`, and not served."""
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
@@ -32,9 +29,9 @@ class BadHead(Exception):  # noqa: N818 - it is what was read, not a failure of 
 
 @attrs.frozen
 class Upgrade:
-    """A websocket's opening handshake that was found good: the client's key, the subprotocol that answers it, if any.
+    """A valid opening handshake of a websocket.
 
-    `rest` is what came behind the head.
+    `key` is the client's, `subprotocol` the one that the server selected. `rest` has the bytes read after the head.
     """
 
     key: bytes
@@ -43,7 +40,7 @@ class Upgrade:
 
     @property
     def request(self) -> bytes:
-        """The smallest request for it, as if the client had offered `subprotocol` alone."""
+        """A minimal request head with the same key, which offers `subprotocol` alone."""
         lines = [
             b"GET / HTTP/1.1",
             b"Host: actorchat",
@@ -59,9 +56,9 @@ class Upgrade:
 
 @attrs.frozen
 class RequestHead:
-    """One request's head: names of headers in lower case, `path` and `query` as sent, not decoded.
+    """The head of a request. Header names are in lower case; `path` and `query` are not decoded.
 
-    `raw` is all that was read of the connection, the head first; `rest` is what of it lies beyond the head.
+    `raw` has all bytes read from the connection, and `rest` those of them that follow the head.
     """
 
     version: str
@@ -74,11 +71,11 @@ class RequestHead:
     rest: bytes
 
     def header(self, name: bytes) -> bytes | None:
-        """The first header of that lower-case name, None if there is none."""
+        """Return the first header with that lower-case name, None if there is none."""
         return next((value for key, value in self.headers if key == name), None)
 
     def tokens(self, name: bytes) -> tuple[str, ...]:
-        """The comma-separated parts of all headers of that lower-case name, in order."""
+        """Return the comma-separated parts of all headers with that lower-case name, in order."""
         values = b",".join(value for key, value in self.headers if key == name).decode("latin-1")
         return tuple(part for part in map(str.strip, values.split(",")) if part)
 
@@ -89,33 +86,33 @@ class RequestHead:
 
     @property
     def is_websocket_upgrade(self) -> bool:
-        """The client asks for a websocket, rightly or wrongly: `upgrade` tells."""
+        """Whether the client asks for a websocket. `upgrade` checks whether the request is valid."""
         return "websocket" in map(str.lower, self.tokens(b"upgrade"))
 
     def upgrade(self, subprotocol: str | None) -> Upgrade:
-        """The handshake, to be answered with `subprotocol`. Raises BadHead 400 or 426 if it is none."""
+        """Validate the handshake and select `subprotocol` for it. Raises BadHead 400 or 426 if it is invalid."""
         if self.version != "1.1":
-            raise BadHead(400, "a websocket opens with HTTP/1.1")
+            raise BadHead(400, "a websocket upgrade needs HTTP/1.1")
         if self.header(b"transfer-encoding") is not None or (self.header(b"content-length") or b"0") != b"0":
-            raise BadHead(400, "a websocket opens with a request without a body")
+            raise BadHead(400, "a websocket upgrade must not have a body")
         if self.method != "GET" or "upgrade" not in map(str.lower, self.tokens(b"connection")):
-            raise BadHead(400, "a websocket opens with GET and Connection: Upgrade")
+            raise BadHead(400, "a websocket upgrade needs the method GET and the header Connection: Upgrade")
         if self.header(b"sec-websocket-version") != b"13":
-            raise BadHead(426, "only version 13 of the websocket protocol is spoken here")
+            raise BadHead(426, "only version 13 of the websocket protocol is supported")
         key = self.header(b"sec-websocket-key") or b""
         try:
             nonce = base64.b64decode(key, validate=True)
         except binascii.Error:
             nonce = b""
         if len(nonce) != 16:
-            raise BadHead(400, "Sec-WebSocket-Key has to be 16 bytes in base64")
+            raise BadHead(400, "Sec-WebSocket-Key must be 16 bytes in base64")
         return Upgrade(key, subprotocol, self.rest)
 
 
 class HeadReader:
-    """Reads one request's head, in whatever pieces it comes; at most `max_bytes` of it.
+    """Parses one request's head incrementally, up to `max_bytes`.
 
-    What it refuses it refuses with BadHead: 400 for what is no HTTP/1.1, 431 for what is too large.
+    Raises BadHead: 400 for bytes that are not HTTP/1.1, 431 for a head that is too large.
     """
 
     def __init__(self, max_bytes: int = _MAX_HEAD_BYTES) -> None:
@@ -125,11 +122,11 @@ class HeadReader:
 
     @property
     def begun(self) -> bool:
-        """Something of a head has come."""
+        """Whether the first bytes of the head have arrived."""
         return bool(self._chunks)
 
     def feed(self, data: bytes) -> RequestHead | None:
-        """Take the next bytes, which are some; the head, once it is whole. Empty lines before it are ignored."""
+        """Parse the next bytes, and return the head once it is complete. Empty lines before it are ignored."""
         if not self._chunks:
             data = data.lstrip(b"\r\n")
             if not data:
@@ -149,10 +146,9 @@ class HeadReader:
 async def read_head(
     receive: Callable[[], Awaitable[bytes]], reader: HeadReader | None = None, *, seconds: float = _MAX_SECONDS
 ) -> RequestHead | None:
-    """Read one request's head, what `reader` has of it going before; None if the peer left without a word.
+    """Read one request's head, of which `reader` may have parsed a part. Returns None if the peer sends nothing at all.
 
-    Raises BadHead, also 408 if it has not come whole within `seconds`, however steadily it trickles.
-    BrokenResourceError passes through.
+    Raises BadHead; 408 if the head is not complete within `seconds`. BrokenResourceError passes through.
     """
     reader = reader or HeadReader()
     with trio.move_on_after(seconds):
@@ -160,12 +156,12 @@ async def read_head(
             data = await receive()
             if not data:
                 if reader.begun:
-                    raise BadHead(400, "the request ended within its head")
+                    raise BadHead(400, "the request's head is incomplete")
                 return None
             head = reader.feed(data)
             if head is not None:
                 return head
-    raise BadHead(408, "the request's head took too long")
+    raise BadHead(408, "the request's head did not arrive in time")
 
 
 def _head(request: h11.Request, raw: bytes, rest: bytes, max_bytes: int) -> RequestHead:

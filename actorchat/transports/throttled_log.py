@@ -1,4 +1,4 @@
-"""Logs what would be logged over and over again only now and then."""
+"""Limits how often a recurring warning is logged."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ PERIOD: Final = 60.0
 
 
 class ThrottledLog:
-    """A warning about a state that lasts: logged at once, then at most once in `period` seconds."""
+    """Logs a warning at once, and repetitions of it at most once in `period` seconds."""
 
     def __init__(self, logger: logging.Logger, period: float = PERIOD) -> None:
         self._logger = logger
         self._period = period
         self._next_at: float | None = None
-        self._left_out = 0
+        self._suppressed = 0
 
     def __call__(self, message: str, *arguments: object) -> None:
-        """Log `message % arguments`, and how often that was left out since the last time; or leave it out."""
+        """Log `message % arguments` with the number of suppressed repetitions, or suppress it."""
         now = trio.current_time()
         if self._next_at is not None and now < self._next_at:
-            self._left_out += 1
+            self._suppressed += 1
             return
-        if self._left_out:
+        if self._suppressed:
             message += " (%d times since it was last logged)"
-            arguments += (self._left_out + 1,)
+            arguments += (self._suppressed + 1,)
         self._next_at = now + self._period
-        self._left_out = 0
+        self._suppressed = 0
         self._logger.warning(message, *arguments)

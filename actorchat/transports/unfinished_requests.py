@@ -1,4 +1,4 @@
-"""Keeps the connections whose first request has not come whole, and chooses which of them gives way to a newcomer."""
+"""Tracks connections with an incomplete request head, and chooses which one to close for a new connection."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import Final, Generic, TypeVar
 __all__ = ["UnfinishedRequests", "site_of"]
 
 _SITE_PREFIX: Final = 64
-"""Bits of an IPv6 address that a provider gives one customer: the customer chooses the rest."""
+"""The prefix length of the network that IPv6 providers usually assign to one customer."""
 
 T = TypeVar("T")
 
 
 def site_of(address: str) -> str:
-    """What one customer of a provider has: an IPv4 address, or an IPv6 network of /64. Other text stays as it is."""
+    """Return the key under which an address counts: an IPv4 address itself, for IPv6 its /64 network.
+
+    Other text is returned unchanged.
+    """
     if ":" not in address:
         return address
     try:
@@ -29,65 +32,65 @@ def site_of(address: str) -> str:
 
 
 class UnfinishedRequests(Generic[T]):
-    """Members by the address that they came from. Every method takes constant time, whatever the number of members."""
+    """Connections grouped by address (see `site_of`). Every method takes constant time."""
 
     def __init__(self) -> None:
         self._sites: dict[T, str] = {}
-        self._members: dict[str, dict[T, None]] = {}
-        # Sites by how many members they have, each in the order in which it came to have so many.
+        self._connections: dict[str, dict[T, None]] = {}
+        # Sites by their number of connections, in the order in which they reached that number.
         self._by_count: list[dict[str, None]] = [{}]
 
     def __len__(self) -> int:
         return len(self._sites)
 
-    def add(self, member: T, address: str) -> None:
-        """Take a member; it must not be there yet."""
+    def add(self, connection: T, address: str) -> None:
+        """Add a connection, which must not be present yet."""
         site = site_of(address)
-        self._sites[member] = site
-        members = self._members.setdefault(site, {})
-        members[member] = None
-        self._move(site, len(members) - 1, len(members))
+        self._sites[connection] = site
+        group = self._connections.setdefault(site, {})
+        group[connection] = None
+        self._move(site, len(group) - 1, len(group))
 
-    def discard(self, member: T) -> None:
-        """Forget a member, if it is there."""
-        site = self._sites.pop(member, None)
+    def discard(self, connection: T) -> None:
+        """Remove a connection if it is present."""
+        site = self._sites.pop(connection, None)
         if site is None:
             return
-        members = self._members[site]
-        del members[member]
-        self._move(site, len(members) + 1, len(members))
-        if not members:
-            del self._members[site]
+        group = self._connections[site]
+        del group[connection]
+        self._move(site, len(group) + 1, len(group))
+        if not group:
+            del self._connections[site]
 
     def choose(self) -> T:
-        """The oldest member of the address that has most. Raises LookupError if there is no member.
+        """Return the oldest connection of the address with the most. Raises LookupError if there is none.
 
-        So an address displaces only its own members as long as it has more than any other.
+        A client that opens many connections from one address thereby loses its own first.
         """
         if not self._sites:
-            raise LookupError("there is no member")
-        return next(iter(self._members[next(iter(self._by_count[-1]))]))
+            raise LookupError("there is no connection")
+        return next(iter(self._connections[next(iter(self._by_count[-1]))]))
 
-    def postpone(self, member: T) -> None:
-        """Make it the youngest of its address, and its address the last of those that have as many."""
-        site = self._sites[member]
-        members = self._members[site]
-        del members[member]
-        members[member] = None
-        sites = self._by_count[len(members)]
+    def postpone(self, connection: T) -> None:
+        """Move the connection behind all others of its address, and the address behind others with as many."""
+        site = self._sites[connection]
+        group = self._connections[site]
+        del group[connection]
+        group[connection] = None
+        sites = self._by_count[len(group)]
         del sites[site]
         sites[site] = None
 
     @property
     def addresses(self) -> int:
-        """How many addresses the members are of."""
-        return len(self._members)
+        """The number of different addresses."""
+        return len(self._connections)
 
     @property
     def most(self) -> tuple[str, int]:
-        """The address that has most members, and how many. Raises LookupError if there is no member."""
+        """The address with the most connections, and their number. Raises LookupError if there is no connection."""
         if not self._sites:
-            raise LookupError("there is no member")
+            raise LookupError("there is no connection")
         return next(iter(self._by_count[-1])), len(self._by_count) - 1
 
     def _move(self, site: str, before: int, after: int) -> None:

@@ -1,7 +1,4 @@
-"""Owns websockets: trio-websocket speaks the protocol, over a stream whose way out is the session's outbox.
-
-Refuses to know HTTP beyond the handshake, and who may open a socket.
-"""
+"""Serves websockets with trio-websocket, which writes its frames to the session's outbox."""
 
 from __future__ import annotations
 
@@ -29,9 +26,9 @@ _PONG: Final = 0x0A
 
 
 class WebsocketTransport:
-    """Serves websockets, each in the task that calls `serve`.
+    """Serves each websocket in the task that calls `serve`.
 
-    `nursery` is for the lines: it holds the tasks that write to slow peers.
+    Byte streams use `nursery` for the tasks that write to slow peers.
     """
 
     def __init__(self, application: Application, limits: Limits, nursery: trio.Nursery) -> None:
@@ -42,13 +39,13 @@ class WebsocketTransport:
 
     @property
     def untasked(self) -> int:
-        """None is open without the task that serves it."""
+        """The number of open websockets whose `serve` has returned: always 0."""
         return 0
 
     async def serve(self, line: ByteStream, upgrade: Upgrade, admission: Admission) -> None:
-        """Open a websocket on `line`, join, deliver input; returns when the socket has ended and is closed.
+        """Open a websocket on `line`, join its room or feed, and deliver its input until it has ended and is closed.
 
-        Whatever the peer or the application does, nothing but Cancelled is raised.
+        Raises only Cancelled, whatever the peer or the application does.
         """
         session = SocketSession(admission, line, self._limits)
         self.sessions.expect(session)
@@ -73,9 +70,9 @@ class WebsocketTransport:
             await line.reset()
 
     async def drain(self, code: int = CloseCode.DRAINING, reason: str = "draining") -> None:
-        """Close every socket with `code`, also those opened later, and return when the last has ended.
+        """Close all sockets with `code`, also those opened later, and return when the last has ended.
 
-        Each takes at most `close_linger`; cancel the call to wait for less.
+        Each takes at most `Limits.close_linger`. Cancelling the call stops the wait earlier.
         """
         await self.sessions.drain(code, reason)
 
@@ -91,7 +88,8 @@ class WebsocketTransport:
         websocket = await request.accept(subprotocol=subprotocol)
         del request
         self.sessions.add(session)
-        # Until there is a receiver, trio-websocket reads no further than the first messages, and no pong behind them.
+        # trio-websocket buffers only a few messages while they have no receiver, and reads no pongs after them. `held`
+        # keeps the heartbeat from taking the peer for dead.
         session.held = True
         joined = self._application.join(session, admission)
         session.attach(await joined if isinstance(joined, Awaitable) else joined)
@@ -103,14 +101,14 @@ class WebsocketTransport:
         if stream.vanished:
             session.lost()
         elif reason is not None:
-            # trio-websocket leaves a peer that broke the protocol without a Close.
+            # trio-websocket sends no close frame after a protocol error.
             session.close(reason.code, reason.reason or "")
 
 
 def _end_with(group: BaseExceptionGroup[BaseException], session: SocketSession) -> None:
     failures, others = group.split(Exception)
     if failures is not None and session.closed:
-        # trio-websocket goes on with what it has read after it sent its Close, and trips over pings there.
+        # After sending its close frame, trio-websocket still processes buffered input, and fails to answer pings in it.
         _, failures = failures.split(LocalProtocolError)
     if failures is not None:
         session.fail(failures)
@@ -136,17 +134,18 @@ async def _read(websocket: WebSocketConnection, session: SocketSession) -> None:
 
 
 class _Stream(trio.abc.Stream):
-    """What trio-websocket takes for a connection: input from the line, output to the session's outbox.
+    """The connection as trio-websocket sees it: it reads from the byte stream and writes to the session's outbox.
 
-    It hands out the handshake first and, only once that is answered, what comes behind it: wsproto would drop
-    frames that arrive in between. `vanished`: the peer left without a Close. `peer_knows`: both said Close.
+    It delivers the handshake first, and the bytes after it only once the handshake is answered, because wsproto would
+    drop frames that arrive before. `vanished` is true if the peer left without a close frame, `peer_knows` if both
+    sides have sent one.
     """
 
     __slots__ = (
         "_accepted",
+        "_ended",
         "_line",
-        "_over",
-        "_said_close",
+        "_sent_close",
         "_session",
         "_upgrade",
         "peer_knows",
@@ -158,8 +157,8 @@ class _Stream(trio.abc.Stream):
         self._session = session
         self._upgrade: Upgrade | None = upgrade
         self._accepted: trio.Event | None = None
-        self._said_close = False
-        self._over = False
+        self._sent_close = False
+        self._ended = False
         self.vanished = False
         self.peer_knows = False
 
@@ -168,7 +167,7 @@ class _Stream(trio.abc.Stream):
             data = await self._handshake(self._upgrade)
             if data:
                 return data
-        if self._over:
+        if self._ended:
             await trio.lowlevel.checkpoint()
             return b""
         try:
@@ -202,9 +201,9 @@ class _Stream(trio.abc.Stream):
         elif opcode == _PONG:
             outbox.pong(frame)
         elif opcode == _CLOSE:
-            # An answer to the peer's Close, or 1009: either way trio-websocket has read enough.
-            self._said_close = True
-            self._over = True
+            # trio-websocket answers the peer's close frame, or closes with 1009. It needs no more input.
+            self._sent_close = True
+            self._ended = True
             outbox.close_with(frame)
         else:
             outbox.push(Frames(frame, (len(frame),)))
@@ -214,9 +213,9 @@ class _Stream(trio.abc.Stream):
         await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
-        """Mark the end: the session still has things to send, and closes the line itself."""
-        self._over = True
-        self.peer_knows = self._said_close
+        """Mark the end. The session closes the byte stream itself, after it has sent its queued data."""
+        self._ended = True
+        self.peer_knows = self._sent_close
         await trio.lowlevel.checkpoint()
 
 
@@ -224,9 +223,10 @@ class _Stream(trio.abc.Stream):
 async def open_websocket_transport(
     application: Application, *, limits: Limits | None = None, wall: Callable[[], float] = time.time
 ) -> AsyncIterator[WebsocketTransport]:
-    """A transport with its heartbeat. Leaving cancels what still runs: drain first.
+    """Run a transport with its heartbeat. Leaving the block cancels what still runs: drain first.
 
-    Whoever calls `serve` has to be done with it before the block is left.
+    All calls of `serve` must have returned before the block is left. `wall` returns epoch seconds, for the expiry of
+    sessions.
     """
     limits = limits or Limits()
     async with trio.open_nursery() as nursery:

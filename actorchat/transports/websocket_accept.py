@@ -1,7 +1,4 @@
-"""Owns the server's answer to a websocket's opening handshake (RFC 6455, section 4.2.2).
-
-`actorchat.transports.request_head` has checked the request before.
-"""
+"""Writes the response to a websocket's opening handshake (RFC 6455, section 4.2.2)."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ __all__ = ["accept"]
 
 
 def accept(upgrade: Upgrade) -> bytes:
-    """The head of the answer that opens the websocket, with the subprotocol if any."""
+    """Return the response head that accepts the upgrade."""
     head = (
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Accept: " + generate_accept_token(upgrade.key)

@@ -7,12 +7,13 @@ from uuid import UUID
 import httpx
 import pytest
 import trio
+from starlette.requests import Request
 from starlette.types import ASGIApp
 from trio.testing import MockClock
 
 from actorchat.chat.ports import StorageUnavailable
 from actorchat.chat.service import ChatRefused, ChatService
-from actorchat.http.app import make_app
+from actorchat.http.app import _failed, make_app
 from actorchat.http.origins import AllowedOrigins
 from actorchat.http.ports import Caller, Visit
 from actorchat.http.problems import Problem
@@ -66,8 +67,15 @@ async def test_a_defect_is_a_500_that_tells_nothing_and_is_logged(caplog: pytest
     answer = await get(app_over(RuntimeError("the secret is 42")))
     assert error_of(answer) == (500, "internal", "")
     assert "42" not in answer.text
-    assert "GET /api/chats failed" in caplog.text
+    assert "GET '/api/chats' failed" in caplog.text
     assert "the secret is 42" in caplog.text
+
+
+async def test_a_path_with_control_characters_makes_one_harmless_log_line(caplog: pytest.LogCaptureFixture) -> None:
+    scope = {"type": "http", "method": "GET", "path": "/a\nforged\x1b[2J", "headers": []}
+    await _failed(Request(scope), RuntimeError())
+    (message,) = caplog.messages
+    assert message == r"GET '/a\nforged\x1b[2J' failed"
 
 
 @pytest.mark.parametrize(
