@@ -86,11 +86,16 @@ _ANNOUNCED_WITHIN = 5.0
 
 _ANNOUNCED_LOOK = 0.02
 
+_OUTCOME_UNKNOWN = "it is not known whether the message is stored; repeating it with the same client_id is safe"
+
 _KEPT_UP = Restart(max=5, within=60.0, backoff=0.05)
 
 
 class ChatRefused(Exception):  # noqa: N818 - an answer, not a failure
-    """An operation was decided against, or not taken. Nothing of it is stored. `code` is API."""
+    """An operation was refused, and nothing of it is stored. `code` is API.
+
+    The exception is a `storage_unavailable` whose `detail` says that it is not known whether a message is stored.
+    """
 
     def __init__(self, code: str, detail: str, retry_after: float | None = None) -> None:
         super().__init__(f"{code}: {detail}")
@@ -227,7 +232,7 @@ class ChatService:
         if isinstance(decision, Changed | Unchanged):
             return decision
         if isinstance(decision, Undecided):
-            raise ChatRefused(RefusalCode.STORAGE_UNAVAILABLE, decision.detail)
+            raise ChatRefused(RefusalCode.STORAGE_UNAVAILABLE, f"{decision.detail}; {_OUTCOME_UNKNOWN}")
         assert isinstance(decision, Refused)  # noqa: S101 - rooms perform chat operations only
         raise _refusal(decision)
 

@@ -85,7 +85,8 @@ def _with_time_limit(handle: Callable[[Request], Awaitable[Response]]) -> Callab
             with trio.fail_after(REQUEST_SECONDS):
                 return await handle(request)
         except trio.TooSlowError:
-            raise Problem("overloaded", "the request took too long; it may still take effect") from None
+            detail = "the request took too long, and it is not known whether it takes effect; repeating a message"
+            raise Problem("overloaded", f"{detail} with the same client_id is safe") from None
 
     return limited
 

@@ -214,7 +214,7 @@ async def test_a_message_of_which_nothing_can_be_read_closes_its_socket_without_
         def undecided(operations: Sequence[Operation], batch: Batch) -> list[DecisionAndCounters]:
             decided = commit(operations, batch)
             keys = [getattr(operation, "client_id", None) for operation in operations]
-            return [(Undecided(""), ()) if key else each for key, each in zip(keys, decided, strict=True)]
+            return [(Undecided("damaged"), ()) if key else each for key, each in zip(keys, decided, strict=True)]
 
         store.commit = undecided  # type: ignore[method-assign] # a store of its own
         return store
@@ -223,6 +223,7 @@ async def test_a_message_of_which_nothing_can_be_read_closes_its_socket_without_
         chat = await harness.reserve()
         anna = await harness.join(chat, ANNA)
         anna.say("one", "k")
-        assert await perform(harness, chat, "two", "l") == "storage_unavailable"
+        with pytest.raises(ChatRefused, match="storage_unavailable: .*; it is not known whether .* same client_id"):
+            await harness.chats.perform(AddMessage(chat, ANNA, "two", client_id="l"))
         assert (anna.recorder.closed, anna.recorder.done) == (1011, 1)
         assert not anna.recorder.got(MessageNotAdded)

@@ -105,7 +105,9 @@ async def test_without_a_token_a_client_is_told_how_to_bring_one() -> None:
 
 
 async def test_an_answer_that_takes_too_long_is_given_up(autojump_clock: MockClock) -> None:
-    assert error_of(await get(app_over(None))) == (503, "overloaded", "")
+    answer = await get(app_over(None))
+    assert error_of(answer) == (503, "overloaded", "")
+    assert "not known whether it takes effect" in answer.text
 
 
 async def test_a_server_that_is_not_ready_says_why() -> None:
