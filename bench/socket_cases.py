@@ -177,4 +177,4 @@ def _highest_rate(load: Load, seconds: float) -> float:
 
 def _keeps_up(load: Load, rate: float, seconds: float) -> bool:
     # What the generator itself could not send in time is in the backlog.
-    return load.open_loop(rate=rate, seconds=seconds).buffered_bytes <= PATIENCE * rate
+    return load.open_loop(rate=rate, seconds=seconds).backlog <= PATIENCE * rate

@@ -77,9 +77,9 @@ class Measured:
     """What came of a run. Latency is in microseconds from when a message was due, and 0 in a closed loop.
 
     In the `seconds`: writers sent `sent`, `messages` came back to them, there were `deliveries` in rooms and
-    `to_consoles`, `flooded` went out of sockets that flood, `refused` were answered so. At the end `buffered_bytes` had
+    `to_consoles`, `flooded` went out of sockets that flood, `refused` were answered so. At the end `backlog` had
     not come back, and `waiting` never did. In an open loop the counts, but for `refused`, are of what was due in the
-    `seconds`, whenever it was sent and came back; what was sent too late is in the `buffered_bytes`. The generator sent
+    `seconds`, whenever it was sent and came back; what was sent too late is in the `backlog`. The generator sent
     `late_p99_us` later than due: that much is its own.
     """
 
@@ -89,7 +89,7 @@ class Measured:
     refused: int
     sent: int
     flooded: int
-    buffered_bytes: int
+    backlog: int
     waiting: int
     seconds: float
     cpu_share: float

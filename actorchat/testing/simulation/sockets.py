@@ -192,27 +192,27 @@ class ServerSocket:
 
 class _ListeningSocket:
     def __init__(self, descriptors: Descriptors, backlog: Backlog) -> None:
-        self._descriptors, self._buffered_bytes = descriptors, backlog
+        self._descriptors, self._backlog = descriptors, backlog
         self._fd = descriptors.open(backlog)
 
     def fileno(self) -> int:
-        return -1 if self._buffered_bytes.closed else self._fd
+        return -1 if self._backlog.closed else self._fd
 
     def getsockname(self) -> tuple[str, int]:
-        return ("127.0.0.1", self._buffered_bytes.port)
+        return ("127.0.0.1", self._backlog.port)
 
     def listen(self, backlog: int) -> None:
         """Do nothing: the socket listens from the beginning."""
 
     def accept(self) -> tuple[ServerSocket, tuple[str, int]]:
-        if self._buffered_bytes.closed:
+        if self._backlog.closed:
             raise OSError(errno.EBADF, "closed")
-        sock = ServerSocket(self._descriptors, self._buffered_bytes.accept())
+        sock = ServerSocket(self._descriptors, self._backlog.accept())
         return sock, sock.getpeername()
 
     def close(self) -> None:
         self._descriptors.close(self._fd)
-        self._buffered_bytes.close()
+        self._backlog.close()
 
 
 class _Selector:
@@ -380,16 +380,16 @@ class Listener(trio.abc.Listener[ServerStream]):
         if port in descriptors.network.backlogs:
             raise OSError(errno.EADDRINUSE, f"port {port} is in use")
         self._descriptors = descriptors
-        self._buffered_bytes = Backlog(descriptors.network, port, deferred=False)
+        self._backlog = Backlog(descriptors.network, port, deferred=False)
 
     async def accept(self) -> ServerStream:
         await trio.lowlevel.checkpoint()
-        while not self._buffered_bytes.readable:
-            if self._buffered_bytes.closed:
+        while not self._backlog.readable:
+            if self._backlog.closed:
                 raise trio.ClosedResourceError("this listener was closed")
-            await self._buffered_bytes.lot.park()
-        return ServerStream(ServerSocket(self._descriptors, self._buffered_bytes.accept()), self._descriptors)
+            await self._backlog.lot.park()
+        return ServerStream(ServerSocket(self._descriptors, self._backlog.accept()), self._descriptors)
 
     async def aclose(self) -> None:
-        self._buffered_bytes.close()
+        self._backlog.close()
         await trio.lowlevel.checkpoint()
