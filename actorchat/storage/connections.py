@@ -1,4 +1,4 @@
-"""Keeps the connections to a SQLite file: one that writes, in one thread, and a pool of those that read."""
+"""Manages the connections to a SQLite file: one for writing, used by one thread, and a pool for reading."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ _log = logging.getLogger("actorchat.storage")
 _BUSY_TIMEOUT: Final = 2.0
 
 LOG_PAGES: Final = 10_000
-"""Pages in the write-ahead log from which a commit moves them into the database: 41 MB."""
+"""A commit that leaves more pages in the write-ahead log copies them into the database; this many take 41 MB."""
 
 _LOG_BYTES: Final = (LOG_PAGES + 1_000) * 4_120
-"""More than this the log's file keeps only while somebody reads an old state of the database."""
+"""The log's file is larger than this only while a reader still uses an old state of the database."""
 
 _LARGE_LOG: Final = 8 * _LOG_BYTES
 
 Connect = Callable[[Path, bool], sqlite3.Connection]
-"""Opens a connection to a file that exists; with True it must not be able to write."""
+"""Opens a connection to an existing file; with True, a read-only one."""
 
 
 def connect(path: Path, read_only: bool, factory: type[sqlite3.Connection] = sqlite3.Connection) -> sqlite3.Connection:
-    """A connection as the store needs it, to a file that exists. `factory` makes it."""
+    """Open a connection with the store's settings to an existing file."""
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}",
         factory=factory,
         uri=True,
         timeout=_BUSY_TIMEOUT,
-        isolation_level=None,  # transactions begin and end where the store says so
-        check_same_thread=False,  # used by one thread at a time, which the sqlite3 module can't know
+        isolation_level=None,  # the store begins and ends transactions itself
+        check_same_thread=False,  # the store lets only one thread at a time use it
     )
     try:
         if not read_only:
             [(mode,)] = connection.execute("PRAGMA journal_mode=WAL").fetchall()
             if mode != "wal":
                 raise StorageUnavailable(
-                    f"{path} is on a file system where SQLite can't keep a write-ahead log: use a local disk"
+                    f"{path} is on a file system that does not support SQLite's write-ahead log: use a local disk"
                 )
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute(f"PRAGMA wal_autocheckpoint={LOG_PAGES}")
@@ -58,11 +58,11 @@ def connect(path: Path, read_only: bool, factory: type[sqlite3.Connection] = sql
 
 
 class LogBusy(StorageUnavailable):
-    """The log was deleted and somebody still reads it: the connection that writes must stay open until it is saved."""
+    """The log was deleted but is still being read. The writing connection has to stay open until the log is saved."""
 
 
 class Connections:
-    """Connections to the database whose files are `files`. Only `reading` may be called by several threads."""
+    """The connections to the database at `path`. Only `reading` may be called by several threads at once."""
 
     def __init__(self, path: Path, connect: Connect, files: DatabaseFiles) -> None:
         self._path = path
@@ -71,29 +71,29 @@ class Connections:
         self._writer: sqlite3.Connection | None = None
         self._idle: list[sqlite3.Connection] = []
         self._reading = 0
-        # Connections that are open: SQLite deletes the log with the last one.
+        # The number of open connections: SQLite deletes the log when the last one is closed.
         self._open = 0
-        # Held while readers are taken, returned, or all closed, and while the first connection is opened or any closed.
+        # Held to take or return a reader, to close all readers, to open the first connection, and to close any.
         self._pool = RLock()
         self._warned_of_size = False
 
     def open_writer(self) -> sqlite3.Connection:
-        """The connection that writes, a new one if the last was closed.
+        """Return the writing connection, a new one if there is none.
 
         Raises `sqlite3.Error` and `StorageUnavailable`.
         """
         if self._writer is None:
             with self._pool:
-                self._writer = self._opened(read_only=False)
+                self._writer = self._open_connection(read_only=False)
                 self._files.leave_alone(False)
                 self._files.log_opened()
         return self._writer
 
-    def _opened(self, *, read_only: bool) -> sqlite3.Connection:
-        """A new connection. The first one makes the log that is to be looked for from now on."""
+    def _open_connection(self, *, read_only: bool) -> sqlite3.Connection:
+        """Open a connection. The first one creates the log, whose identity is remembered."""
         connection = self._connect(self._path, read_only)
         try:
-            # Opens the log, if nothing has yet.
+            # Any query makes SQLite open the log.
             connection.execute("SELECT name FROM sqlite_master LIMIT 1").fetchall()
         except BaseException:
             connection.close()
@@ -104,7 +104,7 @@ class Connections:
             self._open += 1
         return connection
 
-    def _closed(self, connection: sqlite3.Connection) -> None:
+    def _close_connection(self, connection: sqlite3.Connection) -> None:
         with self._pool:
             with suppress(sqlite3.Error):
                 connection.close()
@@ -113,20 +113,20 @@ class Connections:
                 self._files.log_closed()
 
     def close_writer(self) -> None:
-        """Roll back and close the connection that writes, if there is one."""
+        """Roll back and close the writing connection, if there is one."""
         connection, self._writer = self._writer, None
         if connection is None:
             return
         with suppress(sqlite3.Error):
-            # SQLite keeps a closed connection, with its lock, as long as a traceback holds one of its cursors.
+            # SQLite keeps a closed connection, and its lock, until its last cursor is gone, which a traceback may hold.
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             if self._files.problem is not None:
-                self._leave(connection)
-        self._closed(connection)
+                self._prepare_to_abandon(connection)
+        self._close_connection(connection)
 
     def close(self) -> None:
-        """Close all. What is at the path is left as it is if it isn't the database that was opened."""
+        """Close all connections. If another file is at `path` by now, it is not changed."""
         with suppress(FilesChanged):
             self._files.check()
         if self._files.problem is not None:
@@ -137,22 +137,22 @@ class Connections:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Cursor]:
-        """One consistent reading, on a connection that no other thread uses meanwhile."""
+        """A read transaction, on a connection that no other thread uses during the block."""
         with self._pool:
             if self._files.problem is not None:
                 raise FilesChanged(self._files.problem)
             connection = self._idle.pop() if self._idle else None
             fresh = connection is None
             if connection is None and not self._open:
-                # Nobody else may make the log meanwhile.
-                connection = self._opened(read_only=True)
+                # Opened while the pool is held, so that only one thread creates the log.
+                connection = self._open_connection(read_only=True)
             self._reading += 1
         done = False
         try:
             if connection is None:
-                connection = self._opened(read_only=True)
+                connection = self._open_connection(read_only=True)
             if fresh:
-                # It was opened by name.
+                # It was opened by its path, where another file may be by now.
                 self._files.check()
             cursor = connection.cursor()
             cursor.execute("BEGIN")
@@ -161,7 +161,7 @@ class Connections:
             done = True
         finally:
             if connection is not None and not done:
-                self._closed(connection)
+                self._close_connection(connection)
             with self._pool:
                 self._reading -= 1
                 if connection is not None and done:
@@ -169,20 +169,20 @@ class Connections:
 
     @contextmanager
     def fresh_reading(self) -> Iterator[sqlite3.Cursor]:
-        """As `reading`, on a connection of its own that knows nothing yet: what it reads comes from the files."""
+        """A new connection without cached pages, so that everything is read from the files."""
         with self._pool:
-            connection = self._opened(read_only=True)
+            connection = self._open_connection(read_only=True)
         try:
             self._files.check()
             yield connection.cursor()
         finally:
-            self._closed(connection)
+            self._close_connection(connection)
 
     def mend_log(self) -> None:
-        """If the write-ahead log or its index was deleted, save what it holds and begin a new one.
+        """If the write-ahead log or its index was deleted, save its content into the database and create a new one.
 
-        Raises `StorageUnavailable` if that can't be done now, or never because another program has written to one of
-        its own.
+        Raises `LogBusy` if that is not possible yet, and `FilesChanged` if another program has created and written a
+        new log, so that it is not possible at all.
         """
         state = self._files.log_state()
         if state is LogState.SAME:
@@ -192,9 +192,9 @@ class Connections:
             if busy:
                 raise LogBusy(f"the write-ahead log of {self._path} was deleted, and is still being read")
         if state is LogState.FOREIGN:
-            self._files.log_replaced()
+            self._files.fail_log_replaced()
         with self._pool:
-            # As long as one connection is open, new ones would share its idea of the old log.
+            # All connections have to be closed, because new ones would share the old log with any that is open.
             if self._reading:
                 raise LogBusy(f"the write-ahead log of {self._path} was deleted, and is still being read")
             self._close_idle()
@@ -206,7 +206,7 @@ class Connections:
         )
 
     def shrink_log(self) -> None:
-        """Give back what the log's file has taken beyond its usual size, if nobody reads from it."""
+        """Truncate the log's file if it is larger than usual and nothing reads from it."""
         size = self._files.log_size()
         if size <= _LOG_BYTES:
             self._warned_of_size = False
@@ -214,25 +214,26 @@ class Connections:
             self._checkpoint(self._writer)
 
     def warn_of_large_log(self) -> None:
+        """Log a warning if the log's file is very large; once, until it has shrunk."""
         size = self._files.log_size()
         if size > _LARGE_LOG and not self._warned_of_size:
             self._warned_of_size = True
             _log.warning(
-                "the write-ahead log of %s has grown to %d MB: another program has been reading the database for long,"
-                " such as a backup or a shell; the log shrinks when that ends",
+                "the write-ahead log of %s has grown to %d MB: another program, such as a backup or a shell, has been"
+                " reading the database for a long time; the log shrinks when that ends",
                 self._path,
                 size // 1_000_000,
             )
 
-    def _leave(self, connection: sqlite3.Connection) -> None:
-        """Before `connection` to a file that was moved, deleted or overwritten is closed."""
+    def _prepare_to_abandon(self, connection: sqlite3.Connection) -> None:
+        """Prepare to close a connection whose file was moved, deleted or overwritten."""
         self._files.leave_alone(True)
         if not self._files.is_overwritten:
-            # Wherever the file is now, it should hold all that was committed.
+            # The file may have been moved: save all commits into it.
             self._checkpoint(connection)
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
-        """Move the log into the database and empty it; less, where somebody reads it. Waits for nobody."""
+        """Copy the log into the database and truncate it, as far as readers allow. Does not wait for them."""
         connection.execute("PRAGMA busy_timeout=0")
         try:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -241,4 +242,4 @@ class Connections:
 
     def _close_idle(self) -> None:
         while self._idle:
-            self._closed(self._idle.pop())
+            self._close_connection(self._idle.pop())

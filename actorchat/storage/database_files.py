@@ -1,7 +1,6 @@
-"""Tells whether the files of a SQLite database are still those that were opened.
+"""Detects that the files of an open SQLite database were deleted, moved, replaced or overwritten.
 
-A program that deletes, moves or overwrites them does not ask SQLite, and SQLite does not notice: it goes on writing
-where nobody will find it again.
+SQLite does not notice: it would go on writing to files that nobody finds again.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from actorchat.storage.database_lock import DatabaseLock
 __all__ = ["DatabaseFiles", "FilesChanged", "LogState"]
 
 _STAMP_EPOCH: Final = 1_577_836_800
-"""2020-01-01: stamps are 31 bits, seconds since then or larger."""
+"""2020-01-01. A stamp has 31 bits; its first value is the number of seconds since then."""
 
 _LARGEST_STAMP: Final = 2**31 - 2**24
 _HEADER_BYTES: Final = 64
@@ -28,51 +27,51 @@ _Identity = tuple[int, int]
 
 
 class FilesChanged(StorageUnavailable):
-    """The files are not those that were opened."""
+    """The files at the database's path are not those that were opened."""
 
 
 class LogState(Enum):
-    """What became of the write-ahead log and its index, which the open connections use."""
+    """Whether the write-ahead log and its index are still the files that the open connections use."""
 
     SAME = auto()
     GONE = auto()
-    """Deleted: only the open connections reach what they hold."""
+    """The files were deleted, so only the open connections can reach their content."""
     FOREIGN = auto()
-    """Another program made new ones, and has written to them."""
+    """Another program has created new files and written to them."""
 
 
 class DatabaseFiles:
-    """The file at `path`, which is open and claimed as `claim` (None: open by SQLite only), and those beside it.
+    """The files of the database at `path`. `lock` holds the open file; with None, only SQLite has it open.
 
-    The database carries a stamp, SQLite's `user_version`, that only grows: a file that was overwritten by a copy of
-    another time has another one. `stamp` is the stamp in the last transaction.
+    The database contains a stamp, in SQLite's `user_version`, that only grows, so that a copy from another time has
+    another stamp. `stamp` is the one in the last transaction. `problem` describes what is wrong, None if nothing is.
     """
 
-    def __init__(self, path: Path, claim: DatabaseLock | None) -> None:
+    def __init__(self, path: Path, lock: DatabaseLock | None) -> None:
         self._path = path
-        self._claim = claim
+        self._lock = lock
         self._names = [path.with_name(path.name + suffix) for suffix in ("-wal", "-shm")]
-        self._own = _identity(os.stat(path) if claim is None else os.fstat(claim.handle))
+        self._own = _identity(os.stat(path) if lock is None else os.fstat(lock.handle))
         self._log: list[_Identity | None] = [None, None]
-        self._written: tuple[int, int] | None = None
+        self._time_and_size: tuple[int, int] | None = None
         self.is_overwritten: bool = False
         self._final = False
         self.stamp: int = 0
-        self._first = 0
-        self._seen: int | None = None
+        self._first_stamp = 0
+        self._last_stamp_read: int | None = None
         self._checking = Lock()
         self.problem: str | None = None
 
     def first_stamp(self, known: int, now: float) -> int:
-        """The stamp that this process begins with; `known` is the one that the database has now."""
+        """Choose the first stamp of this process; `known` is the database's current one, `now` is epoch seconds."""
         stamp = max(known + 1, int(now) - _STAMP_EPOCH)
-        self.stamp = self._first = stamp if 0 < stamp < _LARGEST_STAMP else 1
+        self.stamp = self._first_stamp = stamp if 0 < stamp < _LARGEST_STAMP else 1
         return self.stamp
 
     def check(self) -> None:
-        """Raise `FilesChanged` if `path` is not the file that is open, or was overwritten. Costs one system call.
+        """Raise `FilesChanged` and set `problem` if `path` is not the open file, or the file was overwritten.
 
-        `problem` then says what is wrong, until a call finds nothing.
+        Usually takes one system call.
         """
         try:
             status = os.stat(self._path)
@@ -88,57 +87,58 @@ class DatabaseFiles:
             )
         if self._final:
             raise FilesChanged(self.problem)
-        written = status.st_mtime_ns, status.st_size
-        if written != self._written and self._first:
-            # A checkpoint, or another program. Readers check too: a stamp is read and compared in one step, or an
-            # older one that another thread has read could be taken for the stamp of another file.
+        time_and_size = status.st_mtime_ns, status.st_size
+        if time_and_size != self._time_and_size and self._first_stamp:
+            # A checkpoint or another program has written to the file. Several threads check: without this lock, one
+            # could compare an old stamp after another thread has seen a newer one.
             with self._checking:
                 self._check_stamp()
-                self._written = written
+                self._time_and_size = time_and_size
         self.problem = None
 
-    def restored(self) -> NoReturn:
-        """Another program has put an older content into the database, by way of SQLite.
-
-        This and the two that follow raise `FilesChanged`, now and at each `check`.
-        """
+    def fail_restored(self) -> NoReturn:
+        """Raise `FilesChanged`, now and at each `check`: another program has restored an older content with SQLite."""
         self._final = True
         self._fail(
-            f"{self._path} was given an older content while the server runs: restart the server to use what is there"
-            " now"
+            f"the content of {self._path} was replaced by an older one while the server runs: restart the server to use"
+            " the new content"
         )
 
-    def overwritten(self) -> NoReturn:
-        """Another program has written to the file itself. The log, which is of the old content, is renamed."""
+    def fail_overwritten(self) -> NoReturn:
+        """Raise `FilesChanged`, now and at each `check`: another program has overwritten the file.
+
+        The write-ahead log, which belongs to the old content, is renamed.
+        """
         self.is_overwritten = self._final = True
-        kept = self._set_log_aside()
+        kept = self._rename_log()
         self._fail(
-            f"{self._path} was overwritten while the server runs: restart the server to use what is there now"
+            f"{self._path} was overwritten while the server runs: restart the server to use the new content"
             + (f"; the log of the old content was renamed to {kept}" if kept else "")
         )
 
-    def log_replaced(self) -> NoReturn:
-        """Another program has written to a log of its own."""
+    def fail_log_replaced(self) -> NoReturn:
+        """Raise `FilesChanged`, now and at each `check`: another program has created and written its own log."""
         self._final = True
         self._fail(
-            f"the write-ahead log of {self._path} was replaced by another program's while the server runs: stop both,"
-            " see what `PRAGMA integrity_check` says, and restore a backup if anything"
+            f"the write-ahead log of {self._path} was replaced by another program while the server runs: stop both,"
+            " run `PRAGMA integrity_check`, and restore a backup if it reports errors"
         )
 
-    def check_claim(self) -> None:
-        """Raise `StorageUnavailable` if another process has got the claim."""
-        if self._claim is not None and not self._claim.still_held():
+    def check_lock(self) -> None:
+        """Raise `StorageUnavailable` if another process has locked the database."""
+        if self._lock is not None and not self._lock.still_held():
             raise StorageUnavailable(f"another server uses {self._path}; stop one of them")
 
     def log_opened(self) -> None:
-        """A connection has just used the log: from now on this is the log to look for."""
+        """Remember which files are the log; call it after a connection has used the database."""
         self._log = [_identity_of(name) for name in self._names]
 
     def log_closed(self) -> None:
-        """No connection is open any more: SQLite has deleted the log, and the next connection makes another."""
+        """Forget which files are the log, because SQLite deletes it with the last connection."""
         self._log = [None, None]
 
     def log_state(self) -> LogState:
+        """Whether the log is still the one that was opened."""
         state = LogState.SAME
         for name, own in zip(self._names, self._log, strict=True):
             if own is None:
@@ -155,16 +155,16 @@ class DatabaseFiles:
         return state
 
     def log_size(self) -> int:
-        """Bytes of the write-ahead log's file."""
+        """The size of the write-ahead log's file in bytes."""
         try:
             return os.stat(self._names[0]).st_size
         except OSError:
             return 0
 
     def leave_alone(self, leave: bool) -> None:
-        """With True, closing connections changes and deletes nothing that is at `path` now."""
-        if self._claim is not None:
-            self._claim.keep_log(leave)
+        """With True, closing connections neither changes nor deletes the files that are at `path` now."""
+        if self._lock is not None:
+            self._lock.keep_log(leave)
 
     def _fail(self, problem: str) -> NoReturn:
         self.problem = problem
@@ -174,24 +174,25 @@ class DatabaseFiles:
         stamp = self._read_stamp()
         if stamp is None:
             return
-        # A checkpoint writes the newest of the stamps that this process has given.
-        if self._seen is not None and stamp != self._seen:
-            oldest = self._seen if self._first <= self._seen <= self.stamp else self._first
+        # A checkpoint of this process writes one of its own stamps, and never an older one than was read before.
+        last = self._last_stamp_read
+        if last is not None and stamp != last:
+            oldest = last if self._first_stamp <= last <= self.stamp else self._first_stamp
             if not oldest <= stamp <= self.stamp:
-                self.overwritten()
-        self._seen = stamp
+                self.fail_overwritten()
+        self._last_stamp_read = stamp
 
     def _read_stamp(self) -> int | None:
-        """The stamp in the file itself, without the log; -1 if the file is no database. None: it can't be read here."""
-        if self._claim is None or not hasattr(os, "pread"):
+        """The stamp in the file itself, without the log; -1 if it is not a database, None if it cannot be read here."""
+        if self._lock is None or not hasattr(os, "pread"):
             return None
-        header = os.pread(self._claim.handle, _HEADER_BYTES, 0)
+        header = os.pread(self._lock.handle, _HEADER_BYTES, 0)
         if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
             return -1
         return int.from_bytes(header[60:64], "big")
 
-    def _set_log_aside(self) -> Path | None:
-        """Rename the log, so that it is not applied to a database that it doesn't belong to."""
+    def _rename_log(self) -> Path | None:
+        """Rename the log, so that it is not applied to the new content. Returns the new name, or None without a log."""
         log = self._names[0]
         kept = log.with_name(f"{log.name}.{self.stamp}")
         try:

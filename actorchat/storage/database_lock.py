@@ -1,7 +1,7 @@
-"""Claims a database file: one process at a time, and one store in it.
+"""Locks a database file, so that only one process, and only one store in it, uses the database.
 
-The claim is a lock of the operating system on the database file itself, on a byte that SQLite does not use. It goes
-with its process however that ends, and it does not depend on any file that could be deleted while a server runs.
+It is an operating system lock on a byte of the database file that SQLite does not use. The lock ends with its process,
+however that ends, and does not depend on a separate file that could be deleted while a server runs.
 """
 
 from __future__ import annotations
@@ -19,53 +19,54 @@ from actorchat.chat.ports import StorageUnavailable
 from actorchat.storage.error_messages import describe_os_error
 from actorchat.storage.store import StoreUrlError
 
-__all__ = ["DatabaseLock", "claim"]
+__all__ = ["DatabaseLock", "lock_database"]
 
 _HELD: Final = frozenset({errno.EACCES, errno.EAGAIN, errno.EDEADLK})
+"""The error numbers that mean that another process has the lock."""
 
-_CLAIM_BYTE: Final = 0x40000400
-"""SQLite locks the 512 bytes from 0x40000000 on, and no database keeps data in the page around them."""
+_OUR_BYTE: Final = 0x40000400
+"""SQLite locks the 512 bytes from 0x40000000 on, and never stores data in the page that contains them."""
 
 _SHARED_BYTES: Final = (0x40000002, 510)
-"""Start and length of what SQLite write-locks to learn whether a connection is the last one."""
+"""Start and length of the range that SQLite write-locks to find out whether a connection is the last one."""
 
 
 class DatabaseLock:
-    """A claimed database file, made by `claim`. `path` has no symbolic links; `handle` is the open file.
+    """A locked database file, made by `lock_database`.
 
-    `made` names the files that did not exist before.
+    `path` has no symbolic links; `handle` is the file descriptor; `created` are the files that did not exist before.
     """
 
-    def __init__(self, path: Path, handle: int, lock_file: int, made: tuple[Path, ...]) -> None:
+    def __init__(self, path: Path, handle: int, lock_file: int, created: tuple[Path, ...]) -> None:
         self.path = path
         self.handle = handle
-        self.made = made
+        self.created = created
         self._lock_file = lock_file
 
     def discard(self) -> None:
-        """Delete what was made by a start that failed; a database that was there before is kept."""
-        if self.path in self.made:
+        """Delete the files that a failed start has created. A database that existed before is kept."""
+        if self.path in self.created:
             for suffix in ("-wal", "-shm"):
                 self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
-        for path in self.made:
+        for path in self.created:
             path.unlink(missing_ok=True)
 
     def release(self) -> None:
-        """Give the claim up. SQLite's connections to the file must be closed before."""
-        _unlock(self.handle, _CLAIM_BYTE, 1)
+        """Release the lock. All SQLite connections to the file must be closed first."""
+        _unlock(self.handle, _OUR_BYTE, 1)
         _close(self.handle)
         os.close(self._lock_file)
 
     def still_held(self) -> bool:
-        """Lock again where the system may have dropped the lock. False: another process has the claim now.
+        """Lock again if the system may have dropped the lock. Returns False if another process has locked the file.
 
-        Only where locks belong to processes does closing any descriptor of the file drop them.
+        Where locks belong to processes, closing any descriptor of the file in this process drops them.
         """
-        return not _CLOSING_UNLOCKS or _lock(self.handle, _CLAIM_BYTE, 1)
+        return not _CLOSING_UNLOCKS or _lock(self.handle, _OUR_BYTE, 1)
 
     def keep_log(self, keep: bool) -> None:
-        """With True no connection takes itself for the last one: closing it moves nothing from the write-ahead log into
-        the file, and deletes no log. Works on Linux only, and does nothing elsewhere.
+        """With True, make SQLite assume that another connection is open, so that closing one neither copies the
+        write-ahead log into the file nor deletes it. Works on Linux only and does nothing elsewhere.
         """
         if _HAS_SHARED_LOCKS:
             if keep:
@@ -74,27 +75,27 @@ class DatabaseLock:
                 _unlock(self.handle, *_SHARED_BYTES)
 
 
-def claim(path: Path) -> DatabaseLock:
-    """Claim the database `path`, which is made if it does not exist, as an empty file for its owner only.
+def lock_database(path: Path) -> DatabaseLock:
+    """Lock the database at `path`. A missing file is created empty, readable by its owner only.
 
-    Raises `StorageUnavailable` if another server has it, `StoreUrlError` if there can be no such file.
+    Raises `StorageUnavailable` if another server uses it, and `StoreUrlError` if there cannot be a file at `path`.
     """
     path = _resolve(path)
     lock_path = path.with_name(f"{path.name}.lock")
-    made = tuple(file for file in (path, lock_path) if not os.path.lexists(file))
+    created = tuple(file for file in (path, lock_path) if not os.path.lexists(file))
     with ExitStack() as stack:
-        # Older versions lock this file and nothing else. It also keeps a second store of this process from opening the
-        # database: closing that descriptor again would drop SQLite's locks.
+        # Older versions lock only this file. It also keeps a second store in this process from opening the database,
+        # because closing that descriptor again would drop SQLite's locks.
         lock_file = _open(lock_path)
         stack.callback(os.close, lock_file)
         if not _lock_whole(lock_file):
             raise _in_use(path)
         handle = _open(path)
-        if not _lock(handle, _CLAIM_BYTE, 1):
+        if not _lock(handle, _OUR_BYTE, 1):
             _close(handle)
             raise _in_use(path)
         stack.pop_all()
-    return DatabaseLock(path, handle, lock_file, made)
+    return DatabaseLock(path, handle, lock_file, created)
 
 
 def _in_use(path: Path) -> StorageUnavailable:
@@ -102,7 +103,7 @@ def _in_use(path: Path) -> StorageUnavailable:
 
 
 def _resolve(path: Path) -> Path:
-    """The path without symbolic links: two names of one database are one database. Raises `StoreUrlError`."""
+    """The path without symbolic links, so that all names of a database lock the same file. Raises `StoreUrlError`."""
     try:
         path = path.resolve()
         kind = stat.S_IFMT(path.stat().st_mode)
@@ -110,26 +111,27 @@ def _resolve(path: Path) -> Path:
         return path
     # Python before 3.13 raises a RuntimeError for a loop of symbolic links.
     except (OSError, RuntimeError, ValueError) as error:
-        detail = describe_os_error(path, error) if isinstance(error, OSError) else f"{path} can't be used: {error}"
+        detail = describe_os_error(path, error) if isinstance(error, OSError) else f"{path} cannot be used: {error}"
         raise StoreUrlError(detail) from error
     if kind == stat.S_IFDIR:
-        raise StoreUrlError(f"{path} is a folder, and a file is needed there")
+        raise StoreUrlError(f"{path} is a folder, but a file is needed there")
     if kind != stat.S_IFREG:
-        raise StoreUrlError(f"{path} is no regular file: name another one")
+        raise StoreUrlError(f"{path} is not a regular file: name another one")
     return path
 
 
 def _open(path: Path) -> int:
     try:
-        # What people write to each other is nobody else's: SQLite gives its log files the mode of the database.
+        # Only the owner may read the chats. SQLite gives its log files the mode of the database.
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise StoreUrlError(describe_os_error(path, error)) from error
 
 
 def _close(handle: int) -> None:
-    """Close it, unless this process has the file open elsewhere: POSIX locks of a process, and SQLite's are such, end
-    when any descriptor of their file is closed.
+    """Close it, unless this process has another descriptor of the file.
+
+    SQLite uses POSIX locks, which a process loses when it closes any of its descriptors of the file.
     """
     if not _open_elsewhere(handle):
         os.close(handle)
@@ -173,12 +175,12 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-    # Linux has locks that belong to an open file. Elsewhere they belong to the process.
+    # On Linux a lock can belong to the open file; elsewhere it belongs to the process.
     _HAS_SHARED_LOCKS = hasattr(fcntl, "F_OFD_SETLK")
     _CLOSING_UNLOCKS = not _HAS_SHARED_LOCKS
 
     def _lock(handle: int, start: int, length: int, *, shared: bool = False) -> bool:
-        """False if somebody else has it. Raises `StorageUnavailable` where there are no locks."""
+        """Returns False if another process has the lock. Raises `StorageUnavailable` if locking is not supported."""
         try:
             if _HAS_SHARED_LOCKS:
                 _set(handle, fcntl.F_RDLCK if shared else fcntl.F_WRLCK, start, length)
@@ -187,7 +189,7 @@ else:
         except OSError as error:
             if error.errno in _HELD:
                 return False
-            raise StorageUnavailable(f"the database can't be locked: {error.strerror}") from error
+            raise StorageUnavailable(f"the database cannot be locked: {error.strerror}") from error
         return True
 
     def _unlock(handle: int, start: int, length: int) -> None:
@@ -197,7 +199,7 @@ else:
             fcntl.lockf(handle, fcntl.LOCK_UN, length, start)
 
     def _set(handle: int, kind: int, start: int, length: int) -> None:
-        # struct flock; these locks want no process.
+        # This is struct flock; its process id must be 0 for these locks.
         fcntl.fcntl(handle, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, start, length, 0))
 
     def _lock_whole(handle: int) -> bool:
@@ -206,5 +208,5 @@ else:
         except OSError as error:
             if error.errno in _HELD:
                 return False
-            raise StorageUnavailable(f"the database can't be locked: {error.strerror}") from error
+            raise StorageUnavailable(f"the database cannot be locked: {error.strerror}") from error
         return True

@@ -1,4 +1,4 @@
-"""Turns errors of the operating system and of SQLite into one line that says what is wrong and what to do."""
+"""Translates errors of the operating system and of SQLite into one line that says what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -16,65 +16,65 @@ from actorchat.storage.store import StoreUrlError
 __all__ = ["describe_os_error", "describe_sqlite_error", "fault_beside"]
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC})
-_SMALLEST_ROOM: Final = 256 * 1024
-"""Bytes: SQLite reports some failures for lack of space as I/O errors; with less than this they are for lack of it."""
+_MIN_FREE_BYTES: Final = 256 * 1024
+"""SQLite reports some full disks as I/O errors; with less free space than this, the disk is assumed to be full."""
 
-_BESIDE: Final = ("-wal", "-shm", "-journal")
-"""What SQLite appends to a database's name for the files that it keeps beside it."""
+_SUFFIXES: Final = ("-wal", "-shm", "-journal")
+"""The suffixes of the files that SQLite keeps next to a database."""
 
 
 def describe_os_error(path: Path, error: OSError) -> str:
-    """A sentence that begins with the path at fault: what is wrong with `path`, and what to do about it."""
-    where = path.parent
+    """One line that starts with the path at fault and says what is wrong and what to do."""
+    folder = path.parent
     if error.errno == errno.ENOENT:
         if path.is_symlink():
-            return f"{path} is a symbolic link that leads nowhere"
-        return f"{where} does not exist: name a file in an existing folder"
+            return f"{path} is a symbolic link to a file that does not exist"
+        return f"{folder} does not exist: name a file in an existing folder"
     if error.errno in (errno.EACCES, errno.EPERM):
         return _denied(path)
     if error.errno == errno.EROFS:
         return f"{path} is on a file system that is read-only"
     if error.errno in _FULL:
-        return f"{path} can't be written, the disk is full: free some space"
+        return f"{path} cannot be written because the disk is full: free some space"
     if error.errno == errno.EISDIR:
-        return f"{path} is a folder, and a file is needed there"
+        return f"{path} is a folder, but a file is needed there"
     if error.errno == errno.ENOTDIR:
-        return f"{path} can't exist: a part of the path is a file, not a folder"
+        return f"{path} cannot exist: a part of the path is a file, not a folder"
     if error.errno == errno.EMFILE:
-        return f"{path} can't be opened, this process has too many open files: raise the limit (ulimit -n)"
-    return f"{path} can't be used: {error.strerror or error}"
+        return f"{path} cannot be opened because this process has too many open files: raise the limit (ulimit -n)"
+    return f"{path} cannot be used: {error.strerror or error}"
 
 
 def describe_sqlite_error(path: Path, error: sqlite3.Error) -> StoreUrlError | StorageUnavailable:
-    """What is raised in place of `error` when the database `path` can't be opened."""
+    """The exception to raise instead of `error` if the database at `path` cannot be opened."""
     name = str(getattr(error, "sqlite_errorname", ""))
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return StorageUnavailable(
-            f"{path} is locked by another program: close what has it open, such as a database browser, the sqlite3"
-            " shell or a backup"
+            f"{path} is locked by another program: close the program that has it open, such as a database browser, the"
+            " sqlite3 shell or a backup"
         )
     if name.startswith("SQLITE_FULL") or (name.startswith("SQLITE_IOERR") and _is_full(path)):
-        return StorageUnavailable(f"{path} can't be written, the disk is full: free some space")
+        return StorageUnavailable(f"{path} cannot be written because the disk is full: free some space")
     if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
         return StoreUrlError(
-            f"{path} is no SQLite database, or a damaged one ({error}): restore a backup, or name another file"
+            f"{path} is not an SQLite database, or is damaged ({error}): restore a backup, or name another file"
         )
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_PERM")):
-        return StorageUnavailable(fault_beside(path) or f"{path} can't be used: {error}")
+        return StorageUnavailable(fault_beside(path) or f"{path} cannot be used: {error}")
     if name == "SQLITE_ERROR":
-        # No such table or column.
+        # A table or column does not exist.
         return StoreUrlError(
             f"{path} does not have the tables of actorchat, or is damaged ({error}): restore a backup, or name"
             " another file"
         )
-    return StorageUnavailable(f"{path} can't be used: {error}")
+    return StorageUnavailable(f"{path} cannot be used: {error}")
 
 
 def fault_beside(path: Path) -> str | None:
-    """What is wrong with the folder of the database `path`, or with a file that SQLite keeps beside it, if anything."""
+    """Describe what is wrong with the database's folder or with SQLite's other files in it; None if nothing is."""
     if not _may(path.parent, os.W_OK | os.X_OK):
         return _denied(path.parent)
-    for suffix in _BESIDE:
+    for suffix in _SUFFIXES:
         file = path.with_name(path.name + suffix)
         try:
             mode = file.stat().st_mode
@@ -83,7 +83,7 @@ def fault_beside(path: Path) -> str | None:
         except OSError as error:
             return describe_os_error(file, error)
         if not stat.S_ISREG(mode):
-            return f"{file} is in the way, SQLite needs a file of that name: move it elsewhere"
+            return f"{file} is not a file, but SQLite needs a file with that name: move it elsewhere"
         if not _may(file, os.R_OK | os.W_OK):
             return _denied(file)
     return None
@@ -96,11 +96,11 @@ def _is_full(path: Path) -> bool:
         room = os.statvfs(path.parent)
     except OSError:
         return False
-    return room.f_bavail * room.f_frsize < _SMALLEST_ROOM
+    return room.f_bavail * room.f_frsize < _MIN_FREE_BYTES
 
 
 def _denied(path: Path) -> str:
-    """Names the first part of `path` that this user may not use as needed, its owner and its mode."""
+    """Describe the first part of `path` that this user may not access, with its owner and mode."""
     path = path.absolute()
     parts = [part for part in (*reversed(path.parents), path) if os.path.exists(part)]
     for part in parts:

@@ -1,4 +1,4 @@
-"""Owns what a storage URL means. Knows no store from inside."""
+"""Opens the store that a storage URL names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import attrs
 from actorchat.chat.model import Policy
 from actorchat.storage.async_log import AsyncLog
 from actorchat.storage.async_reader import AsyncReader
-from actorchat.storage.database_lock import DatabaseLock, claim
+from actorchat.storage.database_lock import DatabaseLock, lock_database
 from actorchat.storage.memory import MemoryStore
 from actorchat.storage.store import Store, StoreUrlError
 from actorchat.storage.worker_threads import InPlace, Runner, open_workers
@@ -26,13 +26,15 @@ if TYPE_CHECKING:
 __all__ = ["Storage", "open_store"]
 
 READERS: Final = 2
-"""Threads that read: one long reading must not hold up every other."""
+"""The number of reading threads; with several, one long read does not block all others."""
 
 
 @attrs.frozen
 class Storage:
-    """An open store: `chat_reader` to read, and for `open_journal` the `store` with the `runner` its commits run
-    in, and what is to be done about once a second to look after it. `log` is there if it was opened for brokers.
+    """An open store.
+
+    `store`, `runner` and `tidy` are for `open_journal`: commits run in `runner`, and `tidy` is called there about once
+    a second. `log` is the commit log, None without brokers.
     """
 
     store: Store
@@ -46,15 +48,15 @@ class Storage:
 async def open_store(
     url: str, policy: Policy, *, clock: Callable[[], float] = time.time, brokers: Collection[str] = ()
 ) -> AsyncIterator[Storage]:
-    """Open `memory://` or `sqlite:///path/to/file` (four slashes for an absolute path). Leaving the block
-    closes it. With `brokers`, their names, every commit is logged for them.
+    """Open `memory://` or `sqlite:///path/to/file` (four slashes for an absolute path); leaving the block closes it.
 
-    Raises `StoreUrlError` if the URL names nothing that can be opened, `StorageUnavailable` if it can't be
-    now, as while another server has it open. `clock` gives epoch seconds.
+    `brokers` are the names of message brokers; with any, every commit is logged for them. `clock` returns epoch
+    seconds. Raises `StoreUrlError` if the URL is not valid or its database cannot be used, and `StorageUnavailable` if
+    it cannot be opened at the moment, for example while another server uses it.
     """
     scheme, _, rest = url.partition("://")
     if rest == "/:memory:":
-        raise StoreUrlError(f"{url!r} would be a file of that name: use memory:// to keep nothing")
+        raise StoreUrlError(f"{url!r} would be a file with that name: use memory:// to store nothing")
     if url == "memory://":
         in_place = InPlace()
         memory = MemoryStore(policy, clock, brokers)
@@ -64,7 +66,7 @@ async def open_store(
         async with _open_sqlite(Path(rest[1:]), policy, clock, brokers) as storage:
             yield storage
     else:
-        raise StoreUrlError(f"{without_secrets(url)!r} is no storage URL: use sqlite:///path/to/file or memory://")
+        raise StoreUrlError(f"{without_secrets(url)!r} is not a storage URL: use sqlite:///path/to/file or memory://")
 
 
 @asynccontextmanager
@@ -72,28 +74,28 @@ async def _open_sqlite(
     path: Path, policy: Policy, clock: Callable[[], float], brokers: Collection[str]
 ) -> AsyncIterator[Storage]:
     async with open_workers("storage-reader", READERS) as readers, open_workers("storage-writer") as writer:
-        claimed = await writer.run(partial(claim, path))
+        lock = await writer.run(partial(lock_database, path))
         try:
-            store = await writer.run(partial(_sqlite_store, claimed, policy, clock, brokers))
+            store = await writer.run(partial(_open_sqlite_store, lock, policy, clock, brokers))
             try:
                 log = AsyncLog(store, readers, writer) if brokers else None
                 yield Storage(store, writer, AsyncReader(store, readers), store.tidy, log)
             finally:
-                # A checkpoint of the log, which is bounded: a second at most.
+                # Takes a second at most: it writes the log into the database, and the log's size is bounded.
                 await writer.run(store.close)
         finally:
-            claimed.release()
+            lock.release()
 
 
-def _sqlite_store(
-    claimed: DatabaseLock, policy: Policy, clock: Callable[[], float], brokers: Collection[str]
+def _open_sqlite_store(
+    lock: DatabaseLock, policy: Policy, clock: Callable[[], float], brokers: Collection[str]
 ) -> SqliteStore:
-    """The store in a claimed file. If it can't be opened, no file stays behind that was not there before."""
-    # SQLAlchemy takes a fifth of a second to import, and memory:// never needs it.
+    """Open the store in a locked file. If that fails, the files that this start has created are deleted."""
+    # Imported here: SQLAlchemy takes a fifth of a second to import, and memory:// does not need it.
     from actorchat.storage.sqlite import SqliteStore
 
     try:
-        return SqliteStore(claimed.path, policy, clock=clock, claim=claimed, brokers=brokers)
+        return SqliteStore(lock.path, policy, clock=clock, claim=lock, brokers=brokers)
     except BaseException:
-        claimed.discard()
+        lock.discard()
         raise

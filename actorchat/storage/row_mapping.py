@@ -1,6 +1,6 @@
-"""Owns how values of the domain stand in table rows, both ways. Knows no statement and no connection.
+"""Converts values of the domain to table rows and back.
 
-Whatever runs once a message is a plain tuple in the order of the table's columns.
+A row is a plain tuple in the order of the table's columns, because conversions run for every message.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ Row = tuple[Any, ...]  # what a driver gives and takes
 
 
 class DamagedRow(Exception):  # noqa: N818 - named as what it is about
-    """A stored row is none that this program writes."""
+    """A stored row has a content that this program never writes."""
 
 
 def read_row(convert: Callable[[Row], T], row: Row) -> T:
-    """`convert(row)`. Raises `DamagedRow` for whatever is wrong with the row."""
+    """Return `convert(row)`. Raises `DamagedRow` if the row cannot be converted."""
     try:
         return convert(row)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise DamagedRow(f"{type(error).__name__}: {error}") from error
 
 
-# Enum members are looked up and spelled out once: both cost more than the rest of a row.
+# Looked up here once, because access to enum members takes longer than the rest of a row.
 ROLES: Final = {role.value: role for role in Role}
 TYPES: Final = {type_.value: type_ for type_ in MessageType}
 STAGES: Final = {stage.value: stage for stage in Stage}
@@ -71,12 +71,12 @@ def role_text(role: Role) -> str:
 
 
 def keys(values: Iterable[object]) -> str:
-    """The parameter of statements that read many rows."""
+    """Encode the `keys` parameter of statements that read many rows."""
     return orjson.dumps(list(values)).decode()
 
 
 def chat_row(number: int, chat: ChatState, policy: Policy) -> Row:
-    """A row of `chats`."""
+    """The row of a chat in `chats`."""
     return (
         number,
         chat.uuid.hex,
@@ -91,13 +91,13 @@ def chat_row(number: int, chat: ChatState, policy: Policy) -> Row:
 
 
 def transition_row(number: int, chat: ChatState, policy: Policy) -> Row:
-    """What may change in a chat, then its number."""
+    """The columns that a transition may change, then the chat's number."""
     operator_id = None if chat.operator is None else chat.operator.id
     return (chat.stage.value, operator_id, *_progress(chat), chat.assigned_at, chat.due_at(policy), number)
 
 
 def progress_row(number: int, chat: ChatState) -> Row:
-    """What messages and receipts change in a chat, then its number."""
+    """The columns that messages and receipts change, then the chat's number."""
     return (*_progress(chat), number)
 
 
@@ -117,11 +117,11 @@ def _progress(chat: ChatState) -> Row:
 
 
 def chat_of(row: Row) -> ChatState:
-    """From `chats` without `due_at`; the profiles of owner and operator follow where people were joined."""
+    """Convert the columns of `chats` without `due_at`, which the profiles of owner and operator may follow."""
     operator_id = row[5]
     owner, operator = (row[17:21], row[21:25]) if len(row) > 17 else ((), ())
     if not _INTEGERS.issuperset(map(type, row[6:17])):
-        raise TypeError(f"these are not all integers: {row[6:17]!r:.100}")
+        raise TypeError(f"some of these are not integers: {row[6:17]!r:.100}")
     return ChatState(
         UUID(hex=row[1]),
         row[2],
@@ -133,7 +133,7 @@ def chat_of(row: Row) -> ChatState:
 
 
 def message_row(chat_number: int, message: StoredMessage) -> Row:
-    """A row of `messages`."""
+    """The row of a message in `messages`."""
     author = message.author
     return (
         message.id,
@@ -151,14 +151,14 @@ def message_row(chat_number: int, message: StoredMessage) -> Row:
 
 
 def message_of(row: Row) -> StoredMessage:
-    """From `messages` without `chat`; the author's profile follows."""
+    """Convert the columns of `messages` without `chat`, followed by the author's profile."""
     id_, index, rev, type_, type_role, author_role, author_id, text, time, client_id = row[:10]
     author = None if author_id is None else _user(author_id, ROLES[author_role], row[10:])
     return StoredMessage(id_, index, rev, TYPES[type_], ROLES[type_role], text, author, time, client_id)
 
 
 def person_row(person: PersonRecord) -> Row:
-    """A row of `people`."""
+    """The row of a person in `people`."""
     user = person.user
     return (
         role_text(user.role),
@@ -178,7 +178,7 @@ def _profile_text(person: PersonRecord) -> str:
     profile = person.profile
     if profile is None:
         return ""
-    # The order of `superseded` is kept: its first are forgotten first.
+    # The order of `superseded` matters: the oldest entries, which come first, are forgotten first.
     parts = (profile.token, profile.at, profile.until, profile.dated, dict(person.superseded))
     return orjson.dumps(parts).decode()
 

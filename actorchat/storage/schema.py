@@ -1,7 +1,7 @@
-"""Owns the tables, made for SQLite and PostgreSQL alike. Knows no statement that uses them.
+"""Defines the tables, for SQLite and PostgreSQL.
 
-Every index on `messages` and on columns that each message changes costs microseconds a message: there is one,
-(chat, message_index), and the idempotency keys are read through it.
+Every index on `messages`, or on a column that each message changes, costs microseconds per message. So `messages` has
+only one, on (chat, message_index), which also serves to read the idempotency keys.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ __all__ = [
 ]
 
 HEAD: Final = "0005"
-"""The newest migration: a database that says so is opened without Alembic."""
+"""The newest migration. A database at this version is opened without Alembic."""
 
 metadata: MetaData = MetaData()
 
-# SQLite makes only a column of the type INTEGER the row's own key.
+# In SQLite only an INTEGER column can be the row's own key.
 _Big = BigInteger().with_variant(Integer(), "sqlite")
 
 chats: Table = Table(
@@ -96,7 +96,7 @@ messages: Table = Table(
 )
 Index("messages_chat_index", messages.c.chat, messages.c.message_index, unique=True)
 
-# The places in lists that chats got without a message. With the ids of messages they tell where each chat ever stood.
+# The places that chats got without a message. Together with message ids, they tell where each chat was at any time.
 moves: Table = Table(
     "moves",
     metadata,
@@ -114,11 +114,11 @@ people: Table = Table(
     Column("lastname", Text, nullable=False),
     Column("firstname", Text, nullable=False),
     Column("patronymic", Text, nullable=False),
-    # JSON: each source with the end of the membership.
+    # JSON object: the expiry of the membership in each source.
     Column("sources", Text, nullable=False),
     Column("online", Boolean, nullable=False),
     Column("leaving", Boolean, nullable=False, server_default=false()),
-    # JSON: the token that the profile was taken from, and older ones; empty if it was taken from none.
+    # JSON array: the token that the profile comes from, and older ones; empty if it does not come from a token.
     Column("profile_token", Text, nullable=False, server_default=""),
     sqlite_with_rowid=False,
 )
@@ -140,7 +140,7 @@ source_counters: Table = Table(
     Column("rev", _Big, nullable=False),
 )
 
-# One row a journal, updated by each of its batches: what tells whether a commit in doubt is stored.
+# One row per journal, updated by each batch. After an error it tells whether the batch was committed.
 writers: Table = Table(
     "writers",
     metadata,
@@ -158,8 +158,8 @@ settings: Table = Table(
     Column("value", Text, nullable=False),
 )
 
-# One row a batch, while a broker is configured: what other programs are to be shown of it. The newest row is never
-# deleted, so no `seq` is used twice.
+# One row per batch, while a broker is configured: the data to publish. The newest row is never deleted, so that no
+# `seq` is used twice.
 log = Table(
     "log",
     metadata,
@@ -170,7 +170,7 @@ log = Table(
     Column("payload", LargeBinary, nullable=False),
 )
 
-# One row a configured broker: everything up to `seq` is confirmed.
+# One row per configured broker: it has confirmed everything up to `seq`.
 relayed = Table(
     "relayed",
     metadata,

@@ -1,6 +1,6 @@
-"""Brings a database to the newest schema when it is opened, and refuses one that is not ours.
+"""Upgrades a database to the newest schema when it is opened, and refuses databases of other programs.
 
-Alembic takes a third of a second to import, so it is imported only for a database that is new or older.
+Alembic takes a third of a second to import, so it is imported only for a new or older database.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from actorchat.storage.store import StoreUrlError
 __all__ = ["check_owner", "upgrade"]
 
 _VERSIONS = "alembic_version"
-_MOST_NAMED = 3
+_MAX_NAMED = 3
 
 
 def upgrade(connection: sqlite3.Connection, path: Path) -> None:
-    """Bring the schema to `HEAD`, all of it or nothing.
+    """Upgrade the schema to `HEAD`, in one transaction.
 
-    Raises `StoreUrlError` for the schema of a newer version and for tables that are damaged or not ours,
-    `sqlite3.Error` if the database can't be used.
+    Raises `StoreUrlError` if the schema is newer, damaged or another program's, and `sqlite3.Error` if the database
+    cannot be used.
     """
     version = check_owner(connection, path)
     if version == HEAD:
@@ -40,37 +40,37 @@ def upgrade(connection: sqlite3.Connection, path: Path) -> None:
     engine = create_engine("sqlite://", creator=lambda: connection, poolclass=StaticPool)
     try:
         with engine.connect() as alchemy, alchemy.begin():
-            # Of two processes that open a new database at once, the second finds it finished.
+            # If two processes open a new database at the same time, the second one waits and finds it complete.
             alchemy.exec_driver_sql("BEGIN IMMEDIATE")
             config.attributes["connection"] = alchemy
             command.upgrade(config, "head")
             _check_tables(connection, path)
     except CommandError as error:
         raise StoreUrlError(
-            f"{path} has schema {version}, which this actorchat, with {HEAD}, doesn't know: use the newer version that"
-            " wrote it, or another file"
+            f"{path} has schema {version}, but this version of actorchat knows schemas up to {HEAD}: use the newer"
+            " version that wrote it, or name another file"
         ) from error
     except DBAPIError as error:
-        # What the driver raised: callers know SQLite, not SQLAlchemy.
+        # Raise the driver's exception, because callers handle sqlite3's, not SQLAlchemy's.
         if isinstance(error.orig, sqlite3.Error):
             raise error.orig from None
         raise
 
 
 def check_owner(connection: sqlite3.Connection, path: Path) -> str | None:
-    """The version of the schema, None for an empty database. Raises `StoreUrlError` for another program's database."""
+    """Return the version of the schema, None if empty. Raises `StoreUrlError` for another program's database."""
     names = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")]
     own = [name for name in names if not name.startswith("sqlite_")]
     if not own:
         return None
     if "version_num" not in _columns(connection, _VERSIONS):
-        named = ", ".join(own[:_MOST_NAMED]) + (", …" if len(own) > _MOST_NAMED else "")
-        raise StoreUrlError(f"{path} belongs to another program, its tables are {named}: name another file")
+        named = ", ".join(own[:_MAX_NAMED]) + (", …" if len(own) > _MAX_NAMED else "")
+        raise StoreUrlError(f"{path} belongs to another program (its tables are {named}): name another file")
     versions = [row[0] for row in connection.execute(f"SELECT version_num FROM {_VERSIONS}")]  # noqa: S608 - a constant
     if len(versions) != 1 or not isinstance(versions[0], str):
         raise StoreUrlError(
-            f"{path} has no single schema version (alembic_version holds {versions}): it is damaged or belongs to"
-            " another program; restore a backup, or name another file"
+            f"{path} does not have exactly one schema version (alembic_version has {versions}): it is damaged or"
+            " belongs to another program; restore a backup, or name another file"
         )
     return versions[0]
 

@@ -372,10 +372,10 @@ class SqliteStore:
         """
         last = self._last
         if last is not None and last.writer == writer and (not known or known[0][0] < last.number):
-            self._files.restored()
+            self._files.fail_restored()
 
     def _look_at_files(self) -> None:
-        self._files.check_claim()
+        self._files.check_lock()
         self._connections.mend_log()
         self._connections.warn_of_large_log()
 

@@ -1,7 +1,4 @@
-"""Owns what is put in order when a SQL database is opened: counters, due times, old writers.
-
-Knows no transaction.
-"""
+"""Corrects counters and due times when a SQL database is opened, and deletes the records of old writers."""
 
 from __future__ import annotations
 
@@ -22,35 +19,35 @@ __all__ = ["prepare_start"]
 
 _log = logging.getLogger("actorchat.storage")
 
-_WRITER_KEPT: Final = 86_400
+_WRITER_SECONDS: Final = 86_400
 _TIMERS: Final = "timers"
-# What `ChatState.due_at` means: with a higher number due times that were stored under another meaning are recomputed.
-_DUE_TIMES: Final = 2
+# The version of the rules in `ChatState.due_at`. A higher number makes the next start recompute all stored due times.
+_DUE_TIMES_VERSION: Final = 2
 _PAGE: Final = 1_000
 
 
 def prepare_start(cursor: BatchCursor, statements: Statements, policy: Policy, now: int) -> int:
-    """Recount, recompute due times if the policy's timers changed, forget writers that are long gone.
+    """Recount all counters, recompute due times if the policy's timers changed, and delete writers of long ago.
 
-    Returns how many counters were wrong.
+    Runs in the caller's transaction. `now` is epoch seconds. Returns how many counters were wrong.
     """
-    timers = f"{_DUE_TIMES} {policy.idle_timeout} {policy.answer_timeout}"
-    renewed = _all(cursor, statements.setting, (_TIMERS,)) != [(timers,)]
+    timers = f"{_DUE_TIMES_VERSION} {policy.idle_timeout} {policy.answer_timeout}"
+    timers_changed = _all(cursor, statements.setting, (_TIMERS,)) != [(timers,)]
     due: list[Row] = []
     counted = _Counted()
     for number, chat in _active(cursor, statements):
         counted.add(chat)
-        if renewed:
+        if timers_changed:
             due.append((chat.due_at(policy), number))
-    if renewed:
+    if timers_changed:
         cursor.executemany(statements.update_due, due)
         cursor.execute(statements.put_setting, (_TIMERS, timers))
-    cursor.execute(statements.forget_writers, (now - _WRITER_KEPT,))
+    cursor.execute(statements.forget_writers, (now - _WRITER_SECONDS,))
     return _correct(cursor, statements, counted)
 
 
 def _active(cursor: BatchCursor, statements: Statements) -> Iterator[tuple[int, ChatState]]:
-    """Every active chat with its number. Rows are read by the page, since there may be very many."""
+    """Every active chat with its number. Rows are fetched in pages, because there may be very many."""
     cursor.execute(statements.active_chats)
     while rows := cursor.fetchmany(_PAGE):
         for row in rows:
@@ -59,22 +56,22 @@ def _active(cursor: BatchCursor, statements: Statements) -> Iterator[tuple[int, 
 
 @attrs.define(eq=False)
 class _Counted:
-    """Counters as the sum of the chats' contributions; chats that are not active have none."""
+    """The counters as the sum of the contributions of all active chats; other chats contribute nothing."""
 
     new: Counter[int] = attrs.Factory(Counter)
     open: Counter[int] = attrs.Factory(Counter)
     unread: Counter[str] = attrs.Factory(Counter)
 
     def add(self, chat: ChatState) -> None:
-        share = contribution(chat)
-        self.unread[chat.source] += share.unread
-        if share.operator_id is not None:
-            self.new[share.operator_id] += share.new
-            self.open[share.operator_id] += share.open
+        added = contribution(chat)
+        self.unread[chat.source] += added.unread
+        if added.operator_id is not None:
+            self.new[added.operator_id] += added.new
+            self.open[added.operator_id] += added.open
 
 
 def _correct(cursor: BatchCursor, statements: Statements, counted: _Counted) -> int:
-    """Store those counters that are wrong, and say how many are."""
+    """Correct the stored counters that are wrong, log each of them, and return how many there were."""
     new, open_, unread = counted.new, counted.open, counted.unread
     operators = {row[0]: row[1:] for row in _all(cursor, statements.all_operator_counters)}
     sources = {row[0]: row[1:] for row in _all(cursor, statements.all_source_counters)}
@@ -92,9 +89,19 @@ def _correct(cursor: BatchCursor, statements: Statements, counted: _Counted) -> 
     ]
     for counters in wrong_operators:
         stored = operators.get(counters.operator_id)
-        _log.error("operator %d: stored (new, open, rev) %s, recounted %s", counters.operator_id, stored, counters)
+        _log.error(
+            "the counters of operator %d were wrong and are corrected: stored (new, open, rev) %s, recounted %s",
+            counters.operator_id,
+            stored,
+            counters,
+        )
     for source, count, _ in wrong_sources:
-        _log.error("source %r: stored (unread, rev) %s, recounted %d", source, sources.get(source), count)
+        _log.error(
+            "the unread counter of source %r was wrong and is corrected: stored (unread, rev) %s, recounted %d",
+            source,
+            sources.get(source),
+            count,
+        )
     cursor.executemany(statements.put_operator_counters, list(map(counters_row, wrong_operators)))
     cursor.executemany(statements.put_source_counters, wrong_sources)
     return len(wrong_operators) + len(wrong_sources)

@@ -1,7 +1,6 @@
-"""Owns the text of every statement, built with SQLAlchemy Core and run by the driver itself.
+"""Builds the text of all SQL statements with SQLAlchemy Core; the driver executes them.
 
-Knows no connection. SQLAlchemy's own execution costs more than most of these statements do, so it only writes
-them.
+SQLAlchemy only compiles the statements: executing them through it would take longer than most of them run.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ from actorchat.storage.schema import (
 __all__ = ["Statements"]
 
 _PROFILE: Final = ("avatar", "lastname", "firstname", "patronymic")
-_HOT: Final = (
+_PROGRESS: Final = (
     "rev",
     "next_index",
     "visitor_delivered",
@@ -57,9 +56,9 @@ _HOT: Final = (
     "place",
 )
 
-# Without an offset the SQLite dialect adds one as a parameter of its own.
+# Given explicitly, because the SQLite dialect would otherwise add an offset as a parameter.
 _start: ColumnElement[int] = literal_column("0")
-# Below every place.
+# A number below every place.
 _NOWHERE: Final[ColumnElement[int]] = literal_column(str(-(2**62)))
 _ACTIVE_STAGES: Final = frozenset({Stage.NEW, Stage.OPEN})
 _active = literal_column("stage").in_([literal_column("'new'"), literal_column("'open'")])
@@ -70,9 +69,9 @@ _owner, _operator = people.alias("owner"), people.alias("operator")
 
 
 class Statements:
-    """Statement texts for SQLite. Parameters are positional, in the order that each comment or name tells.
+    """The statements for SQLite. Parameters are positional, in the order of the names after each statement.
 
-    `keys` parameters are JSON arrays: one statement reads any number of rows, and its text never changes.
+    A `keys` parameter is a JSON array, so that one statement with a constant text can read any number of rows.
     """
 
     def __init__(self) -> None:
@@ -80,7 +79,7 @@ class Statements:
         self._filtered: dict[tuple[frozenset[str], bool], str] = {}
         text_ = self._text
 
-        # Rows that a batch needs, and that it writes.
+        # Statements of a batch: the rows that it needs and the rows that it writes.
         self.chats_by_uuid: str = text_(select(*_state).where(_among(chats.c.uuid)), "keys")
         pairs = _each("keys")
         self.unclosed_chats: str = text_(
@@ -115,8 +114,8 @@ class Statements:
         self.insert_chat: str = self._insert(chats)
         self.insert_message: str = self._insert(messages)
         self.insert_move: str = self._insert(moves)
-        self.update_chat: str = self._update_chat(("stage", "operator_id", *_HOT, "assigned_at", "due_at"))
-        self.update_chat_progress: str = self._update_chat(_HOT)
+        self.update_chat: str = self._update_chat(("stage", "operator_id", *_PROGRESS, "assigned_at", "due_at"))
+        self.update_chat_progress: str = self._update_chat(_PROGRESS)
         self.delete_chat: str = text_(chats.delete().where(chats.c.number == bindparam("number")), "number")
         any_chat = select(chats.c.number).where(chats.c.owner_id == people.c.id)
         self.delete_owner: str = text_(
@@ -146,7 +145,7 @@ class Statements:
             "before",
         )
 
-        # The log of commits, and how far brokers have got.
+        # The commit log, and how far each broker has confirmed it.
         entry = ("writer", "batch", "time", "payload")
         self.insert_entry = text_(log.insert().values({name: bindparam(name) for name in entry}), *entry)
         newest_entry = select(func.max(log.c.seq)).scalar_subquery()
@@ -181,7 +180,7 @@ class Statements:
         )
         self.delete_relayed = text_(relayed.delete().where(relayed.c.broker == bindparam("broker")), "broker")
 
-        # The newest row of each table that a read needs.
+        # Read the newest row of each table that reads need.
         self.probes: tuple[str, ...] = tuple(
             text_(
                 select(table).order_by(next(iter(table.primary_key)).desc()).limit(literal_column("1")).offset(_start)
@@ -189,7 +188,7 @@ class Statements:
             for table in (chats, messages, people, operator_counters, source_counters)
         )
 
-        # Reads, with the people as they are stored now.
+        # Reads, with the current profiles of people.
         with_people = self._chats_with_people()
         self.chat: str = text_(with_people.where(chats.c.uuid == bindparam("uuid")), "uuid")
         self.numbered: str = text_(with_people.where(chats.c.number == bindparam("number")), "number")
@@ -232,7 +231,7 @@ class Statements:
             "role",
             "limit",
         )
-        # Walks back from the newest message: what is asked for is usually near the end.
+        # Searches from the newest message backwards, because the result is usually near the end.
         self.index_at_rev: str = text_(
             select(index)
             .where(messages.c.chat == bindparam("chat"), messages.c.rev <= bindparam("rev"))
@@ -268,7 +267,7 @@ class Statements:
         )
         self.unused: str = text_(
             select(chats.c.uuid)
-            # Spelt as in the index of the reserved chats.
+            # The condition has to be spelled as in the index of reserved chats.
             .where(_reserved, chats.c.last_activity <= bindparam("before"))
             .order_by(chats.c.last_activity, chats.c.uuid)
             .limit(limit)
@@ -287,8 +286,10 @@ class Statements:
         )
 
     def filtered_chats(self, which: ChatFilter) -> str:
-        """Takes `start` three times if `which` sets `before`, what it sets of sources (keys), stages (keys), operator
-        and owner, `place` if it sets `before`, limit. A row's last column is the place where the chat stood.
+        """The statement for a list of chats. The last column of a row is the chat's place at the time of `start`.
+
+        Parameters: `start` three times if `before` is set; then those of sources (keys), stages (keys), operator and
+        owner that are set; `place` if `before` is set; the limit.
         """
         names = ("sources", "stages", "operator_id", "owner_id")
         present = frozenset(name for name in (*names, "before") if getattr(which, name) is not None)
@@ -303,7 +304,7 @@ class Statements:
             "owner_id": chats.c.owner_id == bindparam("owner_id"),
         }
         chosen = [name for name in names if name in present]
-        # Spelt as in the index of the active chats: parameters would not tell SQLite that it may use it.
+        # Spelled as in the index of active chats: with parameters SQLite would not know that it can use the index.
         query = self._chats_with_people().where(_active if only_active else _listed)
         query = query.where(*(conditions[name] for name in chosen))
         parameters = tuple(chosen)
@@ -320,10 +321,10 @@ class Statements:
 
     def _text(self, statement: ClauseElement, *parameters: str) -> str:
         compiled = statement.compile(dialect=self._dialect)
-        # Values are given by position: a statement that was changed must not take them in another order.
-        taken = tuple(compiled.positiontup or ()) if isinstance(compiled, SQLCompiler) else ()
-        if taken != parameters:
-            raise AssertionError(f"{compiled} takes {taken}, not {parameters}")
+        # Values are passed by position, so make sure that the order is the documented one.
+        actual = tuple(compiled.positiontup or ()) if isinstance(compiled, SQLCompiler) else ()
+        if actual != parameters:
+            raise AssertionError(f"{compiled} has the parameters {actual}, not {parameters}")
         return str(compiled)
 
     def _insert(self, table: Table) -> str:
@@ -331,7 +332,7 @@ class Statements:
         return self._text(table.insert().values({name: bindparam(name) for name in names}), *names)
 
     def _put(self, table: Table, keep: Sequence[str] = ()) -> str:
-        """Takes the table's columns; a row with the same key gets all of them but `keep`."""
+        """Insert a row, or update all columns except `keep` of the row with the same key. Takes the table's columns."""
         names = [column.name for column in table.c]
         insert = sqlite.insert(table).values({name: bindparam(name) for name in names})
         keys = [column.name for column in table.primary_key]
@@ -344,9 +345,7 @@ class Statements:
         return self._text(statement, *(f"new_{name}" for name in names), "of")
 
     def _recent_keys(self) -> str:
-        """Takes [[chat, author role, author id], …]; gives keys with their indexes,
-        ascending.
-        """
+        """Read authors' latest idempotency keys in ascending order. Takes [[chat, author role, author id], …]."""
         asked = _each("keys")
         newest = messages.alias("newest")
 
@@ -399,9 +398,9 @@ class Statements:
 
 
 def _stood() -> ColumnElement[Any]:
-    """The chat's place when the newest number was `start`, `_NOWHERE` if it was in no list then.
+    """The chat's place at the time when `start` was the highest place; `_NOWHERE` if it was in no list then.
 
-    Only for a chat that has moved since, its newest message and move up to there are looked up.
+    The lookup in messages and moves is made only for chats that have moved since.
     """
     start: ColumnElement[int] = bindparam("start")
 
@@ -412,7 +411,7 @@ def _stood() -> ColumnElement[Any]:
 
     message = newest(messages.c.id, messages.c.chat, messages.c.message_index)
     move = newest(moves.c.place, moves.c.chat, moves.c.place)
-    # With two arguments this is the greater one, in SQLite.
+    # In SQLite, max with two arguments returns the greater one.
     return case((chats.c.place <= start, chats.c.place), else_=func.max(message, move))
 
 

@@ -1,6 +1,6 @@
-"""Owns where a store's blocking calls run: a few named threads of its own, or in place. Knows no store.
+"""Runs a store's blocking calls in dedicated threads, or in place if they do not block.
 
-Trio's cached worker threads linger for ten seconds; these end with their block.
+Trio's worker threads stay idle for ten seconds after their last call; these threads end with their block.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ T = TypeVar("T")
 
 
 class Runner(Protocol):
-    """Somewhere to run a blocking call."""
+    """Runs blocking calls."""
 
     async def run(self, call: Callable[[], T], meanwhile: Callable[[], object] | None = None) -> T:
-        """Return what `call` returns. Never abandoned: a cancelled caller still gets the result of what has
-        begun. It may not yield: a caller that loops sees to that, and to its own cancellation.
+        """Run `call` and return its result. Not cancellable: the wait goes on until `call` has finished.
 
-        `meanwhile` is called once, in the caller's task, as soon as `call` is on its way. It should not raise: what it
-        raises is raised in place of `call`'s result, when nothing of `call` is running.
+        This may return without a checkpoint, so callers in a loop need their own. `meanwhile` is called once, in the
+        caller's task, after `call` was started. If it raises, the exception is raised after `call` has finished, and
+        the result is lost.
         """
 
 
 class InPlace:
-    """Runs calls that don't block, in the caller's task. Yields only between `meanwhile` and the call."""
+    """Runs calls that do not block, in the caller's task. Has a checkpoint only if there is a `meanwhile`."""
 
     async def run(self, call: Callable[[], T], meanwhile: Callable[[], object] | None = None) -> T:
         if meanwhile is not None:
@@ -43,12 +43,12 @@ class InPlace:
 
 
 class Workers:
-    """Threads that take calls in the order they came. Made by `open_workers`."""
+    """Threads that run calls in the order of their arrival. Made by `open_workers`."""
 
     def __init__(self, name: str, count: int) -> None:
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._token: TrioToken = trio.lowlevel.current_trio_token()
-        self._left = count
+        self._running = count
         self._ended = trio.Event()
         self._threads = [
             Thread(target=self._work, name=f"{name}-{number}" if count > 1 else name, daemon=True)
@@ -70,16 +70,15 @@ class Workers:
             if meanwhile is not None:
                 meanwhile()
         finally:
-            # A thread can't be stopped, and what it does (a commit) must be known: so the wait is not cancelled.
+            # Not cancellable: a thread cannot be stopped, and the caller needs the outcome, for example of a commit.
             await trio.lowlevel.wait_task_rescheduled(lambda _: Abort.FAILED)
         return result.pop().unwrap()
 
     async def join(self) -> None:
-        """Return when every thread has ended: after the call it is running, if any, and no later one."""
+        """End the threads after the calls that are queued, and wait for them."""
         for _ in self._threads:
             self._calls.put(None)
-        # As long as the calls that have begun take; a thread that outlives its block could touch closed
-        # files.
+        # Takes as long as the running calls. Shielded, because a thread that outlives the block could use closed files.
         with trio.CancelScope(shield=True):
             await self._ended.wait()
         for thread in self._threads:
@@ -88,19 +87,19 @@ class Workers:
     def _work(self) -> None:
         while (work := self._calls.get()) is not None:
             work()
-            # An error that it raised holds what it worked with, such as cursors.
+            # Its exception, if it raised one, refers to objects such as cursors.
             del work
-        self._token.run_sync_soon(self._one_ended)
+        self._token.run_sync_soon(self._thread_ended)
 
-    def _one_ended(self) -> None:
-        self._left -= 1
-        if not self._left:
+    def _thread_ended(self) -> None:
+        self._running -= 1
+        if not self._running:
             self._ended.set()
 
 
 @asynccontextmanager
 async def open_workers(name: str, count: int = 1) -> AsyncIterator[Workers]:
-    """`count` threads called `name`. Leaving the block ends and joins them."""
+    """Start `count` threads called `name`; leaving the block ends and joins them."""
     workers = Workers(name, count)
     try:
         yield workers

@@ -355,7 +355,7 @@ async def test_a_host_that_is_none_is_one_clear_line() -> None:
 
 async def test_a_folder_that_can_not_be_made_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StartFailed, match=r"data folder can't be used: .*file/data can't exist"):
+    with pytest.raises(StartFailed, match=r"data folder can't be used: .*file/data cannot exist"):
         async with open_server(Settings(data=tmp_path / "file" / "data", port=None)):
             pass
 

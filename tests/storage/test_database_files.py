@@ -20,7 +20,7 @@ from actorchat.chat.ports import StorageUnavailable
 from actorchat.protocol import Role
 from actorchat.storage import Journal, Storage, open_journal, open_store
 from actorchat.storage import database_lock as claim_module
-from actorchat.storage.database_lock import claim
+from actorchat.storage.database_lock import lock_database
 from actorchat.storage.sqlite import SqliteStore
 from actorchat.storage.store import Batch, Store
 from tests.storage.failing_disk import Disk
@@ -165,8 +165,8 @@ def claimed_outside(path: Path) -> Iterator[str]:
     program = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from actorchat.storage.database_lock import claim\n"
-        "try: claimed = claim(Path(sys.argv[1]))\n"
+        "from actorchat.storage.database_lock import lock_database\n"
+        "try: claimed = lock_database(Path(sys.argv[1]))\n"
         "except Exception as error: print(error, flush=True)\n"
         "else: print('claimed', flush=True), sys.stdin.read()\n"
     )
@@ -348,7 +348,7 @@ async def test_a_log_that_another_program_wrote_anew_stops_the_store(path: Path)
             running.beside(suffix).unlink()
         running.beside("-wal").write_bytes(b"another's")
         assert await running.say("lost") == "storage_unavailable"
-        with pytest.raises(StorageUnavailable, match="was replaced by another program's"):
+        with pytest.raises(StorageUnavailable, match="was replaced by another program"):
             await running.storage.chat_reader.chat(CHAT)
         assert texts(path) == ["a"]
 
@@ -375,7 +375,7 @@ async def test_programs_that_ask_sqlite_are_no_reason_to_stop(path: Path) -> Non
 def test_checkpoints_of_its_own_are_no_reason_to_stop(path: Path) -> None:
     disk = Disk()
     disk.setup = lambda connection: connection.execute("PRAGMA wal_autocheckpoint=1")
-    claimed = claim(path)
+    claimed = lock_database(path)
     with closing(SqliteStore(path, Policy(), disk.connect, claim=claimed)) as store:
         store.commit([RESERVE], Batch("w", 1, NOW))
         for number in range(2, 60):
@@ -401,7 +401,7 @@ def test_a_reader_that_checks_beside_the_writer_finds_no_foreign_file(
     """The reader has read the stamp when the writer, whose checkpoint has just raised it, checks as well."""
     with closing(SqliteStore(path, Policy())) as store:
         files = store._files
-        assert files._claim is None
+        assert files._lock is None
         stamps = iter((files.stamp, files.stamp + 1))
         waits, goes_on = threading.Event(), threading.Event()
 
@@ -413,7 +413,7 @@ def test_a_reader_that_checks_beside_the_writer_finds_no_foreign_file(
             return stamp
 
         monkeypatch.setattr(files, "_read_stamp", read)
-        files._written = None
+        files._time_and_size = None
         files.stamp += 1
         reader = threading.Thread(target=files.check)
         reader.start()

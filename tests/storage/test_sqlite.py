@@ -315,7 +315,7 @@ def test_due_times_that_were_stored_under_an_older_meaning_are_recomputed(tmp_pa
 def test_a_file_that_is_no_database_is_named_as_such(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(content)
-    with pytest.raises(StoreUrlError, match="no SQLite database"):
+    with pytest.raises(StoreUrlError, match="not an SQLite database"):
         SqliteStore(path, Policy())
     assert path.read_bytes() == content
 

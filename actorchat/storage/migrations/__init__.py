@@ -1,1 +1,1 @@
-"""Owns the way from any older schema to `actorchat.storage.schema`. Run by `actorchat.storage.schema_upgrade`."""
+"""Contains the Alembic migrations to `actorchat.storage.schema`; `actorchat.storage.schema_upgrade` runs them."""

@@ -1,4 +1,4 @@
-"""Owns how Alembic reaches the database: on the connection it is given, inside the caller's transaction."""
+"""Runs the migrations on the connection that the caller passes, inside the caller's transaction."""
 
 from alembic import context
 

@@ -1,4 +1,4 @@
-"""Owns the first schema: chats, messages, people, counters, writers."""
+"""Creates the first tables: chats, messages, people, counters, writers and settings."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Adds when an operator got its chat, and whether an operator that went offline has chats to return."""
+"""Adds the time when an operator got a chat, and whether an offline operator still has chats to return."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,7 +11,7 @@ _BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 def upgrade() -> None:
     op.add_column("chats", sa.Column("assigned_at", _BIG))
-    # When operators got their chats is not known, but it was not later than this.
+    # The exact time is not known, but it was not later than the last activity.
     op.execute(
         "UPDATE chats SET assigned_at = last_activity WHERE operator_id IS NOT NULL AND stage IN ('new', 'open')"
     )

@@ -1,4 +1,4 @@
-"""Adds the end of each membership and the order of profiles to people, and an index of reserved chats."""
+"""Adds expiry dates of memberships, the tokens of profiles, and an index of reserved chats."""
 
 import json
 import time
@@ -10,7 +10,7 @@ revision = "0003"
 down_revision = "0002"
 
 _UNKNOWN_TOKEN = 30 * 24 * 3600
-"""Seconds that a membership lasts from now on, since the token that it came from is not known."""
+"""How long existing memberships last from now on, in seconds; the expiry of their tokens is not known."""
 
 
 def upgrade() -> None:

@@ -1,4 +1,4 @@
-"""Adds each chat's place in lists, and the places that chats got without a message."""
+"""Adds the place of each chat in lists, and the places that chats got without a message."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -17,7 +17,7 @@ def upgrade() -> None:
     )
     op.create_index("moves_chat", "moves", ["chat", "place"])
     op.add_column("chats", sa.Column("place", _BIG, nullable=False, server_default=sa.text("0")))
-    # Chats that were accepted before anybody wrote get places of their own below all ids.
+    # Chats that were accepted before their first message get places below all message ids.
     op.execute(
         "INSERT INTO moves SELECT number - 1 - (SELECT max(number) FROM chats), number"
         " FROM chats WHERE stage <> 'reserved' AND next_index = 0"

@@ -1,4 +1,4 @@
-"""Adds the log of commits for other programs, and how far each broker has got."""
+"""Adds the commit log for message brokers, and the position of each broker."""
 
 import sqlalchemy as sa
 from alembic import op
