@@ -18,6 +18,7 @@ from actorchat.chat.operations import Changed, Decision
 from actorchat.protocol import MessageType, Operator, Role, User
 
 __all__ = [
+    "MOST_TRIMMED",
     "CommitEncoder",
     "CommitLog",
     "LogEntry",
@@ -28,6 +29,9 @@ __all__ = [
     "Trimmed",
     "decode_commit",
 ]
+
+MOST_TRIMMED: Final = 2_000
+"""Entries that one `CommitLog.record` deletes at most."""
 
 _VERSION: Final = 1
 _PAYLOAD: Final = msgspec.msgpack.Encoder()

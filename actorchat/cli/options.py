@@ -43,6 +43,11 @@ config_option: Callable[[F], F] = click.option(
 )
 
 
+def _given(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...] | None:
+    """None for an option that may repeat and is not there: then the environment and the settings file count."""
+    return values or None
+
+
 def settings_options(command: F) -> F:
     """Add the options of `serve` and `check-config` to a command. They are named after the settings."""
     options = (
@@ -50,6 +55,13 @@ def settings_options(command: F) -> F:
         click.option("--port", metavar="N", help="The port; 0 picks a free one. [default: 8000]"),
         data_option,
         click.option("--storage", metavar="URL", help="sqlite:///path or memory://. [default: a file in --data]"),
+        click.option(
+            "--broker",
+            metavar="URL",
+            multiple=True,
+            callback=_given,
+            help="Publish to this message broker: redis://, rediss://, amqp://, amqps://. May repeat.",
+        ),
         click.option("--transport", metavar="NAME", help="auto, reactor or trio-websocket. [default: auto]"),
         click.option("--tls-cert", metavar="FILE", help="Serve https and wss with this certificate chain (PEM)."),
         click.option("--tls-key", metavar="FILE", help="The private key of the certificate (PEM)."),

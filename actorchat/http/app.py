@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 from starlette.applications import Starlette
@@ -36,12 +36,14 @@ def make_app(
     cors_headers: Collection[str] = (),
     proxies: Proxies | None = None,
     unready: Callable[[], Problem | None],
+    brokers: Callable[[], Sequence[Mapping[str, object]]] | None = None,
 ) -> ASGIApp:
     """Return the ASGI application.
 
     `unready` returns the reason why load balancers should not send requests to this server now, None if there is none.
     Pages of `origins` may call the API, and may send `cors_headers` besides the request headers that it uses.
     `proxies` finds the client of a request that a trusted proxy has forwarded.
+    `brokers` returns the state of each message broker, None if there are no brokers.
     """
 
     async def live(request: Request) -> Response:
@@ -49,7 +51,10 @@ def make_app(
 
     async def ready(request: Request) -> Response:
         problem = unready()
-        return json_response({"status": "ok"}) if problem is None else problem.response()
+        if problem is not None:
+            return problem.response()
+        # A broker that is away keeps nobody from chatting.
+        return json_response({"status": "ok"} if brokers is None else {"status": "ok", "brokers": brokers()})
 
     async def asyncapi(request: Request) -> Response:
         return json_response(asyncapi_document())

@@ -2,9 +2,11 @@
 
 from actorchat.protocol.asyncapi import asyncapi_document
 from actorchat.protocol.broker import (
+    ACTORCHAT_ID_HEADER,
     WIDGET_SOURCE_HEADER,
     BrokerBody,
     BrokerChannel,
+    BrokerMessage,
     decode_broker_body,
     encode_broker_body,
 )
@@ -90,6 +92,7 @@ from actorchat.protocol.times import parse_wire_time, wire_time
 from actorchat.protocol.validation import Fault, Malformed, NotUtf8, parse_json, structure
 
 __all__ = [
+    "ACTORCHAT_ID_HEADER",
     "COME_BACK",
     "COMMANDS",
     "DEFAULT_MAX_ATTACHMENTS",
@@ -106,6 +109,7 @@ __all__ = [
     "AttachmentType",
     "BrokerBody",
     "BrokerChannel",
+    "BrokerMessage",
     "Chat",
     "ChatStatus",
     "ChatUpdated",

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from actorchat.protocol.broker import WIDGET_SOURCE_HEADER, BrokerChannel
+from actorchat.protocol.broker import ACTORCHAT_ID_HEADER, WIDGET_SOURCE_HEADER, BrokerChannel
 from actorchat.protocol.codec import encode_command, encode_entity, encode_event
 from actorchat.protocol.entities import Chat, GlobalData, Message, Operator
 from actorchat.protocol.events import EXTENDED_EVENTS
@@ -45,6 +45,12 @@ _BROKER_PAYLOADS: Final[dict[BrokerChannel, Schema]] = {
     },
     BrokerChannel.MESSAGE: reference(Message),
     BrokerChannel.GLOBAL: reference(GlobalData),
+}
+_EXAMPLE_IDS: Final = {
+    BrokerChannel.CHAT: "d599cb9b-a451-4bb3-ac0c-1465b9a1c4de/2/0",
+    BrokerChannel.OPERATORS: f"operators/{EXAMPLE_SOURCE}/17",
+    BrokerChannel.MESSAGE: "d599cb9b-a451-4bb3-ac0c-1465b9a1c4de/2/1",
+    BrokerChannel.GLOBAL: f"global/{EXAMPLE_SOURCE}/5",
 }
 _EXTENDED: Final = {"x-profile": "extended"}
 
@@ -107,7 +113,16 @@ def _servers() -> Schema:
             "description": "Default chat server",
             "security": [{"$ref": "#/components/securitySchemes/token"}],
         },
-        "broker": {"host": "127.0.0.1:6379", "protocol": "redis", "description": "Message broker"},
+        "redis": {
+            "host": "127.0.0.1:6379",
+            "protocol": "redis",
+            "description": "Message broker: a stream for each channel",
+        },
+        "rabbitmq": {
+            "host": "127.0.0.1:5672",
+            "protocol": "amqp",
+            "description": "Message broker: a topic exchange for each channel; the routing key is the widget source",
+        },
     }
 
 
@@ -175,8 +190,22 @@ def _channels() -> Schema:
     for channel in BrokerChannel:
         channels[_broker_key(channel)] = {
             "address": channel.value,
-            "servers": [{"$ref": "#/servers/broker"}],
+            "servers": [{"$ref": "#/servers/redis"}, {"$ref": "#/servers/rabbitmq"}],
             "messages": _message_references([_broker_key(channel)]),
+            "bindings": {
+                "redis": {},
+                "amqp": {
+                    "is": "routingKey",
+                    "exchange": {
+                        "name": channel.value,
+                        "type": "topic",
+                        "durable": True,
+                        "autoDelete": False,
+                        "vhost": "/",
+                    },
+                    "bindingVersion": "0.3.0",
+                },
+            },
         }
     return channels
 
@@ -274,6 +303,11 @@ def _operation(action: str, channel: str, messages: Iterable[str], summary: str)
         "channel": {"$ref": f"#/channels/{channel}"},
         "summary": summary,
         "messages": [{"$ref": f"#/channels/{channel}/messages/{name}"} for name in messages],
+        **(
+            {"bindings": {"amqp": {"deliveryMode": 2, "bindingVersion": "0.3.0"}}}
+            if channel.startswith("broker")
+            else {}
+        ),
     }
 
 
@@ -320,13 +354,23 @@ def _broker_message(channel: BrokerChannel, example: bytes) -> Schema:
         "payload": _BROKER_PAYLOADS[channel],
         "examples": [{"payload": json.loads(example)}],
     }
-    if channel is not BrokerChannel.CHAT:
-        message["headers"] = {
-            "type": "object",
-            "required": [WIDGET_SOURCE_HEADER],
-            "properties": {WIDGET_SOURCE_HEADER: {"type": "string"}},
-        }
-        message["examples"][0]["headers"] = {WIDGET_SOURCE_HEADER: EXAMPLE_SOURCE}
+    # In AMQP they are headers, in Redis fields beside the body.
+    message["headers"] = {
+        "type": "object",
+        "required": [WIDGET_SOURCE_HEADER, ACTORCHAT_ID_HEADER],
+        "properties": {
+            WIDGET_SOURCE_HEADER: {"type": "string", "description": "The widget source."},
+            ACTORCHAT_ID_HEADER: {
+                "type": "string",
+                "description": "The same if the message is published again; no other one of the channel has it.",
+            },
+        },
+    }
+    message["examples"][0]["headers"] = {
+        WIDGET_SOURCE_HEADER: EXAMPLE_SOURCE,
+        ACTORCHAT_ID_HEADER: _EXAMPLE_IDS[channel],
+    }
+    message["bindings"] = {"amqp": {"messageType": channel.value, "bindingVersion": "0.3.0"}}
     return message
 
 

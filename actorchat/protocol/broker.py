@@ -3,11 +3,16 @@
 from enum import StrEnum
 from typing import Any, Final
 
+import attrs
+
 from actorchat.protocol.codec import decode_entity, encode_entity
 from actorchat.protocol.entities import Chat, GlobalData, Message, Operator
 
 WIDGET_SOURCE_HEADER: Final = "Widget-Source"
-"""The header that names the source of a body; the ``chat`` channel has none."""
+"""The header that names the source of a body."""
+
+ACTORCHAT_ID_HEADER: Final = "Actorchat-Id"
+"""The header that names a body: the same body published again has the same one."""
 
 
 class BrokerChannel(StrEnum):
@@ -41,3 +46,26 @@ def decode_broker_body(channel: BrokerChannel, payload: bytes | str) -> BrokerBo
     """Decode the body of a channel. Raises NotUtf8, and Malformed with all faults."""
     body: BrokerBody = decode_entity(payload, BODIES[channel])
     return body
+
+
+@attrs.frozen
+class BrokerMessage:
+    """What is published on one channel: the body, as JSON, and what its headers say.
+
+    ``source`` is the widget source. ``id`` is the same if the message is published again, and no other message of
+    the channel has it.
+    """
+
+    channel: BrokerChannel
+    source: str
+    id: str
+    body: bytes
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers by their names."""
+        return {WIDGET_SOURCE_HEADER: self.source, ACTORCHAT_ID_HEADER: self.id}
+
+    def decode(self) -> BrokerBody:
+        """Decode the body. Raises NotUtf8, and Malformed with every fault."""
+        return decode_broker_body(self.channel, self.body)

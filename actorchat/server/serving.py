@@ -7,6 +7,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Collection
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -15,6 +16,7 @@ import attrs
 import trio
 
 from actorchat.actors import open_system
+from actorchat.brokers import MemoryBroker, Relays, RelayStatistics, open_broker, open_relays
 from actorchat.chat.limits import Limits
 from actorchat.chat.ports import StorageUnavailable
 from actorchat.chat.service import ChatService, open_chats, settle_dead_letter
@@ -23,7 +25,7 @@ from actorchat.http.connection import HttpServer
 from actorchat.http.origins import AllowedOrigins
 from actorchat.http.problems import Problem
 from actorchat.http.proxies import Proxies
-from actorchat.protocol import CloseCode, Profile, Role, User
+from actorchat.protocol import BrokerChannel, BrokerMessage, CloseCode, Profile, Role, User
 from actorchat.server.access_control import AccessControl
 from actorchat.server.auth import Tokens
 from actorchat.server.bootstrap import StartFailed, check_public_key, new_folder, prepare_tokens, tls_context
@@ -31,7 +33,7 @@ from actorchat.server.embedded import EmbeddedSockets, LocalSocket
 from actorchat.server.embedded_api import LocalApi
 from actorchat.server.environment import Environment
 from actorchat.server.inspection import serve_inspection
-from actorchat.server.settings import Settings
+from actorchat.server.settings import Settings, broker_urls
 from actorchat.server.user_cache import UserCache
 from actorchat.server.websocket_routes import WebsocketAccess, WebsocketRoutes
 from actorchat.storage import Journal, JournalStatistics, Storage, StoreUrlError, open_journal
@@ -69,6 +71,7 @@ class ServerStatistics:
     http_connections: int
     draining: bool
     journal: JournalStatistics
+    brokers: tuple[RelayStatistics, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -81,6 +84,8 @@ class _Parts:
     memory: MemoryTransport
     websockets: ReactorTransport | WebsocketTransport
     http: HttpServer
+    relays: Relays | None
+    memory_broker: MemoryBroker | None
 
 
 @attrs.define
@@ -238,6 +243,20 @@ class Server:
         """
         return self._parts.tokens.issue(user, sources, ttl)
 
+    @asynccontextmanager
+    async def open_broker_feed(self, *channels: str) -> AsyncIterator[AsyncIterator[BrokerMessage]]:
+        """What is published on `channels` (`chat`, `operators`, `message`, `global`; none = all) from now on.
+
+        Needs the broker `memory://` in the settings, else raises RuntimeError; ValueError for an unknown channel. The
+        messages come in the order of commits for each chat. A reader that falls 1,000 messages behind holds up only
+        this broker. The iteration has no end; leave the block.
+        """
+        broker = self._parts.memory_broker
+        if broker is None:
+            raise RuntimeError("this server has no broker in memory: its settings need broker=['memory://']")
+        async with broker.read(frozenset(map(BrokerChannel, channels or BrokerChannel))) as messages:
+            yield messages
+
     def statistics(self) -> ServerStatistics:
         """Return counters of this moment: open sockets, HTTP connections and the state of the journal. Never blocks."""
         parts = self._parts
@@ -247,6 +266,7 @@ class Server:
             http_connections=len(parts.http),
             draining=self._state.draining,
             journal=parts.journal.statistics(),
+            brokers=() if parts.relays is None else parts.relays.statistics(),
         )
 
     @property
@@ -315,6 +335,7 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
     with new_folder(settings.folder), prepare_tokens(settings, wall) as make_tokens:
         storage = await _open_storage(stack, settings, environment)
         tokens = make_tokens()
+    memory_broker, relays = await _open_relays(stack, settings, environment, storage)
     journal = await stack.enter_async_context(
         open_journal(
             storage.store,
@@ -323,6 +344,7 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
             clock=wall,
             writer=f"{random.getrandbits(128):032x}",
             tidy=storage.tidy,
+            committed=None if relays is None else relays.committed,
         )
     )
     system = await stack.enter_async_context(
@@ -372,6 +394,7 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
         cors_headers=settings.http.cors_headers,
         proxies=proxies,
         unready=unready,
+        brokers=None if relays is None else partial(_broker_states, settings, relays),
     )
     http = HttpServer(app, keep_alive=settings.http.keep_alive)
     parts = _Parts(
@@ -383,6 +406,8 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
         memory=memory,
         websockets=websockets,
         http=http,
+        relays=relays,
+        memory_broker=memory_broker,
     )
     nursery = await stack.enter_async_context(trio.open_nursery())
     stack.callback(nursery.cancel_scope.cancel)
@@ -446,10 +471,45 @@ async def _listen(settings: Settings, environment: Environment) -> tuple[socket.
 async def _open_storage(stack: AsyncExitStack, settings: Settings, environment: Environment) -> Storage:
     try:
         return await stack.enter_async_context(
-            environment.open_store(settings.storage_url, settings.chat.policy(), clock=environment.wall)
+            environment.open_store(
+                settings.storage_url,
+                settings.chat.policy(),
+                clock=environment.wall,
+                brokers=[url.name for url in broker_urls(settings)],
+            )
         )
     except (StorageUnavailable, StoreUrlError) as error:
         raise StartFailed(f"the storage can't be used: {error}") from None
+
+
+async def _open_relays(
+    stack: AsyncExitStack, settings: Settings, environment: Environment, storage: Storage
+) -> tuple[MemoryBroker | None, Relays | None]:
+    if storage.log is None:
+        return None, None
+    brokers = {url.name: open_broker(url) for url in broker_urls(settings)}
+    memory = next((broker for broker in brokers.values() if isinstance(broker, MemoryBroker)), None)
+    try:
+        relays = await stack.enter_async_context(
+            open_relays(
+                brokers, storage.log, keep=settings.broker_keep, clock=environment.wall, random=environment.random
+            )
+        )
+    except StorageUnavailable as error:
+        raise StartFailed(f"the storage can't be used: {error}") from None
+    return memory, relays
+
+
+def _broker_states(settings: Settings, relays: Relays) -> list[dict[str, object]]:
+    """What everybody may know of the brokers: no host, no reason."""
+    return [
+        {
+            "broker": url.scheme,
+            "status": "ok" if each.problem is None else "unavailable",
+            "behind_seconds": round(each.behind, 1),
+        }
+        for url, each in zip(broker_urls(settings), relays.statistics(), strict=True)
+    ]
 
 
 def _limits(settings: Settings, environment: Environment) -> Limits:

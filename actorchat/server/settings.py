@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 import attrs
 
+from actorchat.brokers.urls import BrokerUrl, InvalidBrokerUrl, parse_broker_url
 from actorchat.chat.model import OnClosed, Policy
 from actorchat.http.origins import InvalidOrigin, parse_origin
 from actorchat.http.proxies import PROXY_HEADERS, parse_network
@@ -26,6 +27,7 @@ __all__ = [
     "LimitSettings",
     "SettingFault",
     "Settings",
+    "broker_urls",
     "weakness_of",
 ]
 
@@ -201,6 +203,14 @@ def _storage(value: Any) -> str:
     raise ValueError
 
 
+def _broker(value: Any) -> str:
+    try:
+        parse_broker_url(_text(value))
+    except InvalidBrokerUrl as error:
+        raise _InvalidValue(f"{error}, got {_shown(value)}") from None
+    return str(value)
+
+
 def _key(value: Any) -> str:
     if len(key := _text(value).encode()) < SHORTEST_SECRET:
         raise ValueError
@@ -364,6 +374,8 @@ class Settings:
     data: Path | None = _setting("the path of a folder", _optional(_path), None)
     storage: str | None = _setting("sqlite:///path or memory://", _optional(_storage), None)
     bus: str = _setting("local, the only bus of this version", _one_of(("local",)), "local")
+    broker: tuple[str, ...] = _setting("URLs of message brokers like redis://127.0.0.1", _each(_broker), ())
+    broker_keep: float = _setting("a number of seconds, 60 to 1000000000", _seconds(60, 1e9), 604_800.0)
     transport: str = _choice("auto", "reactor", "trio-websocket")
     tls_cert: Path | None = _file()
     tls_key: Path | None = _file()
@@ -383,6 +395,10 @@ class Settings:
             raise InvalidSettings(faults)
 
     def _conflicts(self) -> Iterator[SettingFault]:
+        if not isinstance(self.broker, _Invalid):
+            names = [url.name for url in broker_urls(self)]
+            for name in sorted({name for name in names if names.count(name) > 1}):
+                yield SettingFault("broker", f"{name} is there twice")
         if (self.tls_cert is None) != (self.tls_key is None):
             missing, given = ("tls_key", "tls_cert") if self.tls_key is None else ("tls_cert", "tls_key")
             yield SettingFault(missing, f"missing: TLS needs it together with {given}")
@@ -422,3 +438,8 @@ def _faults(section: attrs.AttrsInstance, prefix: str = "") -> Iterator[SettingF
             yield SettingFault(prefix + field.name, value.detail)
         elif isinstance(value, LimitSettings | ChatSettings | HttpSettings):
             yield from _faults(value, f"{field.name}.")
+
+
+def broker_urls(settings: Settings) -> tuple[BrokerUrl, ...]:
+    """The message brokers of `settings`, in parts."""
+    return tuple(map(parse_broker_url, settings.broker))

@@ -65,6 +65,7 @@ class Journal:
         clock: Callable[[], float],
         writer: str,
         tidy: Callable[[], object] | None,
+        committed: Callable[[], object] | None = None,
     ) -> None:
         self._store = store
         self._runner = runner
@@ -73,6 +74,7 @@ class Journal:
         self._clock = clock
         self._writer = writer
         self._tidy = tidy
+        self._committed = committed
         self._tidy_due = False
         # What may wait besides what is held.
         self._room = capacity
@@ -210,6 +212,8 @@ class Journal:
         else:
             self._probe_delay = _FIRST_PROBE
             self._untold = entries, decided
+            if self._committed is not None:
+                self._committed()
             if not self._waiting:
                 self._tell_untold()
 
@@ -232,6 +236,8 @@ class Journal:
         if doubt is not None:
             entries, decided = doubt
             if stored:
+                if self._committed is not None:
+                    self._committed()
                 self._tell(entries, decided)
             else:
                 self._open_keys.difference_update(_keys(entries))
@@ -329,17 +335,19 @@ async def open_journal(
     clock: Callable[[], float] = time.time,
     writer: str | None = None,
     tidy: Callable[[], object] | None = None,
+    committed: Callable[[], object] | None = None,
 ) -> AsyncIterator[Journal]:
     """A journal that commits to `store`, whose `commit` and `recover` run in `runner`.
 
     At most `capacity` operations wait; more are not taken. `clock` tells epoch seconds. `writer` names this
     journal among all that ever wrote to the store; None: a random name. `tidy` runs in `runner` after each second in
-    which nothing was committed; if it raises `StorageUnavailable`, storage is away. Leaving the block
+    which nothing was committed; if it raises `StorageUnavailable`, storage is away. `committed` is called after
+    each commit, and must neither block nor raise. Leaving the block
     takes no more and decides everything that was taken, unless the caller's scope is cancelled: then what is
     undecided gets no answer.
     """
     async with trio.open_nursery() as nursery:
-        journal = Journal(store, runner, nursery, capacity, clock, writer or uuid4().hex, tidy)
+        journal = Journal(store, runner, nursery, capacity, clock, writer or uuid4().hex, tidy, committed)
         nursery.start_soon(journal.run)
         if tidy is not None:
             nursery.start_soon(journal.tick)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from actorchat.chat.commit_log import LogEntry, Trimmed
+from actorchat.chat.commit_log import MOST_TRIMMED, LogEntry, Trimmed
 from actorchat.chat.model import ChatState, Identity, PersonRecord, Policy
 from actorchat.chat.operations import Decision, Operation, Refused, RefuseMessage, Undecided, refusal_of
 from actorchat.chat.ports import (
@@ -60,9 +60,6 @@ _MOST_DAMAGED: Final = 1_000
 _STAMP_PERIOD: Final = 10.0
 """Seconds after which a commit renews the stamp that tells this database from copies of it."""
 
-
-_TRIMMED: Final = 2_000
-"""Entries of the log that one transaction deletes at most."""
 
 _IS_DAMAGED: Final = "a part of the database that this needs is damaged"
 _DAMAGED: Final = Refused(RefusalCode.STORAGE_UNAVAILABLE, _IS_DAMAGED)
@@ -277,7 +274,7 @@ class SqliteStore:
             )
             cursor.execute(self._statements.relayed)
             done = min((seq for _, seq in cursor.fetchall()), default=0)
-            cursor.execute(self._statements.oldest_entries, (_TRIMMED,))
+            cursor.execute(self._statements.oldest_entries, (MOST_TRIMMED,))
             deletable = [seq for seq, time_ in cursor.fetchall() if seq <= done or time_ < expired]
             if deletable:
                 cursor.execute(self._statements.delete_entries, (deletable[-1],))

@@ -4,6 +4,7 @@ It works with any test runner: a check is a plain function that raises Assertion
 """
 
 from actorchat.testing._blob_checks import OpenBlobStore, check_blob_store
+from actorchat.testing._broker_checks import BrokerReader, check_broker
 from actorchat.testing._crash_injection import InjectedCrash, crash
 from actorchat.testing._probe import Probe
 from actorchat.testing._raw_peer import RawPeer
@@ -26,6 +27,7 @@ from actorchat.testing._transport_harness import (
 __all__ = [
     "TIMED_TRANSPORT_CHECKS",
     "TRANSPORT_CHECKS",
+    "BrokerReader",
     "CommitFault",
     "DelayedRunner",
     "Dialer",
@@ -40,6 +42,7 @@ __all__ = [
     "RecordingApplication",
     "admission_of",
     "check_blob_store",
+    "check_broker",
     "check_store",
     "check_transport",
     "crash",

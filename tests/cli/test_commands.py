@@ -195,7 +195,7 @@ def test_the_help_shows_what_there_is_and_nothing_else() -> None:
 def test_every_command_explains_itself_with_examples(command: str) -> None:
     output = run(command, "--help").output
     assert f"actorchat {command}" in output.partition("Example")[2]
-    for later in ("--workers", "--bus", "redis", "postgresql"):
+    for later in ("--workers", "--bus", "postgresql"):
         assert later not in output
 
 

@@ -28,6 +28,13 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"host": ""}, "host: expected a host name or address, got ''"),
         ({"storage": "mysql://x"}, "storage: expected sqlite:///path or memory://, got mysql://x"),
         ({"storage": "sqlite:///:memory:"}, "storage: expected sqlite:///path or memory://, got sqlite:///:memory:"),
+        (
+            {"broker": ["kafka://x"]},
+            "broker: expected redis://, rediss://, amqp://, amqps:// or memory://, got kafka://x",
+        ),
+        ({"broker": "redis://:pw@h/x"}, "broker: expected the number of a database behind the host"),
+        ({"broker": ["redis://h", "redis://:pw@h:6379?maxlen=5"]}, "broker: redis://h:6379 is there twice"),
+        ({"broker_keep": 5}, "broker_keep: expected a number of seconds, 60 to 1000000000, got 5"),
         ({"bus": "redis://x"}, "bus: expected local, the only bus of this version, got redis://x"),
         ({"transport": "fast"}, "transport: expected auto or reactor or trio-websocket, got fast"),
         (

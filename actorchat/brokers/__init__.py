@@ -1,0 +1,24 @@
+"""Publishes what was committed to message brokers, for other programs.
+
+The relay reads the commit log and hands what it finds to a `Broker`: in memory, on Redis streams or over AMQP.
+"""
+
+from actorchat.brokers.factory import open_broker
+from actorchat.brokers.memory import MemoryBroker
+from actorchat.brokers.ports import Broker, BrokerConnection, BrokerUnavailable
+from actorchat.brokers.relay import Relays, RelayStatistics, open_relays
+from actorchat.brokers.urls import BrokerUrl, InvalidBrokerUrl, parse_broker_url
+
+__all__ = [
+    "Broker",
+    "BrokerConnection",
+    "BrokerUnavailable",
+    "BrokerUrl",
+    "InvalidBrokerUrl",
+    "MemoryBroker",
+    "RelayStatistics",
+    "Relays",
+    "open_broker",
+    "open_relays",
+    "parse_broker_url",
+]

@@ -1,0 +1,136 @@
+"""Turns entries of the commit log into the messages of the four broker channels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from uuid import UUID
+
+import attrs
+
+from actorchat.chat.commit_log import LogEntry, LoggedChange, LoggedCommit, LoggedMessage, decode_commit
+from actorchat.protocol import (
+    BrokerChannel,
+    BrokerMessage,
+    Chat,
+    GlobalData,
+    Message,
+    MessageStatus,
+    MessageType,
+    Operator,
+    Role,
+    Widget,
+    encode_broker_body,
+    wire_time,
+)
+
+__all__ = ["GROUPS_PER_SECOND", "MessageBuilder"]
+
+GROUPS_PER_SECOND = 10
+"""Operators and counters of commits within one such part of a second are published once, as they are at its end."""
+
+
+@attrs.define
+class _Group:
+    """What the commits of one part of a second left of operators and counters; `begun` is the first one's `seq`."""
+
+    period: int
+    begun: int
+    seq: int
+    operators: dict[str, dict[int, Operator]] = attrs.Factory(dict)
+    counters: dict[str, tuple[int, int]] = attrs.Factory(dict)
+
+
+class MessageBuilder:
+    """Builds messages from entries in the order of the log.
+
+    Groups follow from the entries alone, so entries that are read again give the same messages with the same ids.
+    """
+
+    def __init__(self) -> None:
+        self._group: _Group | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether operators or counters wait for the end of their group."""
+        return self._group is not None
+
+    def complete_before(self, seq: int) -> int:
+        """The newest entry of which all messages are built, if those up to `seq` were added."""
+        return seq if self._group is None else self._group.begun - 1
+
+    def add(self, entry: LogEntry) -> list[BrokerMessage]:
+        """The messages of `entry`, behind those of the group that it ends."""
+        period = int(entry.time * GROUPS_PER_SECOND)
+        messages = self.flush() if self._group is not None and self._group.period != period else []
+        if not entry.payload:
+            return messages
+        commit = decode_commit(entry.payload)
+        for change in commit.changes:
+            messages.extend(_chat_messages(commit, change))
+        if commit.operators or commit.sources:
+            if self._group is None:
+                self._group = _Group(period, entry.seq, entry.seq)
+            self._collect(self._group, commit, entry.seq)
+        return messages
+
+    def flush(self) -> list[BrokerMessage]:
+        """End the group: its messages, in no more than one body for each source and channel."""
+        group, self._group = self._group, None
+        if group is None:
+            return []
+        messages = [
+            BrokerMessage(
+                BrokerChannel.OPERATORS,
+                source,
+                f"operators/{source}/{group.seq}",
+                encode_broker_body(list(operators.values())),
+            )
+            for source, operators in group.operators.items()
+        ]
+        for source, (unread, rev) in group.counters.items():
+            body = encode_broker_body(GlobalData(unread))
+            messages.append(BrokerMessage(BrokerChannel.GLOBAL, source, f"global/{source}/{rev}", body))
+        return messages
+
+    def _collect(self, group: _Group, commit: LoggedCommit, seq: int) -> None:
+        group.seq = seq
+        for logged in commit.operators:
+            operator = Operator(commit.users[logged.user], logged.is_online, logged.new_chats, logged.open_chats)
+            for source in logged.sources:
+                group.operators.setdefault(source, {})[operator.user.id] = operator
+        for counters in commit.sources:
+            group.counters[counters.source] = (counters.unread_chats, counters.rev)
+
+
+def _chat_messages(commit: LoggedCommit, change: LoggedChange) -> Iterator[BrokerMessage]:
+    users = commit.users
+    uuid = UUID(bytes=change.chat)
+    chat = Chat(
+        uuid=uuid,
+        widget=Widget(change.source),
+        status=change.stage.status,
+        owner_user=users[change.owner],
+        operator_user=users.get(change.operator),
+    )
+    name = f"{uuid}/{change.rev}"
+    if change.changed:
+        yield BrokerMessage(BrokerChannel.CHAT, change.source, f"{name}/0", encode_broker_body(chat))
+    for number, logged in enumerate(change.messages, 1):
+        body = encode_broker_body(_message(commit, chat, logged))
+        yield BrokerMessage(BrokerChannel.MESSAGE, change.source, f"{name}/{number}", body)
+
+
+def _message(commit: LoggedCommit, chat: Chat, logged: LoggedMessage) -> Message:
+    return Message(
+        id=logged.id,
+        type=MessageType.SYSTEM if logged.is_system else MessageType.STANDARD,
+        type_role=Role.OPERATOR if logged.for_operators else Role.USER,
+        # As of its own commit: nobody can have received it.
+        status=MessageStatus.NEW,
+        text=logged.text,
+        send_time=wire_time(logged.time),
+        message_index=logged.index,
+        chat=chat,
+        user=commit.users.get(logged.author),
+        attachments=(),
+    )

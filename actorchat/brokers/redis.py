@@ -1,0 +1,107 @@
+"""Publishes to Redis or Valkey: a stream for each channel."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import coredis
+import coredis.exceptions
+import msgspec
+from coredis import PureToken
+from coredis.retry import NoRetryPolicy
+
+from actorchat.brokers.connecting import CONNECT_SECONDS, first_error, reason_of, tls_context
+from actorchat.brokers.ports import BrokerUnavailable
+from actorchat.brokers.urls import BrokerUrl
+from actorchat.protocol import BrokerMessage
+
+__all__ = ["RedisBroker"]
+
+_ANSWER_SECONDS: Final = 20.0
+_IN_PIPELINE: Final = "of pipeline caused error: "
+
+
+class RedisBroker:
+    """A `Broker` that adds to the streams `<prefix>chat`, `operators`, `message` and `global`."""
+
+    def __init__(self, url: BrokerUrl) -> None:
+        self._url = url
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[_RedisConnection]:
+        try:
+            async with self._client() as client:
+                yield _RedisConnection(client, self._url)
+        except ExceptionGroup as group:
+            # The client works in a nursery.
+            raise _translated(first_error(group)) from None
+        except (coredis.exceptions.RedisError, OSError) as error:
+            raise _translated(error) from None
+
+    def _client(self) -> coredis.Redis[bytes]:
+        url = self._url
+        return coredis.Redis(
+            url.host,
+            url.port,
+            int(url.path or 0),
+            username=url.username,
+            password=url.password,
+            ssl_context=tls_context(url.ca) if url.tls else None,
+            connect_timeout=CONNECT_SECONDS,
+            stream_timeout=_ANSWER_SECONDS,
+            max_connections=1,
+            client_name="actorchat",
+            verify_version=False,
+            # The relay tries again, from where the broker has confirmed.
+            retry_policy=NoRetryPolicy(),
+        )
+
+
+class _RedisConnection:
+    def __init__(self, client: coredis.Redis[bytes], url: BrokerUrl) -> None:
+        self._client = client
+        self._url = url
+
+    async def publish(self, messages: Sequence[BrokerMessage]) -> None:
+        url = self._url
+        try:
+            # A transaction: if one message is refused, those behind it must not be taken before it.
+            async with self._client.pipeline(transaction=True) as pipeline:
+                for message in messages:
+                    pipeline.xadd(
+                        url.prefix + message.channel.value,
+                        _faststream(message) if url.faststream else {"body": message.body, **message.headers},
+                        trim_strategy=PureToken.MAXLEN,
+                        trim_operator=PureToken.APPROXIMATELY,
+                        threshold=url.maxlen,
+                    )
+        except (coredis.exceptions.RedisError, OSError) as error:
+            raise _translated(error) from None
+
+    async def ping(self) -> None:
+        try:
+            await self._client.ping()
+        except (coredis.exceptions.RedisError, OSError) as error:
+            raise _translated(error) from None
+
+
+# Any: coredis takes keys and values of many types.
+def _faststream(message: BrokerMessage) -> dict[Any, Any]:
+    """The one field that FastStream reads, with the headers in it."""
+    headers = {**message.headers, "content-type": "application/json", "correlation_id": message.id}
+    return {"__data__": msgspec.json.encode({"data": message.body.decode(), "headers": headers})}
+
+
+def _translated(error: BaseException) -> BaseException:
+    if not isinstance(error, coredis.exceptions.RedisError | OSError):
+        return error
+    if isinstance(error, coredis.exceptions.AuthenticationRequiredError):
+        return BrokerUnavailable("it asks for a password, and its URL has none")
+    if isinstance(error, coredis.exceptions.AuthenticationFailureError):
+        return BrokerUnavailable("it refuses the user name or password")
+    if isinstance(error, coredis.exceptions.AuthorizationError):
+        return BrokerUnavailable("the user may not do that: it has to be allowed PING, HELLO, MULTI, EXEC and XADD")
+    # An error in a pipeline quotes the command, and with it what people wrote.
+    return BrokerUnavailable(reason_of(error).rpartition(_IN_PIPELINE)[2])

@@ -1,0 +1,37 @@
+"""Brokers that live as long as the test session, and programs that read from them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.brokers.servers import RABBITMQ, RabbitMq, Valkey
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    server = Valkey(tmp_path_factory.mktemp("valkey"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def own_valkey(tmp_path: Path) -> Iterator[Valkey]:
+    """One that a test may stop, and that has its own options."""
+    server = Valkey(tmp_path)
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMq]:
+    """Skips where RabbitMQ isn't installed: it is no Python package. `.ci/run` installs it."""
+    if RABBITMQ is None:
+        pytest.skip("RabbitMQ is not installed: type apt-get install rabbitmq-server")
+    server = RabbitMq(tmp_path_factory.mktemp("rabbitmq"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
