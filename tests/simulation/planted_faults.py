@@ -111,8 +111,8 @@ def _lose_signals(whole: Function) -> Function:
 def _skip_one(whole: Function) -> Function:
     """Resume reads from one index too far when the chat is longer than its room remembers."""
 
-    async def after(self: Any, chat: Any, role: Any, *, after: int, limit: int) -> Any:
-        return await whole(self, chat, role, after=after + 1 if after >= 0 else after, limit=limit)
+    async def after(self: Any, chat: Any, role: Any, *, after: int, **rest: Any) -> Any:
+        return await whole(self, chat, role, after=after + 1 if after >= 0 else after, **rest)
 
     return after
 
