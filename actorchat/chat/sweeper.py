@@ -23,6 +23,12 @@ INTERVAL = 1.0
 AT_ONCE = 100
 """How many chats one sweep handles."""
 
+MAX_BACKOFF = 60.0
+"""The longest time in seconds for which a chat that cannot be swept is skipped."""
+
+MAX_SKIPPED = 10_000
+"""How many such chats are remembered; further ones are tried again in each sweep."""
+
 RETURN_GRACE = 30.0
 """Seconds after a start in which timers from before the start do not expire, so that users can reconnect and write."""
 
@@ -30,6 +36,45 @@ RETURN_GRACE = 30.0
 @attrs.frozen
 class Sweep:
     """The timer message that starts a sweep."""
+
+
+@attrs.frozen
+class _Retry:
+    not_before: float
+    delay: float
+
+
+class _Backoff:
+    """Selects the chats of a sweep, and lets those that are found again and again wait ever longer.
+
+    Otherwise chats that always fail would be the first in each sweep, and others would never get their turn.
+    """
+
+    def __init__(self) -> None:
+        self._retries: dict[UUID, _Retry] = {}
+
+    @property
+    def limit(self) -> int:
+        """How many chats to read for the next `select`."""
+        return AT_ONCE + len(self._retries)
+
+    def select(self, found: Sequence[UUID]) -> list[UUID]:
+        """Return the chats of `found` to sweep now, at most `AT_ONCE`. A chat that was not found has succeeded."""
+        now = trio.current_time()
+        retries = self._retries
+        self._retries = {chat: retries[chat] for chat in found if chat in retries}
+        selected: list[UUID] = []
+        for chat in found:
+            retry = self._retries.get(chat)
+            if retry is not None and now < retry.not_before:
+                continue
+            selected.append(chat)
+            delay = INTERVAL if retry is None else min(2 * retry.delay, MAX_BACKOFF)
+            if retry is not None or len(self._retries) < MAX_SKIPPED:
+                self._retries[chat] = _Retry(now + delay, delay)
+            if len(selected) == AT_ONCE:
+                break
+        return selected
 
 
 class Sweeper(Actor[Sweep]):
@@ -42,6 +87,7 @@ class Sweeper(Actor[Sweep]):
         self, chat_reader: ChatReader, sweep: Callable[[UUID], Awaitable[object]], clock: Callable[[], float]
     ) -> None:
         self._chat_reader, self._sweep, self._clock = chat_reader, sweep, clock
+        self._backoff = _Backoff()
 
     async def on_start(self) -> None:
         self._started = self._clock()
@@ -50,12 +96,13 @@ class Sweeper(Actor[Sweep]):
 
     async def receive(self, message: Sweep) -> None:
         try:
-            due = await self._chat_reader.due(self._clock(), AT_ONCE)
+            due = await self._chat_reader.due(self._clock(), self._backoff.limit)
         except StorageUnavailable:
             return
-        for chat in due:
-            if trio.current_time() >= self._grace_ends or await self._began_since_start(chat):
-                await self._sweep(chat)
+        if trio.current_time() < self._grace_ends:
+            due = tuple([chat for chat in due if await self._began_since_start(chat)])
+        for chat in self._backoff.select(due):
+            await self._sweep(chat)
 
     async def _began_since_start(self, chat: UUID) -> bool:
         try:
@@ -84,15 +131,16 @@ class ReservedSweeper(Actor[Sweep]):
         clock: Callable[[], float],
     ) -> None:
         self._chat_reader, self._expire, self._timeout, self._clock = chat_reader, expire, timeout, clock
+        self._backoff = _Backoff()
 
     async def on_start(self) -> None:
         self.after(RETURN_GRACE, Sweep(), key="sweep")
 
     async def receive(self, message: Sweep) -> None:
         before = self._clock() - self._timeout
-        unused: tuple[UUID, ...] = ()
+        unused: list[UUID] = []
         with suppress(StorageUnavailable):
-            unused = await self._chat_reader.unused(before, AT_ONCE)
+            unused = self._backoff.select(await self._chat_reader.unused(before, self._backoff.limit))
         if unused:
             await self._expire(unused, before)
         more = len(unused) == AT_ONCE

@@ -91,8 +91,8 @@ def lock_database(path: Path) -> DatabaseLock:
         if not _lock_whole(lock_file):
             raise _in_use(path)
         handle = _open(path)
+        stack.callback(_close, handle)
         if not _lock(handle, _OUR_BYTE, 1):
-            _close(handle)
             raise _in_use(path)
         stack.pop_all()
     return DatabaseLock(path, handle, lock_file, created)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from uuid import UUID
 
@@ -23,7 +24,7 @@ from actorchat.chat.operations import (
     SetOnline,
     TransferChat,
 )
-from actorchat.chat.sweeper import Sweeper
+from actorchat.chat.sweeper import AT_ONCE, MAX_BACKOFF, Sweeper
 from actorchat.protocol import (
     ChatStatus,
     ChatUpdated,
@@ -235,3 +236,30 @@ async def test_timers_from_before_a_start_end_only_after_a_grace(autojump_clock:
     at = {chat: [moment for each, moment in swept if each == chat] for chat in (old, new)}
     assert 5 <= at[new][0] <= 7
     assert 30 <= at[old][0] <= 32
+
+
+async def test_chats_that_cannot_be_swept_wait_ever_longer_and_starve_no_others(autojump_clock: MockClock) -> None:
+    swept: list[tuple[UUID, float]] = []
+
+    async def sweep(chat: UUID) -> None:
+        swept.append((chat, trio.current_time()))
+
+    async with (
+        open_store("memory://", Policy(answer_timeout=5)) as storage,
+        open_journal(storage.store, storage.runner, clock=trio.current_time) as journal,
+        open_system() as system,
+    ):
+        system.spawn(lambda: Sweeper(storage.chat_reader, sweep, trio.current_time))
+        chats = [UUID(int=number) for number in range(1, AT_ONCE + 11)]
+        for chat in chats:
+            owner = User(chat.int, Role.USER)
+            for operation in (ReserveChat(chat, "lk", owner), AddMessage(chat, owner, "hi"), AcceptChat(chat, OLGA)):
+                journal.submit(operation, OutcomeRecorder())
+        await journal.barrier()
+        await trio.sleep(15)
+        assert {chat for chat, _ in swept} == set(chats)
+        await trio.sleep(600)
+    moments = [moment for chat, moment in swept if chat == chats[0]]
+    waits = [later - earlier for earlier, later in pairwise(moments)]
+    assert waits[0] <= 2
+    assert MAX_BACKOFF <= waits[-1] <= MAX_BACKOFF + 2

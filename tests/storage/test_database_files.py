@@ -1,5 +1,6 @@
 """A database whose files are deleted, moved, replaced or overwritten beneath the store that has them open."""
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -157,6 +158,25 @@ async def test_a_server_of_an_older_version_is_seen_by_its_lock_file(path: Path)
         with pytest.raises(StorageUnavailable, match="another server uses"):
             async with opened(path):
                 raise AssertionError("was opened")
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc, and fails Linux's own locks")
+def test_a_database_that_cannot_be_locked_leaves_no_descriptor_open(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> int:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr(fcntl, "fcntl", no_locks)
+    before = open_descriptors()
+    with pytest.raises(StorageUnavailable, match="cannot be locked: No locks available"):
+        lock_database(path)
+    assert open_descriptors() == before
 
 
 @contextmanager
