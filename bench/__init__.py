@@ -1,1 +1,1 @@
-"""Measures actorchat against its yardsticks, side by side in one run. Figures are ratios: machines differ."""
+"""Benchmarks of actorchat beside other servers and libraries in the same run."""

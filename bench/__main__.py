@@ -1,6 +1,6 @@
-"""`python -m bench`: how fast actorchat is, beside other servers that do the same job, in one run.
+"""The command `python -m bench`: measures actorchat beside other servers that do the same job.
 
-Only ratios within one run mean anything: machines differ, and the same one has good and bad minutes.
+Compare only figures of the same run: machines differ, and so do the minutes of one machine.
 """
 
 from __future__ import annotations
@@ -28,14 +28,19 @@ Case = Callable[[Plan], None]
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
-        click.option("--quick", is_flag=True, help="One short round: does it run, is it roughly right?"),
-        click.option("--rounds", type=click.IntRange(1), help="How often each is measured; the median counts.  [5]"),
+        click.option("--quick", is_flag=True, help="One short round, to see that it runs and is roughly right."),
+        click.option("--rounds", type=click.IntRange(1), help="Rounds of measurements; the median counts.  [5]"),
         click.option("--seconds", type=click.FloatRange(0.2), help="How long each measurement takes.  [0.6]"),
-        click.option("--peers", default=PEERS, show_default=True, help="Names split by commas, `all` or `none`."),
-        click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures."),
-        click.option("--plot", type=click.Path(file_okay=False, path_type=Path), help="Draw a PNG of each case here."),
+        click.option("--peers", default=PEERS, show_default=True, help="Names separated by commas, `all` or `none`."),
         click.option(
-            "--markdown", type=click.Path(dir_okay=False, path_type=Path), help="Write the tables as Markdown."
+            "--json",
+            "json_file",
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="Write the figures here.",
+        ),
+        click.option("--plot", type=click.Path(file_okay=False, path_type=Path), help="Draw PNGs in this folder."),
+        click.option(
+            "--markdown", type=click.Path(dir_okay=False, path_type=Path), help="Write the tables to this file."
         ),
     ):
         command = option(command)
@@ -54,7 +59,7 @@ def _measure(
 ) -> None:
     if plot is not None and find_spec("matplotlib") is None:
         raise click.ClickException('--plot needs matplotlib: pip install -e ".[bench]"')
-    # As Ctrl-C does it: every block is left, and with it every server is ended.
+    # SIGTERM leaves every block, as Ctrl-C does, so that every server is ended.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     report = Report()
     plan = Plan(report, rounds or (1 if quick else 5), seconds or (0.5 if quick else 0.6), quick, choose(peers))
@@ -66,11 +71,11 @@ def _measure(
                 try:
                     case(plan)
                 except Exception as error:
-                    # What the other cases measure, and this one until now, is not lost.
+                    # Keep the figures of the other cases, and those of this one so far.
                     report.fail(case.__name__, str(error) or repr(error))
                     plan.tell(f"{case.__name__} FAILED: {error}")
     except (KeyboardInterrupt, SystemExit) as end:
-        report.fail("all", "the run was ended before it was done")
+        report.fail("all", "the run was interrupted")
         ended = end.code if isinstance(end, SystemExit) else 128 + signal.SIGINT
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -102,8 +107,8 @@ def main() -> None:
 @main.command("all")
 @_options
 def everything(**options: object) -> None:
-    """All of it in one run, with every bar that the project set itself."""
-    _measure(list(CASES), **options)  # type: ignore[arg-type] # as above
+    """Run all benchmarks, with every target that the project has set itself."""
+    _measure(list(CASES), **options)  # type: ignore[arg-type] # click gives what `_options` names
 
 
 for each in CASES:

@@ -1,6 +1,6 @@
-"""Owns what is measured of the actor core on Trio, and its yardsticks: bare tasks and memory channels.
+"""Measures the actor core, and plain Trio tasks and memory channels to compare with.
 
-Knows no other library and prints nothing. Every case gives seconds per operation, or bytes per actor.
+Every case returns seconds per operation, or bytes per actor.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from actorchat.actors import Actor, Group, Request, open_system
 __all__ = ["MEMBERS", "Case", "Tally", "checkpoint_seconds", "memory_cases", "trio_cases"]
 
 MEMBERS: Final = 200
-"""Members of the group that is fanned out to."""
+"""The size of the group in the fan-out cases."""
 BATCH: Final = 64
-"""Messages that a bare receiver takes before it yields, as an actor does."""
+"""The number of messages that a channel's receiver handles before it yields, as an actor does."""
 
 Measure = Callable[[], float]
 
 
 @attrs.frozen
 class Case:
-    """One figure: `who` does `what`. `bar` is what it may cost at most; who is `optional` may fail."""
+    """One measurement: `who` does `what`. It may cost `bar` at most. A failing `optional` case is left out."""
 
     what: str
     who: str
@@ -41,7 +41,7 @@ class Case:
 
 
 class Tally:
-    """Counts down what is still to be handled; `done` is set by the last."""
+    """Counts the messages that are still to be handled, and sets `done` after the last."""
 
     __slots__ = ("done", "left")
 
@@ -61,7 +61,7 @@ class Get(Request[int]):
 
 
 class Sink(Actor[int]):
-    """Does next to nothing with a message, so that what is measured is the way to it."""
+    """Does almost nothing with a message, so that its delivery is what is measured."""
 
     def __init__(self, left: int = 0, done: trio.Event | None = None) -> None:
         self.left = left
@@ -88,7 +88,7 @@ class Starting(Sink):
 
 
 def trio_cases(scale: float) -> list[Case]:
-    """All that is measured in time; `scale` multiplies how often."""
+    """All cases measured in time. `scale` multiplies the number of operations."""
     many, some, few = (max(round(count * scale), least) for count, least in ((50_000, 1_000), (5_000, 100), (50, 8)))
     return [
         Case("tell", "actorchat", partial(trio.run, tell, many), bar=0.22),
@@ -112,7 +112,7 @@ def trio_cases(scale: float) -> list[Case]:
 
 
 def memory_cases() -> list[Case]:
-    """All that is measured in bytes."""
+    """All cases measured in bytes."""
     return [
         Case("parked", "actorchat", partial(trio.run, parked, actors), bar=6.0 * 1024),
         Case("parked", "actorchat, virtual actor", partial(trio.run, parked, virtual_actors)),
@@ -122,7 +122,7 @@ def memory_cases() -> list[Case]:
 
 
 def checkpoint_seconds(count: int) -> float:
-    """The unit: one bare checkpoint, with nobody else to run."""
+    """The unit of the results: the seconds of one checkpoint while no other task runs."""
 
     async def bare() -> float:
         checkpoint = trio.lowlevel.checkpoint
@@ -273,7 +273,7 @@ async def channel_fan_out(rounds: int, passes: int) -> float:
 
 
 async def wake_tasks(rounds: int) -> float:
-    """What no actor can do without: a task switch per delivery."""
+    """The least that an actor needs: one task switch for each delivery."""
     parked: list[trio.lowlevel.Task] = []
     sinks = [Sink() for _ in range(MEMBERS)]
 
@@ -299,10 +299,10 @@ async def wake_tasks(rounds: int) -> float:
 
 
 async def deliver(publish: Callable[[], None], sinks: list[Sink], rounds: int, burst: int, passes: int) -> float:
-    """Publish to members that were all parked, again and again.
+    """Publish `rounds` times to members that are parked at first.
 
-    Whoever is woken runs in the scheduler's next pass. With two `passes` in between each message finds everybody
-    parked; with one it meets those who have not run yet in that pass, as a publisher does that just goes on.
+    A member that is woken runs in the scheduler's next pass. With two `passes` between publications all members are
+    parked again each time. With one, some have not run yet, as for a publisher that does not wait.
     """
     await trio.testing.wait_all_tasks_blocked()
     expected = {-rounds * burst}
@@ -352,7 +352,7 @@ Measured = Callable[[], Awaitable[None]]
 
 
 async def parked(what: Callable[[Measured], Awaitable[None]]) -> float:
-    """Bytes of one of a thousand, after a hundred that paid for what is made once."""
+    """The bytes of one of a thousand, after a hundred others have paid the costs of the first use."""
     sizes: list[int] = []
 
     async def measured() -> None:

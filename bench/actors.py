@@ -1,4 +1,4 @@
-"""The actor core against bare Trio and other actor libraries: in units of one bare checkpoint, same run."""
+"""Runs the cases of the actor core, plain Trio and other actor libraries, in units of one checkpoint."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gc
 import statistics
 
 from bench.actor_cases import Case, checkpoint_seconds, memory_cases, trio_cases
-from bench.actor_peers import ABSENT_HINTS, peer_cases
+from bench.actor_libraries import ABSENT_HINTS, library_cases
 from bench.report import Runs
 from bench.run_plan import Plan
 
@@ -16,9 +16,9 @@ _KIB = 1024
 
 
 def actors(plan: Plan) -> None:
-    """The actor core beside bare Trio and other actor libraries, in units of one bare checkpoint of the same moment."""
+    """The actor core beside plain Trio and other actor libraries, in units of one checkpoint."""
     scale = 0.05 if plan.quick else 1.0
-    peers, absent = peer_cases(scale)
+    peers, absent = library_cases(scale)
     for name in absent:
         plan.report.leave_out(name, f"not installed ({ABSENT_HINTS[name]})")
     cases = trio_cases(scale) + peers
@@ -37,14 +37,14 @@ def actors(plan: Plan) -> None:
 
 
 def _measure(plan: Plan, cases: list[Case], runs: dict[str, Runs], scale: float) -> None:
-    """The unit is measured before and after each case: machines that share their cores slow down and speed up."""
+    """Measure the unit before and after each case, because machines that share their cores change their speed."""
     count = max(round(15_000 * scale), 100)
     unit = checkpoint_seconds(count)
     left = dict.fromkeys(cases)
     for _ in plan.each_round("actors", steps=len(left)):
         for case in list(left):
             plan.step(f"actors: {case.what}: {case.who}")
-            # What earlier cases and imports left in memory is none of this one's garbage collection.
+            # Keep the objects of earlier cases and imports out of this case's garbage collections.
             gc.collect()
             gc.freeze()
             try:

@@ -1,4 +1,4 @@
-"""Measures how quiet the machine is: the same short loop again and again, and what others take of the cores."""
+"""Measures how noisy the machine is: the variation of a short loop, and the CPU time that others use."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ __all__ = ["Noise", "measure_noise", "typical"]
 
 LOOP_SECONDS: Final = 0.004
 REPEATS: Final = 40
-"""Loops on each core that benchmarks use: a third of a second in all."""
+"""The number of loops on each core that benchmarks use: a third of a second in total."""
 
 MOST_SPREAD: Final = 0.20
 MOST_OTHERS: Final = 0.20
 MOST_STEAL: Final = 0.05
-"""Above any of these a machine is too noisy: what is measured there would not be found again."""
+"""Above any of these the machine is too noisy for repeatable results."""
 
 _STAT: Final = Path("/proc/stat")
 
 
 @attrs.frozen
 class Noise:
-    """What disturbed a loop that does the same each time, as shares of 1.
+    """What disturbed a loop of constant work, each as a share from 0 to 1.
 
-    `spread`: how much longer than the fastest loop the slowest tenth took, at least. `others`: what other processes
-    used of this one's cores meanwhile. `steal`: what the hypervisor gave to other machines.
+    `spread` is by how much the slowest tenth of the loops exceeded the fastest one, at least. `others` is the CPU time
+    that other processes used on the same cores, `steal` what the hypervisor gave to other machines.
     """
 
     spread: float
@@ -49,7 +49,7 @@ class Noise:
 
 
 def typical(samples: Sequence[Noise]) -> Noise:
-    """The medians of several samples: a bar is a median too, and one bad moment is no bad run."""
+    """The medians of several samples, since results are medians too: one bad moment does not spoil a run."""
 
     def middle(values: list[float]) -> float:
         return sorted(values)[len(values) // 2]
@@ -62,14 +62,14 @@ def typical(samples: Sequence[Noise]) -> Noise:
 
 
 def measure_noise() -> Noise:
-    """Listen for a third of a second, with nothing of ours at work."""
+    """Measure for a third of a second. Nothing else of the benchmark may run meanwhile."""
     before = os.sched_getaffinity(0)
     cores = sorted(before)
     spread = 0.0
     gc.disable()
     ticks, began, ours = _ticks(before), time.perf_counter(), time.process_time()
     try:
-        # Servers are measured on the first core, their load on the last.
+        # Servers run on the first core, the load generator on the last.
         for core in {cores[0], cores[-1]}:
             with suppress(OSError):
                 os.sched_setaffinity(0, {core})
@@ -102,7 +102,7 @@ def _loop(count: int) -> float:
 
 
 def _ticks(cores: Collection[int]) -> tuple[float, float] | None:
-    """Seconds that `cores` were busy, and that were stolen, since the machine started; None where nobody says so."""
+    """The busy and the stolen seconds of `cores` since the machine started; None if the system does not count them."""
     try:
         lines = [line.split() for line in _STAT.read_text().splitlines()]
     except OSError:

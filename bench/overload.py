@@ -1,4 +1,4 @@
-"""Measures bad days: a socket that floods, everybody reconnecting after a restart, requests that are never finished."""
+"""Measures overload: a flooding socket, mass reconnects after a restart, unfinished requests and stalled readers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import attrs
 import httpx
 
-from bench.load import Socket, open_load
+from bench.load.generator import Socket, open_load
 from bench.run_plan import Plan
 from bench.servers import ACTORCHAT, SQLITE, actorchat_on, chat_sockets, private_kib
 from bench.stalled_readers import history_requests, peak_kib, replay_requests, say_a_lot, stalled_readers
@@ -18,18 +18,18 @@ __all__ = ["flood", "newcomers", "resume", "stalled"]
 
 QUIET_ROOMS = 100
 QUIET_RATE = 500
-"""Messages a second of all quiet rooms together: five each, half of what a user is allowed."""
+"""Messages a second of all quiet rooms together: five for each room, half of a user's rate limit."""
 FLOOD_RATE = 10_000
 ENOUGH = 0.95
-"""Of that rate; with less there was no such flood."""
+"""The share of the intended flood that must have been sent for the result to count."""
 FLOOD_SECONDS = 6.0
-"""3,000 quiet messages: of fewer, a p99 is a handful, and they are the disk's worst rather than the server's."""
+"""Long enough for 3,000 messages in quiet rooms: the p99 of fewer is a handful, and shows the disk's worst moments."""
 RESUMED = 20
-"""Messages that everybody missed."""
+"""The number of messages that each socket has missed."""
 STALLED = 300
 STALLED_PER_SECOND = 100
 CLOSING_SECONDS = 1.5
-"""What the server does for readers that are gone it does in this time."""
+"""Seconds in which the server finishes its work for readers that are gone."""
 HEADS = 2_000
 NEWCOMERS = 20
 
@@ -45,15 +45,15 @@ def flood(plan: Plan) -> None:
     seconds = 2 * plan.seconds if plan.quick else FLOOD_SECONDS
     report.ask(f"{alone.case}, flooded x not", flooded.case, who, (alone.case, who), 1.2, most=True)
     for _ in plan.each_round("flood", steps=2):
-        # A process makes both loads, so that neither disturbs the other in one case only. What is compared with floods
-        # too, but itself: all that differs is what the server has to do with it.
+        # One process makes both loads, so that they disturb each other in both cases. In the case without a flood the
+        # generator floods itself: only the server's work differs.
         for runs in (alone, flooded):
             plan.step(f"flood: {runs.case}")
             with TemporaryDirectory() as name, actorchat_on(Path(name), allowed=True) as (port, _):
                 sockets = chat_sockets(port, Path(name), QUIET_ROOMS, 2, 1)
                 if runs is flooded:
                     writer, reader = chat_sockets(port, Path(name), 1, 2, 1)
-                    # Its own room is not quiet: what comes there is not measured.
+                    # The flooded room is not one of the quiet rooms, so its messages are not measured.
                     sockets += [attrs.evolve(writer, role="floods"), attrs.evolve(reader, role="console")]
                 with open_load(port, sockets, sink=runs is alone) as (load, _):
                     measured = load.open_loop(rate=QUIET_RATE, seconds=seconds, flood=FLOOD_RATE)
@@ -62,14 +62,14 @@ def flood(plan: Plan) -> None:
             runs.add(who, measured.p99_us / 1000, measured.cpu_share)
             rate = measured.flooded / measured.seconds
             if rate < ENOUGH * FLOOD_RATE:
-                raise RuntimeError(f"only {rate:,.0f} messages a second of the flood could be sent")
+                raise RuntimeError(f"only {rate:,.0f} messages a second of the flood were sent")
             if runs is flooded:
                 sent.add(who, rate)
                 refused.add(who, measured.refused / measured.seconds)
 
 
 def resume(plan: Plan) -> None:
-    """10,000 sockets come back after a restart, and each resumes 20 messages: seconds until all have everything."""
+    """10,000 sockets reconnect after a restart and resume 20 messages each: seconds until all have everything."""
     rooms, members = (10, 100) if plan.quick else (50, 200)
     runs = plan.report.runs(f"{rooms * members:,} sockets resume {RESUMED} messages each", "s", less=True)
     plan.report.ask_value(f"{runs.case}, s", runs.case, SQLITE.name, 30.0, most=True)
@@ -80,18 +80,18 @@ def resume(plan: Plan) -> None:
             with actorchat_on(folder) as (port, _):
                 sockets = chat_sockets(port, folder, rooms, members, 1)
                 _say(port, sockets, members)
-            plan.step(f"resume: {rooms * members:,} sockets come back")
+            plan.step(f"resume: {rooms * members:,} sockets reconnect")
             with actorchat_on(folder) as (port, _):
                 back = [attrs.evolve(socket, path=f"{socket.path}?after=-1") for socket in sockets]
                 with open_load(port, back) as (_, connected):
-                    # The visitor's message and the answers: all are for both roles.
+                    # All resumed messages are for both roles.
                     if connected.deliveries != RESUMED * len(back):
                         raise RuntimeError(f"{connected.deliveries} messages came back, not {RESUMED * len(back)}")
                     runs.add(SQLITE.name, connected.settled, connected.cpu_share)
 
 
 def newcomers(plan: Plan) -> None:
-    """20 newcomers beside 2,000 unfinished requests of one address, and of 2,000: the longest wait."""
+    """20 new clients beside 2,000 unfinished requests from one address, and from 2,000 addresses: the longest wait."""
     allow_open_files(2 * HEADS)
     for addresses in (1, HEADS):
         case = f"longest wait of a newcomer beside {HEADS:,} unfinished requests of {addresses:,} addresses"
@@ -107,7 +107,7 @@ def newcomers(plan: Plan) -> None:
 
 
 def stalled(plan: Plan) -> None:
-    """300 sockets that resume 6 MB, then 300 HTTP clients with 20 requests for it, read nothing: memory and p99."""
+    """300 sockets that resume 6 MB, then 300 HTTP clients that request it, and read nothing: memory and p99."""
     report, who = plan.report, SQLITE.name
     count, seconds = (100, 2 * plan.seconds) if plan.quick else (STALLED, FLOOD_SECONDS)
     for kind, requests in (("replay", replay_requests), ("HTTP", history_requests)):
@@ -121,7 +121,7 @@ def stalled(plan: Plan) -> None:
             f"p99 beside stalled readers, {kind}, x without", beside.case, who, (alone.case, who), 1.2, most=True
         )
         for _ in plan.each_round(f"stalled, {kind}", steps=3):
-            plan.step(f"stalled, {kind}: a long history is written")
+            plan.step(f"stalled, {kind}: writing a long history")
             with TemporaryDirectory() as name, actorchat_on(Path(name)) as (port, process):
                 folder = Path(name)
                 asked = requests(port, folder, say_a_lot(port), count)
@@ -142,7 +142,7 @@ def stalled(plan: Plan) -> None:
 
 
 def _say(port: int, sockets: list[Socket], members: int) -> None:
-    """The visitor of each room says what the others will have missed."""
+    """Write the messages that the sockets of each room will have missed, as the room's visitor."""
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
         for visitor in sockets[::members]:
             chat = visitor.path.rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""What is shown of a run: one table of figures, the bars with their verdicts, JSON, Markdown and plots."""
+"""Collects the figures of a run, compares them with their targets, and writes tables, JSON, Markdown and plots."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Bar", "Figure", "Report", "Runs"]
 
 @attrs.frozen
 class Figure:
-    """What one server reached in one case, in each round. `load` is the generator's share of its core, the highest."""
+    """The values of one server in one case, by round. `load` is the highest CPU share of the load generator."""
 
     case: str
     who: str
@@ -41,7 +41,7 @@ class Figure:
 
 @attrs.define
 class Runs:
-    """The figures of one case as they come, round after round."""
+    """Collects the figures of one case, round by round."""
 
     case: str
     unit: str
@@ -58,9 +58,10 @@ class Runs:
 
 @attrs.frozen
 class Bar:
-    """What is asked: a value, mostly a ratio of two figures of one round, whose median is at least or at most `bound`.
+    """A target: the median of `values`, mostly ratios of two figures of a round, is at least or at most `bound`.
 
-    Without `values` it was not measured, and `missing` says why. `noise` says why the machine was too noisy to judge.
+    Without `values` it was not measured, and `missing` is the reason. If the machine was too noisy to judge, `noise`
+    is the reason.
     """
 
     what: str
@@ -108,14 +109,14 @@ class _Ask:
 
 @attrs.define
 class Report:
-    """Cases say first what they measure and what is asked, then measure: what fails on the way costs nothing else.
+    """The report of a run. Cases declare their figures and targets before they measure, so that a failure shows.
 
-    Bars on times and rates are judged by how noisy the machine was in their part of the run.
+    Targets for times and rates are not judged if the machine was too noisy in their part of the run.
     """
 
     command: str = attrs.Factory(lambda: " ".join(["python -m bench", *sys.argv[1:]]))
     failed: list[str] = attrs.Factory(list)
-    """What of ours could not be measured: a run with any is no good run."""
+    """The cases in which actorchat could not be measured. A run with any of them has failed."""
     _runs: list[Runs] = attrs.Factory(list)
     _asks: list[_Ask] = attrs.Factory(list)
     _left_out: dict[str, str] = attrs.Factory(dict)
@@ -123,15 +124,15 @@ class Report:
     _noise: dict[str, list[Noise]] = attrs.Factory(dict)
 
     def begin(self, part: str) -> None:
-        """What is asked and measured from here on belongs to that part of the run."""
+        """Begin a part of the run: targets and noise from here on belong to it."""
         self._part = part
 
     def listen(self, noise: Noise) -> None:
-        """The machine made this noise just now."""
+        """Record a sample of the machine's noise."""
         self._noise.setdefault(self._part, []).append(noise)
 
     def runs(self, case: str, unit: str, *, less: bool = False) -> Runs:
-        """A case whose figures will come; `less`: less is better."""
+        """Declare a case whose figures will follow. `less`: less is better."""
         self._runs.append(Runs(case, unit, less))
         return self._runs[-1]
 
@@ -149,7 +150,7 @@ class Report:
     def ask(
         self, what: str, case: str, who: str, yardstick: tuple[str, str], bound: float, *, most: bool = False
     ) -> None:
-        """A bar on the ratio of two figures, round by round: a slow minute of the machine is in both."""
+        """Add a target for the ratio of two figures of the same round, which a slow minute affects alike."""
         self._asks.append(_Ask(what, case, who, yardstick, bound, not most, None, True, self._part))
 
     def ask_value(
@@ -163,9 +164,9 @@ class Report:
         noise: tuple[str, str] | None = None,
         timed: bool = True,
     ) -> None:
-        """A bar on a figure itself. It says nothing where the `noise`, a figure of the same unit, is above it.
+        """Add a target for a figure. It is not judged if `noise`, a figure of the same unit, is above `bound`.
 
-        Without `timed` the figure is no matter of time, as memory is: a busy machine does not disturb it.
+        `timed` is false for figures that a busy machine does not affect, such as memory.
         """
         self._asks.append(_Ask(what, case, who, None, bound, not most, noise, timed, self._part))
 
@@ -191,23 +192,23 @@ class Report:
             return Bar(ask.what, ours.values, ask.bound, ask.at_least, loud)
         if theirs is None:
             return Bar(ask.what, (), ask.bound, ask.at_least, self._why_not(ask.yardstick[1]))
-        # Who fails is left out from then on: the rounds that both have are the first ones.
+        # A server that fails is left out from then on, so the rounds that both have are the first ones.
         pairs = zip(ours.values, theirs.values, strict=False)
         ratios = tuple(mine / yardstick for mine, yardstick in pairs if yardstick)
         return Bar(ask.what, ratios, ask.bound, ask.at_least, "" if ratios else f"{ask.yardstick[1]} has only zeros")
 
     def _why_not(self, who: str) -> str:
-        return f"{who}: {self._left_out.get(who, 'not among those that were measured')}"
+        return f"{who}: {self._left_out.get(who, 'not measured in this run')}"
 
     def leave_out(self, who: str, why: str) -> None:
         self._left_out.setdefault(who, why)
 
     def fail(self, what: str, why: str) -> None:
-        """Something of ours could not be measured."""
+        """Record that actorchat could not be measured in a case."""
         self.failed.append(f"{what}: {why}")
 
     def show(self) -> None:
-        # A file or a pipe has no width of its own.
+        # A file or a pipe has no width.
         console = Console(width=None if sys.stdout.isatty() else 140)
         console.print(self._table())
         if self.bars:
@@ -261,7 +262,7 @@ class Report:
         return json.dumps(data | {"noise": noise, "figures": figures, "bars": bars}, indent=2) + "\n"
 
     def markdown(self) -> str:
-        """The run as a page's part: command, machine, table, bars."""
+        """The run in Markdown: command, machine, figures and targets."""
         lines = [f"`{self.command}` on {_machine()}", ""]
         lines += ["| | who | median | lowest to highest | x actorchat | load's core |", "|---|---|--:|--:|--:|--:|"]
         before = ""
@@ -275,9 +276,9 @@ class Report:
         return "\n".join(lines).rstrip() + "\n"
 
     def plot(self, folder: Path) -> None:
-        """A PNG of each case in `folder`. Needs matplotlib."""
+        """Draw a PNG of each case in `folder`. Needs matplotlib."""
         folder.mkdir(parents=True, exist_ok=True)
-        # Only who draws needs it, so it need not be there where types are checked.
+        # Imported here, because only plots need it.
         drawings: Any = import_module("matplotlib.figure")
         for case in dict.fromkeys(figure.case for figure in self.figures):
             rows = self._best_first(case)[::-1]

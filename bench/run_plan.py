@@ -1,4 +1,4 @@
-"""How a run is made: how often, how long, which servers; it shows progress, and says what can't be started."""
+"""Runs the measurements round by round on each server, with progress output and a note of each failing server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from bench.load import Connected, Load, Socket, open_load
+from bench.load.generator import Connected, Load, Socket, open_load
 from bench.noise import Noise, measure_noise
 from bench.report import Report
 from bench.servers import OURS, PEERS, Server, Target, Unavailable
@@ -24,7 +24,7 @@ OUR_NAMES = frozenset(server.name for server in OURS)
 
 
 def make_progress() -> Progress:
-    """A line for the current round on stderr, drawn when a step begins: no thread disturbs a measurement."""
+    """A progress line on stderr that is redrawn when a step begins, since a refresh thread would disturb results."""
     console = Console(stderr=True)
     return Progress(
         TimeElapsedColumn(),
@@ -40,7 +40,7 @@ def make_progress() -> Progress:
 
 @attrs.define
 class Plan:
-    """`rounds` times each server in turn, `seconds` each measurement; `quick` makes everything smaller."""
+    """How to run: `rounds` times, with `seconds` for each measurement. `quick` makes every case smaller."""
 
     report: Report
     rounds: int
@@ -53,13 +53,14 @@ class Plan:
     _begin: float = attrs.Factory(time.monotonic)
 
     def named(self, *names: str) -> tuple[Server, ...]:
-        """Those of the chosen peers."""
+        """The chosen peers with these names."""
         return tuple(server for server in self.peers if server.name in names)
 
     def each_round(self, what: str, *, steps: int = 1, long: bool = False) -> Iterator[int]:
-        """What takes `long`, and is not a matter of the moment, is done twice at most.
+        """Yield the number of each round, after measuring the machine's noise.
 
-        A round has so many `steps`; say `step` as each begins. Before each round the machine's noise is measured.
+        Call `step` as each of the `steps` of a round begins. A `long` case, which does not depend on the moment, has
+        two rounds at most.
         """
         rounds = min(self.rounds, 2) if long else self.rounds
         for number in range(rounds):
@@ -80,10 +81,10 @@ class Plan:
             self._progress.update(self._task, description=text, advance=1, refresh=True)
 
     def measure(self, what: str, servers: Sequence[Server], *measures: Measure) -> None:
-        """Round after round, each server in turn, so that a slow minute of the machine is everybody's.
+        """Measure each server in every round, so that a slow minute of the machine affects all of them.
 
-        Each of `measures` gets a fresh server: none finds the memory and the habits that another left behind. A server
-        that can't be had, or fails, is left out from then on; if it is one of ours, the run has failed.
+        Each of `measures` gets a fresh server, without the memory of earlier measurements. A server that is not
+        available, or fails, is left out from then on; if it is actorchat, the run fails.
         """
         absent: set[str] = set()
         for _ in self.each_round(what, steps=len(servers) * len(measures)):
@@ -110,12 +111,12 @@ class Plan:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Show the progress of rounds inside the block, where stderr is a terminal."""
+        """Show the progress of rounds inside the block, if stderr is a terminal."""
         with self._progress:
             yield
 
     def tell(self, text: str) -> None:
-        """A line on stderr, with the time so far."""
+        """Print a line on stderr, with the time since the start."""
         seconds = int(time.monotonic() - self._begin)
         self._progress.console.print(
             f"[{seconds // 60:2}:{seconds % 60:02}] {text}", markup=False, highlight=False, soft_wrap=True
@@ -123,19 +124,19 @@ class Plan:
 
     @contextmanager
     def sockets(self, target: Target, rooms: int, members: int, writers: int) -> Iterator[tuple[Load, Connected]]:
-        """A load with `rooms` rooms of so many sockets each, all open."""
+        """Start a load generator with `rooms` rooms of `members` sockets, of which `writers` write; all are open."""
         with self.open(target, target.rooms(rooms, members, writers)) as opened:
             yield opened
 
     @contextmanager
     def open(self, target: Target, sockets: Sequence[Socket]) -> Iterator[tuple[Load, Connected]]:
-        """A load with these sockets, all open."""
+        """Start a load generator with these sockets, all open."""
         with open_load(target.port, sockets, ids=target.ids, dialect=target.dialect) as opened:
             yield opened
 
 
 def choose(names: str) -> tuple[Server, ...]:
-    """`all`, `none`, or names split by commas. Raises click.BadParameter with the names there are."""
+    """Parse `all`, `none`, or names separated by commas. Raises click.BadParameter, which lists the known names."""
     known = {server.name.lower(): server for server in PEERS}
     if names == "all":
         return PEERS

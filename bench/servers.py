@@ -1,7 +1,4 @@
-"""Owns the servers under test: each in a process and on a core of its own, on a loopback port, ended with the block.
-
-Knows what a peer needs to be installed, and nothing of what is measured.
-"""
+"""Starts the servers under test, each as a process on a loopback port, pinned to the first core."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ import httpx
 
 from actorchat.protocol import Role
 from actorchat.server.auth import local_token
-from bench.load import Dialect, Socket, cache_folder, compile_c, pin_server, signals_held
+from bench.load.generator import Dialect, Socket, cache_folder, compile_c, pin_server, signals_held
 
 __all__ = [
     "ACTORCHAT",
@@ -54,13 +51,13 @@ PEER_FOLDER = Path(__file__).with_name("peers")
 SOCKET_IO = Dialect('42["send_message",', "]", '42["message_added"', "40")
 
 
-class Unavailable(Exception):  # noqa: N818 - a peer is, or is not
-    """A server can't be had here; the text says what it needs."""
+class Unavailable(Exception):  # noqa: N818 - a state of the server
+    """A server can't be started here. The text says what it needs."""
 
 
 @attrs.frozen
 class Target:
-    """A running server. `rooms(count, members, writers)`: the sockets of so many new rooms, the first of each write."""
+    """A running server. `rooms(count, members, writers)` makes new rooms and returns their sockets, writers first."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -71,7 +68,7 @@ class Target:
 
 @attrs.frozen
 class Server:
-    """A server that can be started: `with server.start() as target`, or `Unavailable`."""
+    """A server to start: `with server.start() as target`. Starting raises `Unavailable`."""
 
     name: str
     start: Callable[[], AbstractContextManager[Target]]
@@ -108,7 +105,7 @@ def _javascript(script: str, runtime: str) -> Iterator[Target]:
     for program in programs:
         binary, abi = _ask(program)
         module = folder / f"node_modules/@trufflesuite/uws-js-unofficial/dist/uws_linux_x64_{abi}.node"
-        # A compiled package is made for some versions of node only.
+        # Some packages are compiled for some versions of node only.
         if "uws" not in script or module.exists():
             break
     else:
@@ -123,7 +120,7 @@ def _nodes() -> list[str]:
 
 
 def _ask(program: str) -> tuple[str, str]:
-    """The binary behind a program that may only launch it, so that the server is what is measured; and its ABI."""
+    """The path of a runtime's own binary, so that no launcher is measured, and its ABI version."""
     command = [program, "-e", "console.log(process.execPath); console.log(process.versions.modules)"]
     try:
         binary, abi = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
@@ -133,7 +130,7 @@ def _ask(program: str) -> tuple[str, str]:
 
 
 def _packages() -> Path:
-    """The folder of the relays in JavaScript, their packages installed in it."""
+    """The folder of the JavaScript relays, with their packages installed."""
     npm = shutil.which("npm")
     if npm is None:
         raise Unavailable("needs node and npm")
@@ -169,7 +166,7 @@ LIMITS_OUT_OF_REACH = {
 
 @contextmanager
 def _actorchat(storage: str, transport: str, *, ids: bool) -> Iterator[Target]:
-    """`actorchat serve` as it is deployed, with rate limits that run but are out of reach, the feed and counters on.
+    """`actorchat serve` as deployed, with the feed and counters, and with rate limits too high to be reached.
 
     In every room the visitor writes; the other sockets are an operator's.
     """
@@ -184,9 +181,9 @@ def _actorchat(storage: str, transport: str, *, ids: bool) -> Iterator[Target]:
 
 @contextmanager
 def actorchat_on(folder: Path, *, allowed: bool = False) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    """`actorchat serve` on a data folder that may hold chats already: its port and its process.
+    """Run `actorchat serve` on a data folder, which may have chats. Yields its port and its process.
 
-    `allowed`: with the limits on messages that it has by itself.
+    `allowed`: with the default rate limits for messages.
     """
     folder.mkdir(exist_ok=True)
     limits = {
@@ -199,7 +196,7 @@ def actorchat_on(folder: Path, *, allowed: bool = False) -> Iterator[tuple[int, 
 
 
 def chat_sockets(port: int, folder: Path, count: int, members: int, writers: int) -> list[Socket]:
-    """The sockets of so many new chats: in each `writers` of its visitor that write, the others an operator's."""
+    """Make `count` chats and return their sockets: in each, `writers` of the visitor, the others of an operator."""
     return _chat_rooms(port, folder, "actorchat.v1.ext", count, members, writers)
 
 
@@ -218,7 +215,7 @@ def _chat_rooms(port: int, folder: Path, profile: str, count: int, members: int,
 
 
 def console_sockets(rooms: Sequence[Socket], count: int) -> list[Socket]:
-    """So many operators' feeds beside these rooms of `actorchat`; the last socket of a room is an operator's."""
+    """`count` feed sockets of the operator in `rooms`, whose last socket is an operator's."""
     return [Socket("/ws/operators", rooms[-1].headers, role="console")] * count
 
 
@@ -247,11 +244,11 @@ PEERS = (
 
 
 def private_kib(process: subprocess.Popen[bytes], *, still: float = 0.4) -> int:
-    """Anonymous resident memory, in KiB, of the server and whatever it started: the heap, but no file and no library.
+    """The anonymous resident memory in KiB of the server and its children: the heap, without files and libraries.
 
-    Files are shared with whoever else has them open, so they come and go with other programs. What the kernel holds
-    for a socket belongs to no process and is not in it. Waits till the figure stands `still` for so many seconds: who
-    listens may not have done all that belongs to its start.
+    Pages of files are left out because they are shared with other programs, and so is the kernel's memory for sockets,
+    which belongs to no process. Waits until the figure has not changed for `still` seconds, because a server that
+    listens may still be starting.
     """
     deadline = time.monotonic() + STAND_SECONDS
     kib, since = -1, time.monotonic()
@@ -263,7 +260,7 @@ def private_kib(process: subprocess.Popen[bytes], *, still: float = 0.4) -> int:
 
 
 def anonymous_kib(session: int) -> int:
-    """As `private_kib`, now: of the process that leads `session`, and of whatever it started."""
+    """The same as `private_kib`, without waiting, for all processes of `session`."""
     total = 0
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
@@ -285,7 +282,7 @@ def _free_port() -> int:
 def _running(
     command: Callable[[int], Sequence[str]], environment: dict[str, str] | None = None
 ) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    """The port and the process of what `command(port)` starts, once it listens there. Unavailable if it does not."""
+    """Start `command(port)`; yield the port and the process once it listens. Raises `Unavailable` if it does not."""
     with tempfile.TemporaryFile() as errors:
         port, process = _start(command, os.environ | (environment or {}), errors)
         try:
@@ -301,7 +298,7 @@ def _start(
         port = _free_port()
         errors.seek(0)
         errors.truncate()
-        # In a session of its own: Ctrl-C is for the benchmark, which ends the server, and all that it started.
+        # In its own session, so that Ctrl-C goes to the benchmark only, which ends the server and its children.
         with signals_held():
             process = subprocess.Popen(
                 command(port),
@@ -322,10 +319,10 @@ def _start(
                 _end(process)
         if too_slow:
             break
-        # It ended: another program may have taken the port meanwhile.
+        # The server has ended, perhaps because another program has taken the port.
     errors.seek(0)
     said = errors.read().decode(errors="replace").strip().splitlines()
-    raise Unavailable(f"does not listen: {said[-1] if said else 'it says nothing'}")
+    raise Unavailable(f"does not listen: {said[-1] if said else 'there is no output'}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -341,7 +338,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _listens(port: int, process: subprocess.Popen[bytes]) -> bool:
-    """Wait until it listens: True. False if it ends or takes too long."""
+    """Wait until the server listens. Returns False if it ends or takes too long."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -349,6 +346,6 @@ def _listens(port: int, process: subprocess.Popen[bytes]) -> bool:
         except OSError:
             time.sleep(0.05)
         else:
-            # Whoever took the port may be the one that answered.
+            # If the server has ended, another program answers on the port.
             return process.poll() is None
     return False

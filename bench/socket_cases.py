@@ -1,13 +1,13 @@
-"""Owns what is measured of servers: one function a case, which says what it measures, what is asked, and measures it.
+"""Measures servers: each function is a case, which declares its figures and targets, and measures them.
 
-The bars are those the project set itself; `docs/benchmarks.md` says why these.
+`docs/benchmarks.md` gives the reasons for the targets.
 """
 
 from __future__ import annotations
 
 from functools import partial
 
-from bench.load import Load
+from bench.load.generator import Load
 from bench.report import Runs
 from bench.run_plan import Plan
 from bench.servers import (
@@ -28,11 +28,11 @@ __all__ = ["connect", "fanout", "feed", "idle", "latency", "rooms"]
 SMALL_ROOMS = 300
 CONSOLES = 20
 PATIENCE = 0.05
-"""A rate is kept up with if at most what this many seconds bring has not come back at the end."""
+"""A server keeps up with a rate if at the end at most the messages of this many seconds have not come back."""
 
 
 def fanout(plan: Plan) -> None:
-    """One room of 200 (4 writers with 2 messages each on their way), one of 1,000 (8 x 1)."""
+    """One room of 200 with 4 writers and 2 messages in flight each, and one of 1,000 with 8 writers and 1 message."""
     shapes = ((200, 4, 2, 0.5), (1000, 8, 1, 0.75))
     runs = {}
     for members, _, _, share in shapes:
@@ -50,7 +50,7 @@ def fanout(plan: Plan) -> None:
 
 
 def rooms(plan: Plan) -> None:
-    """300 rooms of two: the visitor writes, with 1 and with 4 messages on their way."""
+    """300 rooms of two, in which the visitor writes, with 1 and with 4 messages in flight."""
     one, four = (f"{SMALL_ROOMS} rooms of 2, {in_flight} in flight" for in_flight in (1, 4))
     runs = {1: plan.report.runs(one, "deliveries/s"), 4: plan.report.runs(four, "deliveries/s")}
     ask, ours = plan.report.ask, ACTORCHAT.name
@@ -70,7 +70,7 @@ def rooms(plan: Plan) -> None:
 
 
 def connect(plan: Plan) -> None:
-    """Sockets opened a second, 64 handshakes under way, with whatever authentication the server has."""
+    """Sockets opened a second, with 64 concurrent handshakes and the server's own authentication."""
     runs = plan.report.runs("connecting", "sockets/s")
     plan.report.ask_value("connecting, sockets/s", runs.case, ACTORCHAT.name, 5_000)
 
@@ -82,7 +82,7 @@ def connect(plan: Plan) -> None:
 
 
 def idle(plan: Plan) -> None:
-    """What an idle socket costs in private memory, by itself in rooms of 200, and with its share of a room of two."""
+    """The private memory of an idle socket in rooms of 200, and of one in a room of two with its share of the room."""
     big = plan.report.runs("idle socket, rooms of 200", "KiB", less=True)
     small = plan.report.runs("idle socket, rooms of 2", "KiB", less=True)
     ask = partial(plan.report.ask_value, timed=False)
@@ -91,8 +91,8 @@ def idle(plan: Plan) -> None:
     ask("idle socket in rooms of 2 with its share of the room, KiB", small.case, ACTORCHAT.name, 8.0, most=True)
 
     def measure(runs: Runs, count: int, members: int, server: Server, target: Target) -> None:
-        # What the first sockets of a process pay for, imports and pools, is no later one's cost. They stay open: memory
-        # that they gave back would be used again, and be missing from what is measured.
+        # The first sockets of a process pay for imports and pools, so they are not measured. They stay open, because
+        # the measured sockets would reuse any memory that they give back.
         with plan.sockets(target, 5, 40, 1):
             sockets = target.rooms(count // 4 if plan.quick else count, members, 1)
             before = private_kib(target.process)
@@ -104,7 +104,7 @@ def idle(plan: Plan) -> None:
 
 
 def latency(plan: Plan) -> None:
-    """Open loop in 300 rooms of two, each server at half the highest rate that it keeps up with: p50, p99 and p99.9."""
+    """Open loop in 300 rooms of two, at half the highest rate that each server keeps up with: p50, p99 and p99.9."""
     highest = plan.report.runs("highest rate kept up with", "messages/s")
     runs = [plan.report.runs(f"latency at half that, {name}", "ms", less=True) for name in ("p50", "p99", "p99.9")]
     late = plan.report.runs("of that p99, the load's own lateness", "ms", less=True)
@@ -138,7 +138,7 @@ def latency(plan: Plan) -> None:
 
 
 def feed(plan: Plan) -> None:
-    """20 consoles on the one source while 300 rooms talk: what they get, and what that costs the rooms."""
+    """20 consoles of one source while messages are sent in 300 rooms: what the consoles get and the rooms lose."""
     alone = plan.report.runs(f"{SMALL_ROOMS} rooms, no console", "messages/s")
     watched = plan.report.runs(f"{SMALL_ROOMS} rooms, {CONSOLES} consoles", "messages/s")
     shown = plan.report.runs(f"{CONSOLES} consoles", "deliveries/s")
@@ -160,21 +160,21 @@ def _count(runs: Runs, server: Server, load: Load, in_flight: int, seconds: floa
 
 
 def _highest_rate(load: Load, seconds: float) -> float:
-    """Messages a second, one by one and on schedule, that the server keeps up with; found by halving, to about 6 %."""
+    """The highest scheduled rate that the server keeps up with, found by bisection to about 6 %."""
     closed = load.closed_loop(in_flight=1, seconds=seconds)
     low, high = 0.0, 2 * closed.messages / closed.seconds
     for _ in range(5):
         rate = (low + high) / 2
-        # Twice, since the machine may have stalled just then.
+        # Tried twice, in case the machine stalled.
         if _keeps_up(load, rate, seconds) or _keeps_up(load, rate, seconds):
             low = rate
         else:
             high = rate
     if not low:
-        raise RuntimeError(f"it keeps up with no rate, not even with {high:,.0f} messages a second")
+        raise RuntimeError(f"the server keeps up with no rate, not even {high:,.0f} messages a second")
     return low
 
 
 def _keeps_up(load: Load, rate: float, seconds: float) -> bool:
-    # What the generator itself could not send in time is in the backlog.
+    # Messages that the generator itself sends late also count as backlog.
     return load.open_loop(rate=rate, seconds=seconds).backlog <= PATIENCE * rate

@@ -1,4 +1,4 @@
-"""Opens connections that ask for a lot and read nothing of it, and watches the server's memory meanwhile."""
+"""Opens connections that request a lot of data and read nothing, and measures the server's memory meanwhile."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ import httpx
 
 from actorchat.protocol import Role
 from actorchat.server.auth import local_token
-from bench.load import on_the_loads_core
+from bench.load.generator import on_load_core
 from bench.servers import anonymous_kib
 
 __all__ = ["PIPELINED", "Stalled", "history_requests", "peak_kib", "replay_requests", "say_a_lot", "stalled_readers"]
 
 MESSAGES: Final = 400
 TEXT: Final = "🐌" * 3_990
-"""Four bytes a character: 16 KB a message, 6.4 MB of history."""
+"""A text of 16 KB in UTF-8, four bytes a character; the whole history has 6.4 MB."""
 
 PIPELINED: Final = 20
-"""Requests that each stalled reader of HTTP answers has sent."""
+"""The number of requests that each stalled HTTP client sends."""
 
 FIRST_OPERATOR: Final = 1_000
 
 
 def say_a_lot(port: int) -> str:
-    """A chat with a long history; its id."""
+    """Make a chat with a long history and return its id."""
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
         visit = client.post("/api/visitors", json={"source": "lk"}).raise_for_status().json()
         chat: str = visit["chat"]["uuid"]
@@ -46,7 +46,7 @@ def say_a_lot(port: int) -> str:
 
 
 def replay_requests(port: int, folder: Path, chat: str, count: int) -> list[bytes]:
-    """`count` operators' requests for a socket in `chat` with everything to be replayed."""
+    """The requests of `count` operators for a socket in `chat` that replays everything."""
     return [
         (
             f"GET /ws/chats/{chat}?after=-1 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -58,7 +58,7 @@ def replay_requests(port: int, folder: Path, chat: str, count: int) -> list[byte
 
 
 def history_requests(port: int, folder: Path, chat: str, count: int) -> list[bytes]:
-    """`count` operators' pipelined requests for the largest pages of the history of `chat`."""
+    """The pipelined requests of `count` operators for the largest history pages of `chat`."""
     line = f"GET /api/chats/{chat}/messages?limit=200 HTTP/1.1"
     return [
         f"{line}\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n".encode() * PIPELINED
@@ -67,7 +67,7 @@ def history_requests(port: int, folder: Path, chat: str, count: int) -> list[byt
 
 
 def _operators(port: int, folder: Path, chat: str, count: int) -> Iterator[str]:
-    """Tokens of operators who are known already: to be stored is not what is measured."""
+    """Tokens of operators whom the server already knows, so that storing them is not measured."""
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
         for number in range(count):
             token = local_token(folder, role=Role.OPERATOR, user_id=FIRST_OPERATOR + number, sources=["lk"])
@@ -77,7 +77,7 @@ def _operators(port: int, folder: Path, chat: str, count: int) -> Iterator[str]:
 
 @attrs.define
 class Stalled:
-    """`opened` are connections that have sent what they ask for; `failure` is why there are no more."""
+    """The stalled connections: `opened` have sent their requests; `failure` is the error that ended the opening."""
 
     opened: list[socket.socket] = attrs.Factory(list)
     failure: Exception | None = None
@@ -90,9 +90,10 @@ class Stalled:
 
 @contextmanager
 def stalled_readers(port: int, requests: Sequence[bytes], *, per_second: float) -> Iterator[Stalled]:
-    """Send each of `requests` over a connection of its own, so many a second, in a thread, and read nothing.
+    """Send each of `requests` over its own connection, in a thread, and read nothing.
 
-    The block begins before the first is opened; what is still open at its end is closed.
+    `per_second` connections are opened each second, the first after the block has begun. The end of the block closes
+    those that are still open.
     """
     stalled, stop = Stalled(), threading.Event()
     thread = threading.Thread(target=_open, args=(stalled, stop, port, requests, per_second))
@@ -110,7 +111,7 @@ def stalled_readers(port: int, requests: Sequence[bytes], *, per_second: float) 
 def _open(stalled: Stalled, stop: threading.Event, port: int, requests: Sequence[bytes], per_second: float) -> None:
     begin = time.monotonic()
     try:
-        with on_the_loads_core():
+        with on_load_core():
             for number, request in enumerate(requests):
                 if stop.wait(max(0.0, begin + number / per_second - time.monotonic())):
                     return
@@ -122,7 +123,7 @@ def _open(stalled: Stalled, stop: threading.Event, port: int, requests: Sequence
 
 
 def peak_kib(process: subprocess.Popen[bytes], seconds: float) -> int:
-    """The most private memory that the server has within so many seconds, in KiB."""
+    """The highest private memory of the server, in KiB, within that many seconds."""
     end = time.monotonic() + seconds
     peak = 0
     while time.monotonic() < end:

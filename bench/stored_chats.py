@@ -1,4 +1,4 @@
-"""Owns the measurement of chats that are only stored: what they cost while nobody has them open, how fast one wakes."""
+"""Measures stored chats that nobody has open: their memory, and how fast the first message to one is delivered."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from actorchat.protocol import Role, User
 from actorchat.server.auth import local_token
 from actorchat.storage.sqlite import SqliteStore
 from actorchat.storage.store import Batch
-from bench.load import on_the_loads_core
+from bench.load.generator import on_load_core
 from bench.run_plan import Plan
 from bench.servers import SQLITE, actorchat_on, private_kib
 
@@ -28,17 +28,17 @@ __all__ = ["storage"]
 BATCH = 500
 SAMPLES = 400
 FEW = 10_000
-"""Chats to compare with: enough to fill the caches, which grow no further."""
+"""The number of chats to compare with: enough to fill every cache."""
 NOTHING = 0.02
-"""KiB: less than the smallest object of Python and the reference to it take."""
+"""The target in KiB: less than the smallest Python object and a reference to it."""
 STILL = 2.0
-"""Seconds without a change in memory: a start looks through the open chats first."""
+"""Seconds without a change in memory before it is measured: at its start a server reads the open chats."""
 READ = 1 << 16
 FIRST_VISITOR = 1 << 52
 
 
 def storage(plan: Plan) -> None:
-    """100,000 stored chats, none open: memory, and how long the first message to one takes to be announced."""
+    """100,000 stored chats, none open: memory, and the time until the first message to one is broadcast."""
     chats = 20_000 if plan.quick else 100_000
     more = chats - FEW
     memory = plan.report.runs(f"{chats:,} stored chats against {FEW:,}, none open", "KiB a chat", less=True)
@@ -70,7 +70,7 @@ def storage(plan: Plan) -> None:
             with actorchat_on(full) as (port, process):
                 memory.add(who, (private_kib(process, still=STILL) - without) / more)
                 plan.step("storage: first messages to cold chats")
-                with on_the_loads_core(), _open_talk(port, full, _source(number)) as talk:
+                with on_load_core(), _open_talk(port, full, _source(number)) as talk:
                     for runs in (first, second):
                         milliseconds, busy = talk.say_in_each(to_wake[number])
                         runs.add(who, sorted(milliseconds)[int(len(milliseconds) * 0.99) - 1], busy)
@@ -82,17 +82,17 @@ def _idle_kib(folder: Path) -> int:
 
 
 def _source(number: int) -> str:
-    """The source of the chats that this round wakes: its feed has no others to show."""
+    """The source of the chats of this round, so that its feed shows no others."""
     return f"round-{number}"
 
 
 def _store(folder: Path, chats: int, rounds: int) -> list[list[tuple[UUID, int]]]:
-    """Write so many chats; for each round those that it wakes, spread over all, with their visitors."""
+    """Store `chats` chats. Returns for each round the chats that it opens, spread over all, with their visitors."""
     waking = random.sample(range(chats), min(SAMPLES * rounds, chats))
     round_of = {number: at % rounds for at, number in enumerate(waking)}
     to_wake: list[list[tuple[UUID, int]]] = [[] for _ in range(rounds)]
     with actorchat_on(folder):
-        # Who starts first makes the schema, which is no cost of a chat.
+        # The first start creates the schema, which must not count as a cost of the chats.
         pass
     store = SqliteStore(folder / "actorchat.db", Policy())
     for start in range(0, chats, BATCH):
@@ -111,7 +111,7 @@ def _store(folder: Path, chats: int, rounds: int) -> list[list[tuple[UUID, int]]
 
 @attrs.frozen
 class _Talk:
-    """Two bare sockets, one for HTTP and one for the feed: next to nothing of what is measured is the client's."""
+    """Two plain sockets, for HTTP and for the feed, so that the client adds almost nothing to the times."""
 
     api: socket.socket
     feed: socket.socket
@@ -119,7 +119,7 @@ class _Talk:
     source: str
 
     def say_in_each(self, chats: Sequence[tuple[UUID, int]]) -> tuple[list[float], float]:
-        """Milliseconds from a visitor's request to its announcement on the feed; this client's share of a core."""
+        """The milliseconds from each visitor's request to its event on the feed, and this client's share of a core."""
         milliseconds, busy = [], 0.0
         for uuid, visitor in chats:
             token = local_token(self.folder, role=Role.USER, user_id=visitor, sources=[self.source])
@@ -157,7 +157,7 @@ def _open_talk(port: int, folder: Path, source: str) -> Iterator[_Talk]:
             )
         )
         _read_until(feed, b"HTTP/1.1 101")
-        # The chats that there are, then nothing.
+        # The feed sends the existing chats first, and then nothing.
         feed.settimeout(0.5)
         with suppress(TimeoutError):
             while feed.recv(READ):
@@ -174,7 +174,7 @@ def _read_until(stream: socket.socket, wanted: bytes) -> None:
     got = b""
     while wanted not in got:
         more = stream.recv(READ)
-        # An error of HTTP is the answer to a request: no other follows.
+        # No other answer follows an HTTP error.
         if not more or got.startswith((b"HTTP/1.1 4", b"HTTP/1.1 5")):
-            raise RuntimeError(f"the server did not say {wanted!r} but {got[-300:]!r}")
+            raise RuntimeError(f"the server sent {got[-300:]!r} instead of {wanted!r}")
         got += more

@@ -1,4 +1,4 @@
-"""Holds connections whose request never becomes whole, and measures how long newcomers wait beside them."""
+"""Holds connections with unfinished requests open, and measures how long new clients wait beside them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["UnfinishedHeads", "allow_open_files", "newcomer", "unfinished_heads"
 HALF: Final = b"GET / HTTP/1.1\r\nHo"
 WHOLE: Final = b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 MOST_REOPENED: Final = 2_000
-"""A second: a peer that is cut off comes back."""
+"""Reconnects a second, of peers that the server has closed."""
 
 
 @attrs.define
 class UnfinishedHeads:
-    """`opened` counts connections, `cut` those of them that the server has closed; each is opened again."""
+    """Counts the connections that were `opened`, and those that the server `cut`; each of these is opened again."""
 
     opened: int = 0
     cut: int = 0
@@ -31,20 +31,20 @@ class UnfinishedHeads:
 
 
 def allow_open_files(count: int) -> None:
-    """Raise this process's limit for open files to `count`. Raises RuntimeError if the system doesn't let it."""
+    """Raise this process's limit for open files to `count`. Raises RuntimeError if the system does not allow it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < count:
         if hard != resource.RLIM_INFINITY and hard < count:
-            raise RuntimeError(f"this takes {count:,} open files, and the limit is {hard:,}: `ulimit -n {count}`")
+            raise RuntimeError(f"this needs {count:,} open files, and the limit is {hard:,}: run `ulimit -n {count}`")
         resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
 @contextmanager
 def unfinished_heads(port: int, count: int, *, addresses: int = 1) -> Iterator[UnfinishedHeads]:
-    """Keep `count` connections to 127.0.0.1 open that have sent half a request, in a thread, until the block is left.
+    """Inside the block, hold `count` connections to 127.0.0.1 that have sent half a request.
 
-    They come from as many `addresses` of 127.0.0.0/8, which only Linux has. All have been opened when the block begins.
-    The process needs as many file descriptors.
+    A thread opens all of them before the block begins. They come from that many `addresses` in 127.0.0.0/8, of which
+    only Linux has more than one. The process needs a file descriptor for each.
     """
     held, stop = UnfinishedHeads(), threading.Event()
     thread = threading.Thread(target=_hold, args=(held, stop, port, count, addresses))
@@ -61,13 +61,16 @@ def unfinished_heads(port: int, count: int, *, addresses: int = 1) -> Iterator[U
 
 
 def newcomer(port: int, *, most: float = 30.0) -> float:
-    """Seconds until a new connection's request is answered. OSError after `most`, RuntimeError for another answer."""
+    """Connect, send a request, and return the seconds until its answer.
+
+    Raises OSError after `most` seconds, and RuntimeError if the request is not answered with 200.
+    """
     begin = time.monotonic()
     with socket.create_connection(("127.0.0.1", port), timeout=most) as sock:
         sock.sendall(WHOLE)
         answer = sock.recv(4_096)
     if not answer.startswith(b"HTTP/1.1 200"):
-        raise RuntimeError(f"a newcomer was answered with {answer[:60]!r}")
+        raise RuntimeError(f"a new client got the answer {answer[:60]!r}")
     return time.monotonic() - begin
 
 

@@ -1,1 +1,1 @@
-"""Programs to read from top to bottom. Each runs by itself, `python -m examples.ping_pong`, and ends by itself."""
+"""Small programs that use actorchat. Each runs on its own, for example `python -m examples.ping_pong`, and ends."""

@@ -1,7 +1,7 @@
 """A whole chat server inside another Trio program: `python -m examples.embedded_chat`.
 
-A visitor asks, and an operator, who is a few lines of this program, answers. No port, no file, no token: the program
-vouches for the people it connects. Give `Settings` a port, and browsers take part in the same chats.
+A visitor asks questions, and an operator, a few lines of this program, answers them. It needs no port, no file and no
+token: the program itself says who connects. With a port in `Settings`, browsers can join the same chats.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ANSWERS = {"when do you open?": "At nine.", "and on sundays?": "We sleep on Sund
 
 
 async def serve_visitors(server: actorchat.Server, feed: actorchat.LocalSocket) -> None:
-    """Answer what visitors of the source write, in their rooms, for as long as the feed lasts."""
+    """Answer the messages of visitors in their rooms until the feed ends."""
     async for event in feed:
         if not isinstance(event, MessageAdded) or event.message.user is None:
             continue
@@ -29,7 +29,7 @@ async def serve_visitors(server: actorchat.Server, feed: actorchat.LocalSocket) 
 
 
 async def ask(visitor: actorchat.LocalSocket, question: str) -> str:
-    """Write `question`, and give the next thing that an operator writes."""
+    """Send `question` and return the next message of an operator."""
     await visitor.send_message(question)
     async for event in visitor:
         if isinstance(event, MessageAdded) and event.message.user is not None:
@@ -47,7 +47,7 @@ async def main() -> None:
         visitor = await server.connect_visitor(source="shop", user=VISITOR)
         for question in (*ANSWERS, "And at night?"):
             await ask(visitor, question)
-        # The feed ends, and with it the task that reads it.
+        # Closing the feed ends the task that reads it.
         await feed.aclose()
 
 

@@ -1,7 +1,7 @@
-"""A program that follows all chats of a source over the network: `python -m examples.follow_feed`.
+"""Follow all chats of a source over the network: `python -m examples.follow_feed`.
 
-`follow` is what a backend would run for ever against a server elsewhere: it reconnects by itself. Here it gets a
-server of its own, and a visitor who writes something.
+A backend would run `follow` for ever, with the URL of its server: it reconnects by itself. This program starts a server
+for it, and a visitor who writes two messages.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ BACKEND = User(1, Role.OPERATOR, firstname="Backend")
 
 
 async def follow(url: str, token: str, messages: int, *, task_status: trio.TaskStatus[None]) -> None:
-    """Print what happens in the chats of the token's sources, until that many messages were written."""
+    """Print events of the chats of the token's sources until `messages` messages have arrived."""
     async with open_feed(url, token=token) as feed:
         await feed.wait_live()
         task_status.started()
         async for item in feed:
             match item:
                 case SnapshotBegins():
-                    print("connected: all chats that are not closed follow")
+                    print("connected: all chats that are not closed:")
                 case ChatUpdated(chat=chat):
                     print(f"chat of {chat.owner_user.firstname}: {chat.status}")
                 case MessageAdded(message=message):

@@ -1,6 +1,6 @@
 """Two actors that play ping-pong: `python -m examples.ping_pong`.
 
-What a message is, what an address is, and how two actors know of each other.
+It shows messages, addresses, and how two actors get to know each other.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from actorchat.actors import Actor, Ref, open_system
 
 @attrs.frozen
 class Ball:
-    """The only message of this game. `back` takes the next one."""
+    """The only message of the game. `back` is the address of the player who gets the ball next."""
 
     number: int
     back: Ref[Ball]
@@ -31,7 +31,7 @@ class Player(Actor[Ball]):
         if message.number < self.last:
             message.back.tell(Ball(message.number + 1, back=self.ref))
         if message.number >= self.last - 1:
-            # It takes no more messages, and ends when those that wait are handled.
+            # The actor accepts no more messages, and ends once it has handled those in its inbox.
             self.ref.stop()
 
 

@@ -1,7 +1,7 @@
 """A crawler that asks each site at most twice a second: `python -m examples.rate_limited_crawler`.
 
-One virtual actor per site. It starts with the site's first page, keeps its own pace with a timer, fetches beside its
-inbox with a pipe, and goes when it has been idle. The web is made up, so that nobody is bothered.
+There is one virtual actor for each site. It starts with the first request for the site, waits between requests with a
+timer, fetches pages in the background with a pipe, and stops when it is idle. The web is simulated.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Links = tuple[str, ...]
 
 @attrs.frozen
 class Visit(Request[Links]):
-    """Fetch `url` when it is its turn; the reply is its links."""
+    """A request to fetch `url` in its turn. The reply is its links."""
 
     url: str
 
 
 @attrs.frozen
 class Turn:
-    """The next request may go out."""
+    """The timer's message: the next request may be sent."""
 
 
 @attrs.frozen
@@ -44,7 +44,7 @@ Message = Visit | Turn | Fetched
 
 
 class Site(Actor[Message]):
-    """How the crawler behaves towards one site."""
+    """Sends the requests to one site, one after the other."""
 
     def __init__(self, host: str) -> None:
         self.host = host
@@ -54,7 +54,7 @@ class Site(Actor[Message]):
     async def receive(self, message: Message) -> None:
         match message:
             case Visit(url):
-                # A deferred answer keeps the asker waiting, and this actor free.
+                # The caller waits for the deferred reply; the actor handles other messages meanwhile.
                 self.waiting.append((url, self.defer(message)))
                 self.fetch_next()
             case Turn():
@@ -72,7 +72,7 @@ class Site(Actor[Message]):
 
 
 async def fetch(url: str) -> Links:
-    """What would be an HTTP request."""
+    """Stands for an HTTP request."""
     print(f"fetching {url}")
     await trio.sleep(0.2)
     return WEB.get(url, ())

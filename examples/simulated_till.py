@@ -1,6 +1,6 @@
-"""A till that counts each order once, though it is killed again and again: `python -m examples.simulated_till`.
+"""Simulate a till that must count each order once, even if it is killed: `python -m examples.simulated_till`.
 
-Clients repeat an order until it is answered. Without keys the simulation finds seeds in which one counts twice.
+Clients repeat an order until it is answered. Without idempotency keys the simulation finds seeds that count one twice.
 """
 
 from functools import partial
@@ -76,4 +76,4 @@ async def shop(keys: bool, world: World) -> None:
 if __name__ == "__main__":
     for keys in (True, False):
         broken = [seed for seed in range(10) if simulate(partial(shop, keys), seed).violation is not None]
-        print(f"keys: {keys}; the promise is broken by the seeds {broken}")
+        print(f"keys: {keys}; orders were counted twice with the seeds {broken}")

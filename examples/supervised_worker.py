@@ -1,6 +1,6 @@
-"""A worker that crashes now and then, and comes back: `python -m examples.supervised_worker`.
+"""A worker that crashes and is restarted: `python -m examples.supervised_worker`.
 
-What a crash loses (one message), what it keeps (everything that waits), and who hears of it (its asker).
+A crash loses one message and keeps the waiting ones; the caller whose message crashed gets the error.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from actorchat.actors import Actor, ActorCrashed, DeadLetter, End, Request, Rest
 
 @attrs.frozen
 class Divide(Request[float]):
-    """A request names the type of its reply."""
+    """A request. Its base class names the type of the reply."""
 
     dividend: float
     divisor: float
 
 
 class Calculator(Actor[Divide]):
-    """Knows nothing of its own crashes: whoever spawned it says what follows one."""
+    """Contains no code for crashes: `spawn` sets what happens after one."""
 
     async def on_start(self) -> None:
         print("calculator starts")
 
     async def receive(self, message: Divide) -> None:
         if message.dividend < 0:
-            # A refusal: only the asker hears of it, and the actor lives on.
+            # A refusal raises in the caller only; the actor goes on.
             self.fail(message, ValueError("this calculator takes no negative numbers"))
             return
-        # A bug: division by zero crashes the actor.
+        # A bug: a division by zero crashes the actor.
         self.reply(message, message.dividend / message.divisor)
 
     async def on_stop(self, end: End) -> None:
@@ -44,10 +44,10 @@ def report(letter: DeadLetter) -> None:
 
 
 async def main() -> None:
-    # Every crash is logged with its traceback; this program prints its own story instead.
+    # Crashes are logged with a traceback. Hide that, to show the program's own output only.
     logging.getLogger("actorchat.actors").setLevel(logging.CRITICAL)
     async with open_system(on_dead_letter=report) as system:
-        # Back after half a second, then one, two ... seconds; at most five crashes a minute.
+        # Restart after 0.5, 1, 2 … seconds, for at most five crashes a minute.
         calculator = system.spawn(Calculator, restart=Restart(max=5, within=60.0, backoff=0.5, jitter=0.0))
 
         async def show(dividend: float, divisor: float) -> None:
@@ -60,7 +60,7 @@ async def main() -> None:
 
         await show(6, 3)
         await show(-6, 3)
-        # The second question waits in the inbox while the first one crashes the actor; the restart answers it.
+        # The second request waits in the inbox while the first crashes the actor, and is answered after the restart.
         async with trio.open_nursery() as nursery:
             nursery.start_soon(show, 1, 0)
             await trio.sleep(0.1)

@@ -1,24 +1,24 @@
 /*
- * Owns the load: many websockets to one loopback port in one thread, driven by epoll, so that the generator is far from
- * being the limit. It sleeps when there is nothing to do, and says what share of a core it took.
+ * Makes the load: many websockets to one loopback port in one thread, driven by epoll, so that the generator is far from
+ * being the limit. It sleeps when there is nothing to do, and reports its share of a core.
  *
- * On standard input, a line each, fields split by tabs:
+ * Commands on standard input, one a line, with fields separated by tabs:
  *   port N                   where to connect, on 127.0.0.1
  *   ids                      give every message a client_id of its own
- *   wrap A B C               put A before and B behind what is sent; C is how a delivery starts (else a message_added)
- *   greet TEXT               send TEXT when the first frame has come (Socket.IO)
- *   socket ROLE PATH HEADERS one websocket; HEADERS are lines split by \x1f; ROLE is w (writes), r (reads), c (a console:
- *                            what it gets is counted apart) or f (floods: what it gets is not measured)
- *   sink                     a socket that floods, to the generator itself: no server has anything to do with it
- *   connect N                connect all of them, N handshakes at a time, and wait till all is quiet
- *   run SECONDS WARM FLIGHT  closed loop: every writer keeps FLIGHT messages on their way
- *   rate SECONDS WARM R F    open loop: R messages a second in all, round the writers, on schedule whatever happens, and
- *                            F a second from those that flood, as far as they can be sent; what was due in the time is
- *                            counted, also if it is sent or comes back later
+ *   wrap A B C               put A before and B after every message; C is how a delivery starts (default: a message_added)
+ *   greet TEXT               send TEXT after the first frame has arrived (Socket.IO)
+ *   socket ROLE PATH HEADERS one websocket; HEADERS are lines separated by \x1f; ROLE is w (writes), r (reads), c (a console:
+ *                            deliveries to it are counted apart) or f (floods: deliveries to it are not counted)
+ *   sink                     a flooding socket from the generator to itself, without a server
+ *   connect N                connect all of them, N handshakes at a time, and wait until nothing arrives any more
+ *   run SECONDS WARM FLIGHT  closed loop: every writer keeps FLIGHT messages in flight
+ *   rate SECONDS WARM R F    open loop: R messages a second in all, from each writer in turn, always on schedule, and F
+ *                            a second from flooding sockets, as far as they can be sent; messages due within the time
+ *                            are counted, even if they are sent or come back later
  *   quit
  * connect, run and rate are answered with a line of JSON. Latency is counted from when a message was due, so that
- * a server that stalls is not spared (coordinated omission). No socket waits for another: what the kernel doesn't take is
- * kept and sent later. Any failure ends the program with status 1 and a line.
+ * a stalling server is measured correctly (no coordinated omission). No socket waits for another: bytes that the kernel
+ * does not accept are kept and sent later. Any failure ends the program with status 1 and a message.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -44,18 +44,18 @@ typedef struct {
     int fd, number, connected, greeted;
     char role, *path, *headers, tag[24];
     size_t tag_length;
-    uint64_t sent, own;     /* messages sent, and those of them that came back */
-    char *rest;             /* the beginning of a frame that has not arrived whole */
+    uint64_t sent, own;     /* messages sent, and how many of them came back */
+    char *rest;             /* the beginning of an incomplete frame */
     size_t rest_length, rest_room;
-    char *out;              /* what the kernel has not taken yet */
+    char *out;              /* bytes that the kernel has not accepted yet */
     size_t out_length, out_room;
 } Socket;
 
 typedef struct { uint64_t bucket[BUCKETS], most; } Histogram;
 typedef struct { Socket **list; int count, at; } Group;
 typedef struct {
-    uint64_t deliveries, to_consoles, messages, refused;    /* what came */
-    uint64_t sent, flooded;                                 /* what went */
+    uint64_t deliveries, to_consoles, messages, refused;    /* received */
+    uint64_t sent, flooded;                                 /* sent */
 } Counts;
 
 static Socket *sockets;
@@ -63,8 +63,8 @@ static Group writers, flooders;
 static int count, capacity, upgraded, poller, port, with_ids, in_flight;
 static char *wrap_before = "", *wrap_behind = "", *expected = NULL, *greeting = NULL;
 static Counts counts;
-static Histogram latency, lateness;     /* of deliveries, and of the generator's own sending: from when it was due */
-static uint64_t counted_from;           /* open loop: what was due earlier is not counted; 0 in a closed loop */
+static Histogram latency, lateness;     /* from when a message was due until its delivery, and until it was sent */
+static uint64_t counted_from;           /* open loop: messages due earlier are not counted; 0 in a closed loop */
 static char scratch[SCRATCH + LINE * 8];
 static uint32_t mask_seed = 0x9e3779b9;
 
@@ -123,7 +123,7 @@ static void watch(Socket *s, int operation) {
     if (epoll_ctl(poller, operation, s->fd, &event)) fail("epoll: %s", strerror(errno));
 }
 
-/* How much of it the kernel took. */
+/* Returns how many bytes the kernel accepted. */
 static size_t send_some(Socket *s, const char *data, size_t length) {
     ssize_t done = send(s->fd, data, length, MSG_NOSIGNAL);
     if (done < 0 && errno != EAGAIN) fail("sending to %s: %s", s->path, strerror(errno));
@@ -217,7 +217,7 @@ static void take_text(Socket *s, const char *payload, size_t length) {
     }
 }
 
-/* Take every whole frame from the front of `data`; how many bytes that was. */
+/* Handles every complete frame at the start of `data`. Returns how many bytes these frames had. */
 static size_t take_frames(Socket *s, char *data, size_t length) {
     size_t at = 0;
     while (length - at >= 2) {
@@ -301,7 +301,7 @@ static void top_up(Socket *s) {
     if (length) send_all(s, out, length);
 }
 
-/* Take what has come, after a wait for it of at most so long; how many sockets had something. */
+/* Waits for input, at most that long, and reads it. Returns how many sockets had some. */
 static int turn(int timeout_ms, int closed_loop) {
     struct epoll_event events[BATCH];
     int ready = epoll_wait(poller, events, BATCH, timeout_ms);
@@ -322,7 +322,7 @@ static void watch_new(Socket *s, int fd) {
     watch(s, EPOLL_CTL_ADD);
 }
 
-/* One socket of a connection of the generator with itself, and the other, which reads. */
+/* Both ends of a connection of the generator to itself: one sends, the other reads. */
 static void loop_back(Socket *s, Socket *other) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t size = sizeof address;
@@ -395,14 +395,14 @@ static void connect_all(int at_once) {
         cpu / took, settled, (unsigned long long)counts.deliveries);
 }
 
-/* Messages that did not come back to who wrote them. */
+/* The number of messages that have not come back to their writers. */
 static uint64_t outstanding(void) {
     uint64_t sum = 0;
     for (int i = 0; i < writers.count; i++) sum += writers.list[i]->sent - writers.list[i]->own;
     return sum;
 }
 
-/* Till all has come and nothing more does; half a second of silence ends it in any case. */
+/* Reads until everything has arrived, or nothing has for half a second. */
 static void settle(void) {
     uint64_t patience = now_ns() + 30000000000u;
     for (int quiet = 0; quiet < (outstanding() ? 10 : 2);) {
@@ -437,7 +437,7 @@ static void run_closed(double seconds, double warm, int flight) {
     while ((now = now_ns()) < end) {
         if (!measuring && now >= from) {
             measuring = 1;
-            /* In a closed loop a slow server is sent less: no latency of it would be true. */
+            /* A closed loop sends less to a slow server, so its latencies would be wrong. */
             start_counting();
             from = now;
             cpu = cpu_seconds();
@@ -463,7 +463,7 @@ static void send_due(Schedule *schedule, uint64_t now) {
     int in_a_row = 0;
     for (uint64_t due; (due = due_of(schedule)) <= now; schedule->number++) {
         char out[2048];
-        /* After a time without the processor much is due: what comes meanwhile is read between. */
+        /* After a time without the processor many messages are due: read what arrives in between. */
         if (++in_a_row % 32 == 0) turn(0, 0);
         Socket *s = group->list[group->at++ % group->count];
         if (s->role == 'w') {
@@ -471,14 +471,14 @@ static void send_due(Schedule *schedule, uint64_t now) {
             counts.sent += due >= counted_from;
             if (due >= counted_from) add(&lateness, now_ns() - due);
         } else if (!s->out_length) {
-            /* Who floods sends what the server takes, and waits for nothing else. */
+            /* A flooding socket sends as much as the server accepts. */
             send_all(s, out, message(out, s, due));
             counts.flooded += due >= counted_from;
         }
     }
 }
 
-/* Counts what was due in the time, whenever it was sent and came back: a time without the processor changes no count. */
+/* Counts the messages due within the time, however late they were sent or came back, so that a stall changes no count. */
 static void run_open(double seconds, double warm, double rate, double flood) {
     uint64_t begin = now_ns(), from = begin + (uint64_t)(warm * 1e9), end = from + (uint64_t)(seconds * 1e9), now;
     uint64_t measured_from = 0;
@@ -499,13 +499,13 @@ static void run_open(double seconds, double warm, double rate, double flood) {
         for (int i = 0; i < 2; i++)
             if (due_of(&schedules[i]) < next) next = due_of(&schedules[i]);
         if (next > (now = now_ns())) {
-            /* `epoll_wait` counts in milliseconds, and spinning instead would hide what the generator itself takes. */
+            /* `epoll_wait` has a resolution of milliseconds; spinning would be exact, but hide the generator's own CPU share. */
             struct pollfd any = {poller, POLLIN, 0};
             struct timespec gap = {(time_t)((next - now) / 1000000000u), (long)((next - now) % 1000000000u)};
             ppoll(&any, 1, &gap, NULL);
         }
     }
-    /* Without the processor for the whole of the time, there is nothing to tell of it. */
+    /* If the process was stopped for the whole time, there is nothing to report. */
     double cpu_share = measured_from ? (cpu_seconds() - cpu) / ((now - measured_from) / 1e9) : 0;
     for (int i = 0; i < 2; i++) send_due(&schedules[i], end - 1);
     uint64_t refused = counts.refused, backlog = outstanding();

@@ -1,5 +1,5 @@
-"""Owns the peers: small servers that all do the same relay job, each in the best idiom of its library.
+"""Small servers in other libraries that relay chat messages, each written in the best idiom of its library.
 
-A `send_message` comes in on a path; everybody on that path gets a whole `message_added` of about 670 bytes. They check
-no token, keep no order across sockets, store nothing.
+Every socket on a path gets a `message_added` of about 670 bytes for each `send_message` that arrives there.
+These servers check no token, keep no order across sockets and store nothing.
 """

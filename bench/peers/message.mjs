@@ -1,4 +1,4 @@
-// Owns what every JavaScript relay says: a `send_message` in, the `message_added` that everybody gets out.
+// Turns a `send_message` into the `message_added` that every JavaScript relay sends.
 const user = { id: 4503599627370497, role: "user", avatar: "", lastname: "", firstname: "Visitor", patronymic: "" };
 const operator = { id: 1, role: "operator", avatar: "", lastname: "", firstname: "Operator", patronymic: "" };
 const chat = {

@@ -1,4 +1,4 @@
-"""Owns what every Python relay says: a `send_message` in, the `message_added` that everybody gets out."""
+"""Turns a `send_message` into the `message_added` that every Python relay sends."""
 
 from datetime import UTC, datetime
 from itertools import count
@@ -20,12 +20,12 @@ _numbers = count()
 
 
 def added(frame: bytes | str) -> bytes:
-    """The answer to a `send_message` frame."""
+    """The `message_added` frame for a `send_message` frame."""
     return orjson.dumps({"type": "message_added", "data": answer(orjson.loads(frame)["data"]["text"])})
 
 
 def answer(text: str) -> dict[str, Any]:
-    """The data of the `message_added` that says `text`."""
+    """The data of a `message_added` with that text."""
     number = next(_numbers)
     message = {
         "id": number,

@@ -1,6 +1,6 @@
 /*
- * The limit: the least a relay can do. One epoll, no library, no check of anything; what came in one round leaves with one
- * send for each member. It looks for the text without reading the JSON.
+ * The least possible relay, as a limit to compare with: one epoll loop, no library, no checks. All messages of one round
+ * go out in one send for each socket. It finds the text without parsing the JSON.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>

@@ -1,4 +1,4 @@
-// A relay on Bun's own server: its `publish`.
+// A relay on Bun's built-in server, with its `publish`.
 import { added } from "./message.mjs";
 
 const server = Bun.serve({

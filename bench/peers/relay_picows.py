@@ -1,4 +1,4 @@
-"""A relay on picows, the fastest websocket library of Python: a listener without tasks."""
+"""A relay on picows, the fastest websocket library for Python, with a listener and no tasks."""
 
 import asyncio
 import sys

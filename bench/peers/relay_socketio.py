@@ -1,4 +1,4 @@
-"""A relay on python-socketio under uvicorn: its rooms. The room is in the query, since Socket.IO has the path."""
+"""A relay on python-socketio under uvicorn, with its rooms; the room is in the query, since the path is Socket.IO's."""
 
 import sys
 from typing import Any

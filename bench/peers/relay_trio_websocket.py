@@ -1,4 +1,4 @@
-"""A relay on plain trio-websocket: `send_message` for each member."""
+"""A relay on plain trio-websocket, with a `send_message` for each socket."""
 
 import sys
 from collections import defaultdict

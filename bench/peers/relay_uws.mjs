@@ -1,5 +1,4 @@
-// A relay on uWebSockets.js: its `publish`. The package carries the project's own compiled module; the wrapper in it is
-// passed by.
+// A relay on uWebSockets.js, with its `publish`. It loads the package's compiled module directly, without the wrapper.
 import { createRequire } from "node:module";
 import { added } from "./message.mjs";
 

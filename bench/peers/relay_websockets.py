@@ -1,4 +1,4 @@
-"""A relay on websockets: its `broadcast`."""
+"""A relay on websockets, with its `broadcast`."""
 
 import asyncio
 import sys

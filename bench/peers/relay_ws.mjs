@@ -1,4 +1,4 @@
-// A relay on ws: `send` for each member.
+// A relay on ws, with a `send` for each socket.
 import { WebSocketServer } from "ws";
 import { added } from "./message.mjs";
 

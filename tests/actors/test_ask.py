@@ -82,7 +82,7 @@ async def test_an_ask_that_timed_out_and_never_began_is_no_dead_letter(autojump_
         assert (system.abandoned, system.dead_letters.counts) == (1, {DeadLetterReason.CRASHED: 1})
 
 
-async def test_a_reply_that_comes_too_late_is_counted_and_harms_nobody(autojump_clock: MockClock) -> None:
+async def test_a_late_reply_is_counted_and_ignored(autojump_clock: MockClock) -> None:
     async def work(actor: Counter) -> None:
         await trio.sleep(5)
         actor.seen.append(1)
@@ -98,7 +98,7 @@ async def test_a_reply_that_comes_too_late_is_counted_and_harms_nobody(autojump_
         assert not system.dead_letters.counts
 
 
-async def test_an_asker_cancelled_after_begin_leaves_the_state_complete(autojump_clock: MockClock) -> None:
+async def test_cancelling_an_ask_does_not_interrupt_its_handler(autojump_clock: MockClock) -> None:
     async def work(actor: Counter) -> None:
         await trio.sleep(5)
         assert actor.expired
@@ -113,7 +113,7 @@ async def test_an_asker_cancelled_after_begin_leaves_the_state_complete(autojump
         assert not system.dead_letters.counts
 
 
-async def test_a_nested_ask_inherits_the_time_that_is_left(autojump_clock: MockClock) -> None:
+async def test_a_nested_ask_inherits_the_remaining_time(autojump_clock: MockClock) -> None:
     async with open_system() as system:
         inner, outer = system.spawn(Counter), system.spawn(Counter)
         inner.tell(Hold(trio.Event()))
@@ -135,7 +135,7 @@ async def test_a_nested_ask_inherits_the_time_that_is_left(autojump_clock: MockC
         inner.kill()
 
 
-async def test_asking_oneself_raises_at_once() -> None:
+async def test_an_actor_that_asks_itself_gets_an_error_at_once() -> None:
     async with open_system() as system:
         ref = system.spawn(Counter, "me")
         answer = await ref.ask(Call(lambda actor: caught(actor.ref.ask(Total()))))
@@ -143,7 +143,7 @@ async def test_asking_oneself_raises_at_once() -> None:
 
 
 @pytest.mark.parametrize("length", [2, 5])
-async def test_a_ring_of_asks_raises_in_the_one_who_closes_it(length: int) -> None:
+async def test_the_ask_that_closes_a_deadlock_raises(length: int) -> None:
     async with open_system() as system:
         refs = [system.spawn(Counter, f"a{n}") for n in range(length)]
 
@@ -177,7 +177,7 @@ async def test_crossed_asks_of_unrelated_requests_do_not_hang() -> None:
         assert len(results) == 2
 
 
-async def test_a_ring_is_told_before_anything_else_runs() -> None:
+async def test_a_deadlock_is_reported_before_any_other_task_runs() -> None:
     passes = 0
 
     async def count() -> None:
@@ -198,7 +198,7 @@ async def test_a_ring_is_told_before_anything_else_runs() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_ring_that_nobody_catches_fails_its_waiters_one_by_one(autojump_clock: MockClock) -> None:
+async def test_an_uncaught_deadlock_error_fails_the_other_waiters_in_turn(autojump_clock: MockClock) -> None:
     async with open_system() as system:
         refs = [system.spawn(Counter, f"a{n}", restart=Restart()) for n in range(5)]
 
@@ -217,7 +217,7 @@ async def test_a_ring_that_nobody_catches_fails_its_waiters_one_by_one(autojump_
         assert [await ref.ask(Total()) for ref in refs] == [()] * 5
 
 
-async def test_a_ring_through_a_blocked_send_raises() -> None:
+async def test_a_deadlock_through_a_blocked_send_raises() -> None:
     async with open_system() as system:
         a, b = system.spawn(Counter, "a"), system.spawn(Counter, "b", inbox=1)
 
@@ -230,7 +230,7 @@ async def test_a_ring_through_a_blocked_send_raises() -> None:
         assert await a.ask(Call(fill_and_send)) == ("a", "b", "a")
 
 
-async def test_a_diamond_is_no_ring() -> None:
+async def test_two_paths_to_the_same_actor_are_no_deadlock() -> None:
     async with open_system() as system:
         a, b, c = (system.spawn(Counter, name) for name in "abc")
 
@@ -241,7 +241,7 @@ async def test_a_diamond_is_no_ring() -> None:
 
 
 @pytest.mark.parametrize("end", ["answered", "timed out", "cancelled", "sent", "send cancelled"])
-async def test_a_wait_that_has_ended_is_no_edge(autojump_clock: MockClock, end: str) -> None:
+async def test_an_ended_ask_does_not_count_in_deadlock_detection(autojump_clock: MockClock, end: str) -> None:
     async with open_system() as system:
         a, b = system.spawn(Counter, "a", inbox=1), system.spawn(Counter, "b")
 
@@ -267,7 +267,7 @@ async def test_a_wait_that_has_ended_is_no_edge(autojump_clock: MockClock, end: 
         assert await a.ask(Call(lambda _: caught(b.ask(Total())))) == ()
 
 
-async def test_a_deferred_answer_is_no_edge(autojump_clock: MockClock) -> None:
+async def test_a_deferred_reply_does_not_count_in_deadlock_detection(autojump_clock: MockClock) -> None:
     kept: list[Pending[object]] = []
 
     class Deferring(Counter):
@@ -367,7 +367,7 @@ async def settle_blocked() -> None:
 
 
 @pytest.mark.parametrize("refuses", [False, True])
-async def test_what_a_handler_asks_after_its_answer_is_not_on_its_askers_time(
+async def test_an_ask_after_the_reply_does_not_inherit_the_callers_deadline(
     autojump_clock: MockClock, refuses: bool
 ) -> None:
     answers: list[object] = []

@@ -48,7 +48,7 @@ async def waiting() -> AsyncIterator[Waiting]:
         yield Waiting(system, ref, seen, watcher, lost)
 
 
-async def test_killed_it_ends_at_once_and_what_waits_is_lost_aloud(autojump_clock: MockClock) -> None:
+async def test_killed_during_backoff_it_ends_at_once_with_dead_letters(autojump_clock: MockClock) -> None:
     async with waiting() as at:
         at.ref.kill()
         await at.ref.join()
@@ -59,7 +59,7 @@ async def test_killed_it_ends_at_once_and_what_waits_is_lost_aloud(autojump_cloc
     assert at.seen == []
 
 
-async def test_stopped_it_drains_at_once(autojump_clock: MockClock) -> None:
+async def test_stopped_during_backoff_it_drains_at_once(autojump_clock: MockClock) -> None:
     async with waiting() as at:
         at.ref.stop()
         assert not at.ref.tell(Add(2))
@@ -68,7 +68,7 @@ async def test_stopped_it_drains_at_once(autojump_clock: MockClock) -> None:
         assert (at.seen, trio.current_time(), at.downs()) == ([1], 0, [Cause.STOPPED])
 
 
-async def test_one_that_crashes_while_it_drains_does_not_wait_out_its_backoff(autojump_clock: MockClock) -> None:
+async def test_a_crash_while_draining_does_not_wait_for_the_backoff(autojump_clock: MockClock) -> None:
     seen: list[int] = []
     async with open_system() as system:
         ref = await system.start(lambda: Counter(seen=seen), restart=LONG)
@@ -79,7 +79,7 @@ async def test_one_that_crashes_while_it_drains_does_not_wait_out_its_backoff(au
         assert (seen, trio.current_time()) == ([1], 0)
 
 
-async def test_stopped_without_draining_it_ends_at_once(autojump_clock: MockClock) -> None:
+async def test_stopped_during_backoff_without_draining_it_ends_at_once(autojump_clock: MockClock) -> None:
     async with waiting() as at:
         at.ref.stop(drain=False)
         await at.ref.join()
@@ -87,7 +87,7 @@ async def test_stopped_without_draining_it_ends_at_once(autojump_clock: MockCloc
         assert (at.seen, trio.current_time(), at.downs()) == ([], 0, [Cause.STOPPED])
 
 
-async def test_an_ask_that_waits_for_the_restart_hears_of_the_end(autojump_clock: MockClock) -> None:
+async def test_an_ask_that_waits_for_a_restart_fails_when_the_actor_ends(autojump_clock: MockClock) -> None:
     async with waiting() as at, trio.open_nursery() as nursery:
 
         async def ask() -> None:
@@ -99,7 +99,7 @@ async def test_an_ask_that_waits_for_the_restart_hears_of_the_end(autojump_clock
         at.ref.kill()
 
 
-async def test_a_system_that_ends_drains_it_and_one_that_is_cancelled_loses_what_waits(
+async def test_leaving_a_system_drains_an_actor_in_backoff_and_cancelling_does_not(
     autojump_clock: MockClock,
 ) -> None:
     async with waiting() as at:

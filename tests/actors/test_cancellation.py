@@ -88,7 +88,7 @@ class Script:
 
 
 @pytest.mark.parametrize("outer", [True, False], ids=["around the system", "around its body"])
-async def test_a_cancel_at_every_checkpoint_ends_with_nobody_waiting(
+async def test_cancelling_at_any_checkpoint_leaves_no_waiting_sender(
     outer: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     # To format thousands of tracebacks takes longer than all the rest.

@@ -61,7 +61,7 @@ async def test_signals_survive_a_crash_and_overtake_messages(autojump_clock: Moc
 
 
 @pytest.mark.parametrize("timeout", [None, 5.0])
-async def test_the_asker_of_a_crashing_handler_gets_the_cause_at_once(
+async def test_the_caller_of_a_crashing_handler_gets_the_cause_at_once(
     autojump_clock: MockClock, timeout: float | None
 ) -> None:
     async def crash_late(_: Counter) -> None:
@@ -84,7 +84,7 @@ async def test_without_restart_a_crash_leaves_the_system() -> None:
 
 
 @pytest.mark.parametrize("fatal", [KeyboardInterrupt, SystemExit])
-async def test_what_ends_the_program_is_never_restarted(fatal: type[BaseException]) -> None:
+async def test_an_actor_that_ends_the_program_is_never_restarted(fatal: type[BaseException]) -> None:
     trace: list[str] = []
 
     def end(_: Counter) -> None:
@@ -120,7 +120,7 @@ async def test_the_backoff_doubles_and_the_window_slides(autojump_clock: MockClo
         assert await ref.ask(Total()) == ()
 
 
-async def test_the_backoff_is_capped_and_a_quiet_time_brings_it_back(autojump_clock: MockClock) -> None:
+async def test_the_backoff_is_capped_and_reset_after_a_quiet_time(autojump_clock: MockClock) -> None:
     starts: list[float] = []
 
     class Noted(Counter):
@@ -139,7 +139,7 @@ async def test_the_backoff_is_capped_and_a_quiet_time_brings_it_back(autojump_cl
         assert starts[-1] == pytest.approx(17 + 61 + 1)
 
 
-async def test_the_jitter_lengthens_by_its_share_at_most_and_a_seed_fixes_it(autojump_clock: MockClock) -> None:
+async def test_jitter_is_bounded_and_repeatable_with_a_seed(autojump_clock: MockClock) -> None:
     async def delays(seed: int) -> list[float]:
         starts: list[float] = []
 
@@ -227,7 +227,7 @@ async def test_a_cancelled_start_kills_the_actor_it_waited_for(autojump_clock: M
         assert trio.current_time() == pytest.approx(1)
 
 
-async def test_no_reply_is_told_at_once_and_a_deferred_one_waits(autojump_clock: MockClock) -> None:
+async def test_a_missing_reply_raises_at_once_and_a_deferred_one_waits(autojump_clock: MockClock) -> None:
     kept: list[Pending[object]] = []
 
     class Lazy(Counter):
@@ -297,7 +297,7 @@ async def test_a_cancelled_group_is_a_cancellation_and_no_crash(autojump_clock: 
     assert trace == ["start", "stop killed"]
 
 
-async def test_what_an_actor_raises_while_its_system_is_cancelled_is_logged_and_goes_no_further(
+async def test_an_error_during_cancellation_of_the_system_is_only_logged(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     trace: list[str] = []
@@ -309,7 +309,7 @@ async def test_what_an_actor_raises_while_its_system_is_cancelled_is_logged_and_
     assert [record.message for record in caplog.records] == ["a raised while it was cancelled"]
 
 
-async def test_what_an_actor_raises_while_it_is_killed_is_no_crash(autojump_clock: MockClock) -> None:
+async def test_an_error_while_an_actor_is_killed_is_no_crash(autojump_clock: MockClock) -> None:
     async def clean_up_badly() -> None:
         try:
             await trio.sleep_forever()
@@ -326,7 +326,7 @@ async def test_what_an_actor_raises_while_it_is_killed_is_no_crash(autojump_cloc
     assert trace == ["start", "stop killed"]
 
 
-async def test_one_that_came_back_and_is_cancelled_later_ends_as_cancelled(autojump_clock: MockClock) -> None:
+async def test_a_restarted_actor_that_is_cancelled_ends_as_cancelled(autojump_clock: MockClock) -> None:
     trace: list[str] = []
     with trio.move_on_after(1):
         async with open_system() as system:
@@ -335,7 +335,7 @@ async def test_one_that_came_back_and_is_cancelled_later_ends_as_cancelled(autoj
     assert trace == ["start", "stop crashed", "start", "stop cancelled"]
 
 
-async def test_hold_is_cut_by_kill_and_its_asker_hears(autojump_clock: MockClock) -> None:
+async def test_killing_an_actor_cancels_its_handler_and_fails_the_ask(autojump_clock: MockClock) -> None:
     lost: list[DeadLetter] = []
     async with open_system(on_dead_letter=lost.append) as system:
         ref = system.spawn(Counter)
@@ -349,7 +349,7 @@ async def test_hold_is_cut_by_kill_and_its_asker_hears(autojump_clock: MockClock
         assert not ref.signal(Add(3))
 
 
-async def test_a_pipe_that_fails_while_it_is_cancelled_harms_nobody(autojump_clock: MockClock) -> None:
+async def test_an_error_in_a_cancelled_pipe_affects_no_other_actor(autojump_clock: MockClock) -> None:
     async def stumble() -> None:
         try:
             await trio.sleep_forever()
@@ -369,7 +369,7 @@ async def test_a_pipe_that_fails_while_it_is_cancelled_harms_nobody(autojump_clo
         await trio.sleep(1)
 
 
-async def test_who_crashed_for_good_takes_nothing_more_in_its_last_on_stop(autojump_clock: MockClock) -> None:
+async def test_a_crashed_actor_accepts_nothing_in_its_last_on_stop(autojump_clock: MockClock) -> None:
     class Slow(Counter):
         async def on_stop(self, end: End) -> None:
             await trio.sleep(5)
@@ -386,7 +386,7 @@ async def test_who_crashed_for_good_takes_nothing_more_in_its_last_on_stop(autoj
             await trio.sleep_forever()
 
 
-async def test_two_whose_system_is_cancelled_do_not_wait_for_each_other(autojump_clock: MockClock) -> None:
+async def test_actors_of_a_cancelled_system_do_not_wait_for_each_other(autojump_clock: MockClock) -> None:
     saved: list[bool] = []
 
     class Hanging(Counter):
@@ -408,7 +408,7 @@ async def test_two_whose_system_is_cancelled_do_not_wait_for_each_other(autojump
     assert saved == [True]
 
 
-async def test_who_waits_for_its_restart_keeps_nothing_of_who_crashed(
+async def test_an_actor_that_waits_for_its_restart_keeps_no_crashed_instance(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     # What is captured holds tracebacks, and they hold actors.
@@ -428,7 +428,7 @@ async def test_who_waits_for_its_restart_keeps_nothing_of_who_crashed(
         assert (len(made), len(system.tree())) == (0, 1)
 
 
-async def test_an_order_to_end_during_the_on_stop_after_a_crash_is_obeyed_quietly(autojump_clock: MockClock) -> None:
+async def test_a_stop_during_on_stop_after_a_crash_is_obeyed(autojump_clock: MockClock) -> None:
     class Slow(Counter):
         async def on_stop(self, end: End) -> None:
             await trio.sleep(5)
@@ -448,7 +448,7 @@ async def test_an_order_to_end_during_the_on_stop_after_a_crash_is_obeyed_quietl
     assert (seen, event.detail) == ([EventKind.STARTED, EventKind.ENDED], "killed")
 
 
-async def test_a_reply_to_what_is_not_being_handled_is_a_mistake_that_is_named(autojump_clock: MockClock) -> None:
+async def test_a_reply_to_a_request_that_is_not_handled_raises(autojump_clock: MockClock) -> None:
     with pytest.RaisesGroup(
         pytest.RaisesExc(ActorCrashed, check=lambda error: "Total is not being handled" in str(error.__cause__))
     ):

@@ -33,7 +33,7 @@ async def test_a_factory_that_returns_no_actor_is_a_clear_type_error(factory: Ca
     assert said in str(group.value.exceptions[0].__cause__)
 
 
-async def test_a_virtual_actors_factory_that_returns_none_fails_its_asker() -> None:
+async def test_a_virtual_actors_factory_that_returns_none_fails_the_ask() -> None:
     def wrong(key: str) -> Any:  # as above
         return None
 
@@ -43,7 +43,7 @@ async def test_a_virtual_actors_factory_that_returns_none_fails_its_asker() -> N
     assert "must return an Actor, not None" in str(crashed.value.__cause__)
 
 
-async def test_a_factory_that_returns_the_same_actor_again_is_named(autojump_clock: MockClock) -> None:
+async def test_a_factory_that_returns_the_same_actor_again_is_an_error(autojump_clock: MockClock) -> None:
     actor = Counter()
     with pytest.RaisesGroup(TooManyRestarts) as group:
         async with open_system() as system:
@@ -53,7 +53,7 @@ async def test_a_factory_that_returns_the_same_actor_again_is_named(autojump_clo
 
 
 @pytest.mark.parametrize("wrong", [Actor(), 3, None])
-async def test_what_can_not_be_called_is_no_factory(wrong: Any) -> None:
+async def test_a_factory_that_is_not_callable_is_refused(wrong: Any) -> None:
     async with open_system() as system, open_supervisor(system) as supervisor:
         for spawn in (system.spawn, supervisor.spawn, system.virtual):
             with pytest.raises(TypeError, match="expected a factory, a class or function that returns an Actor"):

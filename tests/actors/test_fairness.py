@@ -13,7 +13,7 @@ PASSES = 6
 """Passes of the scheduler that an ask and its reply take at most, with everybody getting a turn in each."""
 
 
-async def test_a_hundred_quiet_asks_are_answered_in_a_few_passes_beside_a_flooded_actor() -> None:
+async def test_asks_are_answered_promptly_beside_an_overloaded_actor() -> None:
     passes = 0
     took: list[int] = []
 
@@ -45,7 +45,7 @@ async def test_a_hundred_quiet_asks_are_answered_in_a_few_passes_beside_a_floode
     assert max(took) <= PASSES
 
 
-async def test_an_actor_flooded_with_signals_yields_too() -> None:
+async def test_an_actor_overloaded_with_signals_yields_too() -> None:
     async with open_system() as system:
         busy, quiet = system.spawn(Counter), system.spawn(Counter)
         await settle(system)
@@ -57,7 +57,7 @@ async def test_an_actor_flooded_with_signals_yields_too() -> None:
         assert await busy.ask(Total()) == (*range(10_000), -1)
 
 
-async def test_an_actor_that_drains_yields_as_seldom_as_ever() -> None:
+async def test_a_draining_actor_yields_no_more_often() -> None:
     passes = 0
 
     async def count() -> None:

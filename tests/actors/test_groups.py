@@ -8,7 +8,7 @@ from tests.actors.checked_system import open_system
 from tests.actors.messages import Add, Call, Counter, Message, giving
 
 
-async def test_members_that_join_leave_or_stop_while_it_is_published_change_the_next_round_only() -> None:
+async def test_membership_changes_during_publish_affect_the_next_publish_only() -> None:
     group = Group[Message]()
     counters = [Counter() for _ in range(4)]
 
@@ -33,7 +33,7 @@ async def test_members_that_join_leave_or_stop_while_it_is_published_change_the_
     assert [counter.seen for counter in counters] == [[1], [], [0, 2], [2]]
 
 
-async def test_handlers_publish_while_members_join_and_leave_in_their_own() -> None:
+async def test_handlers_may_publish_while_others_join_and_leave() -> None:
     group = Group[Message]()
     counters = [Counter() for _ in range(3)]
 
@@ -52,7 +52,7 @@ async def test_handlers_publish_while_members_join_and_leave_in_their_own() -> N
     assert counters[2].seen in ([], [1])
 
 
-async def test_an_actor_publishes_its_last_words_from_on_stop_and_does_not_get_them() -> None:
+async def test_a_message_published_in_on_stop_does_not_reach_its_publisher() -> None:
     group = Group[Message]()
     taken: list[int] = []
 

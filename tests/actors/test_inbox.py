@@ -74,7 +74,7 @@ async def ask_later(ref: Ref[Message]) -> tuple[int, ...]:
     return await ref.ask(Total())
 
 
-async def test_dropping_the_oldest_fails_its_asker() -> None:
+async def test_dropping_the_oldest_request_fails_its_ask() -> None:
     async with open_system() as system, trio.open_nursery() as nursery:
         ref = await system.start(Counter, inbox=1, overflow=Overflow.DROP_OLD)
         gate = await held(ref)
@@ -89,7 +89,7 @@ async def test_dropping_the_oldest_fails_its_asker() -> None:
         ref.tell(Add(1))
 
 
-async def test_nobody_overtakes_a_sender_who_waits_though_there_is_room_again() -> None:
+async def test_no_message_overtakes_a_waiting_sender() -> None:
     seen: list[int] = []
     async with open_system() as system, trio.open_nursery() as nursery:
         ref = await system.start(lambda: Counter(seen=seen), inbox=1)
@@ -124,7 +124,7 @@ async def test_a_slow_consumer_is_stopped_inside_its_handler_and_watchers_see_on
         }
 
 
-async def test_a_stop_with_a_hint_tells_everyone_concerned_when_to_come_back() -> None:
+async def test_a_retry_hint_of_a_stop_reaches_every_waiting_caller() -> None:
     class Slow(Counter):
         async def on_stop(self, end: End) -> None:
             ends.append(end)
@@ -158,7 +158,7 @@ async def test_coalescing_keeps_the_position_and_the_newest_value() -> None:
         assert system.dead_letters.counts == {DeadLetterReason.COALESCED: 3, DeadLetterReason.REJECTED: 1}
 
 
-async def test_a_flood_neither_delays_nor_evicts_the_control_lane(autojump_clock: MockClock) -> None:
+async def test_a_full_inbox_neither_delays_nor_drops_control_messages(autojump_clock: MockClock) -> None:
     async with open_system() as system:
         ref = await system.start(Counter, inbox=10, overflow=Overflow.DROP_OLD)
         gate = await held(ref)
@@ -171,7 +171,7 @@ async def test_a_flood_neither_delays_nor_evicts_the_control_lane(autojump_clock
         assert seen == (*range(1000, 1100), *range(90, 100))
 
 
-async def test_a_signal_overtakes_messages_already_taken_up() -> None:
+async def test_a_signal_overtakes_messages_of_a_batch_that_has_begun() -> None:
     async with open_system() as system:
         ref = await system.start(Counter)
         gate = await held(ref)
@@ -205,7 +205,7 @@ class Batching(Counter):
             await self.receive(message)
 
 
-async def test_a_batch_takes_all_that_waits_up_to_its_most() -> None:
+async def test_a_batch_has_all_waiting_messages_up_to_its_limit() -> None:
     async with open_system() as system:
         actor = Batching()
         ref = system.spawn(lambda: actor)
@@ -260,7 +260,7 @@ async def test_one_request_asked_twice_is_answered_twice_in_one_batch() -> None:
         assert (answers, actor.sizes) == ([(), ()], [1, 2])
 
 
-async def test_a_flooded_actor_leaves_room_for_a_quiet_one() -> None:
+async def test_an_overloaded_actor_does_not_starve_others() -> None:
     async with open_system() as system:
         busy, quiet = system.spawn(Counter, inbox=100_000), system.spawn(Counter)
         await settle(system)

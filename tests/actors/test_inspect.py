@@ -27,7 +27,7 @@ from tests.actors.checked_system import open_system
 from tests.actors.messages import Add, Boom, Call, Counter, Hold, Message, Total
 
 
-async def test_the_tree_tells_who_is_busy_with_what_and_waits_for_whom(autojump_clock: MockClock) -> None:
+async def test_the_tree_shows_current_messages_and_whom_an_actor_waits_for(autojump_clock: MockClock) -> None:
     async with open_system() as system, open_supervisor(system, name="keeper") as supervisor:
         a, b = system.spawn(Counter, "a"), supervisor.spawn(Counter, "b")
         gate = trio.Event()
@@ -45,7 +45,7 @@ async def test_the_tree_tells_who_is_busy_with_what_and_waits_for_whom(autojump_
         assert {(info.message, info.busy_for, info.waiting_on) for info in system.tree()} == {(None, 0, None)}
 
 
-async def test_the_tree_tells_age_restarts_signals_and_losses_by_reason(autojump_clock: MockClock) -> None:
+async def test_the_tree_shows_age_restarts_signals_and_losses_by_reason(autojump_clock: MockClock) -> None:
     async with open_system() as system:
         await trio.sleep(100)
         ref = system.spawn(Counter, "a", inbox=1, restart=Restart())
@@ -80,7 +80,7 @@ async def test_a_virtual_actor_is_as_old_as_its_activation(autojump_clock: MockC
         assert (info.age, info.restarts) == (2, 0)
 
 
-async def test_the_tree_tells_what_an_actor_is_going_through(autojump_clock: MockClock) -> None:
+async def test_the_tree_shows_the_state_of_an_actor(autojump_clock: MockClock) -> None:
     class Slow(Counter):
         async def on_start(self) -> None:
             await trio.sleep(1)
@@ -112,7 +112,7 @@ async def test_an_ask_that_never_began_counts_as_dropped(autojump_clock: MockClo
         assert (info.begun, info.dropped, info.queued) == (1, 1, 0)
 
 
-async def test_a_walk_leaves_out_who_ends_before_it_gets_there(autojump_clock: MockClock) -> None:
+async def test_an_actor_that_ends_during_an_inspection_is_left_out(autojump_clock: MockClock) -> None:
     async with open_system() as system:
         refs = [await system.start(Counter, name) for name in "abc"]
         walk = system.walk()
@@ -122,7 +122,7 @@ async def test_a_walk_leaves_out_who_ends_before_it_gets_there(autojump_clock: M
         assert [info.name for info in walk] == ["c"]
 
 
-async def test_events_tell_of_starts_restarts_and_ends(autojump_clock: MockClock) -> None:
+async def test_events_report_starts_restarts_and_ends(autojump_clock: MockClock) -> None:
     seen: list[Event] = []
     async with open_system() as system, trio.open_nursery() as nursery:
         take = seen.append
@@ -149,7 +149,7 @@ async def test_events_tell_of_starts_restarts_and_ends(autojump_clock: MockClock
 
 
 @pytest.mark.parametrize("strategy", list(Strategy))
-async def test_events_tell_of_the_restarts_of_a_supervisor(autojump_clock: MockClock, strategy: Strategy) -> None:
+async def test_events_report_the_restarts_of_a_supervisor(autojump_clock: MockClock, strategy: Strategy) -> None:
     async with open_system() as system:
         with system.events() as events:
             with pytest.RaisesGroup(TooManyRestarts):
@@ -167,7 +167,7 @@ async def test_events_tell_of_the_restarts_of_a_supervisor(autojump_clock: MockC
     assert seen == [EventKind.STARTED, EventKind.RESTARTING, EventKind.STARTED, EventKind.GAVE_UP, EventKind.ENDED]
 
 
-async def test_a_stuck_actor_is_told_of_once_with_where_it_waits(autojump_clock: MockClock) -> None:
+async def test_a_stuck_actor_is_reported_once_with_where_it_waits(autojump_clock: MockClock) -> None:
     async with open_system(stuck_after=10) as system:
         with system.events() as events:
             ref = system.spawn(Counter, "a")
@@ -238,7 +238,7 @@ async def test_an_instrument_sees_a_coalesced_message_put_in() -> None:
     assert book.lines == [("enqueue", "Add"), ("begin", "Add"), ("end", "Add")]
 
 
-async def test_an_instrument_hears_no_end_of_what_never_began(autojump_clock: MockClock) -> None:
+async def test_an_instrument_gets_no_end_of_a_message_that_never_began(autojump_clock: MockClock) -> None:
     book = Book()
     async with open_system(instrument=book) as system:
         ref = await system.start(Counter, restart=Restart())
@@ -259,7 +259,7 @@ async def test_settling_waits_for_handlers_that_sleep_and_for_pipes(autojump_clo
         assert await ref.ask(Total()) == (1,)
 
 
-async def test_events_tell_of_a_passivation_and_of_how_many_were_missed(autojump_clock: MockClock) -> None:
+async def test_events_report_passivations_and_the_number_of_missed_events(autojump_clock: MockClock) -> None:
     async with open_system() as system:
         with system.events(bound=2) as events:
             rooms: Virtual[str, Message, None] = system.virtual(lambda key: Counter(), idle=10)
@@ -278,7 +278,7 @@ async def test_events_tell_of_a_passivation_and_of_how_many_were_missed(autojump
     assert (seen, events.missed) == ([EventKind.STARTED, EventKind.PASSIVATED], 1)
 
 
-async def test_an_observer_of_dead_letters_that_raises_is_logged_and_harms_nobody(
+async def test_an_error_in_a_dead_letter_callback_is_logged_and_goes_no_further(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     def hear(letter: DeadLetter) -> None:

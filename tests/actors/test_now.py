@@ -98,7 +98,7 @@ def fail(actor: AtOnce) -> None:
     raise Broken
 
 
-async def test_it_is_handled_before_tell_returns_and_the_actor_stays_parked(autojump_clock: MockClock) -> None:
+async def test_tell_now_handles_the_message_before_it_returns(autojump_clock: MockClock) -> None:
     async with world() as at:
         for n in range(200):
             assert at.ref.tell(Do(n))
@@ -109,7 +109,7 @@ async def test_it_is_handled_before_tell_returns_and_the_actor_stays_parked(auto
         assert await at.ref.ask(Seen()) == tuple(range(200))
 
 
-async def test_a_group_has_its_members_handle_it_at_once(autojump_clock: MockClock) -> None:
+async def test_publishing_to_a_group_handles_the_message_at_once(autojump_clock: MockClock) -> None:
     async with world() as at:
         group: Group[Do] = Group()
         group.add(at.ref)
@@ -117,7 +117,7 @@ async def test_a_group_has_its_members_handle_it_at_once(autojump_clock: MockClo
         assert at.seen == [1]
 
 
-async def test_what_it_refuses_and_what_comes_behind_that_stays_in_order(autojump_clock: MockClock) -> None:
+async def test_refused_messages_and_later_ones_stay_in_order(autojump_clock: MockClock) -> None:
     async with world() as at:
         for n in range(20):
             assert at.ref.tell(Do(n, now=n % 3 == 0))
@@ -126,7 +126,7 @@ async def test_what_it_refuses_and_what_comes_behind_that_stays_in_order(autojum
         assert at.seen == list(range(20))
 
 
-async def test_what_it_tells_itself_comes_after_it(autojump_clock: MockClock) -> None:
+async def test_a_message_to_itself_is_handled_after_the_current_one(autojump_clock: MockClock) -> None:
     async with world() as at:
         at.ref.tell(Do(1, lambda actor: (actor.ref.tell(Do(2)), actor.ref.tell(Do(3)))))
         at.ref.tell(Do(4))
@@ -135,7 +135,7 @@ async def test_what_it_tells_itself_comes_after_it(autojump_clock: MockClock) ->
         assert at.seen == [1, 2, 3, 4]
 
 
-async def test_what_it_signals_itself_and_what_it_waits_for_comes(autojump_clock: MockClock) -> None:
+async def test_signals_to_itself_and_awaited_results_arrive(autojump_clock: MockClock) -> None:
     async with world() as at:
         at.ref.tell(Do(1, lambda actor: actor.ref.signal(Do(2))))
         at.ref.tell(Do(3, lambda actor: actor.after(5, Do(4), key="later")))
@@ -143,7 +143,7 @@ async def test_what_it_signals_itself_and_what_it_waits_for_comes(autojump_clock
         assert at.seen == [1, 2, 3, 4]
 
 
-async def test_a_crash_is_the_actors_and_not_the_senders(autojump_clock: MockClock) -> None:
+async def test_a_crash_in_an_immediate_handler_does_not_reach_the_sender(autojump_clock: MockClock) -> None:
     async with world(Restart(jitter=0)) as at:
         assert at.ref.tell(Do(1, fail))
         assert at.ref.tell(Do(2))
@@ -156,7 +156,7 @@ async def test_a_crash_is_the_actors_and_not_the_senders(autojump_clock: MockClo
         assert at.seen == [2, 3]
 
 
-async def test_an_order_to_stop_that_it_gives_itself_is_obeyed(autojump_clock: MockClock) -> None:
+async def test_an_actor_may_stop_itself_in_an_immediate_handler(autojump_clock: MockClock) -> None:
     async with world() as at:
         at.ref.tell(Do(1, lambda actor: actor.ref.stop()))
         assert not at.ref.tell(Do(2))
@@ -174,7 +174,7 @@ def kill_and_fail(actor: AtOnce) -> None:
 
 
 @pytest.mark.parametrize("work", [kill, kill_and_fail])
-async def test_who_kills_itself_meanwhile_ends_once(
+async def test_an_actor_that_kills_itself_in_an_immediate_handler_ends_once(
     autojump_clock: MockClock, work: Callable[[AtOnce], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     async with world(Restart(jitter=0)) as at:
@@ -191,7 +191,7 @@ async def test_who_kills_itself_meanwhile_ends_once(
             assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
-async def test_who_refuses_a_message_and_kills_itself_loses_it_aloud(autojump_clock: MockClock) -> None:
+async def test_a_refused_message_of_an_actor_that_kills_itself_is_a_dead_letter(autojump_clock: MockClock) -> None:
     class Refusing(AtOnce):
         def receive_now(self, message: Do | Seen) -> bool:
             self.ref.kill()
@@ -206,7 +206,7 @@ async def test_who_refuses_a_message_and_kills_itself_loses_it_aloud(autojump_cl
     assert [letter.reason for letter in lost] == [DeadLetterReason.STOPPED]
 
 
-async def test_two_that_tell_each_other_do_not_sink_into_each_other(autojump_clock: MockClock) -> None:
+async def test_two_actors_that_tell_each_other_do_not_recurse(autojump_clock: MockClock) -> None:
     """Whoever is at work already gets it in its inbox."""
     async with world() as at:
         seen: list[int] = []

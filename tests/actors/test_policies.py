@@ -59,7 +59,7 @@ def adds(letters: list[DeadLetter]) -> tuple[tuple[int, DeadLetterReason], ...]:
 @pytest.mark.parametrize("busy_with", [Hold, Boom], ids=["in a handler", "in backoff"])
 @pytest.mark.parametrize("count", [BOUND - 1, BOUND, BOUND + 1])
 @pytest.mark.parametrize("expected", OVER, ids=lambda expected: str(expected.overflow)[:15])
-async def test_the_first_message_over_the_bound_and_no_earlier_one_meets_the_policy(
+async def test_the_overflow_policy_applies_to_the_first_message_over_the_bound(
     autojump_clock: MockClock, expected: Expected, count: int, busy_with: type[Hold] | type[Boom]
 ) -> None:
     seen: list[int] = []
@@ -83,7 +83,7 @@ async def test_the_first_message_over_the_bound_and_no_earlier_one_meets_the_pol
 
 
 @pytest.mark.parametrize("busy_with", [Hold, Boom], ids=["in a handler", "in backoff"])
-async def test_a_newer_value_of_a_waiting_key_is_no_message_more(
+async def test_a_coalesced_message_does_not_count_towards_the_bound(
     autojump_clock: MockClock, busy_with: type[Hold] | type[Boom]
 ) -> None:
     key = Coalesce[Message](lambda message: message.n % 10 if isinstance(message, Add) else None)
@@ -117,7 +117,7 @@ def flooding(nursery: trio.Nursery, ref: Ref[Message]) -> Iterator[None]:
     scope.cancel()
 
 
-async def test_under_a_flood_an_order_to_stop_is_obeyed_after_the_current_message() -> None:
+async def test_an_overloaded_actor_stops_after_the_current_message() -> None:
     async with open_system() as system, trio.open_nursery() as nursery:
         counter = Counter()
         ref = await system.start(lambda: counter, inbox=10, overflow=Overflow.DROP_OLD)
@@ -133,7 +133,7 @@ async def test_under_a_flood_an_order_to_stop_is_obeyed_after_the_current_messag
         assert counter.seen == []
 
 
-async def test_under_a_flood_a_down_and_a_tick_come_next(autojump_clock: MockClock) -> None:
+async def test_an_overloaded_actor_handles_downs_and_ticks_next(autojump_clock: MockClock) -> None:
     async with open_system() as system:
         counter = Counter()
         ref, other = await system.start(lambda: counter, inbox=10, overflow=Overflow.DROP_OLD), system.spawn(Counter)
@@ -157,7 +157,7 @@ async def test_under_a_flood_a_down_and_a_tick_come_next(autojump_clock: MockClo
         assert counter.seen == [-1, -2] + [1] * 10
 
 
-async def test_a_consumer_stuck_in_a_write_is_gone_within_a_pass_of_its_overflow() -> None:
+async def test_a_consumer_stuck_in_a_write_ends_within_a_pass_of_its_overflow() -> None:
     stream, unread = trio.testing.lockstep_stream_pair()
     watcher = Probe[Down]()
 
@@ -179,7 +179,7 @@ async def test_a_consumer_stuck_in_a_write_is_gone_within_a_pass_of_its_overflow
     await unread.aclose()
 
 
-async def test_a_value_that_is_sent_takes_the_place_of_the_one_that_waits_as_a_told_one_does() -> None:
+async def test_send_replaces_a_waiting_value_with_the_same_key_as_tell_does() -> None:
     lost: list[DeadLetter] = []
     seen: list[int] = []
     by_parity = Coalesce[Message](lambda message: message.n % 2 if isinstance(message, Add) else None)
@@ -225,7 +225,7 @@ async def test_a_key_that_can_not_be_hashed_does_not_raise_in_the_sender() -> No
         assert await ref.ask(Total()) == (1,)
 
 
-async def test_who_hears_of_a_replaced_message_may_end_the_actor_that_lets_a_sender_in(
+async def test_a_callback_for_a_replaced_message_may_end_the_actor(
     autojump_clock: MockClock,
 ) -> None:
     lost: list[tuple[object, DeadLetterReason]] = []

@@ -12,7 +12,7 @@ from tests.actors.checked_system import open_system
 from tests.actors.messages import Add, Boom, Message
 
 
-async def test_a_probe_waits_for_the_next_message_and_says_which_one_did_not_come(autojump_clock: MockClock) -> None:
+async def test_a_probe_waits_for_a_message_and_names_one_that_does_not_come(autojump_clock: MockClock) -> None:
     probe = Probe[Message]()
     async with open_system() as system:
         ref = system.spawn(lambda: probe)

@@ -110,7 +110,7 @@ async def test_an_actor_stops_itself_and_stopping_twice_is_once(autojump_clock: 
         assert trace == ["start", "stop stopped"]
 
 
-async def test_who_drains_still_takes_signals(autojump_clock: MockClock) -> None:
+async def test_a_draining_actor_still_handles_signals(autojump_clock: MockClock) -> None:
     seen: list[int] = []
     async with open_system() as system:
         ref = await system.start(lambda: Counter(seen=seen))
@@ -127,7 +127,7 @@ async def test_who_drains_still_takes_signals(autojump_clock: MockClock) -> None
 
 
 @pytest.mark.parametrize("crashes", [False, True])
-async def test_whoever_hears_of_a_loss_at_the_end_puts_nothing_more_in(
+async def test_a_dead_letter_callback_at_the_end_can_send_nothing_more(
     autojump_clock: MockClock, crashes: bool
 ) -> None:
     taken: list[bool] = []
@@ -152,7 +152,7 @@ async def test_whoever_hears_of_a_loss_at_the_end_puts_nothing_more_in(
     assert lost == [*[Boom()] * crashes, Add(1), Add(2), Add(3)]
 
 
-async def test_a_milder_order_does_not_soften_a_harder_one() -> None:
+async def test_a_drain_does_not_override_an_earlier_kill() -> None:
     async with open_system() as system:
         counter = Counter()
         ref = await system.start(lambda: counter)
@@ -163,7 +163,7 @@ async def test_a_milder_order_does_not_soften_a_harder_one() -> None:
         assert counter.seen == []
 
 
-async def test_waiting_for_oneself_is_refused() -> None:
+async def test_an_actor_may_not_wait_for_its_own_end() -> None:
     async def join(actor: Counter) -> str:
         with pytest.raises(RuntimeError, match="itself"):
             await actor.ref.join()
@@ -290,7 +290,7 @@ async def test_an_actor_has_no_address_before_its_start() -> None:
             await trio.sleep_forever()
 
 
-async def test_watchers_that_die_first_and_mutual_watches_are_no_trouble() -> None:
+async def test_watchers_may_end_first_and_may_watch_each_other() -> None:
     a, b = Probe[Down](), Probe[Down]()
     async with open_system() as system:
         ref_a, ref_b = await system.start(lambda: a), await system.start(lambda: b)
@@ -304,7 +304,7 @@ async def test_watchers_that_die_first_and_mutual_watches_are_no_trouble() -> No
         assert a.drain() == []
 
 
-async def test_a_group_loses_members_that_stop_and_keeps_those_that_restart() -> None:
+async def test_a_group_drops_stopped_actors_and_keeps_restarted_ones() -> None:
     group = Group[Message]()
     async with open_system() as system:
         refs = [await system.start(Counter, restart=Restart()) for _ in range(3)]
@@ -360,7 +360,7 @@ async def test_an_on_stop_that_runs_when_all_is_cancelled_still_gets_its_grace(
     assert trio.current_time() == pytest.approx(1.1)
 
 
-async def test_an_on_stop_that_is_cut_while_a_task_of_its_own_raises_harms_nobody(autojump_clock: MockClock) -> None:
+async def test_an_error_in_a_task_of_a_cancelled_on_stop_goes_no_further(autojump_clock: MockClock) -> None:
     async def stumble() -> None:
         try:
             await trio.sleep_forever()
@@ -401,7 +401,7 @@ async def test_an_order_given_in_a_control_message_comes_before_the_next_message
 
 
 @pytest.mark.parametrize("drain", [True, False])
-async def test_signals_behind_an_order_to_stop_are_handled_if_it_drains_and_lost_aloud_if_not(
+async def test_signals_after_a_stop_are_handled_by_a_drain_or_become_dead_letters(
     autojump_clock: MockClock, drain: bool
 ) -> None:
     seen: list[int] = []
@@ -443,7 +443,7 @@ async def test_an_on_stop_that_ends_the_program_ends_it(error: type[BaseExceptio
 
 
 @pytest.mark.parametrize("option", ["inbx", "parent", "nursery"])
-async def test_an_option_that_is_none_is_refused(option: str) -> None:
+async def test_an_invalid_option_is_refused(option: str) -> None:
     async with open_system() as system:
         with pytest.raises(TypeError, match=option):
             system.spawn(Counter, **{option: None})  # type: ignore[arg-type] # that is the mistake

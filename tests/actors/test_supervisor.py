@@ -58,7 +58,7 @@ def family(supervisor: Supervisor, trace: list[str]) -> list[Ref[Message]]:
         (Strategy.REST_FOR_ONE, "-b -c +b +c"),
     ],
 )
-async def test_a_crash_restarts_whom_the_strategy_names_in_order(
+async def test_a_crash_restarts_the_children_of_the_strategy_in_order(
     autojump_clock: MockClock, strategy: Strategy, life: str
 ) -> None:
     trace: list[str] = []
@@ -92,7 +92,7 @@ async def test_two_crashes_at_once_are_one_round(autojump_clock: MockClock, stra
         assert [await ref.ask(Total()) for ref in refs] == [(7,)] * 3
 
 
-async def test_an_older_sibling_that_crashes_during_the_delay_takes_those_between_along(
+async def test_an_older_siblings_crash_during_the_delay_extends_the_restart(
     autojump_clock: MockClock,
 ) -> None:
     trace: list[str] = []
@@ -132,7 +132,7 @@ async def test_a_crash_in_on_start_during_recovery_starts_another_round(autojump
         assert [await ref.ask(Total()) for ref in (a, b, c)] == [()] * 3
 
 
-async def test_a_sibling_that_waits_for_the_crashed_one_is_cut(autojump_clock: MockClock) -> None:
+async def test_a_sibling_that_waits_for_the_crashed_child_is_cancelled(autojump_clock: MockClock) -> None:
     trace: list[str] = []
     async with open_system() as system, open_supervisor(system, Strategy.REST_FOR_ONE, RESTART) as supervisor:
         a, b, _ = family(supervisor, trace)
@@ -172,7 +172,7 @@ async def test_siblings_have_budgets_of_their_own(autojump_clock: MockClock) -> 
 
 
 @pytest.mark.parametrize("strategy", [Strategy.ONE_FOR_ALL, Strategy.REST_FOR_ONE])
-async def test_a_crash_beside_a_child_that_drains_leaves_it_to_drain(
+async def test_a_siblings_crash_does_not_interrupt_a_draining_child(
     autojump_clock: MockClock, strategy: Strategy
 ) -> None:
     seen: list[int] = []
@@ -212,7 +212,7 @@ async def test_a_supervisor_that_has_ended_takes_no_child(autojump_clock: MockCl
         assert system.find("late", Counter) is None
 
 
-async def test_a_child_that_waits_in_its_start_for_a_crashed_one_holds_up_no_recovery(
+async def test_a_child_that_waits_for_a_crashed_sibling_does_not_block_recovery(
     autojump_clock: MockClock,
 ) -> None:
     class Asking(Counter):
@@ -234,7 +234,7 @@ async def test_a_child_that_waits_in_its_start_for_a_crashed_one_holds_up_no_rec
             assert await second.ask(Total()) == ()
 
 
-async def test_a_child_that_is_stopped_while_it_is_to_be_restarted_is_left_to_drain(autojump_clock: MockClock) -> None:
+async def test_a_child_that_is_stopped_while_it_is_to_be_restarted_drains(autojump_clock: MockClock) -> None:
     seen: list[int] = []
 
     class Slow(Counter):
@@ -260,7 +260,7 @@ async def test_a_child_that_is_stopped_while_it_is_to_be_restarted_is_left_to_dr
     assert [type(letter.message) for letter in lost] == [Boom]
 
 
-async def test_a_child_that_is_stopped_while_it_waits_for_its_restart_drains_when_its_turn_comes(
+async def test_a_child_that_is_stopped_before_its_restart_drains_in_its_turn(
     autojump_clock: MockClock,
 ) -> None:
     life: list[str] = []
@@ -280,7 +280,7 @@ async def test_a_child_that_is_stopped_while_it_waits_for_its_restart_drains_whe
 
 
 @pytest.mark.parametrize("strategy", list(Strategy))
-async def test_watchers_of_a_child_that_is_given_up_hear_of_its_crash(
+async def test_watchers_of_a_child_that_is_given_up_get_its_crash(
     autojump_clock: MockClock, strategy: Strategy
 ) -> None:
     watcher = Probe[Down]()

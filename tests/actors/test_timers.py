@@ -165,7 +165,7 @@ async def test_replaced_timers_do_not_pile_up_until_they_would_have_been_due(aut
         assert await seen(ref) == (1999,)
 
 
-async def test_no_timer_is_left_to_wake_anybody_when_its_actor_has_ended(autojump_clock: MockClock) -> None:
+async def test_an_ended_actor_leaves_no_timer(autojump_clock: MockClock) -> None:
     async with open_system() as system:
         ref = system.spawn(Counter, restart=Restart())
         for end in (lambda: ref.tell(Boom()), ref.stop):
@@ -179,7 +179,7 @@ async def test_no_timer_is_left_to_wake_anybody_when_its_actor_has_ended(autojum
         assert ref.stopped
 
 
-async def test_a_timer_that_has_ticked_for_the_last_time_is_none_to_cancel(autojump_clock: MockClock) -> None:
+async def test_cancelling_a_timer_after_its_last_tick_returns_false(autojump_clock: MockClock) -> None:
     found: list[bool] = []
     async with open_system() as system:
         ref = system.spawn(Counter)
@@ -193,7 +193,7 @@ async def test_a_timer_that_has_ticked_for_the_last_time_is_none_to_cancel(autoj
     assert found == [False, True]
 
 
-async def test_timers_pipes_and_answers_owed_end_before_on_stop_runs(autojump_clock: MockClock) -> None:
+async def test_timers_pipes_and_deferred_replies_end_before_on_stop(autojump_clock: MockClock) -> None:
     told: list[str] = []
 
     class Owing(Counter):
@@ -230,7 +230,7 @@ async def test_timers_pipes_and_answers_owed_end_before_on_stop_runs(autojump_cl
     assert told[2:] == ["on_stop"]
 
 
-async def test_what_an_actor_sets_up_in_its_on_stop_ends_with_it(autojump_clock: MockClock) -> None:
+async def test_timers_and_pipes_made_in_on_stop_end_with_the_actor(autojump_clock: MockClock) -> None:
     class Busy(Counter):
         async def on_stop(self, end: End) -> None:
             self.every(1, Add(1), key="a")
@@ -276,7 +276,7 @@ async def test_a_result_for_a_crashed_incarnation_does_not_reach_the_next(autoju
         assert await seen(ref) == ()
 
 
-async def test_a_tick_handler_slower_than_its_period_holds_up_neither_messages_nor_a_stop(
+async def test_a_slow_tick_handler_blocks_neither_messages_nor_a_stop(
     autojump_clock: MockClock,
 ) -> None:
     class Slow(Counter):
@@ -301,7 +301,7 @@ async def test_a_tick_handler_slower_than_its_period_holds_up_neither_messages_n
             await ref.join()
 
 
-async def test_a_machine_that_was_suspended_gets_one_tick_not_all_it_missed(mock_clock: MockClock) -> None:
+async def test_after_a_suspend_of_the_machine_one_tick_comes_for_all_missed(mock_clock: MockClock) -> None:
     async def jump(seconds: float) -> None:
         mock_clock.jump(seconds)
         await trio.testing.wait_all_tasks_blocked()
@@ -317,7 +317,7 @@ async def test_a_machine_that_was_suspended_gets_one_tick_not_all_it_missed(mock
         assert await seen(ref) == (1, 1)
 
 
-async def test_a_period_too_short_for_the_clock_leaves_others_their_turn(mock_clock: MockClock) -> None:
+async def test_a_period_below_the_clocks_resolution_starves_no_other_task(mock_clock: MockClock) -> None:
     async with open_system() as system:
         ref = system.spawn(Counter)
         mock_clock.jump(100_000)
@@ -329,7 +329,7 @@ async def test_a_period_too_short_for_the_clock_leaves_others_their_turn(mock_cl
 
 
 @pytest.mark.parametrize("period", [0, -1])
-async def test_a_period_that_is_none_is_refused(autojump_clock: MockClock, period: float) -> None:
+async def test_an_invalid_period_is_refused(autojump_clock: MockClock, period: float) -> None:
     async with open_system() as system:
         ref = system.spawn(Counter)
 

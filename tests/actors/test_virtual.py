@@ -105,7 +105,7 @@ async def test_an_actor_that_refuses_stays_and_is_asked_again(autojump_clock: Mo
         assert rooms.active == 0
 
 
-async def test_an_open_pipe_or_deferred_answer_holds_the_actor(autojump_clock: MockClock) -> None:
+async def test_an_open_pipe_or_deferred_reply_prevents_passivation(autojump_clock: MockClock) -> None:
     async with open_system() as system:
         rooms = rooms_of(system)
         ref = rooms["a"]
@@ -135,7 +135,7 @@ async def test_a_signal_in_the_step_of_an_order_to_passivate_is_handled(autojump
         assert [rooms.anchor(ref.name).seen for ref in refs] == [[1, 2]] * 12
 
 
-async def test_an_order_given_in_a_control_message_is_obeyed() -> None:
+async def test_a_stop_in_a_control_message_is_obeyed() -> None:
     async with open_system() as system:
         ref = await system.start(Counter)
         ref.signal(Call(lambda actor: actor.ref.stop(drain=False)))
@@ -236,7 +236,7 @@ async def test_an_address_nobody_holds_is_gone_with_its_anchor(autojump_clock: M
         assert len(anchors) == rooms.active == 0
 
 
-async def test_the_idle_are_looked_for_by_one_task_of_their_family(autojump_clock: MockClock) -> None:
+async def test_one_task_of_a_family_looks_for_idle_actors(autojump_clock: MockClock) -> None:
     async with open_system() as system:
         rooms = rooms_of(system)
         before = trio.lowlevel.current_statistics().tasks_living
@@ -246,7 +246,7 @@ async def test_the_idle_are_looked_for_by_one_task_of_their_family(autojump_cloc
         assert trio.lowlevel.current_statistics().tasks_living == before + 10 + 1
 
 
-async def test_an_on_give_up_that_raises_is_logged_and_harms_nobody(
+async def test_an_error_in_on_give_up_is_logged_and_goes_no_further(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     def give_up(key: str, anchor: None, error: BaseException) -> None:
@@ -260,7 +260,7 @@ async def test_an_on_give_up_that_raises_is_logged_and_harms_nobody(
     assert [record.message for record in caplog.records] == ["a crashed", "on_give_up for a failed"]
 
 
-async def test_a_given_up_room_harms_nobody_and_activates_anew(autojump_clock: MockClock) -> None:
+async def test_an_actor_that_is_given_up_can_be_activated_again(autojump_clock: MockClock) -> None:
     lost: list[DeadLetter] = []
     given_up: list[tuple[str, Anchor, BaseException]] = []
     async with open_system(on_dead_letter=lost.append) as system:
@@ -341,7 +341,7 @@ async def test_a_stopped_incarnation_drains_and_the_address_lives_on(autojump_cl
         assert rooms.anchor("a").trace == ["start", "stop stopped", "start"]
 
 
-async def test_a_stop_ends_an_incarnation_to_which_messages_never_stop_coming() -> None:
+async def test_a_stop_ends_an_incarnation_under_constant_load() -> None:
     async def talk(ref: Ref[Message]) -> None:
         while True:
             ref.tell(Add(1))
@@ -375,7 +375,7 @@ async def test_a_crash_does_not_make_a_stop_forgotten(autojump_clock: MockClock,
         assert rooms.anchor("a").trace[-1] == "stop stopped"
 
 
-async def test_a_cancelled_system_tells_the_asker_of_a_room_that_was_about_to_come_back() -> None:
+async def test_a_cancelled_system_fails_the_ask_of_an_actor_in_backoff() -> None:
     leaving, gate = trio.Event(), trio.Event()
 
     class Slow(Counter):
@@ -401,7 +401,7 @@ async def test_a_cancelled_system_tells_the_asker_of_a_room_that_was_about_to_co
                     await trio.sleep_forever()
 
 
-async def test_the_backoff_of_a_given_up_room_is_remembered_though_nobody_holds_its_address(
+async def test_the_backoff_after_a_give_up_is_kept_without_a_ref(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     # What is captured holds tracebacks, and they hold addresses.
@@ -443,7 +443,7 @@ async def test_a_killed_incarnation_loses_what_waits_and_the_address_lives_on(au
         assert await ref.ask(Total()) == ()
 
 
-async def test_a_watch_tells_of_the_end_but_not_of_passivation(autojump_clock: MockClock) -> None:
+async def test_a_watch_reports_the_end_but_no_passivation(autojump_clock: MockClock) -> None:
     probe = Probe[object]()
     async with open_system() as system:
         watcher = await system.start(lambda: probe)
@@ -459,7 +459,7 @@ async def test_a_watch_tells_of_the_end_but_not_of_passivation(autojump_clock: M
         assert not watcher.stopped
 
 
-async def test_a_watch_tells_of_a_stop_that_comes_while_the_actor_passivates(autojump_clock: MockClock) -> None:
+async def test_a_watch_reports_a_stop_during_passivation(autojump_clock: MockClock) -> None:
     class Slow(Room):
         async def on_stop(self, end: End) -> None:
             await trio.sleep(1)
@@ -489,7 +489,7 @@ async def test_a_closing_system_drains_rooms_and_takes_no_more(autojump_clock: M
         await dormant.ask(Total())
 
 
-async def test_a_given_up_room_fails_those_who_wait_for_room(autojump_clock: MockClock) -> None:
+async def test_giving_up_fails_senders_that_wait_for_space(autojump_clock: MockClock) -> None:
     async with open_system() as system, trio.open_nursery() as nursery:
         ref = system.virtual(Room, anchor=Anchor, inbox=1)["a"]
         gate = trio.Event()
@@ -507,7 +507,7 @@ async def test_a_given_up_room_fails_those_who_wait_for_room(autojump_clock: Moc
 
 
 @pytest.mark.parametrize("crashes", [False, True])
-async def test_what_waits_while_a_room_leaves_is_drained_by_a_closing_system(
+async def test_a_closing_system_drains_messages_that_wait_during_passivation(
     autojump_clock: MockClock, crashes: bool
 ) -> None:
     class Slow(Room):
@@ -527,7 +527,7 @@ async def test_what_waits_while_a_room_leaves_is_drained_by_a_closing_system(
     assert rooms.active == 0
 
 
-async def test_a_room_stopped_while_it_leaves_loses_what_waits_aloud(autojump_clock: MockClock) -> None:
+async def test_stopping_during_passivation_turns_waiting_messages_into_dead_letters(autojump_clock: MockClock) -> None:
     class Slow(Room):
         async def on_stop(self, end: End) -> None:
             await trio.sleep(1)
@@ -543,7 +543,7 @@ async def test_a_room_stopped_while_it_leaves_loses_what_waits_aloud(autojump_cl
         assert [(letter.message, letter.reason) for letter in lost] == [(Add(2), DeadLetterReason.STOPPED)]
 
 
-async def test_an_answer_nobody_waits_for_any_more_holds_no_actor(autojump_clock: MockClock) -> None:
+async def test_an_abandoned_deferred_reply_does_not_prevent_passivation(autojump_clock: MockClock) -> None:
     class Owing(Counter):
         async def receive(self, message: Message) -> None:
             if isinstance(message, Total):
@@ -557,7 +557,7 @@ async def test_an_answer_nobody_waits_for_any_more_holds_no_actor(autojump_clock
         assert rooms.active == 0
 
 
-async def test_timers_hold_no_actor(autojump_clock: MockClock) -> None:
+async def test_timers_do_not_prevent_passivation(autojump_clock: MockClock) -> None:
     class Ticking(Counter):
         async def on_start(self) -> None:
             self.every(1, Add(1), key="tick")
@@ -569,7 +569,7 @@ async def test_timers_hold_no_actor(autojump_clock: MockClock) -> None:
         assert rooms.active == 0
 
 
-async def test_a_stop_lets_those_that_waited_begin_however_many_were_replaced_since(
+async def test_messages_before_a_stop_are_handled_however_many_were_replaced(
     autojump_clock: MockClock,
 ) -> None:
     lives: list[list[int]] = []
@@ -639,7 +639,7 @@ async def test_a_second_stop_while_the_first_is_obeyed_ends_the_next_incarnation
         assert rooms.active == 0
 
 
-async def test_after_a_give_up_the_whole_budget_is_there_again(autojump_clock: MockClock) -> None:
+async def test_after_a_give_up_the_restart_budget_is_full_again(autojump_clock: MockClock) -> None:
     given_up: list[int] = []
     lives = 0
 
@@ -674,13 +674,13 @@ async def test_when_the_system_has_closed_its_virtual_actors_have_stopped(autoju
     assert not Group[Message]().add(ref)
 
 
-async def test_an_inbox_without_room_is_refused_when_the_family_is_made() -> None:
+async def test_an_inbox_without_capacity_is_refused_when_the_family_is_made() -> None:
     async with open_system() as system:
         with pytest.raises(ValueError, match="at least one message"):
             system.virtual(Room, anchor=Anchor, inbox=0)
 
 
-async def test_an_anchor_may_look_up_the_address_it_hangs_on(autojump_clock: MockClock) -> None:
+async def test_an_anchor_may_look_up_its_own_address(autojump_clock: MockClock) -> None:
     async with open_system() as system:
         rooms: Virtual[str, Message, Ref[Message]] = system.virtual(
             lambda key, anchor: Counter(), anchor=lambda key: rooms[key]

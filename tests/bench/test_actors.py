@@ -18,7 +18,7 @@ def failing() -> float:
 
 
 @pytest.mark.slow
-def test_every_case_of_the_actor_core_runs_and_is_held_to_its_bar(tmp_path: Path) -> None:
+def test_every_case_of_the_actor_core_runs_and_has_its_target(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     done = CliRunner().invoke(main, ["actors", "--quick", "--json", str(file)])
     assert done.exit_code == 0, done.output
@@ -37,7 +37,7 @@ def test_a_library_that_is_missing_or_fails_is_left_out_with_a_note(monkeypatch:
     frail = Case("tell", "frail", failing, optional=True)
     monkeypatch.setattr(case, "trio_cases", lambda scale: [])
     monkeypatch.setattr(case, "memory_cases", list)
-    monkeypatch.setattr(case, "peer_cases", lambda scale: ([frail], ["pykka"]))
+    monkeypatch.setattr(case, "library_cases", lambda scale: ([frail], ["pykka"]))
     done = CliRunner().invoke(main, ["actors", "--quick"])
     assert done.exit_code == 0, done.output
     assert "left out: pykka: not installed (pip install pykka)" in done.output

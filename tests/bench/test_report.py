@@ -21,7 +21,7 @@ def report() -> Report:
     return made
 
 
-def test_a_bar_is_the_median_of_what_the_rounds_gave_each_by_itself() -> None:
+def test_a_target_is_compared_with_the_median_of_the_rounds() -> None:
     made = report()
     made.ask("x ws", "rooms", "actorchat", ("rooms", "ws"), 1.8)
     made.ask("x ws, more", "rooms", "actorchat", ("rooms", "ws"), 1.81)
@@ -30,18 +30,18 @@ def test_a_bar_is_the_median_of_what_the_rounds_gave_each_by_itself() -> None:
     assert made.bars[0].values == (90 / 50, 100 / 80, 400 / 60)
 
 
-def test_a_bar_with_a_peer_that_is_not_here_is_not_measured_and_says_why() -> None:
+def test_a_target_with_a_missing_peer_is_not_measured_and_says_why() -> None:
     made = report()
     made.leave_out("picows", "not installed")
     made.ask("x picows", "rooms", "actorchat", ("rooms", "picows"), 1.0)
     made.ask_value("KiB", "idle", "nobody", 1.0)
     assert [(bar.held, bar.verdict) for bar in made.bars] == [
         (None, "not measured: picows: not installed"),
-        (None, "not measured: nobody: not among those that were measured"),
+        (None, "not measured: nobody: not measured in this run"),
     ]
 
 
-def test_a_bar_below_the_noise_of_its_figure_is_not_measured() -> None:
+def test_a_target_below_the_noise_of_its_figure_is_not_measured() -> None:
     made = report()
     made.runs("noise", "KiB").add("two alike", 4.5)
     made.ask_value("KiB", "idle", "actorchat", 4.0, most=True, noise=("noise", "two alike"))
@@ -51,7 +51,7 @@ def test_a_bar_below_the_noise_of_its_figure_is_not_measured() -> None:
 QUIET, LOUD = Noise(0.05, 0.01, 0.0), Noise(0.9, 0.5, 0.0)
 
 
-def test_on_a_noisy_machine_a_bar_on_times_is_not_judged_and_one_on_memory_is() -> None:
+def test_on_a_noisy_machine_targets_for_memory_are_judged_but_not_for_times() -> None:
     made = report()
     made.begin("rooms")
     made.ask("x ws", "rooms", "actorchat", ("rooms", "ws"), 1.8)
@@ -70,7 +70,7 @@ def test_on_a_noisy_machine_a_bar_on_times_is_not_judged_and_one_on_memory_is() 
     assert json.loads(made.json())["noise"]["later"] == {"spread": 0.05, "others": 0.01, "steal": 0.0}
 
 
-def test_one_noisy_moment_of_a_run_hides_no_verdict() -> None:
+def test_one_noisy_moment_does_not_prevent_a_verdict() -> None:
     made = report()
     made.ask("x ws", "rooms", "actorchat", ("rooms", "ws"), 1.8)
     for noise in (QUIET, LOUD, QUIET):
@@ -84,14 +84,14 @@ def test_a_loop_that_varies_other_processes_and_stolen_time_are_noise(noise: Noi
     assert not QUIET.too_noisy
 
 
-def test_a_bar_is_asked_before_what_it_is_about_is_measured() -> None:
+def test_a_target_is_declared_before_its_measurement() -> None:
     made = Report()
     made.ask_value("x", "case", "actorchat", 1.0)
     made.runs("case", "x").add("actorchat", 1.0)
     assert made.bars[0].held
 
 
-def test_the_page_shows_best_first_with_spread_and_verdicts() -> None:
+def test_the_markdown_shows_the_best_first_with_spread_and_verdicts() -> None:
     made = report()
     made.ask("x ws", "rooms", "actorchat", ("rooms", "ws"), 1.9)
     made.leave_out("Bun", "needs node and npm")
@@ -109,7 +109,7 @@ def test_the_figures_are_json_with_every_round() -> None:
     assert written["figures"][0]["values"] == [90.0, 100.0, 400.0]
 
 
-def test_an_unknown_peer_is_named_with_those_there_are() -> None:
+def test_an_unknown_peer_is_named_with_the_known_ones() -> None:
     with pytest.raises(Exception, match=r"no peer is called nginx; there are: .*uwebsockets\.js.*"):
         choose("ws,nginx")
     assert choose("none") == ()

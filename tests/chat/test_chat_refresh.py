@@ -33,9 +33,7 @@ def connected(socket: Socket) -> list[User]:
 
 
 @pytest.mark.parametrize("profile", Profile)
-async def test_everybody_in_the_room_is_told_the_new_name_of_somebody_present(
-    profile: Profile, autojump_clock: MockClock
-) -> None:
+async def test_a_room_shows_the_new_name_of_a_present_user(profile: Profile, autojump_clock: MockClock) -> None:
     async with open_chat() as harness:
         chat = await harness.reserve()
         anna, olga = await harness.join(chat, ANNA), await harness.join(chat, OLGA, profile)
@@ -52,7 +50,7 @@ async def test_everybody_in_the_room_is_told_the_new_name_of_somebody_present(
         assert connected(anna) == [ANNA, OLGA, ANN, PETR]
 
 
-async def test_a_name_that_is_shown_already_is_not_told_again(autojump_clock: MockClock) -> None:
+async def test_a_name_that_is_already_shown_is_not_sent_again(autojump_clock: MockClock) -> None:
     async with open_chat() as harness:
         chat = await harness.reserve()
         # A commit in doubt can be read before it is told, so somebody may come with the new name before that.
@@ -62,7 +60,7 @@ async def test_a_name_that_is_shown_already_is_not_told_again(autojump_clock: Mo
         assert connected(anna) == [ANN]
 
 
-async def test_a_room_that_its_user_has_left_is_told_nothing(autojump_clock: MockClock) -> None:
+async def test_a_room_that_the_renamed_user_has_left_gets_no_event(autojump_clock: MockClock) -> None:
     async with open_chat() as harness:
         chat = await harness.reserve()
         anna, olga = await harness.join(chat, ANNA), await harness.join(chat, OLGA)
@@ -73,7 +71,7 @@ async def test_a_room_that_its_user_has_left_is_told_nothing(autojump_clock: Moc
         assert connected(olga) == [ANNA, OLGA]
 
 
-async def test_consoles_are_shown_the_chats_of_somebody_who_was_renamed(autojump_clock: MockClock) -> None:
+async def test_consoles_get_the_chats_of_a_renamed_user_again(autojump_clock: MockClock) -> None:
     async with open_chat() as harness:
         chat = await harness.reserve()
         anna, olga = await harness.join(chat, ANNA), await harness.join(chat, OLGA)
@@ -108,7 +106,7 @@ async def test_chats_that_are_closed_or_have_no_message_are_not_shown(autojump_c
         assert (await harness.state(reserved)).rev == 0
 
 
-async def test_an_operator_who_was_renamed_is_shown_in_the_chats_that_are_theirs(autojump_clock: MockClock) -> None:
+async def test_the_chats_of_a_renamed_operator_show_the_new_name(autojump_clock: MockClock) -> None:
     async with open_chat() as harness:
         mine, other = await harness.reserve(), await harness.reserve(BORIS)
         for chat, owner in ((mine, ANNA), (other, BORIS)):
@@ -137,7 +135,7 @@ async def test_typing_goes_on_under_the_new_name(autojump_clock: MockClock) -> N
         assert [(event.user, event.stopped) for event in typing] == [(ANNA, False), (ANN, False), (ANN, True)]
 
 
-async def test_what_storage_does_not_take_now_is_shown_later(autojump_clock: MockClock) -> None:
+async def test_a_refresh_that_storage_refuses_is_tried_again(autojump_clock: MockClock) -> None:
     shown: list[str] = []
 
     async def show(user: User) -> None:

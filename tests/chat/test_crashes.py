@@ -73,7 +73,7 @@ PLACES = [
 @pytest.mark.parametrize("times", [1, 2, 3])
 @pytest.mark.parametrize("nth", [1, 2, 5])
 @pytest.mark.parametrize(("owner", "name"), PLACES)
-async def test_every_member_gets_everything_once_and_in_order_whatever_crashes(
+async def test_every_session_gets_everything_once_in_order_despite_a_crash(
     owner: type, name: str, nth: int, times: int, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     # The first crash is that of the announcer in the journal's step, the next ones those of the room that goes on.
@@ -157,7 +157,7 @@ async def test_a_crashed_room_alone_restarts_from_storage_with_its_sessions_stil
         )
 
 
-async def test_a_room_that_cannot_be_kept_up_closes_its_sockets_and_works_again_for_the_next(
+async def test_a_room_that_is_given_up_closes_its_sockets_and_can_be_reopened(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     async with open_chat() as harness:
@@ -199,7 +199,7 @@ async def test_typing_that_fails_closes_no_socket(monkeypatch: pytest.MonkeyPatc
         assert (anna.recorder.closed, anna.recorder.texts()) == (None, ["two"])
 
 
-async def test_an_operation_whose_refusal_can_not_be_told_is_over_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_operation_whose_refusal_fails_to_be_sent_ends_once(monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_chat(limits=Limits(text_length=3)) as harness:
         chat = await harness.reserve()
         anna = await harness.join(chat, ANNA)
@@ -209,7 +209,7 @@ async def test_an_operation_whose_refusal_can_not_be_told_is_over_once(monkeypat
         assert (anna.recorder.done, anna.recorder.closed) == (1, 1011)
 
 
-async def test_who_left_before_the_crash_is_still_told_to_have_left(
+async def test_a_user_who_left_before_a_crash_is_still_reported_as_disconnected(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     async with open_chat() as harness:
@@ -222,7 +222,7 @@ async def test_who_left_before_the_crash_is_still_told_to_have_left(
         assert [event.user.id for event in anna.recorder.got(UserDisconnected)] == [OLGA.id]
 
 
-async def test_a_message_taken_before_the_crash_of_its_batch_is_not_refused(
+async def test_a_message_accepted_before_its_batch_crashed_is_not_refused(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     async with open_chat() as harness:
@@ -244,7 +244,7 @@ async def test_a_message_taken_before_the_crash_of_its_batch_is_not_refused(
 
 
 @pytest.mark.parametrize(("owner", "name"), [(Publisher, "settle"), (Publisher, "publish"), (Encoder, "added")])
-async def test_who_performs_an_operation_is_told_what_was_decided_although_the_room_crashed(
+async def test_an_operation_gets_its_decision_though_the_room_crashed(
     owner: type, name: str, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     async with open_chat() as harness:
@@ -286,7 +286,7 @@ async def test_consoles_outlive_a_crash_of_the_directory(
         assert [each.is_online for each in olga.recorder.got(OperatorUpdated) if each.user == OLGA][-1]
 
 
-async def test_who_asked_a_room_that_is_given_up_is_answered(
+async def test_a_request_to_a_room_that_is_given_up_is_answered(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     async with open_chat() as harness:
@@ -300,7 +300,7 @@ async def test_who_asked_a_room_that_is_given_up_is_answered(
             await harness.chats.drain()
 
 
-async def test_nobody_enters_a_room_that_was_given_up_before_it_has_looked_into_storage(
+async def test_a_room_that_was_given_up_reads_storage_before_anyone_joins(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     async with open_chat() as harness:
@@ -336,7 +336,7 @@ async def test_a_directory_that_crashes_while_storage_is_away_waits_for_it(
         assert olga.recorder.got(GlobalUpdated)[-1].unread_chats == 1
 
 
-async def test_who_connects_while_the_directory_crashes_is_online_all_the_same(
+async def test_an_operator_who_connects_while_the_directory_crashes_is_online(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     async with open_chat() as harness:

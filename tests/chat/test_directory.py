@@ -57,7 +57,7 @@ async def test_an_older_revision_of_a_counter_never_wins(autojump_clock: MockClo
         assert [event.new_chats for event in recorder.got(OperatorUpdated)] == [2]
 
 
-async def test_a_profile_that_was_stored_before_its_presence_does_not_take_the_presence_back(
+async def test_a_profile_stored_before_the_presence_does_not_undo_it(
     autojump_clock: MockClock,
 ) -> None:
     person = PersonRecord(OLGA, endless(SOURCES))
@@ -140,7 +140,7 @@ async def test_chats_are_returned_after_the_operator_is_offline_and_again_until_
         assert chat_driver.calls == [("online", 0), ("offline", 31), ("return", 31), ("return", 32), ("return", 33)]
 
 
-async def test_an_operator_that_is_back_before_the_return_worked_keeps_the_rest(autojump_clock: MockClock) -> None:
+async def test_an_operator_who_reconnects_keeps_the_chats_not_yet_returned(autojump_clock: MockClock) -> None:
     async with open_chat_driver() as (chat_driver, directory):
         chat_driver.failures = 100
         console = chat_driver.connect(directory)
@@ -152,7 +152,7 @@ async def test_an_operator_that_is_back_before_the_return_worked_keeps_the_rest(
         assert chat_driver.calls[1:] == [("offline", 31), ("return", 31), ("return", 32), ("online", 32.5)]
 
 
-async def test_the_grace_counts_from_the_last_socket_however_late_that_is_heard(autojump_clock: MockClock) -> None:
+async def test_the_grace_period_counts_from_the_last_socket_even_if_heard_late(autojump_clock: MockClock) -> None:
     async with open_chat_driver() as (chat_driver, directory):
         first = chat_driver.connect(directory)
         await trio.sleep(1)

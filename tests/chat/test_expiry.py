@@ -30,7 +30,7 @@ async def is_there(harness: ChatHarness | VirtualTimeChat, chat: UUID) -> bool:
     return await harness.chats.chat_reader.chat(chat) is not None
 
 
-async def test_a_chat_without_a_message_goes_after_its_time_with_its_anonymous_owner(
+async def test_an_unused_chat_expires_with_its_anonymous_owner(
     autojump_clock: MockClock,
 ) -> None:
     async with open_chat(POLICY) as harness:
@@ -50,7 +50,7 @@ async def test_a_chat_without_a_message_goes_after_its_time_with_its_anonymous_o
         assert await harness.reserve(GUEST) != unused
 
 
-async def test_a_chat_is_kept_while_somebody_is_in_its_room_and_some_time_after(autojump_clock: MockClock) -> None:
+async def test_an_unused_chat_is_kept_while_somebody_is_in_its_room(autojump_clock: MockClock) -> None:
     async with open_chat(POLICY) as harness:
         chat = await harness.reserve(GUEST)
         guest = await harness.join(chat, GUEST)
@@ -71,7 +71,7 @@ async def test_a_chat_is_kept_while_somebody_is_in_its_room_and_some_time_after(
         assert not await is_there(harness, chat)
 
 
-async def test_a_chat_that_is_asked_for_again_is_kept(autojump_clock: MockClock) -> None:
+async def test_an_unused_chat_that_is_requested_again_is_kept(autojump_clock: MockClock) -> None:
     async with open_chat(POLICY) as harness:
         chat = await harness.reserve(GUEST)
         for _ in range(10):
@@ -79,7 +79,7 @@ async def test_a_chat_that_is_asked_for_again_is_kept(autojump_clock: MockClock)
             assert await harness.reserve(GUEST) == chat
 
 
-async def test_clients_have_time_to_come_back_after_a_start(autojump_clock: MockClock) -> None:
+async def test_clients_have_time_to_reconnect_after_a_start(autojump_clock: MockClock) -> None:
     async with open_chat(Policy(reserved_timeout=1)) as harness:
         chat = await harness.reserve(GUEST)
         await trio.sleep(RETURN_GRACE - 1)
@@ -88,7 +88,7 @@ async def test_clients_have_time_to_come_back_after_a_start(autojump_clock: Mock
         assert not await is_there(harness, chat)
 
 
-async def test_many_go_a_few_at_a_time_in_one_transaction_each(autojump_clock: MockClock) -> None:
+async def test_many_chats_expire_a_few_at_a_time_in_one_transaction_each(autojump_clock: MockClock) -> None:
     async with open_virtual_time_chat(autojump_clock, None, policy=POLICY) as chat_driver:
         for number in range(2 * AT_ONCE + 10):
             await chat_driver.chats.reserve_chat(f"made-up-{number}", GUEST)
@@ -139,7 +139,7 @@ async def tried(call: Awaitable[object]) -> str:
 
 
 @pytest.mark.parametrize(("fault", "kept"), FATES)
-async def test_whoever_enters_while_a_deletion_is_decided_waits_and_is_told(
+async def test_a_join_during_a_deletion_waits_for_its_outcome(
     fault: CommitFault | None, kept: bool, autojump_clock: MockClock
 ) -> None:
     async with expiring(autojump_clock, fault) as (chat_driver, chat):
@@ -153,7 +153,7 @@ async def test_whoever_enters_while_a_deletion_is_decided_waits_and_is_told(
 
 
 @pytest.mark.parametrize(("fault", "kept"), FATES)
-async def test_a_message_that_comes_too_late_is_refused_and_one_before_keeps_the_chat(
+async def test_a_message_before_the_deletion_keeps_the_chat_and_a_late_one_fails(
     fault: CommitFault | None, kept: bool, autojump_clock: MockClock
 ) -> None:
     async with expiring(autojump_clock, fault) as (chat_driver, chat):
@@ -180,7 +180,7 @@ async def test_a_chat_whose_first_message_is_on_its_way_is_kept(autojump_clock: 
         assert state.next_index == 1
 
 
-async def test_a_room_that_was_read_before_its_chat_was_deleted_is_no_room(autojump_clock: MockClock) -> None:
+async def test_a_room_read_before_its_chat_was_deleted_does_not_open(autojump_clock: MockClock) -> None:
     delays: list[float] = []
     async with open_virtual_time_chat(
         autojump_clock,
@@ -217,7 +217,7 @@ async def test_what_storage_could_not_delete_is_deleted_later(autojump_clock: Mo
         assert not await is_there(chat_driver, chat.uuid)
 
 
-async def test_visitors_who_never_write_leave_nothing_behind(autojump_clock: MockClock) -> None:
+async def test_visitors_without_messages_leave_nothing_behind(autojump_clock: MockClock) -> None:
     """A thousand of them with made-up sources: only those of the last minutes are in storage, and none in the end."""
     async with open_virtual_time_chat(autojump_clock, None, policy=POLICY) as chat_driver:
         chat_reader = chat_driver.chats.chat_reader

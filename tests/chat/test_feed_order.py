@@ -47,7 +47,7 @@ def short(events: list[Event]) -> list[Any]:
 
 
 @pytest.mark.parametrize("fault", [CommitFault.STORED, CommitFault.FORGOTTEN])
-async def test_a_console_that_comes_during_a_doubt_tells_the_others_nothing(
+async def test_a_console_that_joins_during_an_uncertain_commit_sends_nothing(
     fault: CommitFault, autojump_clock: MockClock
 ) -> None:
     faults: list[CommitFault] = []
@@ -75,7 +75,7 @@ async def test_a_console_that_comes_during_a_doubt_tells_the_others_nothing(
         assert short(late.recorder.take()) == []
 
 
-async def test_a_directory_that_crashes_during_a_doubt_tells_nothing_before_its_end(
+async def test_a_directory_restarted_during_an_uncertain_commit_sends_nothing(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     faults: list[CommitFault] = []
@@ -104,7 +104,7 @@ async def test_a_directory_that_crashes_during_a_doubt_tells_nothing_before_its_
 
 @pytest.mark.parametrize("nth", [1, 2])
 @pytest.mark.parametrize(("owner", "name"), [(Publisher, "publish"), (Broadcast, "_encode"), (Directory, "_count")])
-async def test_after_a_crash_everything_is_told_in_its_order_and_once(
+async def test_after_a_crash_every_event_is_sent_once_in_order(
     owner: type, name: str, nth: int, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     async with open_chat() as harness:
@@ -132,7 +132,7 @@ async def test_after_a_crash_everything_is_told_in_its_order_and_once(
         assert in_room == ["one", "open", "two", "closed", "new", "three"]
 
 
-async def test_a_console_sees_of_one_step_of_a_room_what_its_snapshot_has_not_shown() -> None:
+async def test_a_console_gets_only_the_revisions_that_its_snapshot_lacks() -> None:
     def frames(*texts: str) -> Frames:
         return Frames.of([text.encode() for text in texts])
 
@@ -149,7 +149,7 @@ async def test_a_console_sees_of_one_step_of_a_room_what_its_snapshot_has_not_sh
         assert b"".join(recorder.payloads).decode() == seen + "e"
 
 
-async def test_a_step_of_several_revisions_says_which_frames_are_whose(autojump_clock: MockClock) -> None:
+async def test_a_broadcast_of_several_revisions_assigns_frames_to_each(autojump_clock: MockClock) -> None:
     async with open_chat() as harness:
         await harness.console(PETR)
         chat = await harness.reserve()

@@ -40,7 +40,7 @@ async def test_a_reserved_chat_is_on_no_feed_until_its_first_message(autojump_cl
         assert olga.recorder.types() == ["chat_updated", "message_added", "global_updated"]
 
 
-async def test_a_fresh_console_gets_operators_the_global_value_and_the_chats_that_are_not_closed(
+async def test_a_new_console_gets_operators_the_global_value_and_unclosed_chats(
     autojump_clock: MockClock,
 ) -> None:
     async with open_chat() as harness:
@@ -75,7 +75,7 @@ async def test_counters_follow_what_happens_to_chats(autojump_clock: MockClock) 
         assert console.recorder.got(ChatUpdated)[-1].chat.status is ChatStatus.CLOSED
 
 
-async def test_counters_are_told_at_most_ten_times_a_second_and_the_latest_gets_through(
+async def test_counters_are_sent_at_most_ten_times_a_second_the_latest_last(
     autojump_clock: MockClock,
 ) -> None:
     async with open_chat() as harness:
@@ -137,7 +137,7 @@ async def test_an_operator_is_online_with_its_first_console_and_offline_past_the
         assert not last_operator(petr, OLGA.id)[0]
 
 
-async def test_an_operator_who_comes_back_within_the_grace_stays_online(autojump_clock: MockClock) -> None:
+async def test_an_operator_that_reconnects_within_the_grace_period_stays_online(autojump_clock: MockClock) -> None:
     async with open_chat() as harness:
         petr, olga = await harness.console(PETR), await harness.console(OLGA)
         await trio.sleep(1)
@@ -162,7 +162,7 @@ async def test_the_chats_of_an_operator_gone_offline_go_back_to_the_queue(autoju
         assert last_operator(petr, OLGA.id) == (False, 0, 0)
 
 
-async def test_an_operator_who_never_had_a_console_keeps_its_chats(autojump_clock: MockClock) -> None:
+async def test_an_operator_without_a_console_keeps_its_chats(autojump_clock: MockClock) -> None:
     async with open_chat() as harness:
         chat = await harness.reserve()
         await harness.chats.perform(AddMessage(chat, ANNA, "hi"))
@@ -188,7 +188,7 @@ async def test_idle_chats_are_closed_and_unanswered_ones_returned_by_themselves(
         assert (await harness.state(chat)).stage.value == "closed"
 
 
-async def test_a_new_name_is_told_to_consoles_and_replays_though_nobody_waited_for_it(
+async def test_a_new_name_reaches_consoles_and_replays_after_a_cancelled_request(
     autojump_clock: MockClock,
 ) -> None:
     async with open_chat() as harness:

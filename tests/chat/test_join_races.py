@@ -234,7 +234,7 @@ def assert_receipts(socket: Socket, chat: ChatState) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("act", ACTS)
-async def test_who_resumes_has_everything_once_whatever_happens_at_whatever_moment(
+async def test_a_resumed_socket_gets_everything_once_in_every_race(
     act: Callable[[Scene], None], autojump_clock: MockClock
 ) -> None:
     async def play(scene: Scene) -> list[Socket]:
@@ -247,7 +247,7 @@ async def test_who_resumes_has_everything_once_whatever_happens_at_whatever_mome
 
 @pytest.mark.slow
 @pytest.mark.parametrize("act", ACTS)
-async def test_who_falls_behind_over_a_long_range_of_receipts_ends_right(
+async def test_a_socket_that_falls_behind_on_many_receipts_catches_up(
     act: Callable[[Scene], None], autojump_clock: MockClock
 ) -> None:
     count = TAIL + 50
@@ -273,7 +273,7 @@ async def test_who_falls_behind_over_a_long_range_of_receipts_ends_right(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("act", ACTS)
-async def test_who_leaves_while_it_is_replayed_to_disturbs_nobody(
+async def test_a_socket_that_leaves_during_its_replay_affects_no_other(
     act: Callable[[Scene], None], autojump_clock: MockClock
 ) -> None:
     async def play(scene: Scene) -> list[Socket]:
@@ -364,7 +364,7 @@ def close_for_good(scene: Scene) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("act", [*ACTS, new_chat, close_for_good])
 @pytest.mark.parametrize("alone", [True, False])
-async def test_a_console_that_connects_meanwhile_shows_what_one_that_connects_afterwards_shows(
+async def test_a_console_that_joins_in_a_race_shows_the_same_as_a_later_one(
     act: Callable[[Scene], None], alone: bool, autojump_clock: MockClock
 ) -> None:
     for after in (False, True):
@@ -419,7 +419,7 @@ def take_time(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     monkeypatch.setattr(InPlace, "run", slowly)
 
 
-async def test_a_room_sleeps_only_after_what_it_took_is_decided_and_told(
+async def test_a_room_sleeps_only_after_its_operations_are_decided_and_sent(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_chat() as harness:
@@ -439,7 +439,7 @@ async def test_a_room_sleeps_only_after_what_it_took_is_decided_and_told(
         assert (console.recorder.texts(), picture(console).unread) == (["late"], 1)
 
 
-async def test_a_counter_outlives_a_crash_between_the_answer_and_the_announcement(
+async def test_a_counter_survives_a_crash_between_reply_and_broadcast(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_chat() as harness:
@@ -451,7 +451,7 @@ async def test_a_counter_outlives_a_crash_between_the_answer_and_the_announcemen
         assert picture(console).unread == 1
 
 
-async def test_what_a_crashed_room_announces_from_storage_is_whole_however_its_pages_fall(
+async def test_a_room_that_recovers_page_by_page_sends_every_event(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(room, "RECOVERY_PAGE", 3)

@@ -47,7 +47,7 @@ def test_a_message_at_the_bounds_passes(text: str, attachments: int) -> None:
     assert check_message(text, tuple(uuid4() for _ in range(attachments)), Limits()) is None
 
 
-async def test_an_intake_refuses_over_its_capacity_and_while_draining() -> None:
+async def test_the_in_flight_limiter_refuses_over_capacity_and_while_draining() -> None:
     in_flight_limiter = InFlightLimiter(1)
     assert in_flight_limiter.take() is None
     overloaded = in_flight_limiter.take()

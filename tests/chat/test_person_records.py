@@ -72,12 +72,12 @@ def test_an_older_token_does_not_bring_its_profile_back(dates: tuple[float | Non
     assert used(older, newer, older, stored=person) == person
 
 
-def test_a_token_that_was_issued_earlier_and_is_used_later_changes_only_memberships() -> None:
+def test_an_older_token_that_is_used_later_changes_only_memberships() -> None:
     person = used(token("Olya", "b", NOW - 30.0), token("Olga", "a", NOW - 60.0, {"lk"}))
     assert (person.user.firstname, person.sources(NOW)) == ("Olya", frozenset({"lk"}))
 
 
-def test_of_tokens_without_a_date_the_one_that_was_first_used_last_wins() -> None:
+def test_among_undated_tokens_the_one_first_used_last_wins() -> None:
     tokens = [token(str(n), str(n)) for n in range(SUPERSEDED_KEPT + 2)]
     person = used(*tokens)
     for each in tokens[1:]:
@@ -88,6 +88,6 @@ def test_of_tokens_without_a_date_the_one_that_was_first_used_last_wins() -> Non
     assert later.superseded == {tokens[-1].token: NOW + 1000}
 
 
-def test_a_token_that_claims_what_is_stored_is_no_news() -> None:
+def test_a_token_with_the_stored_claims_changes_nothing() -> None:
     person = used(token("Olga", "a", NOW - 60.0))
     assert used(token("Olga", "b", NOW - 30.0), stored=person) == person

@@ -72,7 +72,7 @@ def said(rev: int) -> Changed:
     return Changed(chat, (StoredMessage(rev, rev - 1, rev, MessageType.STANDARD, Role.USER, str(rev), ANNA, 0),))
 
 
-def test_what_follows_on_what_was_announced_is_announced_in_the_same_step_and_the_room_sleeps() -> None:
+def test_a_commit_without_a_gap_is_broadcast_without_waking_the_room() -> None:
     scene, reply_to = Scene.open(), ReplyTo()
     scene.decide(said(1), said(2), Refused("conflict", ""), reply_to=reply_to)
     scene.decide(said(3))
@@ -80,7 +80,7 @@ def test_what_follows_on_what_was_announced_is_announced_in_the_same_step_and_th
     assert (len(reply_to.answers), scene.called, scene.publisher.in_flight) == (3, 0, 0)
 
 
-def test_over_a_missing_revision_nothing_is_announced_until_the_room_has_read_it() -> None:
+def test_nothing_is_broadcast_past_a_missing_revision() -> None:
     scene, reply_to = Scene.open(), ReplyTo()
     scene.decide(said(2), reply_to=reply_to)
     scene.decide(said(3), said(4), reply_to=reply_to)
@@ -93,7 +93,7 @@ def test_over_a_missing_revision_nothing_is_announced_until_the_room_has_read_it
     assert (len(reply_to.answers), scene.called, scene.publisher.in_flight) == (4, 2, 0)
 
 
-def test_outcomes_that_come_while_the_room_reads_call_it_once() -> None:
+def test_outcomes_while_the_room_reads_wake_it_once() -> None:
     scene = Scene.open()
     scene.publisher.complete = False
     scene.decide(said(1), said(2))
@@ -101,7 +101,7 @@ def test_outcomes_that_come_while_the_room_reads_call_it_once() -> None:
     assert (scene.called, scene.publisher.in_flight, scene.olga.texts()) == (1, 3, [])
 
 
-def test_what_fails_in_the_step_calls_the_room_and_takes_no_other_answer_along(
+def test_a_failing_reply_wakes_the_room_and_stops_no_other_reply(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     scene = Scene.open()
@@ -114,7 +114,7 @@ def test_what_fails_in_the_step_calls_the_room_and_takes_no_other_answer_along(
     assert (scene.olga.texts(), reply_to.answers, scene.called) == ([], [], 2)
 
 
-def test_members_that_fall_behind_in_the_step_call_the_room_which_goes_on_being_complete() -> None:
+def test_a_session_that_falls_behind_during_a_broadcast_wakes_the_room() -> None:
     scene = Scene.open(Profile.STRICT)
     far = replace(RESERVED, stage=Stage.NEW, rev=500, next_index=500)
     scene.publisher.room_state.announced = far

@@ -84,7 +84,7 @@ async def test_a_message_that_became_too_long_is_still_the_stored_one(tmp_path: 
         assert outcomes(anna) == [("k", "0"), ("new", "too_long")]
 
 
-async def test_a_full_server_refuses_behind_what_it_has_taken() -> None:
+async def test_a_full_server_refuses_only_after_earlier_messages_are_answered() -> None:
     async with open_chat(limits=Limits(messages_per_second=0, operations_in_flight=1)) as harness:
         chat = await harness.reserve()
         anna = await harness.join(chat, ANNA)
@@ -97,7 +97,9 @@ async def test_a_full_server_refuses_behind_what_it_has_taken() -> None:
 
 
 @pytest.mark.parametrize("bound", ["journal", "room"])
-async def test_full_queues_refuse_behind_what_waits_in_them(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_full_queues_refuse_only_after_waiting_messages_are_answered(
+    bound: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if bound == "room":
         monkeypatch.setattr(room_module, "ROOM_IN_FLIGHT", 1)
     async with open_chat(capacity=1 if bound == "journal" else 10) as harness:
@@ -114,7 +116,7 @@ async def test_full_queues_refuse_behind_what_waits_in_them(bound: str, monkeypa
         assert outcomes(anna)[2:] == [("three", "overloaded"), ("two", "1")]
 
 
-async def test_where_even_refusals_are_too_many_the_socket_is_closed_without_one(
+async def test_a_socket_with_too_many_refusals_is_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(room_module, "ROOM_IN_FLIGHT", 1)
@@ -145,7 +147,7 @@ async def test_a_room_whose_inbox_is_full_closes_instead_of_refusing(monkeypatch
         assert olga.recorder.texts() == ["in the inbox"]
 
 
-async def test_a_draining_server_gives_back_what_is_stored_and_refuses_the_rest() -> None:
+async def test_a_draining_server_answers_stored_repeats_and_refuses_new_messages() -> None:
     async with open_chat() as harness:
         chat = await harness.reserve()
         anna = await harness.join(chat, ANNA)
@@ -159,7 +161,7 @@ async def test_a_draining_server_gives_back_what_is_stored_and_refuses_the_rest(
 
 
 @pytest.mark.parametrize("fault", [CommitFault.STORED, CommitFault.FORGOTTEN])
-async def test_while_a_commit_is_in_doubt_nothing_is_answered(fault: CommitFault, autojump_clock: MockClock) -> None:
+async def test_while_a_commit_is_uncertain_nothing_is_answered(fault: CommitFault, autojump_clock: MockClock) -> None:
     faults = [None] * 4 + [None, fault]
 
     def broken(store: Store) -> Store:
@@ -207,7 +209,7 @@ async def test_without_any_storage_a_message_that_may_be_stored_waits_for_it(aut
         assert anna.recorder.done == 4
 
 
-async def test_a_message_of_which_nothing_can_be_read_closes_its_socket_without_a_word() -> None:
+async def test_an_unreadable_message_closes_its_socket_without_an_answer() -> None:
     def damaged(store: Store) -> Store:
         commit = store.commit
 

@@ -86,7 +86,7 @@ async def resume(harness: ChatHarness, chat: UUID, recorder: RecordingSession) -
     await harness.settle()
 
 
-async def test_a_reader_that_takes_nothing_is_sent_little(autojump_clock: MockClock) -> None:
+async def test_a_stalled_reader_is_sent_a_bounded_amount(autojump_clock: MockClock) -> None:
     async with open_chat() as harness:
         stalled = Stalled(OLGA)
         await resume(harness, await long_chat(harness), stalled)
@@ -122,7 +122,7 @@ async def test_a_replay_encodes_each_message_about_once(
         assert len(encoded) < 2 * COUNT
 
 
-async def test_readers_that_take_nothing_hold_up_nobody_elses_replay(autojump_clock: MockClock) -> None:
+async def test_stalled_readers_do_not_delay_other_replays(autojump_clock: MockClock) -> None:
     async with open_chat() as harness:
         chat = await long_chat(harness)
         for _ in range(20):
@@ -132,7 +132,7 @@ async def test_readers_that_take_nothing_hold_up_nobody_elses_replay(autojump_cl
         assert back.recorder.indexes() == list(range(COUNT))
 
 
-async def test_of_many_replays_a_few_are_worked_on_at_a_time(autojump_clock: MockClock) -> None:
+async def test_only_a_few_replays_are_encoded_at_a_time(autojump_clock: MockClock) -> None:
     async with open_chat() as harness:
         chat = await long_chat(harness)
         crowd = [Pieces(OLGA) for _ in range(50)]
@@ -147,7 +147,7 @@ async def test_of_many_replays_a_few_are_worked_on_at_a_time(autojump_clock: Moc
         assert max(at_once) <= 2 * CONCURRENT_REPLAYS
 
 
-async def test_a_strict_member_that_falls_behind_and_reads_nothing_is_sent_little(
+async def test_a_stalled_strict_session_is_sent_a_bounded_amount(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_chat() as harness:

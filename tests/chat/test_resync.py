@@ -18,9 +18,7 @@ REPLAYED = ["receipts", "receipts", "chat_updated"]
 
 @pytest.mark.parametrize("user", [ANNA, OLGA])
 @pytest.mark.parametrize("count", [0, 3])
-async def test_a_position_beyond_the_newest_message_is_told_first_then_everything_comes(
-    user: object, count: int
-) -> None:
+async def test_resuming_beyond_the_newest_message_reports_it_and_replays_all(user: object, count: int) -> None:
     async with open_chat() as harness:
         chat = await harness.reserve()
         anna = await harness.join(chat, ANNA)
@@ -36,7 +34,7 @@ async def test_a_position_beyond_the_newest_message_is_told_first_then_everythin
             await harness.leave(back)
 
 
-async def test_a_position_in_the_chat_is_resumed_from_as_ever() -> None:
+async def test_resuming_at_an_existing_message_needs_no_resync() -> None:
     async with open_chat() as harness:
         chat = await harness.reserve()
         anna = await harness.join(chat, ANNA)
@@ -52,7 +50,7 @@ async def test_a_position_in_the_chat_is_resumed_from_as_ever() -> None:
 
 
 @pytest.mark.parametrize("fault", [CommitFault.STORED, CommitFault.FORGOTTEN])
-async def test_what_is_stored_and_not_announced_yet_is_waited_for_and_comes_once(
+async def test_resuming_at_a_message_not_yet_broadcast_waits_for_it(
     fault: CommitFault, autojump_clock: MockClock
 ) -> None:
     faults: list[CommitFault] = []
@@ -81,7 +79,7 @@ async def test_what_is_stored_and_not_announced_yet_is_waited_for_and_comes_once
         assert back.recorder.texts()[-1] == "live"
 
 
-async def test_who_waits_too_long_for_what_is_not_announced_comes_back_later(autojump_clock: MockClock) -> None:
+async def test_a_socket_that_waits_too_long_for_a_broadcast_is_closed_to_retry(autojump_clock: MockClock) -> None:
     faults: list[CommitFault] = []
 
     def broken(store: Store) -> Store:

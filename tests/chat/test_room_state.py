@@ -18,7 +18,7 @@ def room_state() -> RoomState:
     return RoomState(CHAT, RenamedUsers())
 
 
-def test_a_room_is_vacant_only_when_nobody_is_there_or_enters(room_state: RoomState) -> None:
+def test_a_room_is_vacant_only_when_nobody_is_in_it_or_joining(room_state: RoomState) -> None:
     seen = [room_state.vacant]
     room_state.entering = 1
     seen.append(room_state.vacant)
@@ -41,7 +41,7 @@ def test_a_user_with_a_second_socket_is_still_present_when_the_first_is_gone(roo
     assert not room_state.present
 
 
-def test_a_profile_that_a_socket_brought_before_it_was_announced_is_told_once(room_state: RoomState) -> None:
+def test_a_new_profile_of_a_joining_socket_is_sent_once(room_state: RoomState) -> None:
     renamed = attrs.evolve(ANNA, firstname="Ann")
     recorder = RecordingSession(renamed)
     room_state.arrive(Subscription(recorder), ReplayCursor(-1))
@@ -49,7 +49,7 @@ def test_a_profile_that_a_socket_brought_before_it_was_announced_is_told_once(ro
     assert [event.user for event in recorder.got(UserConnected)] == [renamed]
 
 
-def test_a_full_feed_takes_stops_only_and_the_latest_of_each_typist() -> None:
+def test_a_full_feed_accepts_only_the_latest_stop_of_each_typing_user() -> None:
     feed = FeedState("lk", lambda: None)
     feed.consoles[Console(RecordingSession(ANNA), frozenset({"lk"}))] = None
     for number in range(FEED_TYPING + 1):

@@ -105,7 +105,7 @@ async def test_over_the_rate_messages_are_refused_with_a_time_to_wait() -> None:
         assert 0 < refusal.retry_after <= 1
 
 
-async def test_who_was_refused_for_its_rate_is_refused_without_the_room_until_there_is_a_message_to_spend(
+async def test_a_rate_limited_client_is_refused_without_asking_the_room(
     mock_clock: MockClock,
 ) -> None:
     async with open_chat(limits=Limits(messages_per_second=0.5, burst=1)) as harness:
@@ -147,7 +147,7 @@ async def test_a_full_outbox_may_drop_typing_and_never_its_stop(
     assert typing == [True, True, False, False]
 
 
-async def test_what_is_refused_at_once_is_told_from_what_is_taken_and_from_typing() -> None:
+async def test_receive_distinguishes_refused_messages_accepted_ones_and_typing() -> None:
     async with open_chat(limits=Limits(messages_per_second=0.01, burst=1)) as harness:
         anna = await harness.join(await harness.reserve(), ANNA)
         receive = anna.receiver.receive
@@ -161,7 +161,7 @@ async def test_what_is_refused_at_once_is_told_from_what_is_taken_and_from_typin
         assert (taken, at_once) == ([True, True], [False, False, None])
 
 
-async def test_a_rate_that_is_used_up_holds_back_messages_only(mock_clock: MockClock) -> None:
+async def test_the_rate_limit_applies_to_messages_only(mock_clock: MockClock) -> None:
     async with open_chat(limits=Limits(messages_per_second=0.5, burst=1)) as harness:
         chat = await harness.reserve()
         anna, olga = await harness.join(chat, ANNA), await harness.join(chat, OLGA)
@@ -175,7 +175,7 @@ async def test_a_rate_that_is_used_up_holds_back_messages_only(mock_clock: MockC
         assert olga.recorder.got(Receipts)[-1].read == 0
 
 
-async def test_a_draining_server_says_so_also_to_who_is_over_its_rate() -> None:
+async def test_a_draining_server_says_so_to_rate_limited_clients_too() -> None:
     async with open_chat(limits=Limits(messages_per_second=0.01, burst=1)) as harness:
         anna = await harness.join(await harness.reserve(), ANNA)
         for _ in range(2):
@@ -198,7 +198,7 @@ async def test_another_operator_cannot_write_into_an_open_chat() -> None:
         assert olga.recorder.texts() == ["mine"]
 
 
-async def test_system_messages_reach_only_the_role_they_are_for_live_in_history_and_on_resume() -> None:
+async def test_system_messages_reach_only_their_role_live_in_history_and_on_resume() -> None:
     async with open_chat() as harness:
         chat = await harness.reserve()
         anna, olga = await harness.join(chat, ANNA), await harness.join(chat, OLGA)
@@ -238,7 +238,7 @@ async def test_a_mark_covers_all_earlier_messages_of_the_other_side_and_a_repeat
 
 
 @pytest.mark.parametrize("which", ["own", "unknown", "foreign"])
-async def test_a_mark_of_what_cannot_be_marked_is_ignored_and_told_to_extended_sockets(which: str) -> None:
+async def test_a_mark_of_an_unmarkable_message_is_an_error_on_extended_sockets(which: str) -> None:
     async with open_chat() as harness:
         chat, other = await harness.reserve(), await harness.reserve(BORIS)
         anna, strict = await harness.join(chat, ANNA), await harness.join(chat, ANNA, Profile.STRICT)
@@ -259,7 +259,7 @@ async def test_a_mark_of_what_cannot_be_marked_is_ignored_and_told_to_extended_s
         assert strict.recorder.take() == []
 
 
-async def test_receipts_over_more_than_the_room_remembers_come_in_index_order_and_before_what_follows() -> None:
+async def test_receipts_for_messages_read_from_storage_come_in_index_order() -> None:
     async with open_chat() as harness:
         chat = await harness.reserve()
         anna, olga = await harness.join(chat, ANNA), await harness.join(chat, OLGA)
@@ -279,7 +279,7 @@ async def test_receipts_over_more_than_the_room_remembers_come_in_index_order_an
         assert strict.recorder.texts() == ["answer", "live again"]
 
 
-async def test_presence_is_told_for_first_and_last_sockets_with_grace(autojump_clock: MockClock) -> None:
+async def test_presence_events_follow_a_users_first_and_last_socket_with_grace(autojump_clock: MockClock) -> None:
     async with open_chat() as harness:
         chat = await harness.reserve()
         anna = await harness.join(chat, ANNA)
@@ -319,7 +319,7 @@ async def test_typing_reaches_the_feed_with_its_text_and_the_other_role_without(
 
 
 @pytest.mark.parametrize("how", ["send", "leave", "close"])
-async def test_a_stop_is_made_up_when_the_typist_does_something_else(how: str, autojump_clock: MockClock) -> None:
+async def test_typing_stops_when_the_user_does_something_else(how: str, autojump_clock: MockClock) -> None:
     async with open_chat() as harness:
         chat = await harness.reserve()
         anna, petr = await harness.join(chat, ANNA), await harness.console(PETR)
@@ -337,7 +337,7 @@ async def test_a_stop_is_made_up_when_the_typist_does_something_else(how: str, a
         assert [each.stopped for each in petr.recorder.got(TypingUpdated)] == [False, True]
 
 
-async def test_closing_is_told_to_strict_rooms_by_a_system_message_and_to_extended_ones_by_the_chat_too() -> None:
+async def test_closing_sends_a_system_message_and_to_extended_sockets_the_chat() -> None:
     async with open_chat() as harness:
         chat = await harness.reserve()
         anna, strict = await harness.join(chat, ANNA), await harness.join(chat, ANNA, Profile.STRICT)
@@ -351,7 +351,7 @@ async def test_closing_is_told_to_strict_rooms_by_a_system_message_and_to_extend
 
 
 @pytest.mark.parametrize("missed", [0, 5, TAIL + 50, 350])
-async def test_resume_gives_what_was_missed_once_then_receipts_and_the_chat_then_live(missed: int) -> None:
+async def test_resume_gives_missed_messages_then_receipts_and_the_chat_then_live(missed: int) -> None:
     async with open_chat() as harness:
         chat = await harness.reserve()
         anna, olga = await harness.join(chat, ANNA), await harness.join(chat, OLGA)
@@ -410,7 +410,7 @@ async def test_an_operation_on_a_chat_that_does_not_exist_is_refused() -> None:
         assert refused.value.code == "not_found"
 
 
-async def test_a_draining_server_finishes_what_it_took_and_refuses_the_rest() -> None:
+async def test_a_draining_server_finishes_accepted_messages_and_refuses_new_ones() -> None:
     async with open_chat() as harness:
         anna = await harness.join(await harness.reserve(), ANNA)
         for number in range(50):
@@ -445,7 +445,7 @@ async def test_a_full_operator_is_refused_a_further_chat() -> None:
         assert refused.value.code == "over_capacity"
 
 
-async def test_a_new_name_is_shown_in_what_is_replayed(autojump_clock: MockClock) -> None:
+async def test_a_new_name_is_shown_in_replays(autojump_clock: MockClock) -> None:
     async with open_chat() as harness:
         chat = await harness.reserve()
         anna = await harness.join(chat, ANNA)
@@ -458,7 +458,7 @@ async def test_a_new_name_is_shown_in_what_is_replayed(autojump_clock: MockClock
         assert message.user.firstname == message.chat.owner_user.firstname == "Anya"
 
 
-async def test_a_name_that_changes_with_the_message_on_its_way_is_shown_in_what_is_replayed(
+async def test_a_name_changed_during_a_commit_is_shown_in_the_replay(
     autojump_clock: MockClock,
 ) -> None:
     async with open_chat() as harness:
@@ -473,7 +473,7 @@ async def test_a_name_that_changes_with_the_message_on_its_way_is_shown_in_what_
         assert message.user.firstname == message.chat.owner_user.firstname == "Anya"
 
 
-async def test_a_visitor_who_closes_and_reopens_meets_the_rate_limit() -> None:
+async def test_closing_and_reopening_a_chat_counts_against_the_rate_limit() -> None:
     async with open_chat(limits=Limits(messages_per_second=1, burst=4)) as harness:
         chat = await harness.reserve()
         await harness.chats.perform(AddMessage(chat, ANNA, "hi"))
@@ -508,7 +508,7 @@ async def test_many_senders_in_one_batch_each_see_their_own_client_ids_in_place(
         assert client_ids[2] == [None, "k1", None, "k3", None, "k5"]
 
 
-async def test_only_an_open_room_is_entered_without_waiting(autojump_clock: MockClock) -> None:
+async def test_only_an_open_room_is_joined_without_waiting(autojump_clock: MockClock) -> None:
     async with open_chat() as harness:
         chat = await harness.reserve()
         for after in (None, -1):

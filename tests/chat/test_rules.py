@@ -80,7 +80,7 @@ def test_the_first_message_of_the_visitor_makes_a_reserved_chat_new() -> None:
 
 @pytest.mark.parametrize("stage", [Stage.RESERVED, Stage.NEW])
 @pytest.mark.parametrize("operation", [says(OLGA), AcceptChat(CHAT, OLGA)])
-def test_an_operator_who_accepts_or_answers_a_waiting_chat_opens_it(stage: Stage, operation: ChatOperation) -> None:
+def test_accepting_or_answering_a_waiting_chat_opens_it(stage: Stage, operation: ChatOperation) -> None:
     changed = put(chat(stage), operation)
     assert (changed.chat.stage, changed.chat.operator, changed.chat_changed) == (Stage.OPEN, OLGA, True)
 
@@ -88,7 +88,7 @@ def test_an_operator_who_accepts_or_answers_a_waiting_chat_opens_it(stage: Stage
 @pytest.mark.parametrize(
     "operation", [says(PETR), AcceptChat(CHAT, PETR), CloseChat(CHAT, PETR), ReturnChat(CHAT, PETR)]
 )
-def test_a_chat_open_with_another_operator_is_not_ones_own(operation: ChatOperation) -> None:
+def test_an_operator_can_not_act_on_another_operators_open_chat(operation: ChatOperation) -> None:
     assert code(decide(chat(Stage.OPEN, OLGA), operation, context())) == "not_owner"
 
 
@@ -101,7 +101,7 @@ def test_any_operator_may_answer_a_chat_that_waits_for_another() -> None:
     assert put(chat(Stage.NEW, OLGA), says(PETR)).chat.operator == PETR
 
 
-def test_a_message_into_ones_own_open_chat_is_no_chat_update() -> None:
+def test_a_message_in_the_operators_own_chat_does_not_update_the_chat() -> None:
     assert not put(chat(Stage.OPEN, OLGA), says(OLGA)).chat_changed
 
 
@@ -142,7 +142,7 @@ def test_return_puts_the_chat_back_into_the_queue() -> None:
 
 
 @pytest.mark.parametrize("by", [ANNA, OLGA])
-def test_either_side_closes_and_the_visitor_is_told_by_a_system_message(by: User) -> None:
+def test_either_side_may_close_and_the_visitor_gets_a_system_message(by: User) -> None:
     changed = put(chat(Stage.OPEN, OLGA), CloseChat(CHAT, by))
     assert (changed.chat.stage, changed.chat.operator) == (Stage.CLOSED, OLGA)
     assert [(each.type, each.type_role) for each in changed.messages] == [(MessageType.SYSTEM, Role.USER)]
@@ -250,7 +250,7 @@ def test_an_operator_that_came_back_keeps_the_chats_that_were_not_returned_yet()
         ((True, False), EndLeaving(1), 2, (True, False)),
     ],
 )
-def test_only_the_passage_from_online_to_offline_makes_an_operator_with_chats_leave(
+def test_only_going_offline_makes_an_operator_with_chats_leave(
     before: tuple[bool, bool], operation: SetOnline | EndLeaving, chats: int, after: tuple[bool, bool]
 ) -> None:
     stored = PersonRecord(OLGA, endless({"lk"}), *before)
@@ -296,7 +296,7 @@ TRANSFER = TransferChat(CHAT, OLGA, PETR.id)
         (replace(chat(Stage.CLOSED, OLGA), assigned_at=NOW - 500), ReopenChat(CHAT, ANNA), {"holder": THERE}),
     ],
 )  # fmt: skip
-def test_whoever_gets_a_waiting_chat_by_any_way_has_the_whole_answer_time(
+def test_an_operator_who_gets_a_waiting_chat_has_the_whole_answer_time(
     before: ChatState, operation: ChatOperation, changes: dict[str, Any]
 ) -> None:
     policy = Policy(answer_timeout=30)
@@ -341,9 +341,7 @@ def test_the_idle_timer_runs_from_the_last_activity_on_the_customers_turn() -> N
     ("operation", "changes"),
     [(TRANSFER, {"target": PersonRecord(PETR, endless({"lk"}))}), (ReturnChat(CHAT, OLGA), {})],
 )
-def test_a_chat_that_a_person_hands_on_waits_for_an_answer_from_then_on(
-    operation: ChatOperation, changes: dict[str, Any]
-) -> None:
+def test_a_transferred_or_returned_chat_waits_for_an_answer(operation: ChatOperation, changes: dict[str, Any]) -> None:
     answered = put(chat(Stage.NEW), says(OLGA)).chat
     handed = put(answered, operation, now=NOW + 9, **changes).chat
     assert handed.awaiting_since == NOW + 9
@@ -477,7 +475,7 @@ def test_what_a_chat_with_an_unread_message_adds_to_the_counters(
         (CloseChat(CHAT, OLGA), None),
     ],
 )
-def test_whose_load_a_decision_looks_at(operation: ChatOperation, expected: int | None) -> None:
+def test_which_operators_load_a_decision_depends_on(operation: ChatOperation, expected: int | None) -> None:
     assert prospective_operator(chat(Stage.CLOSED, OLGA), operation) == expected
 
 
@@ -533,7 +531,7 @@ class _Clocked:
     ),
     policy=st.builds(Policy, answer_timeout=st.sampled_from((0, 30)), idle_timeout=st.sampled_from((0, 20, 60))),
 )  # fmt: skip
-def test_no_sweep_takes_time_from_an_operator_or_closes_a_customer_who_waits(
+def test_a_sweep_never_shortens_an_answer_time_or_closes_a_waiting_chat(
     steps: list[tuple[ChatOperation, int, bool]], policy: Policy
 ) -> None:
     clocked = _Clocked(policy)

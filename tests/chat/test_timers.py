@@ -55,7 +55,7 @@ async def stands(harness: ChatHarness, chat: UUID) -> tuple[str, int | None]:
     return state.stage.value, None if state.operator is None else state.operator.id
 
 
-async def test_an_operator_who_accepts_late_has_the_whole_answer_time(autojump_clock: MockClock) -> None:
+async def test_an_operator_that_accepts_late_has_the_whole_answer_time(autojump_clock: MockClock) -> None:
     async with open_chat(policy=ANSWER) as harness:
         chat = await asked(harness)
         await trio.sleep(1000.7)
@@ -92,7 +92,7 @@ async def test_an_unanswered_chat_is_never_closed_and_stays_unread(autojump_cloc
         assert ChatStatus.CLOSED not in [event.chat.status for event in console.recorder.got(ChatUpdated)]
 
 
-async def test_what_the_visitor_and_the_consoles_get_of_an_idle_close(autojump_clock: MockClock) -> None:
+async def test_an_idle_close_reaches_the_visitor_and_the_consoles(autojump_clock: MockClock) -> None:
     async with open_chat(policy=Policy(idle_timeout=60)) as harness:
         console = await harness.console(OLGA)
         chat = await asked(harness)
@@ -112,7 +112,7 @@ async def test_what_the_visitor_and_the_consoles_get_of_an_idle_close(autojump_c
         assert console.recorder.got(GlobalUpdated)[-1].unread_chats == 0
 
 
-async def test_a_closed_chat_reopens_with_its_operator_only_while_that_one_is_online(autojump_clock: MockClock) -> None:
+async def test_a_closed_chat_reopens_with_its_operator_only_if_online(autojump_clock: MockClock) -> None:
     async with open_chat() as harness:
         olga = await harness.console(OLGA)
         chat = await asked(harness)
@@ -133,7 +133,7 @@ async def test_a_closed_chat_reopens_with_its_operator_only_while_that_one_is_on
             await harness.chats.perform(CloseChat(chat, ANNA))
 
 
-async def test_an_operator_is_offline_before_the_first_of_its_chats_is_returned(
+async def test_an_operator_is_offline_before_its_chats_are_returned(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submitted: list[Operation] = []
@@ -197,7 +197,7 @@ async def test_a_return_that_a_kill_interrupted_is_completed_at_the_next_start(t
                 await trio.lowlevel.checkpoint()
 
 
-async def test_who_works_without_a_console_keeps_its_chats_over_restarts(tmp_path: Path) -> None:
+async def test_an_operator_without_a_console_keeps_its_chats_over_restarts(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/chat.db"
     async with open_chat(store=url) as harness:
         chat = await asked(harness)

@@ -26,7 +26,7 @@ def test_a_stop_is_passed_on_only_if_typing_was_on() -> None:
 
 
 @given(steps=st.lists(st.tuples(st.booleans(), st.floats(0, 0.4)), max_size=40))
-def test_a_user_is_passed_on_at_most_four_times_a_second_and_the_last_word_gets_through(
+def test_typing_is_sent_at_most_four_times_a_second_the_latest_last(
     steps: list[tuple[bool, float]],
 ) -> None:
     relay, now, due = TypingThrottle(), 100.0, None

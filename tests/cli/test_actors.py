@@ -199,7 +199,7 @@ async def test_a_running_server_shows_its_rooms(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-async def test_a_killed_server_is_told_as_such_and_its_successor_is_seen(tmp_path: Path) -> None:
+async def test_a_killed_server_is_reported_and_its_successor_is_found(tmp_path: Path) -> None:
     async with server_with_a_chat(tmp_path) as (server, _):
         await server.stop(signal.SIGKILL)
     assert SOCKET_NAME in os.listdir(tmp_path / "actorchat-data")

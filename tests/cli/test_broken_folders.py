@@ -346,7 +346,7 @@ def test_a_host_that_is_no_name_is_one_line_and_status_1(data: Path, capsys: pyt
     assert "invalid host name" in line
 
 
-def test_a_home_that_is_nobodys_is_a_bad_setting(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_home_folder_of_an_unknown_user_is_a_bad_setting(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert serve("--data", "~nobody-has-this-name/data") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("actorchat: data: expected the path of a folder")

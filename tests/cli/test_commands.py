@@ -92,7 +92,7 @@ def test_the_largest_id_of_a_token_is_below_those_of_anonymous_visitors() -> Non
     assert f"0<=x<={2**52 - 1}" in ended.stderr
 
 
-def test_check_config_tells_every_fault(tmp_path: Path) -> None:
+def test_check_config_reports_every_fault(tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text("prot = 1\nworkers = 2\n")
     ended = run("check-config", "--config", str(config))
@@ -108,7 +108,7 @@ def test_check_config_looks_into_the_files(tmp_path: Path) -> None:
     assert [line.split(":")[1].strip() for line in ended.output.splitlines()] == ["tls_cert", "public_key"]
 
 
-def test_check_config_tells_of_missing_files_with_all_else(tmp_path: Path) -> None:
+def test_check_config_reports_missing_files_with_all_other_faults(tmp_path: Path) -> None:
     ended = run("check-config", "--port", "x", "--tls-cert", "none.pem")
     assert ended.exit_code == 2
     assert ended.output.splitlines() == [
@@ -199,7 +199,7 @@ def test_every_command_explains_itself_with_examples(command: str) -> None:
         assert later not in output
 
 
-def test_an_unknown_command_is_told() -> None:
+def test_an_unknown_command_is_named() -> None:
     ended = run("sevre")
     assert ended.exit_code == 2
     assert "No such command 'sevre'" in ended.output

@@ -29,7 +29,7 @@ def run(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProces
 
 @pytest.mark.slow
 @pytest.mark.parametrize("storage", [(), ("--storage", "memory://")], ids=["sqlite", "memory"])
-async def test_it_serves_drains_and_exits_0(tmp_path: Path, storage: tuple[str, ...]) -> None:
+async def test_serve_drains_on_sigterm_and_exits_with_0(tmp_path: Path, storage: tuple[str, ...]) -> None:
     async with open_server_process(tmp_path, *FREE, *storage) as server:
         await server.read_until("Ctrl-C stops it.")
         assert f"actorchat chat {server.url}\n" in server.output
@@ -60,7 +60,7 @@ def test_a_document_that_can_not_be_printed_is_one_line_and_status_1(tmp_path: P
 
 
 @pytest.mark.slow
-async def test_what_was_answered_is_there_after_a_restart(tmp_path: Path) -> None:
+async def test_an_answered_message_is_stored_after_a_restart(tmp_path: Path) -> None:
     async with open_server_process(tmp_path, *FREE) as server:
         await server.read_until("Ctrl-C stops it.")
         async with httpx.AsyncClient(base_url=server.url) as http:
@@ -150,7 +150,7 @@ def test_a_failed_start_keeps_a_folder_and_a_secret_that_were_there(tmp_path: Pa
 
 
 @pytest.mark.slow
-async def test_a_second_server_on_the_same_data_is_one_line_and_status_1_until_the_first_is_killed(
+async def test_a_second_server_on_the_same_data_fails_until_the_first_is_killed(
     tmp_path: Path,
 ) -> None:
     async with open_server_process(tmp_path, *FREE) as first:
@@ -215,7 +215,7 @@ async def test_with_a_json_log_every_line_is_json_and_stdout_is_empty(tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["option", "environment", "file"])
-def test_a_failed_start_is_told_in_json_too_wherever_the_format_was_set(tmp_path: Path, place: str) -> None:
+def test_a_failed_start_is_logged_in_json_wherever_that_format_is_set(tmp_path: Path, place: str) -> None:
     (tmp_path / "c.toml").write_text('log_format = "json"\nprot = 1\n' if place == "file" else "prot = 1\n")
     option = ("--log-format", "json") if place == "option" else ()
     env = {"ACTORCHAT_LOG_FORMAT": "json"} if place == "environment" else {}

@@ -36,7 +36,7 @@ def test_bad_usage_exits_with_two(arguments: tuple[str, ...]) -> None:
     assert "Usage:" in output
 
 
-def test_a_source_that_is_none_is_said_in_words() -> None:
+def test_an_invalid_source_is_named() -> None:
     assert "a source name has 1 to 64 characters out of a-z, 0-9, _ and -" in run(NOWHERE, "--source", "LK!")[1]
 
 
@@ -60,27 +60,27 @@ def test_help_teaches_with_examples() -> None:
     assert "actorchat chat http://127.0.0.1:8000 --operator --data ./actorchat-data" in output
 
 
-def test_a_server_that_is_not_there_is_one_line_and_one(tmp_path: Path) -> None:
+def test_an_unreachable_server_is_one_line_and_status_1(tmp_path: Path) -> None:
     code, output = run(NOWHERE, "--state", str(tmp_path / "visitors.json"))
     assert code == 1
     assert output.startswith("actorchat: cannot reach http://127.0.0.1:1")
     assert output.count("\n") == 1
 
 
-def test_a_folder_that_is_no_servers_is_one_line_and_one(tmp_path: Path) -> None:
+def test_a_folder_without_a_server_is_one_line_and_status_1(tmp_path: Path) -> None:
     code, output = run(NOWHERE, "--operator", "--data", str(tmp_path))
     assert (code, output.count("\n")) == (1, 1)
     assert "has no secret of a server" in output
 
 
-def test_a_damaged_state_file_is_one_line_and_one(tmp_path: Path) -> None:
+def test_a_damaged_state_file_is_one_line_and_status_1(tmp_path: Path) -> None:
     (tmp_path / "visitors.json").write_text("{")
     code, output = run(NOWHERE, "--state", str(tmp_path / "visitors.json"))
     assert (code, output.count("\n")) == (1, 1)
     assert "is damaged" in output
 
 
-def test_an_operators_secret_that_is_too_short_is_one_line_and_one(tmp_path: Path) -> None:
+def test_an_operators_secret_that_is_too_short_is_one_line_and_status_1(tmp_path: Path) -> None:
     ensure_secret(tmp_path)
     next(tmp_path.iterdir()).write_text("short")
     code, output = run(NOWHERE, "--operator", "--data", str(tmp_path))

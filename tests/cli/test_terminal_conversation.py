@@ -117,7 +117,7 @@ async def test_what_is_typed_is_sent_and_shown_as_stored(autojump_clock: MockClo
     assert ui.lines[-1] == "[0] you: hello"
 
 
-async def test_a_script_that_ends_waits_for_what_it_said(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+async def test_a_script_that_ends_waits_for_its_messages(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     async def slow(peer: ServerSocket) -> None:
         await trio.sleep(30)
         await answer(peer, 0)
@@ -129,7 +129,7 @@ async def test_a_script_that_ends_waits_for_what_it_said(autojump_clock: MockClo
 
 
 @pytest.mark.parametrize(("scripted", "stored"), [(True, True), (False, False)])
-async def test_a_scripts_command_waits_for_what_was_said_before_it(
+async def test_a_scripts_command_waits_for_earlier_messages(
     autojump_clock: MockClock, nursery: trio.Nursery, scripted: bool, stored: bool
 ) -> None:
     async def slow(peer: ServerSocket) -> None:
@@ -143,7 +143,7 @@ async def test_a_scripts_command_waits_for_what_was_said_before_it(
     assert any("hello" in line for line in ui.lines[:refused]) is stored
 
 
-async def test_who_leaves_in_a_hurry_waits_two_seconds_for_it(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+async def test_leaving_waits_two_seconds_for_unsent_messages(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     start = trio.current_time()
     await converse(nursery, FakeUi(Entered("hello")), stay)
     assert trio.current_time() - start == pytest.approx(4, abs=0.1)
@@ -235,7 +235,7 @@ async def test_a_note_that_was_not_sent_can_be_typed_again(
     assert ui.restored_lines == ["/note call back"]
 
 
-async def test_typing_is_told_but_commands_are_not(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+async def test_typing_is_sent_but_commands_are_not(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     heard: list[object] = []
 
     async def script(peer: ServerSocket) -> None:
@@ -247,7 +247,7 @@ async def test_typing_is_told_but_commands_are_not(autojump_clock: MockClock, nu
     assert heard == [UpdateTyping("h", False), UpdateTyping("he", False), UpdateTyping("", True)]
 
 
-async def test_going_back_is_not_leaving(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+async def test_returning_to_the_list_does_not_end_the_program(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     for line, departure in (("/back", BackToList()), ("/open 3", BackToList(3)), ("/quit", QuitProgram())):
         assert await converse(nursery, FakeUi(Entered(line)), stay) == departure
 

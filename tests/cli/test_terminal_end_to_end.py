@@ -92,7 +92,7 @@ def test_a_visitor_and_an_operator_talk_in_two_terminals(visitor: Terminal, oper
     operator.wait_for("1  closed")
 
 
-def test_both_come_back_after_the_server_was_killed_with_nothing_lost_or_doubled(
+def test_both_sides_reconnect_after_a_server_kill_without_loss_or_repeats(
     server: ServerProcess, visitor: Terminal, operator: Terminal
 ) -> None:
     visitor.wait_for("waiting for an operator")
@@ -123,7 +123,7 @@ def test_both_come_back_after_the_server_was_killed_with_nothing_lost_or_doubled
         assert [index for index, author in dialogue if author == who] == list("01234567")
 
 
-def test_a_visitor_who_returns_finds_the_same_chat(shared_server: ServerProcess, tmp_path: Path) -> None:
+def test_a_returning_visitor_finds_the_same_chat(shared_server: ServerProcess, tmp_path: Path) -> None:
     visitor = Terminal(shared_server.url, "--state", str(tmp_path / "visitors.json"))
     visitor.enter("remember me")
     visitor.wait_for("you: remember me ✓")
@@ -170,7 +170,7 @@ def test_without_a_terminal_any_text_is_printed_on_a_narrow_encoding(
     assert b"[0] you: " + printed in ended.stdout
 
 
-def test_with_stdin_and_stdout_closed_nothing_is_said_and_nothing_breaks(
+def test_with_stdin_and_stdout_closed_there_is_no_output_and_no_error(
     shared_server: ServerProcess, tmp_path: Path
 ) -> None:
     command = [
@@ -266,9 +266,7 @@ def visitor_who_wrote(server: ServerProcess, folder: Path, text: str, *more: str
     subprocess.run(command, input=output, capture_output=True, text=True, timeout=30, check=True)
 
 
-def test_the_list_marks_what_was_unread_before_and_previews_it_and_closed_chats_can_be_listed(
-    server: ServerProcess, tmp_path: Path
-) -> None:
+def test_the_chat_list_previews_unread_messages_and_shows_closed_chats(server: ServerProcess, tmp_path: Path) -> None:
     visitor_who_wrote(server, tmp_path, "how much?", "is it")
     visitor_who_wrote(server, tmp_path, "goodbye", "/close")
     operator = Terminal(server.url, "--operator", "--data", str(server.data), columns=44, lines=12)
@@ -359,7 +357,7 @@ def test_a_script_of_an_operator_hears_why_there_is_no_connection(shared_server:
         assert why in ended.stderr
 
 
-def test_a_token_that_is_not_good_is_one_line_and_one(shared_server: ServerProcess) -> None:
+def test_an_invalid_token_is_one_line_and_status_1(shared_server: ServerProcess) -> None:
     command = [*PROGRAM, "chat", shared_server.url, "--operator", "--token", BAD_TOKEN]
     # Its stdin stays open: it is the refusal that ends it.
     with piped(command) as program:
@@ -380,7 +378,7 @@ def test_a_source_that_the_server_does_not_have_is_named(tmp_path: Path, operato
     assert ended.returncode == 1
 
 
-def test_a_reader_that_goes_away_ends_the_program_in_one_line(shared_server: ServerProcess, tmp_path: Path) -> None:
+def test_a_closed_output_pipe_ends_the_program_with_one_line(shared_server: ServerProcess, tmp_path: Path) -> None:
     command = [*PROGRAM, "chat", shared_server.url, "--state", str(tmp_path / "visitors.json")]
     with piped(command) as program:
         assert program.stdout is not None

@@ -19,7 +19,7 @@ def token(**claims: object) -> str:
     return f"x.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.x"
 
 
-def test_a_visitor_is_remembered_by_server_and_source(tmp_path: Path) -> None:
+def test_visitor_identities_are_stored_by_server_and_source(tmp_path: Path) -> None:
     tokens = VisitorTokens(tmp_path / "deep" / "visitors.json")
     assert tokens.load("http://a", "lk") is None
     tokens.save("http://a", "lk", "one")
@@ -29,7 +29,7 @@ def test_a_visitor_is_remembered_by_server_and_source(tmp_path: Path) -> None:
     assert tokens.load("http://b", "lk") is None
 
 
-def test_only_the_user_may_read_what_is_remembered(tmp_path: Path) -> None:
+def test_only_the_user_may_read_the_identity_file(tmp_path: Path) -> None:
     tokens = VisitorTokens(tmp_path / "visitors.json")
     tokens.save("http://a", "lk", "one")
     assert tokens.path.stat().st_mode & 0o777 == 0o600
@@ -37,7 +37,7 @@ def test_only_the_user_may_read_what_is_remembered(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '"x"'])
-def test_a_damaged_memory_is_named_and_kept(tmp_path: Path, content: str) -> None:
+def test_a_damaged_identity_file_is_named_and_kept(tmp_path: Path, content: str) -> None:
     path = tmp_path / "visitors.json"
     path.write_text(content)
     with pytest.raises(IdentityError, match=r"visitors\.json is damaged"):
@@ -45,13 +45,13 @@ def test_a_damaged_memory_is_named_and_kept(tmp_path: Path, content: str) -> Non
     assert path.read_text() == content
 
 
-def test_a_memory_that_cannot_be_kept_is_named(tmp_path: Path) -> None:
+def test_an_identity_file_that_can_not_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(IdentityError, match="cannot"):
         VisitorTokens(tmp_path / "file" / "visitors.json").save("http://a", "lk", "one")
 
 
-def test_the_memory_is_where_the_platform_keeps_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_identity_file_is_in_the_platforms_state_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setattr("sys.platform", "linux")
     assert default_state_file() == tmp_path / "actorchat" / "visitors.json"
@@ -71,6 +71,6 @@ def test_a_folder_without_a_secret_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "bad", ["", "abc", "a.b.c", token(sub="x", role="user"), token(sub="1", role="boss"), token(), "a.W10.c"]
 )
-def test_what_is_no_token_is_said_so(bad: str) -> None:
+def test_an_invalid_token_is_named(bad: str) -> None:
     with pytest.raises(IdentityError, match="no token"):
         user_in_token(bad)

@@ -31,11 +31,11 @@ def grouped(*errors: BaseException) -> BaseException:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), grouped(KeyboardInterrupt())])
-def test_an_interrupt_is_a_good_end(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+def test_an_interrupt_ends_the_program_without_an_error(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     assert end_with(monkeypatch, error) is None
 
 
-def test_a_fault_beside_an_interrupt_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_during_an_interrupt_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     fault = IdentityError("damaged")
     assert end_with(monkeypatch, grouped(KeyboardInterrupt(), fault)) is fault
 
@@ -45,7 +45,7 @@ def test_a_bug_is_not_hidden_by_an_interrupt(monkeypatch: pytest.MonkeyPatch) ->
         end_with(monkeypatch, grouped(KeyboardInterrupt(), LookupError()))
 
 
-def test_signals_are_heard_before_anything_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signals_are_handled_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     survived = []
 
     async def run_visitor(options: SessionOptions) -> None:
@@ -61,7 +61,7 @@ def test_signals_are_heard_before_anything_is_begun(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("delay", [0.1, 0.2, 0.3])
-def test_an_early_interrupt_leaves_without_a_word(delay: float) -> None:
+def test_an_early_interrupt_ends_without_output(delay: float) -> None:
     token = "x.eyJzdWIiOiIxIiwicm9sZSI6Im9wZXJhdG9yIiwic3JjIjpbImxrIl19.x"
     arguments = ["-c", LOADED, "chat", "http://127.0.0.1:1", "--operator", "--token", token]
     program = pexpect.spawn(sys.executable, arguments)

@@ -114,7 +114,7 @@ def test_a_message_on_its_way_is_shown_and_then_replaced_by_the_stored_one() -> 
 
 
 @pytest.mark.parametrize("announced_first", [True, False])
-def test_a_stored_message_announced_without_its_name_is_shown_once(announced_first: bool) -> None:
+def test_a_stored_message_without_its_client_id_is_shown_once(announced_first: bool) -> None:
     view = VISITORS_VIEW.with_pending(Delivery("c1", "hello", ()))
     stored = message(0, "hello", user=VISITOR)
     view = (
@@ -153,7 +153,7 @@ def test_a_screen_keeps_only_the_newest_lines() -> None:
     assert shown(view)[-1].endswith(f"message {MAX_ENTRIES + 4}")
 
 
-def test_the_room_tells_that_somebody_types_and_the_feed_what() -> None:
+def test_a_room_shows_who_types_and_the_feed_shows_the_text() -> None:
     view = after(OPERATORS_VIEW, TypingUpdated("", False, CHAT.uuid, VISITOR))
     assert view.typing == ""
     view = view.after(TypingUpdated("how mu", False, CHAT.uuid, VISITOR))
@@ -164,7 +164,7 @@ def test_the_room_tells_that_somebody_types_and_the_feed_what() -> None:
     assert OPERATORS_VIEW.after(TypingUpdated("x", False, CHAT.uuid, OPERATOR)).typing is None
 
 
-def test_the_title_says_who_is_here_and_how_the_chat_stands() -> None:
+def test_the_title_shows_present_users_and_the_chats_status() -> None:
     view = after(VISITORS_VIEW, UserConnected(VISITOR), UserConnected(OPERATOR))
     assert drawing.chat_title(view) == "with Olga · open · online: Olga"
     view = after(view, UserDisconnected(OPERATOR), ChatUpdated(OTHER_CHAT))
@@ -180,7 +180,7 @@ def test_the_title_says_who_is_here_and_how_the_chat_stands() -> None:
         (ConnectionState.CLOSED, "", "disconnected"),
     ],
 )
-def test_without_a_connection_the_title_claims_nothing(state: ConnectionState, reason: str, word: str) -> None:
+def test_without_a_connection_the_title_shows_no_status(state: ConnectionState, reason: str, word: str) -> None:
     view = after(VISITORS_VIEW, UserConnected(OPERATOR)).with_connection(state, reason)
     assert drawing.chat_title(view) == f"with Olga · {word}"
     list_view = chat_list(CHAT).after(OperatorUpdated(OPERATOR, True, 1, 2)).with_connection(state, reason)
@@ -206,13 +206,13 @@ def system(role: Role, text: str, user: User | None) -> Message:
         (OPERATORS_VIEW, system(Role.OPERATOR, "hm", OPERATOR), "you (note): hm"),
     ],
 )
-def test_only_what_people_wrote_looks_spoken(view: ChatView, event: Message, line: str) -> None:
+def test_only_messages_of_people_look_like_speech(view: ChatView, event: Message, line: str) -> None:
     assert told(view, MessageAdded(event)) == [f"[0] {line}"]
     assert shown(view.after(MessageAdded(event)))[0].partition(" ")[2] == line
 
 
 @pytest.mark.parametrize("operation", [TransferChat(CHAT.uuid, OLGA, PETR.id), ReturnChat(CHAT.uuid, OLGA)])
-def test_what_the_server_tells_of_a_hand_over_is_no_note(operation: TransferChat | ReturnChat) -> None:
+def test_a_servers_message_about_a_transfer_is_no_note(operation: TransferChat | ReturnChat) -> None:
     target = PersonRecord(PETR, endless({"lk"}))
     context = DecisionContext(policy=Policy(), now=1, message_id=1, target=target)
     decision = decide(stored_chat(Stage.OPEN, operator=OLGA), operation, context)
@@ -229,7 +229,7 @@ def test_the_newest_message_to_mark_is_the_other_sides() -> None:
     assert newest.message_index == 0
 
 
-def test_each_event_is_told_once_on_one_line() -> None:
+def test_each_event_is_printed_once_on_one_line() -> None:
     closed = attrs.evolve(CHAT, status=ChatStatus.CLOSED)
     assert told(
         VISITORS_VIEW,
@@ -413,7 +413,7 @@ def test_a_closed_chat_that_is_reopened_is_in_the_list_again() -> None:
     assert rows(view.with_open_shown()) == ["1  open    visitor 0497  [Olga]"]
 
 
-def test_inside_a_chat_the_unread_messages_of_others_are_told() -> None:
+def test_inside_a_chat_unread_messages_of_other_chats_are_shown() -> None:
     third = attrs.evolve(OTHER_CHAT, uuid=UUID(int=9))
     view = chat_list(CHAT, OTHER_CHAT, third).after(MessageAdded(message(0, "mine", user=VISITOR)), shown=CHAT.uuid)
     assert drawing.other_chats_line(view, CHAT.uuid) == ""
@@ -439,7 +439,7 @@ def test_long_lines_are_broken_at_spaces_and_long_words_anywhere() -> None:
 HOSTILE = "\x1b]0;owned\x07\u202e\x9b2J"
 
 
-def test_nothing_from_elsewhere_reaches_the_screen_uncleaned() -> None:
+def test_all_foreign_text_is_cleaned_before_it_is_shown() -> None:
     visitor = attrs.evolve(VISITOR, firstname=f"Eve{HOSTILE}")
     chat = attrs.evolve(OTHER_CHAT, owner_user=visitor)
     attachment = Attachment(
@@ -472,7 +472,7 @@ def test_nothing_from_elsewhere_reaches_the_screen_uncleaned() -> None:
     assert drawing.chat_title(view) == clean(drawing.chat_title(view))
 
 
-def test_the_feed_is_told_by_rows_that_changed() -> None:
+def test_the_feed_is_printed_as_changed_rows() -> None:
     view = chat_list(CHAT)
     assert describe_item(view, ChatUpdated(CHAT)) == []
     assert describe_item(view, GlobalUpdated(1)) == []

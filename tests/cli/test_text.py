@@ -50,14 +50,14 @@ def test_one_is_singular() -> None:
     ]
 
 
-def test_what_commands_complain_of_is_cleaned_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_messages_of_commands_are_cleaned_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     warn(["a\x1b[2J\nb"])
     with pytest.raises(SystemExit):
         fail(["c\u202ed"], 1)
     assert capsys.readouterr().err == "actorchat: warning: a\ufffd[2J ⏎ b\nactorchat: c\ufffdd\n"
 
 
-def test_whatever_is_told_without_a_screen_is_cleaned(capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_without_a_screen_is_cleaned(capsys: pytest.CaptureFixture[str]) -> None:
     LineUi().print_line("[0] Olga:  [in\x1b]0;voice.pdf\x07 https://x/\u202efdp.exe]")
     assert capsys.readouterr().out == "[0] Olga:  [in\ufffd]0;voice.pdf\ufffd https://x/\ufffdfdp.exe]\n"
 

@@ -134,7 +134,7 @@ async def test_an_answer_that_is_not_of_this_api_is_no_answer() -> None:
     assert refused.value.asked
 
 
-async def test_no_server_is_a_typed_error() -> None:
+async def test_an_unreachable_server_is_a_typed_error() -> None:
     async with serving(lambda request, body: (200, b"")) as url:
         pass
     async with open_api(url) as api:

@@ -135,7 +135,7 @@ async def test_a_message_whose_answer_is_lost_is_sent_again_under_the_same_name(
     assert (stored.text, stored.message_index) == ("hello", 0)
 
 
-async def test_an_answer_that_overtakes_a_hole_makes_the_room_resume_from_before_it(
+async def test_a_gap_before_an_answer_makes_the_room_resume_from_before_it(
     autojump_clock: MockClock,
     nursery: trio.Nursery,
 ) -> None:
@@ -164,9 +164,7 @@ async def test_an_answer_that_overtakes_a_hole_makes_the_room_resume_from_before
     assert server.dialled_at[2] == server.dialled_at[1]
 
 
-async def test_an_answer_to_a_key_of_an_earlier_program_hides_nothing_that_comes_later(
-    autojump_clock: MockClock, nursery: trio.Nursery
-) -> None:
+async def test_an_answer_to_an_old_key_hides_no_later_message(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     async def first(peer: ServerSocket) -> None:
         await peer.end_replay()
         await answer(peer, 3)
@@ -259,7 +257,7 @@ async def test_a_refusal_fails_that_message_alone(autojump_clock: MockClock, nur
         assert (await second.wait()).text == "two"
 
 
-async def test_a_retryable_refusal_is_tried_again_and_never_overtaken(
+async def test_a_retryable_refusal_is_sent_again_before_later_messages(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     heard: list[tuple[str, float]] = []
@@ -299,7 +297,7 @@ async def test_send_waits_while_the_outbox_is_full(autojump_clock: MockClock, nu
 
 
 @pytest.mark.parametrize("code", [1001, 1006, 1011, 1012, 1013])
-async def test_a_passing_close_brings_the_room_back(
+async def test_a_temporary_close_makes_the_room_reconnect(
     autojump_clock: MockClock, nursery: trio.Nursery, code: int
 ) -> None:
     async def leave(peer: ServerSocket) -> None:
@@ -314,7 +312,7 @@ async def test_a_passing_close_brings_the_room_back(
 
 
 @pytest.mark.parametrize("refusal_status", [500, 502, 503, 429])
-async def test_a_passing_http_status_brings_the_room_back(
+async def test_a_temporary_http_status_makes_the_room_reconnect(
     autojump_clock: MockClock, nursery: trio.Nursery, refusal_status: int
 ) -> None:
     async with opened(ScriptedServer(nursery, refusal_status, None, stay)) as room:
@@ -379,9 +377,7 @@ async def test_a_server_that_never_answers_is_given_up_after_ten_seconds(
     assert trio.current_time() - start == pytest.approx(10.5)
 
 
-async def test_a_silent_server_is_left_and_the_room_comes_back(
-    autojump_clock: MockClock, nursery: trio.Nursery
-) -> None:
+async def test_a_silent_server_makes_the_room_reconnect(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     async def hang(peer: ServerSocket) -> None:
         await trio.sleep_forever()
 
@@ -436,7 +432,9 @@ async def test_a_message_over_the_size_of_a_frame_is_refused_before_it_leaves(
             await (await room.send("x" * 65_536)).wait()
 
 
-async def test_only_the_highest_mark_of_an_absence_is_told(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+async def test_after_a_reconnect_only_the_highest_mark_is_sent(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
     heard: list[object] = []
 
     async def first(peer: ServerSocket) -> None:
@@ -460,7 +458,7 @@ async def test_only_the_highest_mark_of_an_absence_is_told(autojump_clock: MockC
     assert isinstance(heard[2], SendMessage)
 
 
-async def test_marks_are_told_again_after_a_lost_socket(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+async def test_marks_are_sent_again_after_a_lost_socket(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     heard: list[object] = []
 
     async def script(peer: ServerSocket) -> None:
@@ -474,7 +472,7 @@ async def test_marks_are_told_again_after_a_lost_socket(autojump_clock: MockCloc
 
 
 @pytest.mark.parametrize("code", ["storage_unavailable", "overloaded", "draining"])
-async def test_a_mark_that_the_server_can_not_take_now_is_told_again(
+async def test_a_mark_that_the_server_refuses_temporarily_is_sent_again(
     code: str, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     heard: list[object] = []
@@ -642,7 +640,7 @@ async def test_an_event_held_back_by_a_full_inbox_survives_the_loss_of_its_socke
         assert await indexes(room, 6) == list(range(6))
 
 
-async def test_who_left_unseen_is_reported_gone_and_who_stayed_is_not_repeated(
+async def test_after_a_reconnect_only_presence_changes_are_reported(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     async def first(peer: ServerSocket) -> None:
@@ -725,7 +723,7 @@ async def test_closing_stops_the_iteration_and_leaves_what_was_on_its_way_undeli
             await room.send("again")
 
 
-async def test_cancelling_the_block_passes_and_leaves_a_deaf_server_after_a_second(
+async def test_cancelling_leaves_an_unresponsive_server_after_a_second(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     async def deaf(peer: ServerSocket) -> None:
@@ -741,7 +739,7 @@ async def test_cancelling_the_block_passes_and_leaves_a_deaf_server_after_a_seco
     assert trio.current_time() - start == pytest.approx(4)
 
 
-async def test_leaving_at_any_step_of_connecting_leaves_nothing(autojump_clock: MockClock) -> None:
+async def test_leaving_at_any_step_of_connecting_leaks_nothing(autojump_clock: MockClock) -> None:
     # Which task runs first is random, so every step is tried often.
     for steps in [*range(8)] * 40:
         async with trio.open_nursery() as nursery:
@@ -764,7 +762,7 @@ async def test_a_refusal_without_a_name_is_of_the_message_in_flight(
             await (await room.send("hello")).wait()
 
 
-async def test_an_edit_that_a_resume_repeats_is_told_once(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+async def test_an_edit_that_a_resume_repeats_is_yielded_once(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     async def first(peer: ServerSocket) -> None:
         await peer.tell(MessageUpdated(message(0, "edited")))
         await peer.drop()
@@ -810,7 +808,7 @@ async def test_what_came_before_a_close_is_read_although_writing_failed(
             await anext(room)
 
 
-async def test_a_mark_that_breaks_the_socket_is_not_told_again(
+async def test_a_mark_that_breaks_the_socket_is_not_sent_again(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     heard: list[object] = []
@@ -840,7 +838,9 @@ async def test_a_server_of_the_strict_profile_alone_is_no_server_for_this_client
             await anext(room)
 
 
-async def test_a_rejection_says_how_long_to_stay_away(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+async def test_a_rejection_sets_the_delay_before_the_next_attempt(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
     busy = b"HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n"
     server = ScriptedServer(nursery, busy, stay)
     async with opened(server) as room:
@@ -848,9 +848,7 @@ async def test_a_rejection_says_how_long_to_stay_away(autojump_clock: MockClock,
     assert server.dialled_at[1] - server.dialled_at[0] == pytest.approx(7)
 
 
-async def test_a_socket_that_lived_makes_the_next_failure_the_first_again(
-    autojump_clock: MockClock, nursery: trio.Nursery
-) -> None:
+async def test_a_socket_that_worked_resets_the_backoff(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     async def live(peer: ServerSocket) -> None:
         await trio.sleep(5)
         await peer.close(1012)

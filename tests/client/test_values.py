@@ -71,7 +71,7 @@ def test_a_delay_is_never_shorter_than_the_server_asked_for() -> None:
         Reopened(),
     ],
 )
-def test_passing_ends_bring_the_connection_back(ending: Ending) -> None:
+def test_temporary_errors_make_the_connection_reconnect(ending: Ending) -> None:
     assert final_error(ending, frame_dropped=False) is None
     assert explain(ending)
 

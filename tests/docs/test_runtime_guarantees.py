@@ -36,7 +36,7 @@ def test_the_benchmark_holds_the_core_to_the_costs_that_the_page_states() -> Non
     assert len(stated) == 4
 
 
-async def test_a_restart_keeps_the_name_the_watchers_and_the_queue(autojump_clock: MockClock) -> None:
+async def test_a_restart_keeps_the_name_watchers_and_queue(autojump_clock: MockClock) -> None:
     watcher = Probe[Down]()
     async with open_system() as system:
         await system.start(lambda: watcher)

@@ -42,7 +42,7 @@ async def test_ping_and_pong_take_turns(autojump_clock: MockClock, capsys: pytes
 
 
 @pytest.mark.usefixtures("quiet_actors")
-async def test_the_worker_comes_back_and_answers_who_waited(
+async def test_the_restarted_worker_answers_waiting_callers(
     autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with trio.fail_after(10):
@@ -91,7 +91,7 @@ async def test_the_feed_follower_sees_the_chat_and_both_messages(capsys: pytest.
     with trio.fail_after(20):
         await follow_feed.main()
     assert capsys.readouterr().out.splitlines() == [
-        "connected: all chats that are not closed follow",
+        "connected: all chats that are not closed:",
         "chat of Ann: new",
         "Ann: do you ship abroad?",
         "Ann: to Norway, that is",

@@ -84,12 +84,14 @@ async def test_an_operator_is_no_visitor(api: ApiClient) -> None:
     ],
     ids=["empty", "cut", "not-utf8", "deep", "array", "missing", "type", "short", "name", "newline", "big"],
 )
-async def test_a_body_that_is_wrong_is_told_where(api: ApiClient, body: bytes, refusal: tuple[int, str, str]) -> None:
+async def test_a_wrong_body_is_refused_with_the_path_of_its_fault(
+    api: ApiClient, body: bytes, refusal: tuple[int, str, str]
+) -> None:
     answer = await api.http.post("/api/visitors", content=body)
     assert error_of(answer) == refusal
 
 
-async def test_every_fault_of_a_body_is_told(api: ApiClient) -> None:
+async def test_every_fault_of_a_body_is_reported(api: ApiClient) -> None:
     visitor, chat = await api.visit()
     wrong = {"text": 1, "attachments": ["x"], "type": "loud", "client_id": "c" * 65}
     answer = await api.call("POST", f"/api/chats/{chat}/messages", visitor, wrong)
@@ -445,14 +447,14 @@ async def test_a_token_that_says_nothing_new_costs_no_operation(api: ApiClient) 
         ("PUT", "/api/chats/00000000-0000-4000-8000-000000000000/messages", (405, "method_not_allowed", "")),
     ],
 )
-async def test_what_is_not_there_is_told_in_the_same_form(
+async def test_an_unknown_path_has_the_same_error_format(
     api: ApiClient, method: str, path: str, refusal: tuple[int, str, str]
 ) -> None:
     assert error_of(await api.call(method, path)) == refusal
 
 
 @pytest.mark.parametrize("path", ["/ws/operators", "/ws/chats/00000000-0000-4000-8000-000000000000?after=1"])
-async def test_a_plain_get_of_a_socket_is_told_to_upgrade(api: ApiClient, path: str) -> None:
+async def test_a_plain_get_of_a_websocket_path_is_answered_with_426(api: ApiClient, path: str) -> None:
     answer = await api.call("GET", path)
     assert error_of(answer) == (426, "upgrade_required", "")
     assert (answer.headers["upgrade"], answer.headers["connection"]) == ("websocket", "Upgrade")

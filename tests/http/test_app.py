@@ -91,7 +91,7 @@ async def test_a_path_with_control_characters_makes_one_harmless_log_line(caplog
         (ChatRefused("blocked", ""), 403, "blocked", None),
     ],
 )
-async def test_a_refusal_has_its_status_and_says_when_to_come_back(
+async def test_a_refusal_has_its_status_and_a_retry_after(
     outcome: Exception, status: int, code: str, retry_after: str | None
 ) -> None:
     answer = await get(app_over(outcome))
@@ -99,7 +99,7 @@ async def test_a_refusal_has_its_status_and_says_when_to_come_back(
     assert answer.headers.get("retry-after") == retry_after
 
 
-async def test_without_a_token_a_client_is_told_how_to_bring_one() -> None:
+async def test_without_a_token_the_answer_says_how_to_send_one() -> None:
     answer = await get(app_over(Problem("not_authenticated", "a token is needed")))
     assert answer.headers["www-authenticate"] == "Bearer"
 

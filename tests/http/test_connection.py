@@ -198,7 +198,7 @@ async def test_a_connection_ends_with_its_peer(autojump_clock: MockClock) -> Non
         assert trio.current_time() == 0
 
 
-async def test_a_crash_closes_the_connection_without_a_word_of_why(autojump_clock: MockClock) -> None:
+async def test_a_crash_closes_the_connection_without_details(autojump_clock: MockClock) -> None:
     async with connected() as client:
         await client.send(b"GET /crash HTTP/1.1\r\nHost: x\r\n\r\n")
         answer = await client.answer()
@@ -242,7 +242,7 @@ async def test_a_request_for_a_websocket_is_handed_back_after_the_answers_before
     ],
     ids=["length", "chunked"],
 )
-async def test_a_body_is_never_taken_for_such_a_request(autojump_clock: MockClock, framed: bytes) -> None:
+async def test_a_body_is_never_parsed_as_an_upgrade_request(autojump_clock: MockClock, framed: bytes) -> None:
     async with connected() as client:
         head, _, body = framed.partition(b"\r\n\r\n")
         await client.send(b"POST /a HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n\r\n")
@@ -262,7 +262,7 @@ async def test_a_body_is_never_taken_for_such_a_request(autojump_clock: MockCloc
     ],
     ids=["head-too-large", "bad-chunk"],
 )
-async def test_what_is_no_request_is_told_in_the_shape_of_errors(
+async def test_a_malformed_request_is_answered_in_the_error_format(
     autojump_clock: MockClock, bad: bytes, status: bytes
 ) -> None:
     async with connected() as client:
@@ -310,7 +310,9 @@ async def test_empty_lines_before_a_request_are_ignored(autojump_clock: MockCloc
 
 
 @pytest.mark.parametrize("path", [b"/deaf", b"/a"], ids=["unread", "read"])
-async def test_a_close_that_leaves_a_body_unread_is_announced(autojump_clock: MockClock, path: bytes) -> None:
+async def test_a_close_with_an_unread_body_is_announced_with_connection_close(
+    autojump_clock: MockClock, path: bytes
+) -> None:
     async with connected() as client:
         await client.send(b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nhi" % path)
         await trio.testing.wait_all_tasks_blocked()
@@ -421,7 +423,7 @@ async def test_draining_lets_a_request_be_answered_first(autojump_clock: MockClo
         assert await client.is_closed()
 
 
-async def test_draining_announces_the_close_behind_an_answer(autojump_clock: MockClock) -> None:
+async def test_draining_sends_connection_close_with_the_answer(autojump_clock: MockClock) -> None:
     async with connected() as client, trio.open_nursery() as nursery:
         await client.send(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
         await trio.testing.wait_all_tasks_blocked()

@@ -60,7 +60,7 @@ ALLOWED = (
         ("https://a/.wild.example", "chat.example", False),
     ],
 )
-def test_an_origin_is_allowed_if_configured_or_the_servers_own(
+def test_the_servers_own_and_configured_origins_are_allowed(
     origin: str | None, host: str | None, allowed: bool
 ) -> None:
     assert AllowedOrigins(ALLOWED).allow(origin, host) is allowed

@@ -102,7 +102,7 @@ def test_x_forwarded_for_is_read_in_the_same_way(addresses: str | list[str], add
 
 
 @pytest.mark.parametrize("peer", ["192.0.2.1", "2001:db8::1", "", "not an address", "11.0.0.1"])
-def test_nobody_else_is_believed(peer: str) -> None:
+def test_headers_of_untrusted_peers_are_ignored(peer: str) -> None:
     assert client(peer, forwarded="for=6.6.6.6;proto=https", x_forwarded_proto="https") == Client(peer)
     assert client(peer, x_forwarded_for="6.6.6.6") == Client(peer)
 
@@ -146,11 +146,11 @@ def test_a_proxy_that_writes_only_the_other_headers_is_named_in_the_log(caplog: 
     ],
     ids=str,
 )
-def test_how_the_client_spoke_is_taken_from_the_same_place(headers: dict[str, str], scheme: str | None) -> None:
+def test_the_clients_scheme_comes_from_the_same_header(headers: dict[str, str], scheme: str | None) -> None:
     assert client(**headers).scheme == scheme
 
 
-def test_what_is_wrong_with_a_proxy_is_logged_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_misconfigured_proxy_is_logged_at_intervals(caplog: pytest.LogCaptureFixture) -> None:
     now = [0.0]
     proxies = Proxies((), clock=lambda: now[0])
     with caplog.at_level(logging.WARNING):

@@ -121,7 +121,7 @@ def test_unknown_fields_are_ignored_at_every_level() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b',"data":5', b',"data":{"text":5}', b',"data":"\\ud800"'])
-def test_an_unknown_type_is_told_whatever_its_data(data: bytes) -> None:
+def test_an_unknown_type_is_returned_whatever_its_data(data: bytes) -> None:
     payload = b'{"type":"dance"%s}' % data
     assert decode_command(payload) == UnknownType("dance")
     assert decode_event(payload) == UnknownType("dance")
@@ -187,7 +187,7 @@ def test_every_fault_is_named() -> None:
     )
 
 
-def test_bytes_that_are_no_text_are_told_apart_from_other_faults() -> None:
+def test_invalid_utf8_is_distinguished_from_other_faults() -> None:
     with pytest.raises(NotUtf8):
         decode_command(b'{"type":"dance","x":"\xff"}')
     with pytest.raises(NotUtf8):

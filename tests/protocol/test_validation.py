@@ -152,7 +152,7 @@ def test_an_entity_comes_back_as_it_went(chat: Chat) -> None:
     assert decode_entity(encode_entity(chat), Chat) == chat
 
 
-def test_json_that_is_none_is_told_by_its_kind() -> None:
+def test_a_value_of_a_wrong_type_is_named_by_its_json_type() -> None:
     with pytest.raises(NotUtf8, match="not UTF-8 at byte 1"):
         parse_json(b'"\xff"')
     with pytest.raises(Malformed, match="not JSON: Expecting value at character 0"):

@@ -50,7 +50,7 @@ def tokens(**claims: object) -> tuple[Tokens, str]:
     return Tokens(SECRET, now=lambda: NOW), jwt.api_jws.encode(json.dumps(kept).encode(), SECRET, algorithm="HS256")
 
 
-def test_an_issued_token_says_who_it_is_for() -> None:
+def test_an_issued_token_has_the_claims_of_its_user() -> None:
     judge = Tokens(SECRET, now=lambda: NOW)
     user = User(7, Role.OPERATOR, firstname="Olga", avatar="https://x/y.png")
     claims = judge.verify(judge.issue(user, {"lk", "shop"}, ttl=60))
@@ -129,7 +129,7 @@ def test_a_token_with_a_wrong_claim_is_refused(wrong: dict[str, object]) -> None
     ],
     ids=str,
 )
-def test_what_issuers_usually_write_into_a_token_is_taken(usual: dict[str, object]) -> None:
+def test_common_claims_of_other_issuers_are_accepted(usual: dict[str, object]) -> None:
     judge, token = tokens(**usual)
     assert judge.verify(token).user.id == 7
 
@@ -156,7 +156,7 @@ def test_a_refusal_names_the_claim_and_what_it_has_to_be(wrong: dict[str, object
         judge.verify(token)
 
 
-def test_a_token_that_was_good_is_not_good_for_longer_than_it_says() -> None:
+def test_a_cached_token_still_expires() -> None:
     now = [NOW]
     judge = Tokens(SECRET, now=lambda: now[0])
     token = judge.issue(User(7, Role.USER), (), 60)
@@ -167,7 +167,7 @@ def test_a_token_that_was_good_is_not_good_for_longer_than_it_says() -> None:
         judge.verify(token)
 
 
-def test_what_good_tokens_say_is_remembered_of_so_many_of_them_and_only_of_short_ones() -> None:
+def test_the_cache_of_verified_tokens_is_bounded_and_skips_long_ones() -> None:
     judge = Tokens(SECRET, now=lambda: NOW)
     first = judge.issue(User(1, Role.USER), (), 60)
     remembered = judge.verify(first)
@@ -263,7 +263,7 @@ def test_tokens_signed_elsewhere_are_believed_with_ids_below_2_to_the_52(tmp_pat
         judge.verify(jwt.encode(good | {"sub": str(2**52)}, private, algorithm))
 
 
-def test_a_public_key_is_never_taken_for_a_shared_secret(tmp_path: Path) -> None:
+def test_a_public_key_is_never_used_as_a_shared_secret(tmp_path: Path) -> None:
     _, _, judge, public = elsewhere(tmp_path, "EdDSA")
     signed, _, _ = unsigned("HS256").rpartition(".")
     signature = hmac.digest(public.encode(), signed.encode(), "sha256")

@@ -24,7 +24,7 @@ async def visits(api: ApiClient, token: str, sources: Iterable[str]) -> list[int
     return [(await visit(api, token, source)).status_code for source in sources]
 
 
-async def test_a_person_makes_so_many_chats_a_minute_and_always_gets_those_that_are_there() -> None:
+async def test_a_persons_new_chats_are_limited_but_existing_ones_are_returned() -> None:
     async with run_server(settings(LimitSettings(chats_per_minute=3))) as api:
         visitor, chat = await api.visit("first")
         names = [f"made-up-{number}" for number in range(5)]
@@ -39,7 +39,7 @@ async def test_a_person_makes_so_many_chats_a_minute_and_always_gets_those_that_
         assert await visits(api, customer(7), names) == [200, 200, 429, 429, 429]
 
 
-async def test_an_operator_makes_so_many_chats_for_others_a_minute() -> None:
+async def test_chats_that_an_operator_makes_for_others_are_rate_limited() -> None:
     async with run_server(settings(LimitSettings(chats_per_minute=2))) as api:
         statuses = []
         for owner in (7, 8, 9, 7):
@@ -49,7 +49,7 @@ async def test_an_operator_makes_so_many_chats_for_others_a_minute() -> None:
         assert statuses == [201, 201, 429, 200]
 
 
-async def test_the_people_of_one_address_make_so_many_chats_a_minute() -> None:
+async def test_new_chats_from_one_address_are_rate_limited() -> None:
     async with run_server(settings(LimitSettings(address_chats_per_minute=3))) as api:
         statuses = [(await visit(api, customer(number), "lk")).status_code for number in range(5)]
         assert statuses == [200, 200, 200, 429, 429]

@@ -133,7 +133,7 @@ async def test_a_page_behind_the_last_is_the_last() -> None:
     assert (nothing.page, nothing.pages, nothing.rows) == (1, 1, ())
 
 
-async def test_a_look_at_many_lets_others_run_in_between() -> None:
+async def test_an_inspection_of_many_actors_yields_to_other_tasks() -> None:
     turns = 0
 
     async def work() -> None:
@@ -235,7 +235,7 @@ async def test_a_server_without_a_folder_has_no_socket(tmp_path: Path, monkeypat
         assert os.listdir(tmp_path) == []
 
 
-async def test_somebody_elses_server_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_of_another_user_is_reported_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def forbidden(_: str) -> trio.SocketStream:
         raise PermissionError(13, "Permission denied")
 
@@ -265,13 +265,13 @@ async def test_somebody_elses_server_is_told_as_such(tmp_path: Path, monkeypatch
     ],
     ids=lambda junk: repr(junk[:20]),
 )
-async def test_junk_is_refused_and_the_next_is_answered(tmp_path: Path, junk: bytes) -> None:
+async def test_an_invalid_inspection_request_is_refused_and_the_next_answered(tmp_path: Path, junk: bytes) -> None:
     async with serving(tmp_path):
         assert refused(await say(tmp_path, junk))
         assert (await inspect_server(tmp_path, InspectionRequest())).pages == 1
 
 
-async def test_many_may_look_at_once(tmp_path: Path) -> None:
+async def test_several_inspections_may_run_at_once(tmp_path: Path) -> None:
     pages: list[int] = []
 
     async def ask() -> None:
@@ -283,7 +283,7 @@ async def test_many_may_look_at_once(tmp_path: Path) -> None:
     assert pages == [1] * MAX_CONVERSATIONS
 
 
-async def test_more_than_many_are_told_so(tmp_path: Path) -> None:
+async def test_too_many_inspections_at_once_are_refused(tmp_path: Path) -> None:
     async with serving(tmp_path):
         held = [await trio.open_unix_socket(tmp_path / SOCKET_NAME) for _ in range(MAX_CONVERSATIONS)]
         await trio.testing.wait_all_tasks_blocked()
@@ -297,7 +297,7 @@ async def test_more_than_many_are_told_so(tmp_path: Path) -> None:
         assert (await inspect_server(tmp_path, InspectionRequest())).pages == 1
 
 
-async def test_who_asks_nothing_is_cut_off(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_an_inspection_client_without_a_request_is_closed(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with open_system() as system, trio.open_nursery() as nursery:
         await nursery.start(serve_inspection, tmp_path, system)
         assert await say(tmp_path, b'{"limit":') == {}
@@ -305,7 +305,9 @@ async def test_who_asks_nothing_is_cut_off(tmp_path: Path, autojump_clock: MockC
         nursery.cancel_scope.cancel()
 
 
-async def test_who_leaves_before_the_answer_is_not_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_inspection_client_that_leaves_early_is_not_waited_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with serving(tmp_path):
         for question in (b"", b"{}\n", b"junk\n"):
             async with await trio.open_unix_socket(tmp_path / SOCKET_NAME) as stream:
@@ -315,7 +317,9 @@ async def test_who_leaves_before_the_answer_is_not_waited_for(tmp_path: Path, ca
     assert caplog.records == []
 
 
-async def test_a_fault_in_a_look_stays_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_error_in_an_inspection_does_not_stop_the_server(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with open_system() as system, trio.open_nursery() as nursery:
         await nursery.start(serve_inspection, tmp_path, system)
         system.dead_letters.counts = None  # type: ignore[assignment] # what no look can read
@@ -325,7 +329,7 @@ async def test_a_fault_in_a_look_stays_there(tmp_path: Path, caplog: pytest.LogC
     assert "an inspection of the actors failed" in caplog.text
 
 
-async def test_an_answer_of_another_version_is_told_as_such(tmp_path: Path) -> None:
+async def test_an_answer_of_another_version_is_reported_as_such(tmp_path: Path) -> None:
     async def answer(stream: trio.SocketStream) -> None:
         await stream.send_all(b'{"tree": {"version": 9}}')
         await stream.aclose()

@@ -30,7 +30,7 @@ def test_a_json_line_holds_everything_of_a_failure(capsys: pytest.CaptureFixture
     assert "RuntimeError: planned" in line["exception"]
 
 
-def test_text_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_text_format_is_readable(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("text")
     logging.getLogger("actorchat.server").info("hello %s", "there")
     written = capsys.readouterr()

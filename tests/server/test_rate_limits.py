@@ -13,12 +13,12 @@ def test_an_address_gets_its_number_at_once_and_then_one_after_the_other() -> No
     assert limiter.take("192.0.2.2", 1.0) == 0.0
 
 
-def test_zero_is_no_limit() -> None:
+def test_a_rate_of_zero_means_no_limit() -> None:
     limiter = AddressLimiter(0)
     assert {limiter.take("192.0.2.1", 0.0) for _ in range(1000)} == {0.0}
 
 
-def test_whether_one_can_be_taken_is_told_without_taking_it_and_one_can_be_given_back() -> None:
+def test_a_token_bucket_can_be_checked_and_refunded() -> None:
     limiter: MinuteLimiter[int] = MinuteLimiter(2)
     assert [limiter.wait(7, 0.0), limiter.take(7, 0.0), limiter.take(7, 0.0)] == [0.0] * 3
     assert limiter.wait(7, 0.0) == limiter.wait(7, 0.0) == pytest.approx(30.0)
@@ -48,7 +48,7 @@ def test_a_sites_addresses_count_as_one(one: str, other: str, same: bool) -> Non
     assert bool(limiter.take(other, 0.0)) is same
 
 
-def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_buckets_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rate_limits, "_MAX_BUCKETS", 2)
     limiter = AddressLimiter(1)
     for address in ("192.0.2.1", "192.0.2.2", "192.0.2.1", "192.0.2.3"):

@@ -292,7 +292,9 @@ def _tasks() -> int:
 @pytest.mark.parametrize("transport", ["reactor", "trio-websocket"])
 @pytest.mark.parametrize("storage", ["memory", "sqlite"])
 @pytest.mark.parametrize("count", [_open_files, _threads, _tasks], ids=["files", "threads", "tasks"])
-async def test_nothing_stays_behind(tmp_path: Path, storage: str, count: Callable[[], int], transport: str) -> None:
+async def test_a_stopped_server_leaves_nothing_behind(
+    tmp_path: Path, storage: str, count: Callable[[], int], transport: str
+) -> None:
     url = "memory://" if storage == "memory" else f"sqlite:///{tmp_path}/chat.db"
 
     settings = Settings(storage=url, data=tmp_path, port=0, secret=SECRET, transport=transport)
@@ -315,7 +317,7 @@ async def test_nothing_stays_behind(tmp_path: Path, storage: str, count: Callabl
     assert count() == before
 
 
-async def test_memory_storage_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_memory_storage_writes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     async with open_server(MEMORY) as server:
         await server.connect_visitor(source="lk")
@@ -360,7 +362,7 @@ async def test_a_folder_that_can_not_be_made_is_one_clear_line(tmp_path: Path) -
             pass
 
 
-async def test_a_url_is_where_to_reach_it_from_here() -> None:
+async def test_the_url_is_reachable_from_this_machine() -> None:
     async with open_server(Settings(storage="memory://", host="0.0.0.0", port=0)) as server:  # noqa: S104 - meant
         assert server.url == f"http://127.0.0.1:{server.port}"
     async with open_server(MEMORY) as server:

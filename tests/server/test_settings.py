@@ -85,7 +85,7 @@ def test_a_short_secret_is_refused_without_being_quoted() -> None:
     assert str(caught.value) == "secret: expected at least 32 bytes"
 
 
-def test_a_password_in_an_origin_is_not_quoted() -> None:
+def test_an_error_about_an_origin_does_not_quote_its_password() -> None:
     with pytest.raises(InvalidSettings) as caught:
         load_settings(options={"origins": ["https://user:password@shop.example"]})
     assert str(caught.value) == "origins: an origin must not contain a user name or password (from the command line)"
@@ -133,7 +133,7 @@ PASSWORDS = {
 
 @pytest.mark.parametrize("name", ["storage", "bus", "host", "port", "transport", "log_format", "origins", "sources"])
 @pytest.mark.parametrize("value", PASSWORDS)
-def test_a_bad_setting_is_told_without_the_password_in_it(
+def test_an_error_about_a_setting_does_not_quote_its_password(
     name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if name == "host":
@@ -172,7 +172,9 @@ def test_a_table_that_is_none_is_a_fault(tmp_path: Path) -> None:
         load_settings(config)
 
 
-def test_all_faults_of_all_places_are_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_faults_of_all_sources_of_settings_are_reported_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = tmp_path / "c.toml"
     config.write_text("prot = 1\nworkers = 2\n[limits]\nburts = 3\n[limit]\nburst = 1\n")
     monkeypatch.setenv("ACTORCHAT_CHAT_CAPACITY", "many")

@@ -66,7 +66,9 @@ def test_with_nothing_to_wait_for_there_is_nothing_to_leave_out() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 500), st.one_of(st.none(), st.floats(-5, 100)))))
-def test_it_never_goes_back_and_never_overtakes_the_machine(steps: list[tuple[float, float | None]]) -> None:
+def test_the_steady_clock_never_goes_back_and_never_passes_the_real_one(
+    steps: list[tuple[float, float | None]],
+) -> None:
     clock, raw = started()
     begin, real = clock.current_time(), raw.now
     last = begin

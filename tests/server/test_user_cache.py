@@ -26,7 +26,7 @@ def is_remembered(people: UserCache, number: int) -> bool:
     return True
 
 
-async def test_who_comes_back_without_waiting_is_not_the_first_to_be_forgotten(
+async def test_the_user_cache_keeps_recently_used_entries(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(people_module, "_MAX_CACHED", 2)

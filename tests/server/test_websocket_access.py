@@ -52,7 +52,7 @@ class _AccessControl:
         (ChatRefused("draining", "stopping"), b"draining"),
     ],
 )
-async def test_an_undecided_request_gets_503_and_may_come_back(
+async def test_an_undecided_request_gets_503_and_can_be_repeated(
     autojump_clock: MockClock, outcome: Exception | None, code: bytes
 ) -> None:
     # Not a close with a code of its own: browsers then see 1006, on which clients come back.

@@ -60,7 +60,7 @@ async def test_the_owner_and_operators_of_the_source_come_in(api: ApiClient) -> 
     assert await outcome(api, "/ws/operators", operator()) == (101, "operator_updated")
 
 
-async def test_a_console_is_told_of_an_operator_who_is_new_to_its_source(api: ApiClient) -> None:
+async def test_a_console_gets_an_operator_that_is_new_to_its_source(api: ApiClient) -> None:
     async with (
         api.socket("/ws/operators", operator(1, ["lk"])) as olgas,
         api.socket("/ws/operators", operator(2, ["shop"])) as petrs,
@@ -126,7 +126,7 @@ async def test_a_target_in_absolute_form_leads_to_the_same_socket(api: ApiClient
     assert await outcome(api, path, visitor, origin="http://evil.example") == (403, "not_allowed")
 
 
-async def test_a_socket_that_follows_requests_is_judged_too(api: ApiClient) -> None:
+async def test_an_upgrade_after_requests_is_checked_too(api: ApiClient) -> None:
     async with await trio.open_tcp_stream("127.0.0.1", api.server.port) as stream:
         await get_live(stream)
         head = f"GET {room(uuid4())} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -190,7 +190,7 @@ async def refused_to_others(api: ApiClient, chat: UUID, stranger: str) -> None:
         assert await outcome(api, room(chat), None, [f"bearer.{bearer}", "actorchat.v1"]) == (4403, code)
 
 
-async def test_every_socket_of_an_open_room_hears_who_is_there(api: ApiClient) -> None:
+async def test_every_socket_of_an_open_room_gets_the_present_users(api: ApiClient) -> None:
     visitor, chat = await api.visit()
     async with api.socket(room(chat), visitor) as first_tab, api.socket(room(chat), visitor) as second_tab:
         async with api.socket(room(chat), operator(5)) as console:
@@ -204,7 +204,7 @@ async def test_every_socket_of_an_open_room_hears_who_is_there(api: ApiClient) -
             assert await first(socket) == (101, "message_added")
 
 
-async def test_what_a_newer_token_claims_is_stored_also_at_an_open_room(api: ApiClient) -> None:
+async def test_the_claims_of_a_newer_token_are_stored_when_joining_an_open_room(api: ApiClient) -> None:
     visitor, chat = await api.visit()
     async with api.socket(room(chat), visitor):
         assert await outcome(api, room(chat), operator(5, firstname="Olga")) == (101, "user_connected")
@@ -247,7 +247,7 @@ async def test_an_unknown_query_parameter_of_a_socket_is_refused_by_name(api: Ap
         assert orjson.loads(refused.value.body or b"")["error"]["path"] == name
 
 
-async def test_origin_is_judged_before_the_token(api: ApiClient) -> None:
+async def test_the_origin_is_checked_before_the_token(api: ApiClient) -> None:
     visitor, chat = await api.visit()
     own = api.server.url
     for origin, expected in (
@@ -273,7 +273,7 @@ async def test_a_refused_origin_is_logged_with_what_to_configure(
     assert 'origins = ["https://b.example"]' in line
 
 
-async def test_the_token_is_judged_before_the_chat(api: ApiClient) -> None:
+async def test_the_token_is_checked_before_the_chat(api: ApiClient) -> None:
     assert await outcome(api, room(uuid4()), None) == (401, "not_authenticated")
 
 
@@ -286,7 +286,7 @@ async def test_a_socket_ends_when_its_token_does(api: ApiClient) -> None:
         assert (await first(socket))[0] == 4401
 
 
-async def test_one_person_may_have_so_many_sockets_and_is_told_clearly_of_one_more(api: ApiClient) -> None:
+async def test_a_person_with_too_many_sockets_gets_a_clear_refusal(api: ApiClient) -> None:
     visitor, chat = await api.visit()
     _, other = await api.visit()
     async with AsyncExitStack() as stack:

@@ -244,7 +244,7 @@ def test_a_bus_loses_repeats_and_reorders_and_can_be_split() -> None:
     assert 99 not in heard["c"]
 
 
-def test_a_member_that_does_not_receive_loses_the_oldest() -> None:
+def test_a_bus_member_that_does_not_receive_loses_the_oldest_notes() -> None:
     async def program(world: World) -> None:
         bus: Bus[int] = Bus(world, capacity=3)
         bus.delay = 0.0

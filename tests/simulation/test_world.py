@@ -32,7 +32,7 @@ async def _tick(world: World, name: int) -> None:
         world.log(name)
 
 
-def test_a_seed_gives_one_story_and_another_seed_another() -> None:
+def test_each_seed_gives_its_own_repeatable_run() -> None:
     one, again, other = simulate(_draw, 1), simulate(_draw, 1), simulate(_draw, 2)
     assert one.lines == again.lines
     assert one.digest == again.digest != other.digest

@@ -36,7 +36,7 @@ async def fail_to_read(chat_reader: AsyncReader) -> None:
         await chat_reader.chat(CHAT)
 
 
-async def test_an_outage_of_reads_is_logged_once_and_ends_by_itself(
+async def test_a_read_outage_is_logged_once_and_ends_on_its_own(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = FaultyStore(MemoryStore(Policy()))

@@ -197,7 +197,7 @@ def claimed_outside(path: Path) -> Iterator[str]:
 
 
 @pytest.mark.slow
-async def test_where_locks_belong_to_processes_the_claim_is_taken_again_each_second(
+async def test_with_per_process_locks_the_lock_is_taken_again_each_second(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(claim_module, "_HAS_SHARED_LOCKS", False)
@@ -234,7 +234,7 @@ async def test_a_moved_database_is_away_until_it_is_back(path: Path, caplog: pyt
     assert f"{path} was deleted or moved while the server runs: put it back, or stop the server" in line
 
 
-async def test_a_moved_database_holds_all_that_was_announced(path: Path) -> None:
+async def test_a_moved_database_has_every_message_that_was_broadcast(path: Path) -> None:
     async with opened(path) as running:
         assert await running.say("a") is None
         os.rename(path, path.with_name("elsewhere"))

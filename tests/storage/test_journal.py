@@ -47,7 +47,7 @@ class Deaf:
         raise AssertionError("the journal tells recipients, and they tell who asked")
 
 
-async def test_all_that_waits_is_one_batch_told_in_order_and_once() -> None:
+async def test_all_waiting_operations_are_one_batch_with_outcomes_in_order() -> None:
     async with journal_on() as (journal, store):
         one, two = OutcomeRecorder(), OutcomeRecorder()
         askers = [Deaf() for _ in range(10)]
@@ -73,7 +73,7 @@ async def test_a_batch_holds_a_thousand_operations_at_most() -> None:
         assert (figures.batches, figures.operations, figures.largest_batch) == (4, 2_501, 1_000)
 
 
-async def test_what_is_over_the_capacity_is_not_taken() -> None:
+async def test_operations_over_the_capacity_are_not_accepted() -> None:
     async with journal_on(capacity=2) as (journal, _):
         listener = OutcomeRecorder()
         assert [journal.submit(say(text), listener) for text in "abc"] == [True, True, False]
@@ -95,7 +95,7 @@ async def test_operations_that_come_during_a_commit_are_the_next_batch(autojump_
         assert [message.text for message in listener.stored_messages] == list("abcd")
 
 
-async def test_the_next_commit_is_in_the_thread_while_the_last_batch_is_announced() -> None:
+async def test_the_next_commit_runs_while_the_last_batch_is_broadcast() -> None:
     let_go, begun = threading.Event(), threading.Event()
 
     class Store(MemoryStore):
@@ -132,7 +132,7 @@ class Refusing(InPlace):
         return await super().run(call, meanwhile)
 
 
-async def test_what_is_stored_is_told_first_though_the_next_batch_is_refused_at_once(
+async def test_stored_outcomes_come_before_refusals_of_the_next_batch(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: object
 ) -> None:
     monkeypatch.setattr(journal_module, "MAX_BATCH", 1)
@@ -159,7 +159,7 @@ async def test_others_run_between_two_batches_that_are_committed_in_place(monkey
 
 
 @pytest.mark.parametrize("fault", [None, AWAY])
-async def test_whoever_answers_an_outcome_with_another_operation_starves_nobody(fault: CommitFault | None) -> None:
+async def test_submitting_from_an_outcome_starves_no_other_task(fault: CommitFault | None) -> None:
     async with journal_on(fault) as (journal, _):
 
         def again(_: Outcome) -> None:
@@ -174,7 +174,7 @@ async def test_whoever_answers_an_outcome_with_another_operation_starves_nobody(
 
 
 @pytest.mark.parametrize("fault", [None, AWAY, STORED, FORGOTTEN])
-async def test_the_last_batch_is_told_once_and_before_what_comes_of_the_next_one(
+async def test_outcomes_of_a_batch_come_once_and_before_those_of_the_next(
     autojump_clock: object, fault: CommitFault | None
 ) -> None:
     async with journal_on(None, fault, away_for=2, took=1.0) as (journal, _):
@@ -209,7 +209,7 @@ class SlowToBegin(InPlace):
         return await super().run(call, meanwhile)
 
 
-async def test_a_barrier_waits_for_a_batch_that_is_stored_and_not_yet_told(autojump_clock: object) -> None:
+async def test_a_barrier_waits_for_the_outcomes_of_a_stored_batch(autojump_clock: object) -> None:
     async with open_journal(MemoryStore(Policy()), SlowToBegin(), clock=lambda: NOW) as journal:
         first = OutcomeRecorder()
         journal.submit(RESERVE, first)
@@ -222,7 +222,7 @@ async def test_a_barrier_waits_for_a_batch_that_is_stored_and_not_yet_told(autoj
         assert first.codes == [None]
 
 
-async def test_what_is_stored_is_told_though_the_next_batch_is_cancelled_before_it_begins(
+async def test_stored_outcomes_are_sent_though_the_next_batch_is_cancelled(
     autojump_clock: object,
 ) -> None:
     first, second = OutcomeRecorder(), OutcomeRecorder()
@@ -307,7 +307,7 @@ async def test_refusals_have_as_much_room_again_as_what_is_stored() -> None:
         assert [message.text for message in listener.stored_messages] == ["a", "b"]
 
 
-async def test_what_is_repeated_while_its_commit_is_in_doubt_is_answered_behind_it(autojump_clock: object) -> None:
+async def test_a_repeat_during_an_uncertain_commit_is_answered_after_it(autojump_clock: object) -> None:
     for fault, codes in ((STORED, [None] * 3), (FORGOTTEN, ["storage_unavailable"] * 2 + ["too_long"])):
         async with journal_on(fault, away_for=3) as (journal, _):
             doubted, again, others = OutcomeRecorder(), OutcomeRecorder(), OutcomeRecorder()
@@ -323,7 +323,7 @@ async def test_what_is_repeated_while_its_commit_is_in_doubt_is_answered_behind_
             assert doubted.codes + again.codes == codes
 
 
-async def test_what_may_be_stored_is_held_within_the_capacity_until_storage_is_back(autojump_clock: object) -> None:
+async def test_messages_that_may_be_stored_wait_within_the_capacity_for_storage(autojump_clock: object) -> None:
     async with journal_on(None, AWAY, away_for=3, capacity=3) as (journal, store):
         listener, late = OutcomeRecorder(), OutcomeRecorder()
         journal.submit(say("stored"), listener)
@@ -356,7 +356,7 @@ async def test_a_barrier_of_an_idle_journal_is_one_checkpoint() -> None:
             await journal.barrier()
 
 
-async def test_leaving_decides_what_was_taken_and_takes_no_more(autojump_clock: object) -> None:
+async def test_leaving_decides_accepted_operations_and_accepts_no_more(autojump_clock: object) -> None:
     listener = OutcomeRecorder()
     taken: list[bool] = []
     async with journal_on(took=1.0) as (journal, _):
@@ -376,7 +376,7 @@ async def test_a_drain_that_waits_for_storage_ends_with_its_scope(autojump_clock
     assert not doubted.outcomes
 
 
-async def test_a_batch_that_was_begun_is_told_even_when_cancelled(autojump_clock: object) -> None:
+async def test_outcomes_of_a_batch_in_progress_are_sent_even_when_cancelled(autojump_clock: object) -> None:
     listener = OutcomeRecorder()
     with trio.move_on_after(1.5):
         async with journal_on(took=1.0) as (journal, _):
@@ -385,7 +385,7 @@ async def test_a_batch_that_was_begun_is_told_even_when_cancelled(autojump_clock
     assert listener.codes == [None]
 
 
-async def test_a_recipient_that_crashes_harms_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_error_in_a_recipient_affects_no_other(caplog: pytest.LogCaptureFixture) -> None:
     def crash(outcome: Outcome) -> None:
         raise RuntimeError("boom")
 
@@ -405,7 +405,7 @@ def scripted(seed: int) -> Callable[[], CommitFault | None]:
 
 
 @pytest.mark.parametrize("seed", range(20))
-async def test_whatever_fails_each_message_is_announced_once_and_what_is_announced_is_stored(
+async def test_every_message_is_reported_once_and_only_if_stored_despite_faults(
     autojump_clock: object, seed: int
 ) -> None:
     fault, chance = scripted(seed), random.Random(seed)

@@ -40,7 +40,7 @@ trio.run(main)
 
 
 @pytest.mark.slow
-def test_after_kill_every_announced_message_is_stored_and_indexes_are_dense(tmp_path: Path) -> None:
+def test_after_a_kill_every_broadcast_message_is_stored_without_gaps(tmp_path: Path) -> None:
     path = tmp_path / "chat.db"
     stored_messages: list[tuple[str, ...]] = []
     for run in range(5):

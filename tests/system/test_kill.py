@@ -269,7 +269,7 @@ def check_receipts(talkers: list[Talker], histories: dict[UUID, list[Message]]) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_a_killed_server_keeps_what_it_announced_and_doubles_nothing(
+async def test_a_killed_server_keeps_every_broadcast_message_once(
     tmp_path: Path, transport: str, round_: int, seconds: float, request: pytest.FixtureRequest
 ) -> None:
     seed: int = request.config.getoption("--kill-seed", None) or random.randrange(2**32)

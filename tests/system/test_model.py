@@ -58,10 +58,10 @@ def test_a_session_of_a_thousand_steps_agrees_with_the_model() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("on_closed", "capacity"), [("queue", 2), ("refuse", 3)])
-def test_so_do_sessions_under_other_policies(on_closed: str, capacity: int) -> None:
+def test_sessions_under_other_policies_agree_with_the_model(on_closed: str, capacity: int) -> None:
     play(random_steps(2, 200), on_closed=on_closed, capacity=capacity)
 
 
 @pytest.mark.slow
-def test_so_does_a_session_on_sqlite(tmp_path: Path) -> None:
+def test_a_session_on_sqlite_agrees_with_the_model(tmp_path: Path) -> None:
     play(random_steps(3, 150), url=f"sqlite:///{tmp_path / 'chat.db'}")

@@ -40,7 +40,7 @@ def _enough_open_files() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("addresses", [1, HEADS])
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_newcomer_waits_a_second_at_most_beside_2000_unfinished_heads(
+def test_a_new_client_waits_a_second_at_most_beside_2000_unfinished_heads(
     tmp_path: Path, transport: str, addresses: int
 ) -> None:
     with server_process(tmp_path / "data", transport) as server:
@@ -65,7 +65,7 @@ def test_beside_2000_unfinished_heads_few_open_files_are_enough(tmp_path: Path, 
 
 
 @pytest.mark.slow
-def test_with_all_connections_taken_the_database_can_be_opened_again(tmp_path: Path) -> None:
+def test_with_all_connections_in_use_the_database_can_be_reopened(tmp_path: Path) -> None:
     with (
         server_process(tmp_path / "data", open_files=FEW_FILES) as server,
         httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {OPERATOR}"}, timeout=30) as client,

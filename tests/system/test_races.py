@@ -240,7 +240,7 @@ def told(frames: list[Json]) -> list[Json]:
 
 
 @pytest.mark.slow
-def test_a_thousand_schedules_of_two_operators_in_one_chat_each_end_as_their_committed_order_says() -> None:
+def test_two_operators_in_one_chat_agree_with_the_model_in_1000_schedules() -> None:
     for block in range(BLOCKS):
         run_block(block)
 

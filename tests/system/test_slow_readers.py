@@ -135,7 +135,7 @@ class Crowd:
 
 
 @pytest.mark.slow
-async def test_stuck_members_cost_the_others_nothing_and_catch_up(server: ServerProcess) -> None:
+async def test_stalled_sockets_do_not_delay_others_and_catch_up(server: ServerProcess) -> None:
     with trio.fail_after(CAP):
         async with open_http(server.url) as http, AsyncExitStack() as stack:
             chat = await http.reserve(VISITOR)
@@ -156,7 +156,7 @@ async def test_stuck_members_cost_the_others_nothing_and_catch_up(server: Server
 
 
 @pytest.mark.slow
-async def test_what_stuck_members_leave_unread_does_not_pile_up(server: ServerProcess) -> None:
+async def test_unread_events_of_stalled_sockets_are_bounded(server: ServerProcess) -> None:
     process = psutil.Process(server.pid)
     with trio.fail_after(CAP):
         async with open_http(server.url) as http, AsyncExitStack() as stack:

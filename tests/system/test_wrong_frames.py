@@ -132,7 +132,7 @@ async def test_a_wrong_frame_gets_what_the_contract_says(scene: Scene, wrong: Wr
             await scene.serves()
 
 
-def test_the_table_is_long_enough_and_names_nothing_twice() -> None:
+def test_the_table_of_wrong_frames_is_long_enough_and_has_unique_names() -> None:
     assert len({wrong.name for wrong in WRONG}) == len(WRONG) >= 60
 
 
@@ -157,7 +157,7 @@ async def test_a_foreign_message_is_answered_just_as_one_that_does_not_exist(sce
 
 @pytest.mark.parametrize("cut", CUT)
 @pytest.mark.parametrize("politely", [True, False], ids=["half-closed", "reset"])
-async def test_a_client_that_is_gone_within_a_frame_harms_nobody(scene: Scene, cut: str, politely: bool) -> None:
+async def test_a_client_that_leaves_within_a_frame_affects_no_other(scene: Scene, cut: str, politely: bool) -> None:
     async with scene.room() as socket:
         await socket.next()
         await socket.peer.stream.send_all(CUT[cut])
@@ -331,7 +331,7 @@ async def test_a_bad_request_for_a_socket_is_refused_before_any_data(scene: Scen
     await scene.serves()
 
 
-async def test_half_a_head_is_refused_at_its_end_and_delays_nobody(scene: Scene) -> None:
+async def test_half_a_request_head_is_refused_at_its_end_and_delays_no_other(scene: Scene) -> None:
     with trio.fail_after(CAP):
         async with await connect(scene.server.port) as stream:
             await stream.send_all(BadRequest(101).data(scene)[:60])
@@ -350,7 +350,7 @@ async def test_half_a_head_is_refused_at_its_end_and_delays_nobody(scene: Scene)
     ],
     ids=["token", "chat", "feed", "unknown"],
 )
-async def test_a_browser_is_told_by_a_close(scene: Scene, path: str, token: str, code: CloseCode) -> None:
+async def test_a_browser_gets_the_refusal_as_a_close(scene: Scene, path: str, token: str, code: CloseCode) -> None:
     target = path.format(chat=scene.chat, other=scene.other_chat)
     with trio.fail_after(CAP):
         async with open_socket(scene.server.port, target, token) as socket:
@@ -359,7 +359,7 @@ async def test_a_browser_is_told_by_a_close(scene: Scene, path: str, token: str,
     await scene.serves()
 
 
-async def test_a_frame_in_the_same_packet_as_the_request_is_taken(scene: Scene) -> None:
+async def test_a_frame_in_the_same_packet_as_the_request_is_read(scene: Scene) -> None:
     with trio.fail_after(CAP):
         async with await connect(scene.server.port) as stream:
             peer = RawPeer(stream)

@@ -17,7 +17,7 @@ from tests.transports.test_outbox import ScriptedWire
 PING = b"\x89\x00"
 
 
-async def test_a_peer_is_asked_for_a_sign_of_life_as_often_as_limits_say(
+async def test_pings_are_sent_at_the_configured_interval(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     wire, sessions, limits = ScriptedWire(), Sessions(), Limits(ping_every=25, silence=1_000)
@@ -84,7 +84,7 @@ async def seconds_pass(clock: trio.testing.MockClock, seconds: int) -> None:
     await trio.testing.wait_all_tasks_blocked()
 
 
-async def test_a_look_at_many_sockets_lets_others_run_in_between() -> None:
+async def test_checking_many_sockets_yields_to_other_tasks() -> None:
     sessions, limits = Sessions(), Limits()
     for number in range(1_100):
         sessions.add(SocketSession(admission_of(number), ScriptedWire(), limits))
@@ -98,7 +98,7 @@ async def test_a_look_at_many_sockets_lets_others_run_in_between() -> None:
     assert seen & {512, 1_024}
 
 
-async def test_a_dead_peer_is_closed_though_what_it_said_waits_for_its_own_replay(
+async def test_a_dead_peer_is_closed_while_its_input_waits_for_its_replay(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     # It spoke while its replay was sent: what it said waits for the replay's end, and the replay waits for the peer.

@@ -69,7 +69,7 @@ async def answer_to(dialer: SocketDialer, sent: bytes) -> bytes:
 
 
 @BOTH
-async def test_what_is_no_upgrade_goes_to_http_with_its_head(transport: str) -> None:
+async def test_a_request_without_an_upgrade_goes_to_http_with_its_head(transport: str) -> None:
     request = b"POST /api HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody"
     async with opened(transport) as dialer:
         assert (await answer_to(dialer, request)).endswith(request)
@@ -92,7 +92,7 @@ async def test_a_bad_head_is_answered_and_closed(transport: str, sent: bytes, st
 
 
 @BOTH
-async def test_an_old_websocket_is_told_the_version_to_speak(transport: str) -> None:
+async def test_an_old_websocket_version_is_refused_with_the_supported_one(transport: str) -> None:
     sent = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n"
     async with opened(transport) as dialer:
         answer = await answer_to(dialer, sent)
@@ -101,7 +101,7 @@ async def test_an_old_websocket_is_told_the_version_to_speak(transport: str) -> 
 
 
 @BOTH
-async def test_the_door_refuses_before_the_upgrade(transport: str) -> None:
+async def test_a_refused_client_gets_a_status_before_the_upgrade(transport: str) -> None:
     async with opened(transport) as dialer, await dialer.connect() as stream:
         dialer.verdicts.append(Rejection(status=403, body=b'{"error":{}}'))
         head = await RawPeer(stream).handshake()
@@ -110,7 +110,7 @@ async def test_the_door_refuses_before_the_upgrade(transport: str) -> None:
 
 
 @BOTH
-async def test_the_door_refuses_browsers_by_a_close_after_the_upgrade(transport: str) -> None:
+async def test_a_refused_browser_gets_a_close_after_the_upgrade(transport: str) -> None:
     async with opened(transport) as dialer, await dialer.connect() as stream:
         dialer.verdicts.append(Rejection(status=404, close_code=CloseCode.NO_SUCH_CHAT, reason="none"))
         peer = RawPeer(stream)
@@ -121,7 +121,7 @@ async def test_the_door_refuses_browsers_by_a_close_after_the_upgrade(transport:
 
 
 @BOTH
-async def test_a_failing_door_costs_one_connection(transport: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_error_in_authorize_affects_one_connection(transport: str, caplog: pytest.LogCaptureFixture) -> None:
     async with opened(transport) as dialer:
         async with await dialer.connect() as stream:
             assert (await RawPeer(stream).handshake()).startswith(b"HTTP/1.1 500 ")
@@ -131,7 +131,7 @@ async def test_a_failing_door_costs_one_connection(transport: str, caplog: pytes
     assert len([record for record in caplog.records if record.name.startswith("actorchat")]) == 1
 
 
-async def test_who_is_judged_and_entered_at_once_costs_no_task(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_client_that_is_admitted_at_once_needs_no_task(caplog: pytest.LogCaptureFixture) -> None:
     application = AtOnce()
     verdicts: list[Admission | Rejection] = [admission_of(number) for number in range(3)]
 
@@ -157,7 +157,7 @@ async def test_who_is_judged_and_entered_at_once_costs_no_task(caplog: pytest.Lo
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_DEFER_ACCEPT"), reason="only Linux can put off accepting")
-async def test_a_connection_is_not_taken_before_it_has_said_something() -> None:
+async def test_a_connection_is_not_accepted_before_it_has_sent_data() -> None:
     async with opened("reactor") as dialer, await dialer.connect() as stream:
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert dialer.listener.opening == 0
@@ -230,7 +230,7 @@ async def is_cut(stream: trio.SocketStream) -> bool:
 
 
 @BOTH
-async def test_for_one_peer_too_many_that_is_silent_the_oldest_is_closed(
+async def test_one_unfinished_request_too_many_closes_the_oldest(
     transport: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with opened(transport) as dialer, crowded(dialer, max_opening=2) as listener:
@@ -334,7 +334,7 @@ async def test_with_no_descriptor_to_spare_newcomers_get_503_and_one_line_says_w
 
 
 @BOTH
-async def test_for_a_descriptor_an_idle_connection_is_closed(transport: str) -> None:
+async def test_an_idle_connection_is_closed_to_free_a_descriptor(transport: str) -> None:
     idle = [1]
     async with (
         opened(transport) as dialer,
@@ -438,7 +438,7 @@ async def test_running_out_of_descriptors_is_survived(transport: str, caplog: py
 
 
 @BOTH
-async def test_a_closed_listener_takes_nobody_but_keeps_who_is_there(transport: str) -> None:
+async def test_a_closed_listener_accepts_none_but_keeps_open_connections(transport: str) -> None:
     async with opened(transport) as dialer:
         port = dialer.listener.port
         async with dialer.dial(admission_of(1)) as peer:

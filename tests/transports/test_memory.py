@@ -36,7 +36,7 @@ async def test_commands_go_in_and_events_come_out_as_values() -> None:
         assert (connection.close_code, connection.close_reason) == (4410, "bye")
 
 
-async def test_a_lost_socket_reads_as_1006_and_takes_nothing(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_lost_socket_reads_as_1006_and_accepts_nothing(autojump_clock: trio.testing.MockClock) -> None:
     application = RecordingApplication()
     async with connected(application) as connection:
         connection.abort()
@@ -80,7 +80,7 @@ async def test_closing_waits_for_what_was_sent_but_not_for_ever(
     assert len(application.commands) == 8
 
 
-async def test_everyone_who_drains_hears_when_the_last_session_has_ended(
+async def test_every_drain_returns_when_the_last_session_has_ended(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_memory_transport(RecordingApplication()) as transport, trio.open_nursery() as nursery:

@@ -295,7 +295,7 @@ def test_a_peer_that_reads_on_loses_nothing_of_a_push_larger_than_the_bound() ->
     assert [payload[:1] for _, payload in wire.frames()] == [b"a", b"b", b"c", b"d"]
 
 
-def test_a_flood_of_pings_costs_one_pong() -> None:
+def test_many_pings_are_answered_with_one_pong() -> None:
     wire = ScriptedWire()
     outbox = Outbox(wire, LIMITS)
     outbox.push(frames_of(b"a"))
@@ -307,7 +307,7 @@ def test_a_flood_of_pings_costs_one_pong() -> None:
 
 
 @pytest.mark.parametrize("breaks_at", ["push", "flush", "close"])
-def test_a_gone_peer_loses_everything_and_is_told_once(breaks_at: str) -> None:
+def test_a_broken_connection_discards_the_outbox_and_is_reported_once(breaks_at: str) -> None:
     wire = ScriptedWire()
     outbox = Outbox(wire, LIMITS)
     if breaks_at != "push":
@@ -346,7 +346,7 @@ async def test_wait_drained_returns_at_the_low_mark_and_wait_flushed_at_none() -
 
 
 @pytest.mark.parametrize("end", [Outbox.lost, lambda outbox: outbox.close(CloseCode.DONE)], ids=["lost", "closed"])
-async def test_wait_drained_returns_when_the_peer_is_gone_or_said_goodbye_to(end: Callable[[Outbox], None]) -> None:
+async def test_wait_drained_returns_when_the_connection_ends(end: Callable[[Outbox], None]) -> None:
     outbox = Outbox(ScriptedWire(), LIMITS)
     outbox.push(frames_of(b"a" * 500))
     async with trio.open_nursery() as nursery:
@@ -404,7 +404,7 @@ def test_a_close_while_something_is_held_comes_after_it() -> None:
     assert bytes(wire.taken) == b"head" + close_frame(CloseCode.DRAINING, "")
 
 
-def test_what_an_entrance_says_behind_the_handshake_passes_however_large_it_is() -> None:
+def test_events_of_a_join_are_never_limited_by_the_outbox() -> None:
     wire = ScriptedWire()
     wire.room = 10_000
     outbox = Outbox(wire, LIMITS)
@@ -415,7 +415,7 @@ def test_what_an_entrance_says_behind_the_handshake_passes_however_large_it_is()
     assert bytes(wire.taken) == b"head" + b"x" * 2_000
 
 
-def test_what_an_entrance_said_counts_as_any_backlog_after_the_flush() -> None:
+def test_events_of_a_join_count_towards_the_limit_after_the_flush() -> None:
     outbox = Outbox(ScriptedWire(), LIMITS)
     outbox.hold(unbounded=True)
     outbox.push(Frames(b"head", (4,)))

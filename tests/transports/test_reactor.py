@@ -30,7 +30,7 @@ from tests.transports.dialers import SocketDialer, open_sockets
 from tests.transports.stepped_reactor import CLOSE, PING, SteppedReactor, open_stepped, say
 
 
-async def test_a_flooding_socket_gets_one_turn_while_everybody_else_gets_theirs() -> None:
+async def test_a_flooding_socket_gets_one_turn_a_round() -> None:
     with open_stepped(Budget(turn_frames=5)) as stepped:
         flooding, *quiet = [await stepped.enter() for _ in range(20)]
         flooding.say(*range(100))
@@ -224,7 +224,7 @@ async def test_what_waits_behind_a_pause_is_read_on_without_another_word_of_the_
         assert len(stepped.commands_read) == 9
 
 
-async def test_what_comes_after_the_protocol_was_broken_changes_nothing_of_the_end() -> None:
+async def test_input_after_a_protocol_error_is_ignored() -> None:
     with open_stepped() as stepped:
         client = await stepped.enter()
         session = client.connection.session
@@ -322,7 +322,7 @@ async def test_a_peer_that_went_before_it_began_to_wait_gives_the_join_up() -> N
 
 
 @pytest.mark.parametrize("way", ["end", "break"])
-async def test_who_has_joined_at_the_moment_its_peer_went_leaves(way: str) -> None:
+async def test_a_session_whose_peer_left_while_it_joined_leaves(way: str) -> None:
     with open_stepped() as stepped:
         client = stepped.open()
 
@@ -352,7 +352,7 @@ class AtOnce(RecordingApplication):
         return self.receiver(session)
 
 
-async def test_who_is_entered_at_once_is_greeted_with_the_handshake_and_read_from_then_on() -> None:
+async def test_an_immediate_join_sends_its_events_with_the_handshake() -> None:
     with open_stepped() as stepped:
         application = AtOnce()
         client = stepped.open(b"101", say(1) + say(2))
@@ -363,7 +363,7 @@ async def test_who_is_entered_at_once_is_greeted_with_the_handshake_and_read_fro
         assert application.texts == ["1", "2"]
 
 
-async def test_an_entrance_that_fails_at_once_closes_with_1011(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_immediate_join_that_fails_closes_with_1011(caplog: pytest.LogCaptureFixture) -> None:
     with open_stepped() as stepped:
         application = AtOnce()
         application.refuses = True
@@ -373,7 +373,7 @@ async def test_an_entrance_that_fails_at_once_closes_with_1011(caplog: pytest.Lo
         assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
-async def test_a_socket_that_can_not_be_watched_is_closed_and_who_opened_it_hears_why(
+async def test_a_socket_that_can_not_be_registered_is_closed_with_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def full(*_: object) -> None:
@@ -393,7 +393,7 @@ async def test_a_socket_that_can_not_be_watched_is_closed_and_who_opened_it_hear
             assert transport.statistics().handles == 0
 
 
-async def test_who_is_entered_at_once_and_whose_peer_has_gone_leaves() -> None:
+async def test_an_immediate_join_whose_peer_has_left_leaves() -> None:
     with open_stepped() as stepped:
         application = AtOnce()
         client = stepped.open(b"101")
@@ -402,7 +402,7 @@ async def test_who_is_entered_at_once_and_whose_peer_has_gone_leaves() -> None:
         assert application.left == application.sessions == [client.connection.session]
 
 
-async def test_who_has_ended_before_it_joins_enters_nothing() -> None:
+async def test_a_socket_that_ended_before_its_join_does_not_join() -> None:
     with open_stepped() as stepped:
         client = stepped.open()
         client.connection.expired()
@@ -451,7 +451,7 @@ async def test_the_close_of_a_peer_that_was_paused_and_too_slow_is_read() -> Non
         assert client.connection.ended
 
 
-async def test_an_end_is_told_once_and_wakes_who_waits_for_the_peer() -> None:
+async def test_the_end_of_a_socket_is_reported_once_and_wakes_waiters() -> None:
     with open_stepped() as stepped, trio.fail_after(5):
         client = await stepped.enter()
         session = client.connection.session
@@ -485,7 +485,7 @@ async def test_a_socket_on_which_both_have_said_close_ends_whatever_the_peer_doe
         assert client.read() == b"\x88\x02" + (1000).to_bytes(2)
 
 
-async def test_a_peer_that_resets_its_connection_is_gone_and_nothing_has_failed(
+async def test_a_reset_by_the_peer_is_no_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with open_stepped() as stepped:
@@ -513,7 +513,7 @@ async def test_a_deadline_ends_a_socket_without_a_turn(mock_clock: trio.testing.
         assert stepped.application.left == [client.connection.session]
 
 
-async def test_the_earlier_of_two_deadlines_counts_and_neither_keeps_a_socket_that_has_ended(
+async def test_the_earlier_deadline_counts_and_none_outlives_the_socket(
     mock_clock: trio.testing.MockClock,
 ) -> None:
     with open_stepped() as stepped:
@@ -589,7 +589,7 @@ async def test_sockets_that_come_and_go_at_once_leave_nothing_behind() -> None:
 
 
 @pytest.mark.parametrize(("last", "reset"), [(say(1), True), (b"\xff\xff", False)])
-async def test_only_who_leaves_without_a_close_of_either_side_is_reset(last: bytes, reset: bool) -> None:
+async def test_only_a_peer_that_leaves_without_a_close_is_reset(last: bytes, reset: bool) -> None:
     application = RecordingApplication()
     with trio.fail_after(20):
         async with (

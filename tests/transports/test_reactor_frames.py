@@ -300,7 +300,7 @@ WHOLE = Wire(0x81, b"hello", b"\x01\x02\x03\x04", 0)
     ],
     ids=lambda value: value.hex() if isinstance(value, bytes) else str(value),
 )
-def test_a_header_that_is_reason_enough_is_refused_before_its_payload(beginning: bytes, code: int) -> None:
+def test_a_wrong_frame_header_is_refused_before_its_payload_arrives(beginning: bytes, code: int) -> None:
     for pieces in ([beginning], [bytes((byte,)) for byte in beginning]):
         assert read([WHOLE.data, *pieces]).happened == [("text", "hello"), ("refused", code)]
 
@@ -331,7 +331,7 @@ def test_nothing_is_kept_of_what_comes_after_the_end(last: Wire) -> None:
     assert reader._rest is None
 
 
-def test_without_messages_only_control_frames_are_read_and_the_rest_waits() -> None:
+def test_while_paused_only_control_frames_are_read() -> None:
     recorder = Recorder()
     reader = FrameReader(recorder, LIMIT)
     ping = Wire(0x89, b"?", bytes(4), 0)

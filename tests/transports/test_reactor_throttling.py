@@ -53,7 +53,7 @@ def answers(*numbers: int) -> bytes:
     return Frames.of([b"%d" % number for number in numbers]).data
 
 
-async def test_who_is_refused_rests_and_what_came_meanwhile_is_read_in_one_turn(mock_clock: MockClock) -> None:
+async def test_a_rate_limited_client_is_throttled_and_then_read_in_one_turn(mock_clock: MockClock) -> None:
     with open_stepped(Budget(rest_seconds=1)) as stepped:
         stepped.application = Refusing("10", "20", "30")
         client, other = await stepped.enter(), await stepped.enter()
@@ -71,7 +71,7 @@ async def test_who_is_refused_rests_and_what_came_meanwhile_is_read_in_one_turn(
         assert client.read() == answers(1, 2, 3)
 
 
-async def test_who_has_rested_is_read_while_nobody_else_has_something_to_say(mock_clock: MockClock) -> None:
+async def test_a_throttled_client_is_read_when_no_other_has_data(mock_clock: MockClock) -> None:
     with open_stepped(Budget(rest_seconds=1)) as stepped:
         stepped.application = Refusing("10", "20")
         client, other = await stepped.enter(), await stepped.enter()
@@ -87,7 +87,7 @@ async def test_who_has_rested_is_read_while_nobody_else_has_something_to_say(moc
         assert stepped.commands_read == [0, 10, 20, 1]
 
 
-async def test_who_has_rested_is_read_as_little_at_once_as_the_budget_says(mock_clock: MockClock) -> None:
+async def test_a_throttled_clients_turn_is_limited_by_the_budget(mock_clock: MockClock) -> None:
     with open_stepped(Budget(rest_seconds=1, rested_frames=2)) as stepped:
         stepped.application = Refusing("10")
         client, other = await stepped.enter(), await stepped.enter()
@@ -104,7 +104,7 @@ async def test_who_has_rested_is_read_as_little_at_once_as_the_budget_says(mock_
         assert stepped.commands_read == [0, 1, 2, 10, 3, 4, 5]
 
 
-async def test_two_who_have_rested_take_turns(mock_clock: MockClock) -> None:
+async def test_two_throttled_clients_take_turns(mock_clock: MockClock) -> None:
     with open_stepped(Budget(rest_seconds=1, rested_frames=1)) as stepped:
         stepped.application = Refusing()
         clients = await stepped.enter(), await stepped.enter()
@@ -121,7 +121,7 @@ async def test_two_who_have_rested_take_turns(mock_clock: MockClock) -> None:
         assert commands_read == [1, 2, 3, 4]
 
 
-async def test_of_many_who_are_late_one_has_a_turn_in_a_round(mock_clock: MockClock) -> None:
+async def test_of_many_overdue_throttled_clients_one_is_read_a_round(mock_clock: MockClock) -> None:
     with open_stepped(Budget(rest_seconds=1)) as stepped:
         stepped.application = Refusing("10", "20")
         *clients, other = [await stepped.enter() for _ in range(4)]
@@ -138,7 +138,7 @@ async def test_of_many_who_are_late_one_has_a_turn_in_a_round(mock_clock: MockCl
         assert stepped.commands_read == [0, 0, 0, 10, 1, 20, 2, 3]
 
 
-async def test_who_has_rested_waits_for_the_operations_of_others_and_not_for_ever(mock_clock: MockClock) -> None:
+async def test_a_throttled_client_waits_a_bounded_time_for_other_operations(mock_clock: MockClock) -> None:
     with open_stepped(Budget(rest_seconds=1)) as stepped:
         stepped.application = Refusing()
         client = await stepped.enter()
@@ -154,7 +154,7 @@ async def test_who_has_rested_waits_for_the_operations_of_others_and_not_for_eve
         assert stepped.commands_read == [0, 1]
 
 
-async def test_who_has_rested_is_read_though_others_never_stop_speaking(mock_clock: MockClock) -> None:
+async def test_a_throttled_client_is_read_though_others_send_all_the_time(mock_clock: MockClock) -> None:
     with open_stepped(Budget(rest_seconds=1)) as stepped:
         stepped.application = Refusing("10")
         client, other = await stepped.enter(), await stepped.enter()
@@ -169,7 +169,9 @@ async def test_who_has_rested_is_read_though_others_never_stop_speaking(mock_clo
 
 
 @pytest.mark.parametrize("left_over", [False, True])
-async def test_the_last_answer_wakes_the_reactor_for_who_has_rested(autojump_clock: MockClock, left_over: bool) -> None:
+async def test_the_last_answer_wakes_the_reactor_for_a_throttled_client(
+    autojump_clock: MockClock, left_over: bool
+) -> None:
     with open_stepped(Budget(rest_seconds=1, rested_frames=2)) as stepped, trio.fail_after(10):
         stepped.application = Refusing()
         client = await stepped.enter()
@@ -193,7 +195,7 @@ async def test_the_last_answer_wakes_the_reactor_for_who_has_rested(autojump_clo
             nursery.cancel_scope.cancel()
 
 
-async def test_who_is_refused_rests_also_when_what_it_said_took_several_turns(mock_clock: MockClock) -> None:
+async def test_a_rate_limited_client_is_throttled_after_several_turns_too(mock_clock: MockClock) -> None:
     with open_stepped(Budget(rest_seconds=1, turn_frames=2)) as stepped:
         stepped.application = Refusing()
         client = await stepped.enter()
@@ -208,9 +210,7 @@ async def test_who_is_refused_rests_also_when_what_it_said_took_several_turns(mo
         assert stepped.commands_read == [0, 1, 2]
 
 
-async def test_what_who_was_refused_is_answered_in_a_turn_leaves_as_one(
-    mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_refusals_of_one_turn_are_sent_at_once(mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_stepped(Budget(rest_seconds=1)) as stepped:
         stepped.application = Refusing()
         client = await stepped.enter()
@@ -230,7 +230,7 @@ async def test_what_who_was_refused_is_answered_in_a_turn_leaves_as_one(
         assert client.connection.ended
 
 
-async def test_who_was_refused_once_is_read_at_once_again_when_it_is_not_any_more(mock_clock: MockClock) -> None:
+async def test_throttling_ends_when_the_client_is_not_refused_any_more(mock_clock: MockClock) -> None:
     with open_stepped(Budget(rest_seconds=1)) as stepped:
         stepped.application = Refusing("1", "2")
         client = await stepped.enter()
@@ -244,7 +244,7 @@ async def test_who_was_refused_once_is_read_at_once_again_when_it_is_not_any_mor
         assert stepped.commands_read == [0, 1, 2]
 
 
-async def test_what_was_left_over_is_read_though_an_operation_is_never_answered(autojump_clock: MockClock) -> None:
+async def test_throttled_input_is_read_though_an_operation_is_never_answered(autojump_clock: MockClock) -> None:
     with open_stepped(Budget(rest_seconds=1, rested_frames=1)) as stepped, trio.fail_after(10):
         stepped.application = Refusing()
         client = await stepped.enter()
@@ -261,7 +261,7 @@ async def test_what_was_left_over_is_read_though_an_operation_is_never_answered(
             nursery.cancel_scope.cancel()
 
 
-async def test_what_was_left_over_is_read_after_a_pause_though_nobody_else_is_ever_answered(
+async def test_throttled_input_is_read_after_a_pause_without_other_answers(
     autojump_clock: MockClock,
 ) -> None:
     with open_stepped(Budget(rest_seconds=1, rested_frames=1)) as stepped, trio.fail_after(20):
@@ -284,7 +284,7 @@ async def test_what_was_left_over_is_read_after_a_pause_though_nobody_else_is_ev
             nursery.cancel_scope.cancel()
 
 
-async def test_nobody_counts_operations_for_the_reactor_when_nobody_rests(mock_clock: MockClock) -> None:
+async def test_operations_are_not_counted_while_no_client_is_throttled(mock_clock: MockClock) -> None:
     with open_stepped(Budget(rest_seconds=1)) as stepped:
         stepped.application = Refusing("1")
         client = await stepped.enter()
@@ -296,7 +296,7 @@ async def test_nobody_counts_operations_for_the_reactor_when_nobody_rests(mock_c
         assert stepped.reactor.operations.on_none is None
 
 
-async def test_a_rest_ends_after_twice_its_time_without_another_word_of_anybody(autojump_clock: MockClock) -> None:
+async def test_throttling_ends_after_twice_its_time_without_other_events(autojump_clock: MockClock) -> None:
     with open_stepped(Budget(rest_seconds=1)) as stepped, trio.fail_after(10):
         stepped.application = Refusing()
         client = await stepped.enter()
@@ -312,7 +312,7 @@ async def test_a_rest_ends_after_twice_its_time_without_another_word_of_anybody(
             nursery.cancel_scope.cancel()
 
 
-async def test_who_has_rested_and_says_nothing_is_heard_at_once_when_it_does(mock_clock: MockClock) -> None:
+async def test_a_silent_throttled_client_is_read_at_once_when_it_sends(mock_clock: MockClock) -> None:
     with open_stepped(Budget(rest_seconds=1)) as stepped:
         stepped.application = Refusing()
         client = await stepped.enter()
@@ -325,7 +325,7 @@ async def test_who_has_rested_and_says_nothing_is_heard_at_once_when_it_does(moc
         assert stepped.commands_read == [0, 1]
 
 
-async def test_a_socket_that_ends_while_it_rests_has_no_turn_any_more(mock_clock: MockClock) -> None:
+async def test_a_socket_that_ends_while_throttled_gets_no_turn(mock_clock: MockClock) -> None:
     with open_stepped(Budget(rest_seconds=1)) as stepped:
         stepped.application = Refusing()
         client, other = await stepped.enter(), await stepped.enter()
@@ -340,7 +340,7 @@ async def test_a_socket_that_ends_while_it_rests_has_no_turn_any_more(mock_clock
         assert (stepped.commands_read, stepped.ended) == ([0, 0, 2], [client.connection.session])
 
 
-async def test_who_is_closed_while_it_rests_is_read_until_it_answers(mock_clock: MockClock) -> None:
+async def test_a_socket_closed_while_throttled_is_read_until_its_close(mock_clock: MockClock) -> None:
     with open_stepped(Budget(rest_seconds=1)) as stepped:
         stepped.application = Refusing()
         client = await stepped.enter()
@@ -352,7 +352,7 @@ async def test_who_is_closed_while_it_rests_is_read_until_it_answers(mock_clock:
         assert stepped.ended == [client.connection.session]
 
 
-async def test_who_never_reads_its_refusals_is_closed_as_too_slow(mock_clock: MockClock) -> None:
+async def test_a_client_that_never_reads_its_refusals_is_closed_as_too_slow(mock_clock: MockClock) -> None:
     with open_stepped(Budget(rest_seconds=1, rested_frames=50)) as stepped:
         stepped.application = Refusing()
         client = await stepped.enter()
@@ -374,7 +374,7 @@ async def test_who_never_reads_its_refusals_is_closed_as_too_slow(mock_clock: Mo
         assert close_frame(CloseCode.OVERLOADED, "too slow") in got[-100:]
 
 
-async def test_what_was_left_over_waits_also_when_the_peer_takes_its_answers_again(mock_clock: MockClock) -> None:
+async def test_throttled_input_waits_though_the_peer_reads_again(mock_clock: MockClock) -> None:
     with open_stepped(Budget(rest_seconds=1, rested_frames=1)) as stepped:
         stepped.application = Refusing()
         client = await stepped.enter()
@@ -395,7 +395,7 @@ async def test_what_was_left_over_waits_also_when_the_peer_takes_its_answers_aga
         assert stepped.commands_read == [0, 1, 2]
 
 
-async def test_what_was_left_over_is_read_in_a_quiet_moment_when_a_pause_is_over(mock_clock: MockClock) -> None:
+async def test_throttled_input_is_read_in_a_quiet_moment_after_a_pause(mock_clock: MockClock) -> None:
     with open_stepped(Budget(rest_seconds=1, rested_frames=1)) as stepped:
         stepped.application = Refusing()
         client = await stepped.enter()
@@ -419,7 +419,7 @@ async def test_what_was_left_over_is_read_in_a_quiet_moment_when_a_pause_is_over
         assert stepped.commands_read == [0, 1, 2, 3]
 
 
-async def test_the_close_of_a_peer_is_read_behind_what_was_left_over_when_a_pause_ends_with_a_close(
+async def test_the_peers_close_is_read_after_throttled_input(
     mock_clock: MockClock,
 ) -> None:
     with open_stepped(Budget(rest_seconds=1, rested_frames=1)) as stepped:
@@ -440,7 +440,7 @@ async def test_the_close_of_a_peer_is_read_behind_what_was_left_over_when_a_paus
         assert (stepped.commands_read, stepped.ended) == ([0, 1], [session])
 
 
-async def test_who_is_to_rest_again_comes_behind_all_who_rest(mock_clock: MockClock) -> None:
+async def test_a_client_throttled_again_goes_to_the_end_of_the_queue(mock_clock: MockClock) -> None:
     with open_stepped(Budget(rest_seconds=1)) as stepped:
         stepped.application = Refusing()
         clients = await stepped.enter(), await stepped.enter()
@@ -453,7 +453,7 @@ async def test_who_is_to_rest_again_comes_behind_all_who_rest(mock_clock: MockCl
         assert stepped.commands_read == [1, 0]
 
 
-async def test_a_turn_of_who_was_refused_that_raises_sends_what_it_was_answered_and_1011(
+async def test_an_error_in_a_throttled_turn_sends_its_answers_and_1011(
     mock_clock: MockClock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_stepped(Budget(rest_seconds=1)) as stepped:
@@ -502,7 +502,7 @@ class Raiser(Refuser):
                 raise RuntimeError("planted")
 
 
-async def test_who_is_refused_behind_what_is_on_its_way_rests_from_its_next_word_on(mock_clock: MockClock) -> None:
+async def test_a_refusal_behind_operations_in_flight_throttles_the_next_input(mock_clock: MockClock) -> None:
     with open_stepped(Budget(rest_seconds=1)) as stepped:
         stepped.application = Raising()
         client = await stepped.enter()

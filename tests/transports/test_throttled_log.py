@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from actorchat.transports.throttled_log import PERIOD, ThrottledLog
 
 
-async def test_it_is_logged_at_once_and_then_once_in_a_period_with_a_count(
+async def test_a_repeated_line_is_logged_once_a_period_with_a_count(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     notice = ThrottledLog(logging.getLogger("actorchat.test"))

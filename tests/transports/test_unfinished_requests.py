@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from actorchat.transports.unfinished_requests import UnfinishedRequests, site_of
 
 
-def test_the_oldest_of_the_address_with_the_most_gives_way() -> None:
+def test_the_oldest_connection_of_the_largest_address_is_chosen() -> None:
     unfinished_requests = UnfinishedRequests[int]()
     for number, address in enumerate(("a", "b", "b", "c", "b", "a")):
         unfinished_requests.add(number, address)
@@ -20,7 +20,7 @@ def test_the_oldest_of_the_address_with_the_most_gives_way() -> None:
     assert (unfinished_requests.choose(), unfinished_requests.most) == (0, ("a", 2))
 
 
-def test_of_many_addresses_with_one_each_the_oldest_gives_way() -> None:
+def test_of_many_addresses_with_one_connection_the_oldest_is_chosen() -> None:
     unfinished_requests = UnfinishedRequests[int]()
     for number in range(5):
         unfinished_requests.add(number, f"192.0.2.{number}")
@@ -31,7 +31,7 @@ def test_of_many_addresses_with_one_each_the_oldest_gives_way() -> None:
     assert order == [0, 1, 2, 3, 4]
 
 
-def test_a_member_that_is_postponed_is_chosen_last() -> None:
+def test_a_postponed_connection_is_chosen_last() -> None:
     unfinished_requests = UnfinishedRequests[int]()
     for number, address in enumerate(("a", "a", "b", "b")):
         unfinished_requests.add(number, address)
@@ -41,7 +41,7 @@ def test_a_member_that_is_postponed_is_chosen_last() -> None:
     assert unfinished_requests.choose() == 1
 
 
-def test_without_members_nobody_gives_way() -> None:
+def test_without_connections_none_is_chosen() -> None:
     with pytest.raises(LookupError):
         UnfinishedRequests[int]().choose()
     with pytest.raises(LookupError):
@@ -78,5 +78,5 @@ def test_the_choice_is_always_of_an_address_with_the_most(steps: list[tuple[str,
         ("", ""),
     ],
 )
-def test_a_site_is_what_one_customer_has(address: str, site: str) -> None:
+def test_a_site_is_the_network_of_one_customer(address: str, site: str) -> None:
     assert site_of(address) == site

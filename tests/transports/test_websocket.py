@@ -123,7 +123,7 @@ async def test_an_ordinary_close_is_echoed_with_its_code(transport: str) -> None
         assert peer.close_code == 4000
 
 
-async def test_a_half_closed_peer_ends_after_its_commands_were_taken(transport: str) -> None:
+async def test_a_half_closed_peer_ends_after_its_commands_were_read(transport: str) -> None:
     application = RecordingApplication()
     async with dialed(transport, application) as (_, peer):
         for number in range(3):
@@ -133,7 +133,7 @@ async def test_a_half_closed_peer_ends_after_its_commands_were_taken(transport: 
         assert application.texts == ["0", "1", "2"]
 
 
-async def test_a_peer_that_floods_on_after_a_close_still_reads_it(transport: str) -> None:
+async def test_a_peer_that_keeps_sending_after_a_close_still_reads_it(transport: str) -> None:
     application = RecordingApplication()
     async with dialed(transport, application) as (_, peer):
         peer.answers_close = False

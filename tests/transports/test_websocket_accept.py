@@ -11,7 +11,7 @@ from actorchat.transports.websocket_accept import accept
 
 
 @pytest.mark.parametrize("subprotocol", [None, "actorchat.v1", "actorchat.v1.ext"])
-def test_the_answer_is_to_the_byte_what_wsproto_says_to_the_same_request(subprotocol: str | None) -> None:
+def test_the_handshake_answer_is_byte_for_byte_the_same_as_wsprotos(subprotocol: str | None) -> None:
     upgrade = Upgrade(b"dGhlIHNhbXBsZSBub25jZQ==", subprotocol, b"")
     protocol = WSConnection(ConnectionType.SERVER)
     protocol.receive_data(upgrade.request)

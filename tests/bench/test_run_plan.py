@@ -35,7 +35,7 @@ def failing(plan: Plan) -> None:
     raise RuntimeError("out of order")
 
 
-def test_all_measures_on_when_a_case_fails_and_names_it_and_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_case_is_named_and_the_others_still_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "CASES", (failing, whole))
     done = CliRunner().invoke(command.main, ["all", "--quick"])
     assert done.exit_code == 1
@@ -44,7 +44,7 @@ def test_all_measures_on_when_a_case_fails_and_names_it_and_exits_with_1(monkeyp
     assert "whole, x" in done.output
 
 
-def test_of_ours_one_that_does_not_start_fails_the_run_and_a_peer_is_left_out() -> None:
+def test_a_run_fails_without_actorchat_and_leaves_out_a_missing_peer() -> None:
     report = Report()
     plan = Plan(report, 2, 0.1, True, ())
     # attrs compares by value, and ours is known by its name.
@@ -70,7 +70,7 @@ def test_a_server_that_is_measured_twice_is_a_fresh_one_each_time(monkeypatch: p
     assert len(started) == 4
 
 
-def test_a_run_that_is_ended_shows_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_shows_its_figures_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
     def long(plan: Plan) -> None:
         """Takes a while."""
         os.kill(os.getpid(), signal.SIGTERM)
@@ -81,12 +81,12 @@ def test_a_run_that_is_ended_shows_what_it_has(monkeypatch: pytest.MonkeyPatch) 
     assert done.exit_code == 128 + signal.SIGTERM
     assert "whole, x" in done.output
     assert "half, x" not in done.output
-    assert "FAILED: all: the run was ended before it was done" in done.output
+    assert "FAILED: all: the run was interrupted" in done.output
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda each: each.name)
-def test_a_benchmark_that_is_ended_leaves_no_server(number: signal.Signals) -> None:
+def test_an_interrupted_benchmark_leaves_no_server(number: signal.Signals) -> None:
     arguments = [sys.executable, "-m", "bench", "rooms", "--quick", "--peers", "none", "--seconds", "20"]
     with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as bench:
         children = wait_for_children(bench.pid)
@@ -100,7 +100,7 @@ def test_a_benchmark_that_is_ended_leaves_no_server(number: signal.Signals) -> N
 
 AT_A_FORK = """
 import os, signal, subprocess, time
-from bench.load import pin_load, signals_held
+from bench.load.generator import pin_load, signals_held
 
 def interrupt():
     os.kill(os.getpid(), signal.SIGINT)
@@ -118,7 +118,7 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.slow
-def test_an_interrupt_while_a_process_is_started_is_not_lost_and_the_process_can_be_ended() -> None:
+def test_an_interrupt_during_a_process_start_is_not_lost() -> None:
     ended = subprocess.run([sys.executable, "-c", AT_A_FORK], capture_output=True, text=True, timeout=30, check=False)
     assert ended.stdout == f"heard, and the process ended with {-signal.SIGTERM}\n"
 
@@ -143,7 +143,7 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.mark.slow
-def test_the_memory_of_what_a_launcher_starts_is_counted() -> None:
+def test_the_memory_of_child_processes_is_counted() -> None:
     holding = f"{sys.executable} -c 'held = bytearray(50 << 20); input()'; true"
     with subprocess.Popen(["/bin/sh", "-c", holding], stdin=subprocess.PIPE, start_new_session=True) as launcher:
         deadline = time.monotonic() + 20

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import attrs
 import pytest
 
-from bench.load import open_load
+from bench.load.generator import open_load
 from bench.servers import LIMIT
 
 pytestmark = [
@@ -33,7 +33,7 @@ def test_in_a_closed_loop_everybody_gets_every_message_and_no_more() -> None:
         assert measured.deliveries == pytest.approx(5 * measured.messages, rel=0.05, abs=100)
 
 
-def test_an_open_loop_sends_on_schedule_and_counts_latency_from_when_a_message_was_due() -> None:
+def test_an_open_loop_sends_on_schedule_and_measures_from_the_due_time() -> None:
     with LIMIT.start() as target, open_load(target.port, target.rooms(2, 2, 1)) as (load, _):
         measured = load.open_loop(rate=500, seconds=0.4)
         assert measured.sent == pytest.approx(200, abs=1)
@@ -48,7 +48,7 @@ def test_an_open_loop_sleeps_between_two_messages() -> None:
         assert load.open_loop(rate=500, seconds=0.4).cpu_share < 0.25
 
 
-def test_a_flood_into_the_sink_is_sent_and_no_server_gets_any_of_it() -> None:
+def test_a_flood_to_the_sink_reaches_no_server() -> None:
     with LIMIT.start() as target, open_load(target.port, target.rooms(1, 2, 1), sink=True) as (load, _):
         measured = load.open_loop(rate=100, seconds=0.4, flood=2000)
         assert measured.flooded == pytest.approx(800, abs=1)
@@ -66,7 +66,7 @@ def test_what_a_console_gets_is_counted_apart() -> None:
 
 
 @pytest.mark.parametrize("who", ["server", "load"])
-def test_whoever_stalls_latency_counts_from_when_a_message_was_due(who: str) -> None:
+def test_latency_counts_from_the_due_time_if_server_or_generator_stalls(who: str) -> None:
     with LIMIT.start() as target, open_load(target.port, target.rooms(2, 2, 1)) as (load, _):
         stalling = target.process.pid if who == "server" else load.pid
         with ThreadPoolExecutor(1) as pool:
@@ -82,6 +82,6 @@ def test_whoever_stalls_latency_counts_from_when_a_message_was_due(who: str) -> 
     assert measured.waiting == 0
 
 
-def test_a_server_that_is_not_there_is_told_by_its_port() -> None:
+def test_an_unreachable_server_is_named_by_its_port() -> None:
     with LIMIT.start() as target, pytest.raises(RuntimeError, match="port 1"), open_load(1, target.rooms(1, 1, 1)):
         pass

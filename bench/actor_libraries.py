@@ -1,6 +1,6 @@
-"""Owns the same measurements of other in-process actor libraries. Those that are not installed are left out.
+"""Measures other in-process actor libraries in the same cases; those that are not installed are left out.
 
-Each does what its own documentation shows: a tell that is counted, an ask that is answered, a message to each of 200.
+Each is used as its own documentation shows: to tell, to ask, and to send a message to each of 200 actors.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import trio.testing
 
 from bench.actor_cases import MEMBERS, Case, Tally
 
-__all__ = ["ABSENT_HINTS", "peer_cases"]
+__all__ = ["ABSENT_HINTS", "library_cases"]
 
-Library = Any  # a module that need not be installed where types are checked
+Library = Any  # Any: the module may be missing where types are checked
 
 ABSENT_HINTS = {
     "pykka": "pip install pykka",
@@ -34,8 +34,8 @@ ABSENT_HINTS = {
 }
 
 
-def peer_cases(scale: float) -> tuple[list[Case], list[str]]:
-    """What can be measured here, and the names of the libraries that are not installed."""
+def library_cases(scale: float) -> tuple[list[Case], list[str]]:
+    """The cases of the installed libraries, and the names of the missing ones."""
     makers = {"pykka": pykka, "fauxtp": fauxtp, "thespian": thespian, "triotp": triotp, "xoscar": xoscar}
     cases: list[Case] = []
     absent: list[str] = []
@@ -49,7 +49,7 @@ def peer_cases(scale: float) -> tuple[list[Case], list[str]]:
 
 
 def pykka(library: Library, scale: float) -> list[Case]:
-    """A thread per actor."""
+    """Pykka runs each actor in a thread."""
     done = threading.Event()
     left = 0
 
@@ -58,7 +58,7 @@ def pykka(library: Library, scale: float) -> list[Case]:
             nonlocal left
             if message == "get":
                 return 1
-            # Each actor is a thread of its own.
+            # Each actor runs in its own thread.
             with lock:
                 left -= 1
                 if not left:
@@ -101,7 +101,7 @@ def pykka(library: Library, scale: float) -> list[Case]:
 
 
 def fauxtp(library: Library, scale: float) -> list[Case]:
-    """anyio; measured on Trio."""
+    """fauxtp runs on anyio, here with Trio."""
     anyio = import_module("anyio")
 
     class Counter(library.GenServer):  # type: ignore[misc] # of type Any, see above
@@ -148,7 +148,7 @@ def fauxtp(library: Library, scale: float) -> list[Case]:
 
 
 def thespian(library: Library, scale: float) -> list[Case]:
-    """Its simple base: everything runs inside the call, nothing is concurrent."""
+    """Thespian in its simple mode: everything runs inside the call, and nothing is concurrent."""
     actors: Library = import_module("thespian.actors")
 
     class Counter(actors.Actor):  # type: ignore[misc] # of type Any, see above
@@ -187,7 +187,7 @@ def thespian(library: Library, scale: float) -> list[Case]:
 
 
 def triotp(library: Library, scale: float) -> list[Case]:
-    """It pins an old Trio; installed without its dependencies it runs on this one."""
+    """triotp requires an old Trio; installed without its dependencies it runs on the current one."""
     gen_server, mailbox = import_module("triotp.gen_server"), import_module("triotp.mailbox")
 
     def module_of(tally: Tally) -> SimpleNamespace:
@@ -240,7 +240,7 @@ def triotp(library: Library, scale: float) -> list[Case]:
 
 
 def xoscar(library: Library, scale: float) -> list[Case]:
-    """asyncio, through its client within one process."""
+    """xoscar runs on asyncio, here with its client in the same process."""
     done: asyncio.Event
     left = 0
 
@@ -268,7 +268,7 @@ def xoscar(library: Library, scale: float) -> list[Case]:
             await done.wait()
             seconds = (perf_counter() - start) / (members * count)
             for ref in refs:
-                # Behind what was told; each must have ended before the pool does.
+                # This call is handled after all messages; each actor must be done before the pool stops.
                 await ref.count()
                 await library.destroy_actor(ref)
             return seconds
