@@ -225,7 +225,7 @@ async def test_an_unreadable_message_closes_its_socket_without_an_answer() -> No
         chat = await harness.reserve()
         anna = await harness.join(chat, ANNA)
         anna.say("one", "k")
-        with pytest.raises(ChatRefused, match="storage_unavailable: .*; it is not known whether .* same client_id"):
+        with pytest.raises(ChatRefused, match=r"storage_unavailable: .*; it is not known whether .* same client_id"):
             await harness.chats.perform(AddMessage(chat, ANNA, "two", client_id="l"))
         assert (anna.recorder.closed, anna.recorder.done) == (1011, 1)
         assert not anna.recorder.got(MessageNotAdded)
