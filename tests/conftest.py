@@ -1,4 +1,4 @@
-"""Owns how all tests run: hypothesis without a clock, because CI machines share their cores; how many schedules."""
+"""Options and settings of all tests: Hypothesis has no deadline, because CI machines share their cores."""
 
 import os
 
@@ -9,7 +9,7 @@ settings.register_profile(
     "shared machine",
     deadline=None,
     print_blob=True,
-    # Drawing the first text builds tables, which is slow once and says nothing of the test.
+    # Drawing the first text builds tables, which is slow once.
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("shared machine")
@@ -20,7 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--schedules",
         type=int,
         default=2,
-        help="how many orders of tasks each test of the actor core runs under (2; before a release: 20)",
+        help="run each test of the actor core under this many task schedules (default: 2; before a release: 20)",
     )
 
 

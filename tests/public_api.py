@@ -1,6 +1,6 @@
-"""Owns how the public names and their signatures are written down. `python -m tests.public_api` rewrites the snapshot.
+"""Writes the public names and their signatures as text. `python -m tests.public_api` updates the snapshot.
 
-A diff in `public_api.txt` is a topic of review: it is what users of the library will meet.
+Review any diff in `public_api.txt`: it changes what users of the library see.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DUNDERS = ("__aiter__", "__anext__", "__contains__", "__getitem__", "__iter__", 
 
 
 class _Verbatim:
-    """An annotation or a default that is printed as it is written."""
+    """An annotation or a default whose `repr` is a given text."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -86,7 +86,7 @@ def _member_lines(owner: type, name: str, item: object) -> Iterator[str]:
     if isinstance(item, (staticmethod, classmethod)):
         yield f"    {type(item).__name__} {name}{_signature(getattr(owner, name))}"
     elif inspect.isfunction(item):
-        # Of an overloaded method every form that a caller may use counts.
+        # An overloaded method has a line for each overload.
         for form in typing.get_overloads(item) or [item]:
             yield f"    {_kind(form)} {name}{_signature(form)}"
     elif isinstance(item, property):
@@ -132,7 +132,7 @@ def _verbatim(value: object, write: Callable[[object], str]) -> object:
 
 
 def _type(value: object) -> str:
-    """A type as one would write it, whether it is one, or its source."""
+    """A type, or its source text, as one would write it."""
     if isinstance(value, str):
         return value
     if value is None or value is type(None):
@@ -149,7 +149,7 @@ def _type(value: object) -> str:
     if arguments:
         origin = typing.get_origin(value)
         if origin is typing.Annotated:
-            # Its bounds are in the protocol's document, which has a test of its own.
+            # The bounds are part of the AsyncAPI document, which has its own test.
             return _type(arguments[0])
         if origin in (typing.Union, types.UnionType):
             return " | ".join(map(_type, arguments))
@@ -158,7 +158,7 @@ def _type(value: object) -> str:
 
 
 def _value(value: object) -> str:
-    """A default or a constant, the same in each run."""
+    """The text of a default or a constant, the same in each run."""
     if isinstance(value, enum.Enum):
         return f"{type(value).__name__}.{value.name}"
     if value is ...:

@@ -1,7 +1,4 @@
-"""Owns how every test of the core ends: no actor, no timer, and all that was accepted begun, dead-lettered or waiting.
-
-Knows the core by its public names only.
-"""
+"""Opens actor systems that check at their end that no actor, no timer and no message was lost."""
 
 from __future__ import annotations
 
@@ -20,11 +17,11 @@ from actorchat.actors import ActorSystem, DeadLetter, DeadLetterReason, Instrume
 __all__ = ["MessageLedger", "ledger_enabled", "open_system"]
 
 ledger_enabled: Final = ContextVar("ledger_enabled", default=False)
-"""Whether `open_system` keeps books, which takes an instrument and so the longer way of messages."""
+"""Whether `open_system` adds a `MessageLedger`. It is an instrument, so messages take the slower path."""
 
 
 class MessageLedger(Instrument):
-    """What became of each message object of one system."""
+    """Counts for each message object whether it was accepted, begun, ended or lost."""
 
     def __init__(self) -> None:
         self.accepted: Counter[int] = Counter()
@@ -47,15 +44,15 @@ class MessageLedger(Instrument):
             self.lost_waiting[self._id(letter.message)] += 1
 
     def _id(self, message: object) -> int:
-        # Held, so that no other message gets its number.
+        # Kept alive, so that no other object gets the same id.
         self._kept.append(message)
         return id(message)
 
     def check(self, system: ActorSystem) -> None:
-        """Conservation, once nothing waits any more."""
-        assert not self.begun - self.ended, "what began has not ended"
+        """Check that every accepted message was begun, became a dead letter or was abandoned by its caller."""
+        assert not self.begun - self.ended, "a handler has not ended"
         vanished = sum((self.accepted - self.begun - self.lost_waiting).values())
-        assert vanished == system.abandoned, "accepted, and neither begun nor lost aloud nor abandoned by its asker"
+        assert vanished == system.abandoned, "a message was accepted, and neither begun, dead-lettered nor abandoned"
         for number, times in self.begun.items():
             assert times <= max(1, self.accepted[number]), "a message began more often than it was accepted"
 
@@ -71,7 +68,7 @@ async def open_system(
     instrument: Instrument | None = None,
     stuck_after: float | None = None,
 ) -> AsyncIterator[ActorSystem]:
-    """The core's own, and once it is left: no actor, no timer, conservation holds."""
+    """Open a system as `actorchat.actors.open_system` does, and check at the end that nothing is left."""
     ledger = MessageLedger() if ledger_enabled.get() and instrument is None else None
 
     def lost(letter: DeadLetter) -> None:
@@ -84,7 +81,7 @@ async def open_system(
     virtual = isinstance(trio.lowlevel.current_clock(), MockClock)
     opened: ActorSystem | None = None
     try:
-        # What hangs fails: at once where the clock jumps, since nobody waits for so long on purpose.
+        # A test that hangs fails, and at once where the clock jumps: no test waits for so long on purpose.
         with trio.fail_after(2e5 if virtual else 20):
             async with actorchat.actors.open_system(
                 drain=drain,
@@ -99,12 +96,12 @@ async def open_system(
     finally:
         if opened is not None:
             assert opened.tree() == (), "an actor is left"
-            # A second of grace: under the real clock the two looks at it are not one.
+            # A second of tolerance, because under the real clock time passes between the two readings.
             assert _next_deadline() >= before - 1.0, "a timer is left"
             if ledger is not None:
                 ledger.check(opened)
 
 
 def _next_deadline() -> float:
-    """When Trio wakes for somebody next, in seconds of its clock."""
+    """The time of Trio's next deadline, in seconds of its clock."""
     return trio.current_time() + trio.lowlevel.current_statistics().seconds_to_next_deadline

@@ -1,4 +1,4 @@
-"""Owns under which orders of tasks the tests of the core run, and in which of them books are kept."""
+"""Runs every test of the actor core under several task schedules, with and without a message ledger."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from tests.actors.checked_system import ledger_enabled
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if any(mark.args[0] == "schedule" for mark in metafunc.definition.iter_markers("parametrize")):
-        return  # The test says itself which ones are worth its time.
+        return  # The test chooses its own schedules.
     count = metafunc.config.getoption("--schedules")
     metafunc.parametrize("schedule", range(count), indirect=True, ids=lambda seed: f"schedule {seed}")
 
 
 @pytest.fixture(autouse=True)
 def schedule(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """The seed of the order in which Trio runs tasks that could run at once. Under odd ones books are kept.
+    """The seed of the order in which Trio runs tasks that are ready.
 
-    Books take the way of messages that an instrument sees; the even schedules take the other one.
+    Odd schedules have a ledger, and so an instrument; even ones take the faster path of messages without one.
     """
     seed: int = request.param
     run = trio._core._run

@@ -1,4 +1,4 @@
-"""The small actors that the tests of the core share."""
+"""An actor and its messages that the tests of the actor core share."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ class Boom:
 
 @attrs.frozen
 class Hold:
-    """Stay in the handler till `gate` is set."""
+    """Stay in the handler until `gate` is set."""
 
     gate: trio.Event
 
 
 @attrs.frozen
 class Total(Request[tuple[int, ...]]):
-    """What was added, in order."""
+    """A request for the numbers added so far, in order."""
 
 
 @attrs.frozen
 class Call(Request[object]):
-    """Let `work` answer from inside the handler, with the actor."""
+    """A request to call `work` with the actor inside its handler, and to reply with the result."""
 
     work: Callable[[Counter], object]
 
@@ -44,12 +44,12 @@ class Call(Request[object]):
 Message = Add | Boom | Hold | Total | Call
 
 
-class Broken(Exception):  # noqa: N818 - what Boom raises
+class Broken(Exception):  # noqa: N818 - raised by `Boom`
     pass
 
 
 class Counter(Actor[Message]):
-    """Remembers what it was told, and writes its life into `trace`."""
+    """Stores the numbers it receives in `seen`, and its starts and stops in `trace`."""
 
     def __init__(self, trace: list[str] | None = None, seen: list[int] | None = None) -> None:
         self.trace = [] if trace is None else trace
@@ -79,5 +79,5 @@ class Counter(Actor[Message]):
 
 
 def giving(counter: Counter) -> Callable[[], Counter]:
-    """A factory of that one, for a test that looks into it."""
+    """A factory that returns `counter`, for a test that inspects it."""
     return lambda: counter

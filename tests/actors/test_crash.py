@@ -335,7 +335,7 @@ async def test_a_restarted_actor_that_is_cancelled_ends_as_cancelled(autojump_cl
     assert trace == ["start", "stop crashed", "start", "stop cancelled"]
 
 
-async def test_killing_an_actor_cancels_its_handler_and_fails_the_ask(autojump_clock: MockClock) -> None:
+async def test_killing_an_actor_cancels_its_handler_and_drops_its_inbox(autojump_clock: MockClock) -> None:
     lost: list[DeadLetter] = []
     async with open_system(on_dead_letter=lost.append) as system:
         ref = system.spawn(Counter)

@@ -124,7 +124,7 @@ async def test_a_slow_consumer_is_stopped_inside_its_handler_and_watchers_see_on
         }
 
 
-async def test_a_retry_hint_of_a_stop_reaches_every_waiting_caller() -> None:
+async def test_the_retry_hint_of_an_overflow_reaches_callers_and_watchers() -> None:
     class Slow(Counter):
         async def on_stop(self, end: End) -> None:
             ends.append(end)

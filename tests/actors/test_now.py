@@ -98,7 +98,7 @@ def fail(actor: AtOnce) -> None:
     raise Broken
 
 
-async def test_tell_now_handles_the_message_before_it_returns(autojump_clock: MockClock) -> None:
+async def test_an_idle_actor_handles_a_message_before_tell_returns(autojump_clock: MockClock) -> None:
     async with world() as at:
         for n in range(200):
             assert at.ref.tell(Do(n))

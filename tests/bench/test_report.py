@@ -84,7 +84,7 @@ def test_a_loop_that_varies_other_processes_and_stolen_time_are_noise(noise: Noi
     assert not QUIET.too_noisy
 
 
-def test_a_target_is_declared_before_its_measurement() -> None:
+def test_a_target_may_be_declared_before_its_measurement() -> None:
     made = Report()
     made.ask_value("x", "case", "actorchat", 1.0)
     made.runs("case", "x").add("actorchat", 1.0)

@@ -1,4 +1,4 @@
-"""A chat without transports: the real rooms, feeds, journal and memory store, and sessions that keep what they get."""
+"""Opens the real chat service without transports, with sessions that record what they get."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SOURCES = frozenset({"lk"})
 
 
 class RecordingSession:
-    """A session that takes everything at once and keeps it."""
+    """A session that is never slow, and records every frame."""
 
     def __init__(self, user: User, profile: Profile = Profile.EXTENDED) -> None:
         self.user, self.profile = user, profile
@@ -68,7 +68,7 @@ class RecordingSession:
         return [event for event in events if not isinstance(event, UnknownType)]
 
     def take(self) -> list[Event]:
-        """What came since the last call."""
+        """Return and forget the events so far."""
         events = self.events
         self.payloads.clear()
         return events
@@ -91,7 +91,7 @@ class RecordingSession:
 
 @attrs.define
 class Socket:
-    """A recorder in a room or on a feed, and its way in."""
+    """A recording session that has joined a room or a feed, and the receiver of its commands."""
 
     recorder: RecordingSession
     receiver: RoomReceiver | FeedReceiver
@@ -128,7 +128,7 @@ class ChatHarness:
         return socket
 
     async def _enter(self, recorder: RecordingSession, chat: UUID, after: int | None) -> RoomReceiver:
-        """As sockets do."""
+        """Join as the websocket routes do: at once if the room is open, and otherwise after waiting."""
         try:
             return self.chats.join_room_nowait(recorder, chat, after)
         except trio.WouldBlock:

@@ -1,4 +1,4 @@
-"""People and chats that the chat's tests speak of."""
+"""Sample users and a sample chat."""
 
 from uuid import UUID
 

@@ -75,7 +75,7 @@ async def test_a_console_that_joins_during_an_uncertain_commit_sends_nothing(
         assert short(late.recorder.take()) == []
 
 
-async def test_a_directory_restarted_during_an_uncertain_commit_sends_nothing(
+async def test_a_directory_that_crashes_during_an_uncertain_commit_waits_for_it(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     faults: list[CommitFault] = []

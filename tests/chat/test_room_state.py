@@ -49,7 +49,7 @@ def test_a_new_profile_of_a_joining_socket_is_sent_once(room_state: RoomState) -
     assert [event.user for event in recorder.got(UserConnected)] == [renamed]
 
 
-def test_a_full_feed_accepts_only_the_latest_stop_of_each_typing_user() -> None:
+def test_a_full_feed_drops_typing_but_no_stop() -> None:
     feed = FeedState("lk", lambda: None)
     feed.consoles[Console(RecordingSession(ANNA), frozenset({"lk"}))] = None
     for number in range(FEED_TYPING + 1):

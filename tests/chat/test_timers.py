@@ -55,7 +55,7 @@ async def stands(harness: ChatHarness, chat: UUID) -> tuple[str, int | None]:
     return state.stage.value, None if state.operator is None else state.operator.id
 
 
-async def test_an_operator_that_accepts_late_has_the_whole_answer_time(autojump_clock: MockClock) -> None:
+async def test_accepting_late_gives_the_operator_the_whole_answer_time(autojump_clock: MockClock) -> None:
     async with open_chat(policy=ANSWER) as harness:
         chat = await asked(harness)
         await trio.sleep(1000.7)

@@ -1,4 +1,4 @@
-"""Makes this thread subject to file permissions, also when the tests run as root."""
+"""Makes file permissions apply to the current thread, even if the tests run as root."""
 
 import ctypes
 import os
@@ -22,7 +22,7 @@ class _Set(ctypes.Structure):
 
 @contextmanager
 def permissions_apply() -> Iterator[None]:
-    """Within the block permissions of files apply to this thread and those that it starts."""
+    """Inside the block, file permissions apply to this thread and to the threads that it starts."""
     if sys.platform != "linux" or os.geteuid() != 0:
         yield
         return

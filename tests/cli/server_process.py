@@ -1,4 +1,4 @@
-"""`actorchat serve` as a process of its own."""
+"""Runs `actorchat serve` in a process of its own."""
 
 import os
 import re
@@ -17,7 +17,7 @@ TIMEOUT = 30.0
 
 
 class ServerProcess:
-    """A running server; `output` is what it has printed so far."""
+    """A running server. `output` has what was read from its stdout so far, `log` what was read from its stderr."""
 
     def __init__(self, process: trio.Process) -> None:
         self.process = process
@@ -61,8 +61,8 @@ class ServerProcess:
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's, without settings of its own; the package under test is the one that is imported here."""
-    # A terminal says itself how large it is; test runners that share work set these for their own output.
+    """This process's environment without any settings of actorchat, and with the package under test importable."""
+    # A terminal has its own size, and parallel test runners set these variables for their output.
     unwanted = ("LINES", "COLUMNS")
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith("ACTORCHAT_") and name not in unwanted
@@ -75,7 +75,7 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 async def open_server_process(
     folder: Path, *options: str, env: Mapping[str, str] | None = None
 ) -> AsyncIterator[ServerProcess]:
-    """`actorchat serve` in `folder`, on whatever port `options` say; killed at the end if it still runs."""
+    """Run `actorchat serve` with these options in `folder`; kill it at the end if it still runs."""
     command = [sys.executable, "-m", "actorchat", "serve", *options]
     with trio.fail_after(TIMEOUT):
         process = await trio.lowlevel.open_process(

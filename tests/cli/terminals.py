@@ -1,7 +1,4 @@
-"""Owns what drives whole programs in tests: a server process, and terminals with somebody at them.
-
-Refuses to know what they say.
-"""
+"""Runs a server process, and `actorchat chat` in pseudo-terminals that tests type into and read."""
 
 import os
 import re
@@ -17,7 +14,7 @@ import pexpect  # type: ignore[import-untyped]  # it comes without types
 import pyte
 
 PATIENCE: Final = 20.0
-"""Seconds until something that should appear counts as missing."""
+"""Seconds to wait for an expected output."""
 
 COLUMNS: Final = 110
 LINES: Final = 30
@@ -36,7 +33,7 @@ def server_process(data: Path, *, sources: str = "") -> Iterator["ServerProcess"
 
 
 class ServerProcess:
-    """`actorchat serve` on a folder, and on the port that was free at its first start, over restarts."""
+    """`actorchat serve` on a folder. It keeps over restarts the port that was free at its first start."""
 
     def __init__(self, data: Path, sources: str = "") -> None:
         self.data = data
@@ -50,10 +47,10 @@ class ServerProcess:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Return when it serves; AssertionError if it does not."""
+        """Start the server and wait until it serves. Raises AssertionError if it does not."""
         deadline = time.monotonic() + PATIENCE
         while not self._serves(deadline):
-            # A connection of another test may have taken the port while nobody listened there.
+            # A connection of another test may have used the port between two starts.
             assert self.port, self._log.read_text()
             assert "is in use" in self._log.read_text(), self._log.read_text()
             assert time.monotonic() < deadline, self._log.read_text()
@@ -80,7 +77,7 @@ class ServerProcess:
 
 
 class Terminal:
-    """`actorchat chat` in a terminal of its own, seen as a person would see it."""
+    """`actorchat chat` in a pseudo-terminal, read as it appears on the screen."""
 
     def __init__(self, *arguments: str, columns: int = COLUMNS, lines: int = LINES) -> None:
         self._screen = pyte.Screen(columns, lines)
@@ -107,7 +104,7 @@ class Terminal:
         self._process.send("\x03")
 
     def wait_for(self, *parts: str, gone: str | None = None) -> None:
-        """Wait until all parts are on the screen (and ``gone`` is not)."""
+        """Wait until all `parts` are on the screen, and `gone` is not."""
         self.wait_until(lambda text: all(part in text for part in parts) and (gone is None or gone not in text))
 
     def wait_until(self, holds: Callable[[str], bool]) -> None:
@@ -127,7 +124,7 @@ class Terminal:
         self._process.setwinsize(lines, columns)
 
     def wait_end(self) -> int | None:
-        """Wait for the program's end; its exit status."""
+        """Wait for the program's end and return its exit status."""
         self._process.expect(pexpect.EOF, timeout=PATIENCE)
         self._stream.feed(self._process.before)
         self._process.close()
@@ -136,7 +133,7 @@ class Terminal:
 
     @property
     def raw_ending(self) -> bytes:
-        """What the program wrote since it was last looked at."""
+        """The last output of the program, unparsed."""
         before: bytes = self._process.before
         return before
 

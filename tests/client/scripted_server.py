@@ -1,7 +1,4 @@
-"""Owns small servers that misbehave on purpose, over streams in memory so that the clock can be virtual.
-
-Refuses to know the real server.
-"""
+"""A scripted websocket server, right or wrong, over in-memory streams and so with virtual time."""
 
 import ssl
 from collections.abc import Awaitable, Callable
@@ -63,7 +60,7 @@ def message(index: int, text: str = "", *, user: User = OPERATOR) -> Message:
 
 @attrs.define
 class ServerSocket:
-    """One socket as its server has it."""
+    """The server's end of one websocket."""
 
     socket: WebSocketConnection
     stream: MemoryPair
@@ -91,7 +88,7 @@ class ServerSocket:
         await self.socket.aclose(code)
 
     async def deafen(self) -> None:
-        """Stop reading; the pong makes sure that the read in progress is over."""
+        """Stop reading. The ping is answered by a pong, which ends the read in progress."""
         self.stream.receive_stream.receive_some_hook = trio.sleep_forever
         await self.socket.ping()
 
@@ -105,7 +102,7 @@ def refusal(command: SendMessage, code: RefusalCode, *, retry_after: float | Non
 
 
 async def answer(peer: ServerSocket, index: int) -> SendMessage:
-    """Store the next message under that index and announce it."""
+    """Receive the next message, and send it back as stored under `index`."""
     command = await peer.hear_message()
     await peer.tell(MessageAdded(message(index, command.text, user=VISITOR), command.client_id))
     return command
@@ -116,7 +113,11 @@ async def presence(peer: ServerSocket, *users: User) -> None:
 
 
 class ScriptedServer:
-    """A server of one script per socket, in order; a socket beyond the last script is refused."""
+    """A server that runs one script for each socket in order, and refuses sockets beyond the last script.
+
+    A script may also be an HTTP status to reject the upgrade with, raw bytes to answer with, or None to refuse the
+    connection.
+    """
 
     def __init__(self, nursery: trio.Nursery, *scripts: Script | int | bytes | None, strict: bool = False) -> None:
         self._nursery = nursery
@@ -163,7 +164,7 @@ async def _reject(request: WebSocketRequest, status: int) -> None:
 
 
 class NoJitter(Random):
-    """A random source whose jitter is always the ceiling."""
+    """A random generator that always gives the upper bound."""
 
     def uniform(self, a: float, b: float) -> float:
         return b

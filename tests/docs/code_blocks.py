@@ -27,7 +27,7 @@ class Fence:
 
 @attrs.frozen
 class Block:
-    """`line` is where its code starts; `output` is what it prints."""
+    """A block of Python. `line` is where its code starts, `output` the expected output."""
 
     line: int
     code: str

@@ -1,4 +1,4 @@
-"""The API under test: the same over every storage."""
+"""Runs the API tests over each storage."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

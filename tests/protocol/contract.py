@@ -1,7 +1,4 @@
-"""Owns the contract's examples as they stand in it: ``<operation>_<event or body>.json``.
-
-Refuses to know our own classes: these files are the judge of them.
-"""
+"""Reads the contract's own JSON examples from `contract_examples/<operation>_<event or body>.json`."""
 
 from pathlib import Path
 from typing import Final
@@ -24,5 +21,5 @@ BODIES: Final = ("08_chat", "09_operators", "10_message", "11_global")
 
 
 def example(name: str) -> str:
-    """One example's JSON text."""
+    """Return the JSON text of one example."""
     return (_FOLDER / f"{name}.json").read_text("utf-8")

@@ -1,7 +1,4 @@
-"""Owns hypothesis strategies for everything that can be on the wire.
-
-Refuses to know what is done with it.
-"""
+"""Hypothesis strategies for every command, event and entity of the protocol."""
 
 from datetime import datetime, timedelta, timezone
 from typing import Final
@@ -42,8 +39,8 @@ from actorchat.protocol import (
     Widget,
 )
 
-# Built from code points: hypothesis would make its table of categories first, which takes a second on a
-# fresh clone and fails the first test that draws from it.
+# Built from code points, because Hypothesis would first build its table of categories, which takes a second on a
+# fresh clone and fails the health check of the first test.
 characters: Final = (
     st.sampled_from("aZ09 \"'\\/<>&\b\f\n\r\t\x01\x1f\x7fёж\u2028\ufeff\U0001f600")
     | st.integers(0x1, 0xD7FF).map(chr)

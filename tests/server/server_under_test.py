@@ -1,4 +1,4 @@
-"""A whole server on a free port, and people to call it with."""
+"""Runs a whole server on a free port, with a client for its HTTP API and websockets."""
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -17,7 +17,7 @@ from actorchat.server.settings import LimitSettings, Settings
 
 SECRET = "a-secret-for-tests-of-enough-bytes"
 TIMEOUT = 20.0
-"""Seconds: no test waits longer for a server."""
+"""Seconds after which a test fails."""
 
 
 def token(
@@ -44,10 +44,10 @@ def customer(user_id: int = 100, firstname: str = "", lastname: str = "") -> str
 async def websocket(
     port: int, path: str, bearer: str | None, protocols: Sequence[str] = (), **headers: str
 ) -> AsyncIterator[WebSocketConnection]:
-    """A websocket with that token. Raises ConnectionRejected for an answer that is no upgrade."""
+    """Open a websocket with that token. Raises ConnectionRejected if the server does not upgrade."""
     extra = [(b"Authorization", f"Bearer {bearer}".encode())] if bearer else []
     extra += [(name.encode(), value.encode()) for name, value in headers.items()]
-    # A stream of our own: the library leaves its own one open when the server is the one who ends it.
+    # The library does not close a stream of its own if the server ends the websocket first.
     try:
         async with (
             await trio.open_tcp_stream("127.0.0.1", port) as stream,
@@ -66,7 +66,7 @@ async def websocket(
 
 
 async def get_live(stream: trio.abc.Stream) -> None:
-    """One request over `stream`, which stays open."""
+    """Send one request over `stream` and read the answer; the stream stays open."""
     await stream.send_all(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
     answer = b""
     while not answer.endswith(b"}"):
@@ -78,7 +78,7 @@ async def get_live(stream: trio.abc.Stream) -> None:
 
 @attrs.frozen
 class ApiClient:
-    """A server's HTTP side; every call says as whom."""
+    """A client for the server's HTTP API and websockets. Each call takes a token."""
 
     server: Server
     http: httpx.AsyncClient
@@ -95,7 +95,7 @@ class ApiClient:
         return await self.http.request(method, path, headers={**bearer, **(headers or {})}, json=json)
 
     async def visit(self, source: str = "lk", token: str | None = None) -> tuple[str, UUID]:
-        """(token, chat) of a visitor."""
+        """Make a visitor, or renew the token of one. Returns (token, chat)."""
         answer = await self.call("POST", "/api/visitors", token, {"source": source})
         assert answer.status_code in (200, 201), answer.text
         return answer.json()["token"], UUID(answer.json()["chat"]["uuid"])
@@ -109,7 +109,7 @@ class ApiClient:
         return websocket(self.server.port, path, bearer, protocols, **headers)
 
     async def talk(self) -> tuple[str, UUID]:
-        """(token, chat) of a visitor who has written."""
+        """Make a visitor who has sent a message. Returns (token, chat)."""
         visitor, chat = await self.visit()
         assert (await self.write(visitor, chat)).status_code == 201
         return visitor, chat
@@ -131,7 +131,7 @@ async def run_server(
 
 
 def error_of(answer: httpx.Response) -> tuple[int, str, str]:
-    """(status, code, path) of a refusal; its body is nothing but what the contract says."""
+    """Return (status, code, path) of a refusal, and check that its body has exactly the contract's fields."""
     body = answer.json()
     assert set(body) == {"error"}
     assert set(body["error"]) == {"code", "detail", "path"}

@@ -1,4 +1,4 @@
-"""SQLite connections that fail where a test says, as full disks and broken ones do."""
+"""SQLite connections that fail where a test wants, like those on full or broken disks."""
 
 import sqlite3
 from collections.abc import Callable, Iterable
@@ -34,8 +34,9 @@ class _Connection(sqlite3.Connection):
 
 
 class Disk:
-    """What the store writes through. `before` and `after` see each statement and may raise; `setup` each
-    connection.
+    """Opens the store's connections. `before` and `after` are called with each statement of a writer and may raise.
+
+    `setup` is called with each new connection of a writer.
     """
 
     def __init__(self) -> None:

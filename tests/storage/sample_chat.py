@@ -1,4 +1,4 @@
-"""What the storage tests share: a chat, its people, a recipient that remembers."""
+"""A sample chat with its users, and a recipient that records outcomes."""
 
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -22,7 +22,7 @@ def say(text: str) -> AddMessage:
 
 
 class OutcomeRecorder:
-    """A recipient that keeps what it is told; `on_outcome` may do more with each."""
+    """A recipient that records all outcomes, and calls `on_outcome` with each."""
 
     def __init__(self, on_outcome: Callable[[Outcome], object] = lambda outcome: None) -> None:
         self.outcomes: list[Outcome] = []
@@ -49,7 +49,7 @@ class OutcomeRecorder:
 
 
 def all_messages(store: Store) -> list[StoredMessage]:
-    """Every message of every listed chat."""
+    """All messages of all listed chats."""
     found: list[StoredMessage] = []
     for chat in store.chats(ChatFilter(limit=1_000)).chats:
         page = store.since(chat.uuid, rev=0, limit=100_000)

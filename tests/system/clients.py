@@ -1,7 +1,4 @@
-"""Owns sockets that speak to a server over TCP as the test tells them, and what they read there.
-
-Refuses to know what a test expects. They read only when asked.
-"""
+"""Websocket and HTTP clients for a server over TCP; they read only when a test asks them to."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ __all__ = ["Http", "Socket", "connect", "open_http", "open_socket"]
 
 @attrs.frozen
 class Socket:
-    """One websocket and its decoded events. Several tasks may send; it answers no ping, which a minute allows."""
+    """A websocket with decoded events. Several tasks may send. It answers no pings: use it for under a minute."""
 
     peer: RawPeer
     _sending: trio.Lock = attrs.field(factory=trio.Lock, init=False)
@@ -43,26 +40,26 @@ class Socket:
             await self.peer.send_text(encode_command(command))
 
     async def next(self) -> Event:
-        """The next event; EndOfChannel when the socket has ended, and then `peer.close_code` says how."""
+        """Return the next event. Raises EndOfChannel when the socket has ended, and sets `peer.close_code`."""
         event = decode_event(await self.peer.receive())
         assert not isinstance(event, UnknownType), f"the contract has no event {event.type!r}"
         return event
 
     async def until_message(self, text: str) -> list[Event]:
-        """All events up to the message with that text, which is the last."""
+        """Return all events up to the message with that text."""
         events: list[Event] = []
         while not (events and isinstance(event := events[-1], MessageAdded) and event.message.text == text):
             events.append(await self.next())
         return events
 
     async def gone(self) -> int | None:
-        """Read to the end; the code it ended with."""
+        """Read to the end of the socket and return its close code."""
         await self.peer.read_to_end()
         return self.peer.close_code
 
 
 async def connect(port: int, *, receive_buffer: int | None = None) -> trio.SocketStream:
-    """A connection to this machine; the kernel keeps about `receive_buffer` bytes of what nobody reads."""
+    """Connect to a port of this machine. The kernel buffers about `receive_buffer` unread bytes."""
     sock = trio.socket.socket()
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -79,7 +76,7 @@ async def open_socket(
     *,
     receive_buffer: int | None = None,
 ) -> AsyncIterator[Socket]:
-    """A websocket at `target`, opened as browsers do; left without a Close if it still lives then."""
+    """Open a websocket at `target` as browsers do. At the end it is reset without a Close, if it is still open."""
     async with await connect(port, receive_buffer=receive_buffer) as stream:
         peer = RawPeer(stream)
         peer.answers_pings = False
@@ -102,12 +99,12 @@ class _History:
 
 @attrs.frozen
 class Http:
-    """The API of a server, as far as a test needs it."""
+    """The HTTP API of a server, as far as the tests need it."""
 
     client: httpx.AsyncClient
 
     async def reserve(self, token: str) -> UUID:
-        """The chat of that visitor at the source lk."""
+        """Reserve the visitor's chat at the source lk, and return its id."""
         answer = await self._call("POST", "/api/visitors", token, {"source": "lk"})
         return decode_entity(answer, _Visit).chat.uuid
 
@@ -118,7 +115,7 @@ class Http:
         return decode_entity(await self._call("GET", "/api/chats?limit=200", token), list[Chat])
 
     async def history(self, token: str, chat: UUID, *, limit: int = 200) -> list[Message]:
-        """The whole history, read forwards page by page."""
+        """Read the whole history, page by page from its beginning."""
         messages: list[Message] = []
         more = True
         while more:
@@ -128,7 +125,7 @@ class Http:
         return messages
 
     async def page(self, token: str, chat: UUID, query: str) -> tuple[list[Message], bool]:
-        """One page of the history, and whether there is more."""
+        """Read one page of the history. Also returns whether there is more."""
         page = decode_entity(await self._call("GET", f"/api/chats/{chat}/messages?{query}", token), _History)
         return page.messages, page.has_more
 

@@ -1,4 +1,4 @@
-"""Owns a random session: each step does one thing to the real chat and to the model, then compares what came of it.
+"""Random sessions that apply each step to the real chat and to the model, and compare the results.
 
 Refuses to know where steps come from, and what is right: `model.py` says that.
 """

@@ -1,7 +1,4 @@
-"""Owns a server as a process of its own: started, killed, started again on the same port and data, always ended.
-
-Refuses to know what is said to it.
-"""
+"""Runs a server in a process that tests kill, and start again on the same port and data."""
 
 from __future__ import annotations
 
@@ -24,21 +21,21 @@ __all__ = ["SECRET", "TRANSPORTS", "ServerProcess", "server_process", "token"]
 TRANSPORTS: Final = ("reactor", "trio-websocket")
 SECRET: Final = "a-secret-for-tests-of-enough-bytes"
 START_SECONDS: Final = 30.0
-"""A server that has not said by then that it serves is killed, and the test fails."""
+"""Seconds that a start may take; a slower server is killed, and the test fails."""
 STOP_SECONDS: Final = 15.0
 
 _WELCOME: Final = "actorchat serves "
 
 
 def token(role: Role, user_id: int, ttl: float = 3600) -> str:
-    """A token for the source lk that every server made here believes."""
+    """A token for the source lk that every server of this module accepts."""
     return Tokens(SECRET).issue(User(user_id, role), ("lk",), ttl)
 
 
 class ServerProcess:
-    """`actorchat serve` with SQLite in `folder`, that transport and every rate limit off; nothing runs until `start`.
+    """`actorchat serve` with SQLite in `folder`, that transport and without rate limits; `start` starts it.
 
-    `open_files` is its hard limit for them. Every method blocks its thread.
+    `open_files` is its hard limit for open files. Every method blocks its thread.
     """
 
     def __init__(self, folder: Path, transport: str = "auto", open_files: int | None = None) -> None:
@@ -65,12 +62,12 @@ class ServerProcess:
 
     @property
     def log(self) -> str:
-        """All that was logged since the first start."""
+        """The whole log since the first start."""
         return self._log.read_text() if self._log.exists() else ""
 
     def start(self) -> None:
-        """Return when it serves: on a free port, or again on the one it had. AssertionError if it does not."""
-        assert self._process is None, "it runs already"
+        """Start on a free port, or on the earlier one, and wait until it serves. Raises AssertionError otherwise."""
+        assert self._process is None, "the server is already running"
         with self._log.open("a") as log:
             self._process = subprocess.Popen(
                 [
@@ -96,15 +93,15 @@ class ServerProcess:
         self.port = int(welcome.rpartition(":")[2])
 
     def kill(self) -> None:
-        """SIGKILL: nothing of it runs any further."""
+        """End the server with SIGKILL."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> int:
-        """SIGTERM; the exit status of the drained server."""
+        """End the server with SIGTERM, and return the exit status after it has drained."""
         return self._end(signal.SIGTERM)
 
     def close(self) -> None:
-        """End it, whatever state it is in."""
+        """Kill the server if it runs."""
         if self._process is not None:
             self.kill()
 
@@ -123,13 +120,13 @@ class ServerProcess:
             self._process = None
 
     def _running(self) -> subprocess.Popen[str]:
-        assert self._process is not None, "it does not run"
+        assert self._process is not None, "the server does not run"
         return self._process
 
 
 @contextmanager
 def server_process(folder: Path, transport: str = "auto", open_files: int | None = None) -> Iterator[ServerProcess]:
-    """A server that runs, and is gone after the block."""
+    """Run a server inside the block."""
     server = ServerProcess(folder, transport, open_files)
     try:
         server.start()

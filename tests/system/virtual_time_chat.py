@@ -1,7 +1,4 @@
-"""Owns the running of the real chat under a clock that the test moves: rooms, feeds, journal and a store.
-
-Refuses to know what is right: it moves, counts and checks frames against the document, and no more.
-"""
+"""Runs the real chat service, without transports, under a virtual clock, and checks its frames' schemas."""
 
 from __future__ import annotations
 
@@ -30,16 +27,16 @@ Json = dict[str, Any]
 
 
 class FrameValidator:
-    """The AsyncAPI document as a judge of frames. What it has seen and found good, it does not look at again."""
+    """Checks frames against the AsyncAPI document, each distinct frame once."""
 
     def __init__(self) -> None:
-        # Any: a JSON Schema is JSON of every shape.
+        # Any: JSON of every shape
         self._document: Any = asyncapi_document()
         self._validators: dict[str, Draft202012Validator] = {}
         self._good: set[tuple[bytes, str, Profile]] = set()
 
     def check(self, payload: bytes, channel: str, profile: Profile) -> None:
-        """Raise unless `payload` is what a socket of `profile` may get on `channel`, its keys in order."""
+        """Raise unless a socket of `profile` may get `payload` on `channel`, with its keys in order."""
         if (payload, channel, profile) in self._good:
             return
         frame = json.loads(payload)
@@ -60,7 +57,7 @@ class FrameValidator:
         return self._validators[name]
 
     def _in_order(self, value: object, schema: Json, strict: bool) -> None:
-        """Every key is in the schema, and they come in its order; a strict socket gets no extended ones."""
+        """Check that all keys are in the schema and in its order, and that a strict socket gets no extended ones."""
         while "$ref" in schema:
             schema = self._document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
         schemas = schema.get("anyOf", [schema])
@@ -81,7 +78,7 @@ class FrameValidator:
 
 @attrs.define(eq=False)
 class ClientSession:
-    """One socket in a room (`chat` set) or on the feed, and what it got since it was last read."""
+    """A session in the room of `chat`, or on the feed if that is None. `frames` came since the last `take`."""
 
     user: User
     profile: Profile
@@ -120,7 +117,7 @@ class ClientSession:
         return frames
 
     def raw(self, payload: bytes | str) -> None:
-        """As a session does with what its peer sent."""
+        """Handle a frame from the client, as a transport's session does."""
         assert self.receiver is not None
         try:
             command = decode_command(payload, self.profile)
@@ -130,7 +127,7 @@ class ClientSession:
         if isinstance(command, UnknownType):
             self.receiver.receive(command)
             return
-        # Answers may come before `receive` returns, as they may with a real session.
+        # Answers may come before `receive` returns, as in a real session.
         self.in_flight += 1
         if not self.receiver.receive(command):
             self.in_flight -= 1
@@ -140,7 +137,7 @@ class ClientSession:
 
 
 class CountingRunner:
-    """Knows whether a call is in a thread, where `wait_all_tasks_blocked` can't see it."""
+    """Counts the calls that run in threads, which `wait_all_tasks_blocked` can't see."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
@@ -158,7 +155,7 @@ class CountingRunner:
                 self._idle = trio.Event()
 
     async def wait_idle(self) -> bool:
-        """True: it was idle already."""
+        """Wait until no call runs. Returns true if none was running."""
         if not self._running:
             return True
         await self._idle.wait()
@@ -167,7 +164,7 @@ class CountingRunner:
 
 @attrs.define(eq=False)
 class VirtualTimeChat:
-    """The chat, its clock, and the tabs in it."""
+    """The chat service, its clock, and the means to join it."""
 
     chats: ChatService
     system: ActorSystem
@@ -178,7 +175,7 @@ class VirtualTimeChat:
     document: FrameValidator | None
 
     async def settle(self) -> None:
-        """Return when nothing happens any more by itself at this moment of the clock."""
+        """Wait until nothing more can happen before the clock moves."""
         while True:
             await wait_all_tasks_blocked()
             if await self.runner.wait_idle():
@@ -210,7 +207,7 @@ class VirtualTimeChat:
         tab.left.set()
 
     def kill_room(self, chat: UUID) -> None:
-        """Cancel the room's incarnation as it is; the next thing that happens there activates another."""
+        """Kill the room's actor. The next event in the room activates a new one."""
         for ref in self.system.live():
             if str(chat) in ref.name:
                 ref.kill()
@@ -228,9 +225,9 @@ async def open_virtual_time_chat(
     wrap_store: Callable[[Store], Store] | None = None,
     capacity: int = 10_000,
 ) -> AsyncIterator[VirtualTimeChat]:
-    """`document` judges every frame, if there is one.
+    """Open the chat service. `document`, unless it is None, checks every frame.
 
-    The wrappers may slow down what runs commits and reads, or see and spoil what is committed.
+    `wrap_runner` can delay commits and reads; `wrap_store` can observe commits and make them fail.
     """
     policy = policy or Policy()
     async with AsyncExitStack() as stack:

@@ -1,6 +1,6 @@
-"""Owns the table of what no client should send in a room, and what the contract has a server do about it.
+"""A table of wrong frames for a room, with the answers that the contract demands.
 
-Refuses to know how it is sent. What is expected: in the extended profile, and in the strict one.
+Each entry has the expected answer in the extended profile and in the strict one.
 """
 
 from __future__ import annotations

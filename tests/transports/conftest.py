@@ -1,4 +1,4 @@
-"""Owns the options of the transports' tests."""
+"""Command line options of the transport tests."""
 
 import pytest
 
@@ -9,6 +9,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         default=None,
         metavar="N",
-        help="mutated frames that the reactor's parser and wsproto read alike (default: 5,000); "
+        help="compare the reactor's parser with wsproto on this many mutated frames (default: 5,000); "
         "name the folder: pytest tests/transports --parser-frames=1000000",
     )

@@ -1,4 +1,4 @@
-"""Owns how the tests open and dial each transport."""
+"""Opens each transport, and connects test clients to it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OPENERS: dict[str, Callable[..., AbstractAsyncContextManager[SocketTransport]]] 
     "reactor": open_reactor_transport,
     "trio-websocket": open_websocket_transport,
 }
-"""The transports over sockets, by their names in the settings."""
+"""The socket transports by their names in the settings."""
 
 
 class MemoryPeer:
@@ -82,7 +82,7 @@ async def open_memory(
 
 
 class StreamDialer:
-    """Websockets over lockstep streams: nothing is buffered, and time is virtual."""
+    """Connects websockets over lockstep streams, which buffer nothing and allow virtual time."""
 
     def __init__(self, transport: WebsocketTransport) -> None:
         self.transport = transport
@@ -108,7 +108,7 @@ class StreamDialer:
         assert head is not None
         await self.transport.serve(line, head.upgrade(None), admission)
         with pytest.raises(trio.ClosedResourceError):
-            await stream.send_all(b"it was closed by whoever served it")
+            await stream.send_all(b"the transport has closed it")
 
 
 @asynccontextmanager
@@ -120,7 +120,7 @@ async def open_streams(
 
 
 class SocketDialer:
-    """Websockets over loopback TCP with the smallest kernel buffers, through the listener."""
+    """Connects websockets over loopback TCP, through the listener and with the smallest kernel buffers."""
 
     listener: Listener
 
@@ -156,14 +156,14 @@ class SocketDialer:
 
 
 async def echo_http(stream: HttpStream | TlsHttpStream, head: RequestHead) -> bytes | None:
-    """Answer with the bytes that were replayed."""
+    """Answer a request with the bytes that were read from its stream."""
     data = await stream.receive_some()
     await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(data), data))
     return None
 
 
 async def read_all(stream: trio.abc.ReceiveStream) -> bytes:
-    """Everything to the end of the stream."""
+    """Read to the end of the stream."""
     data = b""
     while part := await stream.receive_some():
         data += part

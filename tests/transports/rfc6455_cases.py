@@ -1,8 +1,8 @@
-"""Owns the cases that every websocket server is asked (RFC 6455), under the numbers of Autobahn's public test suite.
+"""Test cases for RFC 6455, under the numbers of the Autobahn test suite, translated for a chat server.
 
-The suite itself is asked by `test_autobahn`; what it asks is put here as a chat hears it, where nothing else is needed.
-A message that should come back is a command with a text; what is no command is told as malformed. Where this contract
-has other limits (64 KiB, no binary), the expected outcome is the contract's. Sizes and times are bounded as ours are.
+`test_autobahn` runs the suite itself; these cases need nothing but Python. A message that the suite expects back is a
+command with a text here, which is echoed; any other message is reported as malformed. Where the contract is stricter,
+with 64 KiB a message and no binary messages, the expected result is the contract's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 RSV: Final = 0x10
 ALL_AT_ONCE, FRAME_BY_FRAME, BYTE_BY_BYTE = 0, -1, 1
 ANSWER: Final = b""
-"""Among what is sent: here the next answer is awaited."""
+"""An item of `send`: wait for the next answer."""
 LIMIT: Final = 65_536
 FINE: Final = 1000
 BROKEN, NOT_UTF8, TOO_BIG = 1002, 1007, 1009
@@ -34,9 +34,9 @@ Seen = tuple[int, bytes]
 
 @attrs.frozen
 class Case:
-    """What is sent, `chop` bytes at a time, what comes back before the Close, and that Close's code.
+    """What the client sends, `chop` bytes at a time, the expected answers, and the code of the server's Close.
 
-    A case whose code is FINE goes on after `send`: the client closes, and gets its Close back.
+    If the code is FINE, the client sends a Close after `send` and gets it back.
     """
 
     number: str
@@ -46,7 +46,7 @@ class Case:
     chop: int = ALL_AT_ONCE
 
     def pieces(self) -> Iterator[bytes]:
-        """`send` as it is cut."""
+        """`send` cut into pieces of `chop` bytes."""
         for waits, group in groupby(self.send, ANSWER.__eq__):
             frames = list(group)
             if waits or self.chop == FRAME_BY_FRAME:
@@ -70,7 +70,7 @@ def part(payload: bytes, first: int = 0, *, last: bool = False) -> bytes:
 
 
 def parts(payload: bytes, size: int, opcode: int = TEXT) -> tuple[bytes, ...]:
-    """A message in fragments of `size`."""
+    """A message in fragments of `size` bytes."""
     starts = range(0, max(1, len(payload)), size)
     return tuple(
         part(payload[start : start + size], opcode if start == 0 else 0, last=start + size >= len(payload))
@@ -93,7 +93,7 @@ PINGED, PONGED = frame_of(PING, b"ping"), (PONG, b"ping")
 
 
 def _sizes(group: str, opcode: int) -> Iterator[Case]:
-    """1.1 and 1.2: messages of every way to write a length. The first is shorter than any command."""
+    """1.1 and 1.2: messages with each encoding of a length. The first is shorter than any command."""
     sizes = (0, 125, 126, 127, 128, 65_535, 65_536, 65_536)
     for number, size in enumerate(sizes, 1):
         text = b"*" * max(0, size - _SPARE)
@@ -158,14 +158,14 @@ def _fragments() -> Iterator[Case]:
     text = b"fragment1fragment2fragment3fragment4fragment5"
     five = parts(command(text), 20)
     assert len(five) == 5
-    # The first ping is answered before there is more of the message.
+    # The first ping is answered before the rest of the message arrives.
     mixed = (*five[:2], PINGED, ANSWER, *five[2:4], frame_of(PING, b"again"), five[4])
     for number, chop in ((19, ALL_AT_ONCE), (20, FRAME_BY_FRAME)):
         yield Case(f"5.{number}", mixed, (PONGED, (PONG, b"again"), told(text)), chop=chop)
 
 
 def _text() -> Iterator[Case]:
-    """6.1 to 6.4: where text may be cut, and when what is none is noticed."""
+    """6.1 to 6.4: where text may be split, and when invalid UTF-8 is detected."""
     yield Case("6.1.1", (frame_of(TEXT, b""),), (MALFORMED,))
     yield Case("6.1.2", (part(b"", TEXT), part(b""), part(b"", last=True)), (MALFORMED,))
     whole = command(b"middle frame payload")
@@ -180,11 +180,11 @@ def _text() -> Iterator[Case]:
     bad = _KOSME + b"\xed\xa0\x80edited"
     yield Case("6.3.1", (say(bad),), code=NOT_UTF8)
     yield Case("6.3.2", parts(command(bad), 1), code=NOT_UTF8)
-    # What comes after the byte that spoils it is not needed to know: it is never sent.
+    # Nothing after the invalid byte is sent, so the server must detect it at once.
     spoilt = (_KOSME, b"\xf4\x90\x80\x80", b"edited")
     yield Case("6.4.1", (part(spoilt[0], TEXT), part(spoilt[1])), code=NOT_UTF8, chop=FRAME_BY_FRAME)
     yield Case("6.4.2", (part(_KOSME + b"\xf4", TEXT), part(b"\x90")), code=NOT_UTF8, chop=FRAME_BY_FRAME)
-    # Within one frame it may be noticed at the frame's end: "non-strict" to the suite.
+    # Inside one frame, detection at the frame's end is enough; the suite calls that "non-strict".
     frame = frame_of(TEXT, b"".join(spoilt))
     start = len(frame) - len(b"".join(spoilt[1:]))
     for number, step in ((3, 4), (4, 1)):
@@ -235,13 +235,13 @@ UTF8: Final[dict[int, list[bytes]]] = {
     22: [chr(point).encode() for point in _NONCHARACTERS],
     23: [chr(point).encode() for point in range(0xFFF9, 0x10000)],
 }
-"""6.5 to 6.23: sequences that are UTF-8 and sequences that are not. Python's own decoder says which is which."""
+"""6.5 to 6.23: valid and invalid UTF-8 sequences. Python's decoder decides which they are."""
 
 
 def _utf8() -> Iterator[Case]:
     for group, sequences in UTF8.items():
         for number, sequence in enumerate(sequences, 1):
-            # A control character is text, but in no JSON string.
+            # A control character is valid UTF-8, but not allowed in a JSON string.
             answers: tuple[Seen, ...] = (told(sequence) if sequence != b"\0" else MALFORMED,)
             code = FINE
             try:
@@ -278,9 +278,9 @@ def _closes() -> Iterator[Case]:
 
 
 def _limits() -> Iterator[Case]:
-    """9.1 to 9.6: a message of more than 64 KiB is refused with 1009, however it comes.
+    """9.1 to 9.6: a message of more than 64 KiB is refused with 1009, fragmented or not.
 
-    Only the first of 9.1 and of 9.2 is not. The suite expects all of them back, of a server with a larger limit.
+    Only the first cases of 9.1 and 9.2 are smaller. The suite expects all messages back, from a larger limit.
     """
     kib = 1_024
     for number, size in enumerate((64, 256, kib, 4 * kib, 8 * kib, 16 * kib), 1):
@@ -291,7 +291,7 @@ def _limits() -> Iterator[Case]:
     large = b"*" * (4 * kib * kib)
     sizes = (64, 256, kib, 4 * kib, 16 * kib, 64 * kib, 256 * kib, kib * kib, 4 * kib * kib)
     for number, size in enumerate(sizes, 1):
-        # As much as is needed to know, of 4 MiB: nothing that comes later counts.
+        # Of the 4 MiB only as much is sent as exceeds the limit.
         sent = (b"".join(parts(large, size)[: 1 + 2 * LIMIT // size]),)
         yield Case(f"9.3.{number}", sent, code=TOO_BIG)
         sent = (b"".join(parts(large, size, BINARY)[: 1 + 2 * LIMIT // size]),)
@@ -302,7 +302,7 @@ def _limits() -> Iterator[Case]:
 
 
 def _many() -> Iterator[Case]:
-    """9.7 and 9.8: a thousand messages and answers in turn, and as many at once; of binary ones none is a command."""
+    """9.7 and 9.8: a thousand messages, one by one and all at once; binary ones are no commands."""
     for number, size in enumerate((0, 16, 64, 256, 1_024, 4_096), 1):
         texts = [b"%d" % nth + b"*" * size for nth in range(1_000)]
         for group, sent, answers in (

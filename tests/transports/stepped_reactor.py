@@ -1,4 +1,4 @@
-"""A reactor whose passes a test gives by hand, with sockets of its own and an application that writes down."""
+"""A reactor whose passes a test runs one by one, with socket pairs and a recording application."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def say(number: int) -> bytes:
 
 @attrs.define(eq=False)
 class Client:
-    """One socket in a reactor whose passes a test gives, and the peer's end of it."""
+    """A connection in the reactor, and the client's end of its socket pair."""
 
     connection: Connection
     peer: socket.socket
@@ -49,7 +49,7 @@ class Client:
 
 @attrs.define(eq=False)
 class SteppedReactor:
-    """A reactor by hand, and an application that writes down what reaches it."""
+    """A reactor without a running task, and an application that records what reaches it."""
 
     reactor: Reactor
     application: RecordingApplication = attrs.Factory(RecordingApplication)

@@ -210,7 +210,9 @@ async def test_a_rate_limited_client_is_throttled_after_several_turns_too(mock_c
         assert stepped.commands_read == [0, 1, 2]
 
 
-async def test_refusals_of_one_turn_are_sent_at_once(mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_answers_of_a_throttled_turn_are_sent_in_one_write(
+    mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with open_stepped(Budget(rest_seconds=1)) as stepped:
         stepped.application = Refusing()
         client = await stepped.enter()
