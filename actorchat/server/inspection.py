@@ -43,7 +43,7 @@ DEFAULT_ROWS: Final = 50
 MAX_ROWS: Final = 1000
 SOCKET_NAME: Final = "actors.sock"
 ANSWER_SECONDS: Final = 5.0
-"""The limit for one request and its answer, for server and client."""
+"""Seconds that one request and its answer may take, on the server and on the client."""
 MAX_CONVERSATIONS: Final = 16
 """Requests at a time. Further ones are refused with a text that says so."""
 CHECKPOINT_EVERY: Final = 256
@@ -68,7 +68,7 @@ class SortOrder(StrEnum):
 
 @attrs.frozen(kw_only=True)
 class InspectionRequest:
-    """Asks for one page of actors. `filter` is a text in the name, kind, family, state, message or `waiting_on`."""
+    """A request for one page of actors, of those with the text `filter` in any of their text fields."""
 
     sort: SortOrder = SortOrder.INBOX
     filter: Annotated[str, Meta(max_length=200)] = ""
@@ -80,7 +80,7 @@ class InspectionRequest:
 class ActorRow:
     """The state of one actor. Times are in seconds.
 
-    `inbox` of at most `bound` messages wait. `handled` counts messages and signals. `dropped` counts the messages that
+    `inbox` is the number of waiting messages, `bound` its maximum. `handled` counts messages and signals. `dropped` counts the messages that
     the inbox lost, and `drops` counts them by reason. `message` is the type of the message being handled, and
     `busy_for` how long it has taken so far.
     """

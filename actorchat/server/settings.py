@@ -36,7 +36,7 @@ SHORTEST_SECRET: Final = 32
 """In bytes. HS256 is no stronger than its key, and its hash has 32 bytes."""
 
 _MIN_DISTINCT_BYTES: Final = 8
-"""A secret needs so many different bytes. Of 1,000 secrets of 32 random decimal digits, fewer than one has less."""
+"""A secret must contain this many different bytes. Even of 32 random decimal digits, over 99.9 % of the secrets do."""
 
 _MAX_PERIOD: Final = 16
 """A secret that repeats a pattern shorter than this is weak."""

@@ -35,7 +35,7 @@ _INDEX: Final = re.compile(r"-1|[0-9]{1,15}")
 _MAX_QUERY_FIELDS: Final = 1000
 
 _AUTHORIZE_SECONDS: Final = 15.0
-"""An upgrade whose authorization takes longer is refused. It can wait for storage, which may be unavailable."""
+"""An upgrade is refused if its authorization takes longer, as it may while storage is unavailable."""
 
 _CLOSE_CODES: Final = {
     401: CloseCode.NOT_AUTHENTICATED,
