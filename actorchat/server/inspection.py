@@ -80,9 +80,9 @@ class InspectionRequest:
 class ActorRow:
     """The state of one actor. Times are in seconds.
 
-    `inbox` is the number of waiting messages, `bound` its maximum. `handled` counts messages and signals. `dropped` counts the messages that
-    the inbox lost, and `drops` counts them by reason. `message` is the type of the message being handled, and
-    `busy_for` how long it has taken so far.
+    `inbox` is the number of waiting messages, `bound` its maximum. `handled` counts messages and signals. `dropped`
+    counts the messages that the inbox lost, and `drops` counts them by reason. `message` is the type of the message
+    being handled, and `busy_for` how long it has taken so far.
     """
 
     name: str

@@ -86,8 +86,8 @@ class UpgradeSide(Protocol):
     def untasked(self) -> int:
         """The number of open websockets whose `serve` has returned."""
 
-    def serve(self, line: ByteStream, upgrade: Upgrade, admission: Admission, /) -> Awaitable[None] | None:
-        """Open a websocket on `line`. Returns None if it needs no task, else an awaitable that serves it."""
+    def serve(self, byte_stream: ByteStream, upgrade: Upgrade, admission: Admission, /) -> Awaitable[None] | None:
+        """Open a websocket on `byte_stream`. Returns None if it needs no task, else an awaitable that serves it."""
 
 
 async def bind(host: str, port: int) -> tuple[socket.socket, ...]:
@@ -121,14 +121,14 @@ async def bind(host: str, port: int) -> tuple[socket.socket, ...]:
 
 
 @attrs.define(slots=True, eq=False)
-class _Opening:
+class _Connection:
     """An accepted connection. Cancelling `waiting` stops waiting for its request head and closes it.
 
     `since` is when the wait began. `http` returns the stream for the HTTP server. `handshake` performs the TLS
     handshake, None without TLS.
     """
 
-    line: ByteStream
+    byte_stream: ByteStream
     socket: socket.socket
     http: Callable[[bytes], HttpStream | TlsHttpStream]
     handshake: Callable[[], Awaitable[None]] | None
@@ -147,16 +147,16 @@ class Listener:
         authorize: AuthorizeUpgrade,
         http: HttpSide,
         tls: ssl.SSLContext | None = None,
-        max_opening: int = 1_024,
+        max_unfinished: int = 1_024,
         max_connections: int | None = None,
         close_idle: Callable[[], bool] = lambda: False,
         kernel: Kernel = KERNEL,
     ) -> None:
         """Limit the connections so that silent peers don't keep others from connecting.
 
-        At most `max_opening` connections, or half of `max_connections` if that is less, may have an incomplete request
-        head. For one more, the oldest one of the address with the most is closed. At most as many upgrades may wait for
-        `authorize`; further ones are answered with 503.
+        At most `max_unfinished` connections, or half of `max_connections` if that is less, may have an incomplete
+        request head. For one more, the oldest one of the address with the most is closed. At most as many upgrades may
+        wait for `authorize`; further ones are answered with 503.
 
         At most `max_connections` may be open in all, None = any number. For one more, a connection with an incomplete
         head is closed, else `close_idle` closes one. If it returns False, the new connection is answered with 503.
@@ -168,12 +168,16 @@ class Listener:
         self._tls = tls
         self._kernel = kernel
         # Half, so that silent peers can't use up all connections.
-        self._max_opening = max_opening if max_connections is None else max(1, min(max_opening, max_connections // 2))
+        self._max_unfinished = (
+            max_unfinished if max_connections is None else max(1, min(max_unfinished, max_connections // 2))
+        )
         # Over TLS, a head takes round trips. Otherwise it mostly arrives with the connection.
-        self._grace = _HEAD_GRACE if tls is not None else min(_HEAD_GRACE, self._max_opening / _MIN_ACCEPTS_PER_SECOND)
+        self._grace = (
+            _HEAD_GRACE if tls is not None else min(_HEAD_GRACE, self._max_unfinished / _MIN_ACCEPTS_PER_SECOND)
+        )
         self._max_connections = max_connections
         self._close_idle = close_idle
-        self._unfinished_requests = UnfinishedRequests[_Opening]()
+        self._unfinished_requests = UnfinishedRequests[_Connection]()
         self._tasks = 0
         self._authorizing = 0
         self._accepting = trio.lowlevel.ParkingLot()
@@ -188,7 +192,7 @@ class Listener:
         return int(self._sockets[0].getsockname()[1])
 
     @property
-    def opening(self) -> int:
+    def unfinished(self) -> int:
         """Connections with an incomplete request head."""
         return len(self._unfinished_requests)
 
@@ -231,7 +235,7 @@ class Listener:
                 await self._kernel.wait_readable(listening)
                 while True:
                     for _ in range(_ACCEPTS_PER_CHECKPOINT):
-                        if len(self._unfinished_requests) > self._max_opening:
+                        if len(self._unfinished_requests) > self._max_unfinished:
                             await self._wait_for_room()
                         sock, address = listening.accept()
                         self._handle_accepted(sock, _peer(address), nursery)
@@ -252,7 +256,7 @@ class Listener:
 
     async def _wait_for_room(self) -> None:
         """Wait until one more connection may have an incomplete head. Usually another one is closed for it at once."""
-        while len(self._unfinished_requests) > self._max_opening and not self._evict():
+        while len(self._unfinished_requests) > self._max_unfinished and not self._evict():
             with trio.move_on_after(self._grace):
                 await self._accepting.park()
 
@@ -262,19 +266,19 @@ class Listener:
             self._refuse_full(sock)
             return
         try:
-            opening = self._open(sock)
+            connection = self._open(sock)
         except Exception:  # the peer has reset the connection in the meantime
             _logger.debug("connection of %s was reset before it was served", peer, exc_info=True)
             sock.close()
             return
         try:
-            step = self._begin(opening, peer)
+            step = self._begin(connection, peer)
         except Exception:
             _logger.exception("connection of %s failed", peer)
-            step = opening.line.reset()
+            step = connection.byte_stream.reset()
         if step is not None:
             self._tasks += 1
-            nursery.start_soon(self._connection, opening, step, peer)
+            nursery.start_soon(self._serve_connection, connection, step, peer)
 
     def _make_room(self) -> bool:
         """Close a connection that has no request in progress. Returns False if there is none.
@@ -287,12 +291,12 @@ class Listener:
         """Close a connection whose request head is overdue. Returns False if there is none."""
         unfinished_requests, now = self._unfinished_requests, trio.current_time()
         for _ in range(min(_CANDIDATES, len(unfinished_requests))):
-            opening = unfinished_requests.choose()
-            if now < opening.since + self._grace:
+            connection = unfinished_requests.choose()
+            if now < connection.since + self._grace:
                 return False
-            if self._kernel.has_unread(opening.socket):
+            if self._kernel.has_unread(connection.socket):
                 # The peer has sent data, and this server has not read it yet.
-                unfinished_requests.postpone(opening)
+                unfinished_requests.postpone(connection)
                 continue
             self._log_eviction(
                 "%d connections from %d addresses have sent no complete request (%s has %d); to accept new ones, the "
@@ -301,8 +305,8 @@ class Listener:
                 unfinished_requests.addresses,
                 *unfinished_requests.most,
             )
-            unfinished_requests.discard(opening)
-            opening.waiting.cancel()
+            unfinished_requests.discard(connection)
+            connection.waiting.cancel()
             return True
         return False
 
@@ -317,25 +321,25 @@ class Listener:
                     sock.recv(_DISCARDED_BYTES)
                 sock.send(_FULL)
 
-    def _begin(self, opening: _Opening, peer: str) -> _NextStep | None:
+    def _begin(self, connection: _Connection, peer: str) -> _NextStep | None:
         """Serve a connection as far as possible without waiting. The result serves the rest, None if there is none."""
-        line, reader = opening.line, HeadReader()
-        if isinstance(line, SocketByteStream):
+        byte_stream, reader = connection.byte_stream, HeadReader()
+        if isinstance(byte_stream, SocketByteStream):
             try:
-                data = line.socket.recv(_HEAD_BYTES)
+                data = byte_stream.socket.recv(_HEAD_BYTES)
                 head = reader.feed(data) if data else None
             except OSError:
                 # Nothing has arrived yet, or the connection is broken; the next step finds out.
                 head = None
             except BadHead as bad:
-                return _refuse_head(line, bad)
+                return _refuse_head(byte_stream, bad)
             if head is not None:
-                return self._decide(opening, peer, head)
-        opening.since = trio.current_time()
-        self._unfinished_requests.add(opening, peer)
-        return self._route(opening, peer, line.receive, reader)
+                return self._decide(connection, peer, head)
+        connection.since = trio.current_time()
+        self._unfinished_requests.add(connection, peer)
+        return self._route(connection, peer, byte_stream.receive, reader)
 
-    async def _connection(self, opening: _Opening, step: _NextStep | None, peer: str) -> None:
+    async def _serve_connection(self, connection: _Connection, step: _NextStep | None, peer: str) -> None:
         try:
             while step is not None:
                 step = await step
@@ -344,21 +348,21 @@ class Listener:
         except Exception:
             _logger.exception("connection of %s failed", peer)
         finally:
-            self._unfinished_requests.discard(opening)
+            self._unfinished_requests.discard(connection)
             self._tasks -= 1
-            await opening.line.reset()
+            await connection.byte_stream.reset()
 
-    def _open(self, sock: socket.socket) -> _Opening:
+    def _open(self, sock: socket.socket) -> _Connection:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
         nursery, kernel = self._transport.nursery, self._kernel
         if self._tls is None:
-            line = SocketByteStream(sock, nursery, kernel)
-            return _Opening(line, sock, lambda replay: HttpStream(kernel.stream(sock), replay), None)
+            byte_stream = SocketByteStream(sock, nursery, kernel)
+            return _Connection(byte_stream, sock, lambda replay: HttpStream(kernel.stream(sock), replay), None)
         stream = trio.SSLStream(kernel.stream(sock), self._tls, server_side=True, https_compatible=True)
-        return _Opening(
+        return _Connection(
             TrioByteStream(stream, nursery, sock),
             sock,
             lambda replay: TlsHttpStream(stream, replay),
@@ -366,71 +370,71 @@ class Listener:
         )
 
     async def _route(
-        self, opening: _Opening, peer: str, receive: Callable[[], Awaitable[bytes]], reader: HeadReader
+        self, connection: _Connection, peer: str, receive: Callable[[], Awaitable[bytes]], reader: HeadReader
     ) -> _NextStep | None:
         """Read the head. The result serves the connection."""
         head = None
         try:
-            with opening.waiting:
-                if opening.handshake is not None:
+            with connection.waiting:
+                if connection.handshake is not None:
                     # Does nothing if it is already done, for a later request of this connection.
                     with trio.fail_after(_HANDSHAKE_SECONDS):
-                        await opening.handshake()
+                        await connection.handshake()
                 head = await read_head(receive, reader)
         except BadHead as bad:
-            return _refuse_head(opening.line, bad)
+            return _refuse_head(connection.byte_stream, bad)
         except trio.TooSlowError:
             return None
         finally:
-            self._unfinished_requests.discard(opening)
+            self._unfinished_requests.discard(connection)
             self._accepting.unpark_all()
-        return None if head is None else self._decide(opening, peer, head)
+        return None if head is None else self._decide(connection, peer, head)
 
-    def _decide(self, opening: _Opening, peer: str, head: RequestHead) -> _NextStep | None:
+    def _decide(self, connection: _Connection, peer: str, head: RequestHead) -> _NextStep | None:
         if not head.is_websocket_upgrade:
-            return self._serve_http(opening, peer, head)
+            return self._serve_http(connection, peer, head)
         try:
             upgrade = head.upgrade(select_subprotocol(head.subprotocols)[0])
         except BadHead as bad:
-            return _refuse_head(opening.line, bad)
+            return _refuse_head(connection.byte_stream, bad)
         try:
             decision = self._authorize(head, peer)
         except Exception:
             _logger.exception("connection of %s failed", peer)
-            return _reply(opening.line, 500, _FAILED)
+            return _reply(connection.byte_stream, 500, _FAILED)
         if isinstance(decision, Admission | Rejection):
-            return self._apply(decision, opening, upgrade)
-        if self._authorizing >= self._max_opening:
+            return self._apply(decision, connection, upgrade)
+        if self._authorizing >= self._max_unfinished:
             decision.close()
             self._log_authorizing(
                 "%d websocket upgrades wait for access control, which is the limit: further ones get 503",
                 self._authorizing,
             )
-            return _reply(opening.line, 503, _BUSY)
+            return _reply(connection.byte_stream, 503, _BUSY)
         self._authorizing += 1
-        return self._wait_for_decision(decision, opening, upgrade)
+        return self._wait_for_decision(decision, connection, upgrade)
 
     async def _wait_for_decision(
-        self, decision: Awaitable[Admission | Rejection], opening: _Opening, upgrade: Upgrade
+        self, decision: Awaitable[Admission | Rejection], connection: _Connection, upgrade: Upgrade
     ) -> _NextStep | None:
         try:
             decided = await decision
         except Exception:
-            await _reply(opening.line, 500, _FAILED)
+            await _reply(connection.byte_stream, 500, _FAILED)
             raise
         finally:
             self._authorizing -= 1
-        return self._apply(decided, opening, upgrade)
+        return self._apply(decided, connection, upgrade)
 
-    def _apply(self, decision: Admission | Rejection, opening: _Opening, upgrade: Upgrade) -> _NextStep | None:
+    def _apply(self, decision: Admission | Rejection, connection: _Connection, upgrade: Upgrade) -> _NextStep | None:
         if isinstance(decision, Admission):
-            return self._transport.serve(opening.line, upgrade, decision)
+            return self._transport.serve(connection.byte_stream, upgrade, decision)
         if decision.close_code is not None:
-            return _accept_and_close(opening.line, upgrade, decision.close_code, decision.reason)
-        return _reply(opening.line, decision.status, decision.body)
+            return _accept_and_close(connection.byte_stream, upgrade, decision.close_code, decision.reason)
+        return _reply(connection.byte_stream, decision.status, decision.body)
 
-    async def _serve_http(self, opening: _Opening, peer: str, head: RequestHead) -> _NextStep | None:
-        stream = opening.http(head.raw)
+    async def _serve_http(self, connection: _Connection, peer: str, head: RequestHead) -> _NextStep | None:
+        stream = connection.http(head.raw)
         serving = self._http(stream, head)
         # Frees up to 16 KiB for as long as the connection is open.
         del head
@@ -447,12 +451,12 @@ class Listener:
         async def receive() -> bytes:
             nonlocal unread
             if not unread:
-                return await opening.line.receive()
+                return await connection.byte_stream.receive()
             data, unread = unread, b""
             return data
 
-        opening.waiting = trio.CancelScope()
-        return self._route(opening, peer, receive, HeadReader())
+        connection.waiting = trio.CancelScope()
+        return self._route(connection, peer, receive, HeadReader())
 
 
 def _peer(address: object) -> str:
@@ -463,11 +467,11 @@ def _error_body(code: str, detail: str) -> bytes:
     return orjson.dumps({"error": {"code": code, "detail": detail, "path": ""}})
 
 
-def _refuse_head(line: ByteStream, bad: BadHead) -> _NextStep:
-    return _reply(line, bad.status, _error_body("bad_request", bad.detail))
+def _refuse_head(byte_stream: ByteStream, bad: BadHead) -> _NextStep:
+    return _reply(byte_stream, bad.status, _error_body("bad_request", bad.detail))
 
 
-async def _reply(line: ByteStream, status: int, body: bytes) -> None:
+async def _reply(byte_stream: ByteStream, status: int, body: bytes) -> None:
     """Answer and close. The answer fits into the send buffer, because it is small and the first data sent."""
     extra = _EXTRA_HEADERS.get(status, b"")
     head = (
@@ -475,15 +479,15 @@ async def _reply(line: ByteStream, status: int, body: bytes) -> None:
         f"Content-Length: {len(body)}\r\nConnection: close\r\n"
     ).encode("ascii")
     with trio.move_on_after(_REPLY_SECONDS):
-        line.send(head + extra + b"\r\n" + body)
-        await line.finish(peer_knows=False)
+        byte_stream.send(head + extra + b"\r\n" + body)
+        await byte_stream.finish(peer_knows=False)
 
 
-async def _accept_and_close(line: ByteStream, upgrade: Upgrade, code: int, reason: str) -> None:
+async def _accept_and_close(byte_stream: ByteStream, upgrade: Upgrade, code: int, reason: str) -> None:
     """Accept the upgrade only to close it: a page in a browser can't read the status of a refused handshake."""
     with trio.move_on_after(_REPLY_SECONDS):
-        line.send(accept(upgrade) + close_frame(code, reason))
-        await line.finish(peer_knows=False)
+        byte_stream.send(accept(upgrade) + close_frame(code, reason))
+        await byte_stream.finish(peer_knows=False)
 
 
 _EXTRA_HEADERS: Final[dict[int, bytes]] = {

@@ -182,63 +182,63 @@ class MemoryConnection(trio.abc.AsyncResource):
     Pings are answered automatically. A client that does not iterate is a slow reader.
     """
 
-    def __init__(self, line: _MemoryByteStream, linger: float) -> None:
-        self._line = line
+    def __init__(self, stream: _MemoryByteStream, linger: float) -> None:
+        self._stream = stream
         self._linger = linger
 
     @property
     def close_code(self) -> int | None:
         """The close code, None while the connection is open; 1006 if it ended without a close frame."""
-        return self._line.close_code
+        return self._stream.close_code
 
     @property
     def close_reason(self) -> str:
-        return self._line.close_reason
+        return self._stream.close_reason
 
     async def send(self, command: Command) -> None:
         """Send a command. Waits while the server does not read. Raises BrokenResourceError after the end."""
-        await self._line.deliver(_Text(encode_command(command)))
+        await self._stream.deliver(_Text(encode_command(command)))
 
     async def send_text(self, raw: bytes | str) -> None:
         """Send any bytes as one text message, valid or not."""
-        await self._line.deliver(_Text(raw))
+        await self._stream.deliver(_Text(raw))
 
     async def send_binary(self, raw: bytes) -> None:
         """Send a binary message, which the protocol does not allow."""
-        await self._line.deliver(_Binary(raw))
+        await self._stream.deliver(_Binary(raw))
 
     async def receive_payload(self) -> bytes:
         """Return the JSON of the next event. Raises EndOfChannel after the last."""
-        return await self._line.next_payload()
+        return await self._stream.next_payload()
 
     def __aiter__(self) -> AsyncIterator[Event | UnknownType]:
         return self
 
     async def __anext__(self) -> Event | UnknownType:
         try:
-            return decode_event(await self._line.next_payload())
+            return decode_event(await self._stream.next_payload())
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
 
     def answer_pings(self, yes: bool) -> None:
         """Whether to answer pings from now on."""
-        self._line.answers_pings = yes
+        self._stream.answers_pings = yes
 
     def abort(self) -> None:
         """End the connection without a close frame."""
-        self._line.session.lost()
-        self._line.end()
+        self._stream.session.lost()
+        self._stream.end()
 
     async def wait_ended(self) -> None:
         """Wait until the connection has ended for both sides."""
-        await self._line.ended.wait()
+        await self._stream.ended.wait()
 
     async def aclose(self, code: int = CloseCode.DONE, reason: str = "") -> None:
         """Close after the server has read everything that was sent, or when `Limits.close_linger` has passed."""
         with trio.move_on_after(self._linger):
             try:
-                await self._line.deliver(_Close(code, reason))
-                await self._line.ended.wait()
+                await self._stream.deliver(_Close(code, reason))
+                await self._stream.ended.wait()
             except trio.BrokenResourceError:
                 return
         self.abort()
@@ -255,33 +255,33 @@ class MemoryTransport:
 
     def connect(self, admission: Admission, *, buffer_bytes: int = _BUFFER_BYTES) -> MemoryConnection:
         """Open a connection. `buffer_bytes` is the size of the buffer for each direction."""
-        line = _MemoryByteStream(admission, self._limits, buffer_bytes)
-        self.sessions.expect(line.session)
-        self.sessions.add(line.session)
-        self._nursery.start_soon(self._serve, line, admission)
-        return MemoryConnection(line, self._limits.close_linger)
+        stream = _MemoryByteStream(admission, self._limits, buffer_bytes)
+        self.sessions.expect(stream.session)
+        self.sessions.add(stream.session)
+        self._nursery.start_soon(self._serve, stream, admission)
+        return MemoryConnection(stream, self._limits.close_linger)
 
     async def drain(self, code: int = CloseCode.DRAINING, reason: str = "draining") -> None:
         """Close all connections with `code`, also those opened later, and return when the last has ended."""
         await self.sessions.drain(code, reason)
 
-    async def _serve(self, line: _MemoryByteStream, admission: Admission) -> None:
-        session = line.session
+    async def _serve(self, stream: _MemoryByteStream, admission: Admission) -> None:
+        session = stream.session
         try:
-            with line.scope:
+            with stream.scope:
                 try:
                     session.held = True
                     joined = self._application.join(session, admission)
                     session.attach(await joined if isinstance(joined, Awaitable) else joined)
-                    line.pump()
+                    stream.pump()
                 except Exception as error:
                     session.fail(error)
-                await line.ended.wait()
+                await stream.ended.wait()
         finally:
             session.leave()
             self.sessions.discard(session)
             session.lost()
-            line.end()
+            stream.end()
 
 
 @asynccontextmanager

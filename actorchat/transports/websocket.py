@@ -42,32 +42,32 @@ class WebsocketTransport:
         """The number of open websockets whose `serve` has returned: always 0."""
         return 0
 
-    async def serve(self, line: ByteStream, upgrade: Upgrade, admission: Admission) -> None:
-        """Open a websocket on `line`, join its room or feed, and deliver its input until it has ended and is closed.
+    async def serve(self, byte_stream: ByteStream, upgrade: Upgrade, admission: Admission) -> None:
+        """Open a websocket on `byte_stream`, join its room or feed, and deliver its input until it is closed.
 
         Raises only Cancelled, whatever the peer or the application does.
         """
-        session = SocketSession(admission, line, self._limits)
+        session = SocketSession(admission, byte_stream, self._limits)
         self.sessions.expect(session)
         subprotocol = upgrade.subprotocol
-        stream = _Stream(line, session, upgrade)
+        stream = _Stream(byte_stream, session, upgrade)
         del upgrade
         try:
             try:
                 async with trio.open_nursery() as nursery:
-                    line.scope = nursery.cancel_scope
+                    byte_stream.scope = nursery.cancel_scope
                     await self._talk(nursery, stream, subprotocol, session, admission)
             except BaseExceptionGroup as group:
                 _end_with(group, session)
-            line.scope = None
+            byte_stream.scope = None
             if not stream.vanished:
-                with trio.CancelScope(deadline=line.deadline):
+                with trio.CancelScope(deadline=byte_stream.deadline):
                     await session.outbox.wait_flushed()
-                    await line.finish(peer_knows=stream.peer_knows)
+                    await byte_stream.finish(peer_knows=stream.peer_knows)
         finally:
             self.sessions.discard(session)
             session.lost()
-            await line.reset()
+            await byte_stream.reset()
 
     async def drain(self, code: int = CloseCode.DRAINING, reason: str = "draining") -> None:
         """Close all sockets with `code`, also those opened later, and return when the last has ended.
@@ -143,8 +143,8 @@ class _Stream(trio.abc.Stream):
 
     __slots__ = (
         "_accepted",
+        "_byte_stream",
         "_ended",
-        "_line",
         "_sent_close",
         "_session",
         "_upgrade",
@@ -152,8 +152,8 @@ class _Stream(trio.abc.Stream):
         "vanished",
     )
 
-    def __init__(self, line: ByteStream, session: SocketSession, upgrade: Upgrade) -> None:
-        self._line = line
+    def __init__(self, byte_stream: ByteStream, session: SocketSession, upgrade: Upgrade) -> None:
+        self._byte_stream = byte_stream
         self._session = session
         self._upgrade: Upgrade | None = upgrade
         self._accepted: trio.Event | None = None
@@ -171,7 +171,7 @@ class _Stream(trio.abc.Stream):
             await trio.lowlevel.checkpoint()
             return b""
         try:
-            data = await self._line.receive()
+            data = await self._byte_stream.receive()
         except trio.BrokenResourceError:
             self.vanished = True
             raise

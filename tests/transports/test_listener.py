@@ -160,9 +160,9 @@ async def test_a_client_that_is_admitted_at_once_needs_no_task(caplog: pytest.Lo
 async def test_a_connection_is_not_accepted_before_it_has_sent_data() -> None:
     async with opened("reactor") as dialer, await dialer.connect() as stream:
         await trio.testing.wait_all_tasks_blocked(0.01)
-        assert dialer.listener.opening == 0
+        assert dialer.listener.unfinished == 0
         await stream.send_all(b"G")
-        await until(lambda: dialer.listener.opening == 1, "it is taken")
+        await until(lambda: dialer.listener.unfinished == 1, "it is taken")
 
 
 @BOTH
@@ -172,7 +172,7 @@ async def test_a_slow_head_gets_408(transport: str, mock_clock: trio.testing.Moc
         await dialer.connect() as stream,
     ):
         await stream.send_all(b"GET / HTTP/1.1\r\nHo")
-        while not dialer.listener.opening:
+        while not dialer.listener.unfinished:
             await trio.lowlevel.checkpoint()
         await trio.testing.wait_all_tasks_blocked()
         mock_clock.jump(10.1)
@@ -183,7 +183,7 @@ async def test_a_slow_head_gets_408(transport: str, mock_clock: trio.testing.Moc
 async def crowded(
     dialer: SocketDialer,
     *,
-    max_opening: int = 1,
+    max_unfinished: int = 1,
     max_connections: int | None = None,
     close_idle: Callable[[], bool] = lambda: False,
     authorize: AuthorizeUpgrade | None = None,
@@ -196,7 +196,7 @@ async def crowded(
         transport=dialer.transport,
         authorize=authorize or dialer.authorize,
         http=echo_http,
-        max_opening=max_opening,
+        max_unfinished=max_unfinished,
         max_connections=max_connections,
         close_idle=close_idle,
         kernel=kernel,
@@ -233,10 +233,10 @@ async def is_cut(stream: trio.SocketStream) -> bool:
 async def test_one_unfinished_request_too_many_closes_the_oldest(
     transport: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with opened(transport) as dialer, crowded(dialer, max_opening=2) as listener:
+    async with opened(transport) as dialer, crowded(dialer, max_unfinished=2) as listener:
         peers = [await silent(dialer) for _ in range(3)]
         assert await is_cut(peers[0])
-        assert listener.opening == 2
+        assert listener.unfinished == 2
         assert (await answer_to(dialer, REQUEST)).startswith(b"HTTP/1.1 200")
         for peer in peers[1:]:
             await peer.send_all(REQUEST[len(HALF) :])
@@ -251,7 +251,7 @@ async def test_one_unfinished_request_too_many_closes_the_oldest(
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
 @BOTH
 async def test_an_address_with_many_silent_peers_displaces_its_own(transport: str) -> None:
-    async with opened(transport) as dialer, crowded(dialer, max_opening=4):
+    async with opened(transport) as dialer, crowded(dialer, max_unfinished=4):
         alone = await silent(dialer, "127.0.0.7")
         many = [await silent(dialer) for _ in range(10)]
         await alone.send_all(REQUEST[len(HALF) :])
@@ -295,7 +295,7 @@ async def test_while_too_many_upgrades_wait_for_access_others_get_503_and_http_i
     ):
         await first.send_all(UPGRADE)
         await asked.wait()
-        assert listener.opening == 0
+        assert listener.unfinished == 0
         for _ in range(2):
             refusal = await answer_to(dialer, UPGRADE)
             assert refusal.startswith(b"HTTP/1.1 503")
@@ -396,7 +396,7 @@ async def test_a_client_that_goes_in_the_handshake_leaves_no_session_and_delays_
             await nursery.start(listener.serve)
             stream = await trio.open_tcp_stream("127.0.0.1", listener.port)
             await stream.send_all(sent)
-            await until(lambda: listener.opening == 1 or asked.is_set(), "it is in the handshake")
+            await until(lambda: listener.unfinished == 1 or asked.is_set(), "it is in the handshake")
             if end == "half-closed":
                 await stream.send_eof()
             elif end == "reset":
@@ -407,7 +407,7 @@ async def test_a_client_that_goes_in_the_handshake_leaves_no_session_and_delays_
                 await peer.send_text('{"type":"send_message","data":{"text":"undisturbed"}}')
                 await until(lambda: application.texts == ["undisturbed"], "another one is served meanwhile")
             decide.set()
-            await until(lambda: listener.opening == 0, "the handshake ends")
+            await until(lambda: listener.unfinished == 0, "the handshake ends")
             await until(lambda: dialer.open_sockets == 0, "no socket is left")
             assert len(application.left) == len(application.sessions)
             await trio.aclose_forcefully(stream)

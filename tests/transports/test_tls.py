@@ -75,7 +75,7 @@ async def test_peers_that_stop_in_the_handshake_keep_nobody_out(certificate: Pat
             authorize=dialer.authorize,
             http=echo_http,
             tls=server,
-            max_opening=2,
+            max_unfinished=2,
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(dialer.listener.serve)
