@@ -20,11 +20,19 @@ if TYPE_CHECKING:
     from actorchat.server.embedded import LocalSocket
     from actorchat.server.embedded_api import LocalApi
     from actorchat.server.serving import Server, ServerStatistics, open_server
-    from actorchat.server.settings import ChatSettings, HttpSettings, InvalidSettings, LimitSettings, Settings
+    from actorchat.server.settings import (
+        AttachmentSettings,
+        ChatSettings,
+        HttpSettings,
+        InvalidSettings,
+        LimitSettings,
+        Settings,
+    )
 
     __version__: str
 
 __all__ = [
+    "AttachmentSettings",
     "ChatRefused",
     "ChatSettings",
     "HttpSettings",
@@ -43,6 +51,7 @@ __all__ = [
 _MODULES: Final = {
     "ChatRefused": "actorchat.chat.service",
     "ChatSettings": "actorchat.server.settings",
+    "AttachmentSettings": "actorchat.server.settings",
     "HttpSettings": "actorchat.server.settings",
     "InvalidSettings": "actorchat.server.settings",
     "LimitSettings": "actorchat.server.settings",

@@ -8,7 +8,7 @@ import attrs
 
 from actorchat.protocol import AttachmentType
 
-__all__ = ["HEAD_BYTES", "Media", "sniff"]
+__all__ = ["HEAD_BYTES", "Media", "is_inline", "sniff"]
 
 HEAD_BYTES: Final = 4_096
 """How many bytes of a file `sniff` looks at."""
@@ -95,6 +95,18 @@ _WEBM: Final = Media(_VIDEO, "video/webm", inline=True)
 _MATROSKA: Final = Media(_VIDEO, "video/x-matroska")
 _OGG_VIDEO: Final = Media(_VIDEO, "video/ogg", inline=True)
 _BITMAP: Final = Media(_IMAGE, "image/bmp")
+
+
+_INLINE: Final = frozenset(
+    media.media_type
+    for media in (*(media for _, media in _SIGNATURES), *_RIFF.values(), *_BRANDS.values(), _MP4, _WEBM, _OGG_VIDEO)
+    if media.inline
+)
+
+
+def is_inline(media_type: str) -> bool:
+    """Whether a browser may show files of this type, which `sniff` found."""
+    return media_type in _INLINE
 
 
 def sniff(head: bytes) -> Media:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import attrs
 
+from actorchat.chat.links import Links, fill_links
 from actorchat.chat.model import ChatState, Identity, StoredMessage, identity_of, visible_to
 from actorchat.chat.operations import Changed
 from actorchat.chat.replay import changed_messages, status_ranges
@@ -46,6 +47,15 @@ class _FrameBuffer:
         self.add(frame)
         self.own[author][-1] = named
 
+    def push_filled(self, audience: Audience, frames: Frames, links: Links) -> None:
+        """As `push`, each subscription with its own links to the messages' files."""
+        own: dict[Identity, Frames] = {}
+        if audience.profile is Profile.EXTENDED:
+            own = {author: Frames.joined(named) for author, named in self.own.items() if author.role is audience.role}
+        for subscription in audience.subscriptions:
+            identity = subscription.identity
+            subscription.session.push(fill_links(own.get(identity, frames), identity, links))
+
     def push(self, audience: Audience, frames: Frames) -> None:
         """`frames` are its own, joined."""
         if self.own and audience.profile is Profile.EXTENDED:
@@ -74,10 +84,21 @@ class Broadcast:
     """`changes`, of one chat and in commit order, for the members of `room_state` and, with `listening`, for its feed.
 
     `shown` is what the feed's consoles get, None for nothing. `steps`, for several changes: each one's revision, and
-    the number of frames in `shown` up to it.
+    the number of frames in `shown` up to it. `linked`: some message has files, and each reader needs links of its own.
     """
 
-    __slots__ = ("_added", "_after", "_for_all", "_frames", "_room_state", "_shown", "_streams", "shown", "steps")
+    __slots__ = (
+        "_added",
+        "_after",
+        "_for_all",
+        "_frames",
+        "_room_state",
+        "_shown",
+        "_streams",
+        "linked",
+        "shown",
+        "steps",
+    )
 
     def __init__(self, room_state: RoomState, changes: Sequence[Changed], *, listening: bool) -> None:
         self._room_state = room_state
@@ -86,6 +107,7 @@ class Broadcast:
         self._streams: list[_AudienceFrames] | None = None
         self._shown: list[bytes] = []
         self._added: list[StoredMessage] = []
+        self.linked = False
         self._after = room_state.announced
         steps: list[tuple[int, int]] = []
         several = listening and len(changes) > 1
@@ -116,7 +138,7 @@ class Broadcast:
         if self._frames.ends:
             for audience in room_state.audiences:
                 if audience.subscriptions:
-                    self._for_all.push(audience, self._frames)
+                    self._push(self._for_all, audience, self._frames)
         return False
 
     def _send_streams(self, streams: list[_AudienceFrames]) -> bool:
@@ -130,12 +152,18 @@ class Broadcast:
                 if same is None:
                     same = Frames.joined(buffer.frames)
                     joined.append((buffer.frames, same))
-                buffer.push(stream.audience, same)
+                self._push(buffer, stream.audience, same)
             if stream.behind is not None:
                 for subscription in tuple(stream.audience.subscriptions):
                     self._room_state.fall_behind(subscription, attrs.evolve(stream.behind))
                     fell_behind = True
         return fell_behind
+
+    def _push(self, buffer: _FrameBuffer, audience: Audience, frames: Frames) -> None:
+        if self.linked:
+            buffer.push_filled(audience, frames, self._room_state.links)
+        else:
+            buffer.push(audience, frames)
 
     def _split(self) -> list[_AudienceFrames]:
         """The streams of those who still read along, from now on each with frames of its own."""
@@ -166,6 +194,8 @@ class Broadcast:
         payload = self._room_state.encoder.added(chat, message)
         frame = text_frame(payload)
         standard = message.type is MessageType.STANDARD
+        if message.attachments:
+            self.linked = True
         if self._streams is None and standard:
             strands = [self._for_all]
         else:
@@ -203,7 +233,9 @@ class Broadcast:
                     stream.buffer.add(frame)
             elif remembered:
                 if updated is None:
-                    updated = [text_frame(encoder.updated(chat, message)) for message in changed_messages(tail, ranges)]
+                    messages = changed_messages(tail, ranges)
+                    updated = [text_frame(encoder.updated(chat, message)) for message in messages]
+                    self.linked = self.linked or any(message.attachments for message in messages)
                 for frame in updated:
                     stream.buffer.add(frame)
             elif before is not None:

@@ -14,6 +14,7 @@ import trio
 
 from actorchat.actors import Ref
 from actorchat.chat.limits import InFlightLimiter, rate_limited
+from actorchat.chat.links import fill_links
 from actorchat.chat.model import Identity
 from actorchat.chat.operations import ChatOperation, Decision, Refused, Unchanged, Undecided
 from actorchat.chat.ports import Session
@@ -80,7 +81,10 @@ class RoomCommand:
                 _log.exception("answering a repeated message failed in chat %s", self.receiver.room_state.chat)
                 session.close(CloseCode.SERVER_FAILED, "the server failed")
             else:
-                session.push(Frames.of([payload]))
+                frames = Frames.of([payload])
+                if message.attachments:
+                    frames = fill_links(frames, self.receiver.subscription.identity, self.receiver.room_state.links)
+                session.push(frames)
 
     def _refuse(self, refused: Refused) -> None:
         subscription, limited = self.receiver.subscription, refused.code == RefusalCode.RATE_LIMITED
@@ -197,16 +201,11 @@ def refuse(room_state: RoomState, session: Session, command: Command, refused: R
             text=command.text,
             client_id=command.client_id,
             chat_id=room_state.chat,
-            attachments=command.attachments if code in _ABOUT_ATTACHMENTS else (),
+            attachments=refused.attachments,
         )
         session.push(Frames.of([payload]))
     elif session.profile is Profile.EXTENDED:
         push_event(session, ErrorEvent(refused.code, refused.detail, "data.message_id"))
-
-
-_ABOUT_ATTACHMENTS = frozenset(
-    {RefusalCode.ATTACHMENT_UNKNOWN, RefusalCode.ATTACHMENT_REJECTED, RefusalCode.TOO_MANY_ATTACHMENTS}
-)
 
 
 class RoomReceiver:

@@ -1,10 +1,12 @@
 """Owns how a room's events become JSON: cached fragments of chat and users, joined around each message.
 
-Knows no sessions. What it returns are payloads; `Frames` frames them.
+Knows no sessions. What it returns are payloads; `Frames` frames them. The links to a message's files are left open in
+them, for `fill_links` to fill in for each reader.
 """
 
 from __future__ import annotations
 
+from actorchat.chat.links import Links, unfilled_attachments
 from actorchat.chat.model import ChatState, StoredMessage, message_status
 from actorchat.protocol import (
     ChatUpdated,
@@ -28,9 +30,10 @@ _CACHED_USERS = 64
 class Encoder:
     """Encodes for one chat. Cheap while chat, people and second stay the same."""
 
-    __slots__ = ("_chat_json", "_chat_key", "_second", "_second_text", "_users")
+    __slots__ = ("_chat_json", "_chat_key", "_links", "_second", "_second_text", "_users")
 
-    def __init__(self) -> None:
+    def __init__(self, links: Links) -> None:
+        self._links = links
         self._chat_key: tuple[object, ...] = ()
         self._chat_json = b""
         self._users: dict[tuple[Role, int], tuple[User, bytes]] = {}
@@ -48,6 +51,9 @@ class Encoder:
             message_index=message.index,
             chat_fragment=self._chat(chat),
             user_fragment=self._user(message.author),
+            attachments_fragment=unfilled_attachments(message.attachments, self._links)
+            if message.attachments
+            else b"[]",
             client_id=client_id,
         )
 
@@ -62,6 +68,9 @@ class Encoder:
             message_index=message.index,
             chat_fragment=self._chat(chat),
             user_fragment=self._user(message.author),
+            attachments_fragment=unfilled_attachments(message.attachments, self._links)
+            if message.attachments
+            else b"[]",
         )
 
     def chat_updated(self, chat: ChatState) -> bytes:

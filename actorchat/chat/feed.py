@@ -14,7 +14,8 @@ import attrs
 
 from actorchat.actors import Actor, Request
 from actorchat.chat.limits import FEED_TYPING
-from actorchat.chat.model import Identity, OperatorCounters, SourceCounters
+from actorchat.chat.links import Links, fill_links
+from actorchat.chat.model import Identity, OperatorCounters, SourceCounters, identity_of
 from actorchat.chat.ports import Session
 from actorchat.protocol import CloseCode, Frames, join_frames
 
@@ -29,7 +30,8 @@ HELD_ITEMS = 10_000
 class FeedItem:
     """What one room announced in one step. `frames` is None where only counters changed.
 
-    `steps`, if it was more than one revision: each with the number of frames up to it.
+    `steps`, if it was more than one revision: each with the number of frames up to it. `linked`: each console needs
+    links of its own to the files in them.
     """
 
     chat: UUID
@@ -37,6 +39,7 @@ class FeedItem:
     frames: Frames | None
     counters: tuple[OperatorCounters | SourceCounters, ...] = ()
     steps: tuple[tuple[int, int], ...] = ()
+    linked: bool = False
 
     def newer(self, rev: int) -> Frames | None:
         """The frames of what came after revision `rev`."""
@@ -49,17 +52,21 @@ class FeedItem:
 class Console:
     """One feed socket. While its snapshot is read, live items are held; then `release` lets through what is newer."""
 
-    __slots__ = ("_floor", "_held", "_held_bytes", "session", "sources")
+    __slots__ = ("_floor", "_held", "_held_bytes", "_links", "session", "sources")
 
-    def __init__(self, session: Session, sources: frozenset[str]) -> None:
+    def __init__(self, session: Session, sources: frozenset[str], links: Links) -> None:
         self.session: Session = session
+        self._links = links
         self.sources: frozenset[str] = sources
         self._held: list[FeedItem] | None = []
         self._held_bytes = 0
         self._floor: dict[UUID, int] = {}
 
-    def show(self, items: Sequence[FeedItem], frames: Frames | None) -> None:
-        """Send `items`, whose frames joined are `frames`, but for those that the snapshot already showed."""
+    def show(self, items: Sequence[FeedItem], frames: Frames | None, *, linked: bool) -> None:
+        """Send `items`, whose frames joined are `frames`, but for those that the snapshot already showed.
+
+        `linked`: some item is.
+        """
         if self._held is not None:
             self._held.extend(items)
             self._held_bytes += 0 if frames is None else len(frames.data)
@@ -69,7 +76,12 @@ class Console:
         elif self._floor and not self._floor.keys().isdisjoint([item.chat for item in items]):
             self._show_newer(items)
         elif frames is not None:
-            self.session.push(frames)
+            self._push(frames, linked)
+
+    def _push(self, frames: Frames, linked: bool) -> None:
+        if linked:
+            frames = fill_links(frames, identity_of(self.session.user), self._links)
+        self.session.push(frames)
 
     def show_typing(self, frames: Frames) -> None:
         if self._held is None:
@@ -91,7 +103,7 @@ class Console:
             if frames is not None:
                 newer.append(frames)
         if newer:
-            self.session.push(join_frames(newer))
+            self._push(join_frames(newer), any(item.linked for item in items))
 
 
 class FeedState:
@@ -171,8 +183,9 @@ class Feed(Actor[FeedMessage]):
             frames = join_frames(shown) if shown else None
             # What fails until here is tried again.
             feed_state.items.clear()
+            linked = any(item.linked for item in batch)
             for console in feed_state.consoles:
-                console.show(batch, frames)
+                console.show(batch, frames, linked=linked)
             counters = tuple(counter for item in batch for counter in item.counters)
             if counters:
                 self._count(counters)

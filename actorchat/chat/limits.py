@@ -52,7 +52,7 @@ def check_message(text: str, attachments: tuple[UUID, ...], limits: Limits) -> R
         return Refused(RefusalCode.TOO_LONG, detail)
     if len(attachments) > limits.attachments:
         detail = f"there are {len(attachments)} attachments, at most {limits.attachments} are allowed"
-        return Refused(RefusalCode.TOO_MANY_ATTACHMENTS, detail)
+        return Refused(RefusalCode.TOO_MANY_ATTACHMENTS, detail, attachments=attachments)
     return None
 
 

@@ -18,6 +18,7 @@ from actorchat.chat.model import (
     PersonRecord,
     SourceCounters,
     StoredMessage,
+    Upload,
 )
 from actorchat.protocol import MessageType, Role, User
 
@@ -30,12 +31,14 @@ __all__ = [
     "Decision",
     "EndLeaving",
     "ExpireChat",
+    "ExpireUploads",
     "Expired",
     "MarkMessage",
     "Operation",
     "Outcome",
     "PersonRecorded",
     "RecordPerson",
+    "RecordUpload",
     "RefreshPeople",
     "RefuseMessage",
     "Refused",
@@ -49,6 +52,8 @@ __all__ = [
     "TransferChat",
     "Unchanged",
     "Undecided",
+    "UploadRecorded",
+    "UploadsExpired",
     "refusal_of",
 ]
 
@@ -231,7 +236,35 @@ class EndLeaving:
     operator_id: int
 
 
-Operation = ChatOperation | RefuseMessage | ReserveChat | ExpireChat | RecordPerson | SetOnline | EndLeaving
+@attrs.frozen
+class RecordUpload:
+    """The bytes of a file are stored: from now on a message of its uploader may name it."""
+
+    upload: Upload
+
+
+@attrs.frozen
+class ExpireUploads:
+    """Forget those of `files` that no message has taken, and that were created at `before` (epoch seconds) or earlier.
+
+    Their bytes are to be deleted after the commit, and not before.
+    """
+
+    files: tuple[UUID, ...]
+    before: float
+
+
+Operation = (
+    ChatOperation
+    | RefuseMessage
+    | ReserveChat
+    | ExpireChat
+    | RecordPerson
+    | SetOnline
+    | EndLeaving
+    | RecordUpload
+    | ExpireUploads
+)
 
 
 class Changed(msgspec.Struct, frozen=True, gc=False):
@@ -259,11 +292,15 @@ class PersonRecorded:
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):
-    """Not stored, and never will be. `detail` is for people; `retry_after` in seconds."""
+    """Not stored, and never will be. `detail` is for people; `retry_after` in seconds.
+
+    `attachments` are the files that a message is refused for.
+    """
 
     code: str
     detail: str
     retry_after: float | None = None
+    attachments: tuple[UUID, ...] = ()
 
 
 @attrs.frozen
@@ -273,13 +310,25 @@ class Expired:
     chat: UUID
 
 
+@attrs.frozen
+class UploadRecorded:
+    """The upload is stored, or was already."""
+
+
+@attrs.frozen
+class UploadsExpired:
+    """These uploads are forgotten, and nothing names them any more."""
+
+    files: tuple[UUID, ...]
+
+
 class Undecided(msgspec.Struct, frozen=True, gc=False):
     """Nothing was stored, and whether a message is stored under the same `client_id` can't be read."""
 
     detail: str
 
 
-Decision = Changed | Unchanged | PersonRecorded | Expired | Refused | Undecided
+Decision = Changed | Unchanged | PersonRecorded | Expired | UploadRecorded | UploadsExpired | Refused | Undecided
 
 
 class ReplyTo(Protocol):

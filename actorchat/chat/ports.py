@@ -19,6 +19,7 @@ from actorchat.chat.model import (
     SourceCounters,
     Stage,
     StoredMessage,
+    Upload,
 )
 from actorchat.chat.operations import Operation, Outcome, ReplyTo
 from actorchat.protocol import Frames, Operator, Profile, Role, User
@@ -173,6 +174,12 @@ class ChatReader(Protocol):
 
     async def due(self, now: float, limit: int) -> tuple[UUID, ...]:
         """Chats whose `due_at` has passed, the longest overdue first."""
+
+    async def uploads(self, files: Collection[UUID]) -> tuple[Upload, ...]:
+        """Those of `files` that were uploaded and not forgotten, in any order."""
+
+    async def unbound_uploads(self, before: float, limit: int) -> tuple[UUID, ...]:
+        """Uploads that no message has taken, created at `before` (epoch seconds) or earlier, the oldest first."""
 
 
 class Session(Protocol):

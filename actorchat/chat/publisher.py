@@ -157,13 +157,17 @@ class Publisher:
         left_behind = broadcast.send()
         if not counted:
             if broadcast.shown is not None:
-                self._feed_of(chat).put(FeedItem(chat.uuid, chat.rev, broadcast.shown, (), broadcast.steps))
+                self._feed_of(chat).put(
+                    FeedItem(chat.uuid, chat.rev, broadcast.shown, (), broadcast.steps, broadcast.linked)
+                )
         elif broadcast.shown is not None or self._counters:
-            self._put(chat, broadcast.shown, broadcast.steps)
+            self._put(chat, broadcast.shown, broadcast.steps, linked=broadcast.linked)
         return left_behind
 
-    def _put(self, chat: ChatState, frames: Frames | None, steps: tuple[tuple[int, int], ...] = ()) -> None:
-        self._feed_of(chat).put(FeedItem(chat.uuid, chat.rev, frames, tuple(self._counters), steps))
+    def _put(
+        self, chat: ChatState, frames: Frames | None, steps: tuple[tuple[int, int], ...] = (), *, linked: bool = False
+    ) -> None:
+        self._feed_of(chat).put(FeedItem(chat.uuid, chat.rev, frames, tuple(self._counters), steps, linked))
         self._counters.clear()
 
     def _feed_of(self, chat: ChatState) -> FeedState:

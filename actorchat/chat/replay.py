@@ -6,12 +6,13 @@ piece and the switch to live events are one step of the room, so that nothing is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Final
 
 import trio
 
+from actorchat.chat.links import Links, fill_links
 from actorchat.chat.model import ChatState, StoredMessage, identity_of, visible_to
 from actorchat.chat.ports import ChatReader, Page
 from actorchat.chat.room_state import ReplayCursor, RoomState, Subscription
@@ -83,7 +84,7 @@ class Replays:
             return
         messages = () if page is None else page.messages
         announced = [message for message in messages if message.index < chat.next_index]
-        sent = _push(subscription, announced, partial(_added, subscription, room_state, chat))
+        sent = _push(subscription, announced, partial(_added, subscription, room_state, chat), room_state.links)
         is_last = page is None or not page.has_more or len(announced) < len(messages)
         cursor.index = chat.next_index - 1 if is_last and sent == len(announced) else announced[sent - 1].index
 
@@ -104,12 +105,15 @@ class Replays:
         if page is None or not page.messages:
             cursor.ranges = tuple(others)
             return
-        sent = _push(subscription, page.messages, partial(room_state.encoder.updated, chat))
+        sent = _push(subscription, page.messages, partial(room_state.encoder.updated, chat), room_state.links)
         cursor.ranges = ((author_role, page.messages[sent - 1].index, high), *others)
 
 
 def _push(
-    subscription: Subscription, messages: Sequence[StoredMessage], encode: Callable[[StoredMessage], bytes]
+    subscription: Subscription,
+    messages: Sequence[StoredMessage],
+    encode: Callable[[StoredMessage], bytes],
+    links: Links,
 ) -> int:
     """Send the first of `messages`, up to `PIECE_BYTES`; returns how many."""
     payloads: list[bytes] = []
@@ -120,8 +124,18 @@ def _push(
         payloads.append(encode(message))
         size += len(payloads[-1])
     if payloads:
-        subscription.session.push(Frames.of(payloads))
+        _push_payloads(subscription, payloads, messages, links)
     return len(payloads)
+
+
+def _push_payloads(
+    subscription: Subscription, payloads: Sequence[bytes], messages: Iterable[StoredMessage], links: Links
+) -> None:
+    """Send `payloads`, which may show `messages`."""
+    frames = Frames.of(payloads)
+    if any(message.attachments for message in messages):
+        frames = fill_links(frames, subscription.identity, links)
+    subscription.session.push(frames)
 
 
 def _finish(subscription: Subscription, cursor: ReplayCursor, room_state: RoomState, chat: ChatState) -> bool:
@@ -158,7 +172,7 @@ def _finish(subscription: Subscription, cursor: ReplayCursor, room_state: RoomSt
         payloads += [encoder.receipts(chat, side) for side in Role]
         payloads.append(encoder.chat_updated(chat))
     if payloads:
-        subscription.session.push(Frames.of(payloads))
+        _push_payloads(subscription, payloads, (*updated, *added), room_state.links)
     room_state.go_live(subscription)
     return True
 

@@ -13,6 +13,7 @@ import attrs
 import trio
 
 from actorchat.chat.encoding import Encoder
+from actorchat.chat.links import Links
 from actorchat.chat.model import ChatState, Identity, StoredMessage, identity_of
 from actorchat.chat.ports import Session
 from actorchat.chat.renamed_users import RenamedUsers
@@ -84,8 +85,9 @@ class RoomState:
     enters. `expired`: the chat was deleted.
     """
 
-    def __init__(self, chat: UUID, profiles: RenamedUsers) -> None:
+    def __init__(self, chat: UUID, profiles: RenamedUsers, links: Links) -> None:
         self.chat = chat
+        self.links = links
         self.announced: ChatState | None = None
         self.tail: deque[StoredMessage] = deque(maxlen=TAIL)
         self.entering = 0
@@ -95,7 +97,7 @@ class RoomState:
         self.present: dict[Identity, Presence] = {}
         self.typists: dict[Identity, Typist] = {}
         self.behind: dict[Subscription, ReplayCursor] = {}
-        self.encoder: Encoder = Encoder()
+        self.encoder: Encoder = Encoder(links)
         self.audiences: tuple[Audience, ...] = tuple(Audience(role, profile) for role in Role for profile in Profile)
         self.profiles = profiles
 

@@ -6,7 +6,9 @@ precondition has this one judge.
 
 from __future__ import annotations
 
+from math import inf
 from typing import assert_never
+from uuid import UUID
 
 import attrs
 import msgspec
@@ -18,7 +20,10 @@ from actorchat.chat.model import (
     PersonRecord,
     Policy,
     Stage,
+    StoredAttachment,
     StoredMessage,
+    Upload,
+    identity_of,
 )
 from actorchat.chat.operations import (
     AcceptChat,
@@ -62,7 +67,7 @@ class DecisionContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     chats of the operator that the operation would give the chat to. `prior` is the stored message of the same chat,
     author and `client_id`. `marked` is the chat's message that a mark names, None where there is none *in this chat*.
     `target` is the operator a transfer names. `holder` is the chat's operator, for operations on closed chats and
-    `ReleaseChat`.
+    `ReleaseChat`. `uploads` are those that a message names, None in the place of one that there is not.
     """
 
     policy: Policy
@@ -74,6 +79,7 @@ class DecisionContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     marked: MarkedMessage | None = None
     target: PersonRecord | None = None
     holder: PersonRecord | None = None
+    uploads: tuple[Upload | None, ...] = ()
 
 
 def decide(chat: ChatState, operation: ChatOperation, context: DecisionContext) -> Decision:
@@ -119,12 +125,15 @@ def _add_message(chat: ChatState, operation: AddMessage, context: DecisionContex
     prior = context.prior
     if prior is not None:
         same = (prior.text, prior.type, prior.type_role) == (operation.text, operation.type, type_role)
-        if same and not operation.attachments:
+        if same and tuple([file.uuid for file in prior.attachments]) == operation.attachments:
             return Unchanged(chat, prior)
         return Refused(RefusalCode.CONFLICT, "this client_id was used for another message")
+    files: tuple[StoredAttachment, ...] = ()
     if operation.attachments:
-        # A message can only name uploads, and no upload is stored yet.
-        return Refused(RefusalCode.ATTACHMENT_UNKNOWN, "there is no such attachment")
+        taken_files = _take_uploads(operation, context)
+        if isinstance(taken_files, Refused):
+            return taken_files
+        files = taken_files
     author, now, index = operation.author, context.now, chat.next_index
     timers_from = now + context.rounded
     stage, operator, awaiting, assigned = chat.stage, chat.operator, chat.awaiting_since, chat.assigned_at
@@ -180,8 +189,27 @@ def _add_message(chat: ChatState, operation: AddMessage, context: DecisionContex
         author,
         now,
         operation.client_id,
+        files,
     )
     return Changed(after, (message,), _changed(chat, after))
+
+
+def _take_uploads(operation: AddMessage, context: DecisionContext) -> tuple[StoredAttachment, ...] | Refused:
+    """The files of the message. One answer for all that can't be taken: it tells nobody what others have uploaded."""
+    author = identity_of(operation.author)
+    timeout = context.policy.upload_timeout
+    oldest = context.now - timeout if timeout else -inf
+    files: list[StoredAttachment] = []
+    refused: list[UUID] = []
+    for uuid, upload in zip(operation.attachments, context.uploads, strict=True):
+        usable = upload is not None and not upload.bound and upload.uploader == author and upload.created > oldest
+        if upload is not None and usable and upload.file not in files:
+            files.append(upload.file)
+        else:
+            refused.append(uuid)
+    if refused:
+        return Refused(RefusalCode.ATTACHMENT_UNKNOWN, "there is no such attachment", attachments=tuple(refused))
+    return tuple(files)
 
 
 def _taken_by(chat: ChatState, operator: User, context: DecisionContext) -> User | Refused:

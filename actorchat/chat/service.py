@@ -31,17 +31,20 @@ from actorchat.chat.directory import (
 )
 from actorchat.chat.feed import Console, Feed, FeedMessage, FeedState, Flush, Flushed
 from actorchat.chat.limits import FEED_SNAPSHOT, ROOM_INBOX, InFlightLimiter, Limits, RateLimiter
-from actorchat.chat.model import ChatState, OperatorCounters, PersonRecord, Policy, SourceCounters, Stage
+from actorchat.chat.links import Links
+from actorchat.chat.model import ChatState, OperatorCounters, PersonRecord, Policy, SourceCounters, Stage, Upload
 from actorchat.chat.operations import (
     Changed,
     ChatOperation,
     EndLeaving,
     ExpireChat,
     Expired,
+    ExpireUploads,
     Operation,
     Outcome,
     PersonRecorded,
     RecordPerson,
+    RecordUpload,
     RefreshPeople,
     Refused,
     ReleaseChat,
@@ -50,6 +53,7 @@ from actorchat.chat.operations import (
     SweepChat,
     Unchanged,
     Undecided,
+    UploadsExpired,
     refusal_of,
 )
 from actorchat.chat.ports import ChatFilter, ChatReader, FeedSnapshot, Journal, Session, StorageUnavailable
@@ -134,11 +138,13 @@ class ChatService:
         journal: Journal,
         chat_reader: ChatReader,
         limits: Limits,
+        links: Links,
         directory: Callable[[], Ref[DirectoryMessage]],
         renames: Callable[[], Ref[Renamed]],
         random: Random,
     ) -> None:
         self.chat_reader = chat_reader
+        self.links = links
         self.on_person: Callable[[PersonRecord], object] = lambda _: None
         """Called with each person's record that was stored, in the order of the commits."""
         self._journal = journal
@@ -160,7 +166,9 @@ class ChatService:
         ports = RoomPorts(journal, chat_reader, self._replays, self._feeds.anchor, RateLimiter(limits), limits)
         self._rooms: Virtual[UUID, RoomMessage, Publisher] = system.virtual(
             lambda chat, publisher: Room(publisher, ports),
-            anchor=lambda chat: Publisher(RoomState(chat, self._profiles), self._feeds.anchor, self._in_flight_limiter),
+            anchor=lambda chat: Publisher(
+                RoomState(chat, self._profiles, links), self._feeds.anchor, self._in_flight_limiter
+            ),
             idle=ROOM_IDLE,
             inbox=ROOM_INBOX,
             restart=_KEPT_UP,
@@ -214,6 +222,19 @@ class ChatService:
         decision = outcome.decision
         assert isinstance(decision, Changed | Unchanged)  # noqa: S101 - what this operation comes to
         return decision.chat, isinstance(decision, Changed)
+
+    async def record_upload(self, upload: Upload) -> None:
+        """Let a message of its uploader name a file whose bytes are stored. Raises `ChatRefused`."""
+        await self._submit(RecordUpload(upload))
+
+    async def expire_uploads(self, files: Sequence[UUID], before: float) -> tuple[UUID, ...]:
+        """Forget those of `files` that no message has taken, created at `before` (epoch seconds) or earlier.
+
+        Returns them: nothing names them any more. Raises `ChatRefused`.
+        """
+        outcome = await self._submit(ExpireUploads(tuple(files), before))
+        assert isinstance(outcome.decision, UploadsExpired)  # noqa: S101 - what this operation comes to
+        return outcome.decision.files
 
     async def perform(self, operation: ChatOperation) -> Changed | Unchanged:
         """Let the chat's room put `operation` through. Raises `ChatRefused` with the code that was decided.
@@ -338,7 +359,7 @@ class ChatService:
 
         Raises `StorageUnavailable`; then, or cancelled, there is nothing to leave.
         """
-        console = Console(session, sources)
+        console = Console(session, sources, self.links)
         # Holding the refs keeps the feeds' addresses, and with them their rosters.
         feeds = [(self._feeds[source], self._feeds.anchor(source)) for source in sorted(sources)]
         directory = self._directory()
@@ -507,12 +528,14 @@ async def open_chats(
     chat_reader: ChatReader,
     policy: Policy,
     limits: Limits,
+    links: Links,
     clock: Callable[[], float] = time.time,
     random: Random | None = None,
 ) -> AsyncIterator[ChatService]:
     """The chat, inside `system`, whose dead letters must go to `settle_dead_letter`.
 
-    `clock` gives epoch seconds; `random` makes the ids of chats, None: from the operating system.
+    `links` signs the links to files that readers of messages get. `clock` gives epoch seconds; `random` makes the ids
+    of chats, None: from the operating system.
 
     Leaving the block stops nothing that `system` does not stop; drain first.
     """
@@ -523,6 +546,7 @@ async def open_chats(
         journal=journal,
         chat_reader=chat_reader,
         limits=limits,
+        links=links,
         directory=lambda: refs[0],
         renames=lambda: renames[0],
         random=random or SystemRandom(),

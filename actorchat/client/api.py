@@ -1,8 +1,8 @@
 """Calls the HTTP API of a server."""
 
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID, uuid4
@@ -14,7 +14,7 @@ from actorchat.client.errors import ApiError, ApiUnreachable
 from actorchat.client.failure_messages import explain_failure, parse_error_body
 from actorchat.client.server_urls import ServerAddress
 from actorchat.client.websocket import tls_context
-from actorchat.protocol.entities import Chat, ChatStatus, Message, MessageType, Operator, Role, User
+from actorchat.protocol.entities import Attachment, Chat, ChatStatus, Message, MessageType, Operator, Role, User
 
 if TYPE_CHECKING:
     import httpx
@@ -23,6 +23,9 @@ T = TypeVar("T")
 
 ANSWER_SECONDS: Final = 15.0
 """The timeout of httpx for connecting, writing, and each wait for data."""
+
+UPLOAD_ANSWER_SECONDS: Final = 300.0
+"""The same for an upload, once all of it is sent."""
 
 
 @attrs.frozen
@@ -85,6 +88,11 @@ class Api:
 
     def __init__(self, http: "httpx.AsyncClient") -> None:
         self._http = http
+
+    @property
+    def origin(self) -> str:
+        """The server's address without a trailing slash: what links that begin with ``/`` belong behind."""
+        return str(self._http.base_url).rstrip("/")
 
     async def visit(self, source: str) -> Visit:
         """Create an anonymous visitor of a source, with a chat. With a visitor's token, renew it and keep the chat."""
@@ -158,6 +166,36 @@ class Api:
             body["type_role"] = type_role.value
         return await self._call(Message, "POST", f"/api/chats/{chat}/messages", body=body)
 
+    async def upload(self, content: bytes | AsyncIterable[bytes], filename: str) -> Attachment:
+        """Upload a file, whole or in pieces, that one message of this identity may name within a day.
+
+        The server judges its type by the bytes, and cleans its name.
+        """
+        import httpx
+
+        boundary = uuid4().hex
+        # The answer comes when the file is checked, which takes as long as the server's scanner.
+        timeout = httpx.Timeout(ANSWER_SECONDS, read=UPLOAD_ANSWER_SECONDS)
+        headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+        async with aclosing(_multipart(boundary, content, filename)) as body:
+            request = self._http.build_request(
+                "POST", "/api/attachments", content=body, headers=headers, timeout=timeout
+            )
+            return _decode(Attachment, await self._send(request))
+
+    async def download(self, attachment: Attachment, *, preview: bool = False) -> bytes:
+        """The bytes of a file of a message, or of its preview, by the link that the message came with.
+
+        Links end after some minutes: `history` has new ones. ValueError if there is no preview.
+        """
+        url = attachment.url_preview if preview else attachment.url
+        if not url:
+            raise ValueError(f"{attachment.filename} has no preview")
+        request = self._http.build_request("GET", url)
+        # The link says for whom it is, and may lead to another server.
+        request.headers.pop("Authorization", None)
+        return (await self._send(request)).content
+
     async def add_note(self, chat: UUID, text: str) -> Message:
         """Store an internal note: a system message that only operators see."""
         return await self.add_message(chat, text, type=MessageType.SYSTEM, type_role=Role.OPERATOR)
@@ -208,10 +246,13 @@ class Api:
         query: Mapping[str, str] | None = None,
         body: Mapping[str, object] | None = None,
     ) -> "httpx.Response":
+        return await self._send(self._http.build_request(method, path, params=query, json=body))
+
+    async def _send(self, request: "httpx.Request") -> "httpx.Response":
         import httpx
 
         try:
-            response = await self._http.request(method, path, params=query, json=body)
+            response = await self._http.send(request)
         except httpx.HTTPError as error:
             # Without a connection the server cannot have received the request.
             asked = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
@@ -220,6 +261,21 @@ class Api:
         if not response.is_success:
             raise _api_error(response.status_code, response.content)
         return response
+
+
+async def _multipart(
+    boundary: str, content: bytes | AsyncIterable[bytes], filename: str
+) -> AsyncGenerator[bytes, None]:
+    """Encode a body with one file, whose name is escaped as browsers do it."""
+    name = filename.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
+    disposition = f'form-data; name="file"; filename="{name}"'
+    yield f"--{boundary}\r\nContent-Disposition: {disposition}\r\n\r\n".encode(errors="replace")
+    if isinstance(content, bytes):
+        yield content
+    else:
+        async for piece in content:
+            yield piece
+    yield f"\r\n--{boundary}--\r\n".encode()
 
 
 def _decode(cls: type[T], response: "httpx.Response") -> T:

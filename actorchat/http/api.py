@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
 from typing import Final, TypeVar
 from urllib.parse import urlencode
 from uuid import UUID
@@ -14,7 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from actorchat.chat.model import ChatState, Identity, Stage, StoredMessage, wire_message
+from actorchat.chat.links import attachments_for
+from actorchat.chat.model import ChatState, Identity, Stage, StoredMessage, identity_of, wire_message
 from actorchat.chat.operations import (
     AcceptChat,
     AddMessage,
@@ -39,7 +41,7 @@ from actorchat.http.requests import (
     read_body,
     read_json,
 )
-from actorchat.protocol import MessageType, Role, encode_entity
+from actorchat.protocol import Message, MessageType, Role, encode_entity
 
 __all__ = ["Api"]
 
@@ -204,7 +206,7 @@ class Api:
             page = await self._chats.chat_reader.after(chat.uuid, role, after=after, limit=limit)
         if page is None:
             raise Problem("not_found", "there is no such chat")
-        return json_response(_wire_page(page, newest_first=after is None))
+        return json_response(_wire_page(page, partial(self._wire, call), newest_first=after is None))
 
     async def _add_message(self, call: _Call, chat: ChatState) -> Response:
         body = call.read(MessageBody)
@@ -225,10 +227,14 @@ class Api:
         decision = await self._chats.perform(operation)
         if isinstance(decision, Changed):
             (message,) = decision.messages
-            return json_response(wire_message(decision.chat, message), 201)
+            return json_response(self._wire(call, decision.chat, message), 201)
         if decision.message is None:
             raise AssertionError("a successful decision on a message has no message")
-        return json_response(wire_message(decision.chat, decision.message), 200)
+        return json_response(self._wire(call, decision.chat, decision.message), 200)
+
+    def _wire(self, call: _Call, chat: ChatState, message: StoredMessage) -> Message:
+        files = attachments_for(message.attachments, identity_of(call.caller.user), self._chats.links)
+        return wire_message(chat, message, files)
 
     async def _accept(self, call: _Call, chat: ChatState) -> Response:
         call.require_operator("accept chats")
@@ -260,7 +266,9 @@ def _link_to(request: Request, place: ListPlace) -> str:
     return f'<{request.url.path}?{urlencode([*asked, ("before", cursor_of(place))])}>; rel="next"'
 
 
-def _wire_page(page: Page, *, newest_first: bool) -> dict[str, object]:
+def _wire_page(
+    page: Page, wire: Callable[[ChatState, StoredMessage], Message], *, newest_first: bool
+) -> dict[str, object]:
     """Return the page as JSON values, cut to `MAX_PAGE_BYTES`: the newest or the oldest messages of it are kept."""
     messages: list[StoredMessage] = []
     encoded: list[Raw] = []
@@ -269,7 +277,7 @@ def _wire_page(page: Page, *, newest_first: bool) -> dict[str, object]:
         if size >= MAX_PAGE_BYTES:
             break
         messages.append(message)
-        encoded.append(Raw(encode_entity(wire_message(page.chat, message))))
+        encoded.append(Raw(encode_entity(wire(page.chat, message))))
         size += len(encoded[-1])
     if newest_first:
         messages.reverse()

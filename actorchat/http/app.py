@@ -16,9 +16,10 @@ from starlette.types import ASGIApp
 from actorchat.chat.ports import StorageUnavailable
 from actorchat.chat.service import ChatRefused, ChatService
 from actorchat.http.api import Api
+from actorchat.http.attachments import AttachmentRoutes
 from actorchat.http.cors import Cors
 from actorchat.http.origins import AllowedOrigins
-from actorchat.http.ports import Access
+from actorchat.http.ports import Access, Files
 from actorchat.http.problems import Problem, json_response, problem_of_refusal
 from actorchat.http.proxies import BehindProxies, Proxies
 from actorchat.protocol import asyncapi_document
@@ -31,6 +32,7 @@ _log: Final = logging.getLogger("actorchat.http")
 def make_app(
     chats: ChatService,
     access: Access,
+    files: Files,
     *,
     origins: AllowedOrigins,
     cors_headers: Collection[str] = (),
@@ -70,6 +72,7 @@ def make_app(
     app = Starlette(
         routes=[
             *Api(chats, access).routes(),
+            *AttachmentRoutes(access, files).routes(),
             Route("/health/live", live),
             Route("/health/ready", ready),
             Route("/asyncapi.json", asyncapi),

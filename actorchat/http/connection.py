@@ -21,6 +21,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from starlette.types import ASGIApp
 
+from actorchat.http.body_pace import PACE_STATE, BodyPace
 from actorchat.http.request_target import split_target
 from actorchat.protocol import encode_entity
 
@@ -91,7 +92,8 @@ class HttpServer:
         `stream` has an attribute `socket` like `trio.SocketStream`, or is a TLS stream after its handshake.
         """
         guarded = _GuardedStream(stream)
-        connection = _Connection(self._app, self._config, self._context, {}, guarded)  # type: ignore[arg-type] # duck-typed
+        state = {PACE_STATE: guarded.pace}
+        connection = _Connection(self._app, self._config, self._context, state, guarded)  # type: ignore[arg-type] # duck-typed
         connection.starting = self._starting
         connection.idle, connection.busy = self._idle, self._busy
         connection.scope = trio.CancelScope()
@@ -173,6 +175,7 @@ class _GuardedStream:
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.broken = False
+        self.pace = BodyPace()
         self._stream = stream
         self._send_size = _SENT_BYTES_TLS if hasattr(stream, "transport_stream") else _SENT_BYTES
         self.sending_since: float | None = None
@@ -183,7 +186,10 @@ class _GuardedStream:
         return getattr(self._stream, name)
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        return bytes(await self._stream.receive_some(min(max_bytes, _RECEIVED_BYTES)))
+        await self.pace.wait()
+        data = bytes(await self._stream.receive_some(min(max_bytes, _RECEIVED_BYTES)))
+        self.pace.received(len(data))
+        return data
 
     async def send_all(self, data: bytes) -> None:
         try:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 from uuid import UUID
 
 import attrs
 
-from actorchat.chat.model import ChatState
-from actorchat.protocol import Role, User
+from actorchat.chat.model import ChatState, Identity
+from actorchat.protocol import Attachment, Role, User
 
-__all__ = ["Access", "Caller", "Visit"]
+__all__ = ["Access", "Caller", "FileAnswer", "Files", "Incoming", "Visit"]
 
 
 @attrs.frozen
@@ -67,3 +68,48 @@ class Access(Protocol):
 
     def check_source(self, source: str) -> None:
         """Raise 404 for a source that this deployment does not have."""
+
+
+class Incoming(Protocol):
+    """A file that is being uploaded. Both methods raise Problem."""
+
+    async def write(self, data: bytes) -> bool:
+        """Take the next bytes. False: the file is too large."""
+
+    async def finish(self, filename: str) -> Attachment:
+        """All bytes came: keep the file under the cleaned name, so that a message of the uploader may take it."""
+
+
+@attrs.frozen
+class FileAnswer:
+    """A file, or a preview, that is to be sent.
+
+    `seconds` is how long the link is still good. `read(start, size)` gives so many bytes from the offset `start` on.
+    """
+
+    filename: str
+    media_type: str
+    size: int
+    inline: bool
+    seconds: int
+    read: Callable[[int, int], Awaitable[bytes]]
+
+
+class Files(Protocol):
+    """Takes and gives files."""
+
+    @property
+    def most_bytes(self) -> int:
+        """How large a file may be."""
+
+    def receive(self, caller: Caller, address: str) -> AbstractAsyncContextManager[Incoming]:
+        """A file from `caller`, at the network address. What is not finished in the block leaves nothing behind.
+
+        Raises Problem if the caller may not upload now.
+        """
+
+    async def open(self, file: UUID, ticket: str, reader: Identity | None, *, preview: bool) -> FileAnswer:
+        """The file that `ticket` is for. `reader` is None if the request says only with the ticket whose it is.
+
+        Raises Problem: 403 for another reader and for a ticket that is not good, 404 if there is no such file.
+        """

@@ -107,7 +107,11 @@ class Chat:
 
 @attrs.frozen(slots=False)
 class Attachment:
-    """A file of a message. ``size`` is in bytes."""
+    """A file of a message. ``size`` is in bytes.
+
+    ``url`` and ``url_preview`` are signed for the reader and expire within minutes. A link that begins with ``/`` is on
+    the server that the message came from. ``url_preview`` is ``""`` if there is no preview.
+    """
 
     uuid: UUID
     type: AttachmentType

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import errno
 import hashlib
+import hmac
 import os
 import re
 import secrets
@@ -139,6 +140,10 @@ class Tokens:
         self._secret_key = jwt.PyJWK({"kty": "oct", "k": _base64url(self._secret)}, "HS256")
         self._public_key = public_key
         self._cache: OrderedDict[str, Claims] = OrderedDict()
+
+    def derive_key(self, purpose: str) -> bytes:
+        """A key for another purpose than tokens, from the server's secret."""
+        return hmac.digest(self._secret, f"actorchat {purpose}".encode(), "sha256")
 
     def issue(self, user: User, sources: Collection[str], ttl: float) -> str:
         """Return a token for `user` that is valid for `ttl` seconds. Empty profile fields are not claimed.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import AsyncIterable, Awaitable, Collection, Sequence
 from math import inf
 from typing import TypeVar
+from urllib.parse import urlsplit
 from uuid import UUID
 
-from actorchat.chat.model import Stage, wire_message
+from actorchat.chat.links import attachments_for
+from actorchat.chat.model import ChatState, Stage, StoredMessage, identity_of, wire_message
 from actorchat.chat.operations import (
     AcceptChat,
     AddMessage,
@@ -24,7 +26,8 @@ from actorchat.client.api import ChatPage, HistoryPage
 from actorchat.http.cursors import cursor_of, place_of
 from actorchat.http.ports import Access, Caller
 from actorchat.http.problems import Problem
-from actorchat.protocol import Chat, ChatStatus, Message, MessageType, Operator, Role, User
+from actorchat.protocol import Attachment, Chat, ChatStatus, Message, MessageType, Operator, Role, User
+from actorchat.server.attachments import Attachments
 from actorchat.server.auth import is_storable
 
 __all__ = ["LocalApi"]
@@ -40,7 +43,10 @@ class LocalApi:
     waits for storage may still take effect.
     """
 
-    def __init__(self, chats: ChatService, access: Access, user: User, sources: Collection[str]) -> None:
+    def __init__(
+        self, chats: ChatService, access: Access, attachments: Attachments, user: User, sources: Collection[str]
+    ) -> None:
+        self._attachments = attachments
         self._chats = chats
         self._access = access
         self._caller = Caller(user, frozenset(sources), inf)
@@ -105,7 +111,7 @@ class LocalApi:
             page = await chat_reader.after(chat, role, after=after, limit=limit)
         if page is None:
             raise ChatRefused("not_found", "there is no such chat")
-        messages = tuple(wire_message(page.chat, message) for message in page.messages)
+        messages = tuple(self._wire(page.chat, message) for message in page.messages)
         return HistoryPage(
             messages=messages,
             from_index=messages[0].message_index if messages else None,
@@ -147,7 +153,35 @@ class LocalApi:
         )
         message = decision.messages[0] if isinstance(decision, Changed) else decision.message
         assert message is not None  # noqa: S101 - the outcome of a message is a message
-        return wire_message(decision.chat, message)
+        return self._wire(decision.chat, message)
+
+    async def upload(self, content: bytes | AsyncIterable[bytes], filename: str) -> Attachment:
+        """Store a file, whole or in pieces, that one message of this person may name within a day.
+
+        No rate limits apply, the configured sizes and types do: `ChatRefused` with `too_large`, `attachment_rejected`.
+        """
+        try:
+            async with self._attachments.receive(self._caller, None) as incoming:
+                if isinstance(content, bytes):
+                    fits = await incoming.write(content)
+                else:
+                    fits = True
+                    async for piece in content:
+                        fits = fits and await incoming.write(piece)
+                if not fits:
+                    raise ChatRefused("too_large", f"a file has at most {self._attachments.most_bytes} bytes")
+                return await incoming.finish(filename)
+        except Problem as problem:
+            raise ChatRefused(problem.code, problem.detail, problem.retry_after) from None
+
+    async def download(self, attachment: Attachment, *, preview: bool = False) -> bytes:
+        """The bytes of a file, or of its preview, that a message showed to this person a short time ago."""
+        url = attachment.url_preview if preview else attachment.url
+        ticket = urlsplit(url).query.removeprefix("ticket=")
+        answer = await _allowed(
+            self._attachments.open(attachment.uuid, ticket, identity_of(self.user), preview=preview)
+        )
+        return await _allowed(answer.read(0, answer.size))
 
     async def add_note(self, chat: UUID, text: str) -> Message:
         """Store an internal note: a system message that only operators see."""
@@ -181,6 +215,10 @@ class LocalApi:
         self._require_operator("see operators")
         records = await self._chats.chat_reader.operators(self._sources(()))
         return tuple(record.wire() for record in records)
+
+    def _wire(self, chat: ChatState, message: StoredMessage) -> Message:
+        files = attachments_for(message.attachments, identity_of(self.user), self._chats.links)
+        return wire_message(chat, message, files)
 
     def _require_operator(self, action: str) -> None:
         if not self._caller.is_operator:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import logging
+import secrets
+import shutil
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Collection
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -16,6 +19,8 @@ import attrs
 import trio
 
 from actorchat.actors import open_system
+from actorchat.blobs import LocalBlobs
+from actorchat.blobs.links import SignedLinks
 from actorchat.brokers import MemoryBroker, Relays, RelayStatistics, open_broker, open_relays
 from actorchat.chat.limits import Limits
 from actorchat.chat.ports import StorageUnavailable
@@ -27,6 +32,7 @@ from actorchat.http.problems import Problem
 from actorchat.http.proxies import Proxies
 from actorchat.protocol import BrokerChannel, BrokerMessage, CloseCode, Profile, Role, User
 from actorchat.server.access_control import AccessControl
+from actorchat.server.attachments import Attachments
 from actorchat.server.auth import Tokens
 from actorchat.server.bootstrap import StartFailed, check_public_key, new_folder, prepare_tokens, tls_context
 from actorchat.server.embedded import EmbeddedSockets, LocalSocket
@@ -81,6 +87,7 @@ class _Parts:
     local: EmbeddedSockets
     access_control: AccessControl
     tokens: Tokens
+    attachments: Attachments
     memory: MemoryTransport
     websockets: ReactorTransport | WebsocketTransport
     http: HttpServer
@@ -233,7 +240,7 @@ class Server:
         """
         parts = self._parts
         stored = await parts.local.record(user, user.role, sources)
-        return LocalApi(parts.chats, parts.access_control, stored, sources)
+        return LocalApi(parts.chats, parts.access_control, parts.attachments, stored, sources)
 
     def issue_token(self, user: User, *, sources: Collection[str] = (), ttl: float = 3600.0) -> str:
         """Return a signed token for `user`, valid for `ttl` seconds, for example for a page that the program renders.
@@ -335,6 +342,12 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
     with new_folder(settings.folder), prepare_tokens(settings, wall) as make_tokens:
         storage = await _open_storage(stack, settings, environment)
         tokens = make_tokens()
+    links = SignedLinks(
+        tokens.derive_key("attachments"),
+        wall,
+        seconds=settings.attachments.link_seconds,
+        base=settings.attachments.url,
+    )
     memory_broker, relays = await _open_relays(stack, settings, environment, storage)
     journal = await stack.enter_async_context(
         open_journal(
@@ -355,8 +368,9 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
             system=system,
             journal=journal,
             chat_reader=storage.chat_reader,
-            policy=settings.chat.policy(),
+            policy=settings.policy,
             limits=_limits(settings, environment),
+            links=links,
             clock=wall,
             random=random,
         )
@@ -387,9 +401,14 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
 
     origins = AllowedOrigins(settings.origins)
     proxies = Proxies(settings.http.trusted_proxies, settings.http.proxy_headers)
+    blobs = LocalBlobs(_attachments_folder(stack, settings))
+    attachments = Attachments(
+        chats, blobs, links, settings.attachments, most=settings.limits.attachments, clock=wall, random=random
+    )
     app = make_app(
         chats,
         access_control,
+        attachments,
         origins=origins,
         cors_headers=settings.http.cors_headers,
         proxies=proxies,
@@ -403,6 +422,7 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
         local=EmbeddedSockets(chats, users, memory),
         access_control=access_control,
         tokens=tokens,
+        attachments=attachments,
         memory=memory,
         websockets=websockets,
         http=http,
@@ -412,7 +432,11 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
     nursery = await stack.enter_async_context(trio.open_nursery())
     stack.callback(nursery.cancel_scope.cancel)
     nursery.start_soon(storage.chat_reader.watch)
-    if settings.folder is not None:
+    if settings.folder is None:
+        attachments.sweep_once_used(nursery)
+    else:
+        await attachments.clean()
+        nursery.start_soon(attachments.sweep)
         await nursery.start(serve_inspection, settings.folder, system)
     if sockets:
         listener = Listener(
@@ -437,6 +461,16 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
         state.listener, state.port = listener, listener.port
         await nursery.start(listener.serve)
     return Server(settings, parts, state)
+
+
+def _attachments_folder(stack: AsyncExitStack, settings: Settings) -> Path:
+    """Where the bytes of attachments are. A server that keeps no files has them in a folder that ends with `stack`."""
+    if settings.folder is not None:
+        return settings.folder / "attachments"
+    # Made when the first file is uploaded.
+    folder = Path(tempfile.gettempdir()) / f"actorchat-{secrets.token_hex(16)}"
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _open_websockets(
@@ -473,7 +507,7 @@ async def _open_storage(stack: AsyncExitStack, settings: Settings, environment: 
         return await stack.enter_async_context(
             environment.open_store(
                 settings.storage_url,
-                settings.chat.policy(),
+                settings.policy,
                 clock=environment.wall,
                 brokers=[url.name for url in broker_urls(settings)],
             )

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from actorchat.urls import without_secrets
 
 __all__ = [
     "DEFAULT_DATA",
+    "AttachmentSettings",
     "ChatSettings",
     "HttpSettings",
     "InvalidSettings",
@@ -347,6 +349,66 @@ class HttpSettings:
     proxy_headers: str = _choice(*PROXY_HEADERS)
 
 
+_MEDIA_TYPE: Final = re.compile(r"[a-z]+/[a-z0-9.+-]{1,64}")
+_FILE_TYPES: Final = ("image", "video", "audio", "file", "program")
+
+
+def _file_type(value: Any) -> str:
+    if value not in _FILE_TYPES and not (isinstance(value, str) and _MEDIA_TYPE.fullmatch(value)):
+        raise ValueError
+    return str(value)
+
+
+def _command(value: Any) -> tuple[str, ...]:
+    """A program and its arguments: a list, or text as a shell splits it."""
+    words = shlex.split(_text(value)) if isinstance(value, str) else list(value)
+    if not words:
+        raise ValueError
+    return tuple(map(_text, words))
+
+
+def _optional_command(value: Any) -> tuple[str, ...]:
+    return () if value in ("", (), []) else _command(value)
+
+
+def _link_base(value: Any) -> str:
+    if value != "" and not (isinstance(value, str) and _LINK_BASE.fullmatch(value)):
+        raise ValueError
+    return str(value).rstrip("/")
+
+
+_LINK_BASE: Final = re.compile(r"https?://[0-9A-Za-z.:\[\]-]+(/[0-9A-Za-z._~/-]*)?")
+
+
+@attrs.frozen(kw_only=True)
+class AttachmentSettings:
+    """Files that people send. How many a message may have is `LimitSettings.attachments`; 0 takes no files at all.
+
+    `size` is in bytes. `types` are those that are taken, judged by the bytes: `image`, `video`, `audio`, `file` (any
+    other but programs), `program`, and media types such as `application/pdf`. `per_minute` bounds the uploads of one
+    person, `address_per_minute` those from one network address. A file that no message takes within `unused_timeout`
+    seconds is deleted. A link is good for `link_seconds` at least, and twice as long at most. `url` is put before the
+    paths in links. `scan` is a command that gets the path of each file: exit status 0 takes it, 1 rejects it, any other
+    and more than `scan_seconds` let the client try again.
+    """
+
+    size: int = _setting("a whole number of bytes, 1 to 1099511627776", _integer(1, 2**40), 20_971_520)
+    types: tuple[str, ...] = _setting(
+        f"some of {', '.join(_FILE_TYPES)} and media types like application/pdf",
+        _each(_file_type),
+        ("image", "video", "audio", "file"),
+    )
+    per_minute: float = _rate(30.0)
+    address_per_minute: float = _rate(120.0)
+    unused_timeout: float = _setting("a number of seconds, 60 to 1000000000", _seconds(60, 1e9), 86_400.0)
+    link_seconds: float = _setting("a number of seconds, 60 to 86400", _seconds(60, 86_400), 600.0)
+    url: str = _setting(
+        "an address like https://chat.example, or nothing", lambda value: value and _link_base(value), ""
+    )
+    scan: tuple[str, ...] = _setting("a command like clamdscan --no-summary", _optional_command, ())
+    scan_seconds: float = _setting("a number of seconds, 1 to 600", _seconds(1, 600), 60.0)
+
+
 def _section(cls: Callable[..., T]) -> _Parser[T]:
     def parse(value: Any) -> T:
         return cls(**value) if isinstance(value, Mapping) else _own(value)
@@ -388,6 +450,9 @@ class Settings:
     limits: LimitSettings = _setting("the table [limits]", _section(LimitSettings), LimitSettings())
     chat: ChatSettings = _setting("the table [chat]", _section(ChatSettings), ChatSettings())
     http: HttpSettings = _setting("the table [http]", _section(HttpSettings), HttpSettings())
+    attachments: AttachmentSettings = _setting(
+        "the table [attachments]", _section(AttachmentSettings), AttachmentSettings()
+    )
 
     def __attrs_post_init__(self) -> None:
         faults = (*_faults(self), *self._conflicts())
@@ -408,6 +473,11 @@ class Settings:
         elif self.transport == "reactor" and not _HAS_REACTOR:
             detail = "the reactor does not work on this system; expected auto or trio-websocket"
             yield SettingFault("transport", detail)
+
+    @property
+    def policy(self) -> Policy:
+        """The choices that decisions in transactions depend on."""
+        return attrs.evolve(self.chat.policy(), upload_timeout=self.attachments.unused_timeout)
 
     @property
     def folder(self) -> Path | None:
@@ -436,7 +506,7 @@ def _faults(section: attrs.AttrsInstance, prefix: str = "") -> Iterator[SettingF
         value = getattr(section, field.name)
         if isinstance(value, _Invalid):
             yield SettingFault(prefix + field.name, value.detail)
-        elif isinstance(value, LimitSettings | ChatSettings | HttpSettings):
+        elif isinstance(value, LimitSettings | ChatSettings | HttpSettings | AttachmentSettings):
             yield from _faults(value, f"{field.name}.")
 
 

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import trio
 
-from actorchat.chat.model import ChatState, Identity, PersonRecord
+from actorchat.chat.model import ChatState, Identity, PersonRecord, Upload
 from actorchat.chat.ports import (
     PAGE_BYTES,
     ChatFilter,
@@ -134,6 +134,12 @@ class AsyncReader:
 
     async def unused(self, before: float, limit: int) -> tuple[UUID, ...]:
         return await self._run(partial(self._store.unused, before, limit))
+
+    async def uploads(self, files: Collection[UUID]) -> tuple[Upload, ...]:
+        return await self._run(partial(self._store.uploads, files))
+
+    async def unbound_uploads(self, before: float, limit: int) -> tuple[UUID, ...]:
+        return await self._run(partial(self._store.unbound_uploads, before, limit))
 
     async def due(self, now: float, limit: int) -> tuple[UUID, ...]:
         return await self._run(partial(self._store.due, now, limit))

@@ -24,6 +24,7 @@ from actorchat.chat.model import (
     SourceCounters,
     Stage,
     StoredMessage,
+    Upload,
     contribution,
 )
 from actorchat.chat.operations import (
@@ -35,10 +36,12 @@ from actorchat.chat.operations import (
     EndLeaving,
     ExpireChat,
     Expired,
+    ExpireUploads,
     MarkMessage,
     Operation,
     PersonRecorded,
     RecordPerson,
+    RecordUpload,
     Refused,
     RefuseMessage,
     ReleaseChat,
@@ -48,6 +51,8 @@ from actorchat.chat.operations import (
     SetOnline,
     TransferChat,
     Unchanged,
+    UploadRecorded,
+    UploadsExpired,
 )
 from actorchat.chat.person_records import record_person
 from actorchat.chat.ports import StorageUnavailable
@@ -128,6 +133,7 @@ class Changes:
     that chats got without a message.
 
     With each chat of `deleted` the record of its owner goes, if that is an anonymous visitor without any other chat.
+    `uploads` are the new and the taken ones, None for those to be deleted; `taken` says where: chat and message index.
     `drafts` by the integer of the chat's UUID: it is looked up for each message, and a UUID hashes in Python code.
     `gone` has those of the chats in `deleted`, one of which may have been created anew.
     """
@@ -141,12 +147,16 @@ class Changes:
     people: dict[PersonKey, PersonRecord] = attrs.Factory(dict)
     operators: dict[int, OperatorCounters] = attrs.Factory(dict)
     sources: dict[str, SourceCounters] = attrs.Factory(dict)
+    uploads: dict[UUID, Upload | None] = attrs.Factory(dict)
+    taken: dict[UUID, tuple[Draft, int]] = attrs.Factory(dict)
     next_message_id: int = 1
 
     @property
     def nothing(self) -> bool:
         """Nothing is left to be stored."""
         if self.created or self.deleted or self.messages or self.people or self.operators or self.sources:
+            return False
+        if self.uploads:
             return False
         return not any(draft.changed for draft in self.drafts.values())
 
@@ -210,6 +220,11 @@ def apply_changes(rows: RowCache, changes: Changes) -> None:
                 rows.key_count -= len(known)
                 known.add(new.added, new.count)
                 rows.key_count += len(known)
+    for uuid, upload in changes.uploads.items():
+        if upload is None:
+            rows.uploads.pop(uuid, None)
+        else:
+            rows.uploads[uuid] = upload
     rows.people.update(changes.people)
     rows.operators.update(changes.operators)
     rows.sources.update(changes.sources)
@@ -243,6 +258,10 @@ class _Decider:
                 return self._record(operation)
             case SetOnline() | EndLeaving():
                 return self._record_presence(operation)
+            case RecordUpload():
+                return self._record_upload(operation.upload)
+            case ExpireUploads():
+                return self._expire_uploads(operation)
             case _:
                 return self._decide_on_chat(operation)
 
@@ -258,7 +277,41 @@ class _Decider:
             new_keys = self._keys(draft, person_key(author))
             index = new_keys.find(operation.client_id)
             prior = None if index is None else self._message_at(draft, index)
+        if operation.attachments:
+            return self._add_with_files(draft, operation, new_keys, prior)
         return self._decided(draft, operation, new_keys, prior=prior)
+
+    def _add_with_files(
+        self, draft: Draft, operation: AddMessage, new_keys: NewKeys | None, prior: StoredMessage | None
+    ) -> DecisionAndCounters:
+        uploads = tuple(map(self._upload, operation.attachments))
+        decided = self._decided(draft, operation, new_keys, prior=prior, uploads=uploads)
+        decision = decided[0]
+        if isinstance(decision, Changed):
+            for upload in uploads:
+                if upload is not None:
+                    self.changes.uploads[upload.file.uuid] = replace(upload, bound=True)
+                    self.changes.taken[upload.file.uuid] = (draft, decision.messages[0].index)
+        return decided
+
+    def _upload(self, uuid: UUID) -> Upload | None:
+        if uuid in self.changes.uploads:
+            return self.changes.uploads[uuid]
+        return self._rows.uploads.get(uuid)
+
+    def _record_upload(self, upload: Upload) -> DecisionAndCounters:
+        if self._upload(upload.file.uuid) is None:
+            self.changes.uploads[upload.file.uuid] = upload
+        return UploadRecorded(), _NO_COUNTERS
+
+    def _expire_uploads(self, operation: ExpireUploads) -> DecisionAndCounters:
+        expired: list[UUID] = []
+        for uuid in operation.files:
+            upload = self._upload(uuid)
+            if upload is not None and not upload.bound and upload.created <= operation.before:
+                self.changes.uploads[uuid] = None
+                expired.append(uuid)
+        return UploadsExpired(tuple(expired)), _NO_COUNTERS
 
     def _refuse_message(self, operation: RefuseMessage) -> DecisionAndCounters:
         message, draft = operation.message, self._draft(operation.chat)
@@ -290,6 +343,7 @@ class _Decider:
         prior: StoredMessage | None = None,
         marked: MarkedMessage | None = None,
         target: PersonRecord | None = None,
+        uploads: tuple[Upload | None, ...] = (),
     ) -> DecisionAndCounters:
         chat = draft.state
         holder = None
@@ -306,6 +360,8 @@ class _Decider:
             target=target,
             holder=holder,
         )
+        if uploads:
+            context = replace(context, uploads=uploads)
         decision = decide(chat, operation, context)
         if not isinstance(decision, Changed):
             return decision, _NO_COUNTERS

@@ -29,6 +29,7 @@ from actorchat.chat.model import (
     SourceCounters,
     Stage,
     StoredMessage,
+    Upload,
     visible_to,
 )
 from actorchat.chat.operations import Operation, RefuseMessage
@@ -261,6 +262,13 @@ class MemoryStore:
     def unused(self, before: float, limit: int) -> tuple[UUID, ...]:
         unused = ((row.state.last_activity, uuid) for uuid, row in self._reserved.items())
         return tuple(uuid for _, uuid in sorted(islice(takewhile(lambda each: each[0] <= before, unused), limit)))
+
+    def uploads(self, files: Collection[UUID]) -> tuple[Upload, ...]:
+        return tuple(upload for uuid in files if (upload := self._rows.uploads.get(uuid)) is not None)
+
+    def unbound_uploads(self, before: float, limit: int) -> tuple[UUID, ...]:
+        unbound = (upload for upload in self._rows.uploads.values() if not upload.bound and upload.created <= before)
+        return tuple(upload.file.uuid for upload in sorted(unbound, key=attrgetter("created"))[:limit])
 
     def probe(self) -> None:
         pass

@@ -12,9 +12,11 @@ from actorchat.chat.operations import (
     AddMessage,
     EndLeaving,
     ExpireChat,
+    ExpireUploads,
     MarkMessage,
     Operation,
     RecordPerson,
+    RecordUpload,
     RefreshPeople,
     RefuseMessage,
     ReleaseChat,
@@ -38,6 +40,7 @@ class Preload:
     sources: set[str] = attrs.Factory(set)
     keys: set[tuple[UUID, PersonKey]] = attrs.Factory(set)
     marked: set[int] = attrs.Factory(set)
+    uploads: set[UUID] = attrs.Factory(set)
 
 
 def missing_chats(operations: Iterable[Operation], rows: RowCache) -> set[UUID]:
@@ -46,7 +49,8 @@ def missing_chats(operations: Iterable[Operation], rows: RowCache) -> set[UUID]:
     return {
         operation.chat
         for operation in operations
-        if not isinstance(operation, RecordPerson | SetOnline | EndLeaving) and operation.chat not in chats
+        if not isinstance(operation, RecordPerson | SetOnline | EndLeaving | RecordUpload | ExpireUploads)
+        and operation.chat not in chats
     }
 
 
@@ -69,6 +73,12 @@ def missing_rest(operations: Iterable[Operation], rows: RowCache) -> Preload:
                 needs.operators.add(user.id)
         if isinstance(operation, RecordPerson):
             continue
+        if isinstance(operation, RecordUpload):
+            needs.uploads.add(operation.upload.file.uuid)
+            continue
+        if isinstance(operation, ExpireUploads):
+            needs.uploads.update(operation.files)
+            continue
         if isinstance(operation, SetOnline | EndLeaving):
             if (True, operation.operator_id) not in people:
                 needs.people.add((True, operation.operator_id))
@@ -82,6 +92,8 @@ def missing_rest(operations: Iterable[Operation], rows: RowCache) -> Preload:
                 _add_for_chat(needs, rows, chats[uuid].state)
         row = chats.get(operation.chat)
         if row is None:
+            if isinstance(operation, AddMessage):
+                needs.uploads.update(operation.attachments)
             continue
         _add_for_chat(needs, rows, row.state)
         message = operation.message if isinstance(operation, RefuseMessage) else operation
@@ -90,6 +102,8 @@ def missing_rest(operations: Iterable[Operation], rows: RowCache) -> Preload:
                 author = person_key(message.author)
                 if author not in row.keys:
                     needs.keys.add((message.chat, author))
+            if message.attachments:
+                needs.uploads.update(message.attachments)
         elif isinstance(operation, MarkMessage):
             needs.marked.add(operation.message_id)
         elif isinstance(operation, TransferChat):
@@ -126,6 +140,8 @@ def _acting(operation: Operation) -> User | None:
             | RefreshPeople()
             | SetOnline()
             | EndLeaving()
+            | RecordUpload()
+            | ExpireUploads()
         ):
             return None
         case _:

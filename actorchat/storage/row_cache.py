@@ -13,7 +13,7 @@ from uuid import UUID
 import attrs
 from msgspec.structs import replace
 
-from actorchat.chat.model import ChatState, OperatorCounters, PersonRecord, SourceCounters, StoredMessage
+from actorchat.chat.model import ChatState, OperatorCounters, PersonRecord, SourceCounters, StoredMessage, Upload
 from actorchat.chat.rules import MarkedMessage
 from actorchat.protocol import Role, User
 
@@ -133,6 +133,7 @@ class RowCache:
     operators: dict[int, OperatorCounters] = attrs.Factory(dict)
     sources: dict[str, SourceCounters] = attrs.Factory(dict)
     owned: dict[tuple[int, str], list[UUID]] = attrs.Factory(dict)
+    uploads: dict[UUID, Upload] = attrs.Factory(dict)
     next_message_id: int = 1
     key_count: int = 0
 
@@ -147,7 +148,7 @@ class RowCache:
         return known is not None and known.find(client_id) is None
 
     def clear(self) -> None:
-        for table in (self.chats, self.people, self.operators, self.sources, self.owned):
+        for table in (self.chats, self.people, self.operators, self.sources, self.owned, self.uploads):
             table.clear()
         self.key_count = 0
 

@@ -14,14 +14,17 @@ import orjson
 
 from actorchat.chat.model import (
     ChatState,
+    Identity,
     OperatorCounters,
     PersonRecord,
     Policy,
     ProfileToken,
     Stage,
+    StoredAttachment,
     StoredMessage,
+    Upload,
 )
-from actorchat.protocol import MessageType, Role, User
+from actorchat.protocol import AttachmentType, MessageType, Role, User
 
 __all__ = [
     "DamagedRow",
@@ -31,12 +34,15 @@ __all__ = [
     "keys",
     "message_of",
     "message_row",
+    "message_with_files_row",
     "person_of",
     "person_row",
     "progress_row",
     "read_row",
     "role_text",
     "transition_row",
+    "upload_of",
+    "upload_row",
 ]
 
 T = TypeVar("T")
@@ -59,6 +65,7 @@ def read_row(convert: Callable[[Row], T], row: Row) -> T:
 ROLES: Final = {role.value: role for role in Role}
 TYPES: Final = {type_.value: type_ for type_ in MessageType}
 STAGES: Final = {stage.value: stage for stage in Stage}
+_FILE_TYPES: Final = {type_.value: type_ for type_ in AttachmentType}
 _USER, _OPERATOR = Role.USER.value, Role.OPERATOR.value
 _STANDARD, _SYSTEM = MessageType.STANDARD.value, MessageType.SYSTEM.value
 
@@ -133,7 +140,7 @@ def chat_of(row: Row) -> ChatState:
 
 
 def message_row(chat_number: int, message: StoredMessage) -> Row:
-    """The row of a message in `messages`."""
+    """The row of a message in `messages`, without `attachments`."""
     author = message.author
     return (
         message.id,
@@ -150,11 +157,54 @@ def message_row(chat_number: int, message: StoredMessage) -> Row:
     )
 
 
+def message_with_files_row(chat_number: int, message: StoredMessage) -> Row:
+    """A row of `messages`."""
+    files = [
+        (file.uuid.hex, file.type.value, file.filename, file.extension, file.size, file.preview_size)
+        for file in message.attachments
+    ]
+    return (*message_row(chat_number, message), orjson.dumps(files).decode())
+
+
 def message_of(row: Row) -> StoredMessage:
     """Convert the columns of `messages` without `chat`, followed by the author's profile."""
-    id_, index, rev, type_, type_role, author_role, author_id, text, time, client_id = row[:10]
-    author = None if author_id is None else _user(author_id, ROLES[author_role], row[10:])
-    return StoredMessage(id_, index, rev, TYPES[type_], ROLES[type_role], text, author, time, client_id)
+    id_, index, rev, type_, type_role, author_role, author_id, text, time, client_id, attachments = row[:11]
+    author = None if author_id is None else _user(author_id, ROLES[author_role], row[11:])
+    files = () if attachments is None else _files(attachments)
+    return StoredMessage(id_, index, rev, TYPES[type_], ROLES[type_role], text, author, time, client_id, files)
+
+
+def _files(attachments: str) -> tuple[StoredAttachment, ...]:
+    return tuple(
+        StoredAttachment(UUID(hex=uuid), _FILE_TYPES[type_], *rest) for uuid, type_, *rest in orjson.loads(attachments)
+    )
+
+
+def upload_row(upload: Upload) -> Row:
+    """A row of `uploads` that no message has taken."""
+    file = upload.file
+    return (
+        file.uuid.hex,
+        role_text(upload.uploader.role),
+        upload.uploader.id,
+        upload.source,
+        file.type.value,
+        upload.media_type,
+        file.filename,
+        file.extension,
+        file.size,
+        file.preview_size,
+        upload.created,
+        None,
+        None,
+    )
+
+
+def upload_of(row: Row) -> Upload:
+    """From `uploads`."""
+    uuid, role, id_, source, type_, media_type, filename, extension, size, preview_size, created, chat, _ = row
+    file = StoredAttachment(UUID(hex=uuid), _FILE_TYPES[type_], filename, extension, size, preview_size)
+    return Upload(file, Identity(ROLES[role], id_), source, media_type, created, chat is not None)
 
 
 def person_row(person: PersonRecord) -> Row:

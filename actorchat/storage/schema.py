@@ -37,10 +37,11 @@ __all__ = [
     "relayed",
     "settings",
     "source_counters",
+    "uploads",
     "writers",
 ]
 
-HEAD: Final = "0005"
+HEAD: Final = "0006"
 """The newest migration. A database at this version is opened without Alembic."""
 
 metadata: MetaData = MetaData()
@@ -93,6 +94,8 @@ messages: Table = Table(
     Column("text", Text, nullable=False),
     Column("time", _Big, nullable=False),
     Column("client_id", Text),
+    # JSON: the files, null for most messages.
+    Column("attachments", Text),
 )
 Index("messages_chat_index", messages.c.chat, messages.c.message_index, unique=True)
 
@@ -104,6 +107,28 @@ moves: Table = Table(
     Column("chat", _Big, nullable=False),
 )
 Index("moves_chat", moves.c.chat, moves.c.place)
+
+# The files that were uploaded. Chat and index are those of the message that has taken one, null before that.
+uploads: Table = Table(
+    "uploads",
+    metadata,
+    Column("uuid", Uuid, primary_key=True),
+    Column("uploader_role", String(8), nullable=False),
+    Column("uploader_id", _Big, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("type", String(8), nullable=False),
+    Column("media_type", Text, nullable=False),
+    Column("filename", Text, nullable=False),
+    Column("extension", Text, nullable=False),
+    Column("size", _Big, nullable=False),
+    Column("preview_size", _Big, nullable=False),
+    Column("created", _Big, nullable=False),
+    Column("chat", _Big),
+    Column("message_index", _Big),
+    sqlite_with_rowid=False,
+)
+_UNBOUND = text("chat IS NULL")
+Index("uploads_unbound", uploads.c.created, sqlite_where=_UNBOUND, postgresql_where=_UNBOUND)
 
 people: Table = Table(
     "people",

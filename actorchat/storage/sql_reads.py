@@ -17,11 +17,22 @@ from actorchat.chat.model import (
     PersonRecord,
     SourceCounters,
     StoredMessage,
+    Upload,
 )
 from actorchat.chat.ports import PAGE_BYTES, ChatFilter, ChatPage, FeedSnapshot, ListPlace, OperatorRecord, Page
 from actorchat.protocol import MAX_SAFE_INTEGER, Role
 from actorchat.storage.row_cache import cut_page
-from actorchat.storage.row_mapping import DamagedRow, Row, chat_of, keys, message_of, person_of, read_row, role_text
+from actorchat.storage.row_mapping import (
+    DamagedRow,
+    Row,
+    chat_of,
+    keys,
+    message_of,
+    person_of,
+    read_row,
+    role_text,
+    upload_of,
+)
 from actorchat.storage.statements import Statements
 
 __all__ = ["Cursor", "SqlReads", "read_message"]
@@ -142,6 +153,13 @@ class SqlReads:
 
     def due(self, now: float, limit: int) -> tuple[UUID, ...]:
         return tuple(UUID(hex=row[0]) for row in self._all(self._statements.due, (now, limit)))
+
+    def uploads(self, files: Collection[UUID]) -> tuple[Upload, ...]:
+        rows = self._all(self._statements.uploads, (keys(sorted(uuid.hex for uuid in files)),))
+        return tuple(read_row(upload_of, row) for row in rows)
+
+    def unbound_uploads(self, before: float, limit: int) -> tuple[UUID, ...]:
+        return tuple(UUID(hex=row[0]) for row in self._all(self._statements.unbound_uploads, (before, limit)))
 
     def _sound(self, rows: Iterable[Row]) -> Iterator[ChatState]:
         """The chats of those rows that hold one."""

@@ -25,12 +25,15 @@ from actorchat.storage.row_mapping import (
     counters_row,
     keys,
     message_row,
+    message_with_files_row,
     person_of,
     person_row,
     progress_row,
     read_row,
     role_text,
     transition_row,
+    upload_of,
+    upload_row,
 )
 from actorchat.storage.sql_reads import Cursor, read_message
 from actorchat.storage.statements import Statements
@@ -114,6 +117,8 @@ class SqlWriter:
     def _load(self, operations: Sequence[Operation]) -> None:
         rows, statements = self.rows, self._statements
         rows.owned.clear()
+        if rows.uploads:
+            rows.uploads.clear()
         chats = missing_chats(operations, rows)
         if chats:
             for row in self._all(statements.chats_by_uuid, (keys(chat.hex for chat in chats),)):
@@ -134,6 +139,10 @@ class SqlWriter:
                 rows.sources[source] = SourceCounters(*found.get(source, (source,)))
         if needs.keys:
             self._load_keys(needs.keys)
+        if needs.uploads:
+            for row in self._all(statements.uploads, (keys(uuid.hex for uuid in needs.uploads),)):
+                upload = read_row(upload_of, row)
+                rows.uploads[upload.file.uuid] = upload
         unknown = needs.marked - self._markable.keys()
         if unknown:
             for id_, number, index, type_, role in self._all(statements.marked_messages, (keys(unknown),)):
@@ -208,8 +217,10 @@ class SqlWriter:
         self._many(statements.update_chat_progress, progressed)
         self._many(
             statements.insert_message,
-            [message_row(draft.number, message) for draft, message in changes.messages],
+            [message_row(draft.number, message) for draft, message in changes.messages if not message.attachments],
         )
+        if changes.uploads:
+            self._save_files(changes)
         self._many(statements.insert_move, [(place, draft.number) for draft, place in changes.moves])
         self._many(statements.put_person, list(map(person_row, changes.people.values())))
         # Last: an owner may have got another chat.
@@ -220,6 +231,18 @@ class SqlWriter:
             statements.put_source_counters,
             [(source.source, source.unread_chats, source.rev) for source in changes.sources.values()],
         )
+
+    def _save_files(self, changes: Changes) -> None:
+        statements, known = self._statements, self.rows.uploads
+        with_files = [(draft.number, message) for draft, message in changes.messages if message.attachments]
+        rows = [message_with_files_row(number, message) for number, message in with_files]
+        self._many(statements.insert_message_with_files, rows)
+        new = [upload for uuid, upload in changes.uploads.items() if upload is not None and uuid not in known]
+        self._many(statements.insert_upload, list(map(upload_row, new)))
+        taken = [(draft.number, index, uuid.hex) for uuid, (draft, index) in changes.taken.items()]
+        self._many(statements.take_upload, taken)
+        gone = [(uuid.hex,) for uuid, upload in changes.uploads.items() if upload is None]
+        self._many(statements.delete_upload, gone)
 
     def _many(self, statement: str, rows: list[Row]) -> None:
         if rows:

@@ -17,7 +17,7 @@ from typing import Final
 from uuid import UUID
 
 from actorchat.chat.commit_log import MOST_TRIMMED, LogEntry, Trimmed
-from actorchat.chat.model import ChatState, Identity, PersonRecord, Policy
+from actorchat.chat.model import ChatState, Identity, PersonRecord, Policy, Upload
 from actorchat.chat.operations import Decision, Operation, Refused, RefuseMessage, Undecided, refusal_of
 from actorchat.chat.ports import (
     PAGE_BYTES,
@@ -342,6 +342,14 @@ class SqliteStore:
     def due(self, now: float, limit: int) -> tuple[UUID, ...]:
         with self._reading() as reads:
             return reads.due(now, limit)
+
+    def uploads(self, files: Collection[UUID]) -> tuple[Upload, ...]:
+        with self._reading() as reads:
+            return reads.uploads(files)
+
+    def unbound_uploads(self, before: float, limit: int) -> tuple[UUID, ...]:
+        with self._reading() as reads:
+            return reads.unbound_uploads(before, limit)
 
     def probe(self) -> None:
         with self._outages_named(), self._connections.fresh_reading() as cursor:

@@ -37,6 +37,7 @@ from actorchat.storage.schema import (
     relayed,
     settings,
     source_counters,
+    uploads,
     writers,
 )
 
@@ -112,7 +113,29 @@ class Statements:
         self.last_message_id: str = text_(select(func.max(writers.c.last_message_id)))
         self.last_chat_number: str = text_(select(func.max(chats.c.number)))
         self.insert_chat: str = self._insert(chats)
-        self.insert_message: str = self._insert(messages)
+        self.insert_message: str = self._insert(messages, leave=("attachments",))
+        self.insert_message_with_files: str = self._insert(messages)
+        self.insert_upload: str = self._insert(uploads)
+        self.take_upload: str = text_(
+            update(uploads)
+            .where(uploads.c.uuid == bindparam("of"))
+            .values({"chat": bindparam("new_chat"), "message_index": bindparam("new_index")}),
+            "new_chat",
+            "new_index",
+            "of",
+        )
+        self.delete_upload: str = text_(uploads.delete().where(uploads.c.uuid == bindparam("of")), "of")
+        self.uploads: str = text_(select(*uploads.c).where(_among(uploads.c.uuid)), "keys")
+        # Spelt as in the index of the unbound uploads.
+        self.unbound_uploads: str = text_(
+            select(uploads.c.uuid)
+            .where(literal_column("chat IS NULL"), uploads.c.created <= bindparam("before"))
+            .order_by(uploads.c.created)
+            .limit(bindparam("limit"))
+            .offset(_start),
+            "before",
+            "limit",
+        )
         self.insert_move: str = self._insert(moves)
         self.update_chat: str = self._update_chat(("stage", "operator_id", *_PROGRESS, "assigned_at", "due_at"))
         self.update_chat_progress: str = self._update_chat(_PROGRESS)
@@ -327,8 +350,8 @@ class Statements:
             raise AssertionError(f"{compiled} has the parameters {actual}, not {parameters}")
         return str(compiled)
 
-    def _insert(self, table: Table) -> str:
-        names = [column.name for column in table.c]
+    def _insert(self, table: Table, leave: Sequence[str] = ()) -> str:
+        names = [column.name for column in table.c if column.name not in leave]
         return self._text(table.insert().values({name: bindparam(name) for name in names}), *names)
 
     def _put(self, table: Table, keep: Sequence[str] = ()) -> str:

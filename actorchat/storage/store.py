@@ -12,7 +12,7 @@ from uuid import UUID
 import attrs
 
 from actorchat.chat.commit_log import LogEntry, Trimmed
-from actorchat.chat.model import ChatState, Identity, OperatorCounters, PersonRecord, SourceCounters
+from actorchat.chat.model import ChatState, Identity, OperatorCounters, PersonRecord, SourceCounters, Upload
 from actorchat.chat.operations import Decision, Operation, RefuseMessage
 from actorchat.chat.ports import PAGE_BYTES, ChatFilter, ChatPage, FeedSnapshot, OperatorRecord, Page
 from actorchat.protocol import Role
@@ -100,6 +100,12 @@ class Reads(Protocol):
 
     def due(self, now: float, limit: int) -> tuple[UUID, ...]:
         """Chats whose `due_at` has passed, the longest overdue first."""
+
+    def uploads(self, files: Collection[UUID]) -> tuple[Upload, ...]:
+        """Those of `files` that were uploaded and not forgotten, in any order."""
+
+    def unbound_uploads(self, before: float, limit: int) -> tuple[UUID, ...]:
+        """Uploads that no message has taken, created at `before` (epoch seconds) or earlier, the oldest first."""
 
     def probe(self) -> None:
         """Read a little of each kind of thing; raises `StorageUnavailable` if storage as a whole can't be read."""

@@ -17,12 +17,15 @@ from msgspec.structs import replace
 from actorchat.chat.model import (
     ANONYMOUS_IDS,
     ENDLESS,
+    ChatState,
     Identity,
     OperatorCounters,
     PersonRecord,
     Policy,
     SourceCounters,
     Stage,
+    StoredAttachment,
+    Upload,
     contribution,
     endless,
 )
@@ -34,10 +37,12 @@ from actorchat.chat.operations import (
     EndLeaving,
     ExpireChat,
     Expired,
+    ExpireUploads,
     MarkMessage,
     Operation,
     PersonRecorded,
     RecordPerson,
+    RecordUpload,
     RefreshPeople,
     Refused,
     RefuseMessage,
@@ -49,9 +54,11 @@ from actorchat.chat.operations import (
     SweepChat,
     TransferChat,
     Unchanged,
+    UploadRecorded,
+    UploadsExpired,
 )
 from actorchat.chat.ports import ChatFilter, ChatPage, Page
-from actorchat.protocol import MessageType, Role, User
+from actorchat.protocol import AttachmentType, MessageType, Role, User
 from actorchat.storage.store import Batch, DecisionAndCounters, Store
 
 __all__ = ["OpenStore", "check_store", "check_walk", "random_operations"]
@@ -564,6 +571,97 @@ def _check_memberships(writer: _Writer) -> None:
     assert writer.person(gus).memberships == {"mall": far}
 
 
+def _upload(number: int, uploader: User = ANN, created: int = NOW) -> Upload:
+    file = StoredAttachment(UUID(int=number), AttachmentType.IMAGE, f"{number} я.png", "png", 5, 3)
+    return Upload(file, Identity(uploader.role, uploader.id), SHOP, "image/png", created)
+
+
+def _check_uploads(writer: _Writer) -> None:
+    """An upload is taken by one message of its uploader, shown wherever that is, and not forgotten any more."""
+    one, two, three, bobs = _upload(1), _upload(2), _upload(3), _upload(4, BOB)
+    recorded = writer.batch(*map(RecordUpload, (one, two, three, bobs)), RecordUpload(one))
+    assert [decision for decision, _ in recorded] == [UploadRecorded()] * 5
+    store = writer.store
+    ids = [upload.file.uuid for upload in (one, two, three, bobs)]
+    found = sorted(store.uploads([*ids, UUID(int=99)]), key=lambda upload: upload.file.uuid)
+    assert found == [one, two, three, bobs]
+    assert store.uploads([]) == ()
+    send = AddMessage(CHAT, ANN, "", (ids[1], ids[0]), client_id="k")
+    message = writer.changed(send).messages[0]
+    assert message.attachments == (two.file, one.file)
+    assert writer.one(send)[0] == Unchanged(_state(writer), message)
+    for other in (tuple(ids[:2]), (), (ids[1],)):
+        _refuses(writer, replace(send, text="x", attachments=other), "conflict")
+    _refuses(writer, replace(send, attachments=tuple(ids[:2])), "conflict")
+    # None at all, taken, somebody else's, and named twice.
+    nothing = UUID(int=99)
+    for files, offending in (
+        ((nothing, ids[2]), (nothing,)),
+        ((ids[2], ids[0], ids[1]), (ids[0], ids[1])),
+        ((ids[3],), (ids[3],)),
+        ((ids[2], ids[2]), (ids[2],)),
+    ):
+        refused = _refuses(writer, AddMessage(CHAT, ANN, "x", files), "attachment_unknown")
+        assert refused.attachments == offending
+    # Nobody with the same id and another role, and no refused message has taken it.
+    _refuses(writer, AddMessage(CHAT, EVE, "x", (ids[2],)), "attachment_unknown")
+    # Of two messages of one batch the first takes it; so does one of a chat that the batch makes.
+    new = UUID(int=7)
+    decided = writer.batch(
+        ReserveChat(new, "mall", ANN), AddMessage(new, ANN, "a", (ids[2],)), AddMessage(CHAT, ANN, "b", (ids[2],))
+    )
+    assert isinstance(decided[1][0], Changed)
+    assert isinstance(decided[2][0], Refused)
+    for page in (
+        store.newest(CHAT, Role.USER, before=None, limit=9),
+        store.after(CHAT, Role.OPERATOR, after=-1, limit=9),
+        store.since(CHAT, rev=0, limit=9),
+        store.authored(CHAT, Role.USER, after=-1, upto=9, limit=9),
+    ):
+        assert page is not None
+        assert [each.attachments for each in page.messages] == [(two.file, one.file)]
+    assert all(upload.bound for upload in store.uploads(ids[:3]))
+    assert store.unbound_uploads(NOW, 9) == (ids[3],)
+    # Recorded and taken, or forgotten, in one batch.
+    five, six = _upload(5), _upload(6)
+    writer.batch(
+        RecordUpload(five),
+        AddMessage(CHAT, ANN, "five", (five.file.uuid,)),
+        RecordUpload(six),
+        ExpireUploads((six.file.uuid,), NOW),
+    )
+    assert [upload.bound for upload in store.uploads((five.file.uuid, six.file.uuid))] == [True]
+
+
+def _check_expiring_uploads(writer: _Writer) -> None:
+    """Uploads that no message takes in time are forgotten; the oldest are found first."""
+    store = writer.store
+    writer.batch(*(RecordUpload(_upload(n, created=NOW + n)) for n in (3, 1, 2, 4)))
+    ids = [UUID(int=n) for n in range(1, 5)]
+    assert store.unbound_uploads(NOW + 3, 2) == tuple(ids[:2])
+    assert store.unbound_uploads(NOW + 3, 9) == tuple(ids[:3])
+    writer.changed(AddMessage(CHAT, ANN, "x", (ids[0],)), now=NOW + 5)
+    expired, _ = writer.one(ExpireUploads((*ids, UUID(int=99)), NOW + 3), now=NOW + 5)
+    assert expired == UploadsExpired((ids[1], ids[2]))
+    assert {upload.file.uuid for upload in store.uploads(ids)} == {ids[0], ids[3]}
+    # Late by a second, though nobody has forgotten it yet.
+    _refuses(writer, AddMessage(CHAT, ANN, "x", (ids[3],)), "attachment_unknown", now=NOW + 4 + 86_400)
+    writer.changed(AddMessage(CHAT, ANN, "x", (ids[3],)), now=NOW + 3 + 86_400)
+
+
+def _state(writer: _Writer) -> ChatState:
+    state = writer.store.chat(CHAT)
+    assert state is not None
+    return state
+
+
+def _refuses(writer: _Writer, operation: Operation, code: str, now: float = NOW) -> Refused:
+    decision, _ = writer.one(operation, now)
+    assert isinstance(decision, Refused), decision
+    assert decision.code == code, decision
+    return decision
+
+
 def _check_bad_value(writer: _Writer) -> None:
     """An operation that can't be stored or decided is refused; the rest of its batch is stored in order."""
     no_text: object = object()
@@ -609,6 +707,8 @@ _CHECKS: Final = (
     _check_presence,
     _check_expiry,
     _check_memberships,
+    _check_uploads,
+    _check_expiring_uploads,
     _check_bad_value,
     _check_recover,
 )
@@ -681,6 +781,9 @@ def _check_reopening(open_store: OpenStore) -> None:
         writer.batch(*_RECORDS, ReserveChat(CHAT, SHOP, ANN))
         writer.talk("a", "b")
         writer.batch(*(AddMessage(CHAT, EVE, "x", client_id=str(n)) for n in range(300)))
+        writer.batch(RecordUpload(_upload(1)), RecordUpload(_upload(2)))
+        writer.talk("c")
+        filed = writer.changed(AddMessage(CHAT, ANN, "filed", (UUID(int=1),), "f"))
         writer.batch(SetOnline(EVE.id, True), SetOnline(EVE.id, False))
         [(first, _)] = store.commit([send], batch)
         assert isinstance(first, Changed)
@@ -692,6 +795,10 @@ def _check_reopening(open_store: OpenStore) -> None:
         assert store.due(NOW + 5, 9) == (CHAT,)
         writer = _Writer(store, "second")
         assert writer.one(send)[0] == Unchanged(first.chat, first.messages[0])
+        again, _ = writer.one(AddMessage(CHAT, ANN, "filed", (UUID(int=1),), "f"))
+        assert again == Unchanged(first.chat, filed.messages[0])
+        _refuses(writer, AddMessage(CHAT, ANN, "x", (UUID(int=1),)), "attachment_unknown")
+        assert store.unbound_uploads(NOW, 9) == (UUID(int=2),)
         for n, known in ((43, False), (45, True), (299, True)):
             again, _ = writer.one(AddMessage(CHAT, EVE, "x", client_id=str(n)))
             assert isinstance(again, Unchanged if known else Changed)

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import trio
 
-from actorchat.chat.model import ChatState, Identity, PersonRecord
+from actorchat.chat.model import ChatState, Identity, PersonRecord, Upload
 from actorchat.chat.operations import Operation, RefuseMessage
 from actorchat.chat.ports import (
     PAGE_BYTES,
@@ -117,6 +117,12 @@ class FaultyStore(Store):
 
     def due(self, now: float, limit: int) -> tuple[UUID, ...]:
         return self._readable.due(now, limit)
+
+    def uploads(self, files: Collection[UUID]) -> tuple[Upload, ...]:
+        return self._readable.uploads(files)
+
+    def unbound_uploads(self, before: float, limit: int) -> tuple[UUID, ...]:
+        return self._readable.unbound_uploads(before, limit)
 
     def probe(self) -> None:
         self._readable.probe()

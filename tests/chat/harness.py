@@ -13,6 +13,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from actorchat.actors import ActorSystem, open_system
+from actorchat.blobs.links import SignedLinks
 from actorchat.chat import ChatService, Limits, open_chats, settle_dead_letter
 from actorchat.chat.commands import FeedReceiver, RoomReceiver
 from actorchat.chat.model import ChatState, Policy
@@ -34,6 +35,7 @@ from tests.chat.people import ANNA, OLGA, PETR
 
 E = TypeVar("E")
 SOURCES = frozenset({"lk"})
+LINKS = SignedLinks(b"a key of tests", lambda: 0.0, seconds=600)
 
 
 class RecordingSession:
@@ -178,6 +180,7 @@ async def open_chat(
                 chat_reader=storage.chat_reader,
                 policy=policy,
                 limits=limits or Limits(messages_per_second=0),
+                links=LINKS,
                 clock=trio.current_time,
             )
         )

@@ -27,7 +27,7 @@ from actorchat.chat.operations import RecordPerson
 from actorchat.chat.ports import OperatorRecord, StorageUnavailable
 from actorchat.protocol import GlobalUpdated, OperatorUpdated
 from actorchat.storage import open_journal, open_store
-from tests.chat.harness import SOURCES, RecordingSession
+from tests.chat.harness import LINKS, SOURCES, RecordingSession
 from tests.chat.people import OLGA
 from tests.storage.sample_chat import OutcomeRecorder
 
@@ -45,7 +45,7 @@ async def test_an_older_revision_of_a_counter_never_wins(autojump_clock: MockClo
         record = OperatorRecord(person, OperatorCounters(OLGA.id))
         directory.signal(PersonSeen(person))
         await wait_all_tasks_blocked()
-        console = Console(recorder, SOURCES)
+        console = Console(recorder, SOURCES, LINKS)
         consoles.join(console, (SourceCounters("lk"),))
         directory.signal(ConsoleJoined(console, (record,), (SourceCounters("lk"),)))
         for rev, unread in ((5, 2), (3, 9)):
@@ -69,7 +69,7 @@ async def test_a_profile_stored_before_the_presence_does_not_undo_it(
         consoles, recorder = Consoles(), RecordingSession(OLGA)
         directory = await system.start(lambda: Directory(storage.chat_reader, store, refuse, consoles))
         directory.signal(PersonSeen(person))
-        console = Console(recorder, SOURCES)
+        console = Console(recorder, SOURCES, LINKS)
         consoles.join(console, ())
         directory.signal(ConsoleJoined(console, (), ()))
         await trio.sleep(1)
@@ -102,7 +102,7 @@ class _ChatDriver:
         self.calls.append((what, round(trio.current_time() - self._started, 1)))
 
     def connect(self, directory: Ref[DirectoryMessage]) -> Console:
-        console = Console(RecordingSession(OLGA), SOURCES)
+        console = Console(RecordingSession(OLGA), SOURCES, LINKS)
         self.consoles.join(console, ())
         directory.signal(ConsoleJoined(console, (), ()))
         return console
@@ -158,7 +158,7 @@ async def test_the_grace_period_counts_from_the_last_socket_even_if_heard_late(a
         await trio.sleep(1)
         chat_driver.disconnect(directory, first)
         await trio.sleep(29.9)
-        second = Console(RecordingSession(OLGA), SOURCES)
+        second = Console(RecordingSession(OLGA), SOURCES, LINKS)
         chat_driver.consoles.join(second, ())
         assert chat_driver.consoles.leave(second)
         # The messages about that socket are late: the timer of the first one ends before they come.
@@ -176,7 +176,7 @@ async def test_counters_of_sources_without_a_console_are_forgotten_when_there_ar
         consoles, recorder = Consoles(), RecordingSession(OLGA)
 
         directory = await system.start(lambda: Directory(storage.chat_reader, refuse, refuse, consoles))
-        console = Console(recorder, SOURCES)
+        console = Console(recorder, SOURCES, LINKS)
         consoles.join(console, ())
         directory.signal(ConsoleJoined(console, (), ()))
         for rev, source in enumerate(["lk", *(f"made-up-{number}" for number in range(100))], 1):

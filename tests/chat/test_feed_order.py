@@ -23,7 +23,7 @@ from actorchat.protocol import (
 )
 from actorchat.storage.store import Store
 from actorchat.testing import CommitFault, FaultyStore
-from tests.chat.harness import SOURCES, RecordingSession, open_chat
+from tests.chat.harness import LINKS, SOURCES, RecordingSession, open_chat
 from tests.chat.people import ANNA, CHAT, OLGA, PETR
 from tests.chat.test_crashes import plant
 
@@ -140,12 +140,12 @@ async def test_a_console_gets_only_the_revisions_that_its_snapshot_lacks() -> No
     item = FeedItem(CHAT, 7, frames("a", "b", "c", "d"), (), ((4, 2), (5, 2), (6, 3), (7, 4)))
     for shown, seen in ((3, "abcd"), (4, "cd"), (5, "cd"), (6, "d"), (7, "")):
         recorder = RecordingSession(PETR)
-        console = Console(recorder, SOURCES)
-        console.show([item], item.frames)
+        console = Console(recorder, SOURCES, LINKS)
+        console.show([item], item.frames, linked=False)
         console.release({CHAT: shown})
         assert b"".join(recorder.payloads).decode() == seen
         last = FeedItem(CHAT, 8, frames("e"))
-        console.show([last], last.frames)
+        console.show([last], last.frames, linked=False)
         assert b"".join(recorder.payloads).decode() == seen + "e"
 
 

@@ -16,7 +16,7 @@ from actorchat.chat.publisher import Publisher
 from actorchat.chat.renamed_users import RenamedUsers
 from actorchat.chat.room_state import ReplayCursor, RoomState, Subscription
 from actorchat.protocol import MessageType, Profile, Role
-from tests.chat.harness import RecordingSession
+from tests.chat.harness import LINKS, RecordingSession
 from tests.chat.people import ANNA, CHAT, OLGA
 
 RESERVED = ChatState(CHAT, "lk", ANNA)
@@ -47,7 +47,7 @@ class Scene:
     @classmethod
     def open(cls, profile: Profile = Profile.EXTENDED) -> Scene:
         feed = FeedState("lk", lambda: None)
-        publisher = Publisher(RoomState(CHAT, RenamedUsers()), lambda source: feed, InFlightLimiter(10))
+        publisher = Publisher(RoomState(CHAT, RenamedUsers(), LINKS), lambda source: feed, InFlightLimiter(10))
         publisher.room_state.announced, publisher.complete = RESERVED, True
         olga = RecordingSession(OLGA, profile)
         subscription = Subscription(olga)

@@ -9,13 +9,13 @@ from actorchat.chat.model import Identity
 from actorchat.chat.renamed_users import RenamedUsers
 from actorchat.chat.room_state import ReplayCursor, RoomState, Subscription
 from actorchat.protocol import Frames, Role, UserConnected
-from tests.chat.harness import RecordingSession
+from tests.chat.harness import LINKS, RecordingSession
 from tests.chat.people import ANNA, CHAT
 
 
 @pytest.fixture
 def room_state() -> RoomState:
-    return RoomState(CHAT, RenamedUsers())
+    return RoomState(CHAT, RenamedUsers(), LINKS)
 
 
 def test_a_room_is_vacant_only_when_nobody_is_in_it_or_joining(room_state: RoomState) -> None:
@@ -51,7 +51,7 @@ def test_a_new_profile_of_a_joining_socket_is_sent_once(room_state: RoomState) -
 
 def test_a_full_feed_drops_typing_but_no_stop() -> None:
     feed = FeedState("lk", lambda: None)
-    feed.consoles[Console(RecordingSession(ANNA), frozenset({"lk"}))] = None
+    feed.consoles[Console(RecordingSession(ANNA), frozenset({"lk"}), LINKS)] = None
     for number in range(FEED_TYPING + 1):
         feed.put_typing(CHAT, Identity(Role.USER, number), Frames.of([b"on"], typing=True), stopped=False)
     assert len(feed.typing) == FEED_TYPING

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 import attrs
 import pytest
@@ -16,9 +17,12 @@ from actorchat.chat.model import (
     PersonRecord,
     Policy,
     Stage,
+    StoredAttachment,
     StoredMessage,
+    Upload,
     contribution,
     endless,
+    identity_of,
     message_status,
 )
 from actorchat.chat.operations import (
@@ -40,7 +44,7 @@ from actorchat.chat.operations import (
     Unchanged,
 )
 from actorchat.chat.rules import DecisionContext, MarkedMessage, decide, prospective_operator, record_presence
-from actorchat.protocol import MessageStatus, MessageType, Role, User
+from actorchat.protocol import AttachmentType, MessageStatus, MessageType, Role, User
 from tests.chat.people import ANNA, CHAT, OLGA, PETR, chat
 
 NOW = 1_000
@@ -386,9 +390,43 @@ def test_a_repeated_client_id_is_answered_even_when_the_chat_refuses_messages() 
     assert isinstance(decide(chat(Stage.CLOSED), repeat, refusing), Unchanged)
 
 
-def test_an_unknown_attachment_is_refused() -> None:
-    operation = AddMessage(CHAT, ANNA, "", attachments=(CHAT,))
-    assert code(decide(chat(), operation, context())) == "attachment_unknown"
+FILE = StoredAttachment(UUID(int=1), AttachmentType.FILE, "a.txt", "txt", 5)
+UPLOAD = Upload(FILE, identity_of(ANNA), "lk", "application/octet-stream", 1_000)
+
+
+@pytest.mark.parametrize(
+    "upload",
+    [
+        None,
+        replace(UPLOAD, uploader=identity_of(PETR)),
+        replace(UPLOAD, bound=True),
+        replace(UPLOAD, created=1_000 - 86_400),
+    ],
+    ids=["none", "another's", "bound", "expired"],
+)
+def test_a_file_that_cannot_be_taken_is_refused_with_one_answer(upload: Upload | None) -> None:
+    other = replace(UPLOAD, file=replace(FILE, uuid=UUID(int=2)))
+    operation = AddMessage(CHAT, ANNA, "", attachments=(FILE.uuid, UUID(int=2)))
+    refused = decide(chat(), operation, context(uploads=(upload, other)))
+    wanted = Refused("attachment_unknown", "there is no such attachment", attachments=(FILE.uuid,))
+    assert refused == wanted
+
+
+def test_a_message_takes_its_uploads_in_its_own_order() -> None:
+    other = replace(UPLOAD, file=replace(FILE, uuid=UUID(int=2)))
+    operation = AddMessage(CHAT, ANNA, "", attachments=(UUID(int=2), FILE.uuid))
+    decision = decide(chat(), operation, context(uploads=(other, UPLOAD)))
+    assert isinstance(decision, Changed)
+    assert decision.messages[0].attachments == (other.file, FILE)
+
+
+def test_a_repeat_needs_the_same_attachments_in_the_same_order() -> None:
+    files = (FILE, replace(FILE, uuid=UUID(int=2)))
+    prior = replace(STORED, attachments=files)
+    same = AddMessage(CHAT, ANNA, STORED.text, (FILE.uuid, UUID(int=2)), client_id="k1")
+    assert decide(chat(), same, context(prior=prior)) == Unchanged(chat(), prior)
+    for attachments in ((), (FILE.uuid,), (UUID(int=2), FILE.uuid)):
+        assert code(decide(chat(), replace(same, attachments=attachments), context(prior=prior))) == "conflict"
 
 
 VISITORS = MarkedMessage(4, MessageType.STANDARD, Role.USER)

@@ -20,6 +20,8 @@ from actorchat.protocol.entities import Role
         ("/transfer Olga", InvalidInput("usage: /transfer ID")),
         ("/close now", InvalidInput("usage: /close")),
         ("/open 3", RunCommand("open", number=3)),
+        ("/attach  my photo.png ", RunCommand("attach", text="my photo.png")),
+        ("/attach", InvalidInput("usage: /attach FILE")),
     ],
 )
 def test_a_line_in_an_operators_chat(line: str, meaning: Input) -> None:
@@ -51,11 +53,12 @@ def test_a_visitor_has_no_operators_commands(word: str) -> None:
 
 def test_help_lists_every_command_there_is() -> None:
     assert [line.split()[0] for line in help_lines(Role.USER, in_chat=True)] == [
+        "/attach",
         "/close",
         "/reopen",
         "/help",
         "/quit",
         "//text",
     ]
-    assert len(help_lines(Role.OPERATOR, in_chat=True)) == 11
+    assert len(help_lines(Role.OPERATOR, in_chat=True)) == 12
     assert len(help_lines(Role.OPERATOR, in_chat=False)) == 5

@@ -17,12 +17,12 @@ import pytest
 from actorchat.cli import main
 from actorchat.http.problems import STATUSES
 from actorchat.protocol import decode_command
-from actorchat.server.settings import ChatSettings, HttpSettings, LimitSettings, Settings
+from actorchat.server.settings import AttachmentSettings, ChatSettings, HttpSettings, LimitSettings, Settings
 from actorchat.server.settings_loader import load_settings
 from tests.docs.code_blocks import PAGES, ROOT, Fence, fences_of
 
 LEAST_COMMANDS = 15
-SECTIONS = {"limits": LimitSettings, "chat": ChatSettings, "http": HttpSettings}
+SECTIONS = {"limits": LimitSettings, "chat": ChatSettings, "http": HttpSettings, "attachments": AttachmentSettings}
 
 
 def fences(*languages: str) -> Iterator[tuple[str, Fence]]:

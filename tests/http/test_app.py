@@ -15,7 +15,7 @@ from actorchat.chat.ports import StorageUnavailable
 from actorchat.chat.service import ChatRefused, ChatService
 from actorchat.http.app import _failed, make_app
 from actorchat.http.origins import AllowedOrigins
-from actorchat.http.ports import Caller, Visit
+from actorchat.http.ports import Caller, Files, Visit
 from actorchat.http.problems import Problem
 from actorchat.http.requests import BODY_SECONDS
 from actorchat.protocol import User
@@ -54,7 +54,13 @@ class _Access:
 
 def app_over(outcome: Exception | None, unready: Problem | None = None) -> ASGIApp:
     # No route gets as far as the chats.
-    return make_app(cast("ChatService", None), _Access(outcome), origins=AllowedOrigins(), unready=lambda: unready)
+    return make_app(
+        cast("ChatService", None),
+        _Access(outcome),
+        cast("Files", None),
+        origins=AllowedOrigins(),
+        unready=lambda: unready,
+    )
 
 
 async def get(app: ASGIApp, path: str = "/api/chats") -> httpx.Response:

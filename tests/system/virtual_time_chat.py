@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator, FormatChecker  # type: ignore[impor
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actorchat.actors import ActorSystem, open_system
+from actorchat.blobs.links import SignedLinks
 from actorchat.chat import ChatService, Limits, open_chats, settle_dead_letter
 from actorchat.chat.commands import FeedReceiver, RoomReceiver
 from actorchat.chat.model import Policy
@@ -245,6 +246,7 @@ async def open_virtual_time_chat(
                 chat_reader=AsyncReader(store, runner),
                 policy=policy,
                 limits=limits or Limits(messages_per_second=0),
+                links=SignedLinks(b"a key of tests", trio.current_time, seconds=600),
                 clock=trio.current_time,
             )
         )

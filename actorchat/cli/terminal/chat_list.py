@@ -144,7 +144,9 @@ class ChatListSession:
         try:
             after = await initial_index(self._api, chat)
             async with open_room(self._url, chat, token=self._token, after=after) as room:
-                self._open = Conversation(self._ui, self._api, room, ChatView(self._me, row.chat))
+                self._open = Conversation(
+                    self._ui, self._api, room, ChatView(self._me, row.chat, server=self._api.origin)
+                )
                 self._shown = row
                 self._set_view(self._view.with_chat_read(chat).with_notice(""))
                 if row.typing is not None:

@@ -5,7 +5,7 @@ from typing import Final
 import attrs
 
 from actorchat.client import ConnectionState, Delivery, NotAdded
-from actorchat.protocol.entities import Chat, Message, MessageStatus, MessageType, Role, User
+from actorchat.protocol.entities import Attachment, Chat, Message, MessageStatus, MessageType, Role, User
 from actorchat.protocol.events import (
     ChatUpdated,
     ErrorEvent,
@@ -68,7 +68,8 @@ class ChatView:
     """One chat as ``me`` sees it. ``typing`` is what the other side is typing, None if nothing.
 
     ``delivered`` and ``read`` are the highest indexes of our messages that the other side has received and read.
-    ``other_chats`` is a line about unread messages in other chats.
+    ``other_chats`` is a line about unread messages in other chats. ``server`` is the address
+    that relative links are on.
     """
 
     me: User
@@ -81,6 +82,11 @@ class ChatView:
     connection: ConnectionState = ConnectionState.CONNECTING
     reason: str = ""
     other_chats: str = ""
+    server: str = ""
+
+    def link(self, attachment: Attachment) -> str:
+        """The address of a file, for a browser."""
+        return f"{self.server}{attachment.url}" if attachment.url.startswith("/") else attachment.url
 
     @property
     def other(self) -> Role:

@@ -34,6 +34,7 @@ class InvalidInput:
 Input = SendText | RunCommand | InvalidInput
 
 _VISITOR_COMMANDS: Final = {
+    "attach FILE": "send a file",
     "close": "close the chat",
     "reopen": "reopen a closed chat",
     "help": "list the commands",
@@ -89,7 +90,7 @@ def parse_line(line: str, role: Role, *, in_chat: bool) -> Input:
 
 def _parse_argument(name: str, usage: str, argument: str) -> Input:
     kind = usage.partition(" ")[2]
-    if kind == "TEXT" and argument:
+    if kind in ("TEXT", "FILE") and argument:
         return RunCommand(name, text=argument)
     if kind == "[N]" and not argument:
         return RunCommand(name)

@@ -1,6 +1,7 @@
 """Runs one open chat: sends what the user types, applies room events to the view, and marks messages as read."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Final
 from uuid import UUID
 
@@ -31,11 +32,20 @@ INITIAL_MESSAGES: Final = 200
 SEND_GRACE_SECONDS: Final = 2.0
 """How long a chat that is left waits for pending messages to be stored."""
 
+PIECE_BYTES: Final = 65_536
+"""Bytes of a file that are read and sent at a time."""
+
 
 async def initial_index(api: Api, chat: UUID) -> int:
     """The index after which to start showing a chat's messages. Raises what `Api.history` raises."""
     newest = (await api.history(chat, limit=1)).to_index
     return -1 if newest is None else max(newest - INITIAL_MESSAGES, -1)
+
+
+async def _pieces(path: trio.Path) -> AsyncGenerator[bytes, None]:
+    async with await trio.open_file(path, "rb") as file:
+        while piece := await file.read(PIECE_BYTES):
+            yield piece
 
 
 @attrs.frozen
@@ -66,6 +76,7 @@ class Conversation:
         self._error: ConnectionEnded | None = None
         self._typing = False
         self._failed_lines = 0
+        self._attaching = 0
 
     @property
     def failed_lines(self) -> int:
@@ -152,6 +163,8 @@ class Conversation:
                             return BackToList()
                         case RunCommand("open", number=number):
                             return BackToList(number)
+                        case RunCommand("attach", text=path):
+                            await self._begin_attaching(path, nursery)
                         case RunCommand() as command:
                             await self._run_command(command)
                         case InvalidInput(reason):
@@ -176,8 +189,39 @@ class Conversation:
         except Undelivered:
             self._ui.print_line(f"# perhaps not sent: {shorten(delivery.text, QUOTED_WIDTH)!r}")
 
+    async def _begin_attaching(self, path: str, nursery: trio.Nursery) -> None:
+        """Send a file: before the next line of a script, or while a user with a screen goes on."""
+        if self._ui.scripted:
+            await self._wait_confirmed()
+        self._attaching += 1
+        if self._ui.scripted:
+            await self._attach(path)
+        else:
+            nursery.start_soon(self._attach, path)
+
+    async def _attach(self, path: str) -> None:
+        try:
+            found = await trio.Path(path).expanduser()
+            # A missing file is reported before anything is sent.
+            await found.stat()
+            self._show_notice(f"sending {found.name}")
+            async with aclosing(_pieces(found)) as pieces:
+                attachment = await self._api.upload(pieces, found.name)
+            delivery = await self._room.send("", (attachment.uuid,))
+            await delivery.wait()
+        except (OSError, RuntimeError) as error:
+            # RuntimeError: there is no such user as in ~user.
+            self._report_failure(f"{path} was not sent: {getattr(error, 'strerror', None) or error}")
+        except (ApiError, ApiUnreachable, NotAdded) as error:
+            self._report_failure(f"{path} was not sent: {error}")
+        except Undelivered:
+            self._report_failure(f"{path} was perhaps not sent")
+        finally:
+            self._attaching -= 1
+            self._show(self._view)
+
     async def _wait_confirmed(self) -> None:
-        while self._view.unconfirmed_texts():
+        while self._view.unconfirmed_texts() or self._attaching:
             await self._changed.wait()
 
     async def _run_command(self, command: RunCommand) -> None:

@@ -210,7 +210,7 @@ def _message_lines(view: ChatView, message: Message) -> list[Line]:
     head = f"{clock_time(message.send_time)} {author}"
     text = message.text
     for attachment in message.attachments:
-        text += f"{chr(10) if text else ''}[{attachment.filename} {attachment.url}]"
+        text += f"{chr(10) if text else ''}[{attachment.filename} {view.link(attachment)}]"
     if message.type is MessageType.SYSTEM:
         if is_note(message):
             return _entry_lines(f"{head} (note): ", "class:system", text, None)

@@ -82,7 +82,7 @@ def describe_connection(connection: ConnectionState, reason: str) -> str:
 
 def _message(view: ChatView, message: Message) -> str:
     author = "you" if view.is_mine(message) else display_name(message.user)
-    files = "".join(f" [{attachment.filename} {attachment.url}]" for attachment in message.attachments)
+    files = "".join(f" [{attachment.filename} {view.link(attachment)}]" for attachment in message.attachments)
     text = f"{one_line(message.text)}{files}"
     if message.type is MessageType.SYSTEM and not is_note(message):
         line = f"— {text}" + ("" if message.user is None else f" ({author})")

@@ -93,7 +93,7 @@ async def _run_visitor(options: SessionOptions) -> None:
             _open_ui() as ui,
             open_room(options.url, visit.chat.uuid, token=visit.token, after=after) as room,
         ):
-            conversation = Conversation(ui, api, room, ChatView(visit.user, visit.chat))
+            conversation = Conversation(ui, api, room, ChatView(visit.user, visit.chat, server=api.origin))
             await conversation.run()
         if conversation.unconfirmed_texts:
             raise Unsent(conversation.unconfirmed_texts)

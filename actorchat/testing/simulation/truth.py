@@ -29,10 +29,12 @@ from actorchat.chat.operations import (
     EndLeaving,
     ExpireChat,
     Expired,
+    ExpireUploads,
     MarkMessage,
     Operation,
     PersonRecorded,
     RecordPerson,
+    RecordUpload,
     RefreshPeople,
     Refused,
     RefuseMessage,
@@ -193,6 +195,8 @@ class Truth:
                 self._expired(operation)
             elif operation.in_use:
                 self._found_in_use(operation, now)
+        elif isinstance(operation, RecordUpload | ExpireUploads):
+            self._expect(False, "rules", f"{operation}: nobody uploads files in a simulation")
         else:
             chat = self.chats.get(str(operation.chat))
             if chat is None:

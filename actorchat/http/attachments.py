@@ -1,0 +1,151 @@
+"""Serves the routes of attachments: uploads, and files by their signed links."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Final
+from urllib.parse import quote
+from uuid import UUID
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from actorchat.chat.model import Identity, identity_of
+from actorchat.http.body_pace import large_body
+from actorchat.http.multipart import FilePart
+from actorchat.http.ports import Access, FileAnswer, Files
+from actorchat.http.problems import Problem, json_response
+from actorchat.http.requests import Query
+
+__all__ = ["AttachmentRoutes"]
+
+_AROUND_FILE: Final = 65_536
+"""Bytes of a multipart body beside those of the file."""
+
+_PIECE: Final = 262_144
+"""Bytes of a file that are read and sent at a time."""
+
+_RANGE: Final = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})")
+
+_SANDBOX: Final = "sandbox; default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'"
+"""What a file that a browser opens by itself may do: be shown."""
+
+
+class AttachmentRoutes:
+    """The endpoints under `/api/attachments`."""
+
+    def __init__(self, access: Access, files: Files) -> None:
+        self._access = access
+        self._files = files
+
+    def routes(self) -> list[Route]:
+        path = "/api/attachments"
+        return [
+            Route(path, self._upload, methods=["POST"]),
+            Route(path + "/{file:uuid}", self._file, methods=["GET"]),
+            Route(path + "/{file:uuid}/preview", self._preview, methods=["GET"]),
+        ]
+
+    async def _upload(self, request: Request) -> Response:
+        Query(request)
+        most = self._files.most_bytes
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > most + _AROUND_FILE:
+            raise _too_large(most)
+        part = FilePart(request.headers.get("content-type"))
+        async with aclosing(large_body(request)) as body:
+            caller = await self._access.caller(request.headers.get("authorization"))
+            address = request.client.host if request.client else ""
+            async with self._files.receive(caller, address) as incoming:
+                around = 0
+                async for data in body:
+                    around += len(data)
+                    for piece in part.feed(data):
+                        around -= len(piece)
+                        if not await incoming.write(piece):
+                            raise _too_large(most)
+                    if around > _AROUND_FILE:
+                        raise Problem("too_large", f"at most {_AROUND_FILE} bytes beside the file are taken")
+                return json_response(await incoming.finish(part.end()), 201)
+
+    async def _file(self, request: Request) -> Response:
+        return await self._serve(request, preview=False)
+
+    async def _preview(self, request: Request) -> Response:
+        return await self._serve(request, preview=True)
+
+    async def _serve(self, request: Request, *, preview: bool) -> Response:
+        Query(request, ("ticket",))
+        reader: Identity | None = None
+        authorization = request.headers.get("authorization", "")
+        if authorization.lower().startswith("bearer "):
+            reader = identity_of((await self._access.caller(authorization)).user)
+        file: UUID = request.path_params["file"]
+        ticket = request.query_params.get("ticket", "")
+        answer = await self._files.open(file, ticket, reader, preview=preview)
+        tag = f'"{file.hex}"'
+        headers = {
+            "Content-Disposition": _disposition(answer),
+            "Content-Security-Policy": _SANDBOX,
+            "X-Content-Type-Options": "nosniff",
+            "Cross-Origin-Resource-Policy": "cross-origin",
+            "Referrer-Policy": "no-referrer",
+            # A file never changes, but its link is one reader's and ends.
+            "Cache-Control": f"private, max-age={answer.seconds}, immutable",
+            "Accept-Ranges": "bytes",
+            "ETag": tag,
+        }
+        if request.headers.get("if-none-match") in (tag, "*"):
+            return Response(status_code=304, headers=headers)
+        start, stop, status = 0, answer.size, 200
+        asked = _RANGE.fullmatch(request.headers.get("range", ""))
+        span = None if asked is None else _span(asked[1], asked[2], answer.size)
+        if span is not None and request.headers.get("if-range", tag) == tag:
+            (start, stop), status = span, 206
+            if start >= stop:
+                headers = {"Content-Range": f"bytes */{answer.size}", "Cache-Control": "no-store"}
+                return Response(status_code=416, headers=headers)
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{answer.size}"
+        headers["Content-Length"] = str(stop - start)
+        if request.method == "HEAD":
+            return Response(None, status, headers, answer.media_type)
+        # Read now: what is missing can still be answered as such.
+        first = await answer.read(start, min(_PIECE, stop - start))
+        return StreamingResponse(_pieces(answer, first, start, stop), status, headers, answer.media_type)
+
+
+async def _pieces(answer: FileAnswer, first: bytes, start: int, stop: int) -> AsyncIterator[bytes]:
+    yield first
+    at = start + len(first)
+    while at < stop:
+        piece = await answer.read(at, min(_PIECE, stop - at))
+        if not piece:
+            # The connection is cut off: the answer is shorter than was said.
+            raise OSError("a file is shorter than when it was uploaded")
+        at += len(piece)
+        yield piece
+
+
+def _span(first: str, last: str, size: int) -> tuple[int, int] | None:
+    """Where a range begins and ends in a file of `size` bytes, the end exclusive. None if it is invalid: not asked for.
+
+    The range is empty if the file has nothing of it.
+    """
+    if not first:
+        return (max(0, size - int(last)), size) if last else None
+    if last and int(last) < int(first):
+        return None
+    return int(first), min(int(last) + 1, size) if last else size
+
+
+def _disposition(answer: FileAnswer) -> str:
+    kind = "inline" if answer.inline else "attachment"
+    plain = re.sub(r'[^\x20-\x7e]|["\\%]', "_", answer.filename)
+    return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{quote(answer.filename, safe='')}"
+
+
+def _too_large(most: int) -> Problem:
+    return Problem("too_large", f"a file has at most {most} bytes", path="file")

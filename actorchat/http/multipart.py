@@ -1,0 +1,106 @@
+"""Reads the file of a multipart body part by part."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from actorchat.http.problems import Problem
+
+__all__ = ["FilePart"]
+
+_FIELD: Final = b"file"
+
+
+class FilePart:
+    """The part named `file` of a body, of which there must be one. Other parts are read and ignored."""
+
+    def __init__(self, content_type: str | None) -> None:
+        """Raises Problem 400 for a `Content-Type` that is not multipart/form-data with a boundary."""
+        kind, options = parse_options_header(content_type)
+        boundary = options.get(b"boundary")
+        if kind != b"multipart/form-data" or not boundary:
+            raise _bad("expected multipart/form-data with a boundary")
+        self._filename: str | None = None
+        self._inside = self._ended = False
+        self._name, self._value = bytearray(), bytearray()
+        self._disposition = ""
+        self._pieces: list[bytes] = []
+        try:
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._begin_part,
+                    "on_header_begin": self._begin_header,
+                    "on_header_field": lambda data, start, end: self._name.extend(data[start:end]),
+                    "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+                    "on_header_end": self._end_header,
+                    "on_headers_finished": self._end_headers,
+                    "on_part_data": self._take,
+                    "on_part_end": self._end_part,
+                    "on_end": self._end,
+                },
+            )
+        except FormParserError as error:
+            raise _bad(str(error)) from None
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take the next bytes of the body; returns what they hold of the file. Raises Problem 400 for what is none."""
+        self._pieces = []
+        try:
+            self._parser.write(data)
+        except FormParserError as error:
+            raise _bad(str(error)) from None
+        return self._pieces
+
+    def end(self) -> str:
+        """The file's name as it was sent, when all was fed.
+
+        Raises Problem 400 for a body that was cut off, 422 for one without the file.
+        """
+        if not self._ended:
+            raise _bad("the body ends before its last boundary")
+        if self._filename is None:
+            raise Problem("malformed", "file: a part of this name with a filename is needed", path="file")
+        return self._filename
+
+    def _begin_part(self) -> None:
+        self._disposition = ""
+
+    def _begin_header(self) -> None:
+        self._name.clear()
+        self._value.clear()
+
+    def _end_header(self) -> None:
+        if self._name.lower() == b"content-disposition":
+            # Browsers send UTF-8.
+            self._disposition = self._value.decode("latin-1")
+
+    def _end_headers(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        if options.get(b"name") != _FIELD or b"filename" not in options:
+            return
+        if self._filename is not None:
+            raise Problem("malformed", "file: one file at a time is taken", path="file")
+        self._inside = True
+        name = options[b"filename"].decode("utf-8", errors="replace")
+        # What browsers escape, and nothing else.
+        for escaped, character in (("%22", '"'), ("%0D", "\r"), ("%0A", "\n")):
+            name = name.replace(escaped, character)
+        self._filename = name
+
+    def _take(self, data: bytes, start: int, end: int) -> None:
+        if self._inside:
+            self._pieces.append(data[start:end])
+
+    def _end_part(self) -> None:
+        self._inside = False
+
+    def _end(self) -> None:
+        self._ended = True
+
+
+def _bad(detail: str) -> Problem:
+    return Problem("malformed", detail, status=400)

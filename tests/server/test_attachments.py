@@ -1,0 +1,559 @@
+"""Uploads and signed links of a whole server: what is taken, what is refused, and what is left behind."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import attrs
+import httpx
+import pytest
+import trio
+from PIL import Image
+from starlette.requests import Request
+from trio.testing import MockClock
+
+import actorchat.server.attachments as attachments_module
+from actorchat.blobs.previews import MAX_PIXELS
+from actorchat.client import ApiError, open_api
+from actorchat.http.body_pace import BodyPace, large_body
+from actorchat.http.problems import Problem
+from actorchat.protocol import MessageAdded, Role
+from actorchat.server.attachments import ORPHAN_SECONDS, OWN_UPLOADS_AT_ONCE, Attachments
+from actorchat.server.settings import AttachmentSettings, LimitSettings, Settings
+from tests.blobs.test_previews import png_that_claims
+from tests.server.server_under_test import SECRET, ApiClient, error_of, operator, run_server, token
+
+ANNA = token(Role.USER, 100, ttl=3_600)
+BEN = token(Role.USER, 101, ttl=3_600)
+
+
+def picture(width: int = 900, height: int = 600) -> bytes:
+    made = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(made, "PNG")
+    return made.getvalue()
+
+
+@asynccontextmanager
+async def serving(
+    folder: Path, storage: str = "sqlite", attachments: AttachmentSettings | None = None, *, most: int = 10
+) -> AsyncIterator[ApiClient]:
+    settings = Settings(
+        storage="memory://" if storage == "memory" else None,
+        data=folder,
+        port=0,
+        secret=SECRET,
+        limits=LimitSettings(messages_per_second=0, attachments=most),
+        attachments=attachments or AttachmentSettings(per_minute=0, address_per_minute=0),
+    )
+    async with run_server(settings) as api:
+        yield api
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def api(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ApiClient]:
+    async with serving(tmp_path, request.param) as api:
+        yield api
+
+
+async def upload(
+    api: ApiClient, content: bytes, name: str = "photo.png", who: str = ANNA, field: str = "file"
+) -> httpx.Response:
+    return await api.http.post(
+        "/api/attachments", files={field: (name, content)}, headers={"Authorization": f"Bearer {who}"}
+    )
+
+
+async def uploaded(api: ApiClient, content: bytes, name: str = "photo.png", who: str = ANNA) -> dict[str, Any]:
+    answer = await upload(api, content, name, who)
+    assert answer.status_code == 201, answer.text
+    attachment: dict[str, Any] = answer.json()
+    return attachment
+
+
+def files(folder: Path) -> list[str]:
+    """Every file of attachments on disk."""
+    return sorted(path.name for path in (folder / "attachments").rglob("*") if path.is_file())
+
+
+def part_of(server: ApiClient) -> Attachments:
+    return server.server._parts.attachments
+
+
+async def rows(api: ApiClient) -> int:
+    """How many uploads no message has taken."""
+    return len(await api.server._parts.chats.chat_reader.unbound_uploads(2**40, 1_000))
+
+
+async def test_an_upload_is_answered_with_its_attachment(api: ApiClient, tmp_path: Path) -> None:
+    content = picture()
+    attachment = await uploaded(api, content, "C:\\Fotos\\gold sphere_2.PNG")
+    uuid = UUID(attachment["uuid"])
+    assert list(attachment) == ["uuid", "type", "url", "url_preview", "filename", "extension", "size"]
+    assert (attachment["type"], attachment["filename"], attachment["extension"], attachment["size"]) == (
+        "image",
+        "gold sphere_2.PNG",
+        "png",
+        len(content),
+    )
+    assert (await api.http.get(attachment["url"])).content == content
+    preview = await api.http.get(attachment["url_preview"])
+    assert preview.headers["content-type"] == "image/webp"
+    with Image.open(io.BytesIO(preview.content)) as image:
+        assert image.size == (480, 320)
+    assert files(tmp_path) == [uuid.hex, f"{uuid.hex}.preview"]
+
+
+async def test_a_message_with_files_is_the_same_live_in_history_and_in_its_answer(api: ApiClient) -> None:
+    _, chat = await api.visit(token=ANNA)
+    attachment = await uploaded(api, picture())
+    async with api.socket(f"/ws/chats/{chat}", ANNA) as socket:
+        await socket.get_message()
+        answer = await api.write(ANNA, chat, "", attachments=[attachment["uuid"]], client_id="k")
+        assert answer.status_code == 201, answer.text
+        live = (await api.http.get("/health/live")).status_code
+        assert live == 200
+        event = await socket.get_message()
+    shown = answer.json()["attachments"]
+    assert [each["uuid"] for each in shown] == [attachment["uuid"]]
+    assert attachment["uuid"] in event
+    again = await api.write(ANNA, chat, "", attachments=[attachment["uuid"]], client_id="k")
+    assert (again.status_code, again.json()) == (200, answer.json())
+    other = await api.write(ANNA, chat, "", attachments=[str(uuid4())], client_id="k")
+    assert error_of(other) == (409, "conflict", "")
+    history = await api.call("GET", f"/api/chats/{chat}/messages", operator())
+    [message] = history.json()["messages"]
+    [theirs] = message["attachments"]
+    assert theirs["url"] != shown[0]["url"]
+    assert {**theirs, "url": "", "url_preview": ""} == {**shown[0], "url": "", "url_preview": ""}
+    for link in (theirs["url"], theirs["url_preview"], shown[0]["url"]):
+        assert (await api.http.get(link)).status_code == 200
+
+
+async def test_the_uploader_alone_binds_a_file_and_only_once(api: ApiClient) -> None:
+    _, chat = await api.visit(token=ANNA)
+    _, mall = await api.visit("mall", ANNA)
+    _, other = await api.visit(token=BEN)
+    mine, theirs = await uploaded(api, b"mine"), await uploaded(api, b"theirs", who=BEN)
+    assert (await api.write(ANNA, chat, attachments=[mine["uuid"]])).status_code == 201
+    for who, where, uuid in (
+        (ANNA, chat, theirs["uuid"]),
+        (ANNA, mall, mine["uuid"]),
+        (BEN, other, mine["uuid"]),
+        (ANNA, chat, str(uuid4())),
+    ):
+        refused = await api.write(who, where, attachments=[uuid])
+        assert error_of(refused) == (422, "attachment_unknown", "attachments")
+        assert "there is no such attachment" in refused.text
+
+
+REFUSED: Mapping[str, tuple[bytes, str, tuple[int, str, str]]] = {
+    "program called picture": (b"MZ\x90\0" + b"\0" * 100, "a.png", (422, "attachment_rejected", "file")),
+    "decompression bomb": (png_that_claims(MAX_PIXELS, 2), "a.png", (422, "attachment_rejected", "file")),
+    "one byte too much": (b"x" * 100_001, "a.txt", (413, "too_large", "file")),
+    "far too much": (b"x" * 1_000_000, "a.txt", (413, "too_large", "file")),
+    "empty": (b"", "a.txt", (422, "empty", "file")),
+}
+
+
+@pytest.mark.parametrize(("content", "name", "refusal"), REFUSED.values(), ids=REFUSED)
+async def test_what_is_refused_leaves_nothing_behind(
+    content: bytes, name: str, refusal: tuple[int, str, str], tmp_path: Path
+) -> None:
+    async with serving(tmp_path, attachments=AttachmentSettings(size=100_000)) as api:
+        assert error_of(await upload(api, content, name)) == refusal
+        assert files(tmp_path) == []
+        assert await rows(api) == 0
+        await uploaded(api, b"x" * 100_000)
+
+
+BODIES: Mapping[str, tuple[str | None, bytes, tuple[int, str, str]]] = {
+    "json": ("application/json", b"{}", (400, "malformed", "")),
+    "no type": (None, b"", (400, "malformed", "")),
+    "no boundary": ("multipart/form-data", b"", (400, "malformed", "")),
+    "nonsense": ("multipart/form-data; boundary=b", b"nonsense", (400, "malformed", "")),
+    "cut off": (
+        "multipart/form-data; boundary=b",
+        b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nhalf',
+        (400, "malformed", ""),
+    ),
+    "no file": (
+        "multipart/form-data; boundary=b",
+        b'--b\r\nContent-Disposition: form-data; name="other"; filename="a"\r\n\r\nx\r\n--b--\r\n',
+        (422, "malformed", "file"),
+    ),
+    "no filename": (
+        "multipart/form-data; boundary=b",
+        b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\nx\r\n--b--\r\n',
+        (422, "malformed", "file"),
+    ),
+    "two files": (
+        "multipart/form-data; boundary=b",
+        b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nx\r\n' * 2 + b"--b--\r\n",
+        (422, "malformed", "file"),
+    ),
+    "much beside the file": (
+        "multipart/form-data; boundary=b",
+        b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n' + b"x" * 70_000,
+        (413, "too_large", ""),
+    ),
+}
+
+
+@pytest.mark.parametrize(("kind", "body", "refusal"), BODIES.values(), ids=BODIES)
+async def test_a_body_that_is_no_upload_is_refused(
+    kind: str | None, body: bytes, refusal: tuple[int, str, str], tmp_path: Path
+) -> None:
+    async with serving(tmp_path) as api:
+        headers = {"Authorization": f"Bearer {ANNA}", **({} if kind is None else {"Content-Type": kind})}
+        answer = await api.http.post("/api/attachments", content=body, headers=headers)
+        assert error_of(answer) == refusal
+        assert files(tmp_path) == []
+        assert await rows(api) == 0
+
+
+async def test_an_upload_needs_a_token_and_leave_to_send_files(tmp_path: Path) -> None:
+    async with serving(tmp_path) as api:
+        answer = await api.http.post("/api/attachments", files={"file": ("a", b"x")})
+        assert error_of(answer) == (401, "not_authenticated", "")
+    async with serving(tmp_path, most=0) as api:
+        assert error_of(await upload(api, b"x")) == (403, "not_allowed", "")
+    assert files(tmp_path) == []
+
+
+async def test_uploads_are_limited_per_person_and_per_address(tmp_path: Path) -> None:
+    async with serving(tmp_path, attachments=AttachmentSettings(per_minute=2, address_per_minute=3)) as api:
+        for who, status in ((ANNA, 201), (ANNA, 201), (ANNA, 429), (BEN, 201), (BEN, 429)):
+            answer = await upload(api, b"x", who=who)
+            assert answer.status_code == status, answer.text
+            assert status != 429 or int(answer.headers["retry-after"]) > 0
+
+
+async def test_a_client_that_vanishes_half_way_leaves_nothing(tmp_path: Path) -> None:
+    async with serving(tmp_path) as api:
+        stream = await half_an_upload(api)
+        await until(lambda: len(files(tmp_path)) == 1)
+        await stream.aclose()
+        await until(lambda: not files(tmp_path))
+        assert await rows(api) == 0
+
+
+async def until(there: Callable[[], bool]) -> None:
+    # What is on disk tells nobody that it changed; `running` bounds the wait.
+    while not there():  # noqa: ASYNC110
+        await trio.sleep(0.01)
+
+
+async def half_an_upload(api: ApiClient, size: int = 300_000) -> trio.SocketStream:
+    """A connection on which half of that many bytes were sent."""
+    head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    stream = await trio.open_tcp_stream("127.0.0.1", api.server.port)
+    await stream.send_all(
+        b"POST /api/attachments HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+        + f"Authorization: Bearer {ANNA}\r\nContent-Length: {2 * size}\r\n\r\n".encode()
+        + head
+        + b"x" * size
+    )
+    return stream
+
+
+async def test_one_person_has_few_uploads_at_once(tmp_path: Path) -> None:
+    async with serving(tmp_path) as api:
+        streams = [await half_an_upload(api) for _ in range(OWN_UPLOADS_AT_ONCE)]
+        await until(lambda: len(files(tmp_path)) == OWN_UPLOADS_AT_ONCE)
+        assert error_of(await upload(api, b"x")) == (429, "rate_limited", "")
+        await uploaded(api, b"x", who=BEN)
+        for stream in streams:
+            await stream.aclose()
+
+
+async def test_a_scanner_holds_a_file_back_until_it_says_yes(tmp_path: Path) -> None:
+    scanner = tmp_path / "scanner.py"
+    scanner.write_text("import sys\nsys.exit({b'g': 0, b'b': 1}.get(open(sys.argv[1], 'rb').read(1), 3))\n")
+    scan = (sys.executable, str(scanner))
+    async with serving(tmp_path, attachments=AttachmentSettings(scan=scan)) as api:
+        await uploaded(api, b"good")
+        known = files(tmp_path)
+        assert error_of(await upload(api, b"bad")) == (422, "attachment_rejected", "file")
+        assert error_of(await upload(api, b"unclear")) == (503, "overloaded", "")
+        assert files(tmp_path) == known
+        assert await rows(api) == 1
+
+
+async def test_a_scanner_that_hangs_or_is_missing_takes_no_file(tmp_path: Path) -> None:
+    for scan in ((sys.executable, "-c", "import time; time.sleep(60)"), ("/no/such/scanner",)):
+        async with serving(tmp_path, attachments=AttachmentSettings(scan=scan, scan_seconds=1)) as api:
+            assert error_of(await upload(api, b"x")) == (503, "overloaded", "")
+            assert files(tmp_path) == []
+
+
+async def test_only_configured_types_are_taken(tmp_path: Path) -> None:
+    async with serving(tmp_path, attachments=AttachmentSettings(types=("image", "application/pdf"))) as api:
+        await uploaded(api, picture())
+        await uploaded(api, b"%PDF-1.7\n")
+        for content in (b"text", b"PK\x03\x04", b"MZ", b"ID3\4"):
+            assert error_of(await upload(api, content)) == (422, "attachment_rejected", "file")
+    async with serving(tmp_path, attachments=AttachmentSettings(types=("program",))) as api:
+        await uploaded(api, b"MZ")
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "media_type", "kind"),
+    [
+        (picture(), "a.html", "image/png", "inline"),
+        (b"<script>alert(1)</script>", "a.html", "application/octet-stream", "attachment"),
+        (b"<svg onload='alert(1)'>", "a.svg", "application/octet-stream", "attachment"),
+        (b"GIF89a/*<script>alert(1)</script>*/", "a.html", "image/gif", "inline"),
+        (b"%PDF-1.7", "a.pdf", "application/octet-stream", "attachment"),
+        (b"plain", 'я "1".txt', "application/octet-stream", "attachment"),
+    ],
+    ids=["picture", "html", "svg", "polyglot", "pdf", "text"],
+)
+async def test_a_file_is_shown_or_only_downloaded_and_runs_nothing(
+    content: bytes, name: str, media_type: str, kind: str, tmp_path: Path
+) -> None:
+    async with serving(tmp_path) as api:
+        attachment = await uploaded(api, content, name)
+        answer = await api.http.get(attachment["url"])
+        assert answer.content == content
+        headers = answer.headers
+        assert headers["content-type"] == media_type
+        assert headers["content-disposition"].startswith(f"{kind}; filename=")
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["content-security-policy"].startswith("sandbox; default-src 'none'")
+        assert headers["cache-control"].startswith("private, max-age=")
+        if name.startswith("я"):
+            assert headers["content-disposition"] == (
+                "attachment; filename=\"_ _1_.txt\"; filename*=UTF-8''%D1%8F%20%221%22.txt"
+            )
+        head = await api.http.head(attachment["url"])
+        assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(len(content)))
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "start", "stop"),
+    [
+        ("bytes=0-", 206, 0, 1_000_000),
+        ("bytes=0-0", 206, 0, 1),
+        ("bytes=500000-", 206, 500_000, 1_000_000),
+        ("bytes=999999-2000000", 206, 999_999, 1_000_000),
+        ("bytes=-10", 206, 999_990, 1_000_000),
+        ("bytes=-2000000", 206, 0, 1_000_000),
+        ("bytes=1000000-", 416, 0, 0),
+        ("bytes=-0", 416, 0, 0),
+        ("bytes=5-2", 200, 0, 1_000_000),
+        ("bytes=-", 200, 0, 1_000_000),
+        ("bytes=0-1,5-6", 200, 0, 1_000_000),
+        ("lines=0-1", 200, 0, 1_000_000),
+    ],
+)
+async def test_a_range_of_a_file_can_be_had(asked: str, status: int, start: int, stop: int, tmp_path: Path) -> None:
+    content = bytes(range(250)) * 4_000
+    async with serving(tmp_path) as api:
+        url = (await uploaded(api, content))["url"]
+        answer = await api.http.get(url, headers={"Range": asked})
+        assert answer.status_code == status
+        assert answer.content == content[start:stop]
+        if status == 206:
+            assert answer.headers["content-range"] == f"bytes {start}-{stop - 1}/1000000"
+        elif status == 416:
+            assert answer.headers["content-range"] == "bytes */1000000"
+        tag = (await api.http.head(url)).headers["etag"]
+        unchanged = await api.http.get(url, headers={"If-None-Match": tag})
+        assert (unchanged.status_code, unchanged.content) == (304, b"")
+        whole = await api.http.get(url, headers={"Range": "bytes=0-0", "If-Range": '"other"'})
+        assert (whole.status_code, len(whole.content)) == (200, 1_000_000)
+
+
+async def test_a_link_dies_for_other_readers_and_when_it_is_changed(tmp_path: Path) -> None:
+    async with serving(tmp_path) as api:
+        attachment, other = await uploaded(api, b"x"), await uploaded(api, b"y")
+        url = attachment["url"]
+        assert (await api.call("GET", url, ANNA)).status_code == 200
+        assert error_of(await api.call("GET", url, BEN)) == (403, "not_allowed", "")
+        assert error_of(await api.call("GET", url, "no-token")) == (401, "not_authenticated", "")
+        for wrong in (
+            url.partition("?")[0],
+            url[:-1],
+            url[:-1] + ("A" if url[-1] != "A" else "B"),
+            url.replace(attachment["uuid"], other["uuid"]),
+        ):
+            assert error_of(await api.http.get(wrong)) == (403, "not_allowed", "")
+        # Text has no preview.
+        assert attachment["url_preview"] == ""
+        assert error_of(await api.http.get(url.replace("?", "/preview?"))) == (404, "not_found", "")
+
+
+async def test_a_link_of_a_file_that_is_gone_leads_nowhere(tmp_path: Path) -> None:
+    async with serving(tmp_path) as api:
+        attachment = await uploaded(api, b"x")
+        for path in (tmp_path / "attachments").rglob(UUID(attachment["uuid"]).hex):
+            path.unlink()
+        assert error_of(await api.http.get(attachment["url"])) == (404, "not_found", "")
+
+
+async def test_files_that_no_message_took_are_deleted_with_their_rows(tmp_path: Path) -> None:
+    async with serving(tmp_path) as api:
+        _, chat = await api.visit(token=ANNA)
+        kept, unused = await uploaded(api, picture()), await uploaded(api, picture())
+        assert (await api.write(ANNA, chat, attachments=[kept["uuid"]])).status_code == 201
+        part = part_of(api)
+        await part.expire_unused()
+        assert await rows(api) == 1
+        part._settings = attrs.evolve(part._settings, unused_timeout=60)
+        real = part._clock
+        part._clock = lambda: real() + 61
+        await part.expire_unused()
+        uuid = UUID(kept["uuid"]).hex
+        assert files(tmp_path) == [uuid, f"{uuid}.preview"]
+        assert await rows(api) == 0
+        assert (await api.http.get(kept["url"])).status_code == 200
+        assert error_of(await api.http.get(unused["url"])) == (404, "not_found", "")
+        refused = await api.write(ANNA, chat, attachments=[unused["uuid"]])
+        assert error_of(refused) == (422, "attachment_unknown", "attachments")
+
+
+async def test_old_bytes_without_a_row_are_deleted_and_others_kept(tmp_path: Path) -> None:
+    async with serving(tmp_path) as api:
+        attachment = await uploaded(api, b"x")
+        folder = tmp_path / "attachments" / "ab"
+        folder.mkdir(exist_ok=True)
+        orphan = "ab" + uuid4().hex[2:]
+        for name in (orphan, f"{orphan}.preview", "ab-not-ours"):
+            (folder / name).write_bytes(b"x")
+        part = part_of(api)
+        await part.delete_orphans()
+        assert len(files(tmp_path)) == 4
+        real = part._clock
+        part._clock = lambda: real() + ORPHAN_SECONDS + 5
+        await part.delete_orphans()
+        assert files(tmp_path) == sorted([UUID(attachment["uuid"]).hex, "ab-not-ours"])
+
+
+async def test_a_server_that_keeps_no_files_takes_them_while_it_runs() -> None:
+    settings = Settings(storage="memory://", port=0, secret=SECRET)
+    async with run_server(settings) as api:
+        attachment = await uploaded(api, b"x")
+        assert (await api.http.get(attachment["url"])).content == b"x"
+        folder = await part_of(api)._blobs.prepare()
+        assert folder.exists()
+    assert not folder.parent.exists()
+
+
+async def test_links_begin_with_the_configured_address(tmp_path: Path) -> None:
+    async with serving(tmp_path, attachments=AttachmentSettings(url="https://chat.example/x/")) as api:
+        attachment = await uploaded(api, b"x")
+        assert attachment["url"].startswith(f"https://chat.example/x/api/attachments/{attachment['uuid']}?ticket=")
+
+
+async def test_code_in_the_same_process_sends_and_reads_files(tmp_path: Path) -> None:
+    async with serving(tmp_path) as api:
+        visitor = await api.server.connect_visitor(source="lk")
+        calls = await api.server.api_for(visitor.user)
+        attachment = await calls.upload(picture(), "photo.png")
+        assert visitor.chat is not None
+        message = await calls.add_message(visitor.chat, "", [attachment.uuid])
+        assert await calls.download(message.attachments[0]) == picture()
+        async for event in visitor:
+            if isinstance(event, MessageAdded):
+                assert [each.uuid for each in event.message.attachments] == [attachment.uuid]
+                break
+        await visitor.aclose()
+
+
+async def test_the_client_uploads_sends_and_downloads_files(tmp_path: Path) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            await trio.lowlevel.checkpoint()
+            yield b"x" * 10_000
+
+    async with serving(tmp_path, attachments=AttachmentSettings(size=1_000_000)) as api:
+        _, chat = await api.visit(token=ANNA)
+        async with open_api(api.server.url, token=ANNA) as client:
+            attachment = await client.upload(pieces(), 'a "b"\n.txt')
+            assert (attachment.filename, attachment.size) == ('a "b".txt', 1_000_000)
+            message = await client.add_message(chat, "", [attachment.uuid])
+            assert await client.download(message.attachments[0]) == b"x" * 1_000_000
+            with pytest.raises(ValueError, match="no preview"):
+                await client.download(attachment, preview=True)
+            shown = await client.upload(picture(), "a.png")
+            assert (await client.download(shown, preview=True))[8:12] == b"WEBP"
+            with pytest.raises(ApiError, match="too_large"):
+                await client.upload(b"x" * 1_000_001, "a.txt")
+            async with open_api(api.server.url, token=BEN) as other:
+                assert await other.download(shown) == picture()
+
+
+async def test_a_large_upload_is_read_no_faster_than_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a slow disk doesn't take stays with the sender."""
+    size = 30_000_000
+    sent = 0
+
+    async def pieces() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while sent < size:
+            await trio.lowlevel.checkpoint()
+            sent += 100_000
+            yield b"x" * 100_000
+
+    held = trio.Event()
+    real = trio.to_thread.run_sync
+
+    async def slow(call: Any, *args: Any, **kwargs: Any) -> Any:
+        if call is attachments_module._append:
+            await held.wait()
+        return await real(call, *args, **kwargs)
+
+    async with serving(tmp_path, attachments=AttachmentSettings(size=size)) as api:
+        async with open_api(api.server.url, token=ANNA) as client, trio.open_nursery() as nursery:
+            monkeypatch.setattr(trio.to_thread, "run_sync", slow)
+            nursery.start_soon(client.upload, pieces(), "a.bin")
+            before = -1
+            while before != sent or not sent:
+                before = sent
+                await trio.sleep(0.5)
+            # The kernel's buffers hold some megabytes.
+            assert sent < 20_000_000
+            held.set()
+        assert sent == size
+        monkeypatch.undo()
+        [path] = (tmp_path / "attachments").rglob("??/" + "?" * 32)
+        assert path.stat().st_size == size
+
+
+async def read_all(request: Request) -> None:
+    async with aclosing(large_body(request)) as body:
+        async for _ in body:
+            pass
+
+
+async def test_a_body_that_trickles_is_cut_off(tmp_path: Path, autojump_clock: MockClock) -> None:
+    pace = BodyPace()
+    sends, receives = trio.open_memory_channel[bytes](0)
+
+    async def receive() -> Any:
+        with trio.move_on_after(3_600):
+            return {"type": "http.request", "body": await receives.receive(), "more_body": True}
+        return {"type": "http.disconnect"}
+
+    async def trickle(seconds: float, size: int) -> None:
+        while True:
+            await trio.sleep(seconds)
+            await sends.send(b"x" * size)
+
+    for seconds, size, ends in ((20.0, 100_000, 15.0), (1.0, 100, 16.0), (10.0, 10, 20.0)):
+        request = Request({"type": "http", "headers": [], "state": {"body_pace": pace}}, receive)
+        begun = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trickle, seconds, size)
+            with pytest.raises(Problem, match="timeout"):
+                await read_all(request)
+            assert trio.current_time() - begun == pytest.approx(ends)
+            nursery.cancel_scope.cancel()
