@@ -1,4 +1,4 @@
-"""Proves a broker adapter: `check_broker`, which every implementation passes. Knows no implementation."""
+"""Checks that a broker adapter keeps its promises: every implementation passes `check_broker`."""
 
 # ruff: noqa: S101 - assertions are what a conformance suite is made of
 

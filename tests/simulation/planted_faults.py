@@ -1,4 +1,4 @@
-"""Faults that are planted in the server and its client, to see that the simulation finds them.
+"""Faults to plant in the server and its client, to check that the simulation finds them.
 
 `python -m tests.simulation.planted_faults [NAME …]` says which seed finds each, and how many were tried.
 """
@@ -42,17 +42,17 @@ __all__ = ["PLANTED", "find", "planted", "run_planted"]
 
 MOST_SEEDS: Final = 500
 
-Function = Callable[..., Any]  # Any: what is patched has signatures of all kinds
+Function = Callable[..., Any]  # Any: patched functions have any signature
 Plant = Callable[[], AbstractContextManager[object]]
 
 
 def _replace(owner: object, name: str, make: Callable[[Function], Function]) -> Plant:
-    """Put what `make` makes of a function in its place."""
+    """Replace a function by what `make` returns for it."""
     return lambda: mock.patch.object(owner, name, make(getattr(owner, name)))
 
 
 def _announce_first(whole: Function) -> Function:
-    """Recipients are told what will be decided, and then it is committed."""
+    """Outcomes are sent before the commit."""
 
     async def commit(self: Any, entries: Any) -> None:
         inner = self._store.inner
@@ -75,7 +75,7 @@ def _announce_first(whole: Function) -> Function:
 
 
 def _trust_doubt(whole: Function) -> Function:
-    """A commit in doubt is taken for stored."""
+    """An uncertain commit counts as stored."""
 
     async def recover(self: Any, batch: Any, doubt: Any) -> None:
         store = self._store
@@ -109,7 +109,7 @@ def _lose_signals(whole: Function) -> Function:
 
 
 def _skip_one(whole: Function) -> Function:
-    """Resume reads from one index too far when the chat is longer than its room remembers."""
+    """A resume skips one message if the chat is longer than the room's tail."""
 
     async def after(self: Any, chat: Any, role: Any, *, after: int, **rest: Any) -> Any:
         return await whole(self, chat, role, after=after + 1 if after >= 0 else after, **rest)
@@ -118,7 +118,7 @@ def _skip_one(whole: Function) -> Function:
 
 
 def _forget_keys(whole: Function) -> Function:
-    """What a client_id was used for is not read again after a restart."""
+    """The client_ids are forgotten at a restart."""
 
     def missing(operations: Any, rows: Any) -> Any:
         needs = whole(operations, rows)
@@ -129,7 +129,7 @@ def _forget_keys(whole: Function) -> Function:
 
 
 def _lapse_anyway(whole: Function) -> Function:
-    """Who comes back within the grace is told to have left all the same."""
+    """A user who reconnects within the grace period is still reported as disconnected."""
 
     def lapse(self: Any, identity: Any) -> None:
         presence = self.present.get(identity)
@@ -147,7 +147,7 @@ def _lapse_anyway(whole: Function) -> Function:
 
 
 def _short_write(whole: Function) -> Function:
-    """A socket that takes a part of what is sent is taken to have taken all."""
+    """A partial write counts as a whole one."""
 
     def push(self: Any, frames: Any) -> None:
         before = self._queue
@@ -161,12 +161,12 @@ def _short_write(whole: Function) -> Function:
 
 
 def _late_floor(whole: Function) -> Function:
-    """A console lets through what its snapshot showed already."""
+    """A console repeats events that its snapshot has shown."""
     return lambda self, shown: whole(self, {})
 
 
 def _transfer_uncounted(whole: Function) -> Function:
-    """A transfer takes the chat off nobody's counters."""
+    """A transfer does not reduce the counters of the previous operator."""
 
     def counted(self: Any, draft: Any, before: Any, after: Any) -> Any:
         if before.operator is not None and after.operator is not None and before.operator.id != after.operator.id:
@@ -178,7 +178,7 @@ def _transfer_uncounted(whole: Function) -> Function:
 
 
 def _new_key_in_doubt(whole: Function) -> Function:
-    """A message in doubt is sent again under another client_id."""
+    """The client sends an unanswered message again under another client_id."""
 
     def lost(self: Any) -> None:
         in_flight = self._in_flight
@@ -190,7 +190,7 @@ def _new_key_in_doubt(whole: Function) -> Function:
 
 
 def _forget_delivery(whole: Function) -> Function:
-    """A message in doubt is not sent again."""
+    """The client does not send an unanswered message again."""
 
     def lost(self: Any) -> None:
         in_flight = self._in_flight
@@ -213,7 +213,7 @@ def _one_lost(whole: Function) -> Function:
 
 
 def _counters_first(whole: Function) -> Function:
-    """Counters are told as soon as they are there, their chat's events a moment later."""
+    """Counters are sent before the events of their chat."""
 
     def flush(self: Any) -> None:
         room_state = self._room_state
@@ -229,7 +229,7 @@ def _counters_first(whole: Function) -> Function:
 
 
 def _heard_always(whole: Function) -> Function:
-    """A peer that says nothing is never found out."""
+    """A silent peer is never closed."""
 
     async def sweep(sessions: Any, *rest: Any) -> None:
         for session in sessions:
@@ -240,17 +240,17 @@ def _heard_always(whole: Function) -> Function:
 
 
 def _tokens_for_ever(whole: Function) -> Function:
-    """A socket outlives its token."""
+    """A socket stays open after its token has expired."""
 
     async def sweep(*rest: Any) -> None:
-        # The last one is the time of the wall clock.
+        # The last argument is the time of the wall clock.
         await whole(*rest[:-1], 0.0)
 
     return sweep
 
 
 def _drain_in_silence(whole: Function) -> Function:
-    """A draining server ends sockets without a Close."""
+    """A draining server closes sockets without a Close frame."""
 
     async def drain(self: Any, code: int, reason: str = "") -> None:
         for session in self:
@@ -261,7 +261,7 @@ def _drain_in_silence(whole: Function) -> Function:
 
 
 def _patience(whole: Function) -> Function:
-    """Malformed frames are never too many."""
+    """Malformed frames never close a socket."""
 
     def note(self: Any, receiver: Any, fault: Any) -> None:
         self._malformed = 0
@@ -271,7 +271,7 @@ def _patience(whole: Function) -> Function:
 
 
 def _extended_for_all(whole: Function) -> Function:
-    """Strict sockets are told what only extended ones know."""
+    """Strict sockets get events of the extended profile."""
 
     def init(self: Any, audience: Any, buffer: Any) -> None:
         whole(self, audience, buffer)
@@ -303,7 +303,7 @@ def _sweep_unanswered(whole: Function) -> Function:
 
 
 def _skip_told(whole: Function) -> Function:
-    """After a reconnect the client asks for what comes after one message too many."""
+    """After a reconnect the client skips one message."""
 
     def lost(self: Any) -> Any:
         if self.last_index is not None:
@@ -329,12 +329,12 @@ def _marks_go_back(whole: Function) -> Function:
 
 
 def _nothing(whole: Function) -> Function:
-    """It is left out."""
+    """A function that does nothing."""
     return lambda *_, **__: None
 
 
 def _always(value: object) -> Callable[[Function], Function]:
-    """It answers `value`, whatever it is asked."""
+    """A function that always returns `value`."""
     return lambda whole: lambda *_, **__: value
 
 
@@ -348,12 +348,12 @@ def _both(*plants: Plant) -> Plant:
 
 
 def _taken_by_anybody(whole: Function) -> Function:
-    """Of two operators who accept at once both win."""
+    """Two operators can accept the same chat."""
     return lambda chat, operator, context: operator
 
 
 def _operations_leak(whole: Function) -> Function:
-    """One answer in five frees no place."""
+    """One answer in five does not free its place in the in-flight limiter."""
     number = count(1)
 
     def done(self: Any, *rest: Any) -> None:
@@ -400,12 +400,12 @@ PLANTED: Final[Mapping[str, Plant]] = {
     "refused-before-the-key": _replace(room, "refusal_of", _always(None)),
     "places-leak": _replace(SocketSession, "operation_done", _operations_leak),
 }
-"""By name: what plants it."""
+"""The faults by name, each as a context manager that plants it."""
 
 
 @contextmanager
 def planted(name: str) -> Iterator[None]:
-    """Inside the block the fault is there."""
+    """Inside the block, plant the fault."""
     with PLANTED[name]():
         yield
 
@@ -419,7 +419,7 @@ def run_planted(
 
 @attrs.frozen
 class _RunPlanted:
-    """`run_planted` of one fault, for other processes."""
+    """Runs seeds with one planted fault; can be sent to other processes."""
 
     name: str
 
@@ -428,7 +428,7 @@ class _RunPlanted:
 
 
 def find(name: str, first: int = 0, most: int = MOST_SEEDS, jobs: int | None = None) -> tuple[SeedResult | None, int]:
-    """The first seed from `first` on that finds the fault, and how many were tried."""
+    """The first seed from `first` on that finds the fault, and how many seeds were tried."""
     tried = 0
     results = run_seeds(range(first, first + most), jobs=jobs, run=_RunPlanted(name))
     for result in results:

@@ -1,4 +1,4 @@
-"""One seed is one story: in this process and in others, whatever the hashes of strings."""
+"""A seed gives the same run in this process and in others, whatever the string hashes."""
 
 from __future__ import annotations
 

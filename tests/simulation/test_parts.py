@@ -1,4 +1,4 @@
-"""The simulated broker, bus and database behave as the real ones do where programs rely on it."""
+"""The simulated broker, bus and database behave as real ones do."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_a_lost_commit_is_stored_or_not_and_perhaps_later(stored: bool, late: fl
             async with connection.transaction():
                 pass
         assert database.rows("numbers")["a"]["value"] == at_once
-        # Whoever locks the row waits for the end of the transaction in doubt.
+        # A lock on the row waits for the end of the uncertain transaction.
         fresh = await database.connect()
         async with fresh.transaction() as fence:
             assert (await fence.lock("numbers", ["a"]))["a"]["value"] == later

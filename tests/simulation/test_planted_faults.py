@@ -1,4 +1,4 @@
-"""Each planted fault is found: the simulation can see."""
+"""The simulation finds each planted fault."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.simulation.planted_faults import MOST_SEEDS, PLANTED, run_planted
 
 FIRST: Final[Mapping[str, int]] = {"silent-peers-kept": 15, "snapshot-and-live-overlap": 10}
-"""A seed near one that finds it, for those that are not found at once."""
+"""The first seed for faults that are found late: a seed near one that finds it."""
 
 
 @pytest.mark.slow

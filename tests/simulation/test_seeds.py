@@ -1,4 +1,4 @@
-"""A range of seeds, and every plan that ever failed."""
+"""The simulation passes with a range of seeds, and with every plan that once failed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from actorchat.testing.simulation.report import describe_failure
 SEEDS = 300
 CHUNKS = 20
 SECONDS = 240.0
-"""Of one core, for all chunks: two minutes on two cores."""
+"""CPU seconds for all chunks together: two minutes on two cores."""
 
 CORPUS = sorted(Path(__file__).with_name("corpus").glob("*.json"))
 
@@ -23,9 +23,9 @@ CORPUS = sorted(Path(__file__).with_name("corpus").glob("*.json"))
 @pytest.mark.slow
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_seeds_break_no_promise(chunk: int) -> None:
-    # The same for the whole run, which names it in its first lines: tests/conftest.py.
+    # Set in tests/conftest.py, and printed in the header of the test run.
     first = int(os.environ["ACTORCHAT_SIMULATION_SEED"])
-    # A busy machine plays fewer seeds rather than keep everybody waiting.
+    # A busy machine runs fewer seeds instead of taking longer.
     until = time.monotonic() + SECONDS / CHUNKS
     for seed in range(first + chunk * SEEDS // CHUNKS, first + (chunk + 1) * SEEDS // CHUNKS):
         if time.monotonic() > until:

@@ -1,4 +1,4 @@
-"""A failing plan becomes small, and is replayed from its file."""
+"""Failing plans are shrunk, saved and run again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.simulation.planted_faults import planted
 
 
 def _fails_with(*needed: str) -> object:
-    """A server that fails as soon as each of these verbs was done once."""
+    """A run that fails once each of these verbs has been done."""
 
     def fake(plan: Plan, *, known: Collection[str] = ()) -> ChatVerdict:
         left = set(needed)

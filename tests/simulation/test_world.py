@@ -1,4 +1,4 @@
-"""What a simulated program is given, and what its verdict says."""
+"""The world of a simulated program, and the verdict of its run."""
 
 from __future__ import annotations
 

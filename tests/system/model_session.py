@@ -1,6 +1,6 @@
 """Random sessions that apply each step to the real chat and to the model, and compare the results.
 
-Refuses to know where steps come from, and what is right: `model.py` says that.
+The model is `actorchat/testing/simulation/model.py`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SOURCES: Final = {
     ("user", 7): frozenset[str](),
     ("user", 8): frozenset[str](),
 }
-"""Ids are unique per role only: 1 is a visitor and an operator."""
+"""Ids are unique within a role only: 1 is both a visitor and an operator."""
 
 OPERATORS: Final = [who for who in SOURCES if who[0] == "operator"]
 VISITORS: Final = [who for who in SOURCES if who[0] == "user"]
@@ -71,12 +71,12 @@ Step = tuple[str, int, int, int]
 
 
 class PlantedError(Exception):
-    """A crash that the session asked for."""
+    """A crash that the session planned."""
 
 
 @attrs.define(eq=False)
 class Due:
-    """What one tab must have got by the end of the step."""
+    """The events that a session must have got by the end of the step."""
 
     main: list[Json] = attrs.Factory(list)
     answers: list[Json] = attrs.Factory(list)
@@ -86,7 +86,7 @@ class Due:
 
 @attrs.define(eq=False)
 class Picture:
-    """What a console shows: it knows nothing but its events."""
+    """The state that a console derives from its events."""
 
     operators: dict[int, Json] = attrs.Factory(dict)
     chats: dict[str, Json] = attrs.Factory(dict)
@@ -94,7 +94,7 @@ class Picture:
 
 
 class Session:
-    """Drives one session. `run` raises on the first difference, naming the step."""
+    """Runs one random session. `run` raises at the first difference and names the step."""
 
     def __init__(self, chat_driver: VirtualTimeChat, model: Model, crash: Callable[[type, str, int], None]) -> None:
         self.chat_driver, self.model, self._crash = chat_driver, model, crash
@@ -169,7 +169,7 @@ class Session:
         self.counter += 1
         return f"text {self.counter}"
 
-    # What others must hear
+    # Expected events
 
     def tell(self, commit: Commit) -> None:
         chat = self.model.chats[commit.chat]
@@ -195,7 +195,7 @@ class Session:
                 self.due[tab].presence.append({"type": kind, "who": who})
 
     def answer(self, tab: ClientSession, answer: Answer, text: str | None, key: str | None = None) -> None:
-        """To the socket that asked: refusals and repeats."""
+        """Expect the answer for the sending socket only: a refusal or a repeat."""
         extended = tab.profile is Profile.EXTENDED
         if isinstance(answer, Commit):
             self.tell(answer)
@@ -208,7 +208,7 @@ class Session:
         elif isinstance(answer, Refusal) and extended:
             self.due[tab].answers.append({"code": answer.code})
 
-    # Steps: each takes three numbers and picks what they mean from what there is
+    # Steps: each takes three numbers, with which it picks people, chats and messages
 
     def _send(self, tab: ClientSession, text: str, key: str | None) -> None:
         assert tab.chat is not None
@@ -222,7 +222,7 @@ class Session:
         tab = self.room_tab(a)
         if tab is not None:
             key = f"k{c % 40}" if c % 3 else None
-            # Texts repeat with keys, so that some repeats are the same message and some another.
+            # Keys and texts repeat, so that some repeats have the same body and some another.
             self._send(tab, f"text {c % 40} {b % 4 == 0}" if key is not None else self.text(), key)
 
     async def step_burst(self, a: int, b: int, c: int) -> None:
@@ -296,7 +296,7 @@ class Session:
         if len(self.rooms()) >= MOST_TABS:
             return
         if not chat.sockets:
-            # A room that slept remembers no messages: what a mark changed is read from storage, as it is then.
+            # A room that slept has no messages in memory, so changed ones are read from storage as they are then.
             self.forgetful.add(chat.uuid)
         if self.model.arrive(chat, who):
             self.tell_presence(chat, who, "user_connected")
@@ -433,7 +433,7 @@ class Session:
             await self._reserve(VISITORS[a % len(VISITORS)], ("lk", "shop")[b % 2])
 
     async def step_crash(self, a: int, b: int, c: int) -> None:
-        """Somewhere between taking a command and announcing it; then everybody has everything once, in order."""
+        """Crash between accepting and broadcasting; afterwards every session has everything once, in order."""
         rng, tab = Random(b), self.room_tab(a)
         if tab is None:
             return
@@ -463,7 +463,7 @@ class Session:
             chat.gone_at[who] = now
         await self._pass(14)
         self._crash(owner, name, 0)
-        # The room came back after a pause: what waited for it was stored a little later.
+        # The room restarts after a delay, so a waiting message is stored a little later.
         page = await self.chat_driver.chats.chat_reader.after(chat.uuid, Role.OPERATOR, after=-1, limit=10_000)
         assert page is not None
         for message in page.messages:
@@ -498,14 +498,14 @@ class Session:
     # Time and comparison
 
     async def _pass(self, seconds: float) -> None:
-        """Let time pass, stopping where the model says that something happens by itself."""
+        """Let time pass, and stop at each moment at which a timer of the model is due."""
         target = trio.current_time() + seconds
         while True:
             await self.chat_driver.settle()
             now = trio.current_time()
             self._happen(now)
             ahead = [moment + 0.01 for moment in self.model.moments() if moment + 0.01 > now]
-            # What falls due in a moment would be told while this step is judged.
+            # A timer due in a moment would send events while this step is compared.
             late = max([moment + 0.15 for moment in ahead if moment < target + 0.15], default=target)
             target = max(target, late)
             if now >= target:
@@ -519,7 +519,7 @@ class Session:
                 self.tell_typing(chat, who, model.typing_due(typing, now))
                 if now >= typing.last + 6.0:
                     self.tell_typing(chat, who, model.stop_typing(chat, who, now))
-                    # Who begins again after a silence need not wait for its turn.
+                    # A user who starts typing again after a silence is sent at once.
                     typing.sent_at = -1.0
             for who in [who for who, at in chat.gone_at.items() if now >= at + 5.0]:
                 model.lapse(chat, who)
@@ -547,7 +547,7 @@ class Session:
 
     def _compare_room(self, tab: ClientSession, due: Due, frames: list[Json]) -> None:
         presence = [{"type": each["type"], "who": who_of(each["data"]["user"])} for each in frames if is_presence(each)]
-        # After a crash everybody's grace begins anew, so they end together.
+        # After a crash all grace periods start again, so they end at the same time.
         order = (lambda each: sorted(each, key=str)) if self.lenient else list
         assert order(presence) == order(due.presence)
         assert [plain_typing(each) for each in frames if each["type"] == "typing_updated"] == due.typing
@@ -605,7 +605,7 @@ class Session:
                 picture.chats[data["chat"]["uuid"]] = data["chat"]
 
     def _known(self, frame: Json) -> Json:
-        """The frame without its message's id, which must name that one place for ever."""
+        """The frame without its message's id, after checking that the id belongs to that message only."""
         message = frame["data"].get("message")
         if message is None:
             return frame
@@ -617,7 +617,7 @@ class Session:
 
 
 def nameless(value: Any) -> Any:
-    """With (role, id) for each user: replays and status changes may show profiles as old as the room's memory."""
+    """The frame with (role, id) for each user: replays and status changes may show older profiles."""
     if isinstance(value, dict):
         return who_of(value) if "firstname" in value else {name: nameless(each) for name, each in value.items()}
     return value
@@ -652,14 +652,14 @@ def place(frame: Json) -> tuple[Any, ...]:
 
 
 def chat_of(frame: Json) -> str | None:
-    """Of events that stand in one chat's order."""
+    """Whether the event is part of a chat's order of events."""
     if frame["type"] == "chat_updated":
         return str(frame["data"]["chat"]["uuid"])
     return str(frame["data"]["message"]["chat"]["uuid"]) if frame["type"] == "message_added" else None
 
 
 def assert_same_essence(frames: list[Json], expected: list[Json]) -> None:
-    """What a crash must not change: each message once and in order, and the chat in the end."""
+    """What must be the same after a crash: each message once and in order, and the final chat."""
     added, chats = [
         [[each for each in them if each["type"] == kind] for them in (frames, expected)]
         for kind in ("message_added", "chat_updated")
@@ -670,7 +670,7 @@ def assert_same_essence(frames: list[Json], expected: list[Json]) -> None:
 
 
 def outcome(frames: list[Json]) -> tuple[object, ...]:
-    """What a strict socket knows in the end: each message once and in order, and the status of each."""
+    """The final state of a strict socket: each message once and in order, and its status."""
     messages = [each["data"]["message"] for each in frames if each["type"] != "chat_updated"]
     added = [place(each) for each in frames if each["type"] == "message_added"]
     return added, {message["message_index"]: message["status"] for message in messages}
@@ -678,7 +678,7 @@ def outcome(frames: list[Json]) -> tuple[object, ...]:
 
 @contextmanager
 def saboteur() -> Iterator[Callable[[type, str, int], None]]:
-    """`crash(owner, name, nth)`: from now on the nth call of `owner.name` raises, once; 0 = none."""
+    """Yields `crash(owner, name, nth)`, which makes the nth next call of `owner.name` raise once; 0 for none."""
     armed: dict[tuple[type, str], int] = {}
     with pytest.MonkeyPatch.context() as patch:
         for place_ in CRASHES:

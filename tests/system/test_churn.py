@@ -1,4 +1,4 @@
-"""Proves that sockets which come and go at a steady load leave a whole server as large as it was.
+"""A server does not grow while sockets join and leave at a steady rate.
 
 One test counts the live objects of a server in this process. The other measures the memory of one in a process of its
 own; `pytest tests/system/test_churn.py -s --churn-seconds=3600` goes on for an hour and tells how it goes.
@@ -32,8 +32,8 @@ AT_ONCE = 10
 
 
 async def come_and_go(server: Server, chats: list[UUID], random: Random, joins: int) -> None:
-    """An operator's sockets, each in some room for a moment."""
-    # One token for all: the server remembers thousands, and would make room for each.
+    """An operator's sockets, each of which is in some room for a moment."""
+    # One token for all sockets, because the server caches thousands of tokens.
     protocols = ("actorchat.v1.ext", f"bearer.{operator()}")
 
     async def visits(count: int) -> None:
@@ -56,7 +56,7 @@ async def come_and_go(server: Server, chats: list[UUID], random: Random, joins: 
 
 
 async def alive(server: Server) -> int:
-    """How many Python objects there are when every socket has been noticed to be gone."""
+    """The number of Python objects once the server has noticed that every socket is gone."""
     with trio.fail_after(30):
         while server.statistics().websockets:  # noqa: ASYNC110 - what is looked at has no event to wait for
             await trio.sleep(0.01)
@@ -78,7 +78,7 @@ async def test_joins_and_leaves_at_a_steady_load_leave_no_objects_behind(request
             assert visitor.chat is not None
             chats.append(visitor.chat)
             nursery.start_soon(read_on, visitor)
-        # The first of it pays for what is made once; then it is as it stays.
+        # The first round pays for objects that are made once.
         await come_and_go(server, chats, random, max(joins // 3, 200))
         before = await alive(server)
         await come_and_go(server, chats, random, joins)
@@ -94,25 +94,25 @@ async def read_on(visitor: actorchat.LocalSocket) -> None:
 JOINS_PER_SECOND = 100
 OPEN_AT_MOST = 300
 LATE_SECONDS = 0.5
-"""If the machine stands still for longer, fewer join: what is made up for is no steady load."""
+"""After a longer stall of the machine fewer sockets join: catching up would not be a steady load."""
 
 QUIET_ROOMS = 100
-"""Nobody lives there: the room comes and goes with its guests."""
+"""Rooms without permanent sockets: they open and close with the short visits."""
 
 OPERATORS = 50
 STAY_SECONDS = 2.0
-"""The longest; each stays half of it on average."""
+"""The longest visit in seconds; the average is half of it."""
 
 WARM_UP_SECONDS = (3.0, 900.0)
-"""The longer the run, the longer: what a room keeps of its last messages takes minutes to fill."""
+"""Proportional to the run, because a room's tail of messages takes minutes to fill."""
 
 MEMORY_BYTES = 4 * 2**20
-"""What the last third of the time may need more than the first. A minute's joins are 6,000, an hour's 360,000."""
+"""The allowed growth from the first to the last third of the run. There are 6,000 joins a minute."""
 
 
 @attrs.define(eq=False)
 class House:
-    """The rooms of a server, those who live and write in some of them, and the guests who come and go."""
+    """The rooms of a server, with permanent sockets that write in some of them, and short visits."""
 
     server: ServerProcess
     random: Random
@@ -123,7 +123,7 @@ class House:
     _room_for_guests: trio.Semaphore = attrs.Factory(lambda: trio.Semaphore(OPEN_AT_MOST))
 
     async def furnish(self, nursery: trio.Nursery) -> None:
-        """Make the rooms, and let people move into some."""
+        """Make the rooms, and open the permanent sockets."""
         async with open_http(self.server.url) as http:
             for number in range(ROOMS + QUIET_ROOMS):
                 visitor = token(Role.USER, 100 + number, ttl=7_200)
@@ -141,7 +141,7 @@ class House:
             task_status.started()
             while True:
                 event = await socket.next()
-                # Who lives here for an hour keeps nothing of what was read.
+                # A permanent socket must not keep the frames that it has read.
                 socket.peer.frames.clear()
                 if isinstance(event, MessageAdded):
                     self.last_index[chat] = event.message.message_index
@@ -153,7 +153,7 @@ class House:
             await trio.sleep(1)
 
     async def receive_guests(self) -> None:
-        """At a steady rate, until cancelled."""
+        """Let sockets join and leave at a steady rate, until cancelled."""
         due = trio.current_time()
         chats = list(self.last_index)
         async with trio.open_nursery() as nursery:
@@ -184,13 +184,13 @@ class House:
 
 @attrs.define
 class Samples:
-    """What a process kept in memory, over time."""
+    """Samples of a process's memory over time."""
 
     process: psutil.Process
     bytes: list[int] = attrs.Factory(list)
 
     async def take(self, seconds: float, house: House) -> None:
-        """Two a second; now and then say how it is."""
+        """Take two samples a second, and print one now and then."""
         start, joins, messages = trio.current_time(), house.joins, house.messages
         said = 0
         while (passed := trio.current_time() - start) < seconds:
@@ -202,7 +202,7 @@ class Samples:
 
     def _say(self, passed: float, joins: float, messages: float) -> None:
         size = f"{self.bytes[-1] / 2**20:.1f} MiB"
-        print(f"{passed:.0f} s: {size}, {joins:.1f} joins/s, {messages:.1f} messages/s")  # noqa: T201 - for those who wait
+        print(f"{passed:.0f} s: {size}, {joins:.1f} joins/s, {messages:.1f} messages/s")  # noqa: T201 - progress of a long run
 
     def thirds(self) -> list[float]:
         size = len(self.bytes) // 3

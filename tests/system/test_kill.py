@@ -1,4 +1,4 @@
-"""A server under load is killed and started again: what was announced is stored, and nothing is lost or doubled.
+"""A server under load is killed and restarted: every broadcast message is stored once.
 
 `pytest tests/system --kill-rounds=20` kills it 20 times, each after up to 5 s of load; by default it is 2 short
 rounds, with each transport. Each prints the seed of its random choices; `--kill-seed` repeats them.
@@ -44,7 +44,7 @@ TABS = 2
 OPERATORS = 3
 WINDOW = 8
 REPEATED = 5
-"""Messages of each socket that are sent again although they were answered."""
+"""The number of answered messages that each socket sends again."""
 
 CAP = 60.0
 
@@ -57,7 +57,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @attrs.define(eq=False)
 class Talker:
-    """One seat in a chat, and what is remembered there: it outlives its sockets and the server."""
+    """A participant of a chat, with what it has sent and received, over sockets and servers."""
 
     name: str
     role: Role
@@ -78,9 +78,9 @@ class Talker:
 
     @asynccontextmanager
     async def connected(self, port: int) -> AsyncIterator[Socket]:
-        """In the room, with all that was missed."""
+        """Open a socket in the room, and read everything that was missed."""
         async with open_socket(port, f"/ws/chats/{self.chat}?after={self.last_index}", self.token) as socket:
-            # The replay ends with the chat as it is.
+            # The replay ends with `chat_updated`.
             while not isinstance(event := await socket.next(), ChatUpdated):
                 self.take(event)
             yield socket
@@ -105,7 +105,7 @@ class Talker:
                 pass
 
     async def read(self, socket: Socket) -> None:
-        """Until the socket ends."""
+        """Read until the socket ends."""
         try:
             while True:
                 event = await socket.next()
@@ -120,7 +120,7 @@ class Talker:
             await _unless_gone(socket, MarkMessageRead(message.id))
 
     async def talk(self, socket: Socket) -> None:
-        """Send as fast as answers come, until cancelled or the server is gone."""
+        """Send each message after the answer to the last, until cancelled or the server is gone."""
         while True:
             await self.window.acquire()
             self.sent += 1
@@ -131,7 +131,7 @@ class Talker:
                 return
 
     async def repeat(self, socket: Socket, doubtful: dict[str, str]) -> None:
-        """Send those again; return when all are answered."""
+        """Send these messages again, and wait for all answers."""
         self.unanswered, self.window = dict(doubtful), trio.Semaphore(WINDOW)
         for client_id, text in doubtful.items():
             await self.window.acquire()
@@ -149,7 +149,7 @@ async def _unless_gone(socket: Socket, command: SendMessage | MarkMessageRead) -
 
 
 class Scene:
-    """Chats with their talkers, before and after the kill, and what storage has to agree with."""
+    """Chats with their participants, before and after the kill."""
 
     def __init__(self, server: ServerProcess, rng: random.Random) -> None:
         self.server = server
@@ -170,7 +170,7 @@ class Scene:
                 self.talkers.append(Talker(f"{number}-{role}-{tab}", role, people[role], chat, rng))
 
     async def load_and_kill(self, seconds: float) -> None:
-        """Let everybody talk, then kill the server; all that had reached this side is read to the end."""
+        """Let all participants send, kill the server, and read everything that had arrived."""
         async with trio.open_nursery() as nursery:
             feed = await nursery.start(self._watch)
             for talker in self.talkers:
@@ -198,13 +198,13 @@ class Scene:
                 return
 
     async def come_back(self) -> None:
-        """Everybody resumes, and repeats what was never answered."""
+        """Resume all participants, and repeat the messages without an answer."""
         async with trio.open_nursery() as nursery:
             for talker in self.talkers:
                 nursery.start_soon(self._come_back, talker)
 
     async def _come_back(self, talker: Talker) -> None:
-        # Also what was answered, or what the replay will show: the answer has to be the stored message again.
+        # Some answered messages are repeated too: the answer must be the stored message.
         doubtful = {**dict(list(talker.answered.items())[-REPEATED:]), **talker.unanswered}
         async with talker.connected(self.server.port) as socket, trio.open_nursery() as nursery:
             nursery.start_soon(talker.read, socket)
@@ -212,11 +212,11 @@ class Scene:
             nursery.cancel_scope.cancel()
 
     def announced(self) -> list[Message]:
-        """What anybody saw, as it was seen."""
+        """All messages that any participant received."""
         return [*self.shown, *chain.from_iterable((*each.live, *each.answers) for each in self.talkers)]
 
     async def stored(self, http: Http) -> dict[UUID, list[Message]]:
-        """Every chat's history; dense, without anything twice."""
+        """The history of every chat, after checking that it has no gap and no duplicate."""
         chats = {talker.chat for talker in self.talkers}
         histories = {chat: await http.history(self.admin, chat) for chat in chats}
         for messages in histories.values():
@@ -227,7 +227,7 @@ class Scene:
         return histories
 
     async def check_counters(self, http: Http, histories: dict[UUID, list[Message]]) -> None:
-        """What a console is told at once agrees with the chats."""
+        """Check that the snapshot of a console agrees with the chats."""
         chats = await http.chats(self.admin)
         loads = {
             number: Counter(chat.status for chat in chats if chat.operator_user and chat.operator_user.id == number)
@@ -251,7 +251,7 @@ class Scene:
 
 
 def check_announced(announced: list[Message], histories: dict[UUID, list[Message]]) -> None:
-    """Whatever anybody saw is stored, as they saw it."""
+    """Check that every received message is stored as it was received."""
     for message in announced:
         history = histories[message.chat.uuid]
         assert message.message_index < len(history), f"lost: {message}"
@@ -260,7 +260,7 @@ def check_announced(announced: list[Message], histories: dict[UUID, list[Message
 
 
 def check_receipts(talkers: list[Talker], histories: dict[UUID, list[Message]]) -> None:
-    """Whatever anybody saw as read is stored as read."""
+    """Check that every message received as read is stored as read."""
     for receipts in chain.from_iterable(talker.receipts for talker in talkers):
         for message in histories[receipts.chat_id][: receipts.read + 1]:
             assert message.type is MessageType.STANDARD
@@ -302,4 +302,4 @@ async def test_a_killed_server_keeps_every_broadcast_message_once(
     assert "Traceback" not in server.log
     repeated = sum(len(talker.answers) for talker in scene.talkers)
     assert repeated
-    print(f"{sent} stored, {repeated} of them repeated")  # noqa: T201 - says how hard the round was
+    print(f"{sent} stored, {repeated} of them repeated")  # noqa: T201 - shows the size of the round

@@ -1,4 +1,4 @@
-"""Many connections that say little keep nobody out, and never cost the storage its files."""
+"""Many connections with unfinished requests neither keep new clients out nor exhaust the storage's file descriptors."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _chat(client: httpx.Client) -> UUID:
 
 
 def _lock(database: Path) -> None:
-    """Keep everybody else from writing to the database for a while."""
+    """Inside the block, hold the database's write lock."""
     with closing(sqlite3.connect(database, isolation_level=None)) as connection:
         connection.execute("BEGIN EXCLUSIVE")
         time.sleep(LOCKED_SECONDS)

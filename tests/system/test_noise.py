@@ -1,4 +1,4 @@
-"""Proves that no bytes whatever crash a transport, leave a socket or task behind, or make it grow."""
+"""Random bytes never crash a transport, leave a socket or task behind, or make it grow."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from actorchat.transports.ports import Admission, Limits, Receiver
 from tests.transports.dialers import OPENERS, SocketDialer, open_sockets
 
 BURST = 100
-"""About as many frames one socket sends before the next one does."""
+"""About how many frames a socket sends before the next socket is opened."""
 SAID = encode_command(SendMessage("is anybody there? есть кто живой? 🐌"))
 PLACES = [place for place, byte in enumerate(SAID) if byte < 0x80]
 MEMORY_BYTES = 4 * 2**20
 LIMITS = Limits(malformed_in_a_row=10**9)
-"""A socket that says nothing right lives on, or few of its frames would be read."""
+"""Malformed frames in a row do not close a socket here, or few of them would be read."""
 
 
 class Answering(RecordingApplication):
-    """Answers every command with a frame, and writes nothing down."""
+    """Answers every command with a frame, and records nothing."""
 
     async def join(self, session: Session, admission: Admission) -> Receiver:
         await trio.lowlevel.checkpoint()
@@ -51,7 +51,7 @@ class _Answers:
 
 
 def harmless(random: Random) -> list[bytes]:
-    """Frames that a socket survives: right ones, and wrong ones in which UTF-8 and the protocol hold."""
+    """Frames that do not close a socket: right ones, and malformed ones in valid UTF-8 and valid frames."""
     kind = random.randrange(8)
     if kind == 0:
         return [frame_of(1, SAID)]
@@ -78,7 +78,7 @@ def harmless(random: Random) -> list[bytes]:
 
 
 def wild(random: Random) -> bytes:
-    """A frame, whole or not, right or wrong."""
+    """A random frame, complete or not, right or wrong."""
     kind = random.randrange(4)
     if kind == 0:
         return random.randbytes(random.randrange(1, 40))
@@ -91,7 +91,7 @@ def wild(random: Random) -> bytes:
 
 
 async def make_noise(dialer: SocketDialer, random: Random, count: int) -> None:
-    """Send `count` frames of which every one is read; a few more end each socket, perhaps wrong, perhaps not whole."""
+    """Send `count` frames that are all read. Each socket ends with a few more, which may be wrong or incomplete."""
     while count > 0:
         dialer.verdicts.append(admission_of(1))
         async with await dialer.connect() as stream:
@@ -103,14 +103,14 @@ async def make_noise(dialer: SocketDialer, random: Random, count: int) -> None:
                     frames += harmless(random)
                 count -= len(frames)
                 await stream.send_all(b"".join(frames))
-            # Its pong says that all before it was read.
+            # The pong proves that everything before the ping was read.
             await stream.send_all(frame_of(9, b"read?"))
             while await peer.receive_frame() != (10, b"read?"):
                 pass
             with suppress(trio.BrokenResourceError, trio.EndOfChannel):
                 await stream.send_all(b"".join([wild(random) for _ in range(random.randrange(1, 4))]))
                 if random.random() < 0.5:
-                    # The server's end says that it has read these too.
+                    # The server's end of the stream proves that it has read these too.
                     await peer.half_close()
                     while True:
                         await peer.receive_frame()
@@ -120,7 +120,7 @@ async def make_noise(dialer: SocketDialer, random: Random, count: int) -> None:
 
 
 def things() -> int:
-    """But for deadlines, of which Trio forgets up to a thousand late."""
+    """The number of objects, without deadlines, of which Trio keeps up to a thousand cancelled ones."""
     gc.collect()
     return sum(type(thing) not in (tuple, trio.CancelScope) for thing in gc.get_objects())
 
@@ -140,7 +140,7 @@ async def test_noise_crashes_nothing_and_leaves_nothing_behind(
         await make_noise(dialer, random, frames)
         assert trio.lowlevel.current_statistics().tasks_living <= tasks
         more, memory = things() - before, process.memory_info().rss - memory
-        print(f"{frames} frames: {more} objects, {memory} bytes more")  # noqa: T201 - says how close it was
+        print(f"{frames} frames: {more} objects, {memory} bytes more")  # noqa: T201 - shows how close the result is to its bound
         assert more < 1_000, "as much is alive after all the noise as after the first of it"
         assert memory < MEMORY_BYTES
         async with dialer.dial(admission_of(2)) as peer:

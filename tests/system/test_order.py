@@ -1,4 +1,4 @@
-"""A hundred people talk at once in one room, over every transport: all of them, history and resume agree on the order.
+"""A hundred users send at once in one room: all sockets, the history and resumes have the same order.
 
 System messages for one role go in between: the other role sees a hole, and the same order around it.
 """
@@ -34,10 +34,10 @@ from tests.system.server_process import SECRET, TRANSPORTS, token
 SENDERS = 100
 EACH = 3
 NOTES = 12
-"""System messages: every other one for each role."""
+"""The number of system messages, in turn for each role."""
 
 EARLIER = 2
-"""Messages from before anybody connected."""
+"""The number of messages before anybody connects."""
 
 IDS = {Role.USER: 100, Role.OPERATOR: 1}
 VISITOR, OPERATOR = (token(role, number) for role, number in IDS.items())
@@ -46,7 +46,7 @@ CAP = 60.0
 
 @attrs.define(eq=False)
 class Handle:
-    """One socket, and the ids of the messages it was told, in the order in which it was."""
+    """A socket, and the ids of the messages it received, in order."""
 
     role: Role
     send: Callable[[SendMessage], Awaitable[None]]
@@ -54,7 +54,7 @@ class Handle:
     seen: list[int] = attrs.Factory(list)
 
     async def read(self, enough: int, halfway: trio.Event | None = None) -> None:
-        """Return when `enough` messages were seen."""
+        """Read until `enough` messages were received."""
         while len(self.seen) < enough:
             event = await self.next()
             if isinstance(event, MessageAdded):
@@ -65,7 +65,7 @@ class Handle:
 
 @attrs.frozen
 class Place:
-    """Where and how to open a seat."""
+    """Where and how to open a socket."""
 
     over: str
     role: Role
@@ -111,7 +111,7 @@ RESUMING = tuple(Place(over, role) for over, role in product(("memory", "tcp"), 
 
 
 class Talk:
-    """The room while everybody talks in it."""
+    """The room and all of its sockets."""
 
     def __init__(self, server: Server, http: Http, chat: UUID) -> None:
         self.server, self.http, self.chat = server, http, chat
@@ -119,11 +119,11 @@ class Talk:
         self.resumed: list[Handle] = []
 
     async def run(self, room: list[Handle], feeds: list[Handle]) -> None:
-        """Everybody sends and reads to the end, and some who join late resume from the beginning."""
+        """Let all sockets send and read to the end; some join late and resume from the beginning."""
         standard = SENDERS * EACH
         async with trio.open_nursery() as nursery:
             for handle in (*room, *feeds):
-                # A first event says that the seat is taken.
+                # The first event shows that the socket has joined.
                 await handle.next()
             for place in RESUMING:
                 nursery.start_soon(self._join_late, place)
@@ -149,7 +149,7 @@ class Talk:
             await handle.read(EARLIER + SENDERS * EACH + NOTES // 2)
 
     async def backwards(self, token: str) -> list[int]:
-        """The ids of the whole history, read from its end in pages of odd sizes."""
+        """The ids of the whole history, read from its end in pages of various sizes."""
         ids: list[int] = []
         query, more = "limit=41", True
         while more:

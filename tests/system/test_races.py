@@ -1,4 +1,4 @@
-"""Two operators race for one chat, in a thousand schedules: one outcome each, and all agree with what was stored."""
+"""Two operators race for one chat in a thousand schedules; all outcomes agree with the order of the commits."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ BLOCKS, SCHEDULES = 50, 20
 
 @attrs.define(eq=False)
 class Ledger:
-    """What was really committed, in order: each operation with its decision and the time of its batch."""
+    """Records each committed operation with its decision and the time of its batch, in order."""
 
     entries: list[tuple[Operation, DecisionAndCounters, float]] = attrs.Factory(list)
 
@@ -54,13 +54,13 @@ class Ledger:
             entries.extend((operation, each, batch.now) for operation, each in zip(operations, decided, strict=True))
             return decided
 
-        store.commit = commit  # type: ignore[method-assign]  # a spy for the whole life of this store
+        store.commit = commit  # type: ignore[method-assign]  # observes the commits of this store
         return store
 
 
 @attrs.define(eq=False)
 class Race:
-    """One block of schedules on one desk."""
+    """One block of schedules on one chat service."""
 
     rng: Random
     chat_driver: VirtualTimeChat
@@ -164,7 +164,7 @@ class Race:
         await self._judge_counters()
 
     def _replay(self, refused: dict[str, str]) -> tuple[list[Commit], set[str], set[int]]:
-        """What the model makes of the committed order, and which sends and requests are in it."""
+        """Apply the committed order to the model. Returns also which sends and requests it contains."""
         commits, stored, performed = list[Commit](), set[str](), set[int]()
         for operation, (decision, _), now in self.ledger.entries[self.replayed :]:
             answer = self._again(operation, now)
@@ -204,7 +204,7 @@ class Race:
                 return None
 
     async def _judge_counters(self) -> None:
-        """What consoles were told, and what one is told that comes now, is what the model says."""
+        """Check the events of the consoles, and the snapshot of a new one, against the model."""
         expected = {who[1]: self.model.operator_wire(who) for who in self.model.operators(LK)}
         fresh = await self.chat_driver.console(OPERATORS[0], Profile.EXTENDED, LK)
         self._look(fresh, fresh.take())
@@ -228,7 +228,7 @@ def person(user: User) -> Person:
 
 
 def told(frames: list[Json]) -> list[Json]:
-    """Without ids, refusals and counters."""
+    """The frames without ids, refusals and counters."""
     events = []
     for frame in frames:
         if frame["type"] == "message_added":
@@ -246,7 +246,7 @@ def test_two_operators_in_one_chat_agree_with_the_model_in_1000_schedules() -> N
 
 
 def run_block(seed: int) -> None:
-    """`SCHEDULES` schedules, the same ones for the same seed."""
+    """Run `SCHEDULES` schedules, which depend on the seed only."""
     rng, ledger = Random(seed), Ledger()
     trio._core._run._r.seed(seed)  # the order in which Trio runs tasks is part of the schedule
     race: Race | None = None

@@ -1,4 +1,4 @@
-"""A server whose database was put back from a backup, and a client that knows more than it."""
+"""A client reconnects to a server whose database was restored from an older backup."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.server.server_under_test import SECRET, run_server
 
 
 async def texts(room: RoomConnection, until: str) -> list[str]:
-    """What the room tells up to that message; a resync begins anew."""
+    """The messages of the room up to that one; a resync starts the list again."""
     told: list[str] = []
     async for event in room:
         if isinstance(event, ResyncRequired):

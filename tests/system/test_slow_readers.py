@@ -1,4 +1,4 @@
-"""Members who don't read: nobody waits for them, the server keeps little for them, and they catch up by resume."""
+"""Sockets that don't read: no other socket waits for them, they cost little memory, and they catch up by resuming."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ READERS = 44
 STUCK = 5
 WINDOW = 8
 TEXT = "🐌" * 3_900
-"""Four bytes a character: 15.6 KB a message."""
+"""A text of 15.6 KB, four bytes a character."""
 
 OUTBOX_BYTES = 2**20
 OVERFLOW_LINGER = 2.0
 BEFORE_OVERFLOW = OUTBOX_BYTES // (4 * len(TEXT))
-"""This many messages fit into a session's outbox."""
+"""The number of messages that fit into a session's outbox."""
 
 MESSAGES = 120
-"""1.8 MiB for each member: more than its outbox and the kernel's buffers hold."""
+"""1.8 MiB for each socket: more than its outbox and the kernel's buffers can hold."""
 
 MANY_MESSAGES = 1_600
 """24 MiB."""
@@ -35,7 +35,7 @@ MANY_MESSAGES = 1_600
 MEMORY_BYTES = 12 * 2**20
 STALLED = 40
 STALLED_BYTES = 256 * 2**10
-"""What the server may keep for a peer that asks for a long history and reads nothing of it."""
+"""The memory that a peer may cost if it requests a long history and reads nothing."""
 
 LONG_MESSAGES = 100
 """1.6 MiB."""
@@ -53,7 +53,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @attrs.define(eq=False)
 class Speaker:
-    """The visitor, who sends as fast as answers come. `overflow_at`: no outbox can be full before that time."""
+    """The visitor, who sends each message after the last answer. No outbox is full before `overflow_at`."""
 
     socket: Socket
     count: int
@@ -70,14 +70,14 @@ class Speaker:
                 await self.socket.send(SendMessage(text_of(number)))
 
     async def last_words_to(self, socket: Socket) -> list[str]:
-        """What a stuck socket finds when it reads at last: whole messages, then the Close."""
+        """Read from a stalled socket at last: whole messages, then the Close."""
         in_time = trio.current_time() < self.overflow_at + OVERFLOW_LINGER / 2
         texts = [message.text async for message in messages(socket, self.count)]
         assert len(texts) < self.count
         if in_time:
             assert socket.peer.close_code == CloseCode.OVERLOADED
         else:
-            # Whoever lets the time for it pass may find a reset instead.
+            # A client that reads too late may find a reset instead.
             assert socket.peer.close_code in (CloseCode.OVERLOADED, 1006)
         return texts
 
@@ -92,7 +92,7 @@ def text_of(number: int) -> str:
 
 
 async def messages(socket: Socket, count: int, first: int = 0) -> AsyncIterator[Message]:
-    """The next `count` messages, or as many as come before the socket ends: without gap or duplicate."""
+    """Read `count` messages, or fewer if the socket ends, and check that there is no gap and no duplicate."""
     upto = first + count
     while first < upto:
         try:
@@ -110,7 +110,7 @@ async def read_all(socket: Socket, count: int) -> None:
 
 
 class Crowd:
-    """The sockets of one room; those that are stuck have not read a byte since the handshake."""
+    """The sockets of one room. The stalled ones have read nothing since the handshake."""
 
     def __init__(self, server: ServerProcess, stack: AsyncExitStack, visitor: str, chat: UUID) -> None:
         self.server, self.stack, self.visitor, self.chat = server, stack, visitor, chat
@@ -123,7 +123,7 @@ class Crowd:
         return await self.stack.enter_async_context(opening)
 
     async def gather(self, readers: int) -> tuple[Socket, list[Socket], list[Socket]]:
-        """The visitor's socket, those who read, and those who don't; all are in the room."""
+        """Open the visitor's socket, reading ones and stalled ones in the room."""
         opening = open_socket(self.server.port, f"/ws/chats/{self.chat}", self.visitor)
         visitor = await self.stack.enter_async_context(opening)
         reading = [await self.join(1 + number, stuck=False) for number in range(readers)]
@@ -141,7 +141,7 @@ async def test_stalled_sockets_do_not_delay_others_and_catch_up(server: ServerPr
             chat = await http.reserve(VISITOR)
             visitor, reading, stuck = await Crowd(server, stack, VISITOR, chat).gather(READERS)
             speaker = Speaker(visitor, MESSAGES)
-            # The others get everything while those five are stuck: nobody waits for them.
+            # The other sockets get everything while five are stalled.
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(speaker.run)
                 for socket in reading:
@@ -178,7 +178,7 @@ async def long_chat(http: Http, number: int) -> UUID:
 
 
 async def grown_by(process: psutil.Process, before: int) -> int:
-    """Bytes by which the server has grown, once that stands still."""
+    """The bytes by which the server has grown, once that does not change any more."""
     grown, still = -1, 0
     while still < 5:
         await trio.sleep(0.1)
@@ -199,7 +199,7 @@ async def test_a_stalled_reader_of_a_replay_costs_little(server: ServerProcess) 
                 target = f"/ws/chats/{chat}?after=-1"
                 await stack.enter_async_context(open_socket(server.port, target, token(Role.OPERATOR, 2_000 + number)))
             assert await grown_by(process, before) < STALLED * STALLED_BYTES
-            # Nothing is encoded for those who leave.
+            # Nothing is encoded for sockets that leave.
             await stack.aclose()
             assert await grown_by(process, before) < STALLED * STALLED_BYTES
 

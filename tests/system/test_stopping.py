@@ -1,4 +1,4 @@
-"""A server under mixed load is stopped in random moments: in time, with status 0, and 1001 for every socket that reads.
+"""A server under mixed load stops at any moment in time, with status 0 and 1001 for every socket that reads.
 
 `pytest tests/system --stop-moments=50` stops it 50 times; by default it is 3 times. Each prints the seed of its random
 choices; `--stop-seed` repeats them.
@@ -25,7 +25,7 @@ from tests.system.server_process import TRANSPORTS, ServerProcess, server_proces
 MOMENTS = 3
 CHATS = 4
 READING = 2 * CHATS + 1
-"""Sockets that read: a visitor and an operator in each chat, and a console."""
+"""The number of sockets that read: a visitor and an operator in each chat, and a console."""
 
 TALKED_SECONDS = 1.5
 STOP_SECONDS = 10.0
@@ -34,7 +34,7 @@ OPERATOR = token(Role.OPERATOR, 1)
 TEXT = "ж" * 1_000
 
 STORAGE = ("there", "locked for a second", "locked for good")
-"""What another program does to the database while the server stops."""
+"""How another program uses the database while the server stops."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -44,7 +44,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @attrs.define(eq=False)
 class Load:
-    """What was heard until the end: `codes` ended the sockets that read, `seen` are the texts that came on them."""
+    """What the sockets that read received: `codes` are their close codes, `seen` the texts."""
 
     server: ServerProcess
     rng: random.Random
@@ -55,9 +55,9 @@ class Load:
     answers: int = 0
 
     async def talk(self, name: str, who: str, target: str) -> None:
-        """A socket that reads all the time, and says something now and then."""
+        """A socket that reads all the time and sends a message now and then."""
         async with self._socket(target, who) as socket:
-            # Its other task may be in the middle of a frame.
+            # The sending task may be in the middle of a frame.
             socket.peer.answers_close = False
             if "chats" in target:
                 self.nursery.start_soon(self._say, socket, name)
@@ -80,7 +80,7 @@ class Load:
             await trio.sleep(self.rng.uniform(0, 0.02))
 
     async def stall(self, chat: UUID) -> None:
-        """A socket that asks for everything, and reads nothing."""
+        """A socket that requests a full replay and reads nothing."""
         async with self._socket(f"/ws/chats/{chat}?after=-1", OPERATOR, receive_buffer=4_096):
             await trio.sleep_forever()
 
@@ -90,7 +90,7 @@ class Load:
             yield socket
 
     async def ask(self, chat: UUID) -> None:
-        """An HTTP client with one connection, busy until it is closed."""
+        """An HTTP client that sends requests over one connection until it is closed."""
         async with await connect(self.server.port) as stream:
             while True:
                 await stream.send_all(self._get(chat))
@@ -99,7 +99,7 @@ class Load:
                 self.answers += 1
 
     async def _answer(self, stream: trio.SocketStream) -> bool:
-        """Whether one was read whole, and another request may follow."""
+        """Read an answer. Returns whether it was complete and another request may follow."""
         data = b""
         while True:
             try:
@@ -114,7 +114,7 @@ class Load:
                 return b"connection: close" not in head.lower()
 
     async def send_only(self, data: bytes, receive_buffer: int | None = None) -> None:
-        """An HTTP client that sends this and reads nothing."""
+        """An HTTP client that sends these bytes and reads nothing."""
         async with await connect(self.server.port, receive_buffer=receive_buffer) as stream:
             await stream.send_all(data)
             await trio.sleep_forever()
@@ -124,7 +124,7 @@ class Load:
         return f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {OPERATOR}\r\n\r\n".encode()
 
     async def begin(self) -> None:
-        """All kinds of peers at once."""
+        """Run all kinds of clients at once."""
         chats: list[tuple[str, UUID]] = []
         async with open_http(self.server.url) as http:
             for number in range(CHATS):
@@ -146,7 +146,7 @@ class Load:
 
 
 def lock(database: Path) -> sqlite3.Connection:
-    """Keep everybody else from writing, until the connection is closed."""
+    """Hold the database's write lock until the connection is closed."""
     connection = sqlite3.connect(database, isolation_level=None, timeout=10)
     connection.execute("BEGIN IMMEDIATE")
     return connection

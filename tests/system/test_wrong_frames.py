@@ -1,4 +1,4 @@
-"""Whatever a client sends, it gets what the contract says, and the server serves on.
+"""Every wrong frame gets the answer of the contract, and the server goes on.
 
 All tests of this module talk to one server of each transport, which must not have failed anywhere when they are done.
 """
@@ -42,7 +42,7 @@ BOTH_PROFILES = pytest.mark.parametrize("profile", Profile, ids=lambda profile: 
 
 @attrs.frozen
 class Scene:
-    """One chat, the messages a visitor can't mark, and somebody else's chat."""
+    """A chat, messages that its visitor can't mark, and another visitor's chat."""
 
     server: ServerProcess
     chat: UUID
@@ -62,7 +62,7 @@ class Scene:
                 yield socket
 
     async def serves(self) -> None:
-        """A normal message works."""
+        """Check that a normal message still works."""
         async with self.room() as socket:
             await answers_before_a_message(socket)
 
@@ -87,13 +87,13 @@ async def _prepare(server: ServerProcess) -> Scene:
 
 
 async def answers_before_a_message(socket: Socket) -> list[Event]:
-    """Send a normal message: what came before it."""
+    """Send a normal message, and return the events before it."""
     await socket.send(SendMessage(PROBE))
     return [event for event in (await socket.until_message(PROBE))[:-1] if not isinstance(event, UserConnected)]
 
 
 async def last_words(socket: Socket) -> list[Event]:
-    """What comes until the socket ends."""
+    """The events until the socket ends."""
     events: list[Event] = []
     while True:
         try:
@@ -103,7 +103,7 @@ async def last_words(socket: Socket) -> list[Event]:
 
 
 def check(answers: list[Event], expected: Expected) -> None:
-    """One answer at most, and that one."""
+    """Check that the only answer, if any, is the expected one."""
     match answers:
         case []:
             assert expected in (Expected(), Expected(closed=expected.closed))
@@ -224,7 +224,7 @@ async def test_a_valid_frame_resets_the_count_of_malformed_ones(scene: Scene, pr
 )
 async def test_the_feed_takes_no_commands(scene: Scene, payload: str, code: str, profile: Profile) -> None:
     async with scene.feed(profile) as feed:
-        # The first word of the snapshot: from here on nothing live is missed.
+        # From the first event of the snapshot on, no live event is missed.
         answers: list[Event] = [await feed.next()]
         await feed.peer.stream.send_all(frame(payload))
         while profile is Profile.EXTENDED and not any(isinstance(event, ErrorEvent) for event in answers):
@@ -257,7 +257,7 @@ ROOM = "GET /ws/chats/{chat} HTTP/1.1"
 
 @attrs.frozen
 class BadRequest:
-    """What differs from a right upgrade: the first line, headers (None: left out), or all of it."""
+    """The difference from a right upgrade request: its first line, headers (None: left out), or all of it."""
 
     status: int
     line: str = ROOM
@@ -311,7 +311,7 @@ BAD_REQUESTS = {
 
 
 async def status_of(stream: trio.SocketStream) -> int:
-    """The status of the answer, which is read to its end."""
+    """Read the whole answer and return its status."""
     answer = b""
     while data := await stream.receive_some():
         answer += data
@@ -325,7 +325,7 @@ async def test_a_bad_request_for_a_socket_is_refused_before_any_data(scene: Scen
         async with await connect(scene.server.port) as stream:
             await stream.send_all(BAD_REQUESTS[bad].data(scene))
             if BAD_REQUESTS[bad].status == 426:
-                # Without an upgrade it is HTTP, where the connection is kept.
+                # Without an upgrade it is a plain HTTP request, and the connection stays open.
                 await stream.send_eof()
             assert await status_of(stream) == BAD_REQUESTS[bad].status
     await scene.serves()

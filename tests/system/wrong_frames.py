@@ -26,7 +26,7 @@ MASK: Final = b"\0\0\0\0"
 
 @attrs.frozen
 class Expected:
-    """`error` and `refused` (message_not_added) with their code, a close with its, a message added, or nothing."""
+    """The expected answer: an `error` or a `message_not_added` with its code, a close code, a message, or nothing."""
 
     error: str | None = None
     refused: str | None = None
@@ -47,17 +47,17 @@ class Wrong:
 
 
 def frame(payload: str | bytes) -> bytes:
-    """One text frame."""
+    """A text frame with these bytes."""
     return frame_of(TEXT, payload.encode() if isinstance(payload, str) else payload)
 
 
 def sending(text: str = "fine", **data: object) -> str:
-    """A right command, unless `data` spoils it."""
+    """A command with this `data`, which may be malformed."""
     return json.dumps({"type": "send_message", "data": {"text": text, **data}}, ensure_ascii=False)
 
 
 def _told(name: str, payload: str | bytes, code: str = "malformed") -> Wrong:
-    """An `error` in the extended profile only."""
+    """A frame answered with an `error` in the extended profile, and with nothing in the strict one."""
     return Wrong(name, frame(payload), Expected(error=code), NOTHING)
 
 
@@ -66,7 +66,7 @@ def _command(name: str, type_: str, data: str) -> Wrong:
 
 
 def _shown(name: str, data: str) -> Wrong:
-    """Typing that is repaired instead of refused."""
+    """Typing that is repaired instead of being refused."""
     return Wrong(f"update_typing: {name}", frame(f'{{"type":"update_typing","data":{data}}}'), NOTHING, NOTHING)
 
 
@@ -75,13 +75,13 @@ def _mark(name: str, message_id: str, code: str = "malformed") -> Wrong:
 
 
 def _refused(name: str, data: str, code: str = "malformed") -> Wrong:
-    """A message that is not added, in both profiles."""
+    """A message that is answered with `message_not_added` in both profiles."""
     expected = Expected(refused=code)
     return Wrong(f"send: {name}", frame(f'{{"type":"send_message","data":{data}}}'), expected, expected)
 
 
 def _bad_client_id(name: str, value: str) -> Wrong:
-    """The strict profile has no such field, and ignores it."""
+    """A wrong field that the strict profile does not know and ignores."""
     data = f'{{"type":"send_message","data":{{"text":"fine","client_id":{value}}}}}'
     return Wrong(f"client_id: {name}", frame(data), Expected(refused="malformed"), ADDED)
 
@@ -91,7 +91,7 @@ def _closed(name: str, code: int, *data: bytes) -> Wrong:
 
 
 def _fine(name: str, *data: bytes) -> Wrong:
-    """Odd, but right."""
+    """An unusual but valid frame."""
     return Wrong(name, b"".join(data), ADDED, ADDED)
 
 
@@ -104,14 +104,14 @@ def _close(code: int, reason: bytes = b"") -> bytes:
 
 
 def _long(opcode: int, length: int, width: int, payload: bytes) -> bytes:
-    """A frame whose length is written in `width` bytes, whatever it is."""
+    """A frame whose length is encoded in `width` bytes, even if that is not the shortest form."""
     marker = 126 if width == 2 else 127
     return bytes((0x80 | opcode, 0x80 | marker)) + length.to_bytes(width) + MASK + payload
 
 
 _WHOLE: Final = sending("wholeж").encode()
 _INSIDE: Final = _WHOLE.index("ж".encode()) + 1
-"""Between the two bytes of a character."""
+"""A split between the two bytes of a character."""
 
 _NOT_COMMANDS: Final = (
     _told("no JSON", "hello"),
@@ -260,4 +260,4 @@ CUT: Final = {
     "parts without an end": _part(b'{"type":', TEXT),
     "half a ping between parts": _part(b"{", TEXT) + frame_of(PING, b"ping")[:-2],
 }
-"""Beginnings, after which the client is gone."""
+"""Beginnings of frames, after which the client disconnects."""
