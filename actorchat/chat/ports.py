@@ -36,6 +36,7 @@ __all__ = [
     "Page",
     "Recipient",
     "Session",
+    "StorageDamaged",
     "StorageUnavailable",
 ]
 
@@ -46,6 +47,10 @@ PAGE_BYTES: Final = 65_536
 
 class StorageUnavailable(Exception):  # noqa: N818 - a state of the storage, named as its wire code
     """Storage cannot be read at the moment. No data is lost; try again later."""
+
+
+class StorageDamaged(StorageUnavailable):
+    """The rows or pages that a read needs are damaged. Other reads may work; trying this one again does not help."""
 
 
 class Recipient(Protocol):

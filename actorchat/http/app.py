@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from actorchat.chat.ports import StorageUnavailable
+from actorchat.chat.ports import StorageDamaged, StorageUnavailable
 from actorchat.chat.service import ChatRefused, ChatService
 from actorchat.http.api import Api
 from actorchat.http.attachments import AttachmentRoutes
@@ -97,6 +97,10 @@ async def _answer(request: Request, error: Exception) -> Response:
             return error.response()
         case ChatRefused():
             return problem_of_refusal(error).response()
+        case StorageDamaged():
+            return Problem(
+                "storage_unavailable", "a part of the database is damaged; the server's log says what to do"
+            ).response()
         case StorageUnavailable():
             return Problem("storage_unavailable", "storage is unavailable; try again later").response()
         case HTTPException(status_code=405):

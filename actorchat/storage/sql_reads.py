@@ -125,6 +125,18 @@ class SqlReads:
         """The numbers of the sources' active chats, read from an index alone."""
         return [row[0] for row in self._all(self._statements.active_numbers, (keys(sorted(frozenset(sources))),))]
 
+    def all_active_numbers(self) -> list[int]:
+        """The numbers of all active chats, read from an index alone."""
+        return [row[0] for row in self._all(self._statements.all_active_numbers, ())]
+
+    def due_numbers(self, now: float, limit: int) -> list[int]:
+        """The numbers of the chats that `due` returns, read from an index alone."""
+        return [row[0] for row in self._all(self._statements.due_numbers, (now, limit))]
+
+    def unused_numbers(self, before: float, limit: int) -> list[int]:
+        """The numbers of the chats that `unused` returns, read from an index alone."""
+        return [row[0] for row in self._all(self._statements.unused_numbers, (before, limit))]
+
     def numbered(self, number: int) -> list[ChatState]:
         """The chat with that number; none if its row is damaged."""
         return list(self._sound(self._all(self._statements.numbered, (number,))))

@@ -9,8 +9,9 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import islice
 from math import inf
 from pathlib import Path
 from typing import Final
@@ -26,6 +27,7 @@ from actorchat.chat.ports import (
     FeedSnapshot,
     OperatorRecord,
     Page,
+    StorageDamaged,
     StorageUnavailable,
 )
 from actorchat.protocol import RefusalCode, Role
@@ -316,32 +318,39 @@ class SqliteStore:
             return reads.operators(sources)
 
     def feed_snapshot(self, sources: Collection[str], limit: int) -> FeedSnapshot:
-        try:
-            with self._reading() as reads:
-                return reads.feed_snapshot(sources, limit)
-        except StorageUnavailable as error:
-            if not isinstance(error.__cause__, Exception) or not _is_damage(error.__cause__):
-                raise
+        with suppress(StorageDamaged), self._reading() as reads:
+            return reads.feed_snapshot(sources, limit)
         # A damaged page of chats must not keep every console away: each chat is read by itself.
         with self._reading() as reads:
             numbers = reads.active_numbers(sources)
-        chats: list[ChatState] = []
-        for number in numbers:
-            try:
-                with self._reading() as reads:
-                    chats.extend(reads.numbered(number))
-            except StorageUnavailable as error:
-                self._warn_of_row(f"number {number}", error)
+        chats = [chat for _, chat in self._read_each(numbers)]
         with self._reading() as reads:
             return reads.feed_snapshot(sources, limit, chats)
 
     def unused(self, before: float, limit: int) -> tuple[UUID, ...]:
-        with self._reading() as reads:
+        with suppress(StorageDamaged), self._reading() as reads:
             return reads.unused(before, limit)
+        with self._reading() as reads:
+            numbers = reads.unused_numbers(before, limit + _MOST_DAMAGED)
+        return tuple([chat.uuid for _, chat in islice(self._read_each(numbers), limit)])
 
     def due(self, now: float, limit: int) -> tuple[UUID, ...]:
-        with self._reading() as reads:
+        with suppress(StorageDamaged), self._reading() as reads:
             return reads.due(now, limit)
+        with self._reading() as reads:
+            numbers = reads.due_numbers(now, limit + _MOST_DAMAGED)
+        return tuple([chat.uuid for _, chat in islice(self._read_each(numbers), limit)])
+
+    def _read_each(self, numbers: Iterable[int]) -> Iterator[tuple[int, ChatState]]:
+        """Read each chat by itself, and leave out those whose row or page is damaged, with a line in the log."""
+        for number in numbers:
+            try:
+                with self._reading() as reads:
+                    chats = reads.numbered(number)
+            except StorageDamaged as error:
+                self._warn_of_row(f"number {number}", error)
+            else:
+                yield from ((number, chat) for chat in chats)
 
     def uploads(self, files: Collection[UUID]) -> tuple[Upload, ...]:
         with self._reading() as reads:
@@ -425,7 +434,8 @@ class SqliteStore:
         """Log once for each chat that lists leave it out."""
         if len(self._left_out) < _MOST_DAMAGED and chat not in self._left_out:
             self._left_out.add(chat)
-            _log.error("chat %s is left out of lists: %s is damaged (%s). Restore a backup", chat, self._path, error)
+            reason = error.__cause__ or error
+            _log.error("chat %s is left out of lists: %s is damaged (%s). Restore a backup", chat, self._path, reason)
 
     def _disconnect(self) -> None:
         self._data_version = None
@@ -462,7 +472,9 @@ class SqliteStore:
         try:
             yield
         except Exception as error:
-            if _is_outage(error) or _is_damage(error):
+            if _is_damage(error):
+                raise StorageDamaged(f"{self._path} is damaged ({error}): restore a backup") from error
+            if _is_outage(error):
                 raise StorageUnavailable(f"{self._path}: {error}") from error
             raise
 
@@ -476,7 +488,18 @@ class SqliteStore:
                 check_owner(reader.connection, self._path)
             upgrade(self._connections.open_writer(), self._path)
             cursor = self._begin()
-            self.corrected_counters = self._put_in_order(cursor)
+            try:
+                self.corrected_counters = self._put_in_order(cursor)
+            except sqlite3.DatabaseError as error:
+                if not _is_damage(error):
+                    raise
+                # SQLite lets this transaction write nothing more. Each chat is read by itself before the next one.
+                self._disconnect()
+                with self._reading() as reads:
+                    numbers = reads.all_active_numbers()
+                active = list(self._read_each(numbers))
+                cursor = self._begin()
+                self.corrected_counters = self._put_in_order(cursor, active)
             self._prepare_log(cursor)
             [(known,)] = cursor.execute("PRAGMA user_version").fetchall()
             self._stamp(cursor, self._files.first_stamp(known, self._clock()))
@@ -497,9 +520,9 @@ class SqliteStore:
             cursor.execute(statements.delete_old_entries)
             cursor.execute(statements.empty_entries)
 
-    def _put_in_order(self, cursor: sqlite3.Cursor) -> int:
+    def _put_in_order(self, cursor: sqlite3.Cursor, active: Iterable[tuple[int, ChatState]] | None = None) -> int:
         try:
-            return prepare_start(cursor, self._statements, self._policy, int(self._clock()))
+            return prepare_start(cursor, self._statements, self._policy, int(self._clock()), active)
         except (DamagedRow, ValueError, TypeError, LookupError) as error:
             raise StoreUrlError(
                 f"{self._path} holds a value that actorchat did not write ({error}): it is damaged; restore a backup"

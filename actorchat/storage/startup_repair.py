@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import attrs
@@ -26,16 +26,23 @@ _DUE_TIMES_VERSION: Final = 2
 _PAGE: Final = 1_000
 
 
-def prepare_start(cursor: BatchCursor, statements: Statements, policy: Policy, now: int) -> int:
+def prepare_start(
+    cursor: BatchCursor,
+    statements: Statements,
+    policy: Policy,
+    now: int,
+    active: Iterable[tuple[int, ChatState]] | None = None,
+) -> int:
     """Recount all counters, recompute due times if the policy's timers changed, and delete writers of long ago.
 
-    Runs in the caller's transaction. `now` is epoch seconds. Returns how many counters were wrong.
+    Runs in the caller's transaction. `now` is epoch seconds. `active` are the active chats with their numbers, if they
+    were read already. Returns how many counters were wrong.
     """
     timers = f"{_DUE_TIMES_VERSION} {policy.idle_timeout} {policy.answer_timeout}"
     timers_changed = _all(cursor, statements.setting, (_TIMERS,)) != [(timers,)]
     due: list[Row] = []
     counted = _Counted()
-    for number, chat in _active(cursor, statements):
+    for number, chat in _active(cursor, statements) if active is None else active:
         counted.add(chat)
         if timers_changed:
             due.append((chat.due_at(policy), number))

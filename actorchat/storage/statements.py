@@ -215,7 +215,27 @@ class Statements:
         with_people = self._chats_with_people()
         self.chat: str = text_(with_people.where(chats.c.uuid == bindparam("uuid")), "uuid")
         self.numbered: str = text_(with_people.where(chats.c.number == bindparam("number")), "number")
+        # These read only an index, so that they work if a page of the table is damaged.
         self.active_numbers: str = text_(select(chats.c.number).where(_active, _among(chats.c.source)), "keys")
+        self.all_active_numbers: str = text_(select(chats.c.number).where(_active))
+        self.due_numbers: str = text_(
+            select(chats.c.number)
+            .where(chats.c.due_at <= bindparam("now"))
+            .order_by(chats.c.due_at)
+            .limit(bindparam("limit"))
+            .offset(_start),
+            "now",
+            "limit",
+        )
+        self.unused_numbers: str = text_(
+            select(chats.c.number)
+            .where(_reserved, chats.c.last_activity <= bindparam("before"))
+            .order_by(chats.c.last_activity)
+            .limit(bindparam("limit"))
+            .offset(_start),
+            "before",
+            "limit",
+        )
         page = self._messages_with_authors()
         visible = or_(messages.c.type == literal_column("'standard'"), messages.c.type_role == bindparam("role"))
         index = messages.c.message_index

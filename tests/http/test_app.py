@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 from trio.testing import MockClock
 
-from actorchat.chat.ports import StorageUnavailable
+from actorchat.chat.ports import StorageDamaged, StorageUnavailable
 from actorchat.chat.service import ChatRefused, ChatService
 from actorchat.http.app import _failed, make_app
 from actorchat.http.origins import AllowedOrigins
@@ -88,6 +88,7 @@ async def test_a_path_with_control_characters_makes_one_harmless_log_line(caplog
     ("outcome", "status", "code", "retry_after"),
     [
         (StorageUnavailable("disk"), 503, "storage_unavailable", "1"),
+        (StorageDamaged("a page"), 503, "storage_unavailable", "1"),
         (ChatRefused("storage_unavailable", "", 2.5), 503, "storage_unavailable", "3"),
         (ChatRefused("overloaded", ""), 503, "overloaded", "1"),
         (ChatRefused("draining", "", 1.0), 503, "draining", "1"),
@@ -103,6 +104,11 @@ async def test_a_refusal_has_its_status_and_a_retry_after(
     answer = await get(app_over(outcome))
     assert error_of(answer) == (status, code, "")
     assert answer.headers.get("retry-after") == retry_after
+
+
+async def test_a_read_that_needs_damaged_rows_says_so_without_their_place() -> None:
+    answer = await get(app_over(StorageDamaged("/data/actorchat.db is damaged")))
+    assert answer.json()["error"]["detail"] == "a part of the database is damaged; the server's log says what to do"
 
 
 async def test_without_a_token_the_answer_says_how_to_send_one() -> None:

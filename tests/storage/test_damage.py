@@ -2,6 +2,7 @@
 
 import logging
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from uuid import UUID
@@ -9,12 +10,14 @@ from uuid import UUID
 import pytest
 
 from actorchat.chat.model import Policy
-from actorchat.chat.operations import AddMessage, Decision, Operation, Refused, ReserveChat, Undecided
+from actorchat.chat.operations import AcceptChat, AddMessage, Decision, Operation, Refused, ReserveChat, Undecided
+from actorchat.chat.ports import ChatFilter, StorageDamaged
 from actorchat.protocol import User
 from actorchat.storage.journal import open_journal
 from actorchat.storage.sqlite import SqliteStore
 from actorchat.storage.store import Batch
 from actorchat.storage.worker_threads import InPlace
+from tests.chat.people import OLGA
 from tests.storage.sample_chat import ANN, CHAT, NOW, RESERVE, OutcomeRecorder
 
 BOB = User(2, ANN.role, firstname="Bob")
@@ -104,32 +107,98 @@ def test_a_row_that_holds_nonsense_concerns_its_chat_alone(
     assert sum(f"chat {SICK} can't be stored" in record.getMessage() for record in caplog.records) == 1
 
 
+MANY = [UUID(int=1_000 + number) for number in range(200)]
+TIMERS = Policy(answer_timeout=60)
+
+
+def open_many(path: Path, *, reserved_only: bool = False) -> None:
+    """Chats of which an operator has each, enough for several pages; or reserved ones."""
+    people = [User(1_000 + number, ANN.role, firstname="x" * 50) for number in range(len(MANY))]
+    operations: list[Operation] = []
+    for chat, person in zip(MANY, people, strict=True):
+        operations.append(ReserveChat(chat, "shop", person))
+        if not reserved_only:
+            operations += [say(chat, person, "hello"), AcceptChat(chat, OLGA)]
+    with closing(SqliteStore(path, TIMERS)) as store:
+        store.commit(operations, Batch("w", 1, NOW))
+
+
+def damage_chats(path: Path) -> None:
+    """Overwrite the header of the page that holds the row of the chat in the middle."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        [(size,)] = connection.execute("PRAGMA page_size")
+    content = bytearray(path.read_bytes())
+    # The table's page, not the index's: it has the source behind the UUID.
+    start = content.index(MANY[100].hex.encode() + b"shop") // size * size
+    content[start : start + 8] = b"\xff" * 8
+    path.write_bytes(content)
+
+
+def check_left_out(found: Sequence[UUID], caplog: pytest.LogCaptureFixture) -> None:
+    assert 100 < len(found) < 200
+    assert MANY[100] not in found
+    assert set(found) <= set(MANY)
+    lines = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert len(lines) == 200 - len(found)
+    assert all("chat.db is damaged" in line and "Restore a backup" in line for line in lines)
+
+
 def test_consoles_are_shown_all_chats_but_those_on_a_damaged_page(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "chat.db"
-    people = [User(1_000 + number, ANN.role, firstname="x" * 50) for number in range(200)]
-    chats = [UUID(int=1_000 + number) for number in range(200)]
-    with closing(SqliteStore(path, Policy())) as store:
-        reserved = [ReserveChat(chat, "shop", person) for chat, person in zip(chats, people, strict=True)]
-        said = [say(chat, person, "hello") for chat, person in zip(chats, people, strict=True)]
-        store.commit([*reserved, *said], Batch("w", 1, NOW))
-    with closing(SqliteStore(path, Policy())) as store, caplog.at_level(logging.ERROR):
-        with closing(sqlite3.connect(path)) as connection:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            [(size,)] = connection.execute("PRAGMA page_size")
-        content = bytearray(path.read_bytes())
-        # The table's page, not the index's: it has the source behind the UUID.
-        start = content.index(chats[100].hex.encode() + b"shop") // size * size
-        content[start : start + 8] = b"\xff" * 8
-        path.write_bytes(content)
+    open_many(path)
+    with closing(SqliteStore(path, TIMERS)) as store, caplog.at_level(logging.ERROR):
+        damage_chats(path)
         snapshot = store.feed_snapshot({"shop"}, 500)
         shown = [chat.uuid for chat in snapshot.chats]
-        assert 100 < len(shown) < 200
-        assert shown == [chat for chat in chats if chat in shown]
-        assert chats[100] not in shown
+        assert shown == [chat for chat in MANY if chat in shown]
         assert [counters.unread_chats for counters in snapshot.counters] == [200]
-    assert 0 < sum("left out" in record.getMessage() for record in caplog.records) == 200 - len(shown)
+    check_left_out(shown, caplog)
+
+
+def test_timers_run_in_all_chats_but_those_on_a_damaged_page(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "chat.db"
+    open_many(path)
+    with closing(SqliteStore(path, TIMERS)) as store, caplog.at_level(logging.ERROR):
+        damage_chats(path)
+        due = store.due(NOW + 100, 200)
+        assert store.due(NOW + 100, 7) == due[:7]
+        assert store.due(NOW + 10, 200) == ()
+    check_left_out(due, caplog)
+
+
+def test_all_unused_chats_expire_but_those_on_a_damaged_page(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "chat.db"
+    open_many(path, reserved_only=True)
+    with closing(SqliteStore(path, TIMERS)) as store, caplog.at_level(logging.ERROR):
+        damage_chats(path)
+        unused = store.unused(NOW + 100, 200)
+    check_left_out(unused, caplog)
+
+
+def test_a_damaged_page_of_chats_does_not_keep_the_store_from_opening(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "chat.db"
+    open_many(path)
+    damage_chats(path)
+    with caplog.at_level(logging.ERROR), closing(SqliteStore(path, TIMERS)) as store:
+        shown = [chat.uuid for chat in store.feed_snapshot({"shop"}, 500).chats]
+        healthy = AddMessage(shown[0], User(MANY.index(shown[0]) + 1_000, ANN.role), "more")
+        damaged = AddMessage(MANY[100], User(1_100, ANN.role), "more")
+        assert codes(store, 2, healthy, damaged) == [None, "storage_unavailable"]
+    check_left_out(shown, caplog)
+
+
+def test_a_list_over_a_damaged_page_says_what_is_damaged_and_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    open_many(path)
+    with closing(SqliteStore(path, TIMERS)) as store:
+        damage_chats(path)
+        with pytest.raises(StorageDamaged, match=r"chat\.db is damaged \(.*malformed\): restore a backup"):
+            store.chats(ChatFilter(limit=200))
 
 
 async def test_the_journal_stays_with_everybody_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
