@@ -1,4 +1,4 @@
-"""Proves what asks promise: one end each, the right one, in time, and no ring of waits ever hangs."""
+"""An ask ends once, with the right result and in time; deadlocks are detected."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Messag
 
 
 def asking(ref: Ref[Message], then: Callable[[], object] = lambda: "end") -> Call:
-    """A call whose handler asks `ref`."""
+    """A request whose handler asks `ref`."""
     return Call(lambda _: ref.ask(Call(lambda _: then())))
 
 
@@ -275,7 +275,7 @@ async def test_a_deferred_reply_does_not_count_in_deadlock_detection(autojump_cl
             if isinstance(message, Call):
                 kept.append(self.defer(message))
             else:
-                # `a` waits for an answer that anyone may give, so this wait may end.
+                # `a` waits for a deferred reply, which any actor may give, so this is no deadlock.
                 self.seen.extend(await a.ask(Total()))
 
     async with open_system() as system, trio.open_nursery() as nursery:

@@ -1,4 +1,4 @@
-"""Proves what becomes of an actor that waits for its restart and is told to end."""
+"""An actor that is stopped or killed while it waits for its restart."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LONG = Restart(backoff=1_000, cap=1_000, jitter=0)
 
 @attrs.frozen
 class Waiting:
-    """An actor in its backoff with `Add(1)` in its inbox, somebody who watches it, and what it loses."""
+    """An actor in its backoff with `Add(1)` in its inbox, its watcher, and its dead letters."""
 
     system: ActorSystem
     ref: Ref[Message]

@@ -1,4 +1,4 @@
-"""Proves that a cancellation is harmless at whatever checkpoint it comes."""
+"""A cancellation at any checkpoint leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def busy_for(number: int) -> Work:
 
 
 class Script:
-    """A bit of everything, which ends by itself; `trace` is the actors' lives, `ends` those of the asks and sends."""
+    """A program that uses most features. `trace` records the actors' starts and stops, `ends` the results of calls."""
 
     def __init__(self) -> None:
         self.trace: list[str] = []
@@ -91,9 +91,9 @@ class Script:
 async def test_cancelling_at_any_checkpoint_leaves_no_waiting_sender(
     outer: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # To format thousands of tracebacks takes longer than all the rest.
+    # Formatting thousands of tracebacks would take most of the time.
     caplog.set_level(logging.CRITICAL + 1, "actorchat.actors")
-    # Each pass at first; later on, where the script mostly waits for its timers, some.
+    # Every pass at first; fewer later, when the script mostly waits for timers.
     for step in chain(range(100), count(100, 11)):
         script = Script()
         with trio.fail_after(30), trio.CancelScope() as scope:

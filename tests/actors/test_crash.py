@@ -1,4 +1,4 @@
-"""Proves what a crash costs and what it leaves alone."""
+"""What a crash of an actor loses, and what it does not affect."""
 
 from __future__ import annotations
 
@@ -273,7 +273,7 @@ async def test_a_full_inbox_keeps_its_bound_during_backoff(autojump_clock: MockC
 
 
 async def stumble() -> None:
-    """Cancelled, it raises from one task of two."""
+    """When it is cancelled, one of its two tasks raises."""
 
     async def raise_when_cancelled() -> None:
         try:
@@ -411,7 +411,7 @@ async def test_actors_of_a_cancelled_system_do_not_wait_for_each_other(autojump_
 async def test_an_actor_that_waits_for_its_restart_keeps_no_crashed_instance(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # What is captured holds tracebacks, and they hold actors.
+    # Captured log records hold tracebacks, which hold actors.
     caplog.set_level(logging.CRITICAL + 1, "actorchat.actors")
     made: weakref.WeakSet[Counter] = weakref.WeakSet()
 

@@ -1,4 +1,4 @@
-"""What is said of a factory that makes no actor."""
+"""The errors for a factory that does not return a new actor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from actorchat.actors import Actor, ActorCrashed, Restart, TooManyRestarts, open
 from tests.actors.checked_system import open_system
 from tests.actors.messages import Boom, Counter, Total
 
-# Any: what a type checker would refuse is the point.
+# Any: the factories are wrong on purpose.
 WRONG: list[tuple[Any, str]] = [
     (lambda: 3, "the factory of x must return an Actor, not 3"),
     (lambda: None, "the factory of x must return an Actor, not None"),
@@ -34,7 +34,7 @@ async def test_a_factory_that_returns_no_actor_is_a_clear_type_error(factory: Ca
 
 
 async def test_a_virtual_actors_factory_that_returns_none_fails_the_ask() -> None:
-    def wrong(key: str) -> Any:  # as above
+    def wrong(key: str) -> Any:  # Any: wrong on purpose
         return None
 
     async with open_system() as system:

@@ -1,4 +1,4 @@
-"""Proves that no actor holds up the others, however much it has to do."""
+"""A busy actor does not starve other tasks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.actors.checked_system import open_system
 from tests.actors.messages import Add, Broken, Counter, Message, Total
 
 PASSES = 6
-"""Passes of the scheduler that an ask and its reply take at most, with everybody getting a turn in each."""
+"""The most passes of the scheduler that an ask and its reply may take."""
 
 
 async def test_asks_are_answered_promptly_beside_an_overloaded_actor() -> None:

@@ -1,4 +1,4 @@
-"""Proves on random programs: every ask ends once and rightly, nothing is lost unsaid, order holds, all ends."""
+"""Random programs: every ask ends once with the right result, no message is lost silently, order holds, all ends."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Work(Request[int]):
 
 
 class Worker(Actor[Work]):
-    """Does with a message what its kind says, and writes down that it began."""
+    """Records that a message began, and does what its kind says."""
 
     def __init__(self, run: Run) -> None:
         self.begun, self.alive, self.moments = run.begun, run.alive, run.moments
@@ -106,7 +106,7 @@ POLICIES = st.sampled_from([*Overflow, Coalesce[Work](lambda work: work.id % 5 i
 
 @attrs.define
 class Run:
-    """What happened."""
+    """The record of a run."""
 
     begun: list[int] = attrs.Factory(list)
     alive: list[int] = attrs.Factory(list)
@@ -116,9 +116,9 @@ class Run:
     signalled: dict[int, bool] = attrs.Factory(dict)
     asked: dict[int, object] = attrs.Factory(dict)
     moments: dict[int, float] = attrs.Factory(dict)
-    """When each message began."""
+    """The time at which each message began."""
     took: dict[int, tuple[float, float, float]] = attrs.Factory(dict)
-    """Of each ask the moments of its start and its end, and its patience in seconds."""
+    """The start, the end and the timeout in seconds of each ask."""
     kinds: dict[int, str] = attrs.Factory(dict)
     batched: bool = False
     policy: Overflow | Coalesce[Work] = Overflow.REJECT
@@ -219,7 +219,7 @@ class Run:
             assert (losses[number] is DeadLetterReason.CRASHED) <= (number in begun)
             assert (losses[number] in NEVER_BEGUN) <= (number not in begun)
         for number, taken in {**self.told, **self.signalled}.items():
-            # Conservation: begun or dead-lettered, never neither.
+            # Every accepted message was begun or became a dead letter.
             assert number in begun or number in losses
             if not taken:
                 assert losses[number] in NEVER_BEGUN
@@ -234,13 +234,13 @@ class Run:
             if number in begun and kind in ("crash", "late crash"):
                 assert losses[number] is DeadLetterReason.CRASHED
         in_order = [number for number in self.begun if number in self.told]
-        # Coalesced, a newer message has an older one's place.
+        # A coalesced message takes the position of an older one.
         assert isinstance(self.policy, Coalesce) or in_order == sorted(in_order)
         in_order = [number for number in self.begun if number in self.signalled]
         assert in_order == sorted(in_order)
 
     def check_ask(self, number: int, outcome: object, *, begun: bool, loss: DeadLetterReason | None) -> None:
-        """It ended in one of the ways that the model allows, and when it had to."""
+        """Check that the ask ended in one of the ways that the model allows, and in time."""
         kind = self.kinds[number]
         end = outcome if outcome is trio.Cancelled else type(outcome)
         allowed = self.ends_of_begun(kind, loss) if begun else self.ends_of_waiting(loss)
@@ -264,14 +264,14 @@ class Run:
     AT_ONCE = frozenset({"ok", "fail", "silent", "crash", "late crash"})
 
     def ends_of_begun(self, kind: str, loss: DeadLetterReason | None) -> set[object]:
-        """How an ask may end whose handler has begun."""
+        """The allowed ends of an ask whose handler has begun."""
         own: dict[str, set[object]] = {
             "ok": {int},
             "late crash": {int},
             "fail": {ValueError},
             "silent": {NoReply},
             "crash": {ActorCrashed},
-            # Its asker may go meanwhile; what is answered later fails with the incarnation.
+            # Its caller may time out meanwhile; a deferred reply fails with the incarnation.
             "slow": {int, AskTimeout, trio.Cancelled},
             "defer": {int, AskTimeout, trio.Cancelled, ActorCrashed, ActorStopped},
         }
@@ -279,15 +279,15 @@ class Run:
         if kind == "slow" and loss is DeadLetterReason.CRASHED and not self.batched:
             ends = {ActorStopped, AskTimeout, trio.Cancelled}
         if self.batched and loss is DeadLetterReason.CRASHED:
-            # Another one of the batch crashed, or the batch was killed while the asker still waited, or had gone.
+            # Another message of the batch crashed, or the batch was killed.
             ends = ends | {ActorCrashed, ActorStopped}
         if self.batched:
-            # Behind a slow one in the batch it has begun, and waits.
+            # It has begun in a batch, and waits for a slow message before it.
             ends = ends | {AskTimeout, trio.Cancelled}
         return ends
 
     def ends_of_waiting(self, loss: DeadLetterReason | None) -> set[object]:
-        """How an ask may end whose handler never began."""
+        """The allowed ends of an ask whose handler never began."""
         if loss is DeadLetterReason.DROPPED_OLD:
             return {MailboxFull}
         if loss is DeadLetterReason.STOPPED:
@@ -297,7 +297,7 @@ class Run:
         return {AskTimeout, trio.Cancelled, ActorStopped, refused}
 
 
-@pytest.mark.parametrize("schedule", [0], indirect=True)  # it draws its own
+@pytest.mark.parametrize("schedule", [0], indirect=True)  # the test draws its own schedules
 @settings(max_examples=150, deadline=None)
 @given(
     steps=st.lists(STEPS, max_size=60),
@@ -316,7 +316,7 @@ def test_a_random_program_keeps_every_promise(
     order: int,
 ) -> None:
     run = Run(batched=worker is Batcher, policy=policy)
-    trio._core._run._r.seed(order)  # in which order Trio runs tasks is part of the program
+    trio._core._run._r.seed(order)  # the task schedule is part of the program
 
     async def main() -> None:
         with trio.fail_after(100_000):

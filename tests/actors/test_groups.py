@@ -1,4 +1,4 @@
-"""Proves that a group may change while it publishes, whoever changes it and from where."""
+"""A group may change while it publishes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ async def test_membership_changes_during_publish_affect_the_next_publish_only() 
     counters = [Counter() for _ in range(4)]
 
     def change(_: DeadLetter) -> None:
-        # Called inside `publish`, at the full member.
+        # Called inside `publish`, when the message for the full member is dropped.
         group.discard(refs[0])
         refs[1].stop()
         group.add(refs[3])
@@ -23,7 +23,7 @@ async def test_membership_changes_during_publish_affect_the_next_publish_only() 
         for ref in (refs[2], refs[0], refs[1]):
             group.add(ref)
         refs[2].tell(Add(0))
-        # The full one loses it; the one that left meanwhile was a member when it was published, the stopped takes none.
+        # The full member loses the message, the stopped one accepts none, and the one that left still gets it.
         assert group.publish(Add(1)) == 1
         assert list(group) == [refs[2], refs[1], refs[3]]
         await settle(system)
@@ -69,6 +69,6 @@ async def test_a_message_published_in_on_stop_does_not_reach_its_publisher() -> 
         last.stop()
         await settle(system)
         assert len(group) == 1
-    # Of the two that leave at once, neither takes what the other says.
+    # Both leave at the same time, so neither gets the other's message.
     assert taken == [1, 1]
     assert ears.seen == [9, 9]

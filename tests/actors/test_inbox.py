@@ -1,4 +1,4 @@
-"""Proves the bound, the overflow policies, the lanes and the order."""
+"""The bound of an inbox, its overflow policies, its control lane and its order."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.actors.messages import Add, Call, Counter, Hold, Message, Total
 
 
 async def held(ref: Ref[Message]) -> trio.Event:
-    """The actor is inside a handler, its inbox empty."""
+    """Wait until the actor is inside a handler, with an empty inbox."""
     gate = trio.Event()
     ref.tell(Hold(gate))
     await trio.testing.wait_all_tasks_blocked()
@@ -99,7 +99,7 @@ async def test_no_message_overtakes_a_waiting_sender() -> None:
         await trio.testing.wait_all_tasks_blocked()
         first.set()
         await trio.testing.wait_all_tasks_blocked()
-        # The second handler runs: there is room, and the first sender is let in when it is done.
+        # While the second handler runs the inbox has space; the first sender goes on when it ends.
         nursery.start_soon(ref.send, Add(2))
         await trio.testing.wait_all_tasks_blocked()
         second.set()
@@ -219,7 +219,7 @@ async def test_a_crashing_batch_fails_all_its_asks_and_loses_all_its_messages() 
     lost: list[DeadLetter] = []
     failed: list[object] = []
     async with open_system(on_dead_letter=lost.append) as system, trio.open_nursery() as nursery:
-        rooms = system.virtual(lambda key: Batching())  # type: ignore[var-annotated] # no key is typed here
+        rooms = system.virtual(lambda key: Batching())  # type: ignore[var-annotated] # the key's type is not needed
         ref: Ref[Message] = rooms["a"]
 
         async def ask(request: Total | Call) -> None:
@@ -236,7 +236,7 @@ async def test_a_crashing_batch_fails_all_its_asks_and_loses_all_its_messages() 
         await trio.testing.wait_all_tasks_blocked()
         gate.set()
     assert [letter.reason for letter in lost] == [DeadLetterReason.CRASHED] * 5
-    # Those answered before the crash were answered.
+    # Replies before the crash have arrived.
     assert 1 <= len(failed) <= 4
     assert set(failed) == {"ActorCrashed"}
 

@@ -1,4 +1,4 @@
-"""Proves what can be seen from outside: the tree, events, stuck actors, instruments, separate systems."""
+"""Inspection of a system: the tree, events, stuck actors and instruments."""
 
 from __future__ import annotations
 
@@ -272,7 +272,7 @@ async def test_events_report_passivations_and_the_number_of_missed_events(autoju
                 seen.append(event.kind)
                 if len(seen) == 2:
                     break
-        # Outside the block nobody listens.
+        # Outside the block there is no observer.
         rooms["a"].tell(Boom())
         await settle(system)
     assert (seen, events.missed) == ([EventKind.STARTED, EventKind.PASSIVATED], 1)

@@ -1,4 +1,4 @@
-"""Proves that a message handled in its sender's own step keeps every promise of one that goes through the inbox."""
+"""Messages that are handled inside `tell` keep all promises of messages that go through the inbox."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.actors.messages import Broken
 
 @attrs.frozen
 class Do:
-    """Do `work`, then note the number; at once only if `now`."""
+    """Call `work`, then record the number. It may be handled inside `tell` if `now` is true."""
 
     n: int
     work: Callable[[AtOnce], object] = lambda _: None
@@ -40,7 +40,7 @@ class Do:
 
 @attrs.frozen
 class Seen(Request[tuple[int, ...]]):
-    """What was noted."""
+    """A request for the recorded numbers."""
 
 
 class AtOnce(Actor[Do | Seen]):
@@ -72,7 +72,7 @@ class AtOnce(Actor[Do | Seen]):
 
 @attrs.frozen
 class World:
-    """A parked actor that handles at once what it is told, what became of it, and what was lost."""
+    """A parked actor that handles messages inside `tell`, its record, and its dead letters."""
 
     system: ActorSystem
     ref: Ref[Do | Seen]
@@ -86,7 +86,7 @@ async def world(restart: Restart | None = None) -> AsyncIterator[World]:
     seen: list[int] = []
     trace: list[str] = []
     lost: list[DeadLetter] = []
-    # The core's own, and not that of the books: with an instrument nothing is handled at once.
+    # Not `checked_system.open_system`: with an instrument no message is handled inside `tell`.
     with trio.fail_after(100):
         async with open_system(on_dead_letter=lost.append) as system:
             ref = await system.start(lambda: AtOnce(seen, trace), restart=restart)
@@ -207,7 +207,7 @@ async def test_a_refused_message_of_an_actor_that_kills_itself_is_a_dead_letter(
 
 
 async def test_two_actors_that_tell_each_other_do_not_recurse(autojump_clock: MockClock) -> None:
-    """Whoever is at work already gets it in its inbox."""
+    """Two actors that send to each other: a working actor gets the message in its inbox."""
     async with world() as at:
         seen: list[int] = []
         other = await at.system.start(lambda: AtOnce(seen, []))

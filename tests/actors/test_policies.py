@@ -1,4 +1,4 @@
-"""Proves the bound of an inbox for every overflow policy, and that no flood reaches the control lane."""
+"""Each overflow policy of an inbox, and the control lane under overload."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BY_NUMBER = Coalesce[Message](lambda message: message.n if isinstance(message, A
 
 @attrs.frozen
 class Expected:
-    """Of one message more than the bound: is it taken, what is handled, what is lost and why."""
+    """For one message over the bound: whether it is accepted, what is handled, and what is lost and why."""
 
     overflow: Overflow | Coalesce[Message]
     taken: bool
@@ -51,7 +51,7 @@ OVER = [
 
 
 def adds(letters: list[DeadLetter]) -> tuple[tuple[int, DeadLetterReason], ...]:
-    """By number: what a stop loses is told in no promised order."""
+    """Sorted by number, because a stop reports its dead letters in no promised order."""
     lost = [(letter.message.n, letter.reason) for letter in letters if isinstance(letter.message, Add)]
     return tuple(sorted(lost, key=lambda each: each[0]))
 
@@ -102,7 +102,7 @@ async def test_a_coalesced_message_does_not_count_towards_the_bound(
 
 @contextmanager
 def flooding(nursery: trio.Nursery, ref: Ref[Message]) -> Iterator[None]:
-    """Something floods `ref` at each pass of the scheduler."""
+    """Inside the block, fill the inbox of `ref` in every pass of the scheduler."""
     scope = trio.CancelScope()
 
     async def flood() -> None:
@@ -193,7 +193,7 @@ async def test_send_replaces_a_waiting_value_with_the_same_key_as_tell_does() ->
         assert ref.queued == 1
         await ref.send(Hold(gate))
         with trio.fail_after(5):
-            await ref.send(Add(4))  # Full, and no message more.
+            await ref.send(Add(4))  # The inbox is full, but this replaces a waiting message.
         nursery.start_soon(ref.send, Add(1))
         await trio.testing.wait_all_tasks_blocked()
         nursery.start_soon(ref.send, Add(6))
@@ -252,6 +252,6 @@ async def test_a_callback_for_a_replaced_message_may_end_the_actor(
             await trio.testing.wait_all_tasks_blocked()
         gate.set()
         await ref.join()
-    # Let in one after the other, they go on in whichever order Trio takes them.
+    # The senders are let in one after the other, but Trio resumes them in any order.
     assert sorted(sent) == [11, 12]
     assert lost == [(Add(11), DeadLetterReason.COALESCED), (Add(12), DeadLetterReason.STOPPED)]

@@ -1,4 +1,4 @@
-"""Proves that a probe gives what came, in order, and says what did not."""
+"""A probe returns messages in order, and names a message that does not come."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Proves that nothing piles up: many addresses, long times, random crashes, and memory as flat as at the start."""
+"""Nothing accumulates over many addresses, long times and random crashes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from actorchat.actors import Actor, ActorSystem, Group, Ref, Restart, Virtual
 from tests.actors.checked_system import open_system
 from tests.actors.messages import Add, Boom, Broken, Counter, Message
 
-# Nothing here is decided by who runs first, and books would be what piles up.
+# One schedule without a ledger, which would itself accumulate.
 ONE_SCHEDULE = pytest.mark.parametrize("schedule", [0], indirect=True)
 
 
 def alive(kind: type[object]) -> int:
-    """How many objects of the class there are."""
+    """The number of live instances of the class."""
     gc.collect()
     return sum(isinstance(each, kind) for each in gc.get_objects())
 
@@ -41,7 +41,7 @@ async def test_ten_thousand_keys_return_to_no_actor_no_address_and_no_task(autoj
 
 
 class Room(Actor[Message]):
-    """Tells its members what it is told, and counts those it has heard to have gone."""
+    """Passes messages on to its members, and counts the members that have ended."""
 
     def __init__(self, key: str, members: Group[Message]) -> None:
         self.members = members
@@ -61,7 +61,7 @@ class Room(Actor[Message]):
 
 
 class ChatService:
-    """Rooms with members who come and go."""
+    """Rooms whose members join and leave."""
 
     def __init__(self, system: ActorSystem, rooms: int, members: int) -> None:
         self.system, self.count, self.members = system, rooms, members
@@ -79,7 +79,7 @@ class ChatService:
         await trio.lowlevel.checkpoint()
 
     async def hour(self, changes: int) -> None:
-        """An hour in which `changes` rooms are disturbed."""
+        """Run for an hour with `changes` random changes."""
         random = self.random
         for _ in range(changes):
             number = random.randrange(self.count)
@@ -102,7 +102,7 @@ class ChatService:
             await trio.sleep(2 * 3600 / changes * random.random())
 
     async def warm_up(self) -> None:
-        """Everybody crashes once, since an address makes its books of crashes and losses with the first of them."""
+        """Crash every room once, because an address allocates its counters with the first crash or loss."""
         for number in range(self.count):
             await self.fill(number)
             for ref in (self.rooms[str(number)], *self.rooms.anchor(str(number))):
@@ -145,7 +145,7 @@ async def test_hours_of_churn_leave_nothing_behind(
             for number in range(rooms):
                 await chats.fill(number)
             await trio.sleep(600)
-            # At rest with all rooms full: what is there now must not grow from hour to hour.
+            # With all rooms full and idle, the number of objects must not grow from hour to hour.
             gc.collect()
             held.append(len(gc.get_objects()))
             assert (chats.rooms.active, len(system.tree())) == (0, rooms * 10)

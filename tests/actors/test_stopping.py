@@ -1,4 +1,4 @@
-"""Proves how actors and systems end: in order, in bounded time, with nobody left waiting."""
+"""Actors and systems end in order and in bounded time, and leave no waiting caller."""
 
 from __future__ import annotations
 
@@ -446,5 +446,5 @@ async def test_an_on_stop_that_ends_the_program_ends_it(error: type[BaseExceptio
 async def test_an_invalid_option_is_refused(option: str) -> None:
     async with open_system() as system:
         with pytest.raises(TypeError, match=option):
-            system.spawn(Counter, **{option: None})  # type: ignore[arg-type] # that is the mistake
+            system.spawn(Counter, **{option: None})  # type: ignore[arg-type] # wrong on purpose
         assert system.tree() == ()

@@ -1,4 +1,4 @@
-"""Proves who stops and starts with whom, in which order, and when a supervisor gives up."""
+"""Which children a supervisor restarts together, in which order, and when it gives up."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ async def test_a_siblings_crash_does_not_interrupt_a_draining_child(
         slow.stop()
         other.tell(Boom())
         await trio.sleep(2)
-        # Nor does it hold up the others.
+        # It does not delay its siblings either.
         assert await other.ask(Total()) == ()
         assert len(seen) == 2
         await slow.join()

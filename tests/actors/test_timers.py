@@ -1,4 +1,4 @@
-"""Proves timers and pipes: on time, one tick at a time, cancelled for good, gone with their incarnation."""
+"""Timers and pipes fire on time, can be cancelled, and end with their incarnation."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ async def test_timers_of_an_idle_system_cost_one_waking_for_each_moment(autojump
         await trio.sleep(3700)
         trio.lowlevel.remove_instrument(instrument)
         assert [await seen(ref) for ref in refs] == [(1, 2, 1, 1, 1, 1, 1)] * 100
-    # Seven moments and the end of the sleep, in each of them a jump of the clock and the little that follows.
+    # Seven ticks and the end of the sleep, each with a jump of the clock and a few passes.
     assert wakings < 8 * 20
 
 
@@ -174,7 +174,7 @@ async def test_an_ended_actor_leaves_no_timer(autojump_clock: MockClock) -> None
             await settle(system)
             with trio.move_on_after(3600):
                 await trio.sleep_forever()
-            # The cap of the test is the next, far away.
+            # The next deadline is the timeout of the test, which is far away.
             assert trio.lowlevel.current_statistics().seconds_to_next_deadline > 1e5
         assert ref.stopped
 

@@ -1,4 +1,4 @@
-"""Proves what virtual actors promise: active on a message, gone when idle, nothing lost, never two of a key."""
+"""Virtual actors are activated by a message, stop when idle, lose nothing, and exist once for each key."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Anchor:
 
 
 class Room(Counter):
-    """Counts how many of one key live at once."""
+    """Counts how many actors of one key exist at the same time."""
 
     def __init__(self, key: str, anchor: Anchor) -> None:
         super().__init__(anchor.trace, anchor.seen)
@@ -131,7 +131,7 @@ async def test_a_signal_in_the_step_of_an_order_to_passivate_is_handled(autojump
                 ref.tell(Add(1))
                 nursery.start_soon(signal_at, second_look, ref)
         await trio.testing.wait_all_tasks_blocked()
-        # Trio shuffles who runs first at that moment: the look or the signal.
+        # Trio runs the idle check and the signal in a random order at that moment.
         assert [rooms.anchor(ref.name).seen for ref in refs] == [[1, 2]] * 12
 
 
@@ -162,7 +162,7 @@ async def test_a_message_during_on_stop_waits_and_activates_the_next(autojump_cl
 
 @pytest.mark.parametrize("step", range(16))
 async def test_a_message_at_any_step_of_passivation_is_handled_once(step: int, mock_clock: MockClock) -> None:
-    """`step` passes after the moment at which the idle actor is looked for."""
+    """Wait for `step` passes after the moment of the idle check."""
 
     class Stepping(Room):
         async def on_stop(self, end: End) -> None:
@@ -193,7 +193,7 @@ async def test_a_message_at_any_step_of_passivation_is_handled_once(step: int, m
 
 
 async def test_passivation_is_met_before_at_and_after_its_decision(mock_clock: MockClock) -> None:
-    """What the test above rests on: its steps reach both sides."""
+    """The steps of the test above cover both sides of the decision."""
     async with open_system() as system:
         rooms = system.virtual(Room, anchor=Anchor, idle=10)
         ref = rooms["a"]
@@ -313,7 +313,7 @@ async def test_a_failing_activation_fails_its_asks_and_later_ones_try_again(auto
         given_up = trio.current_time()
         broken = False
         assert await ref.ask(Total()) == ()
-        # Not at once: a room that can't start must not be tried as fast as messages come.
+        # Not at once: a failing activation must not be repeated for every message.
         assert trio.current_time() - given_up == pytest.approx(4)
 
 
@@ -404,7 +404,7 @@ async def test_a_cancelled_system_fails_the_ask_of_an_actor_in_backoff() -> None
 async def test_the_backoff_after_a_give_up_is_kept_without_a_ref(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # What is captured holds tracebacks, and they hold addresses.
+    # Captured log records hold tracebacks, which hold addresses.
     caplog.set_level(logging.CRITICAL + 1, "actorchat.actors")
     lives: list[float] = []
 
@@ -422,7 +422,7 @@ async def test_the_backoff_after_a_give_up_is_kept_without_a_ref(
             rooms["a"].tell(Add(1))
             gc.collect()
             await trio.sleep(1)
-        # 10 seconds, and twice as many after the second crash.
+        # 10 seconds, and 20 after the second crash.
         assert lives == [0, 10, 30]
         await trio.sleep(200)
         gc.collect()

@@ -1,4 +1,4 @@
-"""Proves that the benchmark of the actor core runs, and leaves out what is missing. What it measures is no promise."""
+"""The benchmark of the actor core runs, and leaves out missing libraries. Its figures are not checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Proves that the load generator counts what it is sent, on real sockets."""
+"""The load generator counts messages correctly, on real sockets."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def test_in_a_closed_loop_everybody_gets_every_message_and_no_more() -> None:
         assert connected.sockets == 15
         measured = load.closed_loop(in_flight=2, seconds=0.3)
         assert measured.messages > 0
-        # Four on their way at most for each of six writers, at either edge of the time.
+        # At the start and the end of the time, up to four messages of six writers are in flight.
         assert measured.sent == pytest.approx(measured.messages, abs=24)
-        # Each message goes to the five of its room; at the edges of the time some of them are on their way.
+        # Each message goes to the five sockets of its room, except for those in flight at the start and the end.
         assert measured.deliveries == pytest.approx(5 * measured.messages, rel=0.05, abs=100)
 
 
@@ -77,7 +77,7 @@ def test_latency_counts_from_the_due_time_if_server_or_generator_stalls(who: str
             os.kill(stalling, signal.SIGCONT)
             measured = running.result()
     assert measured.p99_us > 300_000
-    # Which of the two it was stands beside it.
+    # The generator's own delay is reported separately.
     assert (measured.late_p99_us > 300_000) == (who == "load")
     assert measured.waiting == 0
 

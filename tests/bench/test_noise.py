@@ -1,4 +1,4 @@
-"""Proves that a busy machine is heard, and what a user sees of a run on one."""
+"""A busy machine is recognized, and its results are not judged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [
 
 @pytest.fixture
 def busy_cores() -> Iterator[None]:
-    """Every core of this process runs an endless loop."""
+    """Inside the block, run an endless loop on every core of this process."""
     command = [sys.executable, "-c", "import sys\nsys.stdout.write('.')\nsys.stdout.flush()\nwhile True: pass"]
     loops = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in os.sched_getaffinity(0)]
     try:
@@ -46,7 +46,7 @@ def test_a_machine_with_a_busy_loop_on_every_core_is_too_noisy() -> None:
 @pytest.mark.usefixtures("busy_cores")
 def test_a_run_shows_progress_within_a_round_and_judges_no_time_on_a_busy_machine() -> None:
     command = ["-m", "bench", "actors", "--quick"]
-    # What runs the tests may say that a line is shorter.
+    # The test runner's environment may set a smaller width.
     env = {name: value for name, value in os.environ.items() if name not in ("LINES", "COLUMNS")}
     program = pexpect.spawn(sys.executable, command, encoding="utf-8", timeout=60, dimensions=(60, 160), env=env)
     program.expect("actors: round 1 of 1, noisy: ")

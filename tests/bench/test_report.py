@@ -1,4 +1,4 @@
-"""Proves that the report says what was measured, who holds which bar, and what is missing."""
+"""The report shows what was measured, which targets are met, and what is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Proves that a run loses nothing that it has measured, and leaves no server behind, however it ends."""
+"""However a run ends, it shows all measured figures and leaves no server behind."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def broken() -> AbstractContextManager[Target]:
 
 
 def whole(plan: Plan) -> None:
-    """What works."""
+    """A case that works."""
     plan.report.runs("whole", "x").add("actorchat", 1.0)
 
 
 def failing(plan: Plan) -> None:
-    """What fails on its way."""
+    """A case that fails after its first figure."""
     plan.report.runs("half", "x").add("actorchat", 2.0)
     raise RuntimeError("out of order")
 
@@ -47,7 +47,7 @@ def test_a_failing_case_is_named_and_the_others_still_run(monkeypatch: pytest.Mo
 def test_a_run_fails_without_actorchat_and_leaves_out_a_missing_peer() -> None:
     report = Report()
     plan = Plan(report, 2, 0.1, True, ())
-    # attrs compares by value, and ours is known by its name.
+    # attrs compares by value, and actorchat is recognized by its name.
     plan.measure("rooms", (Server(ACTORCHAT.name, broken), Server("ws", broken)), lambda server, target: None)
     assert report.failed == ["rooms, actorchat: does not listen"]
     report.ask_value("x", "rooms", "ws", 1.0)
@@ -64,7 +64,7 @@ def test_a_server_that_is_measured_twice_is_a_fresh_one_each_time(monkeypatch: p
 
     measured: list[str] = []
     plan = Plan(Report(), 2, 0.1, True, ())
-    server = Server("any", start)  # type: ignore[arg-type] # no target is used
+    server = Server("any", start)  # type: ignore[arg-type] # the target is not used
     plan.measure("x", [server], lambda *_: measured.append("a"), lambda *_: measured.append("b"))
     assert measured == ["a", "b", "a", "b"]
     assert len(started) == 4
@@ -72,7 +72,7 @@ def test_a_server_that_is_measured_twice_is_a_fresh_one_each_time(monkeypatch: p
 
 def test_an_interrupted_run_shows_its_figures_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
     def long(plan: Plan) -> None:
-        """Takes a while."""
+        """A case that takes a while."""
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
 
@@ -124,7 +124,7 @@ def test_an_interrupt_during_a_process_start_is_not_lost() -> None:
 
 
 def wait_for_children(pid: int) -> list[int]:
-    """A server, and the generator that loads it."""
+    """The processes of a server and its load generator."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -1,4 +1,4 @@
-"""`actorchat actors tree` as people and programs see it: the picture, its JSON, its watch, and how it ends."""
+"""`actorchat actors tree`: the table, JSON output, watch mode and exit status."""
 
 import json
 import os
@@ -73,7 +73,7 @@ async def ended(folder: Path, *options: str) -> subprocess.CompletedProcess[byte
 
 @asynccontextmanager
 async def server_with_a_chat(folder: Path) -> AsyncIterator[tuple[ServerProcess, str]]:
-    """A server in `folder` and the uuid of a chat that somebody has open."""
+    """Run a server in `folder`. Yields it and the id of a chat with an open socket."""
     async with open_server_process(folder, "--port", "0", "--storage", "memory://") as server:
         await server.read_until("Ctrl-C stops it.")
         async with httpx.AsyncClient(base_url=server.url) as http:
@@ -83,7 +83,7 @@ async def server_with_a_chat(folder: Path) -> AsyncIterator[tuple[ServerProcess,
             yield server, visit["chat"]["uuid"]
 
 
-# The picture
+# The table
 
 
 def test_families_have_their_actors_below_and_their_totals_in_the_columns() -> None:
@@ -268,7 +268,7 @@ def test_ctrl_c_in_the_middle_of_drawing_gives_the_screen_back(monkeypatch: pyte
     run("--watch", "--data", "anywhere")
     shown = screen.getvalue()
     assert shown.count("\x1b[?1049h") == shown.count("\x1b[?1049l") == 1
-    # What was being drawn is drawn to its end.
+    # The screen in progress is drawn to its end.
     assert drawn >= 2
     assert shown.count("by inbox") == drawn
 
@@ -289,7 +289,7 @@ def _watch_and_interrupt(folder: Path, chat: str) -> tuple[str, int | None, byte
     )
     shown = ""
     for _ in range(_LOOKS):
-        # A look may be half drawn when its last words arrive: the next one draws over it.
+        # A screen may be half drawn when its last line arrives; the next one overwrites it.
         terminal.expect(b"by inbox")
         stream.feed(terminal.before + terminal.after)
         shown = "\n".join(screen.display)

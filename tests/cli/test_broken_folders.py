@@ -1,4 +1,4 @@
-"""A server on a folder or a database that is broken in any way: one line that says how, and exit status 1."""
+"""A broken data folder or database makes `serve` end with one line and exit status 1."""
 
 import gc
 import logging
@@ -26,12 +26,12 @@ from tests.storage.sample_chat import RESERVE, OutcomeRecorder, say
 pytestmark = pytest.mark.slow
 
 Break = Callable[[Path, ExitStack], object]
-"""Breaks the data folder that is given; what holds it broken goes with the stack."""
+"""Breaks a data folder. Anything that must be undone is pushed on the stack."""
 
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A data folder with one chat, as a server left it; the current folder is the one above."""
+    """A data folder with one chat, inside the current folder."""
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("ACTORCHAT_")]:
         monkeypatch.delenv(name)
@@ -56,7 +56,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def process_restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The command changes the process that it runs in. A server that starts is an error here."""
+    """Undo what the command changes in this process. A server that starts fails the test."""
     root, ours = logging.getLogger(), logging.getLogger("actorchat")
     before = root.handlers[:], root.level, ours.level, sys.getswitchinterval(), gc.get_threshold()
 
@@ -87,7 +87,7 @@ def sql(path: Path, *statements: str) -> None:
 
 
 def instead_of(name: str, make: Callable[[Path], object]) -> Break:
-    """`make` gives that file of the folder another kind."""
+    """Replace that file of the folder by what `make` creates."""
 
     def break_it(data: Path, _: ExitStack) -> None:
         (data / name).unlink(missing_ok=True)
@@ -105,7 +105,7 @@ def with_mode(name: str, mode: int) -> Break:
 
 
 def content(edit: Callable[[bytes], bytes]) -> Break:
-    """`edit` changes the database's bytes."""
+    """Change the database's bytes with `edit`."""
 
     def break_it(data: Path, _: ExitStack) -> None:
         path = data / "actorchat.db"
@@ -119,7 +119,7 @@ def statements(*text: str) -> Break:
 
 
 def another_program(*text: str) -> Break:
-    """The database is one that another program made with these statements."""
+    """Replace the database by one that another program made with these statements."""
 
     def break_it(data: Path, _: ExitStack) -> None:
         (data / "actorchat.db").unlink()
@@ -131,12 +131,12 @@ def another_program(*text: str) -> Break:
 def versioned(version: str) -> Break:
     return another_program(
         "CREATE TABLE alembic_version (version_num)",
-        f"INSERT INTO alembic_version VALUES ('{version}')",  # noqa: S608 - our own text
+        f"INSERT INTO alembic_version VALUES ('{version}')",  # noqa: S608 - constant text
     )
 
 
 def locked(*text: str, new: bool = False) -> Break:
-    """Somebody else has the database open, and has executed these statements."""
+    """Keep the database open in another connection that has executed these statements."""
 
     def break_it(data: Path, stack: ExitStack) -> None:
         if new:
@@ -149,7 +149,7 @@ def locked(*text: str, new: bool = False) -> Break:
 
 
 def limited(size: int) -> Break:
-    """Files end at `size` bytes, as a disk does that is nearly full."""
+    """Limit files to `size` bytes, like a disk that is nearly full."""
 
     def break_it(data: Path, stack: ExitStack) -> None:
         for path in data.iterdir():
@@ -314,7 +314,7 @@ def test_a_start_that_fails_for_lack_of_room_leaves_nothing_behind(
     with ExitStack() as stack:
         limited(size)(data, stack)
         assert serve() == 1
-        # In memory, since files are limited.
+        # The output is captured in memory, because files are limited.
         assert len(capsys.readouterr().err.splitlines()) == 1
     assert os.listdir(data) == []
 

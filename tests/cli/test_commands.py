@@ -1,4 +1,4 @@
-"""The small commands, and what the help says."""
+"""The commands token, check-config and asyncapi, and the help."""
 
 import json
 import os
@@ -125,7 +125,7 @@ def test_check_config_looks_at_the_data_folder(tmp_path: Path, monkeypatch: pyte
     for folder in ("file", "file/below"):
         ended = run("check-config", "--data", folder)
         assert (ended.exit_code, ended.output) == (2, f"actorchat: data: {tmp_path / 'file'} is not a folder\n")
-    # Root may write everywhere, so the system is not asked.
+    # Root may write anywhere, so permissions are simulated.
     monkeypatch.setattr("os.access", lambda *_: False)
     ended = run("check-config", "--data", "new")
     assert (ended.exit_code, ended.output) == (2, f"actorchat: data: {tmp_path} is not writable\n")

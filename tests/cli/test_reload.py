@@ -1,4 +1,4 @@
-"""What SIGHUP does to `actorchat serve`: it takes over what can be taken over, and stops nothing."""
+"""SIGHUP makes `actorchat serve` reload its certificate and log format, and stops nothing."""
 
 import json
 import os
@@ -28,7 +28,7 @@ pytestmark = [
 
 @asynccontextmanager
 async def serving(folder: Path, **settings: object) -> AsyncIterator[ServerProcess]:
-    """A server whose settings file can be written anew, with the certificate in `folder` if it is named."""
+    """A server with a settings file that tests rewrite."""
     write_settings(folder, **settings)
     async with open_server_process(folder, "--port", "0", "--storage", "memory://", "--config", "c.toml") as server:
         await server.read_until("Ctrl-C stops it.")
@@ -41,7 +41,7 @@ def write_settings(folder: Path, **settings: object) -> None:
 
 
 async def reload(server: ServerProcess, words: str) -> str:
-    """Send the signal; what is logged until `words` are."""
+    """Send SIGHUP, and return the log up to `words`."""
     assert server.process.stderr is not None
     server.process.send_signal(signal.SIGHUP)
     logged = ""
@@ -128,8 +128,8 @@ async def test_bad_settings_are_named_and_those_in_force_stay(tmp_path: Path) ->
 
 async def test_a_hangup_while_it_starts_or_stops_does_not_end_it(tmp_path: Path) -> None:
     async with open_server_process(tmp_path, "--port", "0") as server:
-        while not (tmp_path / "actorchat-data").exists():  # noqa: ASYNC110 - another process's
-            # The interpreter itself starts first: there is nothing to look at until the command runs.
+        while not (tmp_path / "actorchat-data").exists():  # noqa: ASYNC110 - another process creates it
+            # The interpreter starts first; the folder appears once the command runs.
             await trio.sleep(0.01)
         server.process.send_signal(signal.SIGHUP)
         await server.read_until("Ctrl-C stops it.")
@@ -140,7 +140,7 @@ async def test_a_hangup_while_it_starts_or_stops_does_not_end_it(tmp_path: Path)
 
 
 class Window:
-    """A terminal window with a server in it, which writes to `log`, or to the window itself."""
+    """A terminal with a server in it, which writes to `log`, or to the terminal itself."""
 
     def __init__(self, folder: Path, *, before: str = "", log: Path | None = None) -> None:
         command = f"exec {before} {sys.executable} -m actorchat serve --port 0 --storage memory://"
@@ -148,11 +148,11 @@ class Window:
         self.process = pexpect.spawn("sh", ["-c", command + into], cwd=folder, env=environment(), timeout=TIMEOUT)
 
     def close(self) -> None:
-        """As the button in the corner of the window."""
+        """Close the terminal window."""
         os.close(self.process.child_fd)
 
     def status(self) -> int:
-        """The server's exit status, when it has ended."""
+        """Wait for the server's end and return its exit status."""
         _, status = os.waitpid(self.process.pid, 0)
         return os.waitstatus_to_exitcode(status)
 

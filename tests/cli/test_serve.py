@@ -1,4 +1,4 @@
-"""`actorchat serve` as people and service managers see it: its words, its signals, its exit status."""
+"""`actorchat serve` in a process: its output, its signals and its exit status."""
 
 import json
 import os
@@ -97,7 +97,7 @@ async def test_the_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
         async with httpx.AsyncClient(base_url=server.url) as http:
             visit = (await http.post("/api/visitors", json={"source": "lk"})).json()
         host, _, port = server.url.removeprefix("http://").partition(":")
-        # A member that never answers the Close: the drain waits for it.
+        # The drain waits for this socket, which never answers the Close.
         async with await trio.open_tcp_stream(host, int(port)) as stream:
             request = (
                 f"GET /ws/chats/{visit['chat']['uuid']} HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\n"
@@ -233,7 +233,7 @@ def test_a_failed_start_is_logged_in_json_wherever_that_format_is_set(tmp_path: 
 
 
 async def work_of(code: str) -> float:
-    """Seconds of the processor that a Python process with that program takes."""
+    """The CPU seconds of a Python process with that program."""
     program = f"{code}; import time; print(time.process_time())"
     done = await trio.run_process([sys.executable, "-c", program], capture_stdout=True)
     return float(done.stdout)
@@ -242,7 +242,7 @@ async def work_of(code: str) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("log_format", ["text", "json"])
 async def test_starting_takes_less_work_than_importing_trio_twelve_times(tmp_path: Path, log_format: str) -> None:
-    # Of the processor, not of the clock, and in units of this very moment: test machines are busy and differ.
+    # CPU time in units of a reference measured at the same moment, because test machines are busy and differ.
     unit = min([await work_of("import trio") for _ in range(3)])
     async with open_server_process(tmp_path, *FREE, "--log-format", log_format) as server:
         await (server.read_log_until("the server listens") if log_format == "json" else server.read_until("Ctrl-C"))

@@ -30,7 +30,7 @@ LEAVE = Left(immediately=True)
 
 
 class FakeUi:
-    """A terminal whose user does what the test says, one action a second; None waits for ever."""
+    """A UI whose user does one action of the test a second; None waits for ever."""
 
     reading_seconds = 1.0
 
@@ -58,7 +58,7 @@ class FakeUi:
 
 @attrs.define
 class FakeApi:
-    """Notes what it is asked; refuses to accept, and notes with ``fault``."""
+    """Records its calls; raises `fault` when a chat is accepted or a note is sent."""
 
     calls: list[tuple[object, ...]] = attrs.field(factory=list)
     fault: ApiError | ApiUnreachable | None = None
@@ -96,7 +96,7 @@ async def converse(
 ) -> ChatExit:
     dial = ScriptedServer(nursery, *scripts).dial
     async with open_room("http://test", CHAT.uuid, token="t", after=-1, random=NoJitter(), dial=dial) as room:
-        # The conversation asks of the HTTP side only what the fake answers.
+        # The fake implements only the calls that the conversation uses.
         conversation = Conversation(ui, api or FakeApi(), room, me())  # type: ignore[arg-type]
         if typing is not None:
             conversation.show_typing(typing)
@@ -197,7 +197,7 @@ async def test_what_was_refused_is_counted_and_quoted_in_short(
     ui = FakeUi(Entered("x" * 5000), Entered("/nonsense"), Entered("/accept"))
     room = open_room("http://test", CHAT.uuid, token="t", after=-1, dial=ScriptedServer(nursery, script).dial)
     async with room as connection:
-        # As in `converse`.
+        # The same as in `converse`.
         conversation = Conversation(ui, FakeApi(), connection, ChatView(OPERATOR, CHAT))  # type: ignore[arg-type]
         await conversation.run()
     assert conversation.failed_lines == 3

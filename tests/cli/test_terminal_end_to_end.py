@@ -21,7 +21,7 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="module")
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server for those who neither kill it nor mind others' chats."""
+    """A server for tests that don't kill it and ignore other chats."""
     with server_process(tmp_path_factory.mktemp("shared") / "data") as running:
         yield running
 
@@ -46,7 +46,7 @@ def piped(command: list[str]) -> subprocess.Popen[str]:
 
 
 def ticks_of(terminal: Terminal, text: str) -> list[str]:
-    """Every tick that was seen beside a message, in order, each once."""
+    """Each distinct tick that was shown beside a message, in order."""
     ticks: list[str] = []
     for screen in terminal.seen:
         for line in screen.splitlines():
@@ -219,7 +219,7 @@ BAD_TOKEN = "x.eyJzdWIiOiIxIiwicm9sZSI6Im9wZXJhdG9yIiwic3JjIjpbImxrIl19.x"
 
 @pytest.fixture
 def small(shared_server: ServerProcess, tmp_path: Path) -> Iterator[Terminal]:
-    """A visitor in a small window."""
+    """A visitor's chat in a small terminal."""
     terminal = Terminal(shared_server.url, "--state", str(tmp_path / "visitors.json"), columns=30, lines=10)
     terminal.wait_for("waiting for an operator")
     yield terminal
@@ -280,7 +280,7 @@ def test_the_chat_list_previews_unread_messages_and_shows_closed_chats(server: S
         operator.wait_for("1 closed chat")
         operator.enter("/list")
         operator.wait_for("2 unread  is it", gone="goodbye")
-        # It is read by another operator.
+        # Another operator reads the chat.
         command = [*PROGRAM, "chat", server.url, "--operator", "--data", str(server.data), "--user-id", "2"]
         with piped(command) as program:
             assert program.stdin is not None
@@ -303,7 +303,7 @@ def test_inside_a_chat_is_said_that_another_visitor_writes_and_how_to_get_there(
     operator.wait_for("1 unread")
     operator.enter("1")
     operator.wait_for(": hello", "unassigned")
-    # Without the time to read it, the first chat would still be unread.
+    # The first chat must be read before it counts as read.
     visitor.wait_for("✓✓ read")
     visitor_who_wrote(server, tmp_path, "anybody?")
     operator.wait_for(": anybody? · /open 2")
@@ -359,7 +359,7 @@ def test_a_script_of_an_operator_hears_why_there_is_no_connection(shared_server:
 
 def test_an_invalid_token_is_one_line_and_status_1(shared_server: ServerProcess) -> None:
     command = [*PROGRAM, "chat", shared_server.url, "--operator", "--token", BAD_TOKEN]
-    # Its stdin stays open: it is the refusal that ends it.
+    # Its stdin stays open: the refusal ends the program.
     with piped(command) as program:
         assert program.stdin is not None
         assert program.stderr is not None

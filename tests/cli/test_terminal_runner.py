@@ -13,7 +13,7 @@ from actorchat.cli.terminal.session import SessionOptions
 from actorchat.client.server_urls import ServerAddress
 
 OPTIONS = SessionOptions(ServerAddress.parse("http://127.0.0.1:1"), None, None, None, VisitorTokens(Path()), 1, "")
-# The command itself is there: what is raced is the loading of what it needs.
+# The command module is imported here, because the test races with the imports that the command does itself.
 LOADED = "from actorchat.cli import chat, main; print('loaded', flush=True); main()"
 
 
@@ -67,7 +67,7 @@ def test_an_early_interrupt_ends_without_output(delay: float) -> None:
     program = pexpect.spawn(sys.executable, arguments)
     program.delaybeforesend = None
     program.expect("loaded")
-    # Real: what is raced is the loading of modules.
+    # A real process, because the signal must arrive during imports.
     time.sleep(delay)
     program.send("\x03")
     program.expect(pexpect.EOF)

@@ -1,4 +1,4 @@
-"""What is printed of text from elsewhere, and on which encodings."""
+"""Foreign text is cleaned, and any text is printed on any encoding."""
 
 import json
 import os

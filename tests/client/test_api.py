@@ -16,7 +16,7 @@ Respond = Callable[[h11.Request, bytes], tuple[int, bytes]]
 
 @asynccontextmanager
 async def serving(respond: Respond) -> AsyncIterator[str]:
-    """A one-purpose HTTP server on a port of its own."""
+    """An HTTP server with fixed answers on a free port."""
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(trio.serve_tcp, partial(_answer, respond), 0, host="127.0.0.1"))
         yield f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"

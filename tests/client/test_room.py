@@ -492,7 +492,7 @@ async def test_a_mark_that_the_server_refuses_temporarily_is_sent_again(
 
     async with opened(ScriptedServer(nursery, script)) as room:
         room.mark_read(5)
-        # The reader hears of what it can do something about only.
+        # The reader gets only errors that it can act on.
         assert (await anext(room)) == ErrorEvent("message_not_found", "", "data.message_id")
         await trio.sleep(100)
     assert heard == [MarkMessageRead(5)] * 4
@@ -551,7 +551,7 @@ async def test_another_history_makes_the_room_forget_what_it_had_and_its_marks(
         resync = events.index(ResyncRequired(CHAT.uuid, 2))
         told = [event.message.text for event in events[resync:] if isinstance(event, MessageAdded)]
         assert told == ["new 0", "new 1", "new 2", "new 3"]
-        # Who is present has nothing to do with the history.
+        # Presence does not depend on the history.
         assert [event.user for event in events if isinstance(event, UserDisconnected)] == [OPERATOR]
         assert not any(isinstance(event, UserConnected) for event in events[resync:])
         room.mark_delivered(1003)
@@ -740,7 +740,7 @@ async def test_cancelling_leaves_an_unresponsive_server_after_a_second(
 
 
 async def test_leaving_at_any_step_of_connecting_leaks_nothing(autojump_clock: MockClock) -> None:
-    # Which task runs first is random, so every step is tried often.
+    # Task order is random, so every step is tried often.
     for steps in [*range(8)] * 40:
         async with trio.open_nursery() as nursery:
             async with opened(ScriptedServer(nursery, stay)):

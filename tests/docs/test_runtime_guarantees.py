@@ -1,4 +1,4 @@
-"""Proves that each line of the page of runtime guarantees names a test that exists; and what no other test proves."""
+"""Each line of the page of runtime guarantees names an existing test; also tests guarantees that no other test covers."""
 
 from __future__ import annotations
 

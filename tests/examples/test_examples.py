@@ -1,4 +1,4 @@
-"""Proves that each example runs, ends by itself, does what it says, and can be read in one sitting."""
+"""Each example runs, ends by itself, prints what it should, and is short."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILES = sorted((Path(__file__).parents[2] / "examples").glob("[!_]*.py"))
 
 @pytest.fixture
 def quiet_actors() -> Iterator[None]:
-    """Puts back the log level that an example sets for itself."""
+    """Restores the log level that an example changes."""
     log = logging.getLogger("actorchat.actors")
     level = log.level
     yield

@@ -1,4 +1,4 @@
-"""What each route does, and what it refuses, against a whole server."""
+"""Each HTTP route and its refusals, on a whole server."""
 
 import time
 from uuid import UUID, uuid4
@@ -358,7 +358,7 @@ async def test_a_walk_along_the_links_shows_each_chat_once_though_they_move(api:
         answer = await api.call("GET", path, operator())
         shown += [chat["uuid"] for chat in answer.json()]
         pages += 1
-        # One that was shown, and some that were not: all of them go to the top.
+        # Move chats to the top of the list: one that was shown, and some that were not.
         for number in (0, 3, 8 - pages):
             await api.write(*talks[number])
         path = answer.links.get("next", {}).get("url", "")

@@ -1,4 +1,4 @@
-"""How everything that goes wrong is answered, over a door that makes it go wrong."""
+"""The answers to errors: refusals, defects, timeouts and bad bodies."""
 
 from collections.abc import Collection
 from typing import Any, NoReturn, cast
@@ -23,7 +23,7 @@ from tests.server.server_under_test import error_of
 
 
 class _Access:
-    """Answers every call with `outcome`."""
+    """Access control that answers every call with `outcome`."""
 
     def __init__(self, outcome: Exception | None) -> None:
         self._outcome = outcome
@@ -53,7 +53,7 @@ class _Access:
 
 
 def app_over(outcome: Exception | None, unready: Problem | None = None) -> ASGIApp:
-    # No route gets as far as the chats.
+    # No test gets as far as the chat service.
     return make_app(
         cast("ChatService", None),
         _Access(outcome),
@@ -129,7 +129,7 @@ async def test_a_server_that_is_not_ready_says_why() -> None:
 
 
 async def post_for_ever(part: bytes, every: float) -> tuple[int, int]:
-    """(status, bytes taken) of a body that has no end; the answer ends the connection."""
+    """(status, bytes read) for a body without an end; the answer ends the connection."""
     sent: list[Any] = []  # Any: ASGI events
     taken = 0
 

@@ -1,4 +1,4 @@
-"""Hypercorn's per-connection class as it is used here: the part of it that is not documented API."""
+"""HTTP connections on Hypercorn's per-connection class, which is not a documented API."""
 
 import socket
 from collections.abc import AsyncIterator
@@ -34,7 +34,7 @@ class _Socket:
 
 
 class _Wire(trio.abc.HalfCloseableStream):
-    """One end of a pair of memory streams that has a socket's addresses."""
+    """One end of a pair of memory streams, with the addresses of a socket."""
 
     def __init__(self, stream: trio.StapledStream[MemorySendStream, MemoryReceiveStream]) -> None:
         self.socket = _Socket()
@@ -60,14 +60,14 @@ class _Wire(trio.abc.HalfCloseableStream):
 
 
 class _Stuck(_Wire):
-    """Its peer takes nothing."""
+    """A stream whose peer reads nothing."""
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await trio.sleep_forever()
 
 
 class _Gone(_Wire):
-    """Its peer has reset the connection once it had sent its requests."""
+    """A stream whose peer resets the connection after its requests."""
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await trio.lowlevel.checkpoint()
@@ -75,7 +75,7 @@ class _Gone(_Wire):
 
 
 class _Slow(_Wire):
-    """Its peer takes 16 KiB at a time, which takes 5 s."""
+    """A stream whose peer reads 16 KiB every 5 s."""
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         for start in range(0, len(data), 16_384):
@@ -87,7 +87,7 @@ LARGE = 400_000
 
 
 async def _echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers with path, client and body; `/deaf` doesn't read the body."""
+    """An app that answers with path, client and body. `/deaf` does not read the body."""
     if scope["path"] == "/crash":
         await trio.sleep(1)
         raise RuntimeError("planned")
@@ -122,7 +122,7 @@ class _Client:
         await _echo(scope, receive, send)
 
     async def answer(self) -> bytes:
-        """One answer with a Content-Length, or what came before the connection was closed."""
+        """Read one answer with a Content-Length, or everything until the connection is closed."""
         data = b""
         while part := await self._stream.receive_some():
             data += bytes(part)
@@ -465,7 +465,7 @@ async def test_a_body_that_nobody_reads_does_not_keep_the_connection(autojump_cl
 
 async def test_pipelined_requests_are_answered_at_a_bounded_rate(autojump_clock: MockClock) -> None:
     async with connected() as client, trio.open_nursery() as nursery:
-        # More than is read at a time: what has not been read yet is pipelined, too.
+        # More than one read: requests that have not been read yet count as pipelined, too.
         nursery.start_soon(client.send, b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n" * 2_000)
         with trio.move_on_after(10):
             await client.read_all()

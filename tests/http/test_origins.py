@@ -1,4 +1,4 @@
-"""Which pages may call, over HTTP and sockets alike."""
+"""Which origins may call, over HTTP and websockets."""
 
 import httpx
 import pytest

@@ -1,4 +1,4 @@
-"""Which client a request comes from that trusted proxies have passed on."""
+"""The client of a request that came through trusted proxies."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_the_last_hop_that_is_no_trusted_proxy_is_the_client(forwarded: str | li
     ],
 )
 def test_a_malformed_forwarded_says_nothing(malformed: str) -> None:
-    """A client must not be able to hide what the proxy adds behind a quote that never ends."""
+    """A client must not be able to hide the proxy's entry behind an unclosed quote."""
     assert client(forwarded=malformed) == Client(PROXY)
 
 

@@ -1,4 +1,4 @@
-"""What a request's target names."""
+"""The host, path and query of a request's target."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The AsyncAPI document says what is on the wire, and its examples obey its schemas."""
+"""The AsyncAPI document describes the wire format, and its examples obey its schemas."""
 
 import json
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ Document = Mapping[str, Any]
 
 
 def validator(document: Document, message: str) -> Draft7Validator:
-    """A judge of that message's payloads; the document itself resolves the references."""
+    """A validator for payloads of that message, with the document's references."""
     schema = {"$ref": f"#/components/messages/{message}/payload", "components": document["components"]}
     return Draft7Validator(schema, format_checker=FormatChecker())
 

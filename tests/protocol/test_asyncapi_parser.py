@@ -1,4 +1,4 @@
-"""The official AsyncAPI parser accepts the document; without the parser these tests fail."""
+"""The official AsyncAPI parser accepts the document. Without the parser these tests fail."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ PARSER: Final = Path(__file__).parent / "asyncapi_parser"
 
 
 def run(program: Any, arguments: list[str], folder: Path) -> str:
-    """Run node or npm in a folder; what it printed, or a failure that shows its complaint."""
+    """Run node or npm in a folder and return its output. Fails the test with its error output."""
     done: subprocess.CompletedProcess[str] = program(
         arguments,
         return_completed_process=True,
@@ -32,7 +32,7 @@ def run(program: Any, arguments: list[str], folder: Path) -> str:
 
 @pytest.fixture(scope="session")
 def parser_folder(pytestconfig: pytest.Config) -> Path:
-    """A folder with the parser installed as its lock file says; kept in pytest's cache."""
+    """A folder in pytest's cache with the parser's locked version installed."""
     lock = (PARSER / "package-lock.json").read_bytes()
     cache = pytestconfig.cache
     assert cache is not None, "the parser is kept in pytest's cache"
@@ -47,7 +47,7 @@ def parser_folder(pytestconfig: pytest.Config) -> Path:
 
 
 def judge(parser_folder: Path, document: Mapping[str, Any], tmp_path: Path) -> Any:
-    """What the official parser says of a document."""
+    """The official parser's messages about a document."""
     path = tmp_path / "asyncapi.json"
     path.write_text(json.dumps(document), "utf-8")
     return json.loads(run(node, ["check.cjs", str(path)], parser_folder))

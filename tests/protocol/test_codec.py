@@ -1,4 +1,4 @@
-"""Commands and events survive the wire, and the profiles differ where they should."""
+"""Commands and events are encoded and decoded without loss, as each profile demands."""
 
 import json
 from typing import Any
@@ -59,7 +59,7 @@ def test_keys_are_written_in_the_order_of_the_fields(event: Event) -> None:
 
 
 def near(valid: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Mostly the valid value, sometimes something else."""
+    """Mostly the valid value, sometimes any other JSON."""
     wrong = st.none() | st.booleans() | st.integers() | st.floats() | strategies.texts | st.lists(st.integers())
     return st.one_of(valid, valid, valid, wrong)
 
@@ -102,7 +102,7 @@ def test_noise_raises_malformed_and_nothing_else(payload: bytes | str) -> None:
             told = decode(payload)
         except Malformed:
             continue
-        # Some noise is a good envelope.
+        # Some random values are valid envelopes.
         assert told == UnknownType(json.loads(payload)["type"])
 
 

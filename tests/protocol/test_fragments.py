@@ -1,4 +1,4 @@
-"""What is joined from fragments equals what the codec encodes, byte for byte."""
+"""Events joined from fragments are byte for byte the same as encoded ones."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""Frames are what an independent websocket library reads back."""
+"""An independent websocket library reads the frames back."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ payload_lists = st.lists(st.text(strategies.characters, max_size=300).map(str.en
 
 
 def read_back(data: bytes) -> list[tuple[Opcode, object]]:
-    """What a client makes of a server's bytes: (opcode, payload) for each piece it reports."""
+    """How a client reads a server's bytes: (opcode, payload) of each event."""
     protocol = FrameProtocol(client=True, extensions=[])
     protocol.receive_bytes(data)
     return [(frame.opcode, frame.payload) for frame in protocol.received_frames()]

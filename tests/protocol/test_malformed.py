@@ -37,7 +37,7 @@ NOT_UTF8: Final = [
 
 # (frame, path of the first fault)
 MALFORMED: Final = [
-    # no JSON
+    # Not JSON.
     ("", ""),
     (" ", ""),
     ("hello", ""),
@@ -56,19 +56,19 @@ MALFORMED: Final = [
     (mark('{"message_id":01}'), ""),
     (mark('{"message_id":0x1}'), ""),
     (mark('{"message_id":+1}'), ""),
-    # nesting bombs
+    # Too deeply nested.
     ("[" * 30_000, ""),
     ('{"type":"send_message","data":' + "[" * 30_000 + "]" * 30_000 + "}", ""),
-    # From Python 3.13 on up to 10,000 levels are read: as many as a frame holds are too many everywhere.
+    # Python 3.13 reads up to 10,000 levels; as many as fit into a frame are too many for every version.
     (send('{"text":"hi","unknown":' + '{"a":' * 10_900 + "1" + "}" * 10_901), ""),
-    # no object
+    # Not an object.
     ("null", ""),
     ("true", ""),
     ("0", ""),
     ('"send_message"', ""),
     ("[]", ""),
     ('[{"type":"send_message"}]', ""),
-    # the envelope
+    # A wrong envelope.
     ("{}", "type"),
     ('{"data":{"text":"hi"}}', "type"),
     ('{"type":null}', "type"),

@@ -1,4 +1,4 @@
-"""A socket's profile and token come from the subprotocols it offers."""
+"""The offered subprotocols give a socket's profile and token."""
 
 import pytest
 

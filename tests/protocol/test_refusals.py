@@ -1,4 +1,4 @@
-"""The codes of a refused message, and which of them time can lift."""
+"""The codes of refused messages, and which of them are retryable."""
 
 from actorchat.protocol import RETRYABLE, RefusalCode
 

@@ -1,4 +1,4 @@
-"""Points in time are written and read in one shape."""
+"""Times are written and read in one format."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""Wrong values are explained whole, and nothing is coerced."""
+"""All faults of a value are reported, and nothing is coerced."""
 
 from collections.abc import Iterator
 from typing import Annotated
@@ -29,7 +29,7 @@ from tests.protocol import strategies
 
 @attrs.frozen
 class Body:
-    """What an HTTP body may look like."""
+    """An example of an HTTP body."""
 
     source: Annotated[str, Meta(min_length=1, max_length=3, pattern="^[a-z]+$")]
     limit: Annotated[int, Meta(ge=1, le=200)] = 50
@@ -86,7 +86,7 @@ def test_a_long_wrong_value_is_quoted_in_part() -> None:
 
 
 class Counted(list[object]):
-    """A list that knows how far it was read."""
+    """A list that counts how many items were read."""
 
     read = 0
 

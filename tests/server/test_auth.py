@@ -1,4 +1,4 @@
-"""Which tokens are believed, and what is taken from them."""
+"""Which tokens are accepted, and which claims are used."""
 
 import hmac
 import json
@@ -43,10 +43,10 @@ DAY = 24 * 3600
 
 
 def tokens(**claims: object) -> tuple[Tokens, str]:
-    """A judge at the time `NOW`, and a token with these claims over good ones; None leaves a claim out."""
+    """Tokens at the time `NOW`, and a valid token with these changed claims; None leaves a claim out."""
     payload = {"sub": "7", "role": "user", "aud": "actorchat", "exp": NOW + 60, "src": ["lk"]} | claims
     kept = {name: value for name, value in payload.items() if value is not None}
-    # Signed as JSON: PyJWT refuses to encode what other issuers write.
+    # Signed as raw JSON, because PyJWT refuses to encode some claims that other issuers write.
     return Tokens(SECRET, now=lambda: NOW), jwt.api_jws.encode(json.dumps(kept).encode(), SECRET, algorithm="HS256")
 
 
@@ -211,7 +211,7 @@ def test_a_session_age_that_was_lowered_holds_for_tokens_that_are_out() -> None:
 def test_a_token_that_was_signed_elsewhere_is_renewed_until_its_own_end(tmp_path: Path) -> None:
     private, algorithm, judge, _ = elsewhere(tmp_path, "EdDSA")
     good = {"sub": "7", "role": "user", "aud": "actorchat", "exp": NOW + 60}
-    # What looks like the beginning of a session means nothing in a token of another issuer.
+    # The claim for the start of a session has no meaning in a token of another issuer.
     signed = jwt.encode(good | {SESSION_CLAIM: NOW}, private, algorithm)
     for token in (signed, judge.issue(User(7, Role.USER), (), 60)):
         for _ in range(3):
@@ -244,7 +244,7 @@ def test_a_token_signed_with_another_secret_is_refused() -> None:
 
 
 def elsewhere(tmp_path: Path, kind: str) -> tuple[str, str, Tokens, str]:
-    """(private PEM, algorithm, a judge who believes its public half, public PEM)."""
+    """(private PEM, algorithm, `Tokens` that accept its public key, public PEM)."""
     rsa = kind == "RS256"
     key = generate_private_key(65537, 2048) if rsa else Ed25519PrivateKey.generate()
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
@@ -303,7 +303,7 @@ def test_a_secret_of_any_bytes_is_used_as_it_is(tmp_path: Path) -> None:
     write_secret(tmp_path, secret + b"\n")
     token = local_token(tmp_path, role=Role.USER, user_id=7)
     assert Tokens(secret).verify(token).user.id == 7
-    # Each byte that is not ASCII was once read as the same character.
+    # A secret was once decoded so that all bytes above 127 became the same character.
     for guess in ("\N{REPLACEMENT CHARACTER}" * 48, "?" * 48, bytes(reversed(secret))):
         with pytest.raises(BadToken):
             Tokens(guess).verify(token)
@@ -338,7 +338,7 @@ def test_a_secret_that_others_may_use_stops_the_start_with_what_to_type(tmp_path
 
 
 def test_where_files_have_no_modes_a_secret_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # As on a mounted Windows folder: every file looks the same, whatever it was made with.
+    # As on a mounted Windows folder, where all files have the same mode.
     ensure_secret(tmp_path)
     (tmp_path / "secret").chmod(0o777)
     umask, real_open = os.umask(0), os.open

@@ -1,4 +1,4 @@
-"""How many chats somebody may make, and what is left of those that are never used."""
+"""Rate limits for new chats, and unused chats in storage."""
 
 from collections.abc import Iterable
 from uuid import UUID
@@ -32,7 +32,7 @@ async def test_a_persons_new_chats_are_limited_but_existing_ones_are_returned() 
         refused = await visit(api, visitor, "another")
         assert error_of(refused) == (429, "rate_limited", "")
         assert 0 < int(refused.headers["Retry-After"]) <= 20
-        # What is there costs nothing, and does not have to be waited for.
+        # An existing chat is returned without counting against the limit.
         again = await visit(api, visitor, "first")
         assert (again.status_code, UUID(again.json()["chat"]["uuid"])) == (200, chat)
         assert await visits(api, customer(7), ["first"] * 9) == [200] * 9
@@ -53,12 +53,12 @@ async def test_new_chats_from_one_address_are_rate_limited() -> None:
     async with run_server(settings(LimitSettings(address_chats_per_minute=3))) as api:
         statuses = [(await visit(api, customer(number), "lk")).status_code for number in range(5)]
         assert statuses == [200, 200, 200, 429, 429]
-        # Anonymous visitors have a limit of their own.
+        # Anonymous visitors have their own limit.
         await api.visit()
 
 
 async def test_one_token_and_made_up_sources_do_not_fill_the_storage() -> None:
-    """The attack that made 949 chats in 8 seconds."""
+    """Repeats an attack that once made 949 chats in 8 seconds."""
     async with run_server(settings(LimitSettings())) as api:
         visitor, _ = await api.visit()
         statuses = await visits(api, visitor, [f"made-up-{number}" for number in range(100)])

@@ -1,4 +1,4 @@
-"""The API for code in the server's own process: the same calls and rights as over HTTP."""
+"""The API for code in the server's process has the same calls and rights as the HTTP API."""
 
 from uuid import UUID
 

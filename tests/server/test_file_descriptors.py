@@ -1,4 +1,4 @@
-"""How many connections fit beside what a server needs for itself."""
+"""The limit for open files, and the number of connections that it allows."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ print(resource.getrlimit(resource.RLIMIT_NOFILE)[0], connections_that_fit())
 
 
 def limits(soft: int, hard: int) -> tuple[int, int]:
-    """The soft limit of a process that had these and raised it, and how many connections fit."""
+    """Run a process with these limits that raises its soft limit. Returns that and its number of connections."""
     ended = subprocess.run([sys.executable, "-c", PROGRAM % (soft, hard)], capture_output=True, text=True, check=True)
     raised, fit = map(int, ended.stdout.split())
     return raised, fit

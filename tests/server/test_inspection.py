@@ -1,4 +1,4 @@
-"""The look into a running server: what a page tells, who may ask, and that no question harms the server."""
+"""Inspection of a running server: the pages, access to the socket, and robustness against bad requests."""
 
 import json
 import logging
@@ -65,7 +65,7 @@ async def serving(folder: Path) -> AsyncIterator[Server]:
 
 
 async def say(folder: Path, question: bytes) -> dict[str, object]:
-    """What the socket answers to these bytes; {} for nothing."""
+    """The socket's answer to these bytes; {} for none."""
     async with await trio.open_unix_socket(folder / SOCKET_NAME) as stream:
         await stream.send_all(question)
         answer = b"".join([bytes(part) async for part in stream])
@@ -77,7 +77,7 @@ def refused(answer: dict[str, object]) -> bool:
     return answer["tree"] is None and isinstance(answer["refusal"], str)
 
 
-# What a page tells
+# Contents of a page
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ async def test_two_thousand_rooms_are_counted_paged_and_filtered(tmp_path: Path)
         assert [(row.kind, row.state, row.family) for row in one.rows] == [("Room", "running", "room")]
 
 
-# Who may ask, and where
+# Access to the socket
 
 
 @pytest.mark.parametrize("mask", [0o000, 0o077])
@@ -244,7 +244,7 @@ async def test_a_server_of_another_user_is_reported_as_such(tmp_path: Path, monk
         await inspect_server(tmp_path, InspectionRequest())
 
 
-# No question harms
+# Robustness
 
 
 @pytest.mark.parametrize(
@@ -322,7 +322,7 @@ async def test_an_error_in_an_inspection_does_not_stop_the_server(
 ) -> None:
     async with open_system() as system, trio.open_nursery() as nursery:
         await nursery.start(serve_inspection, tmp_path, system)
-        system.dead_letters.counts = None  # type: ignore[assignment] # what no look can read
+        system.dead_letters.counts = None  # type: ignore[assignment] # makes every inspection fail
         with pytest.raises(InspectionFailed, match="closed the connection without an answer"):
             await inspect_server(tmp_path, InspectionRequest())
         nursery.cancel_scope.cancel()

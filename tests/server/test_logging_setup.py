@@ -1,4 +1,4 @@
-"""How a server process writes its log."""
+"""The log formats of a server process."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""How often a minute something may be done by one person, or from one address."""
+"""Rate limits for each person and each address."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def test_a_token_bucket_can_be_checked_and_refunded() -> None:
     assert limiter.wait(7, 20.0) == pytest.approx(10.0)
     limiter.give_back(7, 20.0)
     assert limiter.wait(7, 20.0) == 0.0
-    # No more than there were at first.
+    # A bucket never holds more than its initial tokens.
     for _ in range(5):
         limiter.give_back(8, 0.0)
     assert [limiter.take(8, 0.0) == 0.0 for _ in range(3)] == [True, True, False]

@@ -1,4 +1,4 @@
-"""A server's life inside another program: how it starts, that it drains, that nothing stays behind."""
+"""A server inside another program starts, drains, and leaves nothing behind."""
 
 import gc
 import json
@@ -175,7 +175,7 @@ async def test_sockets_hear_1001_though_a_commit_is_in_doubt(autojump_clock: Moc
 
 
 class _Doubt:
-    """Storage whose commits are in doubt, and stay so, from `begin` on."""
+    """Storage whose commits are uncertain from `begin` on."""
 
     def __init__(self) -> None:
         self._begun = False
@@ -232,15 +232,15 @@ async def test_websockets_hear_1001_and_no_answer_while_a_commit_is_in_doubt(
 
 async def test_what_is_decided_late_still_counts(autojump_clock: MockClock) -> None:
     async with open_server(MEMORY) as server:
-        server._parts.journal.barrier = partial(trio.sleep, 7)  # type: ignore[method-assign] # the storage is slow
+        server._parts.journal.barrier = partial(trio.sleep, 7)  # type: ignore[method-assign] # simulates slow storage
     assert server.drained
 
 
 async def test_an_answer_that_is_not_read_fails_no_stop(autojump_clock: MockClock) -> None:
     async with open_server(MEMORY) as server:
         http, cut = server._parts.http, trio.Event()
-        http.drain = cut.wait  # type: ignore[method-assign] # a connection doesn't end by itself
-        http.abort = cut.set  # type: ignore[method-assign] # as above
+        http.drain = cut.wait  # type: ignore[method-assign] # simulates a connection that does not end
+        http.abort = cut.set  # type: ignore[method-assign] # simulates a connection that does not end
         begun = trio.current_time()
     assert trio.current_time() - begun == ANSWER_SECONDS
     assert server.drained
@@ -270,7 +270,7 @@ async def test_a_drain_that_takes_too_long_is_cut_off(autojump_clock: MockClock)
         await trio.sleep_forever()
 
     async with open_server(MEMORY) as server:
-        server._parts.memory.drain = stuck  # type: ignore[method-assign] # no socket of it hangs
+        server._parts.memory.drain = stuck  # type: ignore[method-assign] # simulates a hanging socket
         started = trio.current_time()
     assert trio.current_time() - started == DRAIN_SECONDS
     assert not server.drained
@@ -281,7 +281,7 @@ def _open_files() -> int:
 
 
 def _threads() -> int:
-    # Trio keeps threads that did their work for a while, for the next who needs one: those are nobody's.
+    # Trio keeps idle threads for a while; they do not count.
     return threading.active_count() - len(THREAD_CACHE._idle_workers)
 
 
@@ -335,7 +335,7 @@ async def test_a_server_is_not_ready_while_storage_is_away() -> None:
     async with run_server() as api:
         journal = api.server._parts.journal
         away = attrs.evolve(journal.statistics(), away=True)
-        journal.statistics = lambda: away  # type: ignore[method-assign] # an outage, without its noise
+        journal.statistics = lambda: away  # type: ignore[method-assign] # simulates an outage
         answer = await api.call("GET", "/health/ready")
         assert error_of(answer) == (503, "storage_unavailable", "")
         assert (await api.call("GET", "/health/live")).status_code == 200

@@ -1,4 +1,4 @@
-"""What may be chosen, where it comes from, and what is said of what is not legal."""
+"""Settings: their sources, their precedence, and the errors for invalid ones."""
 
 import json
 import string
@@ -137,7 +137,7 @@ def test_an_error_about_a_setting_does_not_quote_its_password(
     name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if name == "host":
-        # Any text may be a host until it is listened on.
+        # Any text may be a host name; an invalid one fails when the server binds.
         value += "\0"
     monkeypatch.setenv("ACTORCHAT_LIMITS_BURST", value.rstrip("\0"))
     config = tmp_path / "c.toml"

@@ -1,4 +1,4 @@
-"""The clock of `actorchat serve`: what it counts, and what it leaves out."""
+"""The clock of `actorchat serve` leaves out the time in which the process was stopped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from actorchat.server.steady_clock import SLACK, SteadyClock
 
 @attrs.define
 class Raw:
-    """A machine's clock that a test moves."""
+    """A machine's clock that a test sets."""
 
     now: float = 1000.0
 

@@ -1,4 +1,4 @@
-"""What a server says while its database is not there, or can't be read."""
+"""A server is not ready while its database is missing or unreadable."""
 
 import logging
 from collections.abc import AsyncIterator, Callable, Collection
@@ -28,7 +28,7 @@ def delete_database(folder: Path) -> None:
 
 
 async def wait_ready(api: ApiClient, status: int) -> None:
-    while (await api.call("GET", "/health/ready")).status_code != status:  # noqa: ASYNC110 - it has no event
+    while (await api.call("GET", "/health/ready")).status_code != status:  # noqa: ASYNC110 - there is no event to wait for
         await trio.sleep(0.05)
 
 

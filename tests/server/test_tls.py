@@ -1,4 +1,4 @@
-"""One port, HTTP and sockets, over TLS."""
+"""HTTP and websockets over TLS on one port."""
 
 import ipaddress
 import ssl
@@ -27,7 +27,7 @@ from tests.server.server_under_test import SECRET, TIMEOUT, get_live
 
 
 def certified(folder: Path, encryption: KeySerializationEncryption) -> Settings:
-    """Settings with a certificate for 127.0.0.1 that signs itself."""
+    """Settings with a self-signed certificate for 127.0.0.1."""
     key = Ed25519PrivateKey.generate()
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "actorchat test")])
     now = datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""Who is remembered of the people whom tokens name."""
+"""The cache of users whose tokens were used."""
 
 from __future__ import annotations
 

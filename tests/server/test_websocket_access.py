@@ -1,4 +1,4 @@
-"""What a request for a socket is told when the server can't decide."""
+"""The answer to a websocket request when the server can't decide about access."""
 
 from collections.abc import Awaitable
 from typing import cast
@@ -29,7 +29,7 @@ async def feed_request() -> RequestHead:
 
 
 class _AccessControl:
-    """Recognizes nobody: `outcome` happens instead, or nothing ever."""
+    """Never recognizes a user: calls `outcome` instead, or waits for ever."""
 
     def __init__(self, outcome: Exception | None) -> None:
         self._outcome = outcome
@@ -55,7 +55,7 @@ class _AccessControl:
 async def test_an_undecided_request_gets_503_and_can_be_repeated(
     autojump_clock: MockClock, outcome: Exception | None, code: bytes
 ) -> None:
-    # Not a close with a code of its own: browsers then see 1006, on which clients come back.
+    # An HTTP status instead of a close code: browsers report 1006, after which clients reconnect.
     verdict = WebsocketAccess(cast("AccessControl", _AccessControl(outcome)), AllowedOrigins())(
         await feed_request(), "192.0.2.1"
     )

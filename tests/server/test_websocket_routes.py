@@ -1,4 +1,4 @@
-"""Who gets a socket, who is told why not, and how: over real sockets."""
+"""Access to the websocket routes, and their refusals, over real sockets."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
@@ -34,7 +34,7 @@ async def api(request: pytest.FixtureRequest) -> AsyncIterator[ApiClient]:
 async def outcome(
     api: ApiClient, path: str, bearer: str | None, protocols: Sequence[str] = (), origin: str | None = None
 ) -> tuple[int, str]:
-    """(status, code) of a refusal before the upgrade, (close code, reason) after it, or (101, the first event)."""
+    """(status, code) of a refusal before the upgrade, (close code, reason) of one after it, or (101, first event)."""
     try:
         async with api.socket(path, bearer, protocols, **({"Origin": origin} if origin else {})) as socket:
             return await first(socket)
@@ -70,7 +70,7 @@ async def test_a_console_gets_an_operator_that_is_new_to_its_source(api: ApiClie
         assert await next_operator(petrs, 2) == (2, False)
         await api.call("GET", "/api/chats", operator(1, ["shop"]))
         assert await next_operator(petrs, 1) == (1, True)
-        # For the consoles that knew the operator nothing has changed before this.
+        # Consoles that already knew the operator get no event before this one.
         await api.call("GET", "/api/chats", operator(1, ["shop"], firstname="Olga"))
         assert (await next_event(olgas, "operator_updated"))["user"]["firstname"] == "Olga"
 
@@ -98,7 +98,7 @@ async def next_event(socket: WebSocketConnection, kind: str) -> dict[str, Any]:
 
 
 async def next_operator(socket: WebSocketConnection, operator_id: int) -> tuple[int, bool]:
-    """(id, is online) of the next update of that operator."""
+    """(id, is_online) of the next update of that operator."""
     while True:
         event = await next_event(socket, "operator_updated")
         if event["user"]["id"] == operator_id:
@@ -280,7 +280,7 @@ async def test_the_token_is_checked_before_the_chat(api: ApiClient) -> None:
 @pytest.mark.slow
 async def test_a_socket_ends_when_its_token_does(api: ApiClient) -> None:
     _, mine = await api.visit(token=customer(7))
-    # Ends are whole seconds, rounded down: at least two are left to connect in.
+    # Expiry times are rounded down to seconds, so two are left to connect.
     async with api.socket(room(mine), token(Role.USER, 7, ttl=3)) as socket:
         assert await first(socket) == (101, "user_connected")
         assert (await first(socket))[0] == 4401
@@ -304,7 +304,7 @@ async def test_a_person_with_too_many_sockets_gets_a_clear_refusal(api: ApiClien
             assert f"{most} sockets" in error["detail"]
             protocols = (f"bearer.{bearer}", "actorchat.v1")
             assert await outcome(api, path, None, protocols) == (1013, "rate_limited")
-        # Nobody else is concerned.
+        # Other users are not affected.
         assert await outcome(api, room(chat), operator(2)) == (101, "user_connected")
         assert await outcome(api, room(other), customer(5)) == (403, "not_participant")
 
@@ -318,5 +318,5 @@ async def test_a_socket_that_has_ended_makes_room_for_another(api: ApiClient) ->
 
 
 async def until_closed(api: ApiClient) -> None:
-    while api.server.statistics().websockets:  # noqa: ASYNC110 - what is looked at has no event to wait for
+    while api.server.statistics().websockets:  # noqa: ASYNC110 - there is no event to wait for
         await trio.sleep(0.001)

@@ -1,4 +1,4 @@
-"""Calls that a user writes, all of them right: no checker may report anything here. Never run."""
+"""Correct calls, as users write them: a type checker must report nothing here. This module is never run."""
 
 from __future__ import annotations
 

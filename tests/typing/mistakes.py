@@ -1,4 +1,4 @@
-"""Mistakes that a type checker must find: each marked line, and no other. Never run."""
+"""Mistakes that a type checker must report, on each marked line and no other. This module is never run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Proves that type checkers find what the typing of actors promises to find, and are silent about right calls."""
+"""Type checkers report the mistakes that the types of actors exclude, and accept correct calls."""
 
 from __future__ import annotations
 
