@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from math import inf
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -30,6 +31,8 @@ _log = logging.getLogger("actorchat.storage")
 
 MAX_BATCH: Final = 1_000
 _FIRST_PROBE, _LAST_PROBE = 0.05, 1.0
+_STABLE_SECONDS: Final = 10.0
+"""Storage that was back for this long starts its next outage with the shortest delay between probes."""
 _TIDY_PERIOD: Final = 1.0
 
 _REFUSED: Final = Refused(RefusalCode.STORAGE_UNAVAILABLE, "messages can't be stored now; try again", _LAST_PROBE)
@@ -83,6 +86,7 @@ class Journal:
         self._closed = False
         self._away = False
         self._probe_delay = _FIRST_PROBE
+        self._back_at = -inf
         self._taken = self._told = 0
         # Committed; told when the next batch is on its way, or at once if nothing waits.
         self._untold: tuple[list[_Entry], list[DecisionAndCounters]] | None = None
@@ -210,7 +214,8 @@ class Journal:
             self._open_keys.update(_keys(entries))
             self._go_away(batch, (entries, doubt.decided))
         else:
-            self._probe_delay = _FIRST_PROBE
+            if self._probe_delay > _FIRST_PROBE and trio.current_time() - self._back_at >= _STABLE_SECONDS:
+                self._probe_delay = _FIRST_PROBE
             self._untold = entries, decided
             if self._committed is not None:
                 self._committed()
@@ -224,7 +229,8 @@ class Journal:
 
     async def _recover(self, batch: Batch, doubt: tuple[list[_Entry], list[DecisionAndCounters]] | None) -> None:
         while True:
-            # Grows until a batch is committed, not until a probe succeeds: a nearly full disk takes a probe.
+            # A probe that succeeds does not reset the delay, nor does the next batch: with a nearly full disk, or a
+            # page that cannot be read, probes and other batches succeed between one failure and the next.
             await trio.sleep(self._probe_delay)
             self._probe_delay = min(self._probe_delay * 2, _LAST_PROBE)
             try:
@@ -233,6 +239,7 @@ class Journal:
                 continue
             break
         _log.warning("storage is back")
+        self._back_at = trio.current_time()
         if doubt is not None:
             entries, decided = doubt
             if stored:

@@ -59,6 +59,14 @@ _LOOK_PERIOD: Final = 1.0
 _MOST_DAMAGED: Final = 1_000
 """Damaged chats that are remembered and logged; those beyond are found anew each time."""
 
+_READ_RETRY: Final = 10.0
+"""Seconds for which operations of a chat are refused after the disk has failed to read its rows."""
+
+_MOST_READ_ERRORS: Final = 3
+"""With more chats of one batch that the disk fails to read, storage as a whole is away."""
+
+_READ_ERRORS: Final = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ})
+
 _STAMP_PERIOD: Final = 10.0
 """Seconds after which a commit renews the stamp that tells this database from copies of it."""
 
@@ -106,8 +114,8 @@ class SqliteStore:
         self.corrected_counters: int = 0
         self._looked_at = self._stamped_at = -inf
         self._last: Batch | None = None
-        # Chats with damaged rows; None if there are damaged rows of people.
-        self._damaged: set[UUID | None] = set()
+        # Chats with damaged rows, None for damaged rows of people; and until when their operations are refused untried.
+        self._damaged: dict[UUID | None, float] = {}
         self._left_out: set[str] = set()
         _make_file(path)
         self._files = DatabaseFiles(path, claim)
@@ -123,8 +131,11 @@ class SqliteStore:
         refused = {
             place
             for place, operation in enumerate(operations)
-            if self._damaged and (chat := getattr(operation, "chat", None)) is not None and chat in self._damaged
+            if self._damaged
+            and (chat := getattr(operation, "chat", None)) is not None
+            and batch.now < self._damaged.get(chat, -inf)
         }
+        read_errors = 0
         while True:
             sound = [operation for place, operation in enumerate(operations) if place not in refused]
             try:
@@ -132,6 +143,9 @@ class SqliteStore:
             except CommitInDoubt as doubt:
                 raise CommitInDoubt(self._with_refused(doubt.decided, refused, operations)) from doubt.__cause__
             except _RowsDamaged as damage:
+                read_errors += isinstance(damage.__cause__, Exception) and _is_read_error(damage.__cause__)
+                if read_errors > _MOST_READ_ERRORS:
+                    raise StorageUnavailable(f"{self._path}: {damage.__cause__}") from damage.__cause__
                 chat = getattr(damage.operation, "chat", None)
                 refused.update(
                     place
@@ -172,10 +186,12 @@ class SqliteStore:
                 if recorder is not None:
                     recorder.add(decided, changes, self._batches.rows)
             except Exception as error:
-                if _is_outage(error) and not _is_damage(error):
+                if _is_outage(error) and not _is_damage(error) and not _is_read_error(error):
                     raise
-                # A damaged page concerns only operations that need it. decide_each logs each other culprit.
-                cursor.execute("ROLLBACK")
+                # A page that is damaged or cannot be read concerns only the operations that need it. `decide_each` logs
+                # all other errors. After some of them SQLite has rolled back already.
+                if cursor.connection.in_transaction:
+                    cursor.execute("ROLLBACK")
                 cursor = self._begin(fresh=True)
                 self._rows_hold = False
                 recorder = CommitRecorder(batch.now) if self._brokers else None
@@ -404,9 +420,9 @@ class SqliteStore:
         try:
             [decided], changes = self._batches.store(cursor, [operation], now)
         except Exception as error:
-            if _is_damage(error):
+            if _is_damage(error) or _is_read_error(error):
                 # SQLite lets this transaction write nothing more.
-                self._warn_of_damage(operation, error)
+                self._warn_of_damage(operation, error, now)
                 raise _RowsDamaged(operation) from error
             if _is_outage(error):
                 raise StorageUnavailable(str(error)) from error
@@ -422,13 +438,27 @@ class SqliteStore:
         self._batches.committed(changes)
         return decided
 
-    def _warn_of_damage(self, operation: Operation, error: Exception) -> None:
-        """Log damage once for each chat. What is damaged stays so: the chat is refused until the next start."""
+    def _warn_of_damage(self, operation: Operation, error: Exception, now: float) -> None:
+        """Log damage once for each chat, and refuse the chat until the next start, or for a while if a read failed."""
         chat = getattr(operation, "chat", None)
-        if len(self._damaged) < _MOST_DAMAGED and chat not in self._damaged:
-            self._damaged.add(chat)
+        if chat in self._damaged:
+            self._damaged[chat] = max(self._damaged[chat], self._refused_until(error, now))
+        elif len(self._damaged) < _MOST_DAMAGED:
+            self._damaged[chat] = self._refused_until(error, now)
             what = "a person" if chat is None else f"chat {chat}"
-            _log.error("%s can't be stored: %s is damaged (%s). Restore a backup", what, self._path, error)
+            if _is_read_error(error):
+                _log.error(
+                    "%s can't be stored: the disk fails to read a part of %s (%s). Check the disk, and restore a backup"
+                    " if needed",
+                    what,
+                    self._path,
+                    error,
+                )
+            else:
+                _log.error("%s can't be stored: %s is damaged (%s). Restore a backup", what, self._path, error)
+
+    def _refused_until(self, error: Exception, now: float) -> float:
+        return now + _READ_RETRY if _is_read_error(error) else inf
 
     def _warn_of_row(self, chat: str, error: Exception) -> None:
         """Log once for each chat that lists leave it out."""
@@ -544,6 +574,11 @@ def _is_damage(error: Exception) -> bool:
         return True
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     return isinstance(error, sqlite3.DatabaseError) and code == sqlite3.SQLITE_CORRUPT
+
+
+def _is_read_error(error: Exception) -> bool:
+    """Whether the disk failed to read a page, as it does again and again for a bad sector."""
+    return isinstance(error, sqlite3.DatabaseError) and getattr(error, "sqlite_errorcode", 0) in _READ_ERRORS
 
 
 def _make_file(path: Path) -> None:

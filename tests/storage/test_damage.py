@@ -11,13 +11,14 @@ import pytest
 
 from actorchat.chat.model import Policy
 from actorchat.chat.operations import AcceptChat, AddMessage, Decision, Operation, Refused, ReserveChat, Undecided
-from actorchat.chat.ports import ChatFilter, StorageDamaged
+from actorchat.chat.ports import ChatFilter, StorageDamaged, StorageUnavailable
 from actorchat.protocol import User
 from actorchat.storage.journal import open_journal
 from actorchat.storage.sqlite import SqliteStore
 from actorchat.storage.store import Batch
 from actorchat.storage.worker_threads import InPlace
 from tests.chat.people import OLGA
+from tests.storage.failing_disk import Disk
 from tests.storage.sample_chat import ANN, CHAT, NOW, RESERVE, OutcomeRecorder
 
 BOB = User(2, ANN.role, firstname="Bob")
@@ -199,6 +200,53 @@ def test_a_list_over_a_damaged_page_says_what_is_damaged_and_what_to_do(tmp_path
         damage_chats(path)
         with pytest.raises(StorageDamaged, match=r"chat\.db is damaged \(.*malformed\): restore a backup"):
             store.chats(ChatFilter(limit=200))
+
+
+def read_error() -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_IOERR_READ, "SQLITE_IOERR_READ"
+    return error
+
+
+def test_a_page_that_the_disk_fails_to_read_stops_no_other_chat(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, disk = tmp_path / "chat.db", Disk()
+    fill(path)
+    attempts: list[str] = []
+
+    def reading(sql: str, parameters: object) -> None:
+        if CHAT.hex in str(parameters):
+            attempts.append(sql)
+            raise read_error()
+
+    with closing(SqliteStore(path, Policy(), disk.connect)) as store, caplog.at_level(logging.ERROR):
+        disk.reading = reading
+        sick, well = AddMessage(CHAT, ANN, "are you there?"), say(HEALTHY, BOB, "how are you?")
+        assert codes(store, 3, well, sick) == [None, "storage_unavailable"]
+        tried = len(attempts)
+        assert codes(store, 4, sick, say(HEALTHY, BOB, "fine")) == ["storage_unavailable", None]
+        assert len(attempts) == tried
+        disk.reading = lambda sql, parameters: None
+        [(decision, _)] = store.commit([sick], Batch("w", 5, NOW + 11))
+        assert code(decision) is None
+    [record] = [record for record in caplog.records if str(CHAT) in record.getMessage()]
+    assert f"the disk fails to read a part of {path} (disk I/O error). Check the disk" in record.getMessage()
+
+
+def test_a_disk_that_fails_to_read_many_chats_is_away(tmp_path: Path) -> None:
+    path, disk = tmp_path / "chat.db", Disk()
+    open_many(path)
+
+    def reading(sql: str, parameters: object) -> None:
+        if any(chat.hex in str(parameters) for chat in MANY):
+            raise read_error()
+
+    with closing(SqliteStore(path, TIMERS, disk.connect)) as store:
+        disk.reading = reading
+        batch = [AddMessage(chat, User(1_000 + number, ANN.role), "hi") for number, chat in enumerate(MANY)]
+        with pytest.raises(StorageUnavailable, match="disk I/O error"):
+            store.commit(batch, Batch("w", 2, NOW))
 
 
 async def test_the_journal_stays_with_everybody_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
