@@ -181,10 +181,10 @@ class ChatReader(Protocol):
         """Chats whose `due_at` has passed, the longest overdue first."""
 
     async def uploads(self, files: Collection[UUID]) -> tuple[Upload, ...]:
-        """Those of `files` that were uploaded and not forgotten, in any order."""
+        """The uploads with these ids that exist, in any order."""
 
     async def unbound_uploads(self, before: float, limit: int) -> tuple[UUID, ...]:
-        """Uploads that no message has taken, created at `before` (epoch seconds) or earlier, the oldest first."""
+        """Uploads without a message that were created at `before` (epoch seconds) or earlier, the oldest first."""
 
 
 class Session(Protocol):

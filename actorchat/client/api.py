@@ -25,7 +25,7 @@ ANSWER_SECONDS: Final = 15.0
 """The timeout of httpx for connecting, writing, and each wait for data."""
 
 UPLOAD_ANSWER_SECONDS: Final = 300.0
-"""The same for an upload, once all of it is sent."""
+"""How long to wait for the response to an upload: the server may scan the file first."""
 
 
 @attrs.frozen
@@ -167,14 +167,14 @@ class Api:
         return await self._call(Message, "POST", f"/api/chats/{chat}/messages", body=body)
 
     async def upload(self, content: bytes | AsyncIterable[bytes], filename: str) -> Attachment:
-        """Upload a file, whole or in pieces, that one message of this identity may name within a day.
+        """Upload a file, as bytes or in chunks; one message of this user may have it as an attachment within a day.
 
-        The server judges its type by the bytes, and cleans its name.
+        The server detects the type from the content and removes unsafe characters from the name.
         """
         import httpx
 
         boundary = uuid4().hex
-        # The answer comes when the file is checked, which takes as long as the server's scanner.
+        # The server responds after it has scanned the file.
         timeout = httpx.Timeout(ANSWER_SECONDS, read=UPLOAD_ANSWER_SECONDS)
         headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
         async with aclosing(_multipart(boundary, content, filename)) as body:
@@ -184,15 +184,15 @@ class Api:
             return _decode(Attachment, await self._send(request))
 
     async def download(self, attachment: Attachment, *, preview: bool = False) -> bytes:
-        """The bytes of a file of a message, or of its preview, by the link that the message came with.
+        """Download an attachment, or its preview, from the link in the message.
 
-        Links end after some minutes: `history` has new ones. ValueError if there is no preview.
+        Links expire after some minutes; `history` returns new ones. Raises ValueError if there is no preview.
         """
         url = attachment.url_preview if preview else attachment.url
         if not url:
             raise ValueError(f"{attachment.filename} has no preview")
         request = self._http.build_request("GET", url)
-        # The link says for whom it is, and may lead to another server.
+        # The link itself is signed for this user, and may lead to another server, which must not see the token.
         request.headers.pop("Authorization", None)
         return (await self._send(request)).content
 
@@ -273,8 +273,8 @@ async def _multipart(
     if isinstance(content, bytes):
         yield content
     else:
-        async for piece in content:
-            yield piece
+        async for chunk in content:
+            yield chunk
     yield f"\r\n--{boundary}--\r\n".encode()
 
 

@@ -181,7 +181,7 @@ def _files(attachments: str) -> tuple[StoredAttachment, ...]:
 
 
 def upload_row(upload: Upload) -> Row:
-    """A row of `uploads` that no message has taken."""
+    """The row of an upload in `uploads`, without a message."""
     file = upload.file
     return (
         file.uuid.hex,
@@ -201,7 +201,7 @@ def upload_row(upload: Upload) -> Row:
 
 
 def upload_of(row: Row) -> Upload:
-    """From `uploads`."""
+    """Convert a row of `uploads`."""
     uuid, role, id_, source, type_, media_type, filename, extension, size, preview_size, created, chat, _ = row
     file = StoredAttachment(UUID(hex=uuid), _FILE_TYPES[type_], filename, extension, size, preview_size)
     return Upload(file, Identity(ROLES[role], id_), source, media_type, created, chat is not None)

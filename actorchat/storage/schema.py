@@ -108,7 +108,7 @@ moves: Table = Table(
 )
 Index("moves_chat", moves.c.chat, moves.c.place)
 
-# The files that were uploaded. Chat and index are those of the message that has taken one, null before that.
+# Uploaded files. Chat and index are those of the message that has the file as an attachment, null without one.
 uploads: Table = Table(
     "uploads",
     metadata,

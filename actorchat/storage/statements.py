@@ -126,7 +126,7 @@ class Statements:
         )
         self.delete_upload: str = text_(uploads.delete().where(uploads.c.uuid == bindparam("of")), "of")
         self.uploads: str = text_(select(*uploads.c).where(_among(uploads.c.uuid)), "keys")
-        # Spelt as in the index of the unbound uploads.
+        # The condition has to be spelled as in the index of unbound uploads.
         self.unbound_uploads: str = text_(
             select(uploads.c.uuid)
             .where(literal_column("chat IS NULL"), uploads.c.created <= bindparam("before"))

@@ -1,4 +1,4 @@
-"""Adds uploads, and the files of messages."""
+"""Adds uploads and the attachments of messages."""
 
 import sqlalchemy as sa
 from alembic import op
