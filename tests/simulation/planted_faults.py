@@ -216,12 +216,12 @@ def _counters_first(whole: Function) -> Function:
     """Counters are sent before the events of their chat."""
 
     def flush(self: Any) -> None:
-        room_state = self._room_state
-        early = tuple(counter for item in room_state.items for counter in item.counters)
+        feed_state = self._feed_state
+        early = tuple(counter for item in feed_state.items for counter in item.counters)
         if not early:
             whole(self)
             return
-        room_state.items = deque(attrs.evolve(item, counters=()) for item in room_state.items)
+        feed_state.items = deque(attrs.evolve(item, counters=()) for item in feed_state.items)
         self._count(early)
         self.after(0.2, Flush(), key="late")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from itertools import islice
 from typing import Final
 
 import pytest
@@ -19,5 +19,7 @@ FIRST: Final[Mapping[str, int]] = {"silent-peers-kept": 15, "snapshot-and-live-o
 def test_a_planted_fault_is_found(name: str) -> None:
     first = FIRST.get(name, 0)
     results = (run_planted(seed, name=name) for seed in range(first, first + MOST_SEEDS))
-    found = (result for result in results if result.kind is not None)
-    assert list(islice(found, 1)), f"not found in {MOST_SEEDS} seeds"
+    found = next((result for result in results if result.kind is not None), None)
+    assert found is not None, f"not found in {MOST_SEEDS} seeds"
+    # A plant that fails by itself, because what it patches has changed, would always be found.
+    assert not re.search("(Attribute|Name|Type)Error", found.detail), found.detail
