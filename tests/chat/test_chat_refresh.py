@@ -1,4 +1,4 @@
-"""A new profile is shown where its user is present, and in every chat of theirs that is not closed."""
+"""A new profile is broadcast in the user's rooms, and for every chat of the user that is not closed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def test_a_room_shows_the_new_name_of_a_present_user(profile: Profile, aut
         await trio.sleep(1)
         assert connected(olga) == [ANNA, OLGA, ANN]
         assert connected(anna) == [ANNA, OLGA, ANN]
-        # Whoever comes later is told of people as they are now, also by a socket that still has the old name.
+        # A socket that joins later gets the new name, also for a user whose socket has the old one.
         await harness.join(chat, ANNA)
         petr = await harness.join(chat, PETR)
         assert connected(petr) == [ANN, OLGA, PETR]
@@ -53,7 +53,7 @@ async def test_a_room_shows_the_new_name_of_a_present_user(profile: Profile, aut
 async def test_a_name_that_is_already_shown_is_not_sent_again(autojump_clock: MockClock) -> None:
     async with open_chat() as harness:
         chat = await harness.reserve()
-        # A commit in doubt can be read before it is told, so somebody may come with the new name before that.
+        # An uncertain commit can be read before its outcome is sent, so a socket may join with the new name first.
         anna = await harness.join(chat, ANN)
         await harness.person(ANN, frozenset())
         await trio.sleep(1)
@@ -85,7 +85,7 @@ async def test_consoles_get_the_chats_of_a_renamed_user_again(autojump_clock: Mo
         for socket in (console, olga):
             [shown] = socket.recorder.got(ChatUpdated)
             assert shown.chat.owner_user == ANN
-        # Nothing else has happened: lists keep their order, and the next message follows the change.
+        # Lists keep their order, and the next message follows the change.
         state = await harness.state(chat)
         assert (state.last_activity, state.rev) == (before.last_activity, before.rev + 1)
         anna.say("me again")
@@ -147,7 +147,7 @@ async def test_a_refresh_that_storage_refuses_is_tried_again(autojump_clock: Moc
         renames = system.spawn(lambda: ChatRefresher(show))
         renames.signal(Renamed(ANN))
         await trio.sleep(0.5)
-        # A later name takes the place of one that waits.
+        # A later name replaces one that waits.
         renames.signal(Renamed(ANNA))
         await trio.sleep(10)
     assert shown == ["Ann", "Anna", "Anna"]

@@ -1,4 +1,4 @@
-"""A room that crashes anywhere between taking a command and announcing it: nobody notices."""
+"""A crash of a room between accepting and broadcasting an operation loses nothing for its sessions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.chat.people import ANNA, BORIS, OLGA, PETR
 
 
 class PlantedError(Exception):
-    """A crash that the test asked for."""
+    """A crash that a test has planted."""
 
 
 def plant(
@@ -46,7 +46,7 @@ def plant(
     times: int = 1,
     error: type[Exception] = PlantedError,
 ) -> list[int]:
-    """Let `owner.name` raise at its nth call and the `times - 1` after it; the list counts the calls."""
+    """Make the nth call of `owner.name`, and the `times - 1` calls after it, raise. Returns a list of calls."""
     whole: Callable[..., Any] = getattr(owner, name)
     calls: list[int] = []
 
@@ -76,7 +76,7 @@ PLACES = [
 async def test_every_session_gets_everything_once_in_order_despite_a_crash(
     owner: type, name: str, nth: int, times: int, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    # The first crash is that of the announcer in the journal's step, the next ones those of the room that goes on.
+    # The first crash hits the publisher in the journal's step, the next ones the room that recovers.
     async with open_chat() as harness:
         chat = await harness.reserve()
         anna, olga = await harness.join(chat, ANNA), await harness.join(chat, OLGA)
@@ -305,7 +305,7 @@ async def test_a_room_that_was_given_up_reads_storage_before_anyone_joins(
 ) -> None:
     async with open_chat() as harness:
         chat = await harness.reserve()
-        # Somebody stays in the roster, so the address outlives the room.
+        # A session stays in the room state, so the address outlives the room's actor.
         anna = await harness.join(chat, ANNA)
         for owner in (Publisher, Room):
             plant(monkeypatch, owner, "_announce", 1, times=50)

@@ -1,4 +1,4 @@
-"""What the directory tells consoles of counters, whatever order they arrive in."""
+"""The directory sends counters and presence to consoles, in whatever order they arrive."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ async def test_the_grace_period_counts_from_the_last_socket_even_if_heard_late(a
         second = Console(RecordingSession(OLGA), SOURCES, LINKS)
         chat_driver.consoles.join(second, ())
         assert chat_driver.consoles.leave(second)
-        # The messages about that socket are late: the timer of the first one ends before they come.
+        # The messages about the second socket come after the first one's timer has ended.
         await trio.sleep(1)
         assert chat_driver.calls == [("online", 0)]
         await trio.sleep(60)
@@ -185,7 +185,7 @@ async def test_counters_of_sources_without_a_console_are_forgotten_when_there_ar
             directory.signal(Counted(counters))
             await wait_all_tasks_blocked()
             assert len(consoles.sources) <= 10
-        # What a console is shown is remembered: an older value does not come back.
+        # A value that a console has seen is kept, so an older value is not sent again.
         directory.signal(Counted((SourceCounters("lk", 7, 0),)))
         await trio.sleep(1)
         assert "lk" in consoles.sources

@@ -1,4 +1,4 @@
-"""Reserved chats that never get a message are deleted, a few at a time, and never while somebody needs them."""
+"""Reserved chats without a message are deleted after their timeout, unless they are in use."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def test_an_unused_chat_expires_with_its_anonymous_owner(
             await harness.chats.join_room(RecordingSession(GUEST), unused, None)
         with pytest.raises(ChatRefused, match="not_found"):
             await harness.chats.perform(AddMessage(unused, GUEST, "hi"))
-        # A token of the guest is still good: it gets another chat.
+        # The guest's token is still valid, and gets another chat.
         assert await harness.reserve(GUEST) != unused
 
 
@@ -63,7 +63,7 @@ async def test_an_unused_chat_is_kept_while_somebody_is_in_its_room(autojump_clo
         operator = await harness.join(chat, OLGA)
         await trio.sleep(500)
         await harness.leave(operator)
-        # Whoever has a receiver holds the room's address.
+        # A receiver holds the room's address.
         del operator
         await trio.sleep(ROOM_IDLE)
         assert await is_there(harness, chat)
@@ -99,17 +99,17 @@ async def test_many_chats_expire_a_few_at_a_time_in_one_transaction_each(autojum
         assert await chat_driver.chats.chat_reader.unused(trio.current_time(), 1) == ()
         assert after.operations - before.operations == 2 * AT_ONCE + 10
         assert after.batches - before.batches == 3
-        # No room was opened for it.
+        # No room was activated for the deletions.
         assert not [ref for ref in chat_driver.system.live() if ref.name.startswith("room/")]
 
 
 FATES = [(None, False), (CommitFault.STORED, False), (CommitFault.FORGOTTEN, True), (CommitFault.AWAY, True)]
-"""How the commit of a deletion fails, and whether the chat is there afterwards."""
+"""The faults of a deletion's commit, and whether the chat exists afterwards."""
 
 
 @asynccontextmanager
 async def expiring(clock: MockClock, fault: CommitFault | None) -> AsyncIterator[tuple[VirtualTimeChat, UUID]]:
-    """A chat of the guest whose deletion was just submitted. It takes a second, and more with a fault."""
+    """A guest's chat whose deletion was just submitted. The commit takes a second, and longer with a fault."""
     faults: list[CommitFault | None] = []
     slow = [0.0]
     async with open_virtual_time_chat(
@@ -189,7 +189,7 @@ async def test_a_room_read_before_its_chat_was_deleted_does_not_open(autojump_cl
     ) as chat_driver:
         chat, _ = await chat_driver.chats.reserve_chat("lk", GUEST)
         async with trio.open_nursery() as nursery:
-            # The room reads its chat after 2 seconds and hears of it after 4, the deletion is between the two.
+            # The room's read happens after 2 s and returns after 4 s; the deletion is in between.
             delays += [4.0, 2.0]
             nursery.start_soon(tried, chat_driver.chats.perform(CloseChat(chat.uuid, GUEST)))
             await trio.sleep(1.5)
@@ -218,7 +218,7 @@ async def test_what_storage_could_not_delete_is_deleted_later(autojump_clock: Mo
 
 
 async def test_visitors_without_messages_leave_nothing_behind(autojump_clock: MockClock) -> None:
-    """A thousand of them with made-up sources: only those of the last minutes are in storage, and none in the end."""
+    """A thousand visitors: only the chats of the last minutes are in storage, and none in the end."""
     async with open_virtual_time_chat(autojump_clock, None, policy=POLICY) as chat_driver:
         chat_reader = chat_driver.chats.chat_reader
         most = 0
@@ -231,7 +231,7 @@ async def test_visitors_without_messages_leave_nothing_behind(autojump_clock: Mo
             if number % 100 == 0:
                 most = max(most, len(await chat_reader.unused(trio.current_time() + 1, 10_000)))
         assert most < 3 * POLICY.reserved_timeout
-        # What is left of a tab holds its room's address until it is collected, and an open room keeps its chat.
+        # A closed session holds its room's address until it is collected, and an open room keeps its chat.
         gc.collect()
         await trio.sleep(5 * POLICY.reserved_timeout)
         assert await chat_reader.unused(trio.current_time(), 1) == ()

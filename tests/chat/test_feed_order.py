@@ -1,4 +1,4 @@
-"""What consoles see comes in the order of the commits: a chat's events, then the counters that count them."""
+"""Consoles get events in the order of the commits: first a chat's events, then its counters."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.chat.test_crashes import plant
 
 
 def short(events: list[Event]) -> list[Any]:
-    """The events of one chat and one operator, as little as tells them apart."""
+    """The events in a short form that distinguishes them."""
     told: list[Any] = []
     for event in events:
         match event:
@@ -98,7 +98,7 @@ async def test_a_directory_that_crashes_during_an_uncertain_commit_waits_for_it(
         assert set(short(petr.recorder.take())) <= {(0, 0)}
         await trio.sleep(20)
         told = short(petr.recorder.take())
-        # Once more when she is stored as online.
+        # The counter is sent once more when the operator is stored as online.
         assert list(dict.fromkeys(each for each in told if each != (0, 0))) == ["open", "in doubt", (0, 1)]
 
 
@@ -115,7 +115,7 @@ async def test_after_a_crash_every_event_is_sent_once_in_order(
         petr.recorder.take()
         anna.recorder.take()
         plant(monkeypatch, owner, name, nth, times=2)
-        # All of it is one batch of the journal.
+        # All of these are one batch of the journal.
         anna.say("one")
         olga.say("two")
         async with trio.open_nursery() as nursery:
@@ -136,7 +136,7 @@ async def test_a_console_gets_only_the_revisions_that_its_snapshot_lacks() -> No
     def frames(*texts: str) -> Frames:
         return Frames.of([text.encode() for text in texts])
 
-    # Revisions 4 to 7 of one chat; 5 shows nothing to consoles.
+    # Revisions 4 to 7 of one chat; consoles get nothing for revision 5.
     item = FeedItem(CHAT, 7, frames("a", "b", "c", "d"), (), ((4, 2), (5, 2), (6, 3), (7, 4)))
     for shown, seen in ((3, "abcd"), (4, "cd"), (5, "cd"), (6, "d"), (7, "")):
         recorder = RecordingSession(PETR)
@@ -156,7 +156,7 @@ async def test_a_broadcast_of_several_revisions_assigns_frames_to_each(autojump_
         anna, olga = await harness.join(chat, ANNA), await harness.join(chat, OLGA)
         feed_state = harness.chats._feeds.anchor("lk")
         items: list[FeedItem] = []
-        feed_state.put = items.append  # type: ignore[method-assign, assignment] # what would be shown
+        feed_state.put = items.append  # type: ignore[method-assign, assignment] # records the feed items
         anna.say("one")
         olga.say("two")
         anna.say("three")

@@ -1,4 +1,4 @@
-"""What consoles see: the snapshot, chats and their messages in order, counters, who is online."""
+"""The feed: its snapshot, chats and their messages in order, counters and presence."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ async def test_idle_chats_are_closed_and_unanswered_ones_returned_by_themselves(
         await harness.chats.perform(AddMessage(chat, ANNA, "hi"))
         await trio.sleep(40)
         assert (await harness.state(chat)).stage.value == "new"
-        # The customer waits for an answer: the idle timer runs once it has one.
+        # While the customer waits for an answer, the idle timer does not run.
         await trio.sleep(700)
         assert (await harness.state(chat)).stage.value == "new"
         await harness.chats.perform(AddMessage(chat, OLGA, "hello"))

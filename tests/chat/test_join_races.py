@@ -1,6 +1,7 @@
-"""Joining, resuming, falling behind and sleeping while the chat goes on: no gap, no duplicate, whatever the moment.
+"""Joining, resuming, catching up and sleeping in an active chat never lead to a gap or a duplicate.
 
-Something happens at the nth reading of storage, and the reading then takes k more turns of the scheduler.
+Each test runs for many moments: an action happens at the nth read of storage, which then takes k more turns of the
+scheduler.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ READS = range(1, 5)
 
 @contextmanager
 def interference(nth: int, after: bool, turns: int, act: Callable[[], object]) -> Iterator[list[int]]:
-    """At the nth reading, before or after it, `act`; then the reading takes `turns` more turns. Gives the readings."""
+    """Call `act` before or after the nth read, which then takes `turns` more turns. Yields the list of reads."""
     whole: Callable[..., Awaitable[object]] = AsyncReader._run
     readings: list[int] = []
 
@@ -66,7 +67,7 @@ def interference(nth: int, after: bool, turns: int, act: Callable[[], object]) -
         if mine:
             act()
             if turns == SLOW:
-                # As a reading in a thread: nothing cuts it short, and a room that crashed is back before it ends.
+                # A read in a thread can't be cancelled, and a crashed room is restarted before it ends.
                 with trio.CancelScope(shield=True):
                     await trio.sleep(0.5)
             for _ in range(turns):
@@ -96,7 +97,7 @@ def suppress_refusals(*codes: str) -> Iterator[None]:
 
 @attrs.define(eq=False)
 class Scene:
-    """One chat of Anna with Olga in it, and what may happen there. `patch` is undone with the scene."""
+    """Anna's chat with Olga in the room, and the actions that may happen. `patch` is undone with the scene."""
 
     harness: ChatHarness
     chat: UUID
@@ -151,7 +152,7 @@ class Scene:
         self.harness.nursery.start_soon(self._perform, operation)
 
     async def _perform(self, operation: ChatOperation) -> None:
-        # The room may be killed with the request, and a chat reopened before it is closed.
+        # The room may be killed with the request, and the chat may be reopened before it is closed.
         with suppress_refusals("overloaded", "conflict"):
             await self.harness.chats.perform(operation)
 
@@ -165,12 +166,12 @@ ACTS = [
 async def in_every_race(
     act: Callable[[Scene], None], count: int, play: Callable[[Scene], Awaitable[list[Socket]]]
 ) -> None:
-    """`play` a fresh chat with `count` messages for every moment at which `act` may come; then everybody is right."""
+    """Call `play` on a new chat with `count` messages, for every moment of `act`, and check all of its sockets."""
     happened = 0
     for nth in READS:
         for after in (False, True):
             for turns in TURNS:
-                # Trio runs tasks in random order: let it be the same one each time.
+                # Make Trio's random order of tasks repeatable.
                 trio._core._run._r.seed(f"{nth} {after} {turns}")
                 async with open_chat() as harness:
                     with pytest.MonkeyPatch.context() as patch:
@@ -202,7 +203,7 @@ async def whole_history(harness: ChatHarness, chat: UUID, role: Role) -> Page:
 
 
 async def right(harness: ChatHarness, chat: UUID, socket: Socket) -> None:
-    """It got every message that it may see once, in order, and knows how each stands now."""
+    """Check that the socket got every visible message once, in order, and has its current status."""
     recorder = socket.recorder
     page = await whole_history(harness, chat, recorder.user.role)
     seen: dict[int, str] = {}
@@ -258,9 +259,9 @@ async def test_a_socket_that_falls_behind_on_many_receipts_catches_up(
         scene.read_by_olga()
         await trio.sleep(5)
         if scene.olga.recorder.got(ErrorEvent):
-            # The room was killed with the mark.
+            # The mark was lost with the killed room.
             scene.read_by_olga()
-        # A killed room comes back with the next thing that happens there.
+        # A killed room is activated by the next operation.
         scene.message()
         await trio.sleep(5)
         updated = [index for index, _ in strict.recorder.statuses() if index < count and index % 2 == 0]
@@ -307,7 +308,7 @@ async def test_a_room_that_is_about_to_sleep_loses_nothing(entrance: str, turns:
         mock_clock.jump(6)
         await harness.settle()
         for _ in range(3):
-            # Twice the time to be idle is the most it takes; each moment of going to sleep is met by some `turns`.
+            # A room sleeps after twice the idle time at the latest; `turns` covers each moment of that.
             mock_clock.jump(ROOM_IDLE)
             for _ in range(turns):
                 await trio.lowlevel.checkpoint()
@@ -328,7 +329,7 @@ async def test_a_room_that_is_about_to_sleep_loses_nothing(entrance: str, turns:
 
 @attrs.define
 class Picture:
-    """What a console shows."""
+    """The state that a console shows."""
 
     operators: dict[int, OperatorUpdated] = attrs.Factory(dict)
     chats: dict[UUID, ChatUpdated] = attrs.Factory(dict)
@@ -379,7 +380,7 @@ async def test_a_console_that_joins_in_a_race_shows_the_same_as_a_later_one(
                         meanwhile = await harness.console(PETR)
                         await trio.sleep(5)
                     if act is Scene.kill:
-                        # A killed room comes back with the next thing that happens there.
+                        # A killed room is activated by the next operation.
                         scene.message()
                         await trio.sleep(5)
                     afterwards = await harness.console(PETR)
@@ -405,7 +406,7 @@ async def test_counters_of_a_source_without_consoles_reach_those_of_others(autoj
 
 
 def take_time(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Let every commit and reading take that long."""
+    """Make every commit and read take that many seconds."""
     whole = InPlace.run
 
     async def slowly(
@@ -458,14 +459,14 @@ async def test_a_room_that_recovers_page_by_page_sends_every_event(
     trio._core._run._r.seed("an order in which most transfers change something")
     async with open_chat() as harness:
         scene = await fill(harness, 2, monkeypatch)
-        # One commit takes them all.
+        # All of these are in one commit.
         take_time(monkeypatch, 0.1)
         calls = plant(monkeypatch, Publisher, "publish", 1, times=2)
-        # As after a room was given up: only storage knows what is to be announced.
+        # As if the room had been given up: what to broadcast is in storage only.
         monkeypatch.setattr(Publisher, "lacks", True)
         for number in range(16):
             scene.perform(TransferChat(scene.chat, OLGA, (PETR if number % 2 else OLGA).id))
         await trio.sleep(5)
-        assert len(calls) > 3, "one for each page"
+        assert len(calls) > 3, "there is a read for each page"
         page = await whole_history(harness, scene.chat, Role.OPERATOR)
         assert scene.olga.recorder.indexes() == [message.index for message in page.messages]

@@ -1,4 +1,4 @@
-"""What a user may ask, and how much."""
+"""Rate limits and size limits of messages."""
 
 from uuid import uuid4
 

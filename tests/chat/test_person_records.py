@@ -1,4 +1,4 @@
-"""What the use of a token changes in what is stored of a person."""
+"""How the use of a token changes the stored record of a person."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def test_a_token_that_names_no_sources_leaves_the_stored_ones() -> None:
 def token(
     name: str, token: str = "", issued: float | None = None, sources: Collection[str] = (), until: int = NOW + 1000
 ) -> RecordPerson:
-    """The use of Olga's token with that name."""
+    """The operation for the use of a token of Olga with that name."""
     user = attrs.evolve(OLGA, firstname=name)
     return RecordPerson(user, frozenset({"firstname"}), frozenset(sources), until, token, issued)
 
 
 def used(*operations: RecordPerson, stored: PersonRecord | None = None) -> PersonRecord:
-    """Olga after the use of these tokens, a second between two."""
+    """Olga's record after the use of these tokens, one a second."""
     for now, operation in enumerate(operations, NOW):
         stored = record_person(stored, operation, now)
     assert stored is not None
@@ -83,7 +83,7 @@ def test_among_undated_tokens_the_one_first_used_last_wins() -> None:
     for each in tokens[1:]:
         assert record_person(person, each, NOW + 100) == person
     assert len(person.superseded) == SUPERSEDED_KEPT
-    # What is remembered is bounded, and tokens that have ended need no place.
+    # The number of remembered tokens is bounded, and expired ones are dropped.
     later = record_person(person, token("last", "last"), NOW + 1000)
     assert later.superseded == {tokens[-1].token: NOW + 1000}
 

@@ -1,4 +1,4 @@
-"""What was decided is announced in the journal's own step; what can't be, the room is called for."""
+"""The publisher broadcasts decisions in the journal's step, and wakes the room if it can't."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RESERVED = ChatState(CHAT, "lk", ANNA)
 
 
 class ReplyTo:
-    """Keeps its answers, or fails over them."""
+    """Records its replies, or raises."""
 
     def __init__(self, *, fails: bool = False) -> None:
         self.answers: list[Decision] = []
@@ -38,7 +38,7 @@ class ReplyTo:
 
 @attrs.define
 class Scene:
-    """An announcer whose room has read the chat, with Olga live in it; `called`: how often the room was."""
+    """A publisher whose room has read the chat, with Olga as a live session. `called` counts its wake-ups."""
 
     publisher: Publisher
     olga: RecordingSession
@@ -67,7 +67,7 @@ class Scene:
 
 
 def said(rev: int) -> Changed:
-    """The commit that makes revision `rev`: a message with the revision as its text."""
+    """The commit of revision `rev`: a message with the revision as its text."""
     chat = replace(RESERVED, stage=Stage.NEW, rev=rev, next_index=rev)
     return Changed(chat, (StoredMessage(rev, rev - 1, rev, MessageType.STANDARD, Role.USER, str(rev), ANNA, 0),))
 

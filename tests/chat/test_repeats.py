@@ -1,4 +1,4 @@
-"""A `client_id` that is sent again: nobody is told that its message is not stored while it is, or may be."""
+"""Messages with a repeated `client_id` are never refused while the message is, or may be, stored."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ ONE_A_WHILE = Limits(messages_per_second=0.1, burst=1)
 
 
 def outcomes(socket: Socket) -> list[tuple[str | None, str]]:
-    """What its messages came to, in order: the key, and the refusal or the index."""
+    """The outcomes of the socket's messages in order: the key, and the refusal or the index."""
     found: list[tuple[str | None, str]] = []
     for event in socket.recorder.events:
         if isinstance(event, MessageAdded) and event.client_id is not None:
@@ -33,7 +33,7 @@ def outcomes(socket: Socket) -> list[tuple[str | None, str]]:
 
 
 async def perform(harness: ChatHarness, chat: UUID, text: str, key: str) -> int | str:
-    """As a request does: the index of the stored message, or the refusal."""
+    """Send a message as an HTTP request does. Returns the index of the stored message, or the refusal."""
     try:
         decision = await harness.chats.perform(AddMessage(chat, ANNA, text, client_id=key))
     except ChatRefused as refused:
@@ -50,7 +50,7 @@ async def test_over_the_rate_a_repeated_message_is_the_stored_one() -> None:
         anna.say("one", "k")
         await harness.settle()
         for _ in range(2):
-            # The room refuses the first, the socket's own memory of that the second.
+            # The room refuses the first message, the receiver itself the second.
             anna.say("two", "new")
             anna.say("one", "k")
             await harness.settle()
@@ -112,7 +112,7 @@ async def test_full_queues_refuse_only_after_waiting_messages_are_answered(
         anna.say("two", "two")
         anna.say("three", "three")
         await harness.settle()
-        # A refusal may overtake the echo of what was sent before.
+        # A refusal may come before the echo of an earlier message.
         assert outcomes(anna)[2:] == [("three", "overloaded"), ("two", "1")]
 
 
@@ -134,7 +134,7 @@ async def test_a_room_whose_inbox_is_full_closes_instead_of_refusing(monkeypatch
     async with open_chat() as harness:
         chat = await harness.reserve()
         olga, anna = await harness.join(chat, OLGA), await harness.join(chat, ANNA)
-        # Until the room has seen to this, messages wait.
+        # Messages wait until the room has handled this.
         harness.chats._rooms[chat].signal(room_module.Announce())
         anna.say("in the inbox", "k")
         anna.say("in the inbox", "k")
@@ -218,7 +218,7 @@ async def test_an_unreadable_message_closes_its_socket_without_an_answer() -> No
             keys = [getattr(operation, "client_id", None) for operation in operations]
             return [(Undecided("damaged"), ()) if key else each for key, each in zip(keys, decided, strict=True)]
 
-        store.commit = undecided  # type: ignore[method-assign] # a store of its own
+        store.commit = undecided  # type: ignore[method-assign] # the store of this test only
         return store
 
     async with open_chat(faults=damaged) as harness:

@@ -1,4 +1,4 @@
-"""Members catch up from storage at their own pace, within bounds, and only as long as somebody is there to read."""
+"""Sessions replay from storage at their own pace, within bounds, and only while they are open."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COUNT = 150
 
 
 class Stalled(RecordingSession):
-    """Reads nothing until it is told to; `buffered_bytes` is what it has been sent."""
+    """A session that reads nothing until the test lets it; `buffered_bytes` counts what was pushed."""
 
     def __init__(self, user: User, profile: Profile = Profile.EXTENDED) -> None:
         super().__init__(user, profile)
@@ -48,7 +48,7 @@ class Stalled(RecordingSession):
 
 
 class Pieces(RecordingSession):
-    """Counts how often it was sent messages."""
+    """A session that counts the pushes with messages."""
 
     count = 0
 
@@ -68,7 +68,7 @@ async def long_chat(harness: ChatHarness, count: int = COUNT) -> UUID:
 
 
 def count_encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A list that grows with every message that is encoded."""
+    """A list that grows by one with every encoded message."""
     whole: Callable[..., bytes] = Encoder.added
     calls: list[int] = []
 
@@ -81,7 +81,7 @@ def count_encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 async def resume(harness: ChatHarness, chat: UUID, recorder: RecordingSession) -> None:
-    """Enter with everything to be replayed, in a task of its own."""
+    """Join with a full replay, in a task of its own."""
     harness.nursery.start_soon(partial(harness.chats.join_room, recorder, chat, -1))
     await harness.settle()
 
@@ -143,7 +143,7 @@ async def test_only_a_few_replays_are_encoded_at_a_time(autojump_clock: MockCloc
             before = sum(pieces.count for pieces in crowd)
             await trio.lowlevel.checkpoint()
             at_once.append(sum(pieces.count for pieces in crowd) - before)
-        # Between two turns of this task lie parts of two passes of the scheduler.
+        # Between two turns of this task there are parts of two scheduler passes.
         assert max(at_once) <= 2 * CONCURRENT_REPLAYS
 
 
@@ -157,7 +157,7 @@ async def test_a_stalled_strict_session_is_sent_a_bounded_amount(
         receiver = await harness.chats.join_room(stalled, chat, None)
         await read_all(olga)
         await harness.settle()
-        # 150 messages have another status: more than the room remembers, so they are read from storage.
+        # 150 messages have a new status: more than the room's tail, so they are read from storage.
         assert 65_536 < stalled.buffered_bytes < 2 * PIECE_BYTES + 4 * len(LONG)
         encoded = count_encoded(monkeypatch)
         stalled.close(1013)

@@ -1,4 +1,4 @@
-"""A position that is none of the chat's history: the client is told, and gets everything."""
+"""Resuming at a position that the history does not have: the client gets resync_required and a full replay."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def test_resuming_at_a_message_not_yet_broadcast_waits_for_it(
         faults.append(fault)
         anna.say("in doubt")
         await wait_all_tasks_blocked()
-        # As somebody who has read the history over HTTP meanwhile.
+        # As a client that has read the history over HTTP meanwhile.
         back = await harness.join(chat, ANNA, after=1)
         await trio.sleep(10)
         if fault is CommitFault.STORED:

@@ -1,4 +1,4 @@
-"""What belongs to a room's address."""
+"""The state that a room keeps beside its actor."""
 
 import attrs
 import pytest

@@ -1,4 +1,4 @@
-"""What sockets in a room see: order, receipts, presence, typing, resume, refusals."""
+"""Room sockets: order, receipts, presence, typing, resume and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What operations do to chats: the transition table of the contract's semantics, line by line."""
+"""The transition table of the contract's semantics, line by line."""
 
 from __future__ import annotations
 
@@ -278,7 +278,7 @@ def test_an_unanswered_chat_goes_back_to_the_queue() -> None:
     assert asked.due_at(policy) == NOW + 30
     swept = put(asked, SweepChat(CHAT), policy=policy, now=NOW + 30)
     assert (swept.chat.stage, swept.chat.operator) == (Stage.NEW, None)
-    # The customer has waited since the question, whoever had the chat meanwhile.
+    # The customer has waited since the question, whichever operator had the chat.
     assert swept.chat.awaiting_since == NOW
 
 
@@ -518,7 +518,7 @@ def test_which_operators_load_a_decision_depends_on(operation: ChatOperation, ex
 
 
 class _Clocked:
-    """A chat under random operations, and since when the present holder has it and the customer waits."""
+    """A chat under random operations, with the times since its operator has it and the customer waits."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy, self.now = policy, NOW
@@ -537,7 +537,7 @@ class _Clocked:
         after = self.chat = decision.chat
         if isinstance(operation, SweepChat):
             if after.stage is Stage.CLOSED:
-                assert before.awaiting_since is None, "somebody who waits for an answer was closed"
+                assert before.awaiting_since is None, "a chat was closed while the customer waits for an answer"
                 assert self.now - before.last_activity >= self.policy.idle_timeout
             else:
                 assert self.now - self.held_since >= self.policy.answer_timeout, "the operator had less than its time"

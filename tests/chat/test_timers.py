@@ -1,4 +1,4 @@
-"""When chats are returned or closed by themselves, and where a closed chat reopens: over virtual time."""
+"""Timers that return or close chats, and the reopening of closed chats, in virtual time."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ async def test_an_operator_is_offline_before_its_chats_are_returned(
 
     def recording(self: Journal, operation: Operation, *rest: object) -> bool:
         submitted.append(operation)
-        return submit(self, operation, *rest)  # type: ignore[arg-type]  # handed on as they came
+        return submit(self, operation, *rest)  # type: ignore[arg-type]  # passed on unchanged
 
     monkeypatch.setattr(Journal, "submit", recording)
     async with open_chat() as harness:
@@ -167,7 +167,7 @@ async def test_a_chat_given_to_an_operator_that_is_leaving_is_returned_too(autoj
         await harness.chats.perform(AcceptChat(mine, OLGA))
         await harness.leave(olga)
         await trio.sleep(1)
-        # As if the server was killed right after the operator was stored as offline.
+        # As if the server were killed right after the operator was stored as offline.
         await harness.chats.store_presence(OLGA.id, True)
         record = await harness.chats.store_presence(OLGA.id, False)
         assert record.leaving
@@ -175,7 +175,7 @@ async def test_a_chat_given_to_an_operator_that_is_leaving_is_returned_too(autoj
         record = await harness.chats.return_chats(OLGA.id)
         assert not record.leaving
         assert await stands(harness, mine) == await stands(harness, given) == ("new", None)
-        # From now on a chat is given to an operator that everybody sees as offline, and stays with it.
+        # From now on an operator who is shown as offline can be given a chat and keeps it.
         await harness.chats.perform(TransferChat(given, PETR, OLGA.id))
         assert await stands(harness, given) == ("new", OLGA.id)
 
@@ -187,7 +187,7 @@ async def test_a_return_that_a_kill_interrupted_is_completed_at_the_next_start(t
             chat = await asked(harness)
             await harness.chats.perform(AcceptChat(chat, OLGA))
             await harness.chats.store_presence(OLGA.id, True)
-            # Nothing comes after this commit: the directory knows nothing of it.
+            # The server ends after this commit, of which the directory is not notified.
             assert (await harness.chats.store_presence(OLGA.id, False)).leaving
             assert await stands(harness, chat) == ("open", OLGA.id)
         async with open_chat(store=url) as harness:
@@ -226,7 +226,7 @@ async def test_timers_from_before_a_start_end_only_after_a_grace(autojump_clock:
             await journal.barrier()
 
         await accepted(old, ANNA)
-        # The server is away for an hour, and no answer could be written.
+        # The server is down for an hour, in which no answer could be sent.
         await trio.sleep(3_600)
         started = trio.current_time()
         async with open_system() as system:

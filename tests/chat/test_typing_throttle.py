@@ -1,4 +1,4 @@
-"""When typing is passed on."""
+"""Which typing updates are sent, and when."""
 
 import itertools
 

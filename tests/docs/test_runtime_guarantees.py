@@ -1,4 +1,4 @@
-"""Each line of the page of runtime guarantees names an existing test; also tests guarantees that no other test covers."""
+"""Each runtime guarantee on the page names an existing test; those that no other test covers are tested here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads that fail: what counts as an outage, when it ends, and what is logged."""
+"""Failing reads: which of them are an outage, when it ends, and what is logged."""
 
 import logging
 import sqlite3
@@ -21,7 +21,7 @@ from tests.storage.sample_chat import CHAT, NOW, RESERVE, say
 
 
 class OneBadChat(FaultyStore):
-    """Everything can be read but chats by their ids."""
+    """A store in which only reading a chat by its id fails."""
 
     def chat(self, chat: object) -> None:
         raise StorageUnavailable("a damaged page")
@@ -51,7 +51,7 @@ async def test_a_read_outage_is_logged_once_and_ends_on_its_own(
                 seen.append(chat_reader.unreadable)
                 await trio.sleep(1)
             store.unreadable = False
-            # Nobody need read anything.
+            # The outage ends without any read.
             await trio.sleep(1.1)
             seen.append(chat_reader.unreadable)
         assert seen == [False, *[True] * 10, False, *[True] * 10, False]
@@ -81,6 +81,6 @@ def test_a_probe_reads_each_table_of_the_files_as_they_are_now(tmp_path: Path) -
         content = bytearray(path.read_bytes())
         content[4096:] = bytes(len(content) - 4096)
         path.write_bytes(content)
-        # What a pooled connection has cached says nothing of the files.
+        # A pooled connection's cache must not hide damaged files.
         with pytest.raises(StorageUnavailable):
             store.probe()

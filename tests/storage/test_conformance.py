@@ -1,4 +1,4 @@
-"""Every store passes the same suite."""
+"""Every store passes `check_store`."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing

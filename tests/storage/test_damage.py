@@ -31,7 +31,7 @@ def say(chat: UUID, author: User, text: str) -> AddMessage:
 
 
 def fill(path: Path) -> None:
-    """A chat whose messages fill pages of their own, and one beside it."""
+    """Store a chat whose messages fill whole pages, and a second chat."""
     with closing(SqliteStore(path, Policy())) as store:
         store.commit([RESERVE, *(say(CHAT, ANN, MARK * 40 + str(number)) for number in range(60))], Batch("w", 1, NOW))
         store.commit([ReserveChat(HEALTHY, "shop", BOB), say(HEALTHY, BOB, "hello")], Batch("w", 2, NOW))
@@ -67,7 +67,7 @@ def test_a_damaged_page_of_one_chat_stops_no_other(tmp_path: Path, caplog: pytes
     damage(path)
     with closing(SqliteStore(path, Policy())) as store, caplog.at_level(logging.ERROR):
         sick, well = say(CHAT, ANN, "are you there?"), say(HEALTHY, BOB, "how are you?")
-        # Whether the key is known stands on the damaged page.
+        # The damaged page has the rows that show whether the key is known.
         assert codes(store, 3, well, sick) == [None, "undecided"]
         assert codes(store, 4, sick, AddMessage(CHAT, ANN, "without a key")) == ["undecided", "storage_unavailable"]
         assert codes(store, 5, say(HEALTHY, BOB, "fine")) == [None]
@@ -130,7 +130,7 @@ def damage_chats(path: Path) -> None:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         [(size,)] = connection.execute("PRAGMA page_size")
     content = bytearray(path.read_bytes())
-    # The table's page, not the index's: it has the source behind the UUID.
+    # The page of the table, where the source follows the UUID, not the page of the index.
     start = content.index(MANY[100].hex.encode() + b"shop") // size * size
     content[start : start + 8] = b"\xff" * 8
     path.write_bytes(content)

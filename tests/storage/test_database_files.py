@@ -40,7 +40,7 @@ class Clock:
 
 @attrs.frozen
 class Running:
-    """A store with its journal, whose chat has one message."""
+    """An open store and its journal; the chat has one message."""
 
     path: Path
     storage: Storage
@@ -55,12 +55,12 @@ class Running:
         return self.path.with_name(self.path.name + suffix)
 
     def close_readers(self) -> None:
-        """A read that fails closes its connection; then the one that writes is the last."""
+        """Close the readers' connections by a failing read, so that the writer's is the last one."""
         with pytest.raises(AttributeError):
-            self.store.chat(None)  # type: ignore[arg-type]  # on purpose
+            self.store.chat(None)  # type: ignore[arg-type]  # wrong on purpose
 
     async def say(self, text: str) -> str | None:
-        """The code of the refusal, None if it was announced. A second passes before."""
+        """Send a message after a second. Returns the code of the refusal, or None if the message was stored."""
         self.clock.now += 1
         listener = OutcomeRecorder()
         self.journal.submit(say(text), listener)
@@ -68,7 +68,7 @@ class Running:
         return listener.codes[0]
 
     async def say_until_stored(self, text: str) -> None:
-        while await self.say(text) is not None:  # noqa: ASYNC110 - storage that comes back has no event to wait for
+        while await self.say(text) is not None:  # noqa: ASYNC110 - there is no event to wait for
             await trio.sleep(0.01)
 
 
@@ -93,7 +93,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def texts(path: Path) -> list[str]:
-    """What a server that starts on a copy of the database file alone, as after a power cut without its log, finds."""
+    """The texts in a copy of the database file without its log, as after a power failure."""
     copy = path.with_name("copy.db")
     shutil.copyfile(path, copy)
     with closing(sqlite3.connect(copy)) as connection:
@@ -105,7 +105,7 @@ def content(path: Path) -> bytes:
 
 
 def outside(path: Path, *statements: str) -> None:
-    """Execute them in another process, as an administrator's shell does."""
+    """Execute the statements in another process, as an administrator's shell does."""
     program = (
         "import sqlite3, sys\n"
         "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
@@ -117,7 +117,7 @@ def outside(path: Path, *statements: str) -> None:
 
 @contextmanager
 def outside_reader(path: Path) -> Iterator[None]:
-    """Another process, which may not write, reads the database as it is at the beginning of the block."""
+    """Inside the block, another process holds a read transaction."""
     program = (
         "import sqlite3, sys\n"
         "connection = sqlite3.connect(f'file:{sys.argv[1]}?mode=ro', uri=True, isolation_level=None)\n"
@@ -144,7 +144,7 @@ async def test_a_deleted_lock_file_lets_no_second_store_in(path: Path) -> None:
                 async with opened(path):
                     raise AssertionError("was opened")
         assert await running.say("a") is None
-        # The refused ones dropped none of SQLite's locks: another program that closes doesn't think it is the last.
+        # The refused stores have dropped none of SQLite's locks, so another program does not close as the last one.
         outside(path, "SELECT * FROM messages")
         assert running.beside("-wal").exists()
         assert await running.say("b") is None
@@ -181,7 +181,7 @@ def test_a_database_that_cannot_be_locked_leaves_no_descriptor_open(
 
 @contextmanager
 def claimed_outside(path: Path) -> Iterator[str]:
-    """Another process tries to claim the database, and keeps the claim for the block. What it says of that."""
+    """Let another process try to lock the database during the block. Yields its output."""
     program = (
         "import sys\n"
         "from pathlib import Path\n"
@@ -206,7 +206,7 @@ async def test_with_per_process_locks_the_lock_is_taken_again_each_second(
         running.beside(".lock").unlink()
         with claimed_outside(path) as said:
             assert "another server uses" in said
-        # Any descriptor of the file that is closed drops the locks of the process.
+        # Closing any descriptor of the file drops the locks of the process.
         os.close(os.open(path, os.O_RDONLY))
         assert await running.say("a") is None
         running.beside(".lock").unlink()
@@ -248,7 +248,7 @@ async def test_a_database_that_is_deleted_in_a_quiet_hour_is_noticed(path: Path)
         assert await running.say("a") is None
         for file in path.parent.glob("chat.db*"):
             file.unlink()
-        while not running.journal.statistics().away:  # noqa: ASYNC110 - it has no event to wait for
+        while not running.journal.statistics().away:  # noqa: ASYNC110 - there is no event to wait for
             await trio.sleep(0.05)
         with pytest.raises(StorageUnavailable, match="was deleted or moved"):
             await running.storage.chat_reader.chat(CHAT)
@@ -288,7 +288,7 @@ async def test_a_second_server_on_the_new_file_keeps_its_log_when_the_first_one_
 
 
 def overwrite(source: Path, path: Path) -> None:
-    """As `cp`: the file stays, its content goes."""
+    """Overwrite the file's content in place, as `cp` does."""
     path.write_bytes(source.read_bytes())
 
 
@@ -303,7 +303,7 @@ async def test_a_database_that_is_overwritten_is_left_as_it_is(path: Path, kind:
         else:
             backup.write_text("" if kind == "empty" else "no database" * 1000)
         for text in "abc":
-            # A checkpoint after each, and stamps between them.
+            # A checkpoint after each message, with a new stamp.
             running.clock.now += 10
             assert await running.say(text) is None
             outside(path, "PRAGMA wal_checkpoint(FULL)")
@@ -418,7 +418,7 @@ async def test_each_start_has_a_stamp_of_its_own(path: Path) -> None:
 def test_a_reader_that_checks_beside_the_writer_finds_no_foreign_file(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reader has read the stamp when the writer, whose checkpoint has just raised it, checks as well."""
+    """The reader has read the old stamp when the writer's checkpoint raises it and the writer checks too."""
     with closing(SqliteStore(path, Policy())) as store:
         files = store._files
         assert files._lock is None

@@ -1,4 +1,4 @@
-"""Memory and SQLite decide alike and keep the same: random operations, in random batches."""
+"""The memory and SQLite stores have equal decisions and contents after random batches."""
 
 from contextlib import ExitStack, closing
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Opening by URL: what it accepts, that nothing is left behind, that reads run beside writes."""
+"""Opening a store by its URL, and closing it without leaving threads or files."""
 
 import os
 import threading
@@ -67,7 +67,7 @@ async def test_a_database_is_opened_by_one_at_a_time_whatever_it_is_called(tmp_p
         pass
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="nothing tells which files are open")
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system does not list open files")
 async def test_a_store_leaves_no_open_file_however_it_ends(tmp_path: Path) -> None:
     def ours() -> list[str]:
         links = [fd for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()]

@@ -1,4 +1,4 @@
-"""The journal: many operations in one transaction, exactly one outcome each, whatever the store does."""
+"""The journal commits operations in batches, and gives each exactly one outcome, even if the store fails."""
 
 import logging
 import random
@@ -31,7 +31,7 @@ AWAY, STORED, FORGOTTEN = CommitFault.AWAY, CommitFault.STORED, CommitFault.FORG
 async def journal_on(
     *faults: CommitFault | None, away_for: int = 0, capacity: int = 10_000, took: float = 0
 ) -> AsyncIterator[tuple[Journal, FaultyStore]]:
-    """A journal whose chat is reserved; `faults` begin with the batch after that."""
+    """Open a journal with a reserved chat. `faults` begin with the next batch."""
     store = FaultyStore(MemoryStore(Policy()), (None, *faults), away_for=away_for)
     runner = DelayedRunner(InPlace(), lambda: took) if took else InPlace()
     async with open_journal(store, runner, capacity=capacity, clock=lambda: NOW) as journal:
@@ -41,10 +41,10 @@ async def journal_on(
 
 
 class Deaf:
-    """Asks, and does not listen."""
+    """A reply_to that the journal must not call itself."""
 
     def answer(self, decision: Decision) -> None:
-        raise AssertionError("the journal tells recipients, and they tell who asked")
+        raise AssertionError("the journal reports to recipients only, and they reply")
 
 
 async def test_all_waiting_operations_are_one_batch_with_outcomes_in_order() -> None:
@@ -120,7 +120,7 @@ async def test_the_next_commit_runs_while_the_last_batch_is_broadcast() -> None:
 
 
 class Refusing(InPlace):
-    """Takes one call, and fails the others before it has said anything of them."""
+    """Runs one call, and refuses all others at once."""
 
     def __init__(self) -> None:
         self._taken = False
@@ -202,7 +202,7 @@ async def test_a_barrier_does_not_wait_for_the_batch_after_it(autojump_clock: ob
 
 
 class SlowToBegin(InPlace):
-    """May be cancelled before it begins, where a thread's queue takes a call at once."""
+    """Can be cancelled before a call begins, unlike a thread's queue."""
 
     async def run(self, call: Callable[[], T], meanwhile: Callable[[], object] | None = None) -> T:
         await trio.sleep(1)
@@ -260,7 +260,7 @@ async def test_probes_back_off_until_storage_has_been_back_for_a_while(autojump_
             began = trio.current_time()
             journal.submit(say("x"), OutcomeRecorder())
             await journal.barrier()
-            while journal.statistics().away:  # noqa: ASYNC110 - when it is back is what is measured
+            while journal.statistics().away:  # noqa: ASYNC110 - the time until then is measured
                 await trio.sleep(0.01)
             return round(trio.current_time() - began, 1)
 

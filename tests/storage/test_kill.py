@@ -1,4 +1,4 @@
-"""A process that is killed while it commits has stored everything that it announced."""
+"""A process that is killed during commits has stored every message that it reported."""
 
 import subprocess
 import sys
@@ -12,27 +12,27 @@ from actorchat.chat.model import Policy
 from actorchat.storage.sqlite import SqliteStore
 from tests.storage.sample_chat import all_messages
 
-ANNOUNCE = """
+REPORT = """
 import sys
 from uuid import UUID
 import trio
 from actorchat.chat.model import Policy
 from actorchat.storage import open_journal, open_store
-from tests.storage.sample_chat import RESERVE, Listener, say
+from tests.storage.sample_chat import RESERVE, OutcomeRecorder, say
 
 async def main():
     async with open_store(f"sqlite:///{sys.argv[1]}", Policy()) as storage:
         async with open_journal(storage.store, storage.runner) as journal:
-            def announce(outcome):
+            def report(outcome):
                 for message in outcome.decision.messages:
                     print(message.id, message.index, message.text, flush=True)
                 number[0] += 1
-                journal.submit(say(f"{run} {number[0]}"), listener)
+                journal.submit(say(f"{run} {number[0]}"), recipient)
             number, run = [0], sys.argv[2]
-            listener = Listener(announce)
+            recipient = OutcomeRecorder(report)
             for _ in range(30):
-                announce_first = say(f"{run} first {_}")
-                journal.submit(RESERVE if _ == 0 and run == "0" else announce_first, listener)
+                message = say(f"{run} first {_}")
+                journal.submit(RESERVE if _ == 0 and run == "0" else message, recipient)
             await trio.sleep_forever()
 
 trio.run(main)
@@ -42,22 +42,22 @@ trio.run(main)
 @pytest.mark.slow
 def test_after_a_kill_every_broadcast_message_is_stored_without_gaps(tmp_path: Path) -> None:
     path = tmp_path / "chat.db"
-    stored_messages: list[tuple[str, ...]] = []
+    reported: list[tuple[str, ...]] = []
     for run in range(5):
-        command = [sys.executable, "-c", ANNOUNCE, str(path), str(run)]
+        command = [sys.executable, "-c", REPORT, str(path), str(run)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
-            stored_messages.append(tuple(process.stdout.readline().split(maxsplit=2)))
-            time.sleep(0.05 * run)  # a moment of its own for each kill
+            reported.append(tuple(process.stdout.readline().split(maxsplit=2)))
+            time.sleep(0.05 * run)  # each kill comes at another moment
             process.kill()
-            # The last line may be cut off: what is not wholly printed was not announced.
+            # The last line may be incomplete; such a message does not count as reported.
             lines = process.stdout.read().split("\n")[:-1]
-            stored_messages += [tuple(line.split(maxsplit=2)) for line in lines]
+            reported += [tuple(line.split(maxsplit=2)) for line in lines]
     with closing(SqliteStore(path, Policy())) as store:
         messages = all_messages(store)
         assert store.corrected_counters == 0
     kept = {(str(message.id), str(message.index), message.text) for message in messages}
-    assert {(id_, index, text.rstrip("\n")) for id_, index, text in stored_messages} <= kept
+    assert {(id_, index, text.rstrip("\n")) for id_, index, text in reported} <= kept
     assert [message.index for message in messages] == list(range(len(messages)))
     assert len({message.id for message in messages}) == len(messages)
-    assert len(stored_messages) > 100
+    assert len(reported) > 100

@@ -1,4 +1,4 @@
-"""The write-ahead log's file: how large it gets while somebody reads an old state, and that it shrinks afterwards."""
+"""The write-ahead log grows while another program reads an old state, and shrinks afterwards."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -25,7 +25,7 @@ class Writing:
     batches: int = 1
 
     def write(self, count: int) -> None:
-        """So many batches of 20 KB, a fifth of a second each."""
+        """Write `count` batches of 20 KB, each a fifth of a second after the other."""
         for _ in range(count):
             self.batches += 1
             batch = Batch("w", self.batches, NOW + self.batches / 5)
@@ -38,7 +38,7 @@ class Writing:
 
 @pytest.fixture
 def writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Writing]:
-    """A store whose log is a hundredth of the usual."""
+    """A store whose log is limited to a hundredth of the usual size."""
     monkeypatch.setattr(connections, "LOG_PAGES", 80)
     monkeypatch.setattr(connections, "_LOG_BYTES", USUAL)
     monkeypatch.setattr(connections, "_LARGE_LOG", 3 * USUAL)

@@ -1,4 +1,4 @@
-"""The migrations make the schema that the code uses, once, and Alembic is imported only for that."""
+"""The migrations create the schema that the code uses; Alembic is imported only to migrate."""
 
 import subprocess
 import sys
@@ -68,7 +68,7 @@ def test_head_is_the_newest_migration() -> None:
 
 
 def old_database(path: Path, revision: str, statements: Sequence[str]) -> None:
-    """A database as an older version left it."""
+    """Create a database of an older schema revision."""
     config = Config()
     config.set_main_option("script_location", str(Path(next(iter(migrations.__path__)))))
     config.set_main_option("path_separator", "os")
@@ -110,7 +110,7 @@ def test_a_database_of_the_first_schema_keeps_everything_and_gets_its_timers_rig
         assert accepted is not None
         assert waiting is not None
         assert (accepted.operator, accepted.awaiting_since, accepted.assigned_at) == (EVE, 900, 1000)
-        # The whole answer time, and the chat that waits in the queue is not closed any more; the third one is idle.
+        # Chat 1 has the whole answer time, chat 2 in the queue is never closed, and chat 3 is idle.
         assert store.due(1009, 9) == ()
         assert store.due(10**9, 9) == (accepted.uuid, UUID(int=3))
         eve = store.person(Identity(Role.OPERATOR, 1))
@@ -143,7 +143,7 @@ def test_a_database_of_the_first_schema_has_its_lists_in_order(tmp_path: Path) -
         page = store.chats(ChatFilter(limit=2))
         assert [chat.uuid.int for chat in page.chats] == [2, 1]
         assert page.next is not None
-        # Chat 3, accepted before anybody wrote, moves before the walk has come to it.
+        # Chat 3, accepted without a message, moves to the top before the walk reaches it.
         store.commit([AddMessage(UUID(int=3), EVE, "hello")], Batch("new", 1, 2000))
         page = store.chats(ChatFilter(before=page.next))
         assert [chat.uuid.int for chat in page.chats] == [3]

@@ -1,4 +1,4 @@
-"""SQLite: what its failures mean, that others may write too, and that it reads through its indexes."""
+"""The SQLite store: failures, other writers, and the use of indexes."""
 
 import sqlite3
 import stat
@@ -109,12 +109,12 @@ def test_a_failed_store_tells_which_keys_are_new_and_looks_up_the_others(store: 
 def test_after_an_outage_that_closed_every_connection_a_new_log_is_nobody_elses(tmp_path: Path) -> None:
     with closing(SqliteStore(tmp_path / "chat.db", Policy())) as store, ExitStack() as files:
         store.commit([RESERVE, say("first")], batch(1))
-        # As writes and reads that fail do.
+        # Failing reads and writes close their connections.
         store._connections.close_writer()
         store._connections._close_idle()
         assert not (tmp_path / "chat.db-wal").exists()
         for number in range(4):
-            # So that the new log can't have the same inode.
+            # Use up the free inode, so that the new log gets another one.
             files.enter_context((tmp_path / str(number)).open("w"))
         assert store.chat(CHAT) is not None
         assert store.recover(batch(1))
@@ -240,7 +240,7 @@ def test_an_uninterrupted_writer_reads_nothing_again(store: SqliteStore, disk: D
     answer = AddMessage(CHAT, EVE, "hot", client_id="e1")
     for number in range(3, 6):
         store.commit([say(f"hot {number}"), answer], batch(number))
-    # Eve's keys are asked for once, and the message that her key repeats each time.
+    # Eve's keys are read once, and the message of a repeated key each time.
     selects = [sql for sql in executed if sql.startswith("SELECT")]
     assert len([sql for sql in selects if "json_each" in sql]) == 1
     assert len(selects) == 3
@@ -304,7 +304,7 @@ def test_due_times_that_were_stored_under_an_older_meaning_are_recomputed(tmp_pa
             [RESERVE, say("x"), ReserveChat(answered, "shop", other), AddMessage(answered, EVE, "y")], batch(1)
         )
     with closing(sqlite3.connect(path)) as connection, connection:
-        # As the first schema left them: a chat that waits for an answer was due to be closed.
+        # In the first schema a chat that waits for an answer was due to be closed.
         connection.execute("UPDATE chats SET due_at = last_activity + 5")
         connection.execute("UPDATE settings SET value = '5 0' WHERE name = 'timers'")
     with closing(SqliteStore(path, policy)) as store:

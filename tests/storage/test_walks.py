@@ -1,4 +1,4 @@
-"""Walks along lists of chats while the chats move: random operations between random pages, memory and SQLite alike."""
+"""Paging through lists of chats while the chats move, with the memory and SQLite stores."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -31,7 +31,7 @@ FILTERS = st.builds(
 
 
 class _Both:
-    """Memory and SQLite under the same operations; what they show must be equal."""
+    """A memory and a SQLite store with the same operations, whose pages must be equal."""
 
     def __init__(self, memory: MemoryStore, sqlite: SqliteStore) -> None:
         self.memory, self.sqlite = memory, sqlite
@@ -71,7 +71,7 @@ def test_a_walk_shows_each_chat_that_is_there_throughout_once_however_chats_move
             both.commit(list(islice(operations, number)), NOW + seconds)
 
         between()
-        check_walk(both, which, between)  # type: ignore[arg-type]  # all that it needs of a store
+        check_walk(both, which, between)  # type: ignore[arg-type]  # has the methods that `check_walk` uses
 
 
 def test_a_walk_goes_on_in_a_database_that_has_become_older(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
-"""Both websocket transports pass Autobahn's own test suite: its cases 1 to 7, 9 and 10, asked by its fuzzing client.
+"""Both websocket transports pass the Autobahn test suite, cases 1 to 7, 9 and 10.
 
-It needs Python 2.7: `python2.7 -m pip install autobahntestsuite`, then `WSTEST=…/bin/wstest pytest -m autobahn`.
-Where there is none, `test_rfc6455` asks the same cases. The suite wants every message back, so the transports are the
-real ones but for what a message means, and its cases 9 send up to 16 MiB, so the limit of a message is 16 MiB here;
-that a chat's own limits hold is `test_rfc6455`'s. Its other cases (12, 13) are about compression, which nobody offers.
+The suite needs Python 2.7: `python2.7 -m pip install autobahntestsuite`, then `WSTEST=…/bin/wstest pytest -m autobahn`.
+`test_rfc6455` runs the same cases without it. The suite expects every message back, so these transports echo instead of
+decoding commands, and it sends up to 16 MiB, so the message limit is 16 MiB here; `test_rfc6455` checks the real
+limits. Cases 12 and 13 are about compression, which the transports do not support.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ CAP: Final = 1_800.0
 _BINARY: Final = 0x82
 
 PASSED: Final = {"OK", "NON-STRICT", "INFORMATIONAL"}
-"""NON-STRICT: the suite's word for one of two legal answers that it likes less."""
+"""NON-STRICT is the suite's result for a valid answer that it does not prefer."""
 
 
 class EchoSession(SocketSession):
-    """Has its binary messages, and says them back: a chat knows only that there was one."""
+    """A session that keeps the content of binary messages, to echo it."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -59,7 +59,7 @@ class EchoSession(SocketSession):
 
 
 class EchoReader(FrameReader):
-    """The reactor's reader, which hands over what binary messages hold."""
+    """The reactor's reader, which passes on the content of binary messages."""
 
     def _part(self, protocol: Connection, event: TextMessage | BytesMessage) -> None:
         if isinstance(event, BytesMessage):
@@ -70,7 +70,7 @@ class EchoReader(FrameReader):
 
 @attrs.frozen
 class EchoWebsocket:
-    """trio-websocket's side of a connection, which hands over what binary messages hold."""
+    """A trio-websocket connection that passes on the content of binary messages."""
 
     websocket: WebSocketConnection
     session: EchoSession
@@ -132,7 +132,7 @@ async def admit(self: SocketDialer, head: RequestHead, peer: str) -> Admission:
 
 
 async def ask(command: str, port: int, folder: Path) -> dict[str, dict[str, str]]:
-    """What the suite found, by the numbers of its cases."""
+    """Run the suite's client. Returns its results by case number."""
     spec = {
         "outdir": str(folder),
         "servers": [{"agent": "actorchat", "url": f"ws://127.0.0.1:{port}"}],

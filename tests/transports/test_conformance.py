@@ -1,4 +1,4 @@
-"""Every transport keeps what transports promise."""
+"""Every transport passes `check_transport`."""
 
 from functools import partial
 
@@ -38,6 +38,6 @@ async def test_websockets_over_sockets(check: Check, transport: str) -> None:
 async def test_websockets_over_sockets_in_time(
     check: Check, transport: str, autojump_clock: trio.testing.MockClock
 ) -> None:
-    # What loopback carries is there at once: the clock jumps past nothing that is under way.
+    # Loopback delivers at once, so the clock does not jump over data in flight.
     with trio.fail_after(1_000):
         await check(partial(open_sockets, transport=transport))

@@ -1,4 +1,4 @@
-"""The heartbeat of many sockets; no IO, and time is virtual."""
+"""The heartbeat of many sockets, without IO and in virtual time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def test_time_in_which_the_process_was_stopped_is_not_silence(mock_clock: 
         nursery.start_soon(beat, sessions, Limits())
         await seconds_pass(mock_clock, 55)
         for _ in range(3):
-            # SIGSTOP, a paused container: the peer has spoken meanwhile, and what it said is read a moment later.
+            # After SIGSTOP or a paused container the peer's input is read a moment later.
             mock_clock.jump(62)
             await trio.testing.wait_all_tasks_blocked()
             assert not session.closed
@@ -49,7 +49,7 @@ async def test_time_in_which_the_process_was_stopped_is_not_silence(mock_clock: 
             await seconds_pass(mock_clock, 55)
             assert not session.closed
         await seconds_pass(mock_clock, 8)
-        assert session.closed, "it is silent by now"
+        assert session.closed, "the session is silent by now"
         nursery.cancel_scope.cancel()
 
 
@@ -101,7 +101,7 @@ async def test_checking_many_sockets_yields_to_other_tasks() -> None:
 async def test_a_dead_peer_is_closed_while_its_input_waits_for_its_replay(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    # It spoke while its replay was sent: what it said waits for the replay's end, and the replay waits for the peer.
+    # Its input waits for the end of the replay, and the replay waits for the peer to read.
     wire, sessions = ScriptedWire(), Sessions()
     session = SocketSession(admission_of(1), wire, Limits())
     wire.room = 0

@@ -1,4 +1,4 @@
-"""The listener: what goes where, what is refused how, and what it survives."""
+"""The listener: routing of connections, refusals, limits and failures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BOTH = pytest.mark.parametrize("transport", OPENERS)
 
 
 class AtOnce(RecordingApplication):
-    """An application that is entered without waiting."""
+    """An application whose joins are immediate."""
 
     def join(self, session: Session, admission: Admission) -> Receiver:  # type: ignore[override]  # at once
         return self.receiver(session)
@@ -47,7 +47,7 @@ async def opened(transport: str, application: RecordingApplication | None = None
 
 @asynccontextmanager
 async def listening(dialer: SocketDialer, authorize: AuthorizeUpgrade) -> AsyncIterator[None]:
-    """The dialer's next connections come to another listener, with that door."""
+    """Inside the block, the dialer connects to another listener with that `authorize`."""
     dialer.listener.close()
     dialer.listener = Listener(
         await bind("127.0.0.1", 0), transport=dialer.transport, authorize=authorize, http=echo_http
@@ -162,7 +162,7 @@ async def test_a_connection_is_not_accepted_before_it_has_sent_data() -> None:
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert dialer.listener.unfinished == 0
         await stream.send_all(b"G")
-        await until(lambda: dialer.listener.unfinished == 1, "it is taken")
+        await until(lambda: dialer.listener.unfinished == 1, "the connection is accepted")
 
 
 @BOTH
@@ -189,7 +189,7 @@ async def crowded(
     authorize: AuthorizeUpgrade | None = None,
     kernel: Kernel = KERNEL,
 ) -> AsyncIterator[Listener]:
-    """The dialer's next connections come to a listener with these bounds."""
+    """Inside the block, the dialer connects to a listener with these limits."""
     dialer.listener.close()
     listener = dialer.listener = Listener(
         await bind("127.0.0.1", 0),
@@ -212,7 +212,7 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 async def silent(dialer: SocketDialer, address: str = "127.0.0.1") -> trio.SocketStream:
-    """A connection from `address` with half a head, which the listener has taken."""
+    """An accepted connection from `address` with half a request head."""
     stream = await trio.open_tcp_stream("127.0.0.1", dialer.listener.port, local_address=address)
     await stream.send_all(HALF)
     await trio.testing.wait_all_tasks_blocked(0.01)
@@ -220,7 +220,7 @@ async def silent(dialer: SocketDialer, address: str = "127.0.0.1") -> trio.Socke
 
 
 async def is_cut(stream: trio.SocketStream) -> bool:
-    """Whether it is reset within a second."""
+    """Whether the connection is reset within a second."""
     with trio.move_on_after(1):
         try:
             return not await stream.receive_some()
@@ -318,7 +318,7 @@ async def test_with_no_descriptor_to_spare_newcomers_get_503_and_one_line_says_w
         dialer.dial(admission_of(1)) as one,
         dialer.dial(admission_of(2)) as other,
     ):
-        await until(lambda: listener.connections == 2, "both are open")
+        await until(lambda: listener.connections == 2, "both connections are open")
         for _ in range(3):
             answer = await answer_to(dialer, REQUEST)
             assert answer.startswith(b"HTTP/1.1 503")
@@ -342,13 +342,13 @@ async def test_an_idle_connection_is_closed_to_free_a_descriptor(transport: str)
         dialer.dial(admission_of(1)),
         dialer.dial(admission_of(2)),
     ):
-        await until(lambda: listener.connections == 2, "both are open")
+        await until(lambda: listener.connections == 2, "both connections are open")
         assert (await answer_to(dialer, REQUEST)).startswith(b"HTTP/1.1 200")
     assert not idle
 
 
 class Exhausted:
-    """A listening socket whose first accepts fail."""
+    """A listening socket whose first `accept` calls fail."""
 
     def __init__(self, real: socket.socket, *numbers: int) -> None:
         self.real = real
@@ -420,7 +420,7 @@ async def test_running_out_of_descriptors_is_survived(transport: str, caplog: py
         (sock,) = await bind("127.0.0.1", 0)
         flaky = Exhausted(sock, errno.ECONNABORTED, errno.EMFILE, errno.EMFILE)
         listener = Listener(
-            [flaky],  # type: ignore[list-item]  # as much of a socket as it uses
+            [flaky],  # type: ignore[list-item]  # has the methods that the listener uses
             transport=dialer.transport,
             authorize=dialer.authorize,
             http=echo_http,

@@ -1,4 +1,4 @@
-"""The client's end of the memory transport."""
+"""The client's end of a connection of the memory transport."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The outbox against every interleaving of pushes, partial writes, pongs and Closes; no IO."""
+"""The outbox under random pushes, partial writes, pongs and Closes, without IO."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLOSE_BYTES = 127
 
 
 class ScriptedWire:
-    """Takes as many bytes as it was given room for."""
+    """A connection that accepts as many bytes as the test allows."""
 
     def __init__(self) -> None:
         self.taken = bytearray()
@@ -54,12 +54,12 @@ class ScriptedWire:
             flush()
 
     def frames(self) -> list[tuple[int, bytes]]:
-        """Everything taken, cut into frames; fails if they are not whole."""
+        """Split all accepted bytes into frames. Fails if the last one is incomplete."""
         found = []
         data = bytes(self.taken)
         while data:
             length, start = (data[1], 2) if data[1] < 126 else (int.from_bytes(data[2:4]), 4)
-            assert len(data) >= start + length, "a frame is cut"
+            assert len(data) >= start + length, "a frame is incomplete"
             found.append((data[0] & 0x0F, data[start : start + length]))
             data = data[start + length :]
         return found
@@ -96,7 +96,7 @@ steps = st.one_of(
 
 @attrs.define
 class Model:
-    """Plays steps on an outbox and remembers what was asked."""
+    """Applies steps to an outbox and records the expected frames."""
 
     wire: ScriptedWire = attrs.field(factory=ScriptedWire)
     outbox: Outbox = attrs.field(init=False)
@@ -125,9 +125,9 @@ class Model:
                 self.outbox.close(CloseCode.DONE)
             case Room(count):
                 self.wire.make_room(count)
-        # One push onto an empty outbox passes whole, however large.
+        # A push to an empty outbox is always accepted, however large.
         bound = max(LIMITS.outbox_bytes, self.largest)
-        assert self.outbox.buffered_bytes <= bound + CLOSE_BYTES, "the bound is kept"
+        assert self.outbox.buffered_bytes <= bound + CLOSE_BYTES, "the outbox exceeds its bound"
 
 
 @given(st.lists(steps, max_size=60))

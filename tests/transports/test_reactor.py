@@ -1,6 +1,6 @@
-"""The reactor: who gets a turn when, what a socket costs, and sockets that end while something is under way.
+"""The reactor: fairness between sockets, the cost of a socket, and sockets that end during an operation.
 
-Most tests give the passes by hand: what they say of fairness, they say in passes and not in seconds.
+Most tests run the passes one by one, so that they measure fairness in passes and not in seconds.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ async def test_a_socket_that_comes_late_in_a_long_round_waits_for_one_round_only
 
 
 class Duel(RecordingApplication):
-    """Whoever speaks first ends the other, and a third takes its place."""
+    """An application in which the first command of a socket closes the other one and opens a third."""
 
     def __init__(self, stepped: SteppedReactor) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ async def test_a_socket_closed_in_the_batch_in_which_it_is_ready_gets_no_turn(mo
             client.say(1)
         stepped.reactor.run_pass()
         assert stepped.commands_read == [1]
-        # The loser's descriptor is another's by now, to whom nothing of it happens.
+        # The third socket has the descriptor of the closed one, and must not get its events.
         third = stepped.clients[2]
         assert third.connection.fileno() in numbers
         await third.join(stepped.application)
@@ -238,7 +238,7 @@ async def test_input_after_a_protocol_error_is_ignored() -> None:
         while data := client.peer.recv(65_536):
             got += data
             stepped.reactor.run_pass()
-        assert (1002).to_bytes(2) in got[-100:], "what waited was sent before the end"
+        assert (1002).to_bytes(2) in got[-100:], "the buffer is not flushed before the end"
         assert stepped.commands_read == []
 
 
@@ -258,7 +258,7 @@ async def test_a_slow_peer_is_written_to_when_it_reads_again() -> None:
 
 
 class Waiting(RecordingApplication):
-    """An application whose joins wait."""
+    """An application whose joins wait for an event."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -286,7 +286,7 @@ async def test_while_it_joins_pings_are_answered_and_commands_wait() -> None:
             stepped.reactor.run_pass()
             assert client.read() == b"\x8a\x01?"
             session.heard = False
-            assert session.paused, "the heartbeat must not take it for silent"
+            assert session.paused, "the heartbeat would count it as silent"
             application.go.set()
         stepped.reactor.run_pass()
         assert application.texts == ["1", "2"]
@@ -329,7 +329,7 @@ async def test_a_session_whose_peer_left_while_it_joined_leaves(way: str) -> Non
         class Late(RecordingApplication):
             async def join(self, session: Session, admission: Admission) -> Receiver:
                 receiver = await super().join(session, admission)
-                # No checkpoint follows at which it could be cancelled.
+                # No checkpoint follows, so the join can't be cancelled.
                 if way == "end":
                     client.connection.expired()
                 else:
@@ -343,7 +343,7 @@ async def test_a_session_whose_peer_left_while_it_joined_leaves(way: str) -> Non
 
 
 class AtOnce(RecordingApplication):
-    """An application that is entered without waiting, and greets; or fails over it."""
+    """An application whose joins are immediate, and push an event or raise."""
 
     def join(self, session: Session, admission: Admission) -> Receiver:  # type: ignore[override]  # at once
         if self.refuses:
@@ -491,7 +491,7 @@ async def test_a_reset_by_the_peer_is_no_error(
     with open_stepped() as stepped:
         client = await stepped.enter()
         client.connection.session.push(Frames.of([b"{}"]))
-        # With something unread this is a reset.
+        # Closing with unread data resets the connection.
         client.peer.close()
         stepped.reactor.run_pass()
         assert stepped.ended == stepped.application.left == [client.connection.session]

@@ -1,4 +1,4 @@
-"""The reactor's reading of frames is wsproto's: the same messages and answers, or the same refusal."""
+"""The reactor's frame parser agrees with wsproto on messages, answers and refusals."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Happened = tuple[str, object]
 
 @attrs.define
 class Recorder:
-    """Writes down what a reader tells, in wsproto's words. It pauses after every `pause_every`th message.
+    """Records the calls of a frame reader as wsproto events. It pauses after every `pause_every`th message.
 
-    While it is `paused` it takes no message.
+    It gets no message while it is `paused`.
     """
 
     pause_every: int = FOR_EVER
@@ -64,14 +64,14 @@ class Recorder:
         return bool(self.happened) and self.happened[-1][0] in ("close", "refused")
 
     def until_over(self) -> list[Happened]:
-        """What a peer sees: nothing follows a Close."""
+        """The events up to the Close, after which a peer sees nothing."""
         ends = [place for place, (what, _) in enumerate(self.happened) if what in ("close", "refused")]
         return self.happened[: ends[0] + 1] if ends else self.happened
 
 
 @attrs.frozen
 class Wire:
-    """One frame as it travels, right or wrong."""
+    """One frame on the wire, right or wrong."""
 
     first: int
     payload: bytes
@@ -95,7 +95,7 @@ class Wire:
 
 
 def judged_by_wsproto(wires: Iterable[Wire], limit: int = LIMIT) -> list[Happened]:
-    """What wsproto and the limit of a message's size make of them."""
+    """How wsproto, with the limit for messages, reads these frames."""
     connection = Connection(ConnectionType.SERVER)
     recorder = Recorder()
     text: list[str] = []
@@ -132,7 +132,7 @@ def judged_by_wsproto(wires: Iterable[Wire], limit: int = LIMIT) -> list[Happene
 
 
 def read(pieces: Sequence[bytes], *, frames: int = FOR_EVER, pause_every: int = FOR_EVER) -> Recorder:
-    """What the reactor's reader makes of them; a reader that was told to stop goes on later."""
+    """How the reactor's reader reads these bytes; a paused reader is resumed."""
     recorder = Recorder(pause_every)
     reader = FrameReader(recorder, LIMIT)
     shared = bytearray(64)
@@ -178,7 +178,7 @@ def wires(draw: st.DrawFn) -> Wire:
 
 @st.composite
 def whole_messages(draw: st.DrawFn) -> list[Wire]:
-    """A text message in parts cut at any byte, with control frames between them."""
+    """A text message in fragments cut at any byte, with control frames in between."""
     text = draw(TEXT)
     cuts = sorted(draw(st.lists(st.integers(0, len(text)), max_size=4)))
     parts = [text[start:stop] for start, stop in pairwise([0, *cuts, len(text)])]
@@ -222,7 +222,7 @@ FEW = 0.02
 
 
 def mutated(random: Random, following: bool) -> Wire:
-    """A frame that is mostly right: a whole message, a part of one, or a control frame. `following`: of a message."""
+    """A mostly right frame: a message, a fragment or a control frame. `following`: a fragment was sent before."""
     payload = bytearray("так и есть, so be it 🐌".encode() * random.randrange(4))
     if random.random() < FEW:
         payload = bytearray(random.choice((125, 126, 127, LIMIT, TOO_LONG)))
@@ -252,7 +252,7 @@ def mutated_stream(random: Random) -> list[Wire]:
 
 @pytest.mark.slow
 def test_mutated_frames_are_read_as_wsproto_reads_them(request: pytest.FixtureRequest) -> None:
-    """Counts the frames that were read: what follows a wrong one is not."""
+    """Only the frames up to the first wrong one are counted, because the rest is not read."""
     left = request.config.getoption("--parser-frames", default=None) or 5_000
     random = Random(7)
     while left > 0:
@@ -268,7 +268,7 @@ def test_mutated_frames_are_read_as_wsproto_reads_them(request: pytest.FixtureRe
 
 @given(st.binary(max_size=400), st.lists(st.integers(0, 10_000), max_size=6))
 def test_noise_is_never_more_than_wsproto_makes_of_it(noise: bytes, places: list[int]) -> None:
-    """What has not come whole may be refused later, by its end."""
+    """The reactor may refuse an incomplete frame later than wsproto, but not after its end."""
     recorder = read(cut(noise, places))
     reference = Recorder()
     connection = Connection(ConnectionType.SERVER)

@@ -1,4 +1,4 @@
-"""Who was refused rests: its socket is read behind all others, in quiet moments and few turns."""
+"""Throttling in the reactor: the socket of a rate-limited client is read after all others, and rarely."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.transports.stepped_reactor import BINARY, CLOSE, PING, TEXT, open_ste
 
 
 class Refusing(RecordingApplication):
-    """An application that refuses, and says so, what it was told to."""
+    """An application that refuses every command except those with the given texts."""
 
     def __init__(self, *taken: str) -> None:
         super().__init__()
@@ -479,7 +479,7 @@ async def test_an_error_in_a_throttled_turn_sends_its_answers_and_1011(
 
 
 class Raising(Refusing):
-    """An application whose receivers answer at once, grant, refuse, or fail, as the text says."""
+    """An application whose receivers answer at once, accept, refuse or raise, depending on the text."""
 
     async def join(self, session: Session, admission: Admission) -> Receiver:
         receiver = await RecordingApplication.join(self, session, admission)

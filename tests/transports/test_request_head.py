@@ -1,4 +1,4 @@
-"""Reading one request's head: bounded in bytes and time, whatever the pieces it comes in."""
+"""Reading the head of a request in any pieces, within limits for bytes and time."""
 
 from __future__ import annotations
 

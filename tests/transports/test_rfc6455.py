@@ -1,4 +1,4 @@
-"""Both websocket transports pass the cases of RFC 6455 that a chat can be asked (`rfc6455_cases`)."""
+"""Both websocket transports pass the cases of `rfc6455_cases`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _Echo:
 
 
 class EchoApplication(RecordingApplication):
-    """Says every text back, and of all else that it is no command."""
+    """Echoes every text, and answers everything else with an error."""
 
     async def join(self, session: Session, admission: Admission) -> Receiver:
         await super().join(session, admission)
@@ -49,7 +49,7 @@ async def send(peer: RawPeer, case: Case) -> None:
         if case.code == FINE:
             await peer.close(FINE)
     except (trio.BrokenResourceError, trio.ClosedResourceError):
-        assert case.code != FINE, "only a refused client finds its connection gone"
+        assert case.code != FINE, "only a refused client may lose its connection"
 
 
 @pytest.mark.parametrize("transport", OPENERS)
@@ -65,7 +65,7 @@ async def test_case(case: Case, transport: str) -> None:
             await until(lambda: bool(application.sessions), "the peer joins")
             async with trio.open_nursery() as nursery:
                 if case.number.endswith("at once"):
-                    # Reads meanwhile: a server takes no more from one who does not take its answers.
+                    # Read while sending, because the server stops reading from a peer that does not read answers.
                     nursery.start_soon(send, peer, case)
                 else:
                     await send(peer, case)

@@ -1,4 +1,4 @@
-"""What is said once instead of all the time."""
+"""Repeated log lines are throttled."""
 
 import logging
 

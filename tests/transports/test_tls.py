@@ -1,4 +1,4 @@
-"""Websockets and HTTP over TLS, where one task does every write."""
+"""Websockets and HTTP over TLS."""
 
 from __future__ import annotations
 

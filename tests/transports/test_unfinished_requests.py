@@ -1,4 +1,4 @@
-"""Which of the connections without a whole head gives way."""
+"""Which connection with an unfinished request is closed first."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_the_oldest_connection_of_the_largest_address_is_chosen() -> None:
     assert (unfinished_requests.choose(), unfinished_requests.most, unfinished_requests.addresses) == (1, ("b", 3), 3)
     unfinished_requests.discard(1)
     unfinished_requests.discard(1)
-    # Two of each: b came to that number last.
+    # Both addresses have two connections; b reached that number last.
     assert (unfinished_requests.choose(), unfinished_requests.most) == (0, ("a", 2))
 
 

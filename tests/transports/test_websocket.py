@@ -1,4 +1,4 @@
-"""Websockets under peers that break rules: what `check_transport` cannot say of other transports."""
+"""Websocket transports with peers that break rules, beyond the checks of `check_transport`."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ async def test_cancelling_the_server_leaves_no_descriptor(transport: str, caplog
                 await RawPeer(stream).handshake()
                 await until(lambda: bool(application.sessions), "the peer joins")
                 dialer.transport.nursery.cancel_scope.cancel()
-    # The kernel's own word: an object that is collected would close what it should have closed before.
+    # Ask the kernel, because garbage collection would hide a descriptor that was not closed.
     assert psutil.Process().num_fds() == before
     assert application.left == application.sessions
     assert not caplog.records

@@ -1,4 +1,4 @@
-"""The answer to an opening handshake."""
+"""The answer to a websocket handshake."""
 
 from __future__ import annotations
 
