@@ -205,7 +205,7 @@ async def test_a_wrong_password_is_one_clear_line(own_valkey: Valkey, caplog: py
 
 
 @pytest.mark.slow
-async def test_nobody_who_listens_is_one_clear_line(own_valkey: Valkey, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unreachable_broker_is_one_clear_line(own_valkey: Valkey, caplog: pytest.LogCaptureFixture) -> None:
     assert await refusal_by(f"amqp://127.0.0.1:{own_valkey.port}", caplog) == "Connection refused"
     caplog.clear()
     assert "Unable to establish a connection" in await refusal_by(own_valkey.url, caplog)

@@ -128,7 +128,7 @@ async def test_a_console_that_connects_late_gets_links_of_its_own() -> None:
         check_links(attachments(console), OLGA, FILE)
 
 
-async def test_a_repeat_with_the_same_files_gets_the_stored_message_and_with_others_conflict() -> None:
+async def test_a_repeat_with_other_files_is_a_conflict() -> None:
     async with open_chat() as harness:
         chat = await harness.reserve()
         anna = await harness.join(chat, ANNA)

@@ -151,14 +151,14 @@ async def test_receive_distinguishes_refused_messages_accepted_ones_and_typing()
     async with open_chat(limits=Limits(messages_per_second=0.01, burst=1)) as harness:
         anna = await harness.join(await harness.reserve(), ANNA)
         receive = anna.receiver.receive
-        taken = [receive(SendMessage("taken")), receive(SendMessage("refused by the room"))]
+        accepted = [receive(SendMessage("taken")), receive(SendMessage("refused by the room"))]
         await harness.settle()
         at_once = [
             receive(SendMessage("refused")),
             receive(UnknownType("dance")),
             receive(UpdateTyping("typing", False)),
         ]
-        assert (taken, at_once) == ([True, True], [False, False, None])
+        assert (accepted, at_once) == ([True, True], [False, False, None])
 
 
 async def test_the_rate_limit_applies_to_messages_only(mock_clock: MockClock) -> None:

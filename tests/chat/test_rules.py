@@ -404,7 +404,7 @@ UPLOAD = Upload(FILE, identity_of(ANNA), "lk", "application/octet-stream", 1_000
     ],
     ids=["none", "another's", "bound", "expired"],
 )
-def test_a_file_that_cannot_be_taken_is_refused_with_one_answer(upload: Upload | None) -> None:
+def test_every_unusable_file_is_refused_with_the_same_answer(upload: Upload | None) -> None:
     other = replace(UPLOAD, file=replace(FILE, uuid=UUID(int=2)))
     operation = AddMessage(CHAT, ANNA, "", attachments=(FILE.uuid, UUID(int=2)))
     refused = decide(chat(), operation, context(uploads=(upload, other)))

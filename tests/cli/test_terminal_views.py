@@ -52,7 +52,7 @@ def shown(view: ChatView) -> list[str]:
     return ["".join(text for _, text in line) for line in drawing.chat_lines(view)]
 
 
-def told(view: ChatView, *events: Event) -> list[str]:
+def printed(view: ChatView, *events: Event) -> list[str]:
     lines = []
     for event in events:
         lines.extend(describe_event(view, event))
@@ -96,7 +96,7 @@ def test_another_history_takes_the_place_of_the_one_on_the_screen() -> None:
     view = VISITORS_VIEW.with_pending(Delivery("c1", "on its way", ()))
     view = after(view, MessageAdded(message(0, "old")), receipts(Role.OPERATOR, 9, 9))
     resync = ResyncRequired(CHAT.uuid, 0)
-    assert told(view, resync, MessageAdded(message(0, "new"))) == [f"# {OTHER_HISTORY}", "[0] Olga: new"]
+    assert printed(view, resync, MessageAdded(message(0, "new"))) == [f"# {OTHER_HISTORY}", "[0] Olga: new"]
     view = after(view, resync, MessageAdded(message(0, "new", user=VISITOR)))
     assert [line.split(" ", 1)[-1].strip() for line in shown(view)] == [
         OTHER_HISTORY,
@@ -207,7 +207,7 @@ def system(role: Role, text: str, user: User | None) -> Message:
     ],
 )
 def test_only_messages_of_people_look_like_speech(view: ChatView, event: Message, line: str) -> None:
-    assert told(view, MessageAdded(event)) == [f"[0] {line}"]
+    assert printed(view, MessageAdded(event)) == [f"[0] {line}"]
     assert shown(view.after(MessageAdded(event)))[0].partition(" ")[2] == line
 
 
@@ -218,7 +218,7 @@ def test_a_servers_message_about_a_transfer_is_no_note(operation: TransferChat |
     decision = decide(stored_chat(Stage.OPEN, operator=OLGA), operation, context)
     assert isinstance(decision, Changed)
     (text,) = (each.text for each in decision.messages if each.type_role is Role.OPERATOR)
-    assert told(OPERATORS_VIEW, MessageAdded(system(Role.OPERATOR, text, OPERATOR))) == [f"[0] — {text} (you)"]
+    assert printed(OPERATORS_VIEW, MessageAdded(system(Role.OPERATOR, text, OPERATOR))) == [f"[0] — {text} (you)"]
 
 
 def test_the_newest_message_to_mark_is_the_other_sides() -> None:
@@ -231,7 +231,7 @@ def test_the_newest_message_to_mark_is_the_other_sides() -> None:
 
 def test_each_event_is_printed_once_on_one_line() -> None:
     closed = attrs.evolve(CHAT, status=ChatStatus.CLOSED)
-    assert told(
+    assert printed(
         VISITORS_VIEW,
         UserConnected(VISITOR),
         UserConnected(OPERATOR),

@@ -292,7 +292,7 @@ async def test_a_scanner_that_hangs_or_is_missing_takes_no_file(tmp_path: Path) 
             assert files(tmp_path) == []
 
 
-async def test_only_configured_types_are_taken(tmp_path: Path) -> None:
+async def test_only_configured_types_are_accepted(tmp_path: Path) -> None:
     async with serving(tmp_path, attachments=AttachmentSettings(types=("image", "application/pdf"))) as api:
         await uploaded(api, picture())
         await uploaded(api, b"%PDF-1.7\n")

@@ -51,7 +51,7 @@ def _replace(owner: object, name: str, make: Callable[[Function], Function]) -> 
     return lambda: mock.patch.object(owner, name, make(getattr(owner, name)))
 
 
-def _announce_first(whole: Function) -> Function:
+def _broadcast_first(whole: Function) -> Function:
     """Outcomes are sent before the commit."""
 
     async def commit(self: Any, entries: Any) -> None:
@@ -364,7 +364,7 @@ def _operations_leak(whole: Function) -> Function:
 
 
 PLANTED: Final[Mapping[str, Plant]] = {
-    "announce-before-commit": _replace(Journal, "_commit", _announce_first),
+    "announce-before-commit": _replace(Journal, "_commit", _broadcast_first),
     "doubt-taken-for-stored": _replace(Journal, "_recover", _trust_doubt),
     "lost-control-message": _replace(Inbox, "signal", _lose_signals),
     "resume-off-by-one": _replace(AsyncReader, "after", _skip_one),

@@ -211,7 +211,7 @@ class Scene:
             await talker.repeat(socket, doubtful)
             nursery.cancel_scope.cancel()
 
-    def announced(self) -> list[Message]:
+    def received(self) -> list[Message]:
         """All messages that any participant received."""
         return [*self.shown, *chain.from_iterable((*each.live, *each.answers) for each in self.talkers)]
 
@@ -250,9 +250,9 @@ class Scene:
         assert told_unread == unread
 
 
-def check_announced(announced: list[Message], histories: dict[UUID, list[Message]]) -> None:
+def check_received(received: list[Message], histories: dict[UUID, list[Message]]) -> None:
     """Check that every received message is stored as it was received."""
-    for message in announced:
+    for message in received:
         history = histories[message.chat.uuid]
         assert message.message_index < len(history), f"lost: {message}"
         stored = history[message.message_index]
@@ -285,12 +285,12 @@ async def test_a_killed_server_keeps_every_broadcast_message_once(
             await trio.to_thread.run_sync(server.start)
             async with open_http(server.url) as http:
                 before = await scene.stored(http)
-                check_announced(scene.announced(), before)
+                check_received(scene.received(), before)
                 check_receipts(scene.talkers, before)
                 await scene.check_counters(http, before)
                 await scene.come_back()
                 after = await scene.stored(http)
-                check_announced(scene.announced(), after)
+                check_received(scene.received(), after)
                 await scene.check_counters(http, after)
     finally:
         server.close()

@@ -78,7 +78,7 @@ def parts(payload: bytes, size: int, opcode: int = TEXT) -> tuple[bytes, ...]:
     )
 
 
-def told(text: bytes) -> Seen:
+def echoed(text: bytes) -> Seen:
     return TEXT, text
 
 
@@ -88,7 +88,7 @@ def close(code: int, reason: bytes = b"") -> bytes:
 
 HELLO: Final = b"Hello, world!"
 NO_TEXT: Final = bytes.fromhex("00fffefdfcfb00ff")
-HELLO_SENT, HELLO_TOLD = say(HELLO), told(HELLO)
+HELLO_SENT, HELLO_TOLD = say(HELLO), echoed(HELLO)
 PINGED, PONGED = frame_of(PING, b"ping"), (PONG, b"ping")
 
 
@@ -98,7 +98,7 @@ def _sizes(group: str, opcode: int) -> Iterator[Case]:
     for number, size in enumerate(sizes, 1):
         text = b"*" * max(0, size - _SPARE)
         payload = command(text) if size else b""
-        answer = told(text) if opcode == TEXT and size else MALFORMED
+        answer = echoed(text) if opcode == TEXT and size else MALFORMED
         yield Case(f"{group}.{number}", (frame_of(opcode, payload),), (answer,), chop=997 if number == 8 else 0)
 
 
@@ -143,7 +143,7 @@ def _fragments() -> Iterator[Case]:
     for number, opcode in ((1, PING), (2, PONG)):
         yield Case(f"5.{number}", (part(b"frag", opcode), part(b"ment", last=True)), code=BROKEN)
     first, second = parts(command(b"fragment1fragment2"), 50)
-    both = told(b"fragment1fragment2")
+    both = echoed(b"fragment1fragment2")
     for nth, chop in enumerate((ALL_AT_ONCE, FRAME_BY_FRAME, BYTE_BY_BYTE)):
         yield Case(f"5.{3 + nth}", (first, second), (both,), chop=chop)
         yield Case(f"5.{6 + nth}", (first, PINGED, second), (PONGED, both), chop=chop)
@@ -161,7 +161,7 @@ def _fragments() -> Iterator[Case]:
     # The first ping is answered before the rest of the message arrives.
     mixed = (*five[:2], PINGED, ANSWER, *five[2:4], frame_of(PING, b"again"), five[4])
     for number, chop in ((19, ALL_AT_ONCE), (20, FRAME_BY_FRAME)):
-        yield Case(f"5.{number}", mixed, (PONGED, (PONG, b"again"), told(text)), chop=chop)
+        yield Case(f"5.{number}", mixed, (PONGED, (PONG, b"again"), echoed(text)), chop=chop)
 
 
 def _text() -> Iterator[Case]:
@@ -169,14 +169,14 @@ def _text() -> Iterator[Case]:
     yield Case("6.1.1", (frame_of(TEXT, b""),), (MALFORMED,))
     yield Case("6.1.2", (part(b"", TEXT), part(b""), part(b"", last=True)), (MALFORMED,))
     whole = command(b"middle frame payload")
-    yield Case("6.1.3", (part(b"", TEXT), part(whole), part(b"", last=True)), (told(b"middle frame payload"),))
+    yield Case("6.1.3", (part(b"", TEXT), part(whole), part(b"", last=True)), (echoed(b"middle frame payload"),))
     good = "Hello-µ@ßöäüàá-UTF-8!!".encode()
     middle = len(_HEAD) + good.index("üàá".encode())
     payload = command(good)
-    yield Case("6.2.1", (say(good),), (told(good),))
-    yield Case("6.2.2", (part(payload[:middle], TEXT), part(payload[middle:], last=True)), (told(good),))
-    yield Case("6.2.3", parts(payload, 1), (told(good),))
-    yield Case("6.2.4", parts(command(_KOSME), 1), (told(_KOSME),))
+    yield Case("6.2.1", (say(good),), (echoed(good),))
+    yield Case("6.2.2", (part(payload[:middle], TEXT), part(payload[middle:], last=True)), (echoed(good),))
+    yield Case("6.2.3", parts(payload, 1), (echoed(good),))
+    yield Case("6.2.4", parts(command(_KOSME), 1), (echoed(_KOSME),))
     bad = _KOSME + b"\xed\xa0\x80edited"
     yield Case("6.3.1", (say(bad),), code=NOT_UTF8)
     yield Case("6.3.2", parts(command(bad), 1), code=NOT_UTF8)
@@ -242,7 +242,7 @@ def _utf8() -> Iterator[Case]:
     for group, sequences in UTF8.items():
         for number, sequence in enumerate(sequences, 1):
             # A control character is valid UTF-8, but not allowed in a JSON string.
-            answers: tuple[Seen, ...] = (told(sequence) if sequence != b"\0" else MALFORMED,)
+            answers: tuple[Seen, ...] = (echoed(sequence) if sequence != b"\0" else MALFORMED,)
             code = FINE
             try:
                 sequence.decode()
@@ -286,7 +286,7 @@ def _limits() -> Iterator[Case]:
     for number, size in enumerate((64, 256, kib, 4 * kib, 8 * kib, 16 * kib), 1):
         text = b"*" * (size * kib - _SPARE)
         fits = size * kib <= LIMIT
-        yield Case(f"9.1.{number}", (say(text),), (told(text),) if fits else (), FINE if fits else TOO_BIG)
+        yield Case(f"9.1.{number}", (say(text),), (echoed(text),) if fits else (), FINE if fits else TOO_BIG)
         yield Case(f"9.2.{number}", (say(text, BINARY),), (MALFORMED,) if fits else (), FINE if fits else TOO_BIG)
     large = b"*" * (4 * kib * kib)
     sizes = (64, 256, kib, 4 * kib, 16 * kib, 64 * kib, 256 * kib, kib * kib, 4 * kib * kib)
@@ -306,7 +306,7 @@ def _many() -> Iterator[Case]:
     for number, size in enumerate((0, 16, 64, 256, 1_024, 4_096), 1):
         texts = [b"%d" % nth + b"*" * size for nth in range(1_000)]
         for group, sent, answers in (
-            (7, tuple(map(say, texts)), tuple(map(told, texts))),
+            (7, tuple(map(say, texts)), tuple(map(echoed, texts))),
             (8, (frame_of(BINARY, b"*" * size),) * 1_000, (MALFORMED,) * 1_000),
         ):
             in_turn = tuple(chain.from_iterable((each, ANSWER) for each in sent))
@@ -316,7 +316,7 @@ def _many() -> Iterator[Case]:
 
 def _auto_fragmented() -> Iterator[Case]:
     text = b"*" * (LIMIT - _SPARE)
-    yield Case("10.1.1", parts(command(text), 1_300), (told(text),))
+    yield Case("10.1.1", parts(command(text), 1_300), (echoed(text),))
 
 
 CASES: Final = tuple(

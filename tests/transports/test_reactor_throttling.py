@@ -23,9 +23,9 @@ from tests.transports.stepped_reactor import BINARY, CLOSE, PING, TEXT, open_ste
 class Refusing(RecordingApplication):
     """An application that refuses every command except those with the given texts."""
 
-    def __init__(self, *taken: str) -> None:
+    def __init__(self, *accepted: str) -> None:
         super().__init__()
-        self.taken = taken
+        self.accepted = accepted
 
     async def join(self, session: Session, admission: Admission) -> Receiver:
         receiver = await super().join(session, admission)
@@ -43,7 +43,7 @@ class Refuser:
     def receive(self, command: Command | UnknownType) -> bool | None:
         self.take(command)
         text = self.application.texts[-1]
-        if text in self.application.taken:
+        if text in self.application.accepted:
             return None
         self.session.push(Frames.of([text.encode()]))
         return False
