@@ -97,7 +97,7 @@ def _hold(held: UnfinishedHeads, stop: threading.Event, port: int, count: int, a
     finally:
         for key in tuple(selector.get_map().values()):
             with suppress(OSError):
-                key.fileobj.close()  # type: ignore[union-attr] # a socket, as above
+                key.fileobj.close()  # type: ignore[union-attr] # always a socket
         selector.close()
 
 

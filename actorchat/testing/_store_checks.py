@@ -577,7 +577,7 @@ def _upload(number: int, uploader: User = ANN, created: int = NOW) -> Upload:
 
 
 def _check_uploads(writer: _Writer) -> None:
-    """An upload is taken by one message of its uploader, shown wherever that is, and not forgotten any more."""
+    """An upload can be used by one message of its uploader, which shows it everywhere, and is then kept."""
     one, two, three, bobs = _upload(1), _upload(2), _upload(3), _upload(4, BOB)
     recorded = writer.batch(*map(RecordUpload, (one, two, three, bobs)), RecordUpload(one))
     assert [decision for decision, _ in recorded] == [UploadRecorded()] * 5
@@ -593,7 +593,7 @@ def _check_uploads(writer: _Writer) -> None:
     for other in (tuple(ids[:2]), (), (ids[1],)):
         _refuses(writer, replace(send, text="x", attachments=other), "conflict")
     _refuses(writer, replace(send, attachments=tuple(ids[:2])), "conflict")
-    # None at all, taken, somebody else's, and named twice.
+    # An unknown file, one in use, another user's, and one named twice.
     nothing = UUID(int=99)
     for files, offending in (
         ((nothing, ids[2]), (nothing,)),
@@ -603,7 +603,7 @@ def _check_uploads(writer: _Writer) -> None:
     ):
         refused = _refuses(writer, AddMessage(CHAT, ANN, "x", files), "attachment_unknown")
         assert refused.attachments == offending
-    # Nobody with the same id and another role, and no refused message has taken it.
+    # Neither a user with the same id and another role nor a refused message has used the file.
     _refuses(writer, AddMessage(CHAT, EVE, "x", (ids[2],)), "attachment_unknown")
     # Of two messages of one batch the first takes it; so does one of a chat that the batch makes.
     new = UUID(int=7)
@@ -622,7 +622,7 @@ def _check_uploads(writer: _Writer) -> None:
         assert [each.attachments for each in page.messages] == [(two.file, one.file)]
     assert all(upload.bound for upload in store.uploads(ids[:3]))
     assert store.unbound_uploads(NOW, 9) == (ids[3],)
-    # Recorded and taken, or forgotten, in one batch.
+    # Uploads can be recorded and used, or recorded and deleted, in one batch.
     five, six = _upload(5), _upload(6)
     writer.batch(
         RecordUpload(five),
@@ -644,7 +644,7 @@ def _check_expiring_uploads(writer: _Writer) -> None:
     expired, _ = writer.one(ExpireUploads((*ids, UUID(int=99)), NOW + 3), now=NOW + 5)
     assert expired == UploadsExpired((ids[1], ids[2]))
     assert {upload.file.uuid for upload in store.uploads(ids)} == {ids[0], ids[3]}
-    # Late by a second, though nobody has forgotten it yet.
+    # The upload expired a second ago, but is not deleted yet.
     _refuses(writer, AddMessage(CHAT, ANN, "x", (ids[3],)), "attachment_unknown", now=NOW + 4 + 86_400)
     writer.changed(AddMessage(CHAT, ANN, "x", (ids[3],)), now=NOW + 3 + 86_400)
 

@@ -174,7 +174,7 @@ async def reading_pauses_at_eight_operations_in_flight(open_transport: OpenTrans
     async with opened(open_transport, application) as dialer, dialer.dial(admission_of(1)) as peer:
         await send_commands(peer, 9)
         session = (await joined(application, 1))[0]
-        await until(lambda: len(application.commands) >= 8, "eight operations are taken")
+        await until(lambda: len(application.commands) >= 8, "eight operations are accepted")
         await settled()
         expect(len(application.commands) == 8, "the ninth operation waits")
         session.operation_done()
@@ -188,7 +188,7 @@ async def a_paused_session_can_be_closed(open_transport: OpenTransport) -> None:
     application.takes = True
     async with opened(open_transport, application) as dialer, dialer.dial(admission_of(1)) as peer:
         await send_commands(peer, 9)
-        await until(lambda: len(application.commands) == 8, "eight operations are taken")
+        await until(lambda: len(application.commands) == 8, "eight operations are accepted")
         start = trio.current_time()
         application.sessions[0].close(CloseCode.DONE)
         await close_follows(peer, CloseCode.DONE, [])

@@ -165,7 +165,7 @@ class Load:
 def open_load(
     port: int, sockets: Sequence[Socket], *, ids: bool = False, dialect: Dialect | None = None, sink: bool = False
 ) -> Iterator[tuple[Load, Connected]]:
-    """Start a generator and open all of `sockets`. Raises RuntimeError with the server's mistake.
+    """Start a generator and open all of `sockets`. Raises RuntimeError with the reason if the server fails.
 
     With `sink` the generator also has a flooding socket to itself: the same work for it, without a server.
     """

@@ -110,7 +110,7 @@ class ChatService:
         await trio.sleep(600)
 
     def empty(self) -> None:
-        """Everybody goes.
+        """Stop all members and rooms.
 
         It awaits nothing: on Python 3.13 Trio may hold the last cancellation for a while, here of a sleep, and with it
         the frames that it went through and what they name.

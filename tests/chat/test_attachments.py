@@ -1,4 +1,4 @@
-"""Files of messages: taken with the message, and shown to each reader with links of its own."""
+"""Files of messages are stored with the message, and each reader gets its own signed links."""
 
 from typing import Any
 from urllib.parse import parse_qs, urlsplit

@@ -65,7 +65,7 @@ def test_a_visitor_belongs_to_no_source() -> None:
 @pytest.mark.parametrize(
     "dates", [(NOW - 60.0, NOW - 30.0), (None, None), (NOW - 30.0, NOW - 30.0), (None, NOW + 30.0)]
 )
-def test_an_older_token_does_not_bring_its_profile_back(dates: tuple[float | None, float | None]) -> None:
+def test_an_older_token_does_not_restore_its_profile(dates: tuple[float | None, float | None]) -> None:
     older, newer = token("Olga", "a", dates[0]), token("Olya", "b", dates[1])
     person = used(older, newer)
     assert person.user.firstname == "Olya"

@@ -169,7 +169,7 @@ def test_the_help_teaches_with_examples() -> None:
 
 
 @pytest.mark.parametrize("wrong", [("--limit", "1001"), ("--limit", "0"), ("--page", "0"), ("--sort", "colour")])
-def test_what_can_not_be_asked_is_a_usage_error(wrong: tuple[str, str]) -> None:
+def test_invalid_options_are_a_usage_error(wrong: tuple[str, str]) -> None:
     assert run(*wrong).exit_code == 2
 
 

@@ -340,7 +340,7 @@ def test_a_deleted_current_folder_is_one_line_and_status_1(
     assert capsys.readouterr().err == "actorchat: the current folder no longer exists; change to another one\n"
 
 
-def test_a_host_that_is_no_name_is_one_line_and_status_1(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_host_name_is_one_line_and_status_1(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert serve("--host", "x" * 64 + ".example") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "invalid host name" in line

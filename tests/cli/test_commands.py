@@ -63,7 +63,7 @@ def test_without_a_server_there_is_no_token(tmp_path: Path) -> None:
         ("--role", "user"),
     ],
 )
-def test_a_token_for_nobody_is_refused(wrong: tuple[str, ...]) -> None:
+def test_a_token_without_a_user_is_refused(wrong: tuple[str, ...]) -> None:
     assert run("token", *wrong).exit_code == 2
 
 
@@ -142,7 +142,7 @@ def test_a_variable_that_is_no_setting_is_a_warning(monkeypatch: pytest.MonkeyPa
     assert ended.stdout == "The settings are valid.\n"
 
 
-def test_a_variable_that_kubernetes_makes_up_is_a_warning_that_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_set_by_kubernetes_is_a_warning_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACTORCHAT_PORT", "tcp://10.0.0.1:8000")
     ended = run("check-config")
     assert ended.exit_code == 0
@@ -184,7 +184,7 @@ def test_asyncapi_prints_the_document() -> None:
     assert json.loads(run("asyncapi").output)["asyncapi"].startswith("3.")
 
 
-def test_the_help_shows_what_there_is_and_nothing_else() -> None:
+def test_the_help_shows_all_commands_and_nothing_else() -> None:
     commands = [
         line.split()[0] for line in run("--help").output.partition("Commands:")[2].splitlines() if line[:3] == "   "
     ]

@@ -107,7 +107,7 @@ async def stay(peer: ServerSocket) -> None:
     await trio.sleep(60)
 
 
-async def test_what_is_typed_is_sent_and_shown_as_stored(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+async def test_a_typed_line_is_sent_and_shown_as_stored(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     async def script(peer: ServerSocket) -> None:
         await answer(peer, 0)
         await stay(peer)
@@ -187,7 +187,7 @@ async def test_a_text_that_was_refused_can_be_typed_again(
     assert ui.restored_lines == [typed]
 
 
-async def test_what_was_refused_is_counted_and_quoted_in_short(
+async def test_refused_messages_are_counted_and_quoted_briefly(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     async def script(peer: ServerSocket) -> None:

@@ -239,7 +239,7 @@ def test_a_line_wider_than_the_window_hides_neither_itself_nor_the_prompt(small:
     small.wait_for("> again")
 
 
-def test_what_was_typed_is_recalled_with_the_arrow_keys(small: Terminal) -> None:
+def test_earlier_lines_are_recalled_with_the_arrow_keys(small: Terminal) -> None:
     for line in ("first", "second", "/nonsense"):
         small.enter(line)
     small.wait_for("second ✓", "there is no command")
@@ -296,7 +296,7 @@ def test_the_chat_list_previews_unread_messages_and_shows_closed_chats(server: S
         operator.kill()
 
 
-def test_inside_a_chat_is_said_that_another_visitor_writes_and_how_to_get_there(
+def test_inside_a_chat_messages_of_other_chats_are_announced(
     visitor: Terminal, operator: Terminal, server: ServerProcess, tmp_path: Path
 ) -> None:
     visitor.enter("hello")
@@ -314,7 +314,7 @@ def test_inside_a_chat_is_said_that_another_visitor_writes_and_how_to_get_there(
     operator.wait_for("2  new", "1  new")
 
 
-def test_the_title_says_disconnected_instead_of_what_was(
+def test_the_title_shows_a_lost_connection_instead_of_the_old_status(
     server: ServerProcess, visitor: Terminal, operator: Terminal
 ) -> None:
     visitor.wait_for("waiting for an operator · new")

@@ -92,7 +92,7 @@ def test_a_status_that_came_with_the_message_counts_too() -> None:
     assert VISITORS_VIEW.status_of(own) is MessageStatus.DELIVERED
 
 
-def test_another_history_takes_the_place_of_the_one_on_the_screen() -> None:
+def test_a_resync_replaces_the_history_on_the_screen() -> None:
     view = VISITORS_VIEW.with_pending(Delivery("c1", "on its way", ()))
     view = after(view, MessageAdded(message(0, "old")), receipts(Role.OPERATOR, 9, 9))
     resync = ResyncRequired(CHAT.uuid, 0)
@@ -306,7 +306,7 @@ def test_the_chat_on_the_screen_has_nothing_unread() -> None:
     assert view.rows[CHAT.uuid].unread == 0
 
 
-def test_a_list_that_never_was_connected_claims_nothing() -> None:
+def test_a_list_that_was_never_connected_shows_no_status() -> None:
     view = ChatListView().with_connection(ConnectionState.WAITING, "cannot connect to x:1: connection refused")
     assert drawing.chat_list_title(view) == "disconnected · the list is not loaded yet"
     assert rows(view) == []
@@ -333,7 +333,7 @@ def read(index: int, text: str = "", *, user: User = VISITOR) -> Message:
     return attrs.evolve(message(index, text, user=user), status=MessageStatus.READ)
 
 
-def test_what_was_said_before_the_list_was_opened_is_shown_with_what_is_unread() -> None:
+def test_messages_from_before_the_list_was_opened_are_previewed() -> None:
     view = chat_list(CHAT, OTHER_CHAT)
     assert view.next_without_history(()) == view.rows[OTHER_CHAT.uuid]
     assert view.next_without_history({OTHER_CHAT.uuid}) == view.rows[CHAT.uuid]
@@ -348,7 +348,7 @@ def test_what_was_said_before_the_list_was_opened_is_shown_with_what_is_unread()
     assert view.next_without_history(()) is None
 
 
-def test_a_history_that_is_older_than_what_came_changes_nothing() -> None:
+def test_a_history_older_than_the_events_changes_nothing() -> None:
     view = chat_list(CHAT).after(MessageAdded(message(5, "news", user=VISITOR)))
     assert view.with_history(CHAT.uuid, [message(4, "old", user=VISITOR)], has_more=False) is view
 

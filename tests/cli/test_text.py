@@ -26,7 +26,7 @@ def test_text_cannot_steer_the_terminal() -> None:
     assert one_line("a\nb\r\nc") == "a ⏎ b ⏎ c"
 
 
-def test_what_people_write_stays_as_it_is() -> None:
+def test_ordinary_text_is_not_changed() -> None:
     joined = "\U0001f469\u200d\U0001f4bb \u2764\ufe0f \u0645\u06cc\u200c\u062e"
     spaces = "".join(chr(code) for code in range(0x3001) if unicodedata.category(chr(code)) == "Zs")
     for text in (joined, spaces, "20\u00a0€", "日本\u3000語"):

@@ -127,7 +127,7 @@ async def test_a_refusal_from_something_else_is_named_by_its_status(answer: tupl
             await api.chat(CHAT.uuid)
 
 
-async def test_an_answer_that_is_not_of_this_api_is_no_answer() -> None:
+async def test_an_answer_of_another_api_is_an_error() -> None:
     async with serving(lambda request, body: (200, b"hello")) as url, open_api(url) as api:
         with pytest.raises(ApiUnreachable, match="not from this API") as refused:
             await api.chat(CHAT.uuid)
@@ -144,7 +144,7 @@ async def test_an_unreachable_server_is_a_typed_error() -> None:
 
 
 @pytest.mark.parametrize("words", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])
-async def test_a_server_without_tls_is_said_to_be_one(nursery: trio.Nursery, words: bytes) -> None:
+async def test_a_server_without_tls_is_reported_as_such(nursery: trio.Nursery, words: bytes) -> None:
     async def refuse(stream: trio.SocketStream) -> None:
         await stream.receive_some()
         await stream.send_all(words)

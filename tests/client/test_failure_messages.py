@@ -40,5 +40,5 @@ def wrapped(error: Exception) -> Exception:
         (LookupError(), "LookupError"),
     ],
 )
-def test_the_root_of_a_failure_is_said_in_a_few_words(error: Exception, said: str) -> None:
+def test_the_root_cause_of_a_failure_is_described_briefly(error: Exception, said: str) -> None:
     assert explain_failure(error) == said

@@ -50,7 +50,7 @@ async def test_every_socket_begins_with_a_snapshot(autojump_clock: MockClock, nu
     assert server.resources == ["/ws/operators?source=lk&source=shop"] * 3
 
 
-async def test_a_feed_that_is_not_ones_own_is_a_typed_error(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+async def test_a_forbidden_feed_is_a_typed_error(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     async with open_feed("ws://test", token="t", dial=ScriptedServer(nursery, 403).dial) as feed:
         with pytest.raises(NotAllowed):
             await anext(feed)
@@ -73,7 +73,7 @@ async def test_a_refused_feed_names_the_fault_that_the_server_names(
     assert str(refused.value) == said
 
 
-async def test_what_came_before_the_end_is_read_before_its_error(
+async def test_events_before_the_end_are_read_before_its_error(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     async def script(peer: ServerSocket) -> None:

@@ -114,7 +114,7 @@ async def test_events_come_once_and_in_order_over_a_lost_socket(
     assert [resource.partition("?")[2] for resource in server.resources] == ["after=-1", "after=2"]
 
 
-async def test_a_message_whose_answer_is_lost_is_sent_again_under_the_same_name(
+async def test_an_unanswered_message_is_sent_again_with_the_same_client_id(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     names = []
@@ -184,7 +184,7 @@ async def test_an_answer_to_an_old_key_hides_no_later_message(autojump_clock: Mo
     assert server.resources[1].endswith("after=0")
 
 
-async def test_a_room_without_a_beginning_does_not_begin_with_an_answer_out_of_order(
+async def test_a_room_without_after_does_not_begin_with_an_answer(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     async def first(peer: ServerSocket) -> None:
@@ -219,7 +219,7 @@ async def test_a_replayed_message_under_the_same_key_with_another_text_settles_n
         assert await indexes(room, 1) == [0]
 
 
-async def test_a_message_in_doubt_leaves_only_after_the_replay(
+async def test_an_unanswered_message_is_sent_again_only_after_the_replay(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     order: list[str] = []
@@ -335,7 +335,7 @@ async def test_a_temporary_http_status_makes_the_room_reconnect(
         (b"HTTP/1.1 403 Forb", NotAllowed),
     ],
 )
-async def test_a_final_end_is_a_typed_error(
+async def test_a_final_close_is_a_typed_error(
     autojump_clock: MockClock, nursery: trio.Nursery, end: int, error: type[ConnectionEnded]
 ) -> None:
     async with opened(ScriptedServer(nursery, end)) as room:
@@ -353,7 +353,7 @@ async def test_a_final_end_is_a_typed_error(
 @pytest.mark.parametrize(
     "garbage", [b"", b"HTTP/1.1 101 Sw", b"SSH-2.0-x\r\n", b"\x00" * 40, b"HTTP/1.1 101 OK\r\n\r\n"]
 )
-async def test_what_is_no_websocket_is_tried_again(
+async def test_an_answer_that_is_no_websocket_is_tried_again(
     autojump_clock: MockClock, nursery: trio.Nursery, garbage: bytes
 ) -> None:
     server = ScriptedServer(nursery, garbage, stay)
@@ -424,7 +424,7 @@ async def test_a_frame_error_that_no_frame_of_ours_caused_is_final(
             await anext(room)
 
 
-async def test_a_message_over_the_size_of_a_frame_is_refused_before_it_leaves(
+async def test_a_message_over_the_frame_limit_is_refused_before_it_is_sent(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     async with opened(ScriptedServer(nursery, stay)) as room:
@@ -499,7 +499,7 @@ async def test_a_mark_that_the_server_refuses_temporarily_is_sent_again(
     assert [round(later - at, 3) for at, later in pairwise(heard_at)] == [0.5, 1.0, 2.0]
 
 
-async def test_marks_that_were_refused_leave_one_at_a_time(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+async def test_refused_marks_are_sent_again_one_at_a_time(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     heard: dict[object, float] = {}
 
     async def script(peer: ServerSocket) -> None:
@@ -518,7 +518,7 @@ async def test_marks_that_were_refused_leave_one_at_a_time(autojump_clock: MockC
     assert heard == {MarkMessageDelivered(6): pytest.approx(0.5), MarkMessageRead(5): pytest.approx(1.0)}
 
 
-async def test_another_history_makes_the_room_forget_what_it_had_and_its_marks(
+async def test_a_resync_makes_the_room_forget_its_history_and_marks(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     heard: list[object] = []
@@ -561,7 +561,7 @@ async def test_another_history_makes_the_room_forget_what_it_had_and_its_marks(
     assert server.resources[2].endswith("after=3")
 
 
-async def test_while_marks_wait_messages_leave(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+async def test_waiting_marks_do_not_delay_messages(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     async def script(peer: ServerSocket) -> None:
         await peer.hear()
         await peer.tell(ErrorEvent("overloaded", "", "data.message_id"))
@@ -577,7 +577,7 @@ async def test_while_marks_wait_messages_leave(autojump_clock: MockClock, nurser
         await trio.sleep(1)
 
 
-async def test_typing_leaves_four_times_a_second_with_the_latest_text(
+async def test_typing_is_sent_four_times_a_second_with_the_latest_text(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     heard: list[tuple[float, object]] = []
@@ -685,7 +685,7 @@ async def test_a_frame_that_is_no_event_makes_the_room_resume(autojump_clock: Mo
         assert await indexes(room, 1) == [0]
 
 
-async def test_half_a_frame_and_then_nothing_is_a_lost_socket(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+async def test_half_a_frame_without_the_rest_is_a_lost_socket(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     async def first(peer: ServerSocket) -> None:
         await peer.stream.send_all(b"\x81\x7e\x10\x00{")
         await peer.drop()
@@ -698,7 +698,7 @@ async def test_half_a_frame_and_then_nothing_is_a_lost_socket(autojump_clock: Mo
         assert await indexes(room, 1) == [0]
 
 
-async def test_what_the_block_raises_comes_out_as_it_is(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+async def test_an_exception_of_the_block_is_raised_unchanged(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     async def fail() -> None:
         async with opened(ScriptedServer(nursery, stay)) as room:
             await room.wait_live()
@@ -708,7 +708,7 @@ async def test_what_the_block_raises_comes_out_as_it_is(autojump_clock: MockCloc
         await fail()
 
 
-async def test_closing_stops_the_iteration_and_leaves_what_was_on_its_way_undelivered(
+async def test_closing_stops_the_iteration_and_fails_unsent_messages(
     autojump_clock: MockClock,
     nursery: trio.Nursery,
 ) -> None:
@@ -749,7 +749,7 @@ async def test_leaving_at_any_step_of_connecting_leaks_nothing(autojump_clock: M
             nursery.cancel_scope.cancel()
 
 
-async def test_a_refusal_without_a_name_is_of_the_message_in_flight(
+async def test_a_refusal_without_a_client_id_is_for_the_message_in_flight(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     async def script(peer: ServerSocket) -> None:
@@ -792,7 +792,7 @@ async def test_sending_replaces_the_typing_that_waits(autojump_clock: MockClock,
     assert heard == [UpdateTyping("hel", False), SendMessage("hello", (), delivery.client_id)]
 
 
-async def test_what_came_before_a_close_is_read_although_writing_failed(
+async def test_input_before_a_close_is_read_although_writing_failed(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     async def script(peer: ServerSocket) -> None:
@@ -830,7 +830,7 @@ async def test_a_mark_that_breaks_the_socket_is_not_sent_again(
     assert len(heard) == 1
 
 
-async def test_a_server_of_the_strict_profile_alone_is_no_server_for_this_client(
+async def test_a_server_with_only_the_strict_profile_is_refused(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     async with opened(ScriptedServer(nursery, stay, strict=True)) as room:
@@ -861,7 +861,7 @@ async def test_a_socket_that_worked_resets_the_backoff(autojump_clock: MockClock
     assert server.dialled_at[4] - server.dialled_at[3] == pytest.approx(5.5)
 
 
-async def test_without_a_beginning_a_socket_lost_before_any_message_replays_the_chat(
+async def test_without_after_a_socket_lost_before_any_message_replays_the_chat(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     async def leave(peer: ServerSocket) -> None:

@@ -19,18 +19,18 @@ from tests.client.scripted_server import CHAT
         ("ws://[::1]:8000", "http://[::1]:8000"),
     ],
 )
-def test_one_address_gives_the_http_side(url: str, origin: str) -> None:
+def test_one_address_gives_the_http_url(url: str, origin: str) -> None:
     assert ServerAddress.parse(url).origin == origin
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "http://", "http://x?y=1", "http://x:99999", "http://a@b"])
-def test_what_is_no_address_is_named(url: str) -> None:
+def test_an_invalid_address_is_named(url: str) -> None:
     with pytest.raises(ValueError, match=r"address|[Pp]ort"):
         ServerAddress.parse(url)
 
 
 @pytest.mark.parametrize("url", ["http://ann:pa55word@chat.test", "ftp://ann:pa55word@chat.test"])
-def test_what_is_no_address_is_named_without_its_password(url: str) -> None:
+def test_an_invalid_address_is_named_without_its_password(url: str) -> None:
     with pytest.raises(ValueError, match=r"//ann:\*\*\*@chat\.test: ") as caught:
         ServerAddress.parse(url)
     assert "pa55word" not in str(caught.value)
@@ -83,7 +83,7 @@ def test_other_closes_are_final(code: int) -> None:
     assert (error.code, error.detail) == (code, "why")
 
 
-def test_a_broken_frame_is_forgiven_once_it_was_found() -> None:
+def test_a_frame_error_is_retried_once_its_cause_was_found() -> None:
     for code in (1007, 1008, 1009):
         assert final_error(Closed(code, ""), frame_dropped=True) is None
         assert final_error(Closed(code, ""), frame_dropped=False) is not None

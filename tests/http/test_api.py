@@ -48,7 +48,7 @@ async def test_a_short_token_is_not_exchanged_for_a_long_one(api: ApiClient) -> 
         assert Tokens(SECRET).verify(token).expires == expires
 
 
-async def test_a_customer_with_a_token_from_elsewhere_visits_as_themselves(api: ApiClient) -> None:
+async def test_a_visitor_with_a_token_of_the_site_keeps_its_user(api: ApiClient) -> None:
     answer = await api.call("POST", "/api/visitors", customer(7, firstname="Ann"), {"source": "lk"})
     assert answer.status_code == 200
     assert (answer.json()["user"]["id"], answer.json()["user"]["firstname"]) == (7, "Ann")
@@ -62,7 +62,7 @@ async def test_basic_authentication_of_a_site_counts_as_no_header(api: ApiClient
     assert "a token is needed" in refused.text
 
 
-async def test_an_operator_is_no_visitor(api: ApiClient) -> None:
+async def test_an_operator_can_not_use_the_route_for_visitors(api: ApiClient) -> None:
     answer = await api.call("POST", "/api/visitors", operator(), {"source": "lk"})
     assert error_of(answer) == (403, "not_allowed", "")
 
@@ -130,7 +130,7 @@ async def test_a_repeated_client_id_gets_the_stored_message(api: ApiClient) -> N
     ],
     ids=["empty", "too_long", "attachment_unknown", "too_many_attachments"],
 )
-async def test_a_message_that_may_not_be_is_refused_with_its_code(
+async def test_an_invalid_message_is_refused_with_its_code(
     api: ApiClient, fields: dict[str, object], code: str, path: str
 ) -> None:
     visitor, chat = await api.visit()
@@ -249,7 +249,7 @@ async def test_an_unknown_query_parameter_is_refused_by_name(api: ApiClient, met
         assert f"{name}: there is no such query parameter" in answer.json()["error"]["detail"]
 
 
-async def test_of_two_operators_one_accepts(api: ApiClient) -> None:
+async def test_only_one_of_two_operators_can_accept_a_chat(api: ApiClient) -> None:
     _, chat = await api.talk()
     accepted = await api.call("POST", f"/api/chats/{chat}/accept", operator(1, firstname="Olga"), {})
     assert accepted.status_code == 200
@@ -280,13 +280,13 @@ async def test_a_chat_is_closed_reopened_transferred_and_returned(api: ApiClient
 
 
 @pytest.mark.parametrize("verb", ["accept", "transfer", "return"])
-async def test_what_operators_do_is_not_a_visitors(api: ApiClient, verb: str) -> None:
+async def test_a_visitor_may_not_call_routes_for_operators(api: ApiClient, verb: str) -> None:
     visitor, chat = await api.talk()
     answer = await api.call("POST", f"/api/chats/{chat}/{verb}", visitor, {"operator_id": 1})
     assert error_of(answer) == (403, "not_allowed", "")
 
 
-async def test_a_transfer_to_nobody_is_404(api: ApiClient) -> None:
+async def test_a_transfer_to_an_unknown_operator_is_404(api: ApiClient) -> None:
     _, chat = await api.talk()
     answer = await api.call("POST", f"/api/chats/{chat}/transfer", operator(), {"operator_id": 99})
     assert error_of(answer)[:2] == (404, "not_found")
@@ -351,7 +351,7 @@ async def test_lists_show_what_the_caller_may_see_newest_first(api: ApiClient) -
         assert error_of(unknown) == (400, "malformed", "before")
 
 
-async def test_a_walk_along_the_links_shows_each_chat_once_though_they_move(api: ApiClient) -> None:
+async def test_paging_along_the_links_shows_each_chat_once_while_chats_move(api: ApiClient) -> None:
     talks = [await api.talk() for _ in range(9)]
     path, shown, pages = "/api/chats?status=new&source=lk&limit=2", list[str](), 0
     while path:
@@ -378,7 +378,7 @@ async def test_the_last_page_of_a_list_links_to_none(api: ApiClient) -> None:
 
 
 @pytest.mark.parametrize("cursor", ["", "MSAxMjM", "MSAxIDIgMw", "!", "%00", "\u00e4", "MiAxIDI", "1"])
-async def test_what_is_no_cursor_is_refused(api: ApiClient, cursor: str) -> None:
+async def test_an_invalid_cursor_is_refused(api: ApiClient, cursor: str) -> None:
     assert error_of(await api.call("GET", f"/api/chats?before={cursor}", operator())) == (400, "malformed", "before")
 
 
@@ -390,7 +390,7 @@ async def test_operators_see_the_operators_of_their_sources(api: ApiClient) -> N
     assert error_of(await api.call("GET", "/api/operators", customer())) == (403, "not_allowed", "")
 
 
-async def test_a_token_for_one_source_takes_no_other_source_away(api: ApiClient) -> None:
+async def test_a_token_for_one_source_removes_no_other_source(api: ApiClient) -> None:
     for sources in (["lk"], ["shop"]):
         await api.call("GET", "/api/chats", operator(2, sources))
     for source in ("lk", "shop"):
@@ -401,7 +401,7 @@ async def test_a_token_for_one_source_takes_no_other_source_away(api: ApiClient)
     assert (given.status_code, given.json()["operator_user"]["id"]) == (200, 2)
 
 
-async def test_an_older_token_does_not_bring_an_old_name_back(api: ApiClient) -> None:
+async def test_an_older_token_does_not_restore_an_old_name(api: ApiClient) -> None:
     older = customer(7, firstname="Ann")
     newer = customer(7, firstname="Anna")
     names = []
@@ -419,14 +419,14 @@ async def test_a_newer_token_updates_the_profile_and_omitted_claims_keep_it(api:
     assert shown.json()["owner_user"]["firstname"] == "Anna"
 
 
-async def test_a_renewed_token_does_not_bring_an_old_name_back(api: ApiClient) -> None:
+async def test_a_renewed_token_does_not_restore_an_old_name(api: ApiClient) -> None:
     renewed, _ = await api.visit(token=customer(7, firstname="Ann"))
     await api.visit(token=customer(7, firstname="Anna"))
     answer = await api.call("POST", "/api/visitors", renewed, {"source": "lk"})
     assert answer.json()["user"]["firstname"] == "Anna"
 
 
-async def test_a_token_that_says_nothing_new_costs_no_operation(api: ApiClient) -> None:
+async def test_a_token_without_new_claims_needs_no_operation(api: ApiClient) -> None:
     await api.call("GET", "/api/chats", operator(1, firstname="Olga"))
     before = api.server.statistics().journal.operations
     await api.call("GET", "/api/chats", operator(1, firstname="Olga"))
@@ -501,7 +501,7 @@ async def test_a_preflight_allows_what_the_widget_sends(api: ApiClient) -> None:
     assert answer.headers["access-control-allow-headers"] == "authorization, content-type"
 
 
-async def test_no_cache_may_keep_an_answer_or_a_refusal(api: ApiClient) -> None:
+async def test_answers_and_refusals_are_not_cacheable(api: ApiClient) -> None:
     visitor, chat = await api.visit()
     for answer in (
         await api.call("GET", f"/api/chats/{chat}", visitor),

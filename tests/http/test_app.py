@@ -69,7 +69,7 @@ async def get(app: ASGIApp, path: str = "/api/chats") -> httpx.Response:
         return await http.get(path)
 
 
-async def test_a_defect_is_a_500_that_tells_nothing_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_defect_is_a_500_without_details_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     answer = await get(app_over(RuntimeError("the secret is 42")))
     assert error_of(answer) == (500, "internal", "")
     assert "42" not in answer.text
@@ -116,7 +116,7 @@ async def test_without_a_token_the_answer_says_how_to_send_one() -> None:
     assert answer.headers["www-authenticate"] == "Bearer"
 
 
-async def test_an_answer_that_takes_too_long_is_given_up(autojump_clock: MockClock) -> None:
+async def test_an_answer_that_takes_too_long_is_a_503(autojump_clock: MockClock) -> None:
     answer = await get(app_over(None))
     assert error_of(answer) == (503, "overloaded", "")
     assert "not known whether it takes effect" in answer.text

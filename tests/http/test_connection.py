@@ -347,14 +347,14 @@ async def test_a_peer_that_goes_on_sending_is_cut_off(autojump_clock: MockClock)
         assert trio.current_time() == pytest.approx(LINGER_SECONDS, abs=0.11)
 
 
-async def test_what_is_no_http_is_answered_with_400_and_closed(autojump_clock: MockClock) -> None:
+async def test_input_that_is_not_http_is_answered_with_400_and_closed(autojump_clock: MockClock) -> None:
     async with connected() as client:
         await client.send(b"\x16\x03\x01 not http\r\n\r\n")
         assert (await client.answer()).startswith(b"HTTP/1.1 400")
         assert await client.is_closed()
 
 
-async def test_a_peer_that_takes_no_answer_is_cut_off(autojump_clock: MockClock) -> None:
+async def test_a_peer_that_reads_no_answer_is_cut_off(autojump_clock: MockClock) -> None:
     async with connected(_Stuck) as client:
         started = trio.current_time()
         await client.send(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -362,7 +362,7 @@ async def test_a_peer_that_takes_no_answer_is_cut_off(autojump_clock: MockClock)
         assert trio.current_time() - started == SEND_SECONDS
 
 
-async def test_abort_cuts_off_a_peer_that_takes_no_answer(autojump_clock: MockClock) -> None:
+async def test_abort_cuts_off_a_peer_that_reads_no_answer(autojump_clock: MockClock) -> None:
     async with connected(_Stuck) as client:
         await client.send(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
         await trio.testing.wait_all_tasks_blocked()
@@ -453,7 +453,7 @@ async def test_draining_does_not_wait_for_a_body_that_does_not_come(autojump_clo
         assert await client.is_closed()
 
 
-async def test_a_body_that_nobody_reads_does_not_keep_the_connection(autojump_clock: MockClock) -> None:
+async def test_an_unread_body_does_not_keep_the_connection_open(autojump_clock: MockClock) -> None:
     async with connected() as client:
         head = b"POST /crash HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
         await client.send(head + b"1\r\nx\r\n" * 1000)
@@ -473,7 +473,7 @@ async def test_pipelined_requests_are_answered_at_a_bounded_rate(autojump_clock:
         nursery.cancel_scope.cancel()
 
 
-async def test_requests_that_wait_for_the_answer_before_are_never_slowed_down(autojump_clock: MockClock) -> None:
+async def test_requests_that_are_not_pipelined_are_never_slowed_down(autojump_clock: MockClock) -> None:
     async with connected() as client:
         for _ in range(500):
             await client.send(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -481,7 +481,7 @@ async def test_requests_that_wait_for_the_answer_before_are_never_slowed_down(au
         assert trio.current_time() == 0
 
 
-async def test_little_is_read_of_a_peer_that_takes_no_answer(autojump_clock: MockClock) -> None:
+async def test_little_is_read_from_a_peer_that_reads_no_answers(autojump_clock: MockClock) -> None:
     async with connected(_Stuck) as client, trio.open_nursery() as nursery:
         nursery.start_soon(client.send, b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n" * 10_000)
         await trio.testing.wait_all_tasks_blocked()
@@ -489,7 +489,7 @@ async def test_little_is_read_of_a_peer_that_takes_no_answer(autojump_clock: Moc
         nursery.cancel_scope.cancel()
 
 
-async def test_of_a_peer_that_is_gone_no_further_request_is_answered(autojump_clock: MockClock) -> None:
+async def test_no_further_request_of_a_disconnected_peer_is_answered(autojump_clock: MockClock) -> None:
     async with connected(_Gone) as client:
         await client.send(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n" * 10)
         await trio.testing.wait_all_tasks_blocked()
@@ -497,14 +497,14 @@ async def test_of_a_peer_that_is_gone_no_further_request_is_answered(autojump_cl
         assert len(client.server) == 0
 
 
-async def test_a_peer_that_takes_a_little_now_and_then_gets_the_whole_answer(autojump_clock: MockClock) -> None:
+async def test_a_slow_peer_gets_the_whole_answer(autojump_clock: MockClock) -> None:
     async with connected(_Slow) as client:
         await client.send(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await client.answer()).endswith(bytes(LARGE))
         assert trio.current_time() > 2 * SEND_SECONDS
 
 
-async def test_requests_of_many_connections_begin_a_few_at_a_time(autojump_clock: MockClock) -> None:
+async def test_pipelined_requests_of_many_connections_start_a_few_at_a_time(autojump_clock: MockClock) -> None:
     begun: list[str] = []
     counts: list[int] = []
 

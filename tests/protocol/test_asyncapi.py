@@ -50,7 +50,7 @@ MESSAGES: Final = [
 ]
 
 
-def test_every_message_stands_in_the_document(document: Document) -> None:
+def test_every_message_is_in_the_document(document: Document) -> None:
     assert set(document["components"]["messages"]) == set(MESSAGES)
 
 
@@ -81,17 +81,17 @@ VALIDATORS: Final = {name: validator(DOCUMENT, name) for name in MESSAGES}
 
 
 @given(strategies.commands)
-def test_every_command_that_is_written_obeys_its_schema(command: Command) -> None:
+def test_every_encoded_command_obeys_its_schema(command: Command) -> None:
     VALIDATORS[command.type].validate(json.loads(encode_command(command)))
 
 
 @given(strategies.events)
-def test_every_event_that_is_written_obeys_its_schema(event: Event) -> None:
+def test_every_encoded_event_obeys_its_schema(event: Event) -> None:
     VALIDATORS[event.type].validate(json.loads(encode_event(event, Profile.EXTENDED)))
 
 
 @given(strategies.messages)
-def test_every_broker_message_that_is_written_obeys_its_schema(message: Message) -> None:
+def test_every_encoded_broker_message_obeys_its_schema(message: Message) -> None:
     VALIDATORS["brokerMessage"].validate(json.loads(encode_entity(message)))
 
 
@@ -123,7 +123,7 @@ def test_enums_are_in_the_contracts_order(document: Document) -> None:
     assert schemas["Role"]["type"] == "string"
 
 
-def test_only_what_the_contract_lets_be_null_may_be_null(document: Document) -> None:
+def test_only_nullable_fields_of_the_contract_are_nullable(document: Document) -> None:
     nullable = {
         (name, field)
         for name, schema in document["components"]["schemas"].items()
@@ -147,7 +147,7 @@ def test_every_integer_is_bounded_and_only_a_command_has_defaults(document: Docu
                 assert (field["minimum"], field["maximum"]) == (-(2**53), 2**53)
 
 
-def test_what_only_extended_sockets_get_is_marked(document: Document) -> None:
+def test_parts_for_extended_sockets_only_are_marked(document: Document) -> None:
     messages = document["components"]["messages"]
     marked = {name for name, message in messages.items() if message.get("x-profile") == "extended"}
     assert marked == {"error", "receipts", "resync_required", "chat_updated_in_room", "typing_updated_in_room"}

@@ -37,17 +37,17 @@ from tests.protocol.contract import example
 
 
 @given(strategies.commands)
-def test_every_command_comes_back_from_the_wire_as_it_went(command: Command) -> None:
+def test_every_command_is_decoded_as_it_was_encoded(command: Command) -> None:
     assert decode_command(encode_command(command)) == command
 
 
 @given(strategies.events)
-def test_every_event_comes_back_from_the_wire_as_it_went(event: Event) -> None:
+def test_every_event_is_decoded_as_it_was_encoded(event: Event) -> None:
     assert decode_event(encode_event(event, Profile.EXTENDED)) == event
 
 
 @given(strategies.events)
-def test_the_slow_reading_of_an_event_equals_the_fast_one(event: Event) -> None:
+def test_the_slow_decoding_of_an_event_equals_the_fast_one(event: Event) -> None:
     assert codec._decode_event_slowly(encode_event(event, Profile.EXTENDED)) == event
 
 
@@ -84,7 +84,7 @@ near_commands = st.fixed_dictionaries(
 
 
 @given(near_commands, st.sampled_from(Profile))
-def test_the_hot_path_accepts_nothing_that_the_slow_reading_refuses(value: object, profile: Profile) -> None:
+def test_the_fast_decoder_accepts_nothing_that_the_slow_one_refuses(value: object, profile: Profile) -> None:
     payload = json.dumps(value).encode()
     try:
         command = decode_command(payload, profile)
@@ -96,7 +96,7 @@ def test_the_hot_path_accepts_nothing_that_the_slow_reading_refuses(value: objec
 @given(st.binary() | strategies.texts)
 @hypothesis.example('{"type":"","":{}}')
 @hypothesis.example(b'{"data":{},"type":"send"}')
-def test_noise_raises_malformed_and_nothing_else(payload: bytes | str) -> None:
+def test_random_input_raises_malformed_and_nothing_else(payload: bytes | str) -> None:
     for decode in (decode_command, decode_event):
         try:
             told = decode(payload)
@@ -111,7 +111,7 @@ def test_text_and_bytes_decode_alike() -> None:
     assert decode_command(text) == decode_command(text.encode())
 
 
-def test_absent_attachments_are_none_at_all() -> None:
+def test_a_send_without_attachments_has_none() -> None:
     assert decode_command(b'{"type":"send_message","data":{"text":"hi"}}') == SendMessage("hi")
 
 
@@ -127,7 +127,7 @@ def test_an_unknown_type_is_returned_whatever_its_data(data: bytes) -> None:
     assert decode_event(payload) == UnknownType("dance")
 
 
-def test_an_escaped_backslash_before_u0000_is_no_nul() -> None:
+def test_an_escaped_backslash_before_u0000_is_not_a_nul() -> None:
     payload = rb'{"type":"update_typing","data":{"text":"\\u0000","stopped":false}}'
     assert decode_command(payload) == UpdateTyping(r"\u0000", False)
 
@@ -148,7 +148,7 @@ def test_client_id_is_an_unknown_field_in_the_strict_profile(client_id: str) -> 
     assert decode_command(payload, Profile.STRICT) == SendMessage("hi")
 
 
-def test_a_malformed_send_keeps_what_could_be_read() -> None:
+def test_a_malformed_send_keeps_its_readable_fields() -> None:
     uuid = "3f439f10-9c19-4bd4-81a8-d6e048b97ba4"
     payload = f'{{"type":"send_message","data":{{"text":"hi","client_id":"mine","attachments":[5,"{uuid}"]}}}}'
     with pytest.raises(Malformed) as caught:
@@ -161,7 +161,7 @@ def test_a_malformed_send_keeps_what_could_be_read() -> None:
     )
 
 
-def test_what_a_malformed_send_keeps_can_always_be_written() -> None:
+def test_the_readable_fields_of_a_malformed_send_can_be_encoded() -> None:
     payload = rb'{"type":"send_message","data":{"text":"\ud800","client_id":"a\u0000b"}}'
     with pytest.raises(Malformed) as caught:
         decode_command(payload)
@@ -243,7 +243,7 @@ def test_a_malformed_event_is_explained_too() -> None:
 
 @pytest.mark.parametrize("payload", [rb'"a\ud83d"', rb'"\udc0ca"', rb'"\ud83d\ud83d\udc0c\udc0c"'])
 @pytest.mark.parametrize("profile", Profile)
-def test_half_an_emoji_in_typing_is_shown_as_a_replacement_character(payload: bytes, profile: Profile) -> None:
+def test_a_lone_surrogate_in_typing_becomes_a_replacement_character(payload: bytes, profile: Profile) -> None:
     command = decode_command(b'{"type":"update_typing","data":{"text":%s,"stopped":false}}' % payload, profile)
     assert isinstance(command, UpdateTyping)
     assert command.text == json.loads(payload).encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -43,7 +43,7 @@ def test_frames_are_whole_and_back_to_back(payloads: list[bytes]) -> None:
 
 
 @given(payload_lists)
-def test_each_end_is_the_offset_behind_its_frame(payloads: list[bytes]) -> None:
+def test_each_end_is_the_offset_after_its_frame(payloads: list[bytes]) -> None:
     frames = Frames.of(payloads)
     start = 0
     for end, payload in zip(frames.ends, payloads, strict=True):
@@ -87,7 +87,7 @@ def test_a_long_reason_is_cut_at_a_whole_character() -> None:
     assert read_back(close_frame(CloseCode.TOO_BIG, "é" * 100)) == [(Opcode.CLOSE, (1009, "é" * 61))]
 
 
-def test_clients_return_after_faults_of_the_server_only() -> None:
+def test_clients_reconnect_after_server_faults_only() -> None:
     assert {code for code in CloseCode if code in COME_BACK} == {
         CloseCode.DRAINING,
         CloseCode.SERVER_FAILED,

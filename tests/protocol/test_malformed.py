@@ -148,7 +148,7 @@ def test_a_wrong_frame_is_malformed_with_its_path(frame: str, path: str) -> None
 
 
 @pytest.mark.parametrize("payload", NOT_UTF8)
-def test_bytes_that_are_not_utf8_are_no_text_wherever_they_stand(payload: bytes) -> None:
+def test_invalid_utf8_anywhere_is_not_text(payload: bytes) -> None:
     with pytest.raises(NotUtf8) as caught:
         decode_command(payload)
     assert caught.value.path == ""
@@ -160,7 +160,7 @@ def test_a_text_with_a_raw_surrogate_is_malformed() -> None:
     assert caught.value.path == "data.text"
 
 
-def test_a_frame_full_of_faults_tells_a_bounded_number_of_them() -> None:
+def test_a_frame_full_of_faults_reports_a_bounded_number() -> None:
     with pytest.raises(Malformed) as caught:
         decode_command(send(f'{{"text":5,"attachments":[{",".join("0" * 30_000)}]}}'))
     assert len(caught.value.faults) == 32

@@ -24,5 +24,5 @@ def test_the_codes_are_the_contracts() -> None:
     ]
 
 
-def test_only_what_passes_by_itself_is_retryable() -> None:
+def test_only_temporary_refusals_are_retryable() -> None:
     assert sorted(RETRYABLE) == ["draining", "overloaded", "rate_limited", "storage_unavailable"]

@@ -67,13 +67,13 @@ def test_bounds_of_an_annotation_are_checked(value: object, detail: str) -> None
 
 
 @pytest.mark.parametrize("value", [None, [], "x", 5, True])
-def test_what_is_no_object_is_one_fault_of_the_whole(value: object) -> None:
+def test_a_value_that_is_not_an_object_is_one_fault(value: object) -> None:
     (fault,) = faults_of(value)
     assert fault[0] == ""
     assert fault[1].startswith("expected an object, got ")
 
 
-def test_integers_are_numbers_but_booleans_are_not() -> None:
+def test_integers_are_accepted_as_numbers_but_booleans_are_not() -> None:
     assert structure({"source": "a", "wait": 2}, Body) == Body("a", wait=2.0)
     assert faults_of({"source": "a", "wait": True}) == [("wait", "expected a number, got true")]
     assert faults_of({"source": "a", "limit": True}) == [("limit", "expected an integer, got true")]
@@ -116,7 +116,7 @@ def test_a_role_comes_out_as_a_role() -> None:
 
 
 @pytest.mark.parametrize("end", ["x", "\n", "}"])
-def test_a_uuid_with_something_behind_it_is_none(end: str) -> None:
+def test_a_uuid_with_trailing_characters_is_invalid(end: str) -> None:
     text = "3f439f10-9c19-4bd4-81a8-d6e048b97ba4" + end
     with pytest.raises(Malformed, match="expected a UUID"):
         structure(text, UUID)
@@ -148,7 +148,7 @@ def test_a_send_time_of_another_shape_is_refused(send_time: str, message: Messag
 
 
 @given(strategies.chats)
-def test_an_entity_comes_back_as_it_went(chat: Chat) -> None:
+def test_an_entity_is_decoded_as_it_was_encoded(chat: Chat) -> None:
     assert decode_entity(encode_entity(chat), Chat) == chat
 
 

@@ -1,4 +1,4 @@
-"""Uploads and signed links of a whole server: what is taken, what is refused, and what is left behind."""
+"""Uploads and signed links on a whole server: which files are accepted, and when they are deleted."""
 
 from __future__ import annotations
 

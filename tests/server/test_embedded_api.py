@@ -39,7 +39,7 @@ async def test_a_bot_accepts_answers_notes_and_closes_without_a_token() -> None:
         assert [each.user for each in await bot.operators()] == [OLGA]
 
 
-async def test_a_walk_goes_on_where_it_was_though_chats_move_over_http_as_well() -> None:
+async def test_paging_in_process_is_the_same_as_over_http_while_chats_move() -> None:
     async with run_server() as api:
         bot = await api.server.api_for(OLGA, sources=["lk"])
         talks = [await api.talk() for _ in range(5)]
@@ -121,7 +121,7 @@ async def test_an_issued_token_signs_its_user_in_over_http() -> None:
 
 
 @pytest.mark.parametrize("bad", ["\ud83d", "a\0b"], ids=["half an emoji", "NUL"])
-async def test_text_that_no_socket_could_carry_is_refused_where_it_comes_in(bad: str) -> None:
+async def test_text_that_can_not_be_encoded_is_refused_on_input(bad: str) -> None:
     async with actorchat.open_server(MEMORY) as server:
         chat = await _chat_of_ann(server)
         ann = await server.api_for(ANN)

@@ -116,7 +116,7 @@ async def test_totals_are_of_whole_families_whatever_is_filtered() -> None:
 
 
 @pytest.mark.parametrize("words", ["6F1C", "feed", "FEEDER", "backoff", "OperationRequest", "journal"])
-async def test_a_filter_looks_into_everything_that_has_a_name(words: str) -> None:
+async def test_a_filter_matches_every_named_part(words: str) -> None:
     wanted = info(
         "6f1c", actor="Feeder", parent="feed", state="backoff", message="OperationRequest", waiting_on="journal"
     )
@@ -124,7 +124,7 @@ async def test_a_filter_looks_into_everything_that_has_a_name(words: str) -> Non
     assert [row.name for row in seen.rows] == ["6f1c"]
 
 
-async def test_a_page_behind_the_last_is_the_last() -> None:
+async def test_a_page_beyond_the_last_one_is_the_last() -> None:
     infos = [info(str(number)) for number in range(25)]
     seen = await make_page(infos, InspectionRequest(limit=10, page=9))
     assert (seen.page, seen.pages, seen.matched) == (3, 3, 25)
@@ -171,7 +171,7 @@ async def test_two_thousand_rooms_are_counted_paged_and_filtered(tmp_path: Path)
 
 
 @pytest.mark.parametrize("mask", [0o000, 0o077])
-async def test_the_socket_is_its_owners_only_whatever_the_umask(tmp_path: Path, mask: int) -> None:
+async def test_only_the_owner_can_use_the_socket_whatever_the_umask(tmp_path: Path, mask: int) -> None:
     old = os.umask(mask)
     try:
         async with serving(tmp_path):
@@ -182,7 +182,7 @@ async def test_the_socket_is_its_owners_only_whatever_the_umask(tmp_path: Path, 
         os.umask(old)
 
 
-async def test_the_socket_goes_with_the_server(tmp_path: Path) -> None:
+async def test_the_socket_is_removed_with_the_server(tmp_path: Path) -> None:
     async with serving(tmp_path):
         assert SOCKET_NAME in os.listdir(tmp_path)
     assert SOCKET_NAME not in os.listdir(tmp_path)
@@ -199,7 +199,7 @@ async def test_the_socket_of_a_killed_server_is_replaced(tmp_path: Path) -> None
         assert (await inspect_server(tmp_path, InspectionRequest())).pid == os.getpid()
 
 
-async def test_a_living_servers_socket_is_not_stolen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_socket_of_a_running_server_is_not_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with serving(tmp_path) as first:
         async with serving(tmp_path):
             member = await first.connect_visitor(source="lk")
@@ -212,9 +212,7 @@ async def test_a_living_servers_socket_is_not_stolen(tmp_path: Path, caplog: pyt
     ]
 
 
-async def test_what_is_no_socket_is_left_alone_and_the_server_goes_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_file_that_is_not_a_socket_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / SOCKET_NAME).write_text("somebody's notes")
     async with serving(tmp_path) as server:
         await server.connect_visitor(source="lk")
@@ -222,7 +220,7 @@ async def test_what_is_no_socket_is_left_alone_and_the_server_goes_on(
     assert "does not work for" in caplog.text
 
 
-async def test_a_folder_with_a_long_path_is_no_obstacle(tmp_path: Path) -> None:
+async def test_a_long_folder_path_is_supported(tmp_path: Path) -> None:
     folder = tmp_path / ("d" * 120)
     async with serving(folder):
         assert (await inspect_server(folder, InspectionRequest())).pages == 1

@@ -71,13 +71,13 @@ async def test_a_feed_shows_what_visitors_write() -> None:
         assert await text_of_next_message(feed) == "hello"
 
 
-async def test_a_role_that_does_not_fit_is_the_callers_mistake() -> None:
+async def test_a_wrong_role_raises_in_the_caller() -> None:
     async with open_server(MEMORY) as server:
         with pytest.raises(ValueError, match="role operator"):
             await server.connect_feed(User(1, Role.USER), sources=["lk"])
 
 
-async def test_ids_of_anonymous_visitors_are_the_servers_to_give() -> None:
+async def test_ids_of_anonymous_visitors_are_given_by_the_server_only() -> None:
     async with open_server(MEMORY) as server:
         visitor = await server.connect_visitor(source="lk")
         again = await server.connect_visitor(source="lk", user=visitor.user.id)
@@ -88,7 +88,7 @@ async def test_ids_of_anonymous_visitors_are_the_servers_to_give() -> None:
             await server.connect_feed(visitor.user.id, sources=["lk"])
 
 
-async def test_an_operator_in_a_chat_that_is_none_is_closed_with_4404() -> None:
+async def test_an_operator_in_an_unknown_chat_is_closed_with_4404() -> None:
     async with open_server(MEMORY) as server:
         member = await server.connect_operator(1, sources=["lk"], chat=UUID(int=0))
         assert [event async for event in member] == []
@@ -137,7 +137,7 @@ async def test_websockets_get_1001_and_idle_http_connections_are_closed(transpor
     assert closed == [1001]
 
 
-async def test_what_the_block_raises_comes_out_as_it_is() -> None:
+async def test_an_exception_of_the_block_is_raised_unchanged() -> None:
     with pytest.raises(LookupError, match="mine"):
         async with open_server(MEMORY):
             raise LookupError("mine")
@@ -154,7 +154,7 @@ async def test_a_cancelled_block_still_drains() -> None:
     assert visitor.close_code == CloseCode.DRAINING
 
 
-async def test_a_journal_that_is_stuck_does_not_keep_the_program(autojump_clock: MockClock) -> None:
+async def test_a_stuck_journal_does_not_keep_the_program_running(autojump_clock: MockClock) -> None:
     async with open_server(MEMORY) as server:
         journal = server._parts.journal
         for wait in ("barrier", "drain"):
@@ -163,7 +163,7 @@ async def test_a_journal_that_is_stuck_does_not_keep_the_program(autojump_clock:
     assert not server.drained
 
 
-async def test_sockets_hear_1001_though_a_commit_is_in_doubt(autojump_clock: MockClock) -> None:
+async def test_sockets_are_closed_with_1001_while_a_commit_is_uncertain(autojump_clock: MockClock) -> None:
     async with open_server(MEMORY) as server:
         visitor = await server.connect_visitor(source="lk")
         journal = server._parts.journal
@@ -197,7 +197,7 @@ class _Doubt:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("transport", ["reactor", "trio-websocket"])
-async def test_websockets_hear_1001_and_no_answer_while_a_commit_is_in_doubt(
+async def test_websockets_get_1001_and_no_answer_while_a_commit_is_uncertain(
     transport: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, seconds in (("DRAIN_SECONDS", 1.0), ("COMMIT_SECONDS", 0.2), ("ANSWER_SECONDS", 0.2)):
@@ -230,13 +230,13 @@ async def test_websockets_hear_1001_and_no_answer_while_a_commit_is_in_doubt(
     assert not server.drained
 
 
-async def test_what_is_decided_late_still_counts(autojump_clock: MockClock) -> None:
+async def test_a_drain_with_slow_storage_still_counts_as_drained(autojump_clock: MockClock) -> None:
     async with open_server(MEMORY) as server:
         server._parts.journal.barrier = partial(trio.sleep, 7)  # type: ignore[method-assign] # simulates slow storage
     assert server.drained
 
 
-async def test_an_answer_that_is_not_read_fails_no_stop(autojump_clock: MockClock) -> None:
+async def test_an_unread_answer_does_not_prevent_the_stop(autojump_clock: MockClock) -> None:
     async with open_server(MEMORY) as server:
         http, cut = server._parts.http, trio.Event()
         http.drain = cut.wait  # type: ignore[method-assign] # simulates a connection that does not end
@@ -349,13 +349,13 @@ async def test_a_port_in_use_is_one_clear_line() -> None:
                 pass
 
 
-async def test_a_host_that_is_none_is_one_clear_line() -> None:
+async def test_an_invalid_host_is_one_clear_line() -> None:
     with pytest.raises(StartFailed, match=r"can't listen on 203\.0\.113\.1:0"):
         async with open_server(Settings(storage="memory://", host="203.0.113.1", port=0)):
             pass
 
 
-async def test_a_folder_that_can_not_be_made_is_one_clear_line(tmp_path: Path) -> None:
+async def test_a_folder_that_can_not_be_created_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StartFailed, match=r"data folder can't be used: .*file/data cannot exist"):
         async with open_server(Settings(data=tmp_path / "file" / "data", port=None)):

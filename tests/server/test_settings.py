@@ -101,7 +101,7 @@ def test_a_secret_that_repeats_is_refused_without_being_quoted(weak: str) -> Non
 @pytest.mark.parametrize(
     "kind", ["-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA"]
 )
-def test_a_key_of_another_kind_is_no_secret(kind: str) -> None:
+def test_a_key_of_another_kind_is_not_accepted_as_a_secret(kind: str) -> None:
     with pytest.raises(
         InvalidSettings, match="secret: expected random characters; this secret is a private or public key"
     ):
@@ -165,7 +165,7 @@ def test_embedding_checks_the_same() -> None:
     assert [fault.name for fault in caught.value.faults] == ["port", "limits.burst", "chat.capacity"]
 
 
-def test_a_table_that_is_none_is_a_fault(tmp_path: Path) -> None:
+def test_a_setting_that_should_be_a_table_is_a_fault(tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text("chat = 3\n")
     with pytest.raises(InvalidSettings, match=r"chat: expected the table \[chat\], got 3"):
@@ -241,7 +241,7 @@ LINKS = {
 }
 
 
-def test_variables_that_platforms_make_up_are_ignored_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_set_by_platforms_are_ignored_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in LINKS.items():
         monkeypatch.setenv(name, value)
     assert load_settings() == Settings()
@@ -260,13 +260,13 @@ def test_variables_of_other_services_whose_names_begin_with_ours_are_ignored(
     assert len([line for line in unknown_variables() if "SIMULATION" not in line]) == 1
 
 
-def test_a_port_that_is_set_to_a_number_counts_beside_what_platforms_make_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_numeric_port_variable_is_used_beside_those_of_platforms(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (LINKS | {"ACTORCHAT_PORT": "9001"}).items():
         monkeypatch.setenv(name, value)
     assert load_settings().port == 9001
 
 
-def test_a_settings_file_with_a_secret_is_not_for_everybody(tmp_path: Path) -> None:
+def test_a_settings_file_with_a_secret_must_be_private(tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text(f'secret = "{SECRET}"\n')
     config.chmod(0o644)
@@ -277,7 +277,7 @@ def test_a_settings_file_with_a_secret_is_not_for_everybody(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("content", "told"), [("port = = 1", "is not TOML"), (None, "can't be read")])
-def test_a_config_file_that_is_none_is_one_fault(tmp_path: Path, content: str | None, told: str) -> None:
+def test_an_unreadable_config_file_is_one_fault(tmp_path: Path, content: str | None, told: str) -> None:
     config = tmp_path / "c.toml"
     if content is not None:
         config.write_text(content)
@@ -291,7 +291,7 @@ def test_memory_storage_needs_no_folder_unless_one_is_named(tmp_path: Path) -> N
     assert Settings(data=tmp_path).storage_url == f"sqlite:///{tmp_path}/actorchat.db"
 
 
-def test_auto_takes_the_reactor_where_there_is_no_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_chooses_the_reactor_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
     secure = Settings(tls_cert=Path("c.pem"), tls_key=Path("k.pem"))
     assert (Settings().websocket_transport, secure.websocket_transport) == ("reactor", "trio-websocket")
     assert Settings(transport="trio-websocket").websocket_transport == "trio-websocket"

@@ -57,7 +57,7 @@ def test_time_in_which_the_process_was_stopped_does_not_count() -> None:
     assert clock.current_time() - begin == 1 + 2 * SLACK
 
 
-def test_with_nothing_to_wait_for_there_is_nothing_to_leave_out() -> None:
+def test_without_a_deadline_no_time_is_left_out() -> None:
     clock, raw = started()
     begin = clock.current_time()
     assert clock.deadline_to_sleep_time(float("inf")) == float("inf")
@@ -101,7 +101,7 @@ def test_a_timeout_in_trio_is_not_over_because_the_process_was_stopped() -> None
     in_trio(main)
 
 
-def test_trio_sleeps_by_it_as_long_as_by_its_own_clock() -> None:
+def test_trio_sleeps_as_long_as_with_its_own_clock() -> None:
     async def main() -> None:
         begin = time.perf_counter()
         await trio.sleep(0.02)

@@ -53,7 +53,7 @@ def room(chat: UUID, query: str = "") -> str:
     return f"/ws/chats/{chat}{query}"
 
 
-async def test_the_owner_and_operators_of_the_source_come_in(api: ApiClient) -> None:
+async def test_the_owner_and_operators_of_the_source_may_join(api: ApiClient) -> None:
     visitor, chat = await api.visit()
     assert await outcome(api, room(chat), visitor) == (101, "user_connected")
     assert await outcome(api, room(chat), operator()) == (101, "user_connected")
@@ -214,7 +214,7 @@ async def test_the_claims_of_a_newer_token_are_stored_when_joining_an_open_room(
 
 
 @pytest.mark.parametrize("path", ["/ws/chats/00000000-0000-4000-8000-000000000000", "/ws/chats/x", "/ws/other", "/"])
-async def test_what_is_not_there_is_404(api: ApiClient, path: str) -> None:
+async def test_an_unknown_chat_or_path_is_404(api: ApiClient, path: str) -> None:
     assert await outcome(api, path, operator()) == (404, "not_found")
     protocols = [f"bearer.{operator()}", "actorchat.v1"]
     assert await outcome(api, path, None, protocols) == (4404, "not_found")

@@ -39,7 +39,7 @@ def _fails_with(*needed: str) -> object:
     return fake
 
 
-def test_a_plan_is_shrunk_to_what_breaks_the_promise() -> None:
+def test_a_plan_is_shrunk_to_the_steps_that_break_the_promise() -> None:
     small = shrink(make_plan(9), "broken", play=_fails_with("send", "mark"))  # type: ignore[arg-type] # a stand-in
     assert sorted(step.verb for step in small.plan.steps) == ["mark", "send"]
     kept = {name: getattr(small.plan.setup, name) for name in ("visitors", "operators", "seconds", "burst")}
@@ -99,14 +99,14 @@ def test_the_command_replays_a_seed_and_a_plan(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_plays_many_seeds_and_shows_what_met_what() -> None:
+def test_the_command_runs_many_seeds_and_shows_the_coverage() -> None:
     many = CliRunner().invoke(command.main, ["--seeds", "2", "--first", "8", "--jobs", "1"])
     assert "2 seeds" in many.output
     assert "console_off" in many.output
 
 
 @pytest.mark.slow
-def test_seeds_are_played_in_other_processes_too() -> None:
+def test_seeds_can_run_in_other_processes() -> None:
     here = {result.seed: result.digest for result in run_seeds([8, 12], jobs=1)}
     there = {result.seed: result.digest for result in run_seeds([8, 12], jobs=2)}
     assert here == there

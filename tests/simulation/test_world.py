@@ -118,7 +118,7 @@ def test_threads_and_real_sockets_are_refused() -> None:
     simulate(program, 1).check()
 
 
-def test_what_is_replaced_is_put_back() -> None:
+def test_replaced_functions_are_restored() -> None:
     before = (time.time, time.monotonic, threading.Thread.start, random.getstate())
     simulate(_draw, 1).check()
     assert (time.time, time.monotonic, threading.Thread.start, random.getstate()) == before

@@ -61,7 +61,7 @@ def code(decision: Decision) -> str | None:
     return decision.code if isinstance(decision, Refused) else None
 
 
-def test_a_damaged_page_of_one_chat_stops_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_page_affects_its_chat_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "chat.db"
     fill(path)
     damage(path)
@@ -89,9 +89,7 @@ CAROL = User(7, ANN.role, firstname="Carol")
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_a_row_that_holds_nonsense_concerns_its_chat_alone(
-    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_corrupt_row_affects_its_chat_only(damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "chat.db"
     with closing(SqliteStore(path, Policy())) as store, caplog.at_level(logging.ERROR):
         store.commit([RESERVE, ReserveChat(SICK, "sick", CAROL), say(SICK, CAROL, "hello")], Batch("w", 1, NOW))
@@ -249,7 +247,7 @@ def test_a_disk_that_fails_to_read_many_chats_is_away(tmp_path: Path) -> None:
             store.commit(batch, Batch("w", 2, NOW))
 
 
-async def test_the_journal_stays_with_everybody_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_damage_in_one_chat_does_not_stop_the_journal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "chat.db"
     fill(path)
     damage(path)

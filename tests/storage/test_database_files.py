@@ -243,7 +243,7 @@ async def test_a_moved_database_has_every_message_that_was_broadcast(path: Path)
 
 
 @pytest.mark.slow
-async def test_a_database_that_is_deleted_in_a_quiet_hour_is_noticed(path: Path) -> None:
+async def test_a_database_deleted_while_idle_is_noticed(path: Path) -> None:
     async with opened(path) as running:
         assert await running.say("a") is None
         for file in path.parent.glob("chat.db*"):
@@ -361,7 +361,7 @@ async def test_a_deleted_log_that_is_being_read_is_kept_open_until_it_is_saved(p
     assert await reopened(path) == ["a", "b", "c"]
 
 
-async def test_a_log_that_another_program_wrote_anew_stops_the_store(path: Path) -> None:
+async def test_a_log_recreated_by_another_program_stops_the_store(path: Path) -> None:
     async with opened(path) as running:
         assert await running.say("a") is None
         for suffix in ("-wal", "-shm"):
@@ -373,7 +373,7 @@ async def test_a_log_that_another_program_wrote_anew_stops_the_store(path: Path)
         assert texts(path) == ["a"]
 
 
-async def test_programs_that_ask_sqlite_are_no_reason_to_stop(path: Path) -> None:
+async def test_other_programs_that_use_sqlite_do_not_stop_the_store(path: Path) -> None:
     backup = path.with_name("backup.db")
     async with opened(path) as running:
         for number, statement in enumerate(
@@ -392,7 +392,7 @@ async def test_programs_that_ask_sqlite_are_no_reason_to_stop(path: Path) -> Non
         assert await running.say("last") is None
 
 
-def test_checkpoints_of_its_own_are_no_reason_to_stop(path: Path) -> None:
+def test_its_own_checkpoints_do_not_stop_the_store(path: Path) -> None:
     disk = Disk()
     disk.setup = lambda connection: connection.execute("PRAGMA wal_autocheckpoint=1")
     claimed = lock_database(path)

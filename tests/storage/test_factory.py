@@ -30,7 +30,7 @@ async def test_an_url_that_names_no_storage_is_refused_with_what_to_use(url: str
 
 
 @pytest.mark.parametrize("scheme", ["memory", "sqlite"])
-async def test_what_is_committed_is_read_and_leaving_leaves_no_thread_and_no_log(scheme: str, tmp_path: Path) -> None:
+async def test_commits_are_read_back_and_leaving_leaves_no_thread_and_no_log(scheme: str, tmp_path: Path) -> None:
     before = threading.active_count()
     url = "memory://" if scheme == "memory" else f"sqlite:///{tmp_path}/chat.db"
     async with open_store(url, Policy()) as storage:
@@ -47,7 +47,7 @@ async def test_what_is_committed_is_read_and_leaving_leaves_no_thread_and_no_log
     assert sorted(os.listdir(tmp_path)) == ([] if scheme == "memory" else ["chat.db", "chat.db.lock"])
 
 
-async def test_a_name_that_means_memory_elsewhere_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sqlites_name_for_memory_is_refused_as_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(StoreUrlError, match="use memory://"):
         async with open_store("sqlite:///:memory:", Policy()):
@@ -134,7 +134,7 @@ async def test_a_read_that_fails_says_that_storage_is_away() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["memory", "sqlite"])
-async def test_whoever_only_reads_can_be_cancelled(scheme: str, tmp_path: Path) -> None:
+async def test_a_read_can_be_cancelled(scheme: str, tmp_path: Path) -> None:
     url = "memory://" if scheme == "memory" else f"sqlite:///{tmp_path}/chat.db"
     async with open_store(url, Policy()) as storage:
         with trio.move_on_after(0.01) as scope:
@@ -163,14 +163,14 @@ async def test_workers_finish_what_they_began_before_their_block_is_left() -> No
     assert set(done) <= {"worker-0", "worker-1"}
 
 
-async def test_an_error_in_a_worker_is_raised_where_it_was_asked_for() -> None:
+async def test_an_error_in_a_worker_is_raised_in_its_caller() -> None:
     async with open_workers("worker") as workers:
         with pytest.raises(ZeroDivisionError):
             await workers.run(lambda: 1 / 0)
         assert await workers.run(lambda: threading.current_thread().name) == "worker"
 
 
-async def test_an_error_meanwhile_is_raised_when_the_call_has_ended_and_harms_no_later_one() -> None:
+async def test_an_error_in_meanwhile_is_raised_after_the_call() -> None:
     done: list[str] = []
     async with open_workers("worker") as workers:
         with pytest.raises(ZeroDivisionError):

@@ -271,7 +271,7 @@ async def test_probes_back_off_until_storage_has_been_back_for_a_while(autojump_
 
 
 @pytest.mark.parametrize(("fault", "codes"), [(STORED, [None]), (FORGOTTEN, ["storage_unavailable"])])
-async def test_a_commit_in_doubt_is_answered_when_it_is_known(
+async def test_an_uncertain_commit_is_answered_once_it_is_known(
     autojump_clock: object, fault: CommitFault, codes: list[str | None]
 ) -> None:
     async with journal_on(fault, away_for=2) as (journal, store):
@@ -287,7 +287,7 @@ async def test_a_commit_in_doubt_is_answered_when_it_is_known(
         assert journal.statistics().in_doubt == 1
 
 
-async def test_a_barrier_waits_for_the_doubt_before_it(autojump_clock: object) -> None:
+async def test_a_barrier_waits_for_an_earlier_uncertain_commit(autojump_clock: object) -> None:
     async with journal_on(STORED, away_for=2) as (journal, _):
         doubted = OutcomeRecorder()
         journal.submit(say("doubt"), doubted)
@@ -301,7 +301,7 @@ def refusal(text: str) -> RefuseMessage:
     return RefuseMessage(say(text), Refused("too_long", ""))
 
 
-async def test_refusals_have_as_much_room_again_as_what_is_stored() -> None:
+async def test_refusals_have_the_same_capacity_again_as_other_operations() -> None:
     async with journal_on(capacity=2) as (journal, _):
         listener = OutcomeRecorder()
         assert [journal.submit(say(text), listener) for text in "abc"] == [True, True, False]
@@ -343,7 +343,7 @@ async def test_messages_that_may_be_stored_wait_within_the_capacity_for_storage(
         assert [journal.submit(say(str(n)), late) for n in range(4)] == [True] * 3 + [False]
 
 
-async def test_while_storage_is_away_but_readable_what_is_stored_is_given_back(autojump_clock: object) -> None:
+async def test_while_storage_is_read_only_stored_repeats_are_answered(autojump_clock: object) -> None:
     async with journal_on(None, AWAY, away_for=10) as (journal, _):
         listener = OutcomeRecorder()
         for text in ("stored", "new", "stored"):

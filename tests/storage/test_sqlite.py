@@ -76,7 +76,7 @@ def test_a_value_that_sqlite_refuses_is_refused_alone(store: SqliteStore) -> Non
     assert isinstance(store.commit([say("c")], batch(4))[0][0], Changed)
 
 
-def test_a_batch_that_changes_nothing_waits_for_no_disk(store: SqliteStore, disk: Disk) -> None:
+def test_a_batch_without_changes_does_not_wait_for_the_disk(store: SqliteStore, disk: Disk) -> None:
     assert codes(store.commit([say("a")], batch(2))) == [None]
     commits: list[str] = []
     disk.after = lambda sql: commits.append(sql) if sql == "COMMIT" else None
@@ -106,7 +106,7 @@ def test_a_failed_store_tells_which_keys_are_new_and_looks_up_the_others(store: 
     assert [store.is_new(refusal) for refusal in refusals] == [False, True]
 
 
-def test_after_an_outage_that_closed_every_connection_a_new_log_is_nobody_elses(tmp_path: Path) -> None:
+def test_after_an_outage_a_new_log_is_not_taken_for_a_foreign_one(tmp_path: Path) -> None:
     with closing(SqliteStore(tmp_path / "chat.db", Policy())) as store, ExitStack() as files:
         store.commit([RESERVE, say("first")], batch(1))
         # Failing reads and writes close their connections.
@@ -161,7 +161,7 @@ def test_a_locked_database_is_an_outage_until_it_is_released(store: SqliteStore,
 
 
 @pytest.mark.parametrize("durable", [True, False])
-def test_a_failed_commit_is_in_doubt_and_recovery_tells(store: SqliteStore, disk: Disk, durable: bool) -> None:
+def test_a_failed_commit_is_uncertain_until_recovery(store: SqliteStore, disk: Disk, durable: bool) -> None:
     def fail(sql: str) -> None:
         if sql == "COMMIT":
             raise sqlite3.OperationalError("disk I/O error")
@@ -312,7 +312,7 @@ def test_due_times_that_were_stored_under_an_older_meaning_are_recomputed(tmp_pa
 
 
 @pytest.mark.parametrize("content", [b"not a database, but long enough to be looked at" * 100])
-def test_a_file_that_is_no_database_is_named_as_such(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_database_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(content)
     with pytest.raises(StoreUrlError, match="not an SQLite database"):
@@ -329,7 +329,7 @@ def test_a_path_that_can_not_be_a_file_is_named_with_what_to_do(tmp_path: Path, 
         SqliteStore(tmp_path / name, Policy())
 
 
-def test_nobody_else_may_read_the_files(store: SqliteStore, tmp_path: Path) -> None:
+def test_only_the_owner_may_read_the_files(store: SqliteStore, tmp_path: Path) -> None:
     modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("chat.db*")}
     assert modes == {0o600}
 

@@ -55,7 +55,7 @@ class _Both:
     pauses=st.lists(st.tuples(st.integers(0, 25), st.integers(-3, 3)), min_size=1, max_size=8),
 )
 @settings(max_examples=80, deadline=None)
-def test_a_walk_shows_each_chat_that_is_there_throughout_once_however_chats_move(
+def test_paging_shows_each_matching_chat_once_while_chats_move(
     seed: int, which: ChatFilter, pauses: list[tuple[int, int]]
 ) -> None:
     operations, steps = random_operations(seed, 10_000), iter(pauses * 100)
@@ -74,7 +74,7 @@ def test_a_walk_shows_each_chat_that_is_there_throughout_once_however_chats_move
         check_walk(both, which, between)  # type: ignore[arg-type]  # has the methods that `check_walk` uses
 
 
-def test_a_walk_goes_on_in_a_database_that_has_become_older(tmp_path: Path) -> None:
+def test_paging_continues_in_a_database_restored_from_a_backup(tmp_path: Path) -> None:
     with closing(SqliteStore(tmp_path / "chat.db", Policy())) as sqlite:
         both = _Both(MemoryStore(Policy()), sqlite)
         for n in range(1, 4):

@@ -1,7 +1,7 @@
 """A server does not grow while sockets join and leave at a steady rate.
 
 One test counts the live objects of a server in this process. The other measures the memory of one in a process of its
-own; `pytest tests/system/test_churn.py -s --churn-seconds=3600` goes on for an hour and tells how it goes.
+own; `pytest tests/system/test_churn.py -s --churn-seconds=3600` runs it for an hour and prints the progress.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A server that is killed while files are uploaded, taken and deleted loses no file and keeps none for ever.
+"""A server that is killed while files are uploaded, sent and deleted loses no file and keeps none for ever.
 
 `pytest tests/system --kill-rounds=50` kills it 50 times.
 """
@@ -129,6 +129,6 @@ def test_after_kills_every_file_of_a_message_is_there_and_no_other(tmp_path: Pat
             assert process.stdout.readline() == "ready\n"
             time.sleep(chance.random() * 1.5)
             process.kill()
-            # The last line may be cut off: what is not wholly printed was not announced.
+            # The last line may be incomplete; such a file does not count as reported.
             announced.update(map(UUID, process.stdout.read().split("\n")[:-1]))
     assert trio.run(check_files, tmp_path, announced) >= len(announced) > 0

@@ -127,7 +127,7 @@ def things() -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("transport", OPENERS)
-async def test_noise_crashes_nothing_and_leaves_nothing_behind(
+async def test_random_bytes_crash_nothing_and_leave_nothing_behind(
     transport: str, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
     frames = request.config.getoption("--noise-frames", default=None) or 8_000

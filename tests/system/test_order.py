@@ -1,6 +1,6 @@
 """A hundred users send at once in one room: all sockets, the history and resumes have the same order.
 
-System messages for one role go in between: the other role sees a hole, and the same order around it.
+System messages for one role are in between: the other role sees a gap there, and the same order around it.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ async def texts(room: RoomConnection, until: str) -> list[str]:
     return told
 
 
-async def test_a_client_forgets_what_a_restored_backup_does_not_have(tmp_path: Path) -> None:
+async def test_a_client_forgets_messages_that_a_restored_backup_lacks(tmp_path: Path) -> None:
     data, backup = tmp_path / "data", tmp_path / "backup"
     settings = Settings(data=data, port=0, secret=SECRET, limits=LimitSettings(messages_per_second=0))
     async with run_server(settings) as api:

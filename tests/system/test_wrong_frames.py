@@ -138,7 +138,7 @@ def test_the_table_of_wrong_frames_is_long_enough_and_has_unique_names() -> None
 
 @BOTH_PROFILES
 @pytest.mark.parametrize("which", ["unknown", "foreign", "note", "own", "system"])
-async def test_a_mark_of_what_is_not_theirs_to_mark_changes_nothing(scene: Scene, which: str, profile: Profile) -> None:
+async def test_a_mark_of_an_unmarkable_message_changes_nothing(scene: Scene, which: str, profile: Profile) -> None:
     async with scene.room(profile) as socket:
         await socket.send(MarkMessageRead(scene.unmarkable[which]))
         answers = await answers_before_a_message(socket)

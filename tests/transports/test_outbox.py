@@ -176,7 +176,7 @@ def test_with_nothing_waiting_a_push_is_one_send_of_the_shared_bytes() -> None:
     assert (wire.calls, outbox.buffered_bytes) == (1, 0)
 
 
-def test_what_waits_is_joined_into_one_send() -> None:
+def test_waiting_frames_are_joined_into_one_send() -> None:
     wire = ScriptedWire()
     outbox = Outbox(wire, LIMITS)
     for _ in range(10):
@@ -187,7 +187,7 @@ def test_what_waits_is_joined_into_one_send() -> None:
     assert len(wire.frames()) == 10
 
 
-def test_what_is_joined_is_no_more_than_a_kernel_takes_at_once() -> None:
+def test_joined_frames_are_no_larger_than_a_kernel_accepts_at_once() -> None:
     wire = ScriptedWire()
     outbox = Outbox(wire, Limits())
     for _ in range(10):
@@ -232,7 +232,7 @@ def test_typing_makes_room_for_newer_typing_and_never_closes() -> None:
     assert [payload[:1] for _, payload in wire.frames()] == [b"e", b"w"]
 
 
-def test_as_many_bytes_wait_as_the_bound_says_and_no_more() -> None:
+def test_the_outbox_holds_as_many_bytes_as_its_bound() -> None:
     outbox = Outbox(ScriptedWire(), LIMITS)
     for _ in range(2):
         outbox.push(frames_of(b"a" * 496))
@@ -272,7 +272,7 @@ def test_a_half_sent_typing_frame_is_finished() -> None:
     assert [payload[:1] for _, payload in wire.frames()] == [b"t", b"e", b"f"]
 
 
-def test_one_push_larger_than_the_bound_passes_whole_and_the_next_closes_a_slow_peer() -> None:
+def test_one_push_over_the_bound_is_accepted_and_the_next_closes_the_peer() -> None:
     wire = ScriptedWire()
     wire.room = 10
     outbox = Outbox(wire, LIMITS)
@@ -285,7 +285,7 @@ def test_one_push_larger_than_the_bound_passes_whole_and_the_next_closes_a_slow_
     assert [opcode for opcode, _ in wire.frames()] == [1, 8]
 
 
-def test_a_peer_that_reads_on_loses_nothing_of_a_push_larger_than_the_bound() -> None:
+def test_a_reading_peer_loses_nothing_of_a_push_over_the_bound() -> None:
     wire = ScriptedWire()
     wire.room = 10
     outbox = Outbox(wire, LIMITS)
@@ -357,7 +357,7 @@ async def test_wait_drained_returns_when_the_connection_ends(end: Callable[[Outb
     assert not nursery.cancel_scope.cancelled_caught
 
 
-def test_what_is_held_leaves_as_one_with_what_is_pushed_until_the_flush() -> None:
+def test_frames_pushed_during_a_hold_are_sent_as_one_on_flush() -> None:
     wire = ScriptedWire()
     wire.room = 1_000
     outbox = Outbox(wire, LIMITS)
@@ -371,7 +371,7 @@ def test_what_is_held_leaves_as_one_with_what_is_pushed_until_the_flush() -> Non
     assert (bytes(wire.taken), wire.calls) == (b"headeventnext", 2)
 
 
-def test_a_hold_keeps_what_the_wire_has_refused_before_and_the_flush_sends_it_first() -> None:
+def test_a_flush_sends_earlier_unsent_bytes_first() -> None:
     wire = ScriptedWire()
     wire.room = 3
     outbox = Outbox(wire, LIMITS)
@@ -383,7 +383,7 @@ def test_a_hold_keeps_what_the_wire_has_refused_before_and_the_flush_sends_it_fi
     assert bytes(wire.taken) == b"firstnext"
 
 
-def test_a_hold_in_which_nothing_was_pushed_leaves_nothing_behind() -> None:
+def test_a_hold_without_a_push_sends_nothing() -> None:
     wire = ScriptedWire()
     wire.room = 1_000
     outbox = Outbox(wire, LIMITS)
@@ -393,7 +393,7 @@ def test_a_hold_in_which_nothing_was_pushed_leaves_nothing_behind() -> None:
     assert (bytes(wire.taken), wire.calls) == (b"event", 1)
 
 
-def test_a_close_while_something_is_held_comes_after_it() -> None:
+def test_a_close_during_a_hold_comes_after_the_held_frames() -> None:
     wire = ScriptedWire()
     wire.room = 1_000
     outbox = Outbox(wire, LIMITS)

@@ -42,7 +42,7 @@ async def test_a_flooding_socket_gets_one_turn_a_round() -> None:
         assert sorted(stepped.commands_read)[:11] == [*range(10), 1_000]
 
 
-async def test_a_socket_with_something_left_over_and_more_to_read_gets_one_turn() -> None:
+async def test_a_socket_with_buffered_and_new_input_gets_one_turn() -> None:
     with open_stepped(Budget(turn_frames=5, turn_bytes=12 * len(say(10)))) as stepped:
         client = await stepped.enter()
         client.say(*range(10, 60))
@@ -65,7 +65,7 @@ async def test_a_busy_reactor_lets_others_run_between_its_passes() -> None:
         assert turns >= 100
 
 
-async def test_what_a_turn_left_over_is_read_without_another_word_of_the_peer() -> None:
+async def test_buffered_input_is_read_without_new_input() -> None:
     with open_stepped(Budget(turn_frames=7)) as stepped:
         client = await stepped.enter()
         client.say(*range(30))
@@ -74,7 +74,7 @@ async def test_what_a_turn_left_over_is_read_without_another_word_of_the_peer() 
         assert stepped.commands_read == list(range(30))
 
 
-async def test_a_pass_ends_when_its_time_is_over_and_the_next_goes_on_where_it_ended() -> None:
+async def test_a_pass_ends_after_its_time_and_the_next_continues_there() -> None:
     now = iter(range(1_000))
     with open_stepped(Budget(pass_seconds=3), lambda: float(next(now))) as stepped:
         for number, client in enumerate([await stepped.enter() for _ in range(9)]):
@@ -192,7 +192,7 @@ async def test_a_turn_that_raises_ends_that_socket_with_1011_and_no_other(
     assert len(caplog.records) == 1
 
 
-async def test_a_paused_socket_is_not_read_and_not_asked_about() -> None:
+async def test_a_paused_socket_is_not_read_and_not_polled() -> None:
     with open_stepped() as stepped:
         stepped.application.takes = True
         client = await stepped.enter()
@@ -212,7 +212,7 @@ async def test_a_paused_socket_is_not_read_and_not_asked_about() -> None:
         assert stepped.reactor.statistics().paused == 0
 
 
-async def test_what_waits_behind_a_pause_is_read_on_without_another_word_of_the_peer() -> None:
+async def test_buffered_input_is_read_after_a_pause_without_new_input() -> None:
     with open_stepped() as stepped:
         stepped.application.takes = True
         client = await stepped.enter()
@@ -274,7 +274,7 @@ class Waiting(RecordingApplication):
         return await super().join(session, admission)
 
 
-async def test_while_it_joins_pings_are_answered_and_commands_wait() -> None:
+async def test_during_a_join_pings_are_answered_and_commands_wait() -> None:
     with open_stepped() as stepped:
         application = Waiting()
         client = stepped.open()
@@ -294,7 +294,7 @@ async def test_while_it_joins_pings_are_answered_and_commands_wait() -> None:
 
 
 @pytest.mark.parametrize("way", ["close", "vanish", "break"])
-async def test_a_peer_that_goes_while_it_joins_gives_the_join_up(way: str) -> None:
+async def test_a_peer_that_leaves_during_its_join_cancels_it(way: str) -> None:
     with open_stepped() as stepped, trio.fail_after(5):
         application = Waiting()
         client = stepped.open()
@@ -310,7 +310,7 @@ async def test_a_peer_that_goes_while_it_joins_gives_the_join_up(way: str) -> No
         assert application.sessions == []
 
 
-async def test_a_peer_that_went_before_it_began_to_wait_gives_the_join_up() -> None:
+async def test_a_peer_that_left_before_its_join_cancels_it() -> None:
     with open_stepped() as stepped, trio.fail_after(5):
         application = Waiting()
         client = stepped.open()
@@ -421,7 +421,7 @@ async def test_a_ping_that_came_with_the_handshake_is_answered_while_it_joins() 
             nursery.cancel_scope.cancel()
 
 
-async def test_the_close_of_a_peer_that_was_refused_is_read_behind_its_commands() -> None:
+async def test_the_close_of_a_peer_whose_join_failed_is_read_after_its_commands() -> None:
     with open_stepped() as stepped:
         application = AtOnce()
         application.refuses = True
@@ -476,7 +476,7 @@ async def test_a_join_that_is_cancelled_from_outside_ends_the_socket() -> None:
         assert stepped.ended == [client.connection.session]
 
 
-async def test_a_socket_on_which_both_have_said_close_ends_whatever_the_peer_does() -> None:
+async def test_a_socket_closed_by_both_sides_ends_whatever_the_peer_does() -> None:
     with open_stepped() as stepped:
         client = await stepped.enter()
         client.peer.sendall(frame_of(CLOSE, (1000).to_bytes(2)))

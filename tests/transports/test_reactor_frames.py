@@ -267,7 +267,7 @@ def test_mutated_frames_are_read_as_wsproto_reads_them(request: pytest.FixtureRe
 
 
 @given(st.binary(max_size=400), st.lists(st.integers(0, 10_000), max_size=6))
-def test_noise_is_never_more_than_wsproto_makes_of_it(noise: bytes, places: list[int]) -> None:
+def test_random_bytes_are_never_read_as_more_than_wsproto_reads(noise: bytes, places: list[int]) -> None:
     """The reactor may refuse an incomplete frame later than wsproto, but not after its end."""
     recorder = read(cut(noise, places))
     reference = Recorder()
@@ -324,7 +324,7 @@ def test_nothing_is_kept_between_whole_frames() -> None:
 
 
 @pytest.mark.parametrize("last", [Wire(0x88, b"", bytes(4), 0), Wire(0x83, b"", bytes(4), 0)])
-def test_nothing_is_kept_of_what_comes_after_the_end(last: Wire) -> None:
+def test_input_after_the_end_is_not_kept(last: Wire) -> None:
     reader = FrameReader(Recorder(), LIMIT)
     data = bytearray(WHOLE.data + last.data + WHOLE.data)
     assert reader.feed(data, len(data), frames=FOR_EVER) is Progress.OVER
@@ -342,7 +342,7 @@ def test_while_paused_only_control_frames_are_read() -> None:
     assert [what for what, _ in recorder.happened] == ["pong", "text", "pong"]
 
 
-def test_a_frame_that_trickles_is_looked_at_when_it_is_whole() -> None:
+def test_a_frame_in_many_pieces_is_parsed_once() -> None:
     recorder = Recorder()
     reader = FrameReader(recorder, LIMIT)
     looks = 0

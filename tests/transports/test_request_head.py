@@ -37,7 +37,7 @@ async def read(*parts: bytes) -> RequestHead:
     return head
 
 
-async def test_a_head_tells_method_path_query_and_headers() -> None:
+async def test_a_head_gives_method_path_query_and_headers() -> None:
     head = await read(UPGRADE)
     assert (head.method, head.path, head.query) == ("GET", "/ws/chats/1", "after=-1&x=%20")
     assert head.header(b"host") == b"a"
@@ -46,7 +46,7 @@ async def test_a_head_tells_method_path_query_and_headers() -> None:
 
 
 @given(st.lists(st.integers(1, len(UPGRADE)), max_size=8), st.binary(max_size=20))
-async def test_it_is_the_same_in_any_pieces(cuts: list[int], beyond: bytes) -> None:
+async def test_a_head_is_the_same_in_any_pieces(cuts: list[int], beyond: bytes) -> None:
     whole = UPGRADE + beyond
     edges = [0, *sorted(cuts), len(whole)]
     head = await read(*[whole[a:b] for a, b in pairwise(edges) if a < b])
@@ -68,7 +68,7 @@ async def test_it_is_the_same_in_any_pieces(cuts: list[int], beyond: bytes) -> N
         (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 17_000 + b"\r\n\r\n", 431),
     ],
 )
-async def test_what_is_no_head_gets_its_status(sent: bytes, status: int) -> None:
+async def test_an_invalid_head_gets_its_status(sent: bytes, status: int) -> None:
     with pytest.raises(BadHead) as caught:
         await read_head(chunks(sent))
     assert caught.value.status == status
@@ -81,7 +81,7 @@ async def test_empty_lines_before_a_head_are_ignored(pieces: tuple[bytes, ...]) 
     assert (await read(*pieces)).raw == UPGRADE
 
 
-async def test_a_peer_that_says_nothing_gets_no_answer() -> None:
+async def test_a_peer_that_sends_nothing_gets_no_answer() -> None:
     assert await read_head(chunks()) is None
 
 
@@ -115,5 +115,5 @@ async def test_a_wrong_handshake_gets_its_status(old: bytes, new: bytes, status:
     assert caught.value.status == status
 
 
-async def test_a_plain_request_is_no_upgrade() -> None:
+async def test_a_plain_request_is_not_an_upgrade() -> None:
     assert not (await read(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")).is_websocket_upgrade

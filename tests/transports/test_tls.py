@@ -60,7 +60,7 @@ async def dialed(
             await trio.aclose_forcefully(stream)
 
 
-async def test_peers_that_stop_in_the_handshake_keep_nobody_out(certificate: Path) -> None:
+async def test_peers_that_stall_in_the_tls_handshake_keep_no_other_out(certificate: Path) -> None:
     application = RecordingApplication()
     async with dialed(certificate, application) as (dialer, _):
         dialer.listener.close()

@@ -152,7 +152,7 @@ async def test_a_peer_that_keeps_sending_after_a_close_still_reads_it(transport:
         assert peer.close_code == CloseCode.MALFORMED
 
 
-async def test_pings_are_answered_behind_what_waits_and_by_the_latest(transport: str) -> None:
+async def test_pings_are_answered_after_waiting_frames_and_by_the_latest_pong(transport: str) -> None:
     application = RecordingApplication()
     async with dialed(transport, application) as (_, peer):
         session = application.sessions[0]
@@ -183,7 +183,7 @@ async def test_a_slow_peer_is_reset_two_seconds_after_its_overflow(transport: st
             await read_all(peer.stream)
 
 
-async def test_a_slow_peer_costs_a_task_only_while_it_is_slow_and_none_in_the_reactor(transport: str) -> None:
+async def test_a_slow_peer_needs_a_task_only_while_slow_and_none_in_the_reactor(transport: str) -> None:
     application = RecordingApplication()
     async with dialed(transport, application) as (dialer, peer):
         session = application.sessions[0]
@@ -245,7 +245,7 @@ async def test_an_exception_in_one_socket_is_logged_once(transport: str, caplog:
     assert "planted" in str(record.exc_info[1])
 
 
-async def test_the_head_is_not_kept(transport: str) -> None:
+async def test_the_request_head_is_not_kept_in_memory(transport: str) -> None:
     application = RecordingApplication()
     async with dialed(transport, application) as (dialer, _):
         head: RequestHead = dialer.heads[0]
