@@ -8,6 +8,10 @@ import pytest
 from tests.brokers.servers import RABBITMQ, RabbitMq, Valkey
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--broker-seconds", type=float, help="how long test_loss.py sends while brokers are killed")
+
+
 @pytest.fixture(scope="session")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     server = Valkey(tmp_path_factory.mktemp("valkey"))

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -35,10 +35,16 @@ def token(role: Role, user_id: int, ttl: float = 3600) -> str:
 class ServerProcess:
     """`actorchat serve` with SQLite in `folder`, that transport and without rate limits; `start` starts it.
 
-    `open_files` is its hard limit for open files. Every method blocks its thread.
+    `open_files` is its hard limit for open files, `extra` adds to its environment. Every method blocks its thread.
     """
 
-    def __init__(self, folder: Path, transport: str = "auto", open_files: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        transport: str = "auto",
+        open_files: int | None = None,
+        extra: Mapping[str, str] | None = None,
+    ) -> None:
         self.port = 0
         self._limit = [] if open_files is None else ["sh", "-c", f'ulimit -n {open_files} && exec "$@"', "sh"]
         self._folder = folder
@@ -49,6 +55,9 @@ class ServerProcess:
             "ACTORCHAT_TRANSPORT": transport,
             "ACTORCHAT_LIMITS_MESSAGES_PER_SECOND": "0",
             "ACTORCHAT_LIMITS_VISITORS_PER_MINUTE": "0",
+            "ACTORCHAT_LIMITS_CHATS_PER_MINUTE": "0",
+            "ACTORCHAT_LIMITS_ADDRESS_CHATS_PER_MINUTE": "0",
+            **(extra or {}),
         }
         self._process: subprocess.Popen[str] | None = None
 
