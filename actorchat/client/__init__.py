@@ -1,4 +1,4 @@
-"""Provides a Trio client for actorchat servers: chat rooms, the operators' feed and the HTTP API.
+"""Provides a Trio client for actorchat servers: chat rooms, the operators' feed, the HTTP API and Redis streams.
 
 ::
 
@@ -9,12 +9,14 @@
 """
 
 from actorchat.client.api import Api, ChatPage, HistoryPage, Visit, open_api
+from actorchat.client.broker_consumer import BrokerConsumer, open_broker_consumer
 from actorchat.client.delivery import Delivery
 from actorchat.client.errors import (
     ApiError,
     ApiUnreachable,
     ClientError,
     ConnectionEnded,
+    ConsumerRefused,
     NoSuchChat,
     NotAdded,
     NotAllowed,
@@ -30,10 +32,12 @@ __all__ = [
     "Api",
     "ApiError",
     "ApiUnreachable",
+    "BrokerConsumer",
     "ChatPage",
     "ClientError",
     "ConnectionEnded",
     "ConnectionState",
+    "ConsumerRefused",
     "Delivery",
     "FeedConnection",
     "FeedItem",
@@ -48,6 +52,7 @@ __all__ = [
     "Undelivered",
     "Visit",
     "open_api",
+    "open_broker_consumer",
     "open_feed",
     "open_room",
 ]

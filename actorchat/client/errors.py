@@ -11,7 +11,8 @@
     ├── NotAdded             the server refused the message: it is not stored and will not be
     ├── Undelivered          the connection ended before the message's outcome was known
     ├── ApiError             the HTTP API refused a call, with its code
-    └── ApiUnreachable       the HTTP API gave no usable response
+    ├── ApiUnreachable       the HTTP API gave no usable response
+    └── ConsumerRefused      the message broker refuses the login, or the group can't be used
 """
 
 # ruff: noqa: N818 - they say what happened, as Trio's do: `raise NotAdded`, `except ConnectionEnded`
@@ -114,3 +115,7 @@ class ApiUnreachable(ClientError):
     def __init__(self, detail: str, *, asked: bool = True) -> None:
         super().__init__(detail)
         self.asked = asked
+
+
+class ConsumerRefused(ClientError):
+    """The message broker refuses this consumer: its login, its rights, or the name of the stream."""
