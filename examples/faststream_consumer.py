@@ -1,8 +1,8 @@
 """Reads messages with FastStream, from RabbitMQ or Redis: `python -m examples.faststream_consumer`.
 
 Start a server that publishes first, to RabbitMQ with `actorchat serve --broker amqp://127.0.0.1`, or to Redis with
-`actorchat serve --broker "redis://127.0.0.1?format=faststream"`. `BROKER` in the environment names the broker. FastStream
-is installed with `pip install "faststream[rabbit,redis]"`.
+`actorchat serve --broker "redis://127.0.0.1?format=faststream"`. `BROKER` in the environment names another broker.
+FastStream is installed with `pip install "faststream[rabbit,redis]"`.
 """
 
 import asyncio

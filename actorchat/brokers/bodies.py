@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 from uuid import UUID
 
 import attrs
 
 from actorchat.chat.commit_log import LogEntry, LoggedChange, LoggedCommit, LoggedMessage, decode_commit
+from actorchat.chat.links import Links, attachments_for
+from actorchat.chat.model import Identity
 from actorchat.protocol import (
     BrokerChannel,
     BrokerMessage,
@@ -24,6 +27,9 @@ from actorchat.protocol import (
 )
 
 __all__ = ["GROUPS_PER_SECOND", "MessageBuilder"]
+
+OTHER_PROGRAMS: Final = Identity(Role.OPERATOR, 0)
+"""The reader that links to files are signed for; no operator has this id."""
 
 GROUPS_PER_SECOND = 10
 """Operators and counters of commits within one such part of a second are published once, as they are at its end."""
@@ -46,7 +52,8 @@ class MessageBuilder:
     Groups follow from the entries alone, so entries that are read again give the same messages with the same ids.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, links: Links) -> None:
+        self._links = links
         self._group: _Group | None = None
 
     @property
@@ -66,7 +73,7 @@ class MessageBuilder:
             return messages
         commit = decode_commit(entry.payload)
         for change in commit.changes:
-            messages.extend(_chat_messages(commit, change))
+            messages.extend(_chat_messages(commit, change, self._links))
         if commit.operators or commit.sources:
             if self._group is None:
                 self._group = _Group(period, entry.seq, entry.seq)
@@ -102,7 +109,7 @@ class MessageBuilder:
             group.counters[counters.source] = (counters.unread_chats, counters.rev)
 
 
-def _chat_messages(commit: LoggedCommit, change: LoggedChange) -> Iterator[BrokerMessage]:
+def _chat_messages(commit: LoggedCommit, change: LoggedChange, links: Links) -> Iterator[BrokerMessage]:
     users = commit.users
     uuid = UUID(bytes=change.chat)
     chat = Chat(
@@ -116,11 +123,11 @@ def _chat_messages(commit: LoggedCommit, change: LoggedChange) -> Iterator[Broke
     if change.changed:
         yield BrokerMessage(BrokerChannel.CHAT, change.source, f"{name}/0", encode_broker_body(chat))
     for number, logged in enumerate(change.messages, 1):
-        body = encode_broker_body(_message(commit, chat, logged))
+        body = encode_broker_body(_message(commit, chat, logged, links))
         yield BrokerMessage(BrokerChannel.MESSAGE, change.source, f"{name}/{number}", body)
 
 
-def _message(commit: LoggedCommit, chat: Chat, logged: LoggedMessage) -> Message:
+def _message(commit: LoggedCommit, chat: Chat, logged: LoggedMessage, links: Links) -> Message:
     return Message(
         id=logged.id,
         type=MessageType.SYSTEM if logged.is_system else MessageType.STANDARD,
@@ -132,5 +139,5 @@ def _message(commit: LoggedCommit, chat: Chat, logged: LoggedMessage) -> Message
         message_index=logged.index,
         chat=chat,
         user=commit.users.get(logged.author),
-        attachments=(),
+        attachments=attachments_for(logged.attachments, OTHER_PROGRAMS, links),
     )

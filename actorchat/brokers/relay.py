@@ -17,6 +17,7 @@ import trio
 from actorchat.brokers.bodies import GROUPS_PER_SECOND, MessageBuilder
 from actorchat.brokers.ports import Broker, BrokerConnection, BrokerUnavailable
 from actorchat.chat.commit_log import MOST_TRIMMED, CommitLog
+from actorchat.chat.links import Links
 from actorchat.chat.ports import StorageUnavailable
 from actorchat.protocol import BrokerMessage
 
@@ -69,6 +70,7 @@ class _Relay:
         name: str,
         broker: Broker,
         log: CommitLog,
+        links: Links,
         position: int,
         clock: Callable[[], float],
         random: Random,
@@ -80,6 +82,7 @@ class _Relay:
         self.idle = trio.Event()
         self._broker = broker
         self._log = log
+        self._links = links
         self._clock = clock
         self._random = random
         self._wake = trio.Event()
@@ -121,7 +124,7 @@ class _Relay:
 
     async def _publish_all(self) -> None:
         async with self._broker.connect() as connection:
-            builder, read = MessageBuilder(), self.position
+            builder, read = MessageBuilder(self._links), self.position
             await self._ping(connection)
             while True:
                 self._wake = trio.Event()
@@ -270,18 +273,19 @@ async def open_relays(
     brokers: Mapping[str, Broker],
     log: CommitLog,
     *,
+    links: Links,
     keep: float,
     clock: Callable[[], float] = time.time,
     random: Random | None = None,
 ) -> AsyncIterator[Relays]:
     """Publish what is in `log` to `brokers`, by name, until the block is left.
 
-    What waits for longer than `keep` seconds is dropped. `clock` gives epoch seconds. Leaving the block publishes what
-    was committed last, for `FLUSH_SECONDS` at most. Raises `StorageUnavailable`.
+    `links` signs the links to files. What waits for longer than `keep` seconds is dropped. `clock` gives epoch seconds.
+    Leaving the block publishes what was committed last, for `FLUSH_SECONDS` at most. Raises `StorageUnavailable`.
     """
     random = random or SystemRandom()
     positions = await log.positions()
-    made = [_Relay(name, broker, log, positions.get(name, 0), clock, random) for name, broker in brokers.items()]
+    made = [_Relay(name, broker, log, links, positions.get(name, 0), clock, random) for name, broker in brokers.items()]
     relays = Relays(made, log, keep, clock)
     async with trio.open_nursery() as nursery:
         for relay in made:

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 import attrs
 import msgspec
 
-from actorchat.chat.model import SourceCounters, Stage
+from actorchat.chat.model import SourceCounters, Stage, StoredAttachment
 from actorchat.chat.operations import Changed, Decision
 from actorchat.protocol import MessageType, Operator, Role, User
 
@@ -56,6 +56,7 @@ class LoggedMessage(msgspec.Struct, array_like=True, frozen=True):
     text: str
     author: int
     time: int
+    attachments: tuple[StoredAttachment, ...]
 
 
 class LoggedChange(msgspec.Struct, array_like=True, frozen=True):
@@ -153,6 +154,7 @@ class CommitEncoder:
                         message.text,
                         id(author),
                         message.time,
+                        message.attachments,
                     )
                 )
             add(

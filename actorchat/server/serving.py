@@ -23,6 +23,7 @@ from actorchat.blobs import LocalBlobs
 from actorchat.blobs.links import SignedLinks
 from actorchat.brokers import MemoryBroker, Relays, RelayStatistics, open_broker, open_relays
 from actorchat.chat.limits import Limits
+from actorchat.chat.links import Links
 from actorchat.chat.ports import StorageUnavailable
 from actorchat.chat.service import ChatService, open_chats, settle_dead_letter
 from actorchat.http.app import make_app
@@ -348,7 +349,7 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
         seconds=settings.attachments.link_seconds,
         base=settings.attachments.url,
     )
-    memory_broker, relays = await _open_relays(stack, settings, environment, storage)
+    memory_broker, relays = await _open_relays(stack, settings, environment, storage, links)
     journal = await stack.enter_async_context(
         open_journal(
             storage.store,
@@ -517,7 +518,7 @@ async def _open_storage(stack: AsyncExitStack, settings: Settings, environment: 
 
 
 async def _open_relays(
-    stack: AsyncExitStack, settings: Settings, environment: Environment, storage: Storage
+    stack: AsyncExitStack, settings: Settings, environment: Environment, storage: Storage, links: Links
 ) -> tuple[MemoryBroker | None, Relays | None]:
     if storage.log is None:
         return None, None
@@ -526,7 +527,12 @@ async def _open_relays(
     try:
         relays = await stack.enter_async_context(
             open_relays(
-                brokers, storage.log, keep=settings.broker_keep, clock=environment.wall, random=environment.random
+                brokers,
+                storage.log,
+                links=links,
+                keep=settings.broker_keep,
+                clock=environment.wall,
+                random=environment.random,
             )
         )
     except StorageUnavailable as error:

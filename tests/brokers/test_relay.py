@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from actorchat.blobs.links import SignedLinks
 from actorchat.brokers import BrokerUnavailable, Relays, open_relays
 from actorchat.brokers.bodies import MessageBuilder
 from actorchat.chat.commit_log import Trimmed
@@ -23,6 +24,7 @@ from actorchat.storage.worker_threads import InPlace
 
 ANN, EVE = User(1, Role.USER, firstname="Ann"), User(1, Role.OPERATOR, firstname="Eve")
 CHAT = UUID(int=1)
+LINKS = SignedLinks(b"key", lambda: NOW, seconds=60)
 NOW = 1_700_000_000
 
 
@@ -89,7 +91,9 @@ class ScriptedBroker:
 @asynccontextmanager
 async def relaying(place: Place, keep: float = 3_600, **brokers: ScriptedBroker) -> AsyncIterator[Relays]:
     with trio.fail_after(1_000):
-        async with open_relays(brokers, place.log, keep=keep, clock=lambda: NOW + trio.current_time()) as relays:
+        async with open_relays(
+            brokers, place.log, links=LINKS, keep=keep, clock=lambda: NOW + trio.current_time()
+        ) as relays:
             place.relays = relays
             yield relays
 
@@ -133,7 +137,7 @@ def test_entries_that_are_read_again_give_the_same_messages() -> None:
     entries = place.store.entries(0, 1_000_000)
 
     def built(after: int) -> tuple[list[BrokerMessage], list[int]]:
-        builder, messages, complete = MessageBuilder(), list[BrokerMessage](), list[int]()
+        builder, messages, complete = MessageBuilder(LINKS), list[BrokerMessage](), list[int]()
         for entry in entries:
             if entry.seq > after:
                 messages += builder.add(entry)

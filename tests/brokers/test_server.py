@@ -131,6 +131,27 @@ async def test_an_embedding_program_reads_from_the_broker_in_memory() -> None:
             assert kinds == [MessageType.STANDARD] * 2 + [MessageType.SYSTEM] * 4
 
 
+async def test_files_of_a_message_are_published_with_links_that_open_them() -> None:
+    with trio.fail_after(CAP):
+        async with (
+            actorchat.open_server(settings("memory://", port=0)) as server,
+            server.open_broker_feed("message") as feed,
+            ready(server) as http,
+        ):
+            visitor = await server.connect_visitor(source="lk", user=ANN)
+            assert visitor.chat is not None
+            ann = await server.api_for(ANN)
+            file = await ann.upload(b"what it costs", "price list.txt")
+            await ann.add_message(visitor.chat, "", [file.uuid])
+            message = (await anext(feed)).decode()
+            assert isinstance(message, Message)
+            [published] = message.attachments
+            assert (published.uuid, published.filename, published.size) == (file.uuid, "price list.txt", 13)
+            assert published.url != file.url
+            answer = await http.get(published.url)
+            assert (answer.status_code, answer.content) == (200, b"what it costs")
+
+
 async def test_a_feed_needs_a_broker_in_memory_and_a_known_channel() -> None:
     async with actorchat.open_server(settings()) as server:
         with pytest.raises(RuntimeError, match="memory://"):
