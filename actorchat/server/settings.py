@@ -463,7 +463,7 @@ class Settings:
         if not isinstance(self.broker, _Invalid):
             names = [url.name for url in broker_urls(self)]
             for name in sorted({name for name in names if names.count(name) > 1}):
-                yield SettingFault("broker", f"{name} is there twice")
+                yield SettingFault("broker", f"{name} occurs twice")
         if (self.tls_cert is None) != (self.tls_key is None):
             missing, given = ("tls_key", "tls_cert") if self.tls_key is None else ("tls_cert", "tls_key")
             yield SettingFault(missing, f"missing: TLS needs it together with {given}")

@@ -33,7 +33,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             "broker: expected redis://, rediss://, amqp://, amqps:// or memory://, got kafka://x",
         ),
         ({"broker": "redis://:pw@h/x"}, "broker: expected the number of a database behind the host"),
-        ({"broker": ["redis://h", "redis://:pw@h:6379?maxlen=5"]}, "broker: redis://h:6379 is there twice"),
+        ({"broker": ["redis://h", "redis://:pw@h:6379?maxlen=5"]}, "broker: redis://h:6379 occurs twice"),
         ({"broker_keep": 5}, "broker_keep: expected a number of seconds, 60 to 1000000000, got 5"),
         ({"bus": "redis://x"}, "bus: expected local, the only bus of this version, got redis://x"),
         ({"transport": "fast"}, "transport: expected auto or reactor or trio-websocket, got fast"),
