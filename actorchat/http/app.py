@@ -55,7 +55,7 @@ def make_app(
         problem = unready()
         if problem is not None:
             return problem.response()
-        # A broker that is away keeps nobody from chatting.
+        # The chat works without brokers, so an unavailable one does not make the server unready.
         return json_response({"status": "ok"} if brokers is None else {"status": "ok", "brokers": brokers()})
 
     async def asyncapi(request: Request) -> Response:

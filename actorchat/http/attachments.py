@@ -1,4 +1,4 @@
-"""Serves the routes of attachments: uploads, and files by their signed links."""
+"""Implements the HTTP routes for attachments: uploads, and downloads through signed links."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from actorchat.http.requests import Query
 
 __all__ = ["AttachmentRoutes"]
 
-_AROUND_FILE: Final = 65_536
-"""Bytes of a multipart body beside those of the file."""
+_MAX_OVERHEAD: Final = 65_536
+"""Bytes that a multipart body may contain besides the file."""
 
-_PIECE: Final = 262_144
+_CHUNK: Final = 262_144
 """Bytes of a file that are read and sent at a time."""
 
 _RANGE: Final = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})")
 
 _SANDBOX: Final = "sandbox; default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'"
-"""What a file that a browser opens by itself may do: be shown."""
+"""Lets a browser display a file that is opened on its own, but run no scripts of it."""
 
 
 class AttachmentRoutes:
@@ -51,24 +51,25 @@ class AttachmentRoutes:
 
     async def _upload(self, request: Request) -> Response:
         Query(request)
-        most = self._files.most_bytes
+        max_bytes = self._files.max_bytes
         length = request.headers.get("content-length", "")
-        if length.isdecimal() and int(length) > most + _AROUND_FILE:
-            raise _too_large(most)
+        if length.isdecimal() and int(length) > max_bytes + _MAX_OVERHEAD:
+            raise _too_large(max_bytes)
         part = FilePart(request.headers.get("content-type"))
         async with aclosing(large_body(request)) as body:
             caller = await self._access.caller(request.headers.get("authorization"))
             address = request.client.host if request.client else ""
             async with self._files.receive(caller, address) as incoming:
-                around = 0
+                overhead = 0
                 async for data in body:
-                    around += len(data)
-                    for piece in part.feed(data):
-                        around -= len(piece)
-                        if not await incoming.write(piece):
-                            raise _too_large(most)
-                    if around > _AROUND_FILE:
-                        raise Problem("too_large", f"at most {_AROUND_FILE} bytes beside the file are taken")
+                    overhead += len(data)
+                    for chunk in part.feed(data):
+                        overhead -= len(chunk)
+                        if not await incoming.write(chunk):
+                            raise _too_large(max_bytes)
+                    if overhead > _MAX_OVERHEAD:
+                        detail = f"the body may have at most {_MAX_OVERHEAD} bytes besides the file"
+                        raise Problem("too_large", detail)
                 return json_response(await incoming.finish(part.end()), 201)
 
     async def _file(self, request: Request) -> Response:
@@ -93,7 +94,7 @@ class AttachmentRoutes:
             "X-Content-Type-Options": "nosniff",
             "Cross-Origin-Resource-Policy": "cross-origin",
             "Referrer-Policy": "no-referrer",
-            # A file never changes, but its link is one reader's and ends.
+            # A file never changes, but its link is for one reader and expires.
             "Cache-Control": f"private, max-age={answer.seconds}, immutable",
             "Accept-Ranges": "bytes",
             "ETag": tag,
@@ -101,10 +102,10 @@ class AttachmentRoutes:
         if request.headers.get("if-none-match") in (tag, "*"):
             return Response(status_code=304, headers=headers)
         start, stop, status = 0, answer.size, 200
-        asked = _RANGE.fullmatch(request.headers.get("range", ""))
-        span = None if asked is None else _span(asked[1], asked[2], answer.size)
-        if span is not None and request.headers.get("if-range", tag) == tag:
-            (start, stop), status = span, 206
+        header = _RANGE.fullmatch(request.headers.get("range", ""))
+        requested = None if header is None else _byte_range(header[1], header[2], answer.size)
+        if requested is not None and request.headers.get("if-range", tag) == tag:
+            (start, stop), status = requested, 206
             if start >= stop:
                 headers = {"Content-Range": f"bytes */{answer.size}", "Cache-Control": "no-store"}
                 return Response(status_code=416, headers=headers)
@@ -112,27 +113,27 @@ class AttachmentRoutes:
         headers["Content-Length"] = str(stop - start)
         if request.method == "HEAD":
             return Response(None, status, headers, answer.media_type)
-        # Read now: what is missing can still be answered as such.
-        first = await answer.read(start, min(_PIECE, stop - start))
-        return StreamingResponse(_pieces(answer, first, start, stop), status, headers, answer.media_type)
+        # Read before the status is sent, so that a missing file can still be answered with an error.
+        first = await answer.read(start, min(_CHUNK, stop - start))
+        return StreamingResponse(_chunks(answer, first, start, stop), status, headers, answer.media_type)
 
 
-async def _pieces(answer: FileAnswer, first: bytes, start: int, stop: int) -> AsyncIterator[bytes]:
+async def _chunks(answer: FileAnswer, first: bytes, start: int, stop: int) -> AsyncIterator[bytes]:
     yield first
-    at = start + len(first)
-    while at < stop:
-        piece = await answer.read(at, min(_PIECE, stop - at))
-        if not piece:
-            # The connection is cut off: the answer is shorter than was said.
-            raise OSError("a file is shorter than when it was uploaded")
-        at += len(piece)
-        yield piece
+    offset = start + len(first)
+    while offset < stop:
+        chunk = await answer.read(offset, min(_CHUNK, stop - offset))
+        if not chunk:
+            # Closes the connection, because the response is shorter than its Content-Length.
+            raise OSError("the file is shorter than when it was uploaded")
+        offset += len(chunk)
+        yield chunk
 
 
-def _span(first: str, last: str, size: int) -> tuple[int, int] | None:
-    """Where a range begins and ends in a file of `size` bytes, the end exclusive. None if it is invalid: not asked for.
+def _byte_range(first: str, last: str, size: int) -> tuple[int, int] | None:
+    """Return start and exclusive end of the requested range in a file of `size` bytes, None for an invalid range.
 
-    The range is empty if the file has nothing of it.
+    The range is empty if it lies outside of the file.
     """
     if not first:
         return (max(0, size - int(last)), size) if last else None
@@ -147,5 +148,5 @@ def _disposition(answer: FileAnswer) -> str:
     return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{quote(answer.filename, safe='')}"
 
 
-def _too_large(most: int) -> Problem:
-    return Problem("too_large", f"a file has at most {most} bytes", path="file")
+def _too_large(max_bytes: int) -> Problem:
+    return Problem("too_large", f"a file may have at most {max_bytes} bytes", path="file")

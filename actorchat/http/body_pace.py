@@ -1,4 +1,4 @@
-"""Holds the reading of a connection back while a handler is behind with a large body."""
+"""Pauses reading from a connection while the handler of a large body is behind."""
 
 from __future__ import annotations
 
@@ -14,59 +14,62 @@ from actorchat.http.problems import Problem
 __all__ = ["PACE_STATE", "BodyPace", "large_body"]
 
 PACE_STATE: Final = "body_pace"
-"""Where a request's state has the pace of its connection."""
+"""The key of the connection's `BodyPace` in the state of a request."""
 
-MOST_UNREAD: Final = 262_144
-"""Bytes of a large body that wait for their handler."""
+MAX_BUFFERED: Final = 262_144
+"""Bytes of a large body that are buffered before reading pauses."""
 
 STALL_SECONDS: Final = 15.0
-"""A body of which nothing comes for this long is cut off."""
+"""A body is refused if nothing of it arrives for this long."""
 
-SLOWEST: Final = 8_192
-"""Bytes a second that must come on average, once `STALL_SECONDS` have passed."""
+MIN_BYTES_PER_SECOND: Final = 8_192
+"""The average rate at which a body must arrive, after the first `STALL_SECONDS`."""
 
 
 class BodyPace:
-    """The pace of one connection. Without a large body it holds nothing back."""
+    """Limits how much of a large body is buffered on one connection. Without a large body it limits nothing."""
 
-    __slots__ = ("_awaited", "_changed", "_held", "_unread")
+    __slots__ = ("_active", "_buffered", "_changed", "_handler_waits")
 
     def __init__(self) -> None:
-        self._held = self._awaited = False
-        self._unread = 0
+        self._active = self._handler_waits = False
+        self._buffered = 0
         self._changed = trio.Event()
 
     def begin(self) -> None:
-        """From now on the body is read no faster than it is taken."""
-        self._held, self._unread = True, 0
+        """Start limiting."""
+        self._active, self._buffered = True, 0
 
     def end(self) -> None:
-        """Hold nothing back any more."""
-        self._held = False
+        """Stop limiting."""
+        self._active = False
         self._changed.set()
 
     def received(self, size: int) -> None:
-        """So many bytes came. What frames them is counted too, so the body may go on while it is waited for."""
-        if self._held:
-            self._unread += size
+        """Count bytes read from the connection.
 
-    def awaited(self, awaited: bool, size: int = 0) -> None:
-        """The handler waits for the next part, or has taken one of `size` bytes."""
-        self._awaited = awaited
-        self._unread -= size
+        They include chunk headers, which never reach the handler. So `wait` also returns if the handler waits.
+        """
+        if self._active:
+            self._buffered += size
+
+    def handler_waits(self, waits: bool, size: int = 0) -> None:
+        """Note that the handler waits for the next part, or no longer waits, after it received `size` bytes."""
+        self._handler_waits = waits
+        self._buffered -= size
         self._changed.set()
 
     async def wait(self) -> None:
-        """Return when more may be read."""
-        while self._held and self._unread > MOST_UNREAD and not self._awaited:
+        """Wait until more may be read."""
+        while self._active and self._buffered > MAX_BUFFERED and not self._handler_waits:
             self._changed = trio.Event()
             await self._changed.wait()
 
 
 async def large_body(request: Request) -> AsyncGenerator[bytes, None]:
-    """The body in parts, at the caller's pace: little of it is in memory.
+    """Yield the body in parts, and read it only as fast as the caller iterates. The caller closes the generator.
 
-    Raises Problem 408 if it comes too slowly, and what Starlette raises if the client is gone. To be closed.
+    Raises Problem 408 if the body arrives too slowly, and Starlette's ClientDisconnect if the client is gone.
     """
     pace = request.scope.get("state", {}).get(PACE_STATE) or BodyPace()
     pace.begin()
@@ -74,17 +77,17 @@ async def large_body(request: Request) -> AsyncGenerator[bytes, None]:
     try:
         async with aclosing(request.stream()) as stream:
             while True:
-                pace.awaited(True)
+                pace.handler_waits(True)
                 with trio.move_on_after(STALL_SECONDS) as stalled:
                     part = await anext(stream, None)
                 if stalled.cancelled_caught:
-                    raise Problem("timeout", f"nothing of the body came for {STALL_SECONDS:.0f} s")
+                    raise Problem("timeout", f"nothing of the body arrived for {STALL_SECONDS:.0f} s")
                 if part is None:
                     return
-                pace.awaited(False, len(part))
+                pace.handler_waits(False, len(part))
                 size += len(part)
-                if size < (trio.current_time() - begun - STALL_SECONDS) * SLOWEST:
-                    raise Problem("timeout", f"the body came with less than {SLOWEST} bytes a second")
+                if size < (trio.current_time() - begun - STALL_SECONDS) * MIN_BYTES_PER_SECOND:
+                    raise Problem("timeout", f"the body arrived at less than {MIN_BYTES_PER_SECOND} bytes per second")
                 yield part
     finally:
         pace.end()

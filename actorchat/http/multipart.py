@@ -1,4 +1,4 @@
-"""Reads the file of a multipart body part by part."""
+"""Extracts the file from a multipart body while the body arrives."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FIELD: Final = b"file"
 
 
 class FilePart:
-    """The part named `file` of a body, of which there must be one. Other parts are read and ignored."""
+    """Parses a body that must have exactly one file in a part named `file`. Other parts are ignored."""
 
     def __init__(self, content_type: str | None) -> None:
         """Raises Problem 400 for a `Content-Type` that is not multipart/form-data with a boundary."""
@@ -27,7 +27,7 @@ class FilePart:
         self._inside = self._ended = False
         self._name, self._value = bytearray(), bytearray()
         self._disposition = ""
-        self._pieces: list[bytes] = []
+        self._chunks: list[bytes] = []
         try:
             self._parser = MultipartParser(
                 boundary,
@@ -47,23 +47,23 @@ class FilePart:
             raise _bad(str(error)) from None
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Take the next bytes of the body; returns what they hold of the file. Raises Problem 400 for what is none."""
-        self._pieces = []
+        """Parse the next bytes of the body, and return the parts of the file in them. Raises Problem 400 or 422."""
+        self._chunks = []
         try:
             self._parser.write(data)
         except FormParserError as error:
             raise _bad(str(error)) from None
-        return self._pieces
+        return self._chunks
 
     def end(self) -> str:
-        """The file's name as it was sent, when all was fed.
+        """Return the file's name as it was sent. Call this after the whole body was fed.
 
-        Raises Problem 400 for a body that was cut off, 422 for one without the file.
+        Raises Problem 400 for an incomplete body, 422 for one without a file.
         """
         if not self._ended:
             raise _bad("the body ends before its last boundary")
         if self._filename is None:
-            raise Problem("malformed", "file: a part of this name with a filename is needed", path="file")
+            raise Problem("malformed", "file: the body needs a part with this name and a filename", path="file")
         return self._filename
 
     def _begin_part(self) -> None:
@@ -75,7 +75,7 @@ class FilePart:
 
     def _end_header(self) -> None:
         if self._name.lower() == b"content-disposition":
-            # Browsers send UTF-8.
+            # Keeps all bytes. Browsers send the filename in UTF-8, which `_end_headers` decodes.
             self._disposition = self._value.decode("latin-1")
 
     def _end_headers(self) -> None:
@@ -83,17 +83,17 @@ class FilePart:
         if options.get(b"name") != _FIELD or b"filename" not in options:
             return
         if self._filename is not None:
-            raise Problem("malformed", "file: one file at a time is taken", path="file")
+            raise Problem("malformed", "file: the body must have only one file", path="file")
         self._inside = True
         name = options[b"filename"].decode("utf-8", errors="replace")
-        # What browsers escape, and nothing else.
+        # Browsers escape only these three characters.
         for escaped, character in (("%22", '"'), ("%0D", "\r"), ("%0A", "\n")):
             name = name.replace(escaped, character)
         self._filename = name
 
     def _take(self, data: bytes, start: int, end: int) -> None:
         if self._inside:
-            self._pieces.append(data[start:end])
+            self._chunks.append(data[start:end])
 
     def _end_part(self) -> None:
         self._inside = False

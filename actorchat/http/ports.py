@@ -71,20 +71,20 @@ class Access(Protocol):
 
 
 class Incoming(Protocol):
-    """A file that is being uploaded. Both methods raise Problem."""
+    """An upload in progress. Both methods raise Problem."""
 
     async def write(self, data: bytes) -> bool:
-        """Take the next bytes. False: the file is too large."""
+        """Write the next bytes. Returns False if the file is too large."""
 
     async def finish(self, filename: str) -> Attachment:
-        """All bytes came: keep the file under the cleaned name, so that a message of the uploader may take it."""
+        """Check and store the complete file under its cleaned name. A message of the uploader may then use it."""
 
 
 @attrs.frozen
 class FileAnswer:
-    """A file, or a preview, that is to be sent.
+    """A file or a preview to send.
 
-    `seconds` is how long the link is still good. `read(start, size)` gives so many bytes from the offset `start` on.
+    `seconds` is how long the link remains valid. `read(start, size)` returns `size` bytes from the offset `start` on.
     """
 
     filename: str
@@ -96,20 +96,20 @@ class FileAnswer:
 
 
 class Files(Protocol):
-    """Takes and gives files."""
+    """Receives uploads and opens stored files."""
 
     @property
-    def most_bytes(self) -> int:
-        """How large a file may be."""
+    def max_bytes(self) -> int:
+        """The maximum size of a file."""
 
     def receive(self, caller: Caller, address: str) -> AbstractAsyncContextManager[Incoming]:
-        """A file from `caller`, at the network address. What is not finished in the block leaves nothing behind.
+        """Receive a file from `caller` at the network address. An upload that is not finished in the block is removed.
 
         Raises Problem if the caller may not upload now.
         """
 
     async def open(self, file: UUID, ticket: str, reader: Identity | None, *, preview: bool) -> FileAnswer:
-        """The file that `ticket` is for. `reader` is None if the request says only with the ticket whose it is.
+        """Open the file of a link with `ticket`. `reader` is the user of the request's token, None without a token.
 
-        Raises Problem: 403 for another reader and for a ticket that is not good, 404 if there is no such file.
+        Raises Problem: 403 for an invalid ticket and for one of another reader, 404 if the file does not exist.
         """

@@ -362,7 +362,7 @@ def _broker_message(channel: BrokerChannel, example: bytes) -> Schema:
             WIDGET_SOURCE_HEADER: {"type": "string", "description": "The widget source."},
             ACTORCHAT_ID_HEADER: {
                 "type": "string",
-                "description": "The same if the message is published again; no other one of the channel has it.",
+                "description": "Unique in the channel; the same if the message is published again.",
             },
         },
     }

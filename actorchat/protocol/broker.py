@@ -12,7 +12,7 @@ WIDGET_SOURCE_HEADER: Final = "Widget-Source"
 """The header that names the source of a body."""
 
 ACTORCHAT_ID_HEADER: Final = "Actorchat-Id"
-"""The header that names a body: the same body published again has the same one."""
+"""The header with a unique id of the body. A body that is published again has the same id."""
 
 
 class BrokerChannel(StrEnum):
@@ -50,10 +50,9 @@ def decode_broker_body(channel: BrokerChannel, payload: bytes | str) -> BrokerBo
 
 @attrs.frozen
 class BrokerMessage:
-    """What is published on one channel: the body, as JSON, and what its headers say.
+    """A message on a broker channel: the body as JSON, and the values of its headers.
 
-    ``source`` is the widget source. ``id`` is the same if the message is published again, and no other message of
-    the channel has it.
+    ``source`` is the widget source. ``id`` is unique in the channel. A message that is published again has the same id.
     """
 
     channel: BrokerChannel
@@ -67,5 +66,5 @@ class BrokerMessage:
         return {WIDGET_SOURCE_HEADER: self.source, ACTORCHAT_ID_HEADER: self.id}
 
     def decode(self) -> BrokerBody:
-        """Decode the body. Raises NotUtf8, and Malformed with every fault."""
+        """Decode the body. Raises NotUtf8, and Malformed with all faults."""
         return decode_broker_body(self.channel, self.body)

@@ -1,4 +1,4 @@
-"""Takes uploads, serves files by their links, and deletes files that no message has taken."""
+"""Receives uploads, serves files through their links, and deletes files that no message uses."""
 
 from __future__ import annotations
 
@@ -35,42 +35,43 @@ __all__ = ["Attachments"]
 
 _log: Final = logging.getLogger("actorchat.attachments")
 
-UPLOADS_AT_ONCE: Final = 64
-"""Uploads that are being received; over it new ones are refused with `overloaded`."""
+MAX_UPLOADS: Final = 64
+"""Uploads in progress. Further ones are refused with `overloaded`."""
 
-OWN_UPLOADS_AT_ONCE: Final = 8
-"""Of them, those of one person."""
+MAX_USER_UPLOADS: Final = 8
+"""Uploads in progress of one user. Further ones are refused with `rate_limited`."""
 
-SCANS_AT_ONCE: Final = 4
-"""Processes of the scan command."""
+MAX_SCANS: Final = 4
+"""Processes of the scan command that run at a time."""
 
-FREE_BYTES: Final = 134_217_728
-"""Disk space that uploads leave for the database."""
+MIN_FREE_BYTES: Final = 134_217_728
+"""Disk space that uploads leave free for the database."""
 
 SWEEP_SECONDS: Final = 60.0
-"""Seconds between two looks for uploads that no message has taken."""
+"""The interval at which unused uploads are deleted."""
 
-SWEPT_AT_ONCE: Final = 100
+SWEEP_BATCH: Final = 100
 
 ORPHAN_SECONDS: Final = 3_600.0
-"""Bytes without a row are deleted when they are so old: a row follows its bytes within seconds, or never."""
+"""The age at which files without a row in the database are deleted. A row is stored within seconds after its file."""
 
 ORPHAN_SWEEPS: Final = 360
-"""Looks for unused uploads between two looks for bytes without a row, which walk all files."""
+"""Files without a row are searched for after this many sweeps, because the search lists all files."""
 
-_WRITTEN_BYTES: Final = 262_144
+_WRITE_BYTES: Final = 262_144
 _PREVIEW: Final = ".preview"
 _REJECTED: Final = 1
+"""The exit status with which the scan command rejects a file."""
 
 
 class Attachments:
     """The files of one server (`actorchat.http.ports.Files`).
 
-    First the bytes of a file are stored, then its row: a message can only take a file that can be read. A file is
-    deleted the other way round, its row in a transaction that no message can pass, then its bytes. What a crash leaves
-    between the two steps is bytes without a row, which `sweep` finds.
+    A file is stored before its row in the database, so that every file with a row can be read. It is deleted in the
+    opposite order: the row first, in a transaction that is serialized with messages. A crash between the two steps
+    leaves a file without a row, which `sweep` deletes.
 
-    `most` is how many files a message may have; 0: this server takes none. `clock` gives epoch seconds.
+    `max_per_message` is how many files a message may have; with 0, uploads are refused. `clock` returns epoch seconds.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Attachments:
         links: SignedLinks,
         settings: AttachmentSettings,
         *,
-        most: int,
+        max_per_message: int,
         clock: Callable[[], float],
         random: Random,
     ) -> None:
@@ -88,29 +89,29 @@ class Attachments:
         self._blobs = blobs
         self._links = links
         self._settings = settings
-        self._most = most
+        self._max_per_message = max_per_message
         self._clock = clock
         self._random = random
         self._previews = Previews()
-        self._scans = trio.CapacityLimiter(SCANS_AT_ONCE)
-        self._by: MinuteLimiter[Identity] = MinuteLimiter(settings.per_minute)
-        self._from = AddressLimiter(settings.address_per_minute)
+        self._scans = trio.CapacityLimiter(MAX_SCANS)
+        self._uploads_by_user: MinuteLimiter[Identity] = MinuteLimiter(settings.per_minute)
+        self._uploads_by_address = AddressLimiter(settings.address_per_minute)
         self._receiving: Counter[Identity] = Counter()
         self._files_in_progress: set[UUID] = set()
         self._begin_sweeping: Callable[[], object] | None = None
 
     @property
-    def most_bytes(self) -> int:
+    def max_bytes(self) -> int:
         return self._settings.size
 
     @asynccontextmanager
     async def receive(self, caller: Caller, address: str | None) -> AsyncIterator[_Incoming]:
-        """As `Files.receive`; `address` None is this process, which may upload as often as it wants."""
+        """Like `Files.receive`. With `address` None, for calls from this process, no rate limits apply."""
         identity = identity_of(caller.user)
-        if not self._most:
-            raise Problem("not_allowed", "this server takes no files")
+        if not self._max_per_message:
+            raise Problem("not_allowed", "this server does not accept files")
         if address is not None:
-            self._take_turn(identity, address)
+            self._check_limits(identity, address)
         uuid = UUID(int=self._random.getrandbits(128), version=4)
         if self._begin_sweeping is not None:
             self._begin_sweeping()
@@ -118,7 +119,7 @@ class Attachments:
         self._receiving[identity] += 1
         self._files_in_progress.add(uuid)
         try:
-            folder = await self._prepare()
+            folder = await self._prepare_folder()
             incoming = _Incoming(self, caller, uuid, folder / uuid.hex)
             try:
                 yield incoming
@@ -129,27 +130,27 @@ class Attachments:
             self._receiving[identity] -= 1
             self._receiving += Counter()
 
-    def _take_turn(self, identity: Identity, address: str) -> None:
-        if self._receiving[identity] >= OWN_UPLOADS_AT_ONCE:
+    def _check_limits(self, identity: Identity, address: str) -> None:
+        if self._receiving[identity] >= MAX_USER_UPLOADS:
             raise Problem("rate_limited", "too many uploads at once")
-        if self._receiving.total() >= UPLOADS_AT_ONCE:
+        if self._receiving.total() >= MAX_UPLOADS:
             raise Problem("overloaded", "too many uploads at once")
         now = trio.current_time()
-        wait = max(self._by.wait(identity, now), self._from.wait(address, now))
+        wait = max(self._uploads_by_user.wait(identity, now), self._uploads_by_address.wait(address, now))
         if wait:
             raise Problem("rate_limited", "too many uploads", retry_after=wait)
-        self._by.take(identity, now)
-        self._from.take(address, now)
+        self._uploads_by_user.take(identity, now)
+        self._uploads_by_address.take(address, now)
 
-    async def _prepare(self) -> Path:
+    async def _prepare_folder(self) -> Path:
         try:
             folder = await self._blobs.prepare()
             free = (await trio.to_thread.run_sync(shutil.disk_usage, folder)).free
         except (BlobsUnavailable, OSError) as error:
             raise _unavailable(error) from None
-        if free < FREE_BYTES:
+        if free < MIN_FREE_BYTES:
             _log.error("uploads are refused: %s has %d bytes left", folder, free)
-            raise Problem("storage_unavailable", "no file can be stored now; try again later")
+            raise Problem("storage_unavailable", "files can't be stored now; try again later")
         return folder
 
     async def open(self, file: UUID, ticket: str, reader: Identity | None, *, preview: bool) -> FileAnswer:
@@ -158,7 +159,7 @@ class Attachments:
         except BadTicket as error:
             raise Problem("not_allowed", str(error)) from None
         if reader is not None and reader != named:
-            raise Problem("not_allowed", "the link is another reader's")
+            raise Problem("not_allowed", "the link was issued to another user")
         [upload] = await self._chats.chat_reader.uploads((file,)) or (None,)
         if (
             upload is None
@@ -172,8 +173,8 @@ class Attachments:
             try:
                 return await self._blobs.read(key, start, size)
             except BlobMissing:
-                _log.error("the bytes of file %s are gone", file)
-                raise Problem("not_found", "the file is gone") from None
+                _log.error("file %s is missing on disk", file)
+                raise Problem("not_found", "the file is missing") from None
             except BlobsUnavailable as error:
                 raise _unavailable(error) from None
 
@@ -186,9 +187,9 @@ class Attachments:
         return FileAnswer(upload.file.filename, media_type, upload.file.size, inline, seconds, read)
 
     async def keep(self, caller: Caller, uuid: UUID, filename: str, path: Path, size: int, head: bytes) -> Attachment:
-        """Store what was received, once it is judged. Raises Problem."""
+        """Check a received file and store it. Raises Problem."""
         media = sniff(head)
-        self._judge(media)
+        self._check_type(media)
         await self._scan(path)
         preview = path.with_name(path.name + _PREVIEW)
         preview_size = await self._make_preview(path, media, preview)
@@ -203,7 +204,7 @@ class Attachments:
             await self._blobs.put(uuid.hex, path)
             await self._chats.record_upload(upload)
         except (BlobsUnavailable, ChatRefused) as error:
-            # Nothing names the bytes. If the call is cancelled nobody knows, and the sweeper finds out.
+            # The file has no row, so it can be deleted. If this call is cancelled, `sweep` deletes it instead.
             await self._delete(uuid)
             if isinstance(error, ChatRefused):
                 raise
@@ -211,11 +212,11 @@ class Attachments:
         [attachment] = attachments_for((file,), identity, self._links)
         return attachment
 
-    def _judge(self, media: Media) -> None:
+    def _check_type(self, media: Media) -> None:
         types = self._settings.types
         kind = "program" if media.executable else media.type.value
         if kind not in types and (media.executable or media.media_type not in types):
-            raise Problem("attachment_rejected", "files of this type are not taken", path="file")
+            raise Problem("attachment_rejected", "files of this type are not accepted", path="file")
 
     async def _make_preview(self, path: Path, media: Media, target: Path) -> int:
         try:
@@ -227,7 +228,7 @@ class Attachments:
             raise _unavailable(error) from None
 
     async def _scan(self, path: Path) -> None:
-        """Let the scan command look at the file: it is held back until that says yes."""
+        """Run the scan command on the file, if there is one. Raises Problem unless it accepts the file."""
         command = self._settings.scan
         if not command:
             return
@@ -248,51 +249,54 @@ class Attachments:
         if status == _REJECTED:
             raise Problem("attachment_rejected", "the file was rejected by the scanner", path="file")
         if status != 0:
-            what = "gave no answer in time" if status is None else f"ended with status {status}"
-            _log.error("the scan command %s; the file is not taken", what)
+            reason = "did not finish" if status is None else f"ended with status {status}"
+            _log.error("the scan command %s; the file is refused", reason)
             raise Problem("overloaded", "the file could not be scanned now; try again later")
 
-    # What nobody needs any more
+    # Deletion of unused files
 
     async def clean(self) -> None:
-        """Remove unfinished uploads of a process that was killed. To be called before anything is uploaded."""
+        """Remove unfinished uploads of a killed process. Must be called before the first upload."""
         try:
             await self._blobs.clean()
         except BlobsUnavailable as error:
             _log.warning("unfinished uploads can't be removed: %s", error)
 
-    def sweep_once_used(self, nursery: trio.Nursery) -> None:
-        """Have `sweep` run in `nursery` from the first upload on: before that there is nothing to delete."""
+    def sweep_after_first_upload(self, nursery: trio.Nursery) -> None:
+        """Start `sweep` in `nursery` at the first upload, because there is nothing to delete before."""
         self._begin_sweeping = partial(nursery.start_soon, self.sweep)
 
     async def sweep(self) -> None:
-        """Delete what no message has taken in time, and bytes without a row, until cancelled."""
-        looks = 0
+        """Delete unused uploads and files without a row at intervals, until cancelled."""
+        sweeps = 0
         while True:
             await trio.sleep(SWEEP_SECONDS)
             try:
                 await self.expire_unused()
-                if looks % ORPHAN_SWEEPS == 0:
+                if sweeps % ORPHAN_SWEEPS == 0:
                     await self.delete_orphans()
             except (StorageUnavailable, ChatRefused, BlobsUnavailable) as error:
                 _log.warning("unused files can't be deleted now: %s", error)
                 continue
-            looks += 1
+            sweeps += 1
 
     async def expire_unused(self) -> None:
-        """Delete uploads that no message has taken in time. Raises what storage and blobs raise."""
+        """Delete uploads that no message has used in time.
+
+        Raises StorageUnavailable, ChatRefused and BlobsUnavailable.
+        """
         before = self._clock() - self._settings.unused_timeout
-        while unbound := await self._chats.chat_reader.unbound_uploads(before, SWEPT_AT_ONCE):
+        while unbound := await self._chats.chat_reader.unbound_uploads(before, SWEEP_BATCH):
             for file in await self._chats.expire_uploads(unbound, before):
-                # From the commit on nothing names it.
+                # The row is deleted, so no message can use the file any more.
                 await self._delete(file)
 
     async def delete_orphans(self) -> None:
-        """Delete old bytes that have no row. Raises what storage and blobs raise."""
+        """Delete old files that have no row. Raises StorageUnavailable and BlobsUnavailable."""
         last = ""
         while entries := await self._blobs.entries(last):
             last = entries[-1].key
-            # Looked at between the two readings: an upload that is not in progress any more has a row to be read.
+            # Copied after listing the files and before reading the rows: an upload that ends in between has its row.
             in_progress = frozenset(self._files_in_progress)
             old = {
                 file
@@ -301,7 +305,7 @@ class Attachments:
             }
             known = {upload.file.uuid for upload in await self._chats.chat_reader.uploads(tuple(old))}
             for file in sorted(old - known - in_progress):
-                _log.info("deleting the bytes of file %s: it has no row", file)
+                _log.info("deleting file %s, which has no row in the database", file)
                 await self._delete(file)
 
     async def _delete(self, file: UUID) -> None:
@@ -309,11 +313,11 @@ class Attachments:
             try:
                 await self._blobs.delete(key)
             except BlobsUnavailable as error:
-                _log.warning("the bytes of file %s can't be deleted now: %s", file, error)
+                _log.warning("file %s can't be deleted now: %s", file, error)
 
 
 class _Incoming:
-    """One upload: its bytes go to a file on disk, a few at a time."""
+    """An upload in progress, which is written to a file on disk (`actorchat.http.ports.Incoming`)."""
 
     def __init__(self, attachments: Attachments, caller: Caller, uuid: UUID, path: Path) -> None:
         self._attachments = attachments
@@ -322,34 +326,34 @@ class _Incoming:
         self._path = path
         self._size = 0
         self._head = b""
-        self._waiting = bytearray()
+        self._buffer = bytearray()
 
     async def write(self, data: bytes) -> bool:
         self._size += len(data)
-        if self._size > self._attachments.most_bytes:
+        if self._size > self._attachments.max_bytes:
             return False
         if len(self._head) < HEAD_BYTES:
             self._head = (self._head + data)[:HEAD_BYTES]
-        self._waiting += data
-        if len(self._waiting) >= _WRITTEN_BYTES:
+        self._buffer += data
+        if len(self._buffer) >= _WRITE_BYTES:
             await self._flush()
         return True
 
     async def finish(self, filename: str) -> Attachment:
         if not self._size:
-            raise Problem("empty", "file: it has no bytes", path="file")
+            raise Problem("empty", "file: the file is empty", path="file")
         await self._flush()
         return await self._attachments.keep(self._caller, self._uuid, filename, self._path, self._size, self._head)
 
     async def clean(self) -> None:
-        """Remove what is still there of an unfinished upload."""
-        # Two calls to the file system: a cancelled upload must leave nothing behind either.
+        """Remove the files of an unfinished upload."""
+        # Shielded because a cancelled upload must be removed too. It takes two calls of the file system.
         with trio.CancelScope(shield=True):
             for path in (self._path, self._path.with_name(self._path.name + _PREVIEW)):
                 await trio.Path(path).unlink(missing_ok=True)
 
     async def _flush(self) -> None:
-        data, self._waiting = self._waiting, bytearray()
+        data, self._buffer = self._buffer, bytearray()
         try:
             await trio.to_thread.run_sync(_append, self._path, data)
         except OSError as error:

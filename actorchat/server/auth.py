@@ -142,7 +142,7 @@ class Tokens:
         self._cache: OrderedDict[str, Claims] = OrderedDict()
 
     def derive_key(self, purpose: str) -> bytes:
-        """A key for another purpose than tokens, from the server's secret."""
+        """Derive a key for another purpose than tokens from the server's secret."""
         return hmac.digest(self._secret, f"actorchat {purpose}".encode(), "sha256")
 
     def issue(self, user: User, sources: Collection[str], ttl: float) -> str:

@@ -156,9 +156,10 @@ class LocalApi:
         return self._wire(decision.chat, message)
 
     async def upload(self, content: bytes | AsyncIterable[bytes], filename: str) -> Attachment:
-        """Store a file, whole or in pieces, that one message of this person may name within a day.
+        """Store a file, for one message of this user. Pass the content at once, or iterate over its parts.
 
-        No rate limits apply, the configured sizes and types do: `ChatRefused` with `too_large`, `attachment_rejected`.
+        The file is deleted if no message uses it within `AttachmentSettings.unused_timeout`. Rate limits don't apply.
+        Raises ChatRefused with `too_large` or `attachment_rejected` if the configured limits don't allow the file.
         """
         try:
             async with self._attachments.receive(self._caller, None) as incoming:
@@ -166,16 +167,19 @@ class LocalApi:
                     fits = await incoming.write(content)
                 else:
                     fits = True
-                    async for piece in content:
-                        fits = fits and await incoming.write(piece)
+                    async for part in content:
+                        fits = fits and await incoming.write(part)
                 if not fits:
-                    raise ChatRefused("too_large", f"a file has at most {self._attachments.most_bytes} bytes")
+                    raise ChatRefused("too_large", f"a file may have at most {self._attachments.max_bytes} bytes")
                 return await incoming.finish(filename)
         except Problem as problem:
             raise ChatRefused(problem.code, problem.detail, problem.retry_after) from None
 
     async def download(self, attachment: Attachment, *, preview: bool = False) -> bytes:
-        """The bytes of a file, or of its preview, that a message showed to this person a short time ago."""
+        """Return the content of a file, or of its preview. `attachment` is from a message that this user has received.
+
+        Raises ChatRefused if the link in `attachment` has expired.
+        """
         url = attachment.url_preview if preview else attachment.url
         ticket = urlsplit(url).query.removeprefix("ticket=")
         answer = await _allowed(

@@ -253,15 +253,15 @@ class Server:
 
     @asynccontextmanager
     async def open_broker_feed(self, *channels: str) -> AsyncIterator[AsyncIterator[BrokerMessage]]:
-        """What is published on `channels` (`chat`, `operators`, `message`, `global`; none = all) from now on.
+        """Receive the messages that are published on `channels` from now on. No channels means all of them.
 
-        Needs the broker `memory://` in the settings, else raises RuntimeError; ValueError for an unknown channel. The
-        messages come in the order of commits for each chat. A reader that falls 1,000 messages behind holds up only
-        this broker. The iteration has no end; leave the block.
+        The channels are `chat`, `operators`, `message` and `global`. Messages of one chat arrive in commit order. The
+        iteration ends only when the block is left. A reader that is 1,000 messages behind delays this broker only.
+        Raises RuntimeError without the broker `memory://` in the settings, and ValueError for an unknown channel.
         """
         broker = self._parts.memory_broker
         if broker is None:
-            raise RuntimeError("this server has no broker in memory: its settings need broker=['memory://']")
+            raise RuntimeError("this server has no in-memory broker: set broker=['memory://']")
         async with broker.read(frozenset(map(BrokerChannel, channels or BrokerChannel))) as messages:
             yield messages
 
@@ -404,7 +404,13 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
     proxies = Proxies(settings.http.trusted_proxies, settings.http.proxy_headers)
     blobs = LocalBlobs(_attachments_folder(stack, settings))
     attachments = Attachments(
-        chats, blobs, links, settings.attachments, most=settings.limits.attachments, clock=wall, random=random
+        chats,
+        blobs,
+        links,
+        settings.attachments,
+        max_per_message=settings.limits.attachments,
+        clock=wall,
+        random=random,
     )
     app = make_app(
         chats,
@@ -434,7 +440,7 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
     stack.callback(nursery.cancel_scope.cancel)
     nursery.start_soon(storage.chat_reader.watch)
     if settings.folder is None:
-        attachments.sweep_once_used(nursery)
+        attachments.sweep_after_first_upload(nursery)
     else:
         await attachments.clean()
         nursery.start_soon(attachments.sweep)
@@ -465,10 +471,10 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
 
 
 def _attachments_folder(stack: AsyncExitStack, settings: Settings) -> Path:
-    """Where the bytes of attachments are. A server that keeps no files has them in a folder that ends with `stack`."""
+    """Return the folder of attachments. A server without a data folder uses a temporary one, removed with `stack`."""
     if settings.folder is not None:
         return settings.folder / "attachments"
-    # Made when the first file is uploaded.
+    # It is created at the first upload.
     folder = Path(tempfile.gettempdir()) / f"actorchat-{secrets.token_hex(16)}"
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
     return folder
@@ -541,7 +547,7 @@ async def _open_relays(
 
 
 def _broker_states(settings: Settings, relays: Relays) -> list[dict[str, object]]:
-    """What everybody may know of the brokers: no host, no reason."""
+    """Return the state of the brokers for the public health check, without hosts and error messages."""
     return [
         {
             "broker": url.scheme,

@@ -360,7 +360,7 @@ def _file_type(value: Any) -> str:
 
 
 def _command(value: Any) -> tuple[str, ...]:
-    """A program and its arguments: a list, or text as a shell splits it."""
+    """Parse a program with its arguments: a list, or text that is split like a shell does."""
     words = shlex.split(_text(value)) if isinstance(value, str) else list(value)
     if not words:
         raise ValueError
@@ -382,14 +382,14 @@ _LINK_BASE: Final = re.compile(r"https?://[0-9A-Za-z.:\[\]-]+(/[0-9A-Za-z._~/-]*
 
 @attrs.frozen(kw_only=True)
 class AttachmentSettings:
-    """Files that people send. How many a message may have is `LimitSettings.attachments`; 0 takes no files at all.
+    """Rules for files in messages. `LimitSettings.attachments` limits their number; with 0, uploads are refused.
 
-    `size` is in bytes. `types` are those that are taken, judged by the bytes: `image`, `video`, `audio`, `file` (any
-    other but programs), `program`, and media types such as `application/pdf`. `per_minute` bounds the uploads of one
-    person, `address_per_minute` those from one network address. A file that no message takes within `unused_timeout`
-    seconds is deleted. A link is good for `link_seconds` at least, and twice as long at most. `url` is put before the
-    paths in links. `scan` is a command that gets the path of each file: exit status 0 takes it, 1 rejects it, any other
-    and more than `scan_seconds` let the client try again.
+    `size` is the maximum in bytes. `types` are the accepted types, detected from the content: `image`, `video`,
+    `audio`, `program`, `file` for all others, and media types such as `application/pdf`. `per_minute` limits the
+    uploads of one user, `address_per_minute` those from one network address. A file that no message uses within
+    `unused_timeout` seconds is deleted. A link is valid for at least `link_seconds` and at most twice as long. `url`
+    is the prefix of links. `scan` is a command that is called with the path of each file: exit status 0 accepts the
+    file, 1 rejects it. After any other status, or after `scan_seconds`, the client may try again.
     """
 
     size: int = _setting("a whole number of bytes, 1 to 1099511627776", _integer(1, 2**40), 20_971_520)
@@ -476,7 +476,7 @@ class Settings:
 
     @property
     def policy(self) -> Policy:
-        """The choices that decisions in transactions depend on."""
+        """The rules that the transactions of the storage apply."""
         return attrs.evolve(self.chat.policy(), upload_timeout=self.attachments.unused_timeout)
 
     @property
@@ -511,5 +511,5 @@ def _faults(section: attrs.AttrsInstance, prefix: str = "") -> Iterator[SettingF
 
 
 def broker_urls(settings: Settings) -> tuple[BrokerUrl, ...]:
-    """The message brokers of `settings`, in parts."""
+    """Return the parsed URLs of the message brokers."""
     return tuple(map(parse_broker_url, settings.broker))

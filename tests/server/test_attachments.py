@@ -24,7 +24,7 @@ from actorchat.client import ApiError, open_api
 from actorchat.http.body_pace import BodyPace, large_body
 from actorchat.http.problems import Problem
 from actorchat.protocol import MessageAdded, Role
-from actorchat.server.attachments import ORPHAN_SECONDS, OWN_UPLOADS_AT_ONCE, Attachments
+from actorchat.server.attachments import MAX_USER_UPLOADS, ORPHAN_SECONDS, Attachments
 from actorchat.server.settings import AttachmentSettings, LimitSettings, Settings
 from tests.blobs.test_previews import png_that_claims
 from tests.server.server_under_test import SECRET, ApiClient, error_of, operator, run_server, token
@@ -264,8 +264,8 @@ async def half_an_upload(api: ApiClient, size: int = 300_000) -> trio.SocketStre
 
 async def test_one_person_has_few_uploads_at_once(tmp_path: Path) -> None:
     async with serving(tmp_path) as api:
-        streams = [await half_an_upload(api) for _ in range(OWN_UPLOADS_AT_ONCE)]
-        await until(lambda: len(files(tmp_path)) == OWN_UPLOADS_AT_ONCE)
+        streams = [await half_an_upload(api) for _ in range(MAX_USER_UPLOADS)]
+        await until(lambda: len(files(tmp_path)) == MAX_USER_UPLOADS)
         assert error_of(await upload(api, b"x")) == (429, "rate_limited", "")
         await uploaded(api, b"x", who=BEN)
         for stream in streams:
