@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.terminals import PROGRAM, ServerProcess, Terminal, server_process
+from tests.cli.terminal.terminals import PROGRAM, ServerProcess, Terminal, server_process
 
 pytestmark = pytest.mark.slow
 

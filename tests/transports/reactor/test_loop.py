@@ -27,7 +27,7 @@ from actorchat.transports.reactor.connection import Connection
 from actorchat.transports.reactor.loop import READ, Budget
 from actorchat.transports.request_head import Upgrade
 from tests.transports.dialers import SocketDialer, open_sockets
-from tests.transports.stepped_reactor import CLOSE, PING, SteppedReactor, open_stepped, say
+from tests.transports.reactor.stepped_reactor import CLOSE, PING, SteppedReactor, open_stepped, say
 
 
 async def test_a_flooding_socket_gets_one_turn_a_round() -> None:

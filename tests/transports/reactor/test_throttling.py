@@ -17,7 +17,7 @@ from actorchat.testing._raw_peer import frame_of
 from actorchat.transports.ports import Admission, Limits, Receiver
 from actorchat.transports.reactor.frames import FrameReader
 from actorchat.transports.reactor.loop import Budget
-from tests.transports.stepped_reactor import BINARY, CLOSE, PING, TEXT, open_stepped, say
+from tests.transports.reactor.stepped_reactor import BINARY, CLOSE, PING, TEXT, open_stepped, say
 
 
 class Refusing(RecordingApplication):
