@@ -27,7 +27,7 @@ MAX_BACKOFF = 60.0
 """The longest time in seconds for which a chat that cannot be swept is skipped."""
 
 MAX_SKIPPED = 10_000
-"""How many such chats are remembered; further ones are tried again in each sweep."""
+"""How many chats can be skipped at the same time; further ones are tried again in each sweep."""
 
 RETURN_GRACE = 30.0
 """Seconds after a start in which timers from before the start do not expire, so that users can reconnect and write."""

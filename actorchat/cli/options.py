@@ -44,7 +44,7 @@ config_option: Callable[[F], F] = click.option(
 
 
 def _given(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...] | None:
-    """None for an option that may repeat and is not there: then the environment and the settings file count."""
+    """Turn a repeatable option that was not given into None, so that the environment and the settings file are used."""
     return values or None
 
 

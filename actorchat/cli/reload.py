@@ -1,4 +1,4 @@
-"""Reloads settings in a running server after SIGHUP, and tells whether the SIGHUP came from a closed terminal."""
+"""Reloads settings in a running server after SIGHUP, and detects a SIGHUP that comes from a closed terminal."""
 
 from __future__ import annotations
 

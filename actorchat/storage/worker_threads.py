@@ -87,7 +87,7 @@ class Workers:
     def _work(self) -> None:
         while (work := self._calls.get()) is not None:
             work()
-            # Its exception, if it raised one, refers to objects such as cursors.
+            # Otherwise its result would live until the next call; an exception keeps objects such as cursors alive.
             del work
         self._token.run_sync_soon(self._thread_ended)
 
