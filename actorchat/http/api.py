@@ -157,13 +157,13 @@ class Api:
 
     async def _list_chats(self, call: _Call) -> Response:
         query, caller = call.query, call.caller
-        asked = query.all_values("source")
+        requested = query.all_values("source")
         if caller.is_operator:
-            sources: frozenset[str] | None = self._access.sources(caller, asked)
+            sources: frozenset[str] | None = self._access.sources(caller, requested)
         else:
-            for source in asked:
+            for source in requested:
                 self._access.check_source(source)
-            sources = frozenset(asked) or None
+            sources = frozenset(requested) or None
         status, before = query.status(), query.place("before")
         if isinstance(before, UUID) and await self._chats.chat_reader.chat(before) is None:
             raise Problem("malformed", "before: there is no such chat", path="before", status=400)
@@ -262,8 +262,8 @@ class Api:
 
 def _link_to(request: Request, place: ListPlace) -> str:
     """Return the value of a `Link` header to the next page, which starts at `place`, of the list in `request`."""
-    asked = [(name, value) for name, value in request.query_params.multi_items() if name != "before"]
-    return f'<{request.url.path}?{urlencode([*asked, ("before", cursor_of(place))])}>; rel="next"'
+    parameters = [(name, value) for name, value in request.query_params.multi_items() if name != "before"]
+    return f'<{request.url.path}?{urlencode([*parameters, ("before", cursor_of(place))])}>; rel="next"'
 
 
 def _wire_page(

@@ -65,8 +65,8 @@ def parse_origin(text: str) -> str:
         raise InvalidOrigin("a wildcard must be the first part of the host, as in https://*.shop.example")
     if port and not 0 < int(port) < 65_536:
         raise InvalidOrigin(f"invalid port {port}")
-    shown = ("*." if wildcard else "") + _ascii_host(host.removeprefix("*."))
-    return _serialised(scheme, shown, port)
+    normalized = ("*." if wildcard else "") + _ascii_host(host.removeprefix("*."))
+    return _serialized(scheme, normalized, port)
 
 
 def _split(authority: str) -> tuple[str, str]:
@@ -77,7 +77,7 @@ def _split(authority: str) -> tuple[str, str]:
     return match[1], (match[2] or "").lstrip("0") or ("0" if match[2] else "")
 
 
-def _serialised(scheme: str, host: str, port: str) -> str:
+def _serialized(scheme: str, host: str, port: str) -> str:
     return f"{scheme}://{host}" + ("" if port in ("", _DEFAULT_PORTS[scheme]) else f":{port}")
 
 
@@ -140,7 +140,7 @@ class AllowedOrigins:
         own, own_port = _split(host.lower()) if host else ("", "")
         if (name, port) == (own, own_port or _DEFAULT_PORTS[scheme]):
             return True
-        if _serialised(scheme, name, port) in self._exact:
+        if _serialized(scheme, name, port) in self._exact:
             return True
         return any(
             scheme == wanted_scheme and name.endswith(suffix) and port == (wanted_port or _DEFAULT_PORTS[scheme])

@@ -60,8 +60,8 @@ class Access(Protocol):
     async def chat(self, caller: Caller, chat: UUID) -> ChatState:
         """Return the chat. Raises 404 if it does not exist, 403 if the caller may not see it."""
 
-    def sources(self, caller: Caller, asked: Collection[str]) -> frozenset[str]:
-        """Return the `asked` sources, or all of the operator's if empty.
+    def sources(self, caller: Caller, requested: Collection[str]) -> frozenset[str]:
+        """Return the `requested` sources, or all of the operator's if empty.
 
         Raises 404 for a source that does not exist, and 403 for one that the operator's token does not name.
         """

@@ -136,16 +136,16 @@ class AccessControl:
         """Like `chat`, but raises WouldBlock if the chat's room is not running. May lag behind the newest commit."""
         return _check_access(caller, self._chats.chat_nowait(chat))
 
-    def sources(self, caller: Caller, asked: Collection[str]) -> frozenset[str]:
+    def sources(self, caller: Caller, requested: Collection[str]) -> frozenset[str]:
         if caller.user.role is not Role.OPERATOR:
             raise Problem("not_allowed", "only operators have sources")
-        if not asked:
+        if not requested:
             return caller.sources & self._sources if self._sources else caller.sources
-        for source in asked:
+        for source in requested:
             self.check_source(source)
             if source not in caller.sources:
                 raise Problem("not_allowed", f"your token does not name the source {source[:64]!r}", path="source")
-        return frozenset(asked)
+        return frozenset(requested)
 
     def check_source(self, source: str) -> None:
         known = source in self._sources if self._sources else is_source_name(source)

@@ -228,9 +228,9 @@ class LocalApi:
         if not self._caller.is_operator:
             raise ChatRefused("not_allowed", f"only operators can {action}")
 
-    def _sources(self, asked: Collection[str]) -> frozenset[str]:
+    def _sources(self, requested: Collection[str]) -> frozenset[str]:
         try:
-            return self._access.sources(self._caller, asked)
+            return self._access.sources(self._caller, requested)
         except Problem as problem:
             raise ChatRefused(problem.code, problem.detail) from None
 

@@ -88,10 +88,10 @@ class WebsocketAccess:
         access_control = self._access_control
         try:
             caller = access_control.caller_nowait(authorization)
-            wanted = _parse_target(head)
-            if isinstance(wanted, RoomTarget):
-                access_control.chat_nowait(caller, wanted.chat)
-            return self._admit(caller, wanted, profile, peer)
+            requested = _parse_target(head)
+            if isinstance(requested, RoomTarget):
+                access_control.chat_nowait(caller, requested.chat)
+            return self._admit(caller, requested, profile, peer)
         except trio.WouldBlock:
             return self._authorize_slowly(head, peer, profile, authorization, readable=readable)
         except Problem as problem:
@@ -105,10 +105,10 @@ class WebsocketAccess:
         try:
             with trio.fail_after(_AUTHORIZE_SECONDS):
                 caller = await access_control.caller(authorization)
-                wanted = _parse_target(head)
-                if isinstance(wanted, RoomTarget):
-                    await access_control.chat(caller, wanted.chat)
-                return self._admit(caller, wanted, profile, peer)
+                requested = _parse_target(head)
+                if isinstance(requested, RoomTarget):
+                    await access_control.chat(caller, requested.chat)
+                return self._admit(caller, requested, profile, peer)
         except trio.TooSlowError:
             return _rejection(Problem("overloaded", "authorization took too long; try again later"))
         except Problem as problem:
@@ -118,8 +118,12 @@ class WebsocketAccess:
         except StorageUnavailable:
             return _rejection(Problem("storage_unavailable", "storage is unavailable; try again later"))
 
-    def _admit(self, caller: Caller, wanted: RoomTarget | list[str], profile: Profile, peer: str) -> Admission:
-        target = wanted if isinstance(wanted, RoomTarget) else FeedTarget(self._access_control.sources(caller, wanted))
+    def _admit(self, caller: Caller, requested: RoomTarget | list[str], profile: Profile, peer: str) -> Admission:
+        target = (
+            requested
+            if isinstance(requested, RoomTarget)
+            else FeedTarget(self._access_control.sources(caller, requested))
+        )
         limit = self._max_sockets.get(caller.user.role, 0)
         if limit and self._count(identity_of(caller.user)) >= limit:
             detail = f"you have {limit} sockets open, which is the limit: close one, or wait until a lost one times out"

@@ -45,7 +45,7 @@ class _Access:
     async def chat(self, caller: Caller, chat: UUID) -> NoReturn:
         self._fail()
 
-    def sources(self, caller: Caller, asked: Collection[str]) -> frozenset[str]:
+    def sources(self, caller: Caller, requested: Collection[str]) -> frozenset[str]:
         self._fail()
 
     def check_source(self, source: str) -> None:
