@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
@@ -15,11 +15,11 @@ from pamqp.frame import FrameTypes
 from actorchat.brokers.connecting import CONNECT_SECONDS, reason_of, tls_context
 from actorchat.brokers.ports import BrokerUnavailable
 from actorchat.brokers.urls import BrokerUrl
-from actorchat.protocol import BrokerChannel, BrokerMessage
+from actorchat.protocol import ACTORCHAT_ID_HEADER, WIDGET_SOURCE_HEADER, BrokerChannel, BrokerMessage
 
 __all__ = ["AmqpBroker"]
 
-T = TypeVar("T", bound=base.Frame)
+T = TypeVar("T", bound=base.Frame | header.ContentHeader | body.ContentBody)
 
 _PROTOCOL: Final = b"AMQP\x00\x00\x09\x01"
 _READ_BYTES: Final = 65_536
@@ -45,8 +45,25 @@ class AmqpBroker:
     def __init__(self, url: BrokerUrl) -> None:
         self._url = url
 
+    async def follow(self, channels: Collection[BrokerChannel], take: Callable[[BrokerMessage], object]) -> None:
+        """Call `take` with each message that is published on `channels` from now on, until cancelled.
+
+        Raises `BrokerUnavailable`.
+        """
+        async with self._opened() as connection, trio.open_nursery() as nursery:
+            nursery.start_soon(connection.keep_alive)
+            failure: BrokerUnavailable | None = None
+            try:
+                await connection.follow(channels, take)
+            except BrokerUnavailable as error:
+                # Raised again below: from within the nursery it would come out in an exception group.
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
     @asynccontextmanager
-    async def connect(self) -> AsyncIterator[_AmqpConnection]:
+    async def _opened(self) -> AsyncIterator[_AmqpConnection]:
         url = self._url
         stream: trio.abc.Stream | None = None
         try:
@@ -61,6 +78,14 @@ class AmqpBroker:
                 raise BrokerUnavailable(f"no answer within {CONNECT_SECONDS:.0f} s") from None
             except (OSError, ssl.SSLError, trio.BrokenResourceError) as error:
                 raise BrokerUnavailable(reason_of(error)) from None
+            yield connection
+        finally:
+            if stream is not None:
+                await trio.aclose_forcefully(stream)
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[_AmqpConnection]:
+        async with self._opened() as connection:
             failure: BaseException | None = None
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(connection.read)
@@ -74,9 +99,6 @@ class AmqpBroker:
             if failure is not None:
                 raise failure
             await connection.close()
-        finally:
-            if stream is not None:
-                await trio.aclose_forcefully(stream)
 
 
 class _AmqpConnection:
@@ -153,6 +175,30 @@ class _AmqpConnection:
         self._publishing = trio.CancelScope()
         if self._confirmed < last:
             self._check()
+
+    async def follow(self, channels: Collection[BrokerChannel], take: Callable[[BrokerMessage], object]) -> None:
+        """Consume from a queue of its own, which ends with the connection."""
+        try:
+            await self._send(_CHANNEL, commands.Queue.Declare(exclusive=True, auto_delete=True))
+            queue = (await self._expect(commands.Queue.DeclareOk)).queue or ""
+            exchanges = {self._url.prefix + channel.value: channel for channel in channels}
+            for exchange in exchanges:
+                await self._send(_CHANNEL, commands.Queue.Bind(queue=queue, exchange=exchange, routing_key="#"))
+                await self._expect(commands.Queue.BindOk)
+            await self._send(_CHANNEL, commands.Basic.Consume(queue=queue, no_ack=True, exclusive=True))
+            await self._expect(commands.Basic.ConsumeOk)
+            while True:
+                delivery = await self._expect(commands.Basic.Deliver)
+                content = await self._expect(header.ContentHeader)
+                received = bytearray()
+                while len(received) < content.body_size:
+                    received += (await self._expect(body.ContentBody)).value
+                headers = content.properties.headers or {}
+                source, id_ = headers.get(WIDGET_SOURCE_HEADER), headers.get(ACTORCHAT_ID_HEADER)
+                if isinstance(source, str) and isinstance(id_, str):
+                    take(BrokerMessage(exchanges[delivery.exchange], source, id_, bytes(received)))
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise BrokerUnavailable(reason_of(error)) from None
 
     async def ping(self) -> None:
         await trio.lowlevel.checkpoint()

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from actorchat.brokers.memory import MemoryBroker
-from actorchat.brokers.ports import Broker
+from actorchat.brokers.ports import Broker, BrokerTail
 from actorchat.brokers.urls import BrokerUrl
 
-__all__ = ["open_broker"]
+if TYPE_CHECKING:
+    from actorchat.brokers.amqp import AmqpBroker
+    from actorchat.brokers.redis import RedisBroker
+
+__all__ = ["open_broker", "open_tail"]
 
 
 def open_broker(url: BrokerUrl) -> Broker:
     """The broker at `url`, not connected yet. Its library is imported here: it is an extra."""
+    return MemoryBroker() if url.scheme == "memory" else _adapter(url)
+
+
+def open_tail(url: BrokerUrl) -> BrokerTail:
+    """What is published to the broker at `url`. Raises ValueError for `memory://`, which no other process reaches."""
     if url.scheme == "memory":
-        return MemoryBroker()
+        raise ValueError("memory:// is in the server's own process")
+    return _adapter(url)
+
+
+def _adapter(url: BrokerUrl) -> RedisBroker | AmqpBroker:
     if url.scheme in ("redis", "rediss"):
         from actorchat.brokers.redis import RedisBroker
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from actorchat.protocol import BrokerMessage
+from actorchat.protocol import BrokerChannel, BrokerMessage
 
-__all__ = ["Broker", "BrokerConnection", "BrokerUnavailable"]
+__all__ = ["Broker", "BrokerConnection", "BrokerTail", "BrokerUnavailable"]
 
 
 class BrokerUnavailable(Exception):  # noqa: N818 - a state of the broker
@@ -34,3 +34,13 @@ class Broker(Protocol):
 
     def connect(self) -> AbstractAsyncContextManager[BrokerConnection]:
         """Connect, until the block is left. Entering it raises `BrokerUnavailable`."""
+
+
+class BrokerTail(Protocol):
+    """A message broker whose messages can be watched."""
+
+    async def follow(self, channels: Collection[BrokerChannel], take: Callable[[BrokerMessage], object]) -> None:
+        """Call `take` with each message that is published on `channels` from now on, until cancelled.
+
+        Nobody else misses anything by it. Raises `BrokerUnavailable`.
+        """

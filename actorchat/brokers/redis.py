@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -15,11 +15,13 @@ from coredis.retry import NoRetryPolicy
 from actorchat.brokers.connecting import CONNECT_SECONDS, first_error, reason_of, tls_context
 from actorchat.brokers.ports import BrokerUnavailable
 from actorchat.brokers.urls import BrokerUrl
-from actorchat.protocol import BrokerMessage
+from actorchat.protocol import ACTORCHAT_ID_HEADER, WIDGET_SOURCE_HEADER, BrokerChannel, BrokerMessage
 
 __all__ = ["RedisBroker"]
 
 _ANSWER_SECONDS: Final = 20.0
+_BLOCK_MILLISECONDS: Final = 5_000
+_PAGE: Final = 100
 _IN_PIPELINE: Final = "of pipeline caused error: "
 
 
@@ -28,6 +30,15 @@ class RedisBroker:
 
     def __init__(self, url: BrokerUrl) -> None:
         self._url = url
+
+    async def follow(self, channels: Collection[BrokerChannel], take: Callable[[BrokerMessage], object]) -> None:
+        """Call `take` with each message that is published on `channels` from now on, until cancelled.
+
+        Raises `BrokerUnavailable`.
+        """
+        names = {self._url.prefix + channel.value: channel for channel in channels}
+        async with self.connect() as connection:
+            await connection.follow(names, take)
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[_RedisConnection]:
@@ -80,11 +91,45 @@ class _RedisConnection:
         except (coredis.exceptions.RedisError, OSError) as error:
             raise _translated(error) from None
 
+    async def follow(self, names: Mapping[str, BrokerChannel], take: Callable[[BrokerMessage], object]) -> None:
+        after: dict[Any, Any] = {}
+        for name in names:
+            newest = await self._client.xrevrange(name, count=1)
+            after[name] = newest[0].identifier if newest else "0"
+        while True:
+            found = await self._client.xread(after, count=_PAGE, block=_BLOCK_MILLISECONDS)
+            for key, entries in (found or {}).items():
+                name = _text(key)
+                for entry in entries:
+                    after[name] = entry.identifier
+                    message = _message(names[name], entry.field_values)
+                    if message is not None:
+                        take(message)
+
     async def ping(self) -> None:
         try:
             await self._client.ping()
         except (coredis.exceptions.RedisError, OSError) as error:
             raise _translated(error) from None
+
+
+# Any: coredis gives keys and values of many types.
+def _message(channel: BrokerChannel, values: Any) -> BrokerMessage | None:
+    """The message in an entry of either format, None if actorchat didn't write it."""
+    fields: dict[str, Any] = {_text(key): value for key, value in values.items()}
+    try:
+        if "__data__" in fields:
+            envelope = msgspec.json.decode(fields["__data__"])
+            fields = {**envelope["headers"], "body": envelope["data"]}
+        body = fields["body"]
+        source, id_ = _text(fields[WIDGET_SOURCE_HEADER]), _text(fields[ACTORCHAT_ID_HEADER])
+        return BrokerMessage(channel, source, id_, body.encode() if isinstance(body, str) else body)
+    except (LookupError, TypeError, ValueError):
+        return None
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 # Any: coredis takes keys and values of many types.

@@ -18,6 +18,7 @@ _COMMANDS: Final = {
     "chat": ("actorchat.cli.chat", "chat"),
     "token": ("actorchat.cli.token", "token"),
     "actors": ("actorchat.cli.actors", "actors"),
+    "broker": ("actorchat.cli.broker", "broker"),
     "check-config": ("actorchat.cli.check_config", "check_config"),
     "asyncapi": ("actorchat.cli.asyncapi", "asyncapi"),
 }

@@ -188,7 +188,7 @@ def test_the_help_shows_all_commands_and_nothing_else() -> None:
     commands = [
         line.split()[0] for line in run("--help").output.partition("Commands:")[2].splitlines() if line[:3] == "   "
     ]
-    assert set(commands) <= {"serve", "chat", "token", "actors", "check-config", "asyncapi"}
+    assert set(commands) <= {"serve", "chat", "token", "actors", "broker", "check-config", "asyncapi"}
 
 
 @pytest.mark.parametrize("command", ["serve", "token", "check-config", "asyncapi"])

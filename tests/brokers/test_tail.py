@@ -1,0 +1,103 @@
+"""`actorchat broker tail` shows what is published, as a program of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from click.testing import CliRunner
+
+import actorchat
+from actorchat.cli import main
+from tests.brokers.servers import RabbitMq, Valkey
+from tests.brokers.test_server import act, settings
+
+CAP = 60.0
+NOTE = "note for operators, Eve: a regular"
+
+
+@contextmanager
+def tail(arguments: Sequence[str], output: Path) -> Iterator[subprocess.Popen[bytes]]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ACTORCHAT_")}
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "actorchat", "broker", "tail", *arguments],
+            env=environment | {"PYTHONIOENCODING": "utf-8", "COLUMNS": "40"},
+            stdout=file,
+            stderr=file,
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def tailed(arguments: Sequence[str], publisher: str, output: Path, shown: Callable[[str], bool]) -> list[str]:
+    """The lines that it prints of sessions, which are repeated until `shown` says that all is there."""
+    with tail(arguments, output) as process, trio.fail_after(CAP):
+        while True:
+            async with actorchat.open_server(settings(publisher)) as server:
+                await act(server)
+            await trio.sleep(0.5)
+            printed = await trio.Path(output).read_text(encoding="utf-8")
+            assert process.poll() is None, printed
+            if shown(printed):
+                return printed.splitlines()
+
+
+@pytest.mark.slow
+async def test_a_session_is_seen_on_valkey_with_notes_marked(own_valkey: Valkey, tmp_path: Path) -> None:
+    await trio.to_thread.run_sync(own_valkey.start)
+    lines = await tailed(
+        ["--broker", own_valkey.url, "--source", "lk"], own_valkey.url, tmp_path / "out", lambda text: NOTE in text
+    )
+    channels = {line.split()[1] for line in lines}
+    assert channels == {"chat", "operators", "message", "global"}
+    assert any("open Ann with Eve" in line for line in lines)
+    assert any(line.endswith("Eve offline, 0 new, 0 open; Bob offline, 0 new, 0 open") for line in lines)
+    assert any("1 unread" in line or "0 unread" in line for line in lines)
+
+
+@pytest.mark.slow
+async def test_one_channel_of_rabbitmq_comes_as_json(rabbitmq: RabbitMq, tmp_path: Path) -> None:
+    arguments = ["message", "--json", "--broker", rabbitmq.url]
+    lines = await tailed(arguments, rabbitmq.url, tmp_path / "out", lambda text: "a regular" in text)
+    objects = list(map(json.loads, lines))
+    assert {each["channel"] for each in objects} == {"message"}
+    assert {each["source"] for each in objects} == {"lk"}
+    assert any(each["body"]["text"] == "good day" and each["id"].endswith("/1") for each in objects)
+
+
+@pytest.mark.slow
+async def test_entries_for_faststream_are_shown_as_well(own_valkey: Valkey, tmp_path: Path) -> None:
+    await trio.to_thread.run_sync(own_valkey.start)
+    publisher = f"{own_valkey.url}?format=faststream"
+    await tailed(["message", "--broker", own_valkey.url], publisher, tmp_path / "out", lambda text: NOTE in text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        ((), 2, "there is no broker in the settings"),
+        (("--broker", "kafka://x"), 2, "expected redis://"),
+        (("--broker", "memory://"), 2, "only that can read it"),
+        (("nonsense", "--broker", "redis://x"), 2, "'nonsense' is not one of"),
+        (("--broker", "redis://127.0.0.1:1"), 1, "redis://127.0.0.1:1 can't be read: Unable to establish"),
+        (("--broker", "amqp://me:secret@127.0.0.1:1"), 1, "amqp://127.0.0.1:1 can't be read: Connection refused"),
+    ],
+)
+def test_what_can_not_be_watched_is_one_clear_line(
+    arguments: Sequence[str], status: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ACTORCHAT_BROKER", raising=False)
+    ended = CliRunner().invoke(main, ["broker", "tail", *arguments], prog_name="actorchat")
+    assert ended.exit_code == status, ended.output
+    assert words in ended.output
+    assert "secret" not in ended.output
+    assert "Traceback" not in ended.output
