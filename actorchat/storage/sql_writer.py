@@ -215,10 +215,10 @@ class SqlWriter:
         self._many(statements.insert_chat, created)
         self._many(statements.update_chat, moved)
         self._many(statements.update_chat_progress, progressed)
-        self._many(
-            statements.insert_message,
-            [message_row(draft.number, message) for draft, message in changes.messages if not message.attachments],
-        )
+        plain = changes.messages
+        if changes.taken:
+            plain = [(draft, message) for draft, message in plain if not message.attachments]
+        self._many(statements.insert_message, [message_row(draft.number, message) for draft, message in plain])
         if changes.uploads:
             self._save_files(changes)
         self._many(statements.insert_move, [(place, draft.number) for draft, place in changes.moves])

@@ -4,6 +4,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.cli.terminal.terminals import PROGRAM, ServerProcess, Terminal, server_process
@@ -391,3 +392,15 @@ def test_a_closed_output_pipe_ends_the_program_with_one_line(shared_server: Serv
         program.wait(30)
         assert program.returncode == 1
         assert program.stderr.read() == "actorchat: the reader of stdout has closed the pipe\n"
+
+
+def test_a_script_sends_a_file_whose_link_opens_it(shared_server: ServerProcess, tmp_path: Path) -> None:
+    (tmp_path / "my notes.txt").write_text("what I wanted to say")
+    command = [*PROGRAM, "chat", shared_server.url, "--state", str(tmp_path / "visitors.json")]
+    lines = f"/attach {tmp_path}/my notes.txt\n/attach {tmp_path}/missing.txt\ndone\n"
+    ended = subprocess.run(command, input=lines, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.stderr == "actorchat: a line of input failed\n", ended.stdout
+    [link] = re.findall(r"\[0\] you:  \[my notes\.txt (http://\S+)\]", ended.stdout)
+    assert httpx.get(link, trust_env=False).content == b"what I wanted to say"
+    assert f"# {tmp_path}/missing.txt was not sent: No such file or directory" in ended.stdout
+    assert "[1] you: done" in ended.stdout
