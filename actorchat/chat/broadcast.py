@@ -107,7 +107,7 @@ class Broadcast:
         self._streams: list[_AudienceFrames] | None = None
         self._shown: list[bytes] = []
         self._added: list[StoredMessage] = []
-        self.linked = False
+        self.linked: bool = False
         self._after = room_state.announced
         steps: list[tuple[int, int]] = []
         several = listening and len(changes) > 1

@@ -185,7 +185,7 @@ settings: Table = Table(
 
 # One row per batch, while a broker is configured: the data to publish. The newest row is never deleted, so that no
 # `seq` is used twice.
-log = Table(
+log: Table = Table(
     "log",
     metadata,
     Column("seq", _Big, primary_key=True),
@@ -196,7 +196,7 @@ log = Table(
 )
 
 # One row per configured broker: it has confirmed everything up to `seq`.
-relayed = Table(
+relayed: Table = Table(
     "relayed",
     metadata,
     Column("broker", Text, primary_key=True),

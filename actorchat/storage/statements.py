@@ -170,13 +170,13 @@ class Statements:
 
         # The commit log, and how far each broker has confirmed it.
         entry = ("writer", "batch", "time", "payload")
-        self.insert_entry = text_(log.insert().values({name: bindparam(name) for name in entry}), *entry)
+        self.insert_entry: str = text_(log.insert().values({name: bindparam(name) for name in entry}), *entry)
         newest_entry = select(func.max(log.c.seq)).scalar_subquery()
-        self.entries = text_(
+        self.entries: str = text_(
             select(log.c.seq, log.c.time, log.c.payload).where(log.c.seq > bindparam("after")).order_by(log.c.seq),
             "after",
         )
-        self.oldest_entries = text_(
+        self.oldest_entries: str = text_(
             select(log.c.seq, log.c.time)
             .where(log.c.seq < newest_entry)
             .order_by(log.c.seq)
@@ -184,24 +184,24 @@ class Statements:
             .offset(_start),
             "limit",
         )
-        self.delete_entries = text_(log.delete().where(log.c.seq <= bindparam("seq")), "seq")
-        self.delete_old_entries = text_(log.delete().where(log.c.seq < newest_entry))
+        self.delete_entries: str = text_(log.delete().where(log.c.seq <= bindparam("seq")), "seq")
+        self.delete_old_entries: str = text_(log.delete().where(log.c.seq < newest_entry))
         nothing: ColumnElement[bytes] = literal_column("x''")
-        self.empty_entries = text_(log.update().values(payload=nothing).where(log.c.payload != nothing))
-        self.relayed = text_(select(relayed.c.broker, relayed.c.seq))
-        self.put_relayed = text_(
+        self.empty_entries: str = text_(log.update().values(payload=nothing).where(log.c.payload != nothing))
+        self.relayed: str = text_(select(relayed.c.broker, relayed.c.seq))
+        self.put_relayed: str = text_(
             relayed.update().values(seq=bindparam("seq")).where(relayed.c.broker == bindparam("broker")),
             "seq",
             "broker",
         )
-        self.add_relayed = text_(
+        self.add_relayed: str = text_(
             relayed.insert().from_select(
                 ["broker", "seq"],
                 select(bindparam("broker"), func.coalesce(newest_entry, literal_column("0"))),
             ),
             "broker",
         )
-        self.delete_relayed = text_(relayed.delete().where(relayed.c.broker == bindparam("broker")), "broker")
+        self.delete_relayed: str = text_(relayed.delete().where(relayed.c.broker == bindparam("broker")), "broker")
 
         # Read the newest row of each table that reads need.
         self.probes: tuple[str, ...] = tuple(

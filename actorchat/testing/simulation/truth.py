@@ -93,7 +93,7 @@ class ChatTruth:
         self.announced = -1
         self.assigned_at: float = 0.0
         self.customer_waits = False
-        self.used_at = 0.0
+        self.used_at: float = 0.0
 
     @property
     def look(self) -> Look:
