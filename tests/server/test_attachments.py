@@ -557,3 +557,24 @@ async def test_a_body_that_trickles_is_cut_off(tmp_path: Path, autojump_clock: M
                 await read_all(request)
             assert trio.current_time() - begun == pytest.approx(ends)
             nursery.cancel_scope.cancel()
+
+
+async def test_a_draining_server_cuts_an_upload_off_and_leaves_nothing(tmp_path: Path) -> None:
+    async with serving(tmp_path) as api:
+        stream = await half_an_upload(api)
+        await until(lambda: len(files(tmp_path)) == 1)
+        await api.server.drain()
+        assert files(tmp_path) == []
+        answer = bytes(await stream.receive_some())
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b'"draining"' in answer
+        await stream.aclose()
+
+
+async def test_a_nearly_full_disk_takes_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(tmp_path) as api:
+        await uploaded(api, b"x")
+        known = files(tmp_path)
+        monkeypatch.setattr(attachments_module, "MIN_FREE_BYTES", 2**62)
+        assert error_of(await upload(api, b"x")) == (503, "storage_unavailable", "")
+        assert files(tmp_path) == known
