@@ -97,7 +97,7 @@ class _MemoryByteStream:
             return
         self._pumping = True
         session = self.session
-        while self._inbound and session.attached and not session.paused:
+        while self._inbound and session.receiver is not None and not session.paused:
             item = self._inbound.popleft()
             match item:
                 case _Text(payload):

@@ -1,6 +1,6 @@
-"""Owns the bytes on their way to one peer: order, bound, what is dropped, and that a Close is the last.
+"""Sends frames to one peer in order and with a bound, and drops what does not fit.
 
-Refuses to know sockets, tasks and clocks: a `Wire` takes what it can and says when it can take more.
+It uses no sockets, tasks or clocks: a `Wire` takes the bytes and says when it can take more.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _JOIN_BYTES: Final = 65_536
 
 
 class Wire(Protocol):
-    """Where an outbox's bytes leave."""
+    """The connection that an outbox sends its bytes to."""
 
     def send(self, data: bytes | memoryview, /) -> int:
         """Take the first bytes of `data` and say how many.
@@ -35,7 +35,7 @@ class Wire(Protocol):
         """Call `flush` once, when more can be taken; asking again before that changes nothing."""
 
     def closing(self, linger: float) -> None:
-        """Nothing but what is queued will be sent: end within `linger` seconds."""
+        """End within `linger` seconds: only what is queued will still be sent."""
 
 
 class _Kind(IntEnum):
@@ -55,23 +55,22 @@ class _Entry:
 
 
 class _Queue:
-    """What the wire refused, in order. Only the first entry can be half sent: `sent` bytes of it are gone."""
+    """The entries that the wire did not take yet, in order. `sent` bytes of the first one were sent already."""
 
-    __slots__ = ("bytes", "closed", "entries", "frames", "moved", "moved_at", "sent", "unbounded")
+    __slots__ = ("bytes", "entries", "frames", "moved", "moved_at", "sent", "unbounded")
 
     def __init__(self) -> None:
-        # Whether the wire has taken something since `Outbox.stuck_for` was last asked, and when that was.
+        # Whether the wire has taken something since the last call of `Outbox.stuck_for`, and the time of that call.
         self.moved = True
         self.moved_at = 0.0
         self.entries: deque[_Entry] = deque()
         self.bytes = 0
         self.frames = 0
         self.sent = 0
-        self.closed = False
         self.unbounded = False
 
     def append(self, entry: _Entry, sent: int = 0) -> None:
-        """Add at the end; `sent` of its bytes have left already, which only the first entry can say."""
+        """Add `entry` at the end. `sent` of its bytes were sent already; that is 0 unless the queue is empty."""
         self.entries.append(entry)
         self.bytes += len(entry.data) - sent
         self.frames += len(entry.ends)
@@ -79,7 +78,7 @@ class _Queue:
             self.sent = sent
 
     def replace_pong(self, data: bytes) -> bool:
-        """Put the latest pong in the place of one that waits; False if none does."""
+        """Replace a waiting pong by a newer one. Returns False if no pong waits."""
         for place, entry in enumerate(self.entries):
             if entry.kind is _Kind.PONG and not (place == 0 and self.sent):
                 self.bytes += len(data) - len(entry.data)
@@ -89,7 +88,7 @@ class _Queue:
         return False
 
     def drop(self, *, only_typing: bool) -> None:
-        """Drop what waits, but the tail of a half-sent frame: the peer could not read on without it."""
+        """Drop what waits, except the rest of a half-sent frame: without it the peer could not read on."""
         kept: deque[_Entry] = deque()
         for place, entry in enumerate(self.entries):
             if only_typing and entry.kind is not _Kind.TYPING:
@@ -105,7 +104,7 @@ class _Queue:
         self.frames = sum(len(entry.ends) for entry in kept)
 
     def head(self) -> bytes | memoryview:
-        """What to send next: the rest of the first entry, or several small ones joined."""
+        """The bytes to send next: the rest of the first entry, or several small entries joined."""
         entries = self.entries
         first = memoryview(entries[0].data)[self.sent :] if self.sent else entries[0].data
         size = len(first)
@@ -120,7 +119,7 @@ class _Queue:
         return b"".join(parts)
 
     def took(self, count: int) -> None:
-        """Forget `count` bytes from the front."""
+        """Remove `count` sent bytes from the front."""
         self.moved = True
         self.bytes -= count
         count += self.sent
@@ -133,20 +132,22 @@ class _Queue:
 
 
 class Outbox:
-    """The way out of one session: whole frames, in the order of the calls, nothing after a Close.
+    """Sends whole frames in the order of the calls, and nothing after a Close. No method blocks or raises.
 
-    With nothing waiting, a push is one `wire.send` of the shared bytes. What the wire refuses waits here.
-    Over the bound, typing is dropped first; if that is not enough everything is, and the peer is closed
-    with 1013. The bound is kept but for the Close itself and for a single push onto an empty outbox.
-    No method blocks or raises.
+    While nothing waits, a push is one `wire.send` of bytes that all recipients share. What the wire does not take
+    waits here. Over the bound, waiting typing is dropped first. If that is not enough, everything is dropped and the
+    peer is closed with 1013. Only the Close itself, and a single push onto an empty outbox, may exceed the bound.
+
+    `closed`: a Close was accepted or the peer is gone, so nothing more is accepted.
     """
 
-    __slots__ = ("_drained", "_limits", "_queue", "_send", "_wire")
+    __slots__ = ("_drained", "_limits", "_queue", "_send", "_wire", "closed")
 
     def __init__(self, wire: Wire, limits: Limits) -> None:
         self._wire = wire
         self._send = wire.send
         self._limits = limits
+        self.closed: bool = False
         self._queue: _Queue | None = None
         self._drained: trio.Event | None = None
 
@@ -156,19 +157,14 @@ class Outbox:
         queue = self._queue
         return 0 if queue is None else queue.bytes
 
-    @property
-    def closed(self) -> bool:
-        """A Close was accepted or the peer is gone: nothing more is."""
-        queue = self._queue
-        return queue is not None and queue.closed
-
     def stuck_for(self, now: float) -> float | None:
-        """Seconds for which the wire has taken nothing of what waits; None if nothing does.
+        """Seconds for which the wire has taken nothing, None if nothing waits.
 
-        It is as exact as it is asked often, by one caller whose `now` counts seconds from any moment.
+        `now` is in seconds from any moment. Only one caller may use this; the result is exact to the time between two
+        calls.
         """
         queue = self._queue
-        if queue is None or queue.closed or not queue.entries:
+        if queue is None or self.closed or not queue.entries:
             return None
         if queue.moved:
             queue.moved = False
@@ -193,16 +189,16 @@ class Outbox:
         await trio.lowlevel.checkpoint()
 
     def hold(self, *, unbounded: bool = False) -> None:
-        """Keep what is pushed until `flush`: all leaves as one. It has to fit the bound, unless that is to begin then.
+        """Keep what is pushed until `flush`, so that it is sent in one call. Does nothing if something waits already.
 
-        Does nothing while something waits already.
+        With `unbounded`, the bound applies only after the flush.
         """
         if self._queue is None:
             self._queue = _Queue()
             self._queue.unbounded = unbounded
 
     def push(self, frames: Frames) -> None:
-        """Send whole frames after all that was pushed before."""
+        """Send whole frames after everything pushed before."""
         sent = 0
         if self._queue is None:
             data = frames.data
@@ -218,40 +214,40 @@ class Outbox:
         self._add(_Entry(frames.data, frames.ends, _Kind.TYPING if frames.typing else _Kind.EVENT), sent)
 
     def pong(self, frame: bytes) -> None:
-        """Send a pong; one that still waits is replaced, so that a flood of pings costs one frame."""
+        """Send a pong. It replaces one that still waits, so many pings need the memory of one pong."""
         queue = self._queue
         if queue is None:
             self.push(Frames(frame, (len(frame),)))
-        elif not queue.closed and not queue.replace_pong(frame):
+        elif not self.closed and not queue.replace_pong(frame):
             self._add(_Entry(frame, (len(frame),), _Kind.PONG), 0)
 
     def close(self, code: int, reason: str = "") -> None:
-        """Send what was pushed, then a Close; all that comes later is dropped, also a second Close."""
+        """Send what was pushed, then a Close. Everything after that is dropped, including a second Close."""
         self.close_with(close_frame(code, reason))
 
     def close_with(self, frame: bytes) -> None:
-        """Like `close`, with a Close that was framed elsewhere."""
+        """Like `close`, with the Close frame `frame`."""
         if not self.closed:
             self._finish(frame, self._limits.close_linger)
 
     def give_up(self) -> None:
-        """The peer is too slow: drop what waits, but for the rest of a half-sent frame, and close with 1013."""
+        """Drop what waits for a slow peer, except the rest of a half-sent frame, and close with 1013."""
         queue = self._queue
         if queue is not None:
             queue.drop(only_typing=False)
         self._finish(close_frame(CloseCode.OVERLOADED, "too slow"), self._limits.overflow_linger)
 
     def lost(self) -> None:
-        """The peer is gone: forget what waits, accept nothing more."""
-        if self._queue is not None and self._queue.closed and not self._queue.entries:
+        """Drop what waits and accept nothing more, because the peer is gone."""
+        if self.closed and self._queue is not None and not self._queue.entries:
             return
         self._queue = _Queue()
-        self._queue.closed = True
+        self.closed = True
         self._wake()
         self._wire.closing(self._limits.overflow_linger)
 
     def flush(self) -> None:
-        """Give the wire as much as it takes. The wire calls this when it can take more, whoever held something once."""
+        """Send as much as the wire takes. Called by the wire when it can take more, and by the caller of `hold`."""
         queue = self._queue
         if queue is None:
             return
@@ -268,7 +264,7 @@ class Outbox:
             queue.took(sent)
         if queue.bytes <= self._limits.outbox_low:
             self._wake()
-        if not queue.entries and not queue.closed:
+        if not queue.entries and not self.closed:
             self._queue = None
 
     def _add(self, entry: _Entry, sent: int) -> None:
@@ -276,7 +272,7 @@ class Outbox:
         if queue is None:
             queue = self._queue = _Queue()
             self._wire.want_write(self.flush)
-        elif queue.closed:
+        elif self.closed:
             return
         fits = self._fits(queue, entry, sent)
         if not fits:
@@ -290,8 +286,8 @@ class Outbox:
         self.give_up()
 
     def _fits(self, queue: _Queue, entry: _Entry, sent: int) -> bool:
-        # One push onto an empty outbox passes whole: a reader that keeps up is not to blame for a large announcement,
-        # and its bytes are shared with all who get it.
+        # A single push onto an empty outbox always fits: a peer that reads fast enough must not be closed because of
+        # one large broadcast, and the recipients share its bytes.
         limits = self._limits
         if queue.unbounded or not queue.entries:
             return True
@@ -306,7 +302,7 @@ class Outbox:
             queue = self._queue = _Queue()
         waiting = bool(queue.entries)
         queue.append(_Entry(frame, (len(frame),), _Kind.CLOSE))
-        queue.closed = True
+        self.closed = True
         self._wake()
         self._wire.closing(linger)
         if not waiting:

@@ -1,7 +1,4 @@
-"""Owns what every transport does with one connected socket: input in, events out, its bounds and its end.
-
-Refuses to know how bytes travel and what a command means.
-"""
+"""Connects one socket of any transport to its room or feed: decodes input, bounds operations in flight, closes."""
 
 from __future__ import annotations
 
@@ -36,11 +33,12 @@ _PING: Final = Frames(ping_frame(), (len(ping_frame()),))
 
 
 class SocketSession:
-    """One connected socket: a `chat.ports.Session` for rooms and feeds, and the way in for its transport.
+    """One connected socket: a `chat.ports.Session` for rooms and feeds, and the sink of its transport's input.
 
-    Its transport calls `received` and `received_binary`, sets `heard` on any byte, stops reading while
-    `paused`, and is told by `on_resume` when it may go on. Nothing here blocks or raises but `wait_drained`.
-    `operations` counts for a transport that wants to know what is in flight on all its sockets.
+    The transport calls `received` and `received_binary`, sets `heard` on any byte and stops reading while `paused`;
+    `on_resume` is called when it may read again. Only `wait_drained` blocks, and nothing raises. `operations` counts
+    the operations in flight of several sockets together. Input is delivered while there is a `receiver`; `push` is
+    the outbox's.
     """
 
     __slots__ = (
@@ -48,9 +46,6 @@ class SocketSession:
         "_limits",
         "_malformed",
         "_operations",
-        "_profile",
-        "_receiver",
-        "_user",
         "expires_at",
         "heard",
         "held",
@@ -58,43 +53,41 @@ class SocketSession:
         "outbox",
         "peer",
         "ping_at",
+        "profile",
+        "push",
+        "receiver",
         "refused",
         "silent_at",
+        "user",
     )
 
     def __init__(
         self, admission: Admission, wire: Wire, limits: Limits, operations: InFlightOperations | None = None
     ) -> None:
+        self.user: User = admission.user
+        self.profile: Profile = admission.profile
         self.outbox: Outbox = Outbox(wire, limits)
+        # Fan-out calls this once per socket, so it is the outbox's own method and not one around it.
+        self.push: Callable[[Frames], None] = self.outbox.push
         self.peer: str = admission.peer
         self.expires_at: float = inf if admission.expires_at is None else admission.expires_at
-        # The heartbeat's own notes: on the session, because a dict of them would cost more than they do.
+        # State of the heartbeat. It is kept here because a dict of all sessions would need more memory.
         self.heard: bool = True
         self.ping_at: float = inf
         self.silent_at: float = inf
+        self.receiver: Receiver | None = None
         # Set by the transport: input waits for a receiver.
         self.held: bool = False
-        # Something was refused at once; a transport that lets such a peer wait clears it.
+        # A command was refused at once. A transport that throttles such peers clears this.
         self.refused: bool = False
         self.on_resume: Callable[[], None] | None = None
-        self._user = admission.user
-        self._profile = admission.profile
         self._limits = limits
         self._operations = operations or InFlightOperations()
-        self._receiver: Receiver | None = None
         self._in_flight = 0
         self._malformed = 0
 
     def __repr__(self) -> str:
-        return f"<SocketSession {self._user.role}:{self._user.id} of {self.peer}>"
-
-    @property
-    def user(self) -> User:
-        return self._user
-
-    @property
-    def profile(self) -> Profile:
-        return self._profile
+        return f"<SocketSession {self.user.role}:{self.user.id} of {self.peer}>"
 
     @property
     def buffered_bytes(self) -> int:
@@ -102,32 +95,24 @@ class SocketSession:
 
     @property
     def closed(self) -> bool:
-        """A Close was queued or the peer is gone: input is ignored, output dropped."""
+        """Whether a Close was queued or the peer is gone. Then input is ignored and output is dropped."""
         return self.outbox.closed
 
     @property
-    def attached(self) -> bool:
-        """There is a receiver: input is delivered."""
-        return self._receiver is not None
-
-    @property
     def paused(self) -> bool:
-        """As many operations are in flight as may be, or input waits for a receiver: read no further."""
+        """Whether the transport has to stop reading: the in-flight limit is reached, or there is no receiver yet."""
         full = self.held or self._in_flight >= self._limits.operations_in_flight
         return full and not self.outbox.closed
 
     async def wait_drained(self) -> bool:
         return await self.outbox.wait_drained()
 
-    def push(self, frames: Frames) -> None:
-        self.outbox.push(frames)
-
     def close(self, code: int, reason: str = "") -> None:
         self.outbox.close(code, reason)
         self._resume()
 
     def give_up(self) -> None:
-        """The peer takes too little for too long: close with 1013 instead of what waits."""
+        """Drop what waits for a peer that reads too slowly, and close with 1013."""
         self.outbox.give_up()
         self._resume()
 
@@ -137,19 +122,19 @@ class SocketSession:
             self.refused = True
         operations.in_flight -= 1
         self._in_flight -= 1
-        if self._in_flight == self._limits.operations_in_flight - 1:
-            self._resume()
-        if not operations.in_flight and operations.on_none is not None:
+        if self.on_resume is not None and self._in_flight == self._limits.operations_in_flight - 1:
+            self.on_resume()
+        if operations.on_none is not None and not operations.in_flight:
             operations.on_none()
 
     def attach(self, receiver: Receiver) -> None:
         """Deliver input to `receiver` from now on, until `leave`."""
-        self._receiver = receiver
+        self.receiver = receiver
         self.held = False
 
     def leave(self) -> None:
-        """The socket has ended, or reads no more: tell the receiver, once, if there is one."""
-        receiver, self._receiver = self._receiver, None
+        """Detach the receiver, if there is one, because the socket has ended or is not read any more."""
+        receiver, self.receiver = self.receiver, None
         if receiver is not None:
             try:
                 receiver.leave()
@@ -157,21 +142,22 @@ class SocketSession:
                 self.fail(error)
 
     def received(self, payload: bytes | str) -> bool:
-        """Take one whole text message; input after a Close, or before a receiver is there, is ignored.
+        """Handle one whole text message. After a Close, or without a receiver, it is ignored.
 
-        False: as many operations are in flight as may be; read no further.
+        Returns False when the in-flight limit is reached: read no further.
         """
-        receiver = self._receiver
+        receiver, limits, operations = self.receiver, self._limits, self._operations
         if receiver is None or self.outbox.closed:
             return True
-        if _longer(payload, self._limits.frame_bytes):
-            self.outbox.close(CloseCode.TOO_BIG, f"a message holds {self._limits.frame_bytes} bytes at most")
+        limit = limits.frame_bytes
+        if len(payload) > limit or (payload.__class__ is str and len(payload.encode()) > limit):
+            self.outbox.close(CloseCode.TOO_BIG, f"a message holds {limit} bytes at most")
             return True
         self._in_flight += 1
-        self._operations.in_flight += 1
-        taken = None
+        operations.in_flight += 1
+        accepted = None
         try:
-            taken = receiver.receive(decode_command(payload, self._profile))
+            accepted = receiver.receive(decode_command(payload, self.profile))
             self._malformed = 0
         except NotUtf8:
             self.outbox.close(CloseCode.NOT_UTF8, "not UTF-8")
@@ -179,50 +165,50 @@ class SocketSession:
             self._count_malformed(receiver, fault)
         except Exception as error:
             self.fail(error)
-        if taken is not True:
-            # Nobody waits for what was not granted.
+        if accepted is not True:
+            # It became no operation, so `operation_done` is not called for it.
             self._in_flight -= 1
-            self._operations.in_flight -= 1
-            if taken is False:
+            operations.in_flight -= 1
+            if accepted is False:
                 self.refused = True
-        return self._in_flight < self._limits.operations_in_flight
+        return self._in_flight < limits.operations_in_flight
 
     def received_binary(self) -> bool:
-        """Take note of a whole binary message, which the contract has none of. Returns True: read on."""
-        if self._receiver is not None and not self.outbox.closed:
+        """Handle one whole binary message, which is malformed: commands are text. Returns True: read on."""
+        if self.receiver is not None and not self.outbox.closed:
             fault = Malformed((Fault("", "a binary frame; commands are text"),))
-            self._count_malformed(self._receiver, fault)
+            self._count_malformed(self.receiver, fault)
         return True
 
     def answer_ping(self, frame: bytes) -> None:
-        """The peer asks for a sign of life: send this pong."""
+        """Answer the peer's ping with the pong `frame`."""
         self.outbox.pong(frame)
 
     def answer_close(self, frame: bytes) -> None:
-        """The peer has sent its Close: send this one."""
+        """Answer the peer's Close with the Close `frame`."""
         self.outbox.close_with(frame)
 
     def refuse(self, code: int, reason: str) -> None:
-        """The peer broke the protocol: close with `code`."""
+        """Close with `code`, because the peer broke the protocol."""
         self.outbox.close(code, reason)
 
     def ping(self) -> None:
-        """Ask the peer for a sign of life."""
+        """Send a ping."""
         self.outbox.push(_PING)
 
     def lost(self) -> None:
-        """The peer is gone without a Close."""
+        """Drop what waits, because the peer is gone without a Close."""
         self.outbox.lost()
         self._resume()
 
     def fail(self, error: Exception) -> None:
-        """Log `error` and close with 1011: one socket's fault never becomes another's."""
+        """Log `error` and close with 1011. An error of one socket never ends another."""
         _logger.error("%r failed and is closed", self, exc_info=error)
         self.close(CloseCode.SERVER_FAILED, "the server failed")
 
     def _count_malformed(self, receiver: Receiver, fault: Malformed) -> None:
         if fault.type == UpdateTyping.type:
-            # Only shown, so it closes no socket. A transport may make the peer wait instead.
+            # Typing is only shown, so a malformed one closes no socket. The transport may throttle the peer instead.
             self.refused = True
         else:
             self._malformed += 1
@@ -239,11 +225,11 @@ class SocketSession:
 
 
 class Sessions:
-    """The live sessions of one transport, and how many each person has."""
+    """The live sessions of one transport, and their number per user."""
 
     def __init__(self) -> None:
         self._live: dict[SocketSession, None] = {}
-        self._of: dict[Identity, int] = {}
+        self._counts: dict[Identity, int] = {}
         self._closing_with: tuple[int, str] | None = None
         self._some = trio.Event()
         self._none = trio.Event()
@@ -252,20 +238,20 @@ class Sessions:
         return len(self._live)
 
     def __iter__(self) -> Iterator[SocketSession]:
-        """Over those that live now, whatever comes and goes meanwhile."""
+        """Iterate over the sessions that are live now. Sessions may be added and discarded meanwhile."""
         return iter(tuple(self._live))
 
     def count(self, identity: Identity) -> int:
-        """How many sessions that person has, those that are being opened included."""
-        return self._of.get(identity, 0)
+        """The number of sessions of that user, including those that are being opened."""
+        return self._counts.get(identity, 0)
 
     def expect(self, session: SocketSession) -> None:
-        """Count a session that is being opened. It is to be discarded once, whatever becomes of it."""
+        """Count a session that is being opened. Discard it once, even if it is never added."""
         identity = identity_of(session.user)
-        self._of[identity] = self._of.get(identity, 0) + 1
+        self._counts[identity] = self._counts.get(identity, 0) + 1
 
     def add(self, session: SocketSession) -> None:
-        """Take a session, one that was expected, that can be closed from now on; while draining it is, at once."""
+        """Add an expected session, which can be closed from now on. While draining it is closed at once."""
         if not self._live:
             self._none = trio.Event()
         self._live[session] = None
@@ -276,11 +262,11 @@ class Sessions:
     def discard(self, session: SocketSession) -> None:
         """Forget a session that has ended, whether or not it was added."""
         identity = identity_of(session.user)
-        count = self._of[identity] - 1
+        count = self._counts[identity] - 1
         if count:
-            self._of[identity] = count
+            self._counts[identity] = count
         else:
-            del self._of[identity]
+            del self._counts[identity]
         self._live.pop(session, None)
         if not self._live:
             self._some = trio.Event()
@@ -293,18 +279,10 @@ class Sessions:
         await trio.lowlevel.checkpoint()
 
     async def drain(self, code: int, reason: str = "") -> None:
-        """Close every session, also those that come later, and return when all have ended."""
+        """Close every session, including those added later, and return when all have ended."""
         self._closing_with = (code, reason)
         for session in self:
             session.close(code, reason)
         while self._live:
             await self._none.wait()
         await trio.lowlevel.checkpoint()
-
-
-def _longer(payload: bytes | str, limit: int) -> bool:
-    if len(payload) > limit:
-        return True
-    if isinstance(payload, bytes) or payload.isascii() or len(payload) * 4 <= limit:
-        return False
-    return len(payload.encode()) > limit

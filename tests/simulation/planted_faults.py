@@ -153,7 +153,7 @@ def _short_write(whole: Function) -> Function:
         before = self._queue
         whole(self, frames)
         queue = self._queue
-        if before is None and queue is not None and queue.sent and not queue.closed and len(queue.entries) == 1:
+        if before is None and queue is not None and queue.sent and not self.closed and len(queue.entries) == 1:
             queue.entries.clear()
             queue.bytes = queue.frames = queue.sent = 0
 

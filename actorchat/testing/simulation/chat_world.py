@@ -204,7 +204,7 @@ def _watched_outboxes(world: ChatWorld) -> Iterator[None]:
     def watched(self: Outbox, entry: Any, sent: int) -> None:  # Any: a private type of the outbox
         add(self, entry, sent)
         queue, limits = self._queue, self._limits
-        if queue is None or queue.closed or queue.unbounded or len(queue.entries) < 2:
+        if queue is None or self.closed or queue.unbounded or len(queue.entries) < 2:
             return
         if queue.bytes > limits.outbox_bytes or queue.frames > limits.outbox_frames:
             world.fail("bounded", f"an outbox holds {queue.bytes} bytes in {queue.frames} frames")

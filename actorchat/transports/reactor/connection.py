@@ -1,7 +1,4 @@
-"""Owns one websocket in the reactor: its turns, its closing handshake, and its end. No task is its own.
-
-Knows nothing of who else has a turn when, and of what input means.
-"""
+"""Serves one websocket in the reactor, without a task of its own: its turns, its closing handshake and its end."""
 
 from __future__ import annotations
 
@@ -26,9 +23,9 @@ _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 
 
 class Connection:
-    """A seat of the reactor, and the wire of its session's outbox. `sock` is non-blocking and its own from now on.
+    """A handle of the reactor and the wire of its session's outbox.
 
-    `on_end` is told, once, when the socket is closed.
+    It owns the non-blocking socket `sock` from now on, and calls `on_end` once, when that is closed.
     """
 
     __slots__ = (
@@ -65,7 +62,7 @@ class Connection:
         self._reactor = reactor
         self._reader = FrameReader(self.session, limits.frame_bytes)
         self._on_end = on_end
-        # Something of it was refused once: from now on its turns are small, and what one answers leaves as one.
+        # A command was refused once. From then on the turns are small, and the answers of one turn are sent together.
         self._was_refused = False
         self._flush: Callable[[], None] | None = None
         self._joining: trio.CancelScope | None = None
@@ -74,13 +71,13 @@ class Connection:
         return f"<Connection of {self.session!r}>"
 
     def open(self, handshake: bytes, received: bytes) -> None:
-        """Have the handshake sent, and read from now on; `received` came behind the peer's half of it.
+        """Queue the handshake, which `enter` sends together with the first events, and start to read.
 
-        `enter` sends it, with whatever the target says at once.
+        `received` are bytes that the peer sent after its half of the handshake.
         """
         self._reactor.add(self)
         outbox = self.session.outbox
-        # Whoever is in the room is told behind the handshake: as many as that may be.
+        # Unbounded, because the first events name every user in the room.
         outbox.hold(unbounded=True)
         outbox.push(Frames(handshake, (len(handshake),)))
         self._reactor.watch(self, self.interest | READ)
@@ -89,9 +86,9 @@ class Connection:
             self._reactor.queue(self)
 
     def enter(self, application: Application, admission: Admission) -> Awaitable[None] | None:
-        """Enter the target. None: the receiver is there, or there will be none; else that has to be awaited.
+        """Join the room or feed. The result is to be awaited, unless it is None: then joining has succeeded or failed.
 
-        Cancelled from outside while it waits, the socket ends. If the socket ends meanwhile, entering is given up.
+        If the awaitable is cancelled, the socket ends. If the socket ends meanwhile, joining is given up.
         """
         session, joined = self.session, None
         try:
@@ -126,18 +123,18 @@ class Connection:
             self._joining = None
         self._resume()
 
-    # The wire of the outbox.
+    # `Wire`: the way out.
 
     def want_write(self, flush: Callable[[], None]) -> None:
         self._flush = flush
         self._reactor.watch(self, self.interest | WRITE)
 
     def closing(self, linger: float) -> None:
-        """End within `linger` seconds, and read until then, also if this was paused: the peer's Close is awaited."""
+        """End within `linger` seconds, and read the peer's Close until then, even if reading was paused."""
         self._reactor.expire_at(self, trio.current_time() + linger)
         self._resume()
 
-    # The seat in the reactor.
+    # `Handle`: the turns in the reactor.
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -148,16 +145,16 @@ class Connection:
         session, reader, reactor = self.session, self._reader, self._reactor
         progress = reader.progress
         left_over = progress is Progress.BOUND or progress is Progress.PAUSED
-        # What is left over of who was refused waits for the reactor's word.
+        # If a command was refused, what is left over waits until the reactor ends the throttling.
         if self.ended or not (ready & READ or (left_over and not session.refused)):
             return 0, False
-        if session.paused:
-            self._pause()
+        if progress is Progress.PAUSED and session.paused:
+            session.on_resume = self._resume
             reactor.watch(self, self.interest & ~READ)
             return 0, False
         count = 0
-        frames = reactor.budget.rested_frames if self._was_refused else reactor.budget.turn_frames
-        messages = session.attached or session.closed
+        frames = reactor.budget.throttled_frames if self._was_refused else reactor.budget.turn_frames
+        messages = session.receiver is not None or session.outbox.closed
         buffer = reactor.buffer
         if not left_over:
             try:
@@ -188,22 +185,22 @@ class Connection:
         if progress is Progress.WAITS:
             if session.refused:
                 session.refused = False
-                reactor.rest(self)
+                reactor.throttle(self)
             elif self._was_refused:
                 self._watch_reading()
         elif progress is Progress.BOUND:
             if not session.refused:
                 return count, True
-            reactor.rest(self, left_over=True)
+            reactor.throttle(self, left_over=True)
         elif progress is Progress.PAUSED:
             session.held = not messages
-            self._pause()
+            session.on_resume = self._resume
         else:
             self._stop_reading()
         return count, False
 
     def _watch_reading(self) -> None:
-        """Be told by the selector again when there is something to read: a rest is over, if there was one."""
+        """Let the selector report input again, which ends throttling."""
         self._reactor.watch(self, self.interest | READ)
 
     def failed(self, error: Exception) -> None:
@@ -212,14 +209,11 @@ class Connection:
         self._stop_reading()
 
     def expired(self) -> None:
-        """End now, whatever is on its way."""
+        """End now, and drop what waits to be sent."""
         self._end(reset=True)
 
     def _is_over(self) -> bool:
         return self.ended or self._reader.progress is Progress.OVER
-
-    def _pause(self) -> None:
-        self.session.on_resume = self._resume
 
     def _resume(self) -> None:
         session = self.session
@@ -227,8 +221,8 @@ class Connection:
         if self.ended:
             return
         if session.refused and not session.closed:
-            # It has waited for an operation of its own, and not rested: it is read on in a quiet moment.
-            self._reactor.rest(self, left_over=True)
+            # It waited for its own operations, which is no throttling: it is read on in a quiet moment.
+            self._reactor.throttle(self, left_over=True)
         else:
             session.refused = False
             self._reactor.watch(self, self.interest | READ)
@@ -244,17 +238,17 @@ class Connection:
         self._finish()
 
     def _stop_reading(self) -> None:
-        """Nothing that still comes counts: the room is left."""
+        """Leave the room, because nothing that still arrives will be handled."""
         self.session.leave()
         if self._joining is not None:
             self._joining.cancel()
         self._finish()
 
     def _finish(self) -> None:
-        """End when both sides have said Close and ours is sent; if the peer hasn't, say no more and await its end.
+        """End the socket when both sides have sent a Close. Until the peer has, shut down only the sending side.
 
-        What it still sends is read and dropped: closing over it would reset the connection, and the peer might never
-        read our Close. The deadline bounds the wait.
+        What the peer still sends is read and dropped: closing the socket over unread bytes would reset the connection,
+        and the peer might never read our Close. The deadline bounds the wait.
         """
         if self._reader.progress is not Progress.OVER or self.session.buffered_bytes:
             return
@@ -265,7 +259,7 @@ class Connection:
                 self._socket.shutdown(socket.SHUT_WR)
 
     def _peer_left(self) -> None:
-        """The end of what it sends. Without a Close before it, nothing that waits for the peer is sent."""
+        """Handle the end of the peer's stream. Without a Close before it, what waits for the peer is dropped."""
         self._end(reset=self._reader.progress is not Progress.OVER)
 
     def _end(self, *, reset: bool) -> None:

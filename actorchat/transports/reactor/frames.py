@@ -1,7 +1,6 @@
-"""Owns the reading side of a websocket: bytes in, whole messages out (RFC 6455, section 5).
+"""Reads websocket frames: bytes in, whole messages out (RFC 6455, section 5).
 
-Knows nothing of sockets, tasks, and what a message means. wsproto judges every frame but a complete, unfragmented text
-frame, which is the one that has to be cheap.
+A complete, unfragmented text frame is read here, because that has to be fast. wsproto judges every other frame.
 """
 
 from __future__ import annotations
@@ -21,25 +20,26 @@ _CONTROL: Final = 0x08
 _MASKED: Final = 0x80
 _LENGTH: Final = 0x7F
 _SHORTEST: Final = 6
+_NO_BYTES: Final = bytearray()
 
 
 class Sink(Protocol):
-    """Where messages and control frames go. Nothing here blocks or raises."""
+    """Handles messages and control frames. No method blocks or raises."""
 
     def received(self, payload: bytes) -> bool:
-        """Take one whole text message, not yet known to be UTF-8. False: read no further for now."""
+        """Handle one whole text message, which may not be UTF-8. Returns False to stop reading for now."""
 
     def received_binary(self) -> bool:
-        """Take note of one whole binary message. False as for `received`."""
+        """Handle one whole binary message. Returns False to stop reading for now."""
 
     def answer_ping(self, frame: bytes) -> None:
-        """Send this pong; a later one may take its place."""
+        """Send the pong `frame`. A later one may replace it."""
 
     def answer_close(self, frame: bytes) -> None:
-        """The peer has sent its Close: send this one."""
+        """Answer the peer's Close with the Close `frame`."""
 
     def refuse(self, code: int, reason: str) -> None:
-        """The peer broke the protocol: close with `code`."""
+        """Close with `code`, because the peer broke the protocol."""
 
 
 class Progress(Enum):
@@ -52,48 +52,37 @@ class Progress(Enum):
 
 
 class FrameReader:
-    """Reads one connection. Keeps a frame that is not whole yet, at most `limit` bytes and its header.
+    """Reads the frames of one connection. Keeps one incomplete frame: its header and at most `limit` bytes.
 
     A message over `limit` bytes is refused with 1009 as soon as its headers say so.
     """
 
-    __slots__ = ("_limit", "_message", "_need", "_rest", "_sink", "_size", "_wsproto", "peer_closed", "progress")
+    __slots__ = ("_limit", "_message", "_need", "_sink", "_size", "_unread", "_wsproto", "peer_closed", "progress")
 
     def __init__(self, sink: Sink, limit: int) -> None:
         self.progress: Progress = Progress.WAITS
         self.peer_closed: bool = False
         self._sink = sink
         self._limit = limit
-        # Bytes from the beginning of a frame on; they are looked at again when there are `_need` of them.
-        self._rest: bytearray | None = None
+        # Unread bytes, which begin with a frame. They are not enough to go on until there are `_need` of them.
+        self._unread: bytearray | None = None
         self._need = 0
-        # While a fragmented message is in progress: who knows its state, its text so far, its size so far.
+        # The state, the text so far and the size so far of a fragmented message.
         self._wsproto: Connection | None = None
         self._message: bytearray | None = None
         self._size = 0
 
     def feed(self, data: bytearray, count: int, *, frames: int, messages: bool = True) -> Progress:
-        """Take the first `count` bytes of `data`, which stays the caller's, and read at most `frames` frames.
+        """Add the first `count` bytes of `data`, which is only read, and read at most `frames` frames.
 
-        Without `messages` only control frames are read, up to the first frame of a message: that is PAUSED.
+        Without `messages` only control frames are read; at the first frame of a message the result is PAUSED.
         """
-        rest = self._rest
-        if rest is None:
-            return self._read(data, count, frames, messages)
-        rest += memoryview(data)[:count]
-        if len(rest) < self._need:
-            return self.progress
-        return self.go_on(frames=frames, messages=messages)
-
-    def go_on(self, *, frames: int, messages: bool = True) -> Progress:
-        """Read at most `frames` of the frames that were left."""
-        rest = self._rest
-        if rest is None:
-            self.progress = Progress.WAITS
-            return self.progress
-        return self._read(rest, len(rest), frames, messages)
-
-    def _read(self, data: bytearray, end: int, frames: int, messages: bool) -> Progress:
+        end, unread = count, self._unread
+        if unread is not None:
+            unread += memoryview(data)[:count]
+            data, end = unread, len(unread)
+            if end < self._need:
+                return self.progress
         start = 0
         received = self._sink.received
         from_bytes = int.from_bytes
@@ -111,7 +100,7 @@ class FrameReader:
                 if length == 126:
                     body += 2
                     length = (data[start + 2] << 8) | data[start + 3]
-                    # One that was written too long is wsproto's to refuse.
+                    # A length in a longer form than necessary is left to wsproto, which refuses it.
                     stop = body + length if length > 125 else end + 1
                 else:
                     stop = body + length if 0 <= length < 126 else end + 1
@@ -131,15 +120,19 @@ class FrameReader:
             plain = messages and self._wsproto is None
         self.progress = progress
         if progress is Progress.OVER or start == end:
-            self._rest = None
-        elif data is self._rest:
+            self._unread = None
+        elif data is unread:
             del data[:start]
         else:
-            self._rest = data[start:end]
+            self._unread = data[start:end]
         return progress
 
+    def go_on(self, *, frames: int, messages: bool = True) -> Progress:
+        """Read at most `frames` of the frames that were left."""
+        return self.feed(_NO_BYTES, 0, frames=frames, messages=messages)
+
     def _other(self, data: bytearray, start: int, end: int, messages: bool) -> int:
-        """Read the frame at `start` if it is whole; returns how many bytes that took."""
+        """Read the frame at `start` if it is complete. Returns the number of bytes read."""
         self.progress = Progress.WAITS
         control = bool(data[start] & _CONTROL)
         if not control and not messages:
@@ -165,7 +158,7 @@ class FrameReader:
         return 0
 
     def _judge_header(self, known: bytes) -> None:
-        """Refuse a frame that has only begun, if its beginning is reason enough."""
+        """Refuse an incomplete frame if the header that is there already breaks the protocol."""
         protocol = Connection(ConnectionType.SERVER)
         protocol.receive_data(known)
         for event in protocol.events():
@@ -186,11 +179,11 @@ class FrameReader:
                     self.progress = Progress.OVER
                     self._sink.answer_close(protocol.send(event.response()))
                 else:
-                    # wsproto's way to say that the frame breaks the protocol.
+                    # This is how wsproto reports that the frame breaks the protocol.
                     self._refuse(event.code, event.reason or "")
 
     def _part(self, protocol: Connection, event: TextMessage | BytesMessage) -> None:
-        """One frame of a message, which may be all of it."""
+        """Handle one frame of a message, which may be the only one."""
         if isinstance(event, TextMessage):
             if self._message is None:
                 self._message = bytearray()
@@ -211,7 +204,7 @@ class FrameReader:
 
 
 def _measured(data: bytearray, start: int, end: int) -> tuple[int, int]:
-    """The sizes of the header and the payload at `start`, as far as the bytes up to `end` tell."""
+    """The sizes of the header and the payload at `start`, as far as the bytes up to `end` show them."""
     if end - start < 2:
         return 2, 0
     second = data[start + 1]
@@ -226,7 +219,7 @@ def _measured(data: bytearray, start: int, end: int) -> tuple[int, int]:
 
 
 def _is_plain(first: int, second: int, length: int) -> bool:
-    """The header, as far as it is there, begins a frame that nobody has to look at before it is whole."""
+    """Whether the header may begin a plain text frame, which is read only when it is complete."""
     if first != _TEXT_FINAL or second < _MASKED:
         return False
     return length > 125 if second == _MASKED | 126 else second < _MASKED | 126

@@ -1,8 +1,4 @@
-"""Owns when each socket gets its turn: one selector, one task that waits on it, bounded passes.
-
-Knows nothing of sessions, and of frames only how many. All interest in reading and writing lives here, and all
-deadlines.
-"""
+"""Gives every ready socket its turn, in one task with one selector, and keeps all deadlines of the sockets."""
 
 from __future__ import annotations
 
@@ -26,26 +22,25 @@ __all__ = ["READ", "WRITE", "Budget", "Handle", "Reactor", "ReactorStatistics"]
 READ: Final = selectors.EVENT_READ
 WRITE: Final = selectors.EVENT_WRITE
 
-# Beside READ and WRITE in `Handle.ready`: the seat is in a queue already.
+# A flag beside READ and WRITE in `Handle.ready`: the handle is in a queue already.
 _QUEUED: Final = 4
 
 
 @attrs.frozen(kw_only=True)
 class Budget:
-    """How much is done before other tasks get their turn, and in one turn of one socket.
+    """How much is done before other tasks run, and in one turn of one socket.
 
-    A pass ends after `pass_seconds` or `pass_bytes`, whichever comes first, and between two turns only. Who rests has
-    no turn for `rest_seconds`, then turns of `rested_frames`: in quiet moments between what others say, and after
-    `rest_seconds` more in any case. They are as small as is worth a turn, because whoever speaks meanwhile waits for
-    its end.
+    A pass ends after `pass_seconds` or `pass_bytes`, whichever comes first, but never within a turn. A throttled socket
+    is not read for `throttle_seconds`. Then it has to wait for a moment in which no other socket has input, for at most
+    `throttle_seconds` more. It reads at most `throttled_frames` in a turn, because other sockets wait for its end.
     """
 
     pass_seconds: float = 0.002
     pass_bytes: int = 262_144
     turn_bytes: int = 16_384
     turn_frames: int = 64
-    rest_seconds: float = 0.004
-    rested_frames: int = 16
+    throttle_seconds: float = 0.004
+    throttled_frames: int = 16
 
 
 class Handle(Protocol):
@@ -57,24 +52,25 @@ class Handle(Protocol):
     ended: bool
 
     def fileno(self) -> int:
-        """The descriptor, as long as the seat has not ended."""
+        """The file descriptor, valid until the handle has ended."""
 
     def turn(self, ready: int) -> tuple[int, bool]:
-        """Do what can be done without waiting. `ready` is what the selector said, 0 for what was left over.
+        """Read and write what is possible without waiting.
 
-        Returns how many bytes were read, and whether something is left over for another turn.
+        `ready` has the selector's flags, 0 for a turn that the handle asked for. Returns the number of bytes read, and
+        whether the handle needs another turn.
         """
 
     def failed(self, error: Exception) -> None:
-        """A turn has raised: end this socket, and nobody else's."""
+        """End this socket, because its turn raised `error`."""
 
     def expired(self) -> None:
-        """The deadline has passed: end now."""
+        """End now, because the deadline has passed."""
 
 
 @attrs.frozen(kw_only=True)
 class ReactorStatistics:
-    """`passes` since the start; now: `handles`, those `queued` for a turn, those `paused` (not read)."""
+    """`passes` since the start. As of now: `handles`, those `queued` for a turn, those `paused` (not read)."""
 
     passes: int
     handles: int
@@ -83,10 +79,10 @@ class ReactorStatistics:
 
 
 class Reactor:
-    """Every seat gets at most one turn a round; a round takes as many passes as its turns need.
+    """Gives every handle at most one turn a round. A round takes as many passes as its turns need.
 
-    Who rests comes behind all others, one in a round: it is read in quiet moments, when nobody else has something to
-    say and of all `operations` none is in flight, and at last in any moment.
+    Throttled handles come after all others, one per round. They are read in quiet moments: no other handle has input,
+    and none of `operations` is in flight. After a while they are read even if there is no quiet moment.
     """
 
     def __init__(
@@ -96,24 +92,24 @@ class Reactor:
         kernel: Kernel = KERNEL,
     ) -> None:
         self.budget: Budget = budget or Budget()
-        # All that is read goes through it: what a seat keeps it copies.
+        # Shared by all reads. A handle copies what it keeps.
         self.buffer: bytearray = bytearray(self.budget.turn_bytes)
         self._clock = clock
         self._kernel = kernel
         self._selector = kernel.selector()
-        # A dict: they are closed in the order they came.
+        # A dict, so that they are closed in the order in which they were added.
         self._handles: dict[Handle, None] = {}
-        # This round's turns, and those who asked for one in the next round.
+        # The turns of this round and of the next one.
         self._round: deque[Handle] = deque()
         self._next: deque[Handle] = deque()
         self._passes = 0
         self.operations: InFlightOperations = InFlightOperations()
-        # Until when each seat rests; all rests are equally long, so the first ends first.
-        self._resting: dict[Handle, float] = {}
-        # Whose rest is over: until when each waits for a quiet moment, nearly in that order.
-        self._rested: dict[Handle, float] = {}
+        # When throttled handles may be read again. All are throttled equally long, so the first one is due first.
+        self._throttled: dict[Handle, float] = {}
+        # Handles that may be read again, with the time until which they wait for a quiet moment, nearly in that order.
+        self._due: dict[Handle, float] = {}
         self._deadlines: list[tuple[float, int]] = []
-        # Whose deadline an entry is. The heap itself must not keep a seat that has ended before.
+        # The handle of each entry. The heap itself must not keep a handle alive that has ended.
         self._expiring: dict[int, Handle] = {}
         self._ties: dict[Handle, int] = {}
         self._tie = count()
@@ -122,37 +118,44 @@ class Reactor:
     async def run(self) -> None:
         """Give turns until cancelled."""
         while True:
-            # One scope for many waits: it lasts till a deadline comes or a turn is asked for.
+            # One scope for many waits, because making one costs time. It is cancelled by a deadline or by `queue`.
             with trio.CancelScope() as scope:
                 while True:
                     self._waiting = None
                     self.run_pass()
-                    if self._round or self._next or (self._rested and not self.operations.in_flight):
+                    if self._round or self._next or (self._due and not self.operations.in_flight):
                         await trio.lowlevel.checkpoint()
                     else:
                         deadline = self._deadlines[0][0] if self._deadlines else inf
-                        if self._rested:
-                            deadline = min(deadline, _first(self._rested))
-                        elif self._resting:
-                            # Quiet moments are noticed when somebody else wakes this, and not waited for.
-                            deadline = min(deadline, _first(self._resting) + self.budget.rest_seconds)
+                        if self._due:
+                            deadline = min(deadline, _first(self._due))
+                        elif self._throttled:
+                            # Quiet moments before that are noticed when another handle wakes this task.
+                            deadline = min(deadline, _first(self._throttled) + self.budget.throttle_seconds)
                         if scope.deadline != deadline:
                             scope.deadline = deadline
                         self._waiting = scope
                         await self._kernel.wait_readable(self._selector.fileno())
 
     def run_pass(self) -> None:
-        """Give turns until everybody ready has had one, or the budget is spent."""
+        """Give turns until every ready handle has had one, or the budget is spent."""
         self._passes += 1
         if self._deadlines:
             self._expire()
-        if not self._round:
-            self._begin_round()
+        queue = self._round
+        if not queue:
+            queue, self._round, self._next = self._next, self._next, queue
+            for key, events in self._selector.select(0):
+                handle: Handle = key.data
+                if not handle.ready:
+                    queue.append(handle)
+                handle.ready |= events | _QUEUED
+            if self._throttled or self._due:
+                self._end_throttling()
         budget = self.budget
         clock = self._clock
         until = clock() + budget.pass_seconds
         bytes_left = budget.pass_bytes
-        queue = self._round
         while queue:
             handle = queue.popleft()
             ready, handle.ready = handle.ready & ~_QUEUED, 0
@@ -169,50 +172,39 @@ class Reactor:
             if bytes_left <= 0 or clock() >= until:
                 break
 
-    def _begin_round(self) -> None:
-        queue = self._round = self._next
-        self._next = deque()
-        for key, events in self._selector.select(0):
-            handle: Handle = key.data
-            if not handle.ready:
-                queue.append(handle)
-            handle.ready |= events | _QUEUED
-        if self._resting or self._rested:
-            self._end_rests()
-
     def queue(self, handle: Handle) -> None:
-        """Give `handle` a turn in the next round, whatever the selector says: from any task."""
+        """Give `handle` a turn in the next round, even if its socket is not ready. May be called from any task."""
         if not handle.ready and not handle.ended:
             handle.ready = _QUEUED
             self._next.append(handle)
             if self._waiting is not None:
                 self._waiting.cancel()
 
-    def rest(self, handle: Handle, *, left_over: bool = False) -> None:
-        """Don't watch what `handle` says, and give it a turn to read in a quiet moment after `rest_seconds`.
+    def throttle(self, handle: Handle, *, left_over: bool = False) -> None:
+        """Stop watching `handle` for input, and let it read in a quiet moment after `throttle_seconds`.
 
-        With something `left_over` it has rested: any quiet moment will do. What comes meanwhile is read in few turns,
-        not in many. Watching it again is the seat's to ask for.
+        With input `left_over` from its last turn it may read in the next quiet moment. What arrives meanwhile is then
+        read in few turns. The handle has to call `watch` itself when it is not throttled any more.
         """
         self.watch(handle, handle.interest & ~READ)
-        self._rested.pop(handle, None)
-        queue = self._rested if left_over else self._resting
-        queue[handle] = until = trio.current_time() + self.budget.rest_seconds
+        self._due.pop(handle, None)
+        queue = self._due if left_over else self._throttled
+        queue[handle] = until = trio.current_time() + self.budget.throttle_seconds
         self.operations.on_none = self._on_quiet
         if self._waiting is not None:
             self._waiting.deadline = min(self._waiting.deadline, until)
 
     def _on_quiet(self) -> None:
-        """No operation is in flight any more."""
-        if self._waiting is not None and (self._rested or _first(self._resting) <= trio.current_time()):
+        """Called when no operation is in flight any more."""
+        if self._waiting is not None and (self._due or _first(self._throttled) <= trio.current_time()):
             self._waiting.cancel()
 
     def add(self, handle: Handle) -> None:
-        """Take a seat; it is watched for nothing yet."""
+        """Add a handle. It is not watched until `watch` is called."""
         self._handles[handle] = None
 
     def watch(self, handle: Handle, interest: int) -> None:
-        """Give `handle` a turn when its socket is ready for `interest`; 0 = never."""
+        """Give `handle` a turn whenever its socket is ready for `interest`: READ, WRITE, both, or 0 for never."""
         before = handle.interest
         if before == interest or handle.ended:
             return
@@ -225,7 +217,7 @@ class Reactor:
         handle.interest = interest
 
     def expire_at(self, handle: Handle, deadline: float) -> None:
-        """Call `handle.expired` at `deadline`, unless it has ended by then or got an earlier one."""
+        """Call `handle.expired` at `deadline`, unless the handle has ended by then or has an earlier deadline."""
         if deadline < handle.deadline and not handle.ended:
             handle.deadline = deadline
             tie = next(self._tie)
@@ -236,12 +228,12 @@ class Reactor:
                 self._waiting.deadline = min(self._waiting.deadline, deadline)
 
     def remove(self, handle: Handle) -> None:
-        """Forget a seat whose socket is about to be closed. Entries for it that are under way count for nothing."""
+        """Remove a handle whose socket is about to be closed. Turns that it still has in a queue are skipped."""
         self.watch(handle, 0)
         handle.ended = True
         self._handles.pop(handle, None)
-        self._resting.pop(handle, None)
-        self._rested.pop(handle, None)
+        self._throttled.pop(handle, None)
+        self._due.pop(handle, None)
         self._expiring.pop(self._ties.pop(handle, -1), None)
 
     def statistics(self) -> ReactorStatistics:
@@ -260,25 +252,26 @@ class Reactor:
             if handle is not None:
                 handle.expired()
 
-    def _end_rests(self) -> None:
+    def _end_throttling(self) -> None:
+        """Give a turn to one handle that was throttled long enough."""
         now = trio.current_time()
-        resting, rested, queue = self._resting, self._rested, self._round
-        while _first(resting) <= now:
-            handle = next(iter(resting))
-            rested[handle] = resting.pop(handle) + self.budget.rest_seconds
+        throttled, due, queue = self._throttled, self._due, self._round
+        while _first(throttled) <= now:
+            handle = next(iter(throttled))
+            due[handle] = throttled.pop(handle) + self.budget.throttle_seconds
         quiet = not queue and not self.operations.in_flight
-        # One only, however many are late: whoever speaks meanwhile has a turn in the next round.
-        if rested and (quiet or _first(rested) <= now):
-            handle = next(iter(rested))
-            del rested[handle]
+        # Only one, even if many are late, so that handles with input meanwhile get their turn in the next round.
+        if due and (quiet or _first(due) <= now):
+            handle = next(iter(due))
+            del due[handle]
             if not handle.ready:
                 queue.append(handle)
             handle.ready |= READ | _QUEUED
-        if not rested and not resting:
+        if not due and not throttled:
             self.operations.on_none = None
 
     def close(self) -> None:
-        """End every seat, then the selector. Nobody may be running it any more, or ask for anything."""
+        """End every handle, then close the selector. `run` must have ended, and nothing else may be called after."""
         for handle in tuple(self._handles):
             handle.expired()
         self._kernel.notify_closing(self._selector.fileno())

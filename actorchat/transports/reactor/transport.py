@@ -1,7 +1,4 @@
-"""Owns websockets on plain TCP: the hand-over from the listener, and their drain.
-
-Refuses to know TLS and other streams, which `actorchat.transports.websocket` serves, and who may open a socket.
-"""
+"""Serves websockets over plain TCP in the reactor. `actorchat.transports.websocket` serves those over TLS."""
 
 from __future__ import annotations
 
@@ -26,10 +23,7 @@ __all__ = ["ReactorTransport", "open_reactor_transport"]
 
 
 class ReactorTransport:
-    """Serves websockets, all in one task. A socket that is open costs no task.
-
-    `nursery` is for the lines before they are handed over.
-    """
+    """Serves all websockets in one task. The listener uses `nursery` for connections before their handshake."""
 
     def __init__(self, application: Application, limits: Limits, reactor: Reactor, nursery: trio.Nursery) -> None:
         self.nursery = nursery
@@ -37,20 +31,19 @@ class ReactorTransport:
         self._application = application
         self._limits = limits
         self._reactor = reactor
-        # One for all connections: each would keep a bound method of its own.
+        # Made once, because each connection would keep a bound method of its own.
         self._forget = self.sessions.discard
 
     @property
     def untasked(self) -> int:
-        """All sockets: none has a task of its own, but while it enters its room."""
+        """The number of sockets, because none has a task except while it joins its room."""
         return len(self.sessions)
 
     def serve(self, line: ByteStream, upgrade: Upgrade, admission: Admission) -> Awaitable[None] | None:
-        """Take the socket of `line`, which has ended then, open a websocket on it, and join.
+        """Take over the socket of `line`, open a websocket on it and join its room or feed.
 
-        None: the target was entered, or never will be; the socket lives on in the reactor. Else that has to be awaited;
-        whatever the peer or the application does, only Cancelled comes out. Raises TypeError for a line that is no
-        plain socket.
+        The result is to be awaited, unless it is None: then joining has succeeded or failed already. Only Cancelled is
+        raised while waiting. The socket then lives in the reactor. Raises TypeError unless `line` is a plain socket.
         """
         if not isinstance(line, SocketByteStream):
             raise TypeError(f"the reactor serves plain sockets, not a {type(line).__name__}")
@@ -65,7 +58,7 @@ class ReactorTransport:
         return connection.enter(self._application, admission)
 
     async def drain(self, code: int = CloseCode.DRAINING, reason: str = "draining") -> None:
-        """Close every socket with `code`, also those opened later, and return when the last has ended.
+        """Close every socket with `code`, including those opened later, and return when the last has ended.
 
         Each takes at most `close_linger`; cancel the call to wait for less.
         """
@@ -85,10 +78,10 @@ async def open_reactor_transport(
     clock: Callable[[], float] = time.perf_counter,
     kernel: Kernel = KERNEL,
 ) -> AsyncIterator[ReactorTransport]:
-    """A transport with its reactor and heartbeat. Leaving resets what is still open: drain first.
+    """A transport with its reactor and heartbeat. Leaving the block resets open sockets, so drain first.
 
-    Whoever calls `serve` has to be done with it before the block is left. `wall` gives epoch seconds; `clock` measures
-    how long a pass of the reactor takes.
+    All calls of `serve` must have returned by then. `wall` gives epoch seconds; `clock` measures the passes of the
+    reactor.
     """
     limits = limits or Limits()
     reactor = Reactor(budget, clock, kernel)

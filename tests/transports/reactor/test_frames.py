@@ -320,7 +320,7 @@ def test_nothing_is_kept_between_whole_frames() -> None:
     reader = FrameReader(Recorder(), LIMIT)
     data = bytearray(WHOLE.data * 3)
     assert reader.feed(data, len(data), frames=FOR_EVER) is Progress.WAITS
-    assert (reader._rest, reader._wsproto, reader._message) == (None, None, None)
+    assert (reader._unread, reader._wsproto, reader._message) == (None, None, None)
 
 
 @pytest.mark.parametrize("last", [Wire(0x88, b"", bytes(4), 0), Wire(0x83, b"", bytes(4), 0)])
@@ -328,7 +328,7 @@ def test_input_after_the_end_is_not_kept(last: Wire) -> None:
     reader = FrameReader(Recorder(), LIMIT)
     data = bytearray(WHOLE.data + last.data + WHOLE.data)
     assert reader.feed(data, len(data), frames=FOR_EVER) is Progress.OVER
-    assert reader._rest is None
+    assert reader._unread is None
 
 
 def test_while_paused_only_control_frames_are_read() -> None:
@@ -348,10 +348,10 @@ def test_a_frame_in_many_pieces_is_parsed_once() -> None:
     looks = 0
 
     class Counting(FrameReader):
-        def _read(self, data: bytearray, end: int, frames: int, messages: bool) -> Progress:
+        def _other(self, data: bytearray, start: int, end: int, messages: bool) -> int:
             nonlocal looks
             looks += 1
-            return super()._read(data, end, frames, messages)
+            return super()._other(data, start, end, messages)
 
     reader = Counting(recorder, LIMIT)
     for byte in Wire(0x81, b"x" * 200, bytes(4), 2).data:

@@ -54,7 +54,7 @@ def answers(*numbers: int) -> bytes:
 
 
 async def test_a_rate_limited_client_is_throttled_and_then_read_in_one_turn(mock_clock: MockClock) -> None:
-    with open_stepped(Budget(rest_seconds=1)) as stepped:
+    with open_stepped(Budget(throttle_seconds=1)) as stepped:
         stepped.application = Refusing("10", "20", "30")
         client, other = await stepped.enter(), await stepped.enter()
         client.say(0)
@@ -72,7 +72,7 @@ async def test_a_rate_limited_client_is_throttled_and_then_read_in_one_turn(mock
 
 
 async def test_a_throttled_client_is_read_when_no_other_has_data(mock_clock: MockClock) -> None:
-    with open_stepped(Budget(rest_seconds=1)) as stepped:
+    with open_stepped(Budget(throttle_seconds=1)) as stepped:
         stepped.application = Refusing("10", "20")
         client, other = await stepped.enter(), await stepped.enter()
         client.say(0)
@@ -88,7 +88,7 @@ async def test_a_throttled_client_is_read_when_no_other_has_data(mock_clock: Moc
 
 
 async def test_a_throttled_clients_turn_is_limited_by_the_budget(mock_clock: MockClock) -> None:
-    with open_stepped(Budget(rest_seconds=1, rested_frames=2)) as stepped:
+    with open_stepped(Budget(throttle_seconds=1, throttled_frames=2)) as stepped:
         stepped.application = Refusing("10")
         client, other = await stepped.enter(), await stepped.enter()
         client.say(0)
@@ -105,7 +105,7 @@ async def test_a_throttled_clients_turn_is_limited_by_the_budget(mock_clock: Moc
 
 
 async def test_two_throttled_clients_take_turns(mock_clock: MockClock) -> None:
-    with open_stepped(Budget(rest_seconds=1, rested_frames=1)) as stepped:
+    with open_stepped(Budget(throttle_seconds=1, throttled_frames=1)) as stepped:
         stepped.application = Refusing()
         clients = await stepped.enter(), await stepped.enter()
         for client in clients:
@@ -122,7 +122,7 @@ async def test_two_throttled_clients_take_turns(mock_clock: MockClock) -> None:
 
 
 async def test_of_many_overdue_throttled_clients_one_is_read_a_round(mock_clock: MockClock) -> None:
-    with open_stepped(Budget(rest_seconds=1)) as stepped:
+    with open_stepped(Budget(throttle_seconds=1)) as stepped:
         stepped.application = Refusing("10", "20")
         *clients, other = [await stepped.enter() for _ in range(4)]
         for client in clients:
@@ -139,7 +139,7 @@ async def test_of_many_overdue_throttled_clients_one_is_read_a_round(mock_clock:
 
 
 async def test_a_throttled_client_waits_a_bounded_time_for_other_operations(mock_clock: MockClock) -> None:
-    with open_stepped(Budget(rest_seconds=1)) as stepped:
+    with open_stepped(Budget(throttle_seconds=1)) as stepped:
         stepped.application = Refusing()
         client = await stepped.enter()
         client.say(0)
@@ -155,7 +155,7 @@ async def test_a_throttled_client_waits_a_bounded_time_for_other_operations(mock
 
 
 async def test_a_throttled_client_is_read_though_others_send_all_the_time(mock_clock: MockClock) -> None:
-    with open_stepped(Budget(rest_seconds=1)) as stepped:
+    with open_stepped(Budget(throttle_seconds=1)) as stepped:
         stepped.application = Refusing("10")
         client, other = await stepped.enter(), await stepped.enter()
         client.say(0)
@@ -172,7 +172,7 @@ async def test_a_throttled_client_is_read_though_others_send_all_the_time(mock_c
 async def test_the_last_answer_wakes_the_reactor_for_a_throttled_client(
     autojump_clock: MockClock, left_over: bool
 ) -> None:
-    with open_stepped(Budget(rest_seconds=1, rested_frames=2)) as stepped, trio.fail_after(10):
+    with open_stepped(Budget(throttle_seconds=1, throttled_frames=2)) as stepped, trio.fail_after(10):
         stepped.application = Refusing()
         client = await stepped.enter()
         session = client.connection.session
@@ -196,7 +196,7 @@ async def test_the_last_answer_wakes_the_reactor_for_a_throttled_client(
 
 
 async def test_a_rate_limited_client_is_throttled_after_several_turns_too(mock_clock: MockClock) -> None:
-    with open_stepped(Budget(rest_seconds=1, turn_frames=2)) as stepped:
+    with open_stepped(Budget(throttle_seconds=1, turn_frames=2)) as stepped:
         stepped.application = Refusing()
         client = await stepped.enter()
         client.peer.sendall(say(0) + say(1) + say(2)[:5])
@@ -213,7 +213,7 @@ async def test_a_rate_limited_client_is_throttled_after_several_turns_too(mock_c
 async def test_answers_of_a_throttled_turn_are_sent_in_one_write(
     mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with open_stepped(Budget(rest_seconds=1)) as stepped:
+    with open_stepped(Budget(throttle_seconds=1)) as stepped:
         stepped.application = Refusing()
         client = await stepped.enter()
         client.say(0)
@@ -233,7 +233,7 @@ async def test_answers_of_a_throttled_turn_are_sent_in_one_write(
 
 
 async def test_throttling_ends_when_the_client_is_not_refused_any_more(mock_clock: MockClock) -> None:
-    with open_stepped(Budget(rest_seconds=1)) as stepped:
+    with open_stepped(Budget(throttle_seconds=1)) as stepped:
         stepped.application = Refusing("1", "2")
         client = await stepped.enter()
         client.say(0)
@@ -247,7 +247,7 @@ async def test_throttling_ends_when_the_client_is_not_refused_any_more(mock_cloc
 
 
 async def test_throttled_input_is_read_though_an_operation_is_never_answered(autojump_clock: MockClock) -> None:
-    with open_stepped(Budget(rest_seconds=1, rested_frames=1)) as stepped, trio.fail_after(10):
+    with open_stepped(Budget(throttle_seconds=1, throttled_frames=1)) as stepped, trio.fail_after(10):
         stepped.application = Refusing()
         client = await stepped.enter()
         async with trio.open_nursery() as nursery:
@@ -266,7 +266,7 @@ async def test_throttled_input_is_read_though_an_operation_is_never_answered(aut
 async def test_throttled_input_is_read_after_a_pause_without_other_answers(
     autojump_clock: MockClock,
 ) -> None:
-    with open_stepped(Budget(rest_seconds=1, rested_frames=1)) as stepped, trio.fail_after(20):
+    with open_stepped(Budget(throttle_seconds=1, throttled_frames=1)) as stepped, trio.fail_after(20):
         stepped.application = Refusing()
         client = await stepped.enter()
         session = client.connection.session
@@ -287,7 +287,7 @@ async def test_throttled_input_is_read_after_a_pause_without_other_answers(
 
 
 async def test_operations_are_not_counted_while_no_client_is_throttled(mock_clock: MockClock) -> None:
-    with open_stepped(Budget(rest_seconds=1)) as stepped:
+    with open_stepped(Budget(throttle_seconds=1)) as stepped:
         stepped.application = Refusing("1")
         client = await stepped.enter()
         client.say(0)
@@ -299,7 +299,7 @@ async def test_operations_are_not_counted_while_no_client_is_throttled(mock_cloc
 
 
 async def test_throttling_ends_after_twice_its_time_without_other_events(autojump_clock: MockClock) -> None:
-    with open_stepped(Budget(rest_seconds=1)) as stepped, trio.fail_after(10):
+    with open_stepped(Budget(throttle_seconds=1)) as stepped, trio.fail_after(10):
         stepped.application = Refusing()
         client = await stepped.enter()
         async with trio.open_nursery() as nursery:
@@ -315,7 +315,7 @@ async def test_throttling_ends_after_twice_its_time_without_other_events(autojum
 
 
 async def test_a_silent_throttled_client_is_read_at_once_when_it_sends(mock_clock: MockClock) -> None:
-    with open_stepped(Budget(rest_seconds=1)) as stepped:
+    with open_stepped(Budget(throttle_seconds=1)) as stepped:
         stepped.application = Refusing()
         client = await stepped.enter()
         client.say(0)
@@ -328,7 +328,7 @@ async def test_a_silent_throttled_client_is_read_at_once_when_it_sends(mock_cloc
 
 
 async def test_a_socket_that_ends_while_throttled_gets_no_turn(mock_clock: MockClock) -> None:
-    with open_stepped(Budget(rest_seconds=1)) as stepped:
+    with open_stepped(Budget(throttle_seconds=1)) as stepped:
         stepped.application = Refusing()
         client, other = await stepped.enter(), await stepped.enter()
         for each in (client, other):
@@ -343,7 +343,7 @@ async def test_a_socket_that_ends_while_throttled_gets_no_turn(mock_clock: MockC
 
 
 async def test_a_socket_closed_while_throttled_is_read_until_its_close(mock_clock: MockClock) -> None:
-    with open_stepped(Budget(rest_seconds=1)) as stepped:
+    with open_stepped(Budget(throttle_seconds=1)) as stepped:
         stepped.application = Refusing()
         client = await stepped.enter()
         client.say(0)
@@ -355,7 +355,7 @@ async def test_a_socket_closed_while_throttled_is_read_until_its_close(mock_cloc
 
 
 async def test_a_client_that_never_reads_its_refusals_is_closed_as_too_slow(mock_clock: MockClock) -> None:
-    with open_stepped(Budget(rest_seconds=1, rested_frames=50)) as stepped:
+    with open_stepped(Budget(throttle_seconds=1, throttled_frames=50)) as stepped:
         stepped.application = Refusing()
         client = await stepped.enter()
         session = client.connection.session
@@ -377,7 +377,7 @@ async def test_a_client_that_never_reads_its_refusals_is_closed_as_too_slow(mock
 
 
 async def test_throttled_input_waits_though_the_peer_reads_again(mock_clock: MockClock) -> None:
-    with open_stepped(Budget(rest_seconds=1, rested_frames=1)) as stepped:
+    with open_stepped(Budget(throttle_seconds=1, throttled_frames=1)) as stepped:
         stepped.application = Refusing()
         client = await stepped.enter()
         client.say(0)
@@ -398,7 +398,7 @@ async def test_throttled_input_waits_though_the_peer_reads_again(mock_clock: Moc
 
 
 async def test_throttled_input_is_read_in_a_quiet_moment_after_a_pause(mock_clock: MockClock) -> None:
-    with open_stepped(Budget(rest_seconds=1, rested_frames=1)) as stepped:
+    with open_stepped(Budget(throttle_seconds=1, throttled_frames=1)) as stepped:
         stepped.application = Refusing()
         client = await stepped.enter()
         session = client.connection.session
@@ -424,7 +424,7 @@ async def test_throttled_input_is_read_in_a_quiet_moment_after_a_pause(mock_cloc
 async def test_the_peers_close_is_read_after_throttled_input(
     mock_clock: MockClock,
 ) -> None:
-    with open_stepped(Budget(rest_seconds=1, rested_frames=1)) as stepped:
+    with open_stepped(Budget(throttle_seconds=1, throttled_frames=1)) as stepped:
         stepped.application = Refusing()
         client = await stepped.enter()
         session = client.connection.session
@@ -443,13 +443,13 @@ async def test_the_peers_close_is_read_after_throttled_input(
 
 
 async def test_a_client_throttled_again_goes_to_the_end_of_the_queue(mock_clock: MockClock) -> None:
-    with open_stepped(Budget(rest_seconds=1)) as stepped:
+    with open_stepped(Budget(throttle_seconds=1)) as stepped:
         stepped.application = Refusing()
         clients = await stepped.enter(), await stepped.enter()
         for number, client in enumerate(clients):
-            stepped.reactor.rest(client.connection, left_over=True)
+            stepped.reactor.throttle(client.connection, left_over=True)
             client.say(number)
-        stepped.reactor.rest(clients[0].connection, left_over=True)
+        stepped.reactor.throttle(clients[0].connection, left_over=True)
         stepped.reactor.run_pass()
         stepped.reactor.run_pass()
         assert stepped.commands_read == [1, 0]
@@ -458,7 +458,7 @@ async def test_a_client_throttled_again_goes_to_the_end_of_the_queue(mock_clock:
 async def test_an_error_in_a_throttled_turn_sends_its_answers_and_1011(
     mock_clock: MockClock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with open_stepped(Budget(rest_seconds=1)) as stepped:
+    with open_stepped(Budget(throttle_seconds=1)) as stepped:
         stepped.application = Refusing()
         client = await stepped.enter()
         client.say(0)
@@ -505,7 +505,7 @@ class Raiser(Refuser):
 
 
 async def test_a_refusal_behind_operations_in_flight_throttles_the_next_input(mock_clock: MockClock) -> None:
-    with open_stepped(Budget(rest_seconds=1)) as stepped:
+    with open_stepped(Budget(throttle_seconds=1)) as stepped:
         stepped.application = Raising()
         client = await stepped.enter()
         client.say(1)
