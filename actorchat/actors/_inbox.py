@@ -132,7 +132,10 @@ class Inbox:
         if self.control is None:
             self.control = deque()
         self.control.append(item)
-        self.call_attention()
+        self.attention = True
+        task, self.sleeper = self.sleeper, None
+        if task is not None:
+            reschedule(task, AWAKE)
 
     def call_attention(self) -> None:
         self.attention = True

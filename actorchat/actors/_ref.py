@@ -295,7 +295,7 @@ class Ref(Generic[M_contra]):
             # The handler has cancelled its own actor, and the task has been woken for that.
             if type(result) is Error:
                 _log.error("%s raised while it was cancelled", self._name, exc_info=result.error)
-        elif result is AWAKE and inbox.empty and not inbox.attention:
+        elif result is AWAKE and inbox.accepted == inbox.begun + inbox.dropped and not inbox.attention:
             inbox.sleeper = sleeper
         else:
             reschedule(sleeper, result)

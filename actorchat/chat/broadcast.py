@@ -1,6 +1,6 @@
-"""Owns how committed changes become bytes for everybody in a room: encoded once, framed once per audience.
+"""Encodes committed changes once and sends them to everybody in a room, framed once per audience.
 
-Decides nothing and waits for nothing. Building one sends nothing, so that a failure to encode is seen by nobody.
+Making a `Broadcast` sends nothing yet, so nobody sees a part of changes that can't be encoded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ __all__ = ["Broadcast"]
 
 
 class _FrameBuffer:
-    """Frames in order. `own`: the same for the extended sockets of one author, who is told `client_id`s as well."""
+    """Frames in order.
+
+    `own` has the same frames for each author of messages with a `client_id`: on their extended sockets,
+    `message_added` names it.
+    """
 
     __slots__ = ("frames", "own")
 
@@ -40,15 +44,16 @@ class _FrameBuffer:
             for own in self.own.values():
                 own.append(frame)
 
-    def add_named(self, frame: bytes, author: Identity, named: bytes) -> None:
-        """`named` in the place of `frame` for its author."""
+    def add_message(self, frame: bytes, author: Identity, own_frame: bytes) -> None:
+        """Add `own_frame` for `author`, and `frame` for everybody else."""
         if author not in self.own:
             self.own[author] = self.frames.copy()
-        self.add(frame)
-        self.own[author][-1] = named
+        self.frames.append(frame)
+        for identity, own in self.own.items():
+            own.append(own_frame if identity == author else frame)
 
     def push_filled(self, audience: Audience, frames: Frames, links: Links) -> None:
-        """As `push`, each subscription with its own links to the messages' files."""
+        """Like `push`, with each subscription's own links to the messages' files."""
         own: dict[Identity, Frames] = {}
         if audience.profile is Profile.EXTENDED:
             own = {author: Frames.joined(named) for author, named in self.own.items() if author.role is audience.role}
@@ -57,19 +62,22 @@ class _FrameBuffer:
             subscription.session.push(fill_links(own.get(identity, frames), identity, links))
 
     def push(self, audience: Audience, frames: Frames) -> None:
-        """`frames` are its own, joined."""
+        """Send to every subscription. `frames` are this buffer's own, joined."""
+        own: dict[Identity, Frames] = {}
         if self.own and audience.profile is Profile.EXTENDED:
-            role = audience.role
-            own = {author: Frames.joined(named) for author, named in self.own.items() if author.role is role}
-            if own:
-                for subscription in audience.subscriptions:
-                    subscription.session.push(own.get(subscription.identity, frames))
-                return
-        audience.push(frames)
+            for author, named in self.own.items():
+                if author.role is audience.role:
+                    own[author] = Frames.joined(named)
+        if own:
+            for subscription, session in audience.subscriptions.items():
+                session.push(own.get(subscription.identity, frames))
+        else:
+            for session in audience.subscriptions.values():
+                session.push(frames)
 
 
 class _AudienceFrames:
-    """What one audience gets. `behind` is where its members must read on from."""
+    """The frames of one audience. `behind` is where its subscriptions have to read on from, if they fall behind."""
 
     __slots__ = ("audience", "behind", "buffer", "extended")
 
@@ -81,17 +89,18 @@ class _AudienceFrames:
 
 
 class Broadcast:
-    """`changes`, of one chat and in commit order, for the members of `room_state` and, with `listening`, for its feed.
+    """The frames of `changes`, which are of one chat and in commit order, for its room and for a feed with consoles.
 
-    `shown` is what the feed's consoles get, None for nothing. `steps`, for several changes: each one's revision, and
-    the number of frames in `shown` up to it. `linked`: some message has files, and each reader needs links of its own.
+    After `send`, `shown` has the frames for the feed, None for none. `steps`, for several changes: the revision of
+    each, and the number of frames in `shown` up to it. `linked`: a message has files, and each reader needs its own
+    links to them.
     """
 
     __slots__ = (
         "_added",
         "_after",
         "_for_all",
-        "_frames",
+        "_listening",
         "_room_state",
         "_shown",
         "_streams",
@@ -102,43 +111,44 @@ class Broadcast:
 
     def __init__(self, room_state: RoomState, changes: Sequence[Changed], *, listening: bool) -> None:
         self._room_state = room_state
-        # Most of what is said is for everybody, feed included. Streams are made when the first thing is not.
+        self._listening = listening
+        # Most frames are for all audiences and for the feed. Only the first frame that is not makes a stream for each.
         self._for_all = _FrameBuffer()
         self._streams: list[_AudienceFrames] | None = None
         self._shown: list[bytes] = []
         self._added: list[StoredMessage] = []
         self.linked: bool = False
         self._after = room_state.announced
+        self.shown: Frames | None = None
         steps: list[tuple[int, int]] = []
         several = listening and len(changes) > 1
         for change in changes:
-            self._encode(change, self._after)
+            shown = self._encode(change, self._after)
             self._after = change.chat
             if several:
-                steps.append((change.chat.rev, self._shown_count()))
+                steps.append((change.chat.rev, shown))
         self.steps: tuple[tuple[int, int], ...] = tuple(steps)
-        self._frames = Frames.joined(self._for_all.frames)
-        self.shown: Frames | None = self._join_shown() if listening else None
-
-    def _shown_count(self) -> int:
-        return len(self._for_all.frames if self._streams is None else self._shown)
-
-    def _join_shown(self) -> Frames | None:
-        if self._streams is None:
-            return self._frames if self._frames.ends else None
-        return Frames.joined(self._shown) if self._shown else None
 
     def send(self) -> bool:
-        """Everything is announced now. True: members fell behind, and are to be read on for."""
+        """Send everything to the room. True: subscriptions fell behind, and the room has to read on for them."""
         room_state = self._room_state
         room_state.announced = self._after
         room_state.tail.extend(self._added)
         if self._streams is not None:
+            if self._listening and self._shown:
+                self.shown = Frames.joined(self._shown)
             return self._send_streams(self._streams)
-        if self._frames.ends:
+        for_all = self._for_all
+        if for_all.frames:
+            frames = Frames.joined(for_all.frames)
+            if self._listening:
+                self.shown = frames
             for audience in room_state.audiences:
                 if audience.subscriptions:
-                    self._push(self._for_all, audience, self._frames)
+                    if self.linked:
+                        for_all.push_filled(audience, frames, room_state.links)
+                    else:
+                        for_all.push(audience, frames)
         return False
 
     def _send_streams(self, streams: list[_AudienceFrames]) -> bool:
@@ -147,7 +157,7 @@ class Broadcast:
         for stream in streams:
             buffer = stream.buffer
             if buffer.frames:
-                # Many streams are the same: joined once, not once for each audience.
+                # Many streams have the same frames, which are joined only once.
                 same = next((made for frames, made in joined if frames == buffer.frames), None)
                 if same is None:
                     same = Frames.joined(buffer.frames)
@@ -166,7 +176,7 @@ class Broadcast:
             buffer.push(audience, frames)
 
     def _split(self) -> list[_AudienceFrames]:
-        """The streams of those who still read along, from now on each with frames of its own."""
+        """Give each audience frames of its own, and return those of the audiences that are not behind."""
         if self._streams is None:
             audiences = self._room_state.audiences
             self._streams = [
@@ -175,7 +185,8 @@ class Broadcast:
             self._shown = self._for_all.frames.copy()
         return [stream for stream in self._streams if stream.behind is None]
 
-    def _encode(self, change: Changed, before: ChatState | None) -> None:
+    def _encode(self, change: Changed, before: ChatState | None) -> int:
+        """Encode one change. Returns the number of frames for the feed up to it."""
         chat = change.chat
         if change.chat_changed:
             frame = text_frame(self._room_state.encoder.chat_updated(chat))
@@ -186,9 +197,17 @@ class Broadcast:
                 self._shown.append(frame)
         for message in change.messages:
             self._encode_message(chat, message)
-        ranges = status_ranges(before, chat)
-        if ranges:
-            self._encode_receipts(chat, before, ranges, self._split())
+        # Most changes move no watermark.
+        if before is not None and (
+            before.visitor_read != chat.visitor_read
+            or before.visitor_delivered != chat.visitor_delivered
+            or before.operators_read != chat.operators_read
+            or before.operators_delivered != chat.operators_delivered
+        ):
+            ranges = status_ranges(before, chat)
+            if ranges:
+                self._encode_receipts(chat, before, ranges, self._split())
+        return len(self._for_all.frames if self._streams is None else self._shown)
 
     def _encode_message(self, chat: ChatState, message: StoredMessage) -> None:
         payload = self._room_state.encoder.added(chat, message)
@@ -197,29 +216,29 @@ class Broadcast:
         if message.attachments:
             self.linked = True
         if self._streams is None and standard:
-            strands = [self._for_all]
+            buffers = [self._for_all]
         else:
-            strands = [stream.buffer for stream in self._split() if visible_to(message, stream.audience.role)]
+            buffers = [stream.buffer for stream in self._split() if visible_to(message, stream.audience.role)]
             if standard:
                 self._shown.append(frame)
         if message.client_id is None or message.author is None:
-            for buffer in strands:
+            for buffer in buffers:
                 buffer.add(frame)
         else:
-            author, named = identity_of(message.author), text_frame(to_sender(payload, message.client_id))
-            for buffer in strands:
-                buffer.add_named(frame, author, named)
+            author, own_frame = identity_of(message.author), text_frame(to_sender(payload, message.client_id))
+            for buffer in buffers:
+                buffer.add_message(frame, author, own_frame)
         self._added.append(message)
 
     def _encode_receipts(
         self,
         chat: ChatState,
-        before: ChatState | None,
+        before: ChatState,
         ranges: tuple[tuple[Role, int, int], ...],
         reading: list[_AudienceFrames],
     ) -> None:
         encoder = self._room_state.encoder
-        # A range says whose messages changed; the receipts are the other side's.
+        # A range names the author of the changed messages. The receipts are those of the other side.
         receipts = [
             text_frame(encoder.receipts(chat, Role.USER if author_role is Role.OPERATOR else Role.OPERATOR))
             for author_role, _, _ in ranges
@@ -238,5 +257,5 @@ class Broadcast:
                     self.linked = self.linked or any(message.attachments for message in messages)
                 for frame in updated:
                     stream.buffer.add(frame)
-            elif before is not None:
+            else:
                 stream.behind = ReplayCursor(chat.next_index - 1, before, lagging=True)

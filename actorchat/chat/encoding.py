@@ -1,13 +1,12 @@
-"""Owns how a room's events become JSON: cached fragments of chat and users, joined around each message.
+"""Encodes a room's events as JSON, with cached fragments of the chat and its users. `Frames` frames the payloads.
 
-Knows no sessions. What it returns are payloads; `Frames` frames them. The links to a message's files are left open in
-them, for `fill_links` to fill in for each reader.
+The links to a message's files are left open, and `fill_links` fills them in for each reader.
 """
 
 from __future__ import annotations
 
 from actorchat.chat.links import Links, unfilled_attachments
-from actorchat.chat.model import ChatState, StoredMessage, message_status
+from actorchat.chat.model import ChatState, Stage, StoredMessage, message_status
 from actorchat.protocol import (
     ChatUpdated,
     Profile,
@@ -28,29 +27,52 @@ _CACHED_USERS = 64
 
 
 class Encoder:
-    """Encodes for one chat. Cheap while chat, people and second stay the same."""
+    """Encodes the events of one chat. It is fast while the chat, the author and the second stay the same."""
 
-    __slots__ = ("_chat_json", "_chat_key", "_links", "_second", "_second_text", "_users")
+    __slots__ = (
+        "_author",
+        "_author_json",
+        "_chat_json",
+        "_links",
+        "_operator",
+        "_owner",
+        "_second",
+        "_second_text",
+        "_stage",
+        "_users",
+    )
 
     def __init__(self, links: Links) -> None:
         self._links = links
-        self._chat_key: tuple[object, ...] = ()
+        self._stage: Stage | None = None
+        self._operator: User | None = None
+        self._owner: User | None = None
         self._chat_json = b""
+        self._author: User | None = None
+        self._author_json = b"null"
         self._users: dict[tuple[Role, int], tuple[User, bytes]] = {}
         self._second = -1
         self._second_text = ""
 
     def added(self, chat: ChatState, message: StoredMessage, client_id: str | None = None) -> bytes:
+        if (
+            message.time != self._second
+            or message.author is not self._author
+            or chat.stage is not self._stage
+            or chat.operator is not self._operator
+            or chat.owner is not self._owner
+        ):
+            self._refresh(chat, message)
         return message_added_payload(
             id=message.id,
             type=message.type,
             type_role=message.type_role,
             status=message_status(chat, message),
             text=message.text,
-            send_time=self._time(message.time),
+            send_time=self._second_text,
             message_index=message.index,
-            chat_fragment=self._chat(chat),
-            user_fragment=self._user(message.author),
+            chat_fragment=self._chat_json,
+            user_fragment=self._author_json,
             attachments_fragment=unfilled_attachments(message.attachments, self._links)
             if message.attachments
             else b"[]",
@@ -58,16 +80,17 @@ class Encoder:
         )
 
     def updated(self, chat: ChatState, message: StoredMessage) -> bytes:
+        self._refresh(chat, message)
         return message_updated_payload(
             id=message.id,
             type=message.type,
             type_role=message.type_role,
             status=message_status(chat, message),
             text=message.text,
-            send_time=self._time(message.time),
+            send_time=self._second_text,
             message_index=message.index,
-            chat_fragment=self._chat(chat),
-            user_fragment=self._user(message.author),
+            chat_fragment=self._chat_json,
+            user_fragment=self._author_json,
             attachments_fragment=unfilled_attachments(message.attachments, self._links)
             if message.attachments
             else b"[]",
@@ -83,11 +106,18 @@ class Encoder:
             delivered, read = chat.operators_delivered, chat.operators_read
         return encode_event(Receipts(chat.uuid, side, delivered, read), Profile.EXTENDED)
 
-    def _chat(self, chat: ChatState) -> bytes:
-        key = (chat.stage, chat.operator, chat.owner)
-        if key != self._chat_key:
-            self._chat_key, self._chat_json = key, chat_fragment(chat.wire())
-        return self._chat_json
+    def _refresh(self, chat: ChatState, message: StoredMessage) -> None:
+        """Make the cached fragments those of `chat` and `message`."""
+        if chat.stage is not self._stage or chat.operator is not self._operator or chat.owner is not self._owner:
+            # Encoded first: if that fails, the next call must not find the fragment of another chat.
+            self._chat_json = chat_fragment(chat.wire())
+            self._stage, self._operator, self._owner = chat.stage, chat.operator, chat.owner
+        if message.author is not self._author:
+            self._author_json = self._user(message.author)
+            self._author = message.author
+        if message.time != self._second:
+            self._second_text = wire_time(message.time)
+            self._second = message.time
 
     def _user(self, user: User | None) -> bytes:
         if user is None:
@@ -101,8 +131,3 @@ class Encoder:
         fragment = user_fragment(user)
         self._users[identity] = (user, fragment)
         return fragment
-
-    def _time(self, second: int) -> str:
-        if second != self._second:
-            self._second, self._second_text = second, wire_time(second)
-        return self._second_text

@@ -1,6 +1,6 @@
-"""Owns what the consoles of one widget source see live: rooms' encoded events, in commit order per chat, then counters.
+"""Sends rooms' encoded events to the consoles of one widget source, in commit order per chat, and then the counters.
 
-Knows no rooms: they put items here. Counters and people are the directory's.
+Rooms put items here. The directory sends counters and operators to the consoles.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import assert_never
 from uuid import UUID
 
 import attrs
+import msgspec
 
 from actorchat.actors import Actor, Request
 from actorchat.chat.limits import FEED_TYPING
@@ -23,15 +24,14 @@ __all__ = ["Console", "Feed", "FeedItem", "FeedMessage", "FeedState", "Flush", "
 
 HELD_BYTES = 4_194_304
 HELD_ITEMS = 10_000
-"""What is kept for a console while its snapshot is sent. Beyond either it is closed with 1013, and reconnects."""
+"""How much is kept for a console while its snapshot is sent. Beyond either limit it is closed with 1013."""
 
 
-@attrs.frozen(eq=False)
-class FeedItem:
-    """What one room announced in one step. `frames` is None where only counters changed.
+class FeedItem(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """What one room published in one step. `frames` is None if only counters changed.
 
-    `steps`, if it was more than one revision: each with the number of frames up to it. `linked`: each console needs
-    links of its own to the files in them.
+    `steps`, for more than one revision: each with the number of frames up to it. `linked`: each console needs its own
+    links to the files in them.
     """
 
     chat: UUID
@@ -42,7 +42,7 @@ class FeedItem:
     linked: bool = False
 
     def newer(self, rev: int) -> Frames | None:
-        """The frames of what came after revision `rev`."""
+        """The frames of the revisions after `rev`, None if there are none."""
         if self.frames is None or rev >= self.rev:
             return None
         known = max((count for step, count in self.steps if step <= rev), default=0)
@@ -50,7 +50,7 @@ class FeedItem:
 
 
 class Console:
-    """One feed socket. While its snapshot is read, live items are held; then `release` lets through what is newer."""
+    """One feed socket. It holds live items while its snapshot is read; `release` then sends the newer ones."""
 
     __slots__ = ("_floor", "_held", "_held_bytes", "_links", "session", "sources")
 
@@ -63,9 +63,9 @@ class Console:
         self._floor: dict[UUID, int] = {}
 
     def show(self, items: Sequence[FeedItem], frames: Frames | None, *, linked: bool) -> None:
-        """Send `items`, whose frames joined are `frames`, but for those that the snapshot already showed.
+        """Send `items`, except those that the snapshot included.
 
-        `linked`: some item is.
+        `frames` are the joined frames of all of them. `linked`: at least one item is.
         """
         if self._held is not None:
             self._held.extend(items)
@@ -88,7 +88,7 @@ class Console:
             self.session.push(frames)
 
     def release(self, shown: dict[UUID, int]) -> None:
-        """The snapshot is sent; it showed these chats at these revisions. Live from now on."""
+        """Go live after the snapshot was sent. `shown` has the revisions of the chats in the snapshot."""
         held, self._held = self._held or [], None
         self._floor = shown
         self._show_newer(held)
@@ -107,7 +107,7 @@ class Console:
 
 
 class FeedState:
-    """Belongs to the feed's address: its consoles, and what rooms have put and the feed has not yet shown."""
+    """The consoles of a feed, and the items that it has not sent yet. It outlives the feed's actor."""
 
     def __init__(self, source: str, wake: Callable[[], object]) -> None:
         self.source = source
@@ -116,19 +116,15 @@ class FeedState:
         self.typing: dict[tuple[UUID, Identity], Frames] = {}
         self._wake = wake
 
-    @property
-    def listening(self) -> bool:
-        return bool(self.consoles)
-
     def put(self, item: FeedItem) -> None:
-        """Never dropped: bounded by the operations in flight of all rooms."""
+        """Queue an item. Items are never dropped; the limit of operations in flight bounds their number."""
         idle = not (self.items or self.typing)
         self.items.append(item)
         if idle:
             self._wake()
 
     def put_typing(self, chat: UUID, typist: Identity, frames: Frames, *, stopped: bool) -> None:
-        """The latest of a user in a chat wins. Over the bound only a stop is taken: the next update makes good."""
+        """Queue a user's typing in a chat instead of an earlier one. Over the bound only `stopped` typing is queued."""
         if self.consoles and (stopped or len(self.typing) < FEED_TYPING):
             idle = not (self.items or self.typing)
             self.typing[chat, typist] = frames
@@ -138,19 +134,19 @@ class FeedState:
 
 @attrs.frozen
 class Flush:
-    """Something was put."""
+    """Something was queued."""
 
 
 @attrs.frozen
 class Flushed(Request[None]):
-    """Reply when all that was put is shown."""
+    """Reply when everything queued is sent."""
 
 
 FeedMessage = Flush | Flushed
 
 
 class Feed(Actor[FeedMessage]):
-    """The actor of one source's operators. `count` takes the counters once their chats' events are shown."""
+    """The actor of one source's operators. `count` gets counters after the events of their chats were sent."""
 
     def __init__(
         self,
@@ -179,16 +175,21 @@ class Feed(Actor[FeedMessage]):
         feed_state = self._feed_state
         if feed_state.items:
             batch = list(feed_state.items)
-            shown = [item.frames for item in batch if item.frames is not None]
+            shown: list[Frames] = []
+            counters: list[OperatorCounters | SourceCounters] = []
+            linked = False
+            for item in batch:
+                if item.frames is not None:
+                    shown.append(item.frames)
+                counters.extend(item.counters)
+                linked = linked or item.linked
             frames = join_frames(shown) if shown else None
-            # What fails until here is tried again.
+            # If anything fails before this, the next incarnation tries again.
             feed_state.items.clear()
-            linked = any(item.linked for item in batch)
             for console in feed_state.consoles:
                 console.show(batch, frames, linked=linked)
-            counters = tuple(counter for item in batch for counter in item.counters)
             if counters:
-                self._count(counters)
+                self._count(tuple(counters))
         if feed_state.typing:
             frames = join_frames(list(feed_state.typing.values()))
             feed_state.typing.clear()

@@ -1,6 +1,6 @@
-"""Owns how much anybody may ask: sizes, rates, operations in flight. Every bound of the chat stands here.
+"""Limits message sizes, rates and operations in flight. All bounds of the chat are here.
 
-Reads no clock: callers bring the time, once per batch.
+Callers pass the time, so that nothing here reads a clock.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from actorchat.protocol import RefusalCode
 __all__ = ["InFlightLimiter", "Limits", "RateLimiter", "TokenBucket", "check_message", "rate_limited"]
 
 ROOM_INBOX = 1_024
-"""Commands that wait in one room; over it they are refused with `overloaded`."""
+"""Commands that wait in one room. More are refused with `overloaded`."""
 
 ROOM_IN_FLIGHT = 1_024
-"""Operations of one room that the journal has not decided; over it they are refused with `overloaded`."""
+"""Operations of one room that the journal has not decided. More are refused with `overloaded`."""
 
 FEED_TYPING = 256
-"""Users whose typing waits in one feed; over it only stops are taken, the next update makes good."""
+"""Users whose typing waits in one feed. Over it, only the end of typing is kept; the next update replaces the rest."""
 
 FEED_SNAPSHOT = 500
-"""Chats that a console is told of when it connects."""
+"""Chats that a console gets when it connects."""
 
 _KNOWN_BUCKETS = 10_000
 
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """What a deployment allows. `messages_per_second` and `burst` are per user; 0 messages a second = no limit."""
+    """The limits of a deployment. `messages_per_second` and `burst` are per user; 0 messages a second = no limit."""
 
     messages_per_second: float = 10
     burst: float = 30
@@ -44,7 +44,7 @@ class Limits:
 
 
 def check_message(text: str, attachments: tuple[UUID, ...], limits: Limits) -> Refused | None:
-    """What is wrong with a message that can be told without looking at its chat."""
+    """The refusal of a message whose size is out of bounds, None if it is within them."""
     if not text and not attachments:
         return Refused(RefusalCode.EMPTY, "a message needs text or attachments")
     if len(text) > limits.text_length:
@@ -57,7 +57,7 @@ def check_message(text: str, attachments: tuple[UUID, ...], limits: Limits) -> R
 
 
 def rate_limited(wait: float) -> Refused:
-    """What who has no token hears, `wait` seconds before there is one."""
+    """The refusal of a message that may be sent again in `wait` seconds."""
     return Refused(RefusalCode.RATE_LIMITED, "too many messages", wait)
 
 
@@ -93,29 +93,31 @@ class TokenBucket:
 
 
 class RateLimiter:
-    """The buckets of all users. The least recently used are forgotten, long after they are full again."""
+    """One bucket per user, shared by all its sockets and requests.
+
+    The least recently used buckets are forgotten, long after they are full again.
+    """
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self._rate, self._burst = limits.messages_per_second, max(1.0, limits.burst)
         self._buckets: OrderedDict[Identity, TokenBucket] = OrderedDict()
 
-    def bucket(self, identity: Identity, now: float) -> TokenBucket | None:
-        """The user's bucket, shared by all its sockets and requests; None = unlimited."""
-        if not self._limits.messages_per_second:
-            return None
+    def take(self, identity: Identity, now: float) -> float:
+        """Take one message of the user's allowance. Returns 0, or the seconds until there is one."""
+        if not self._rate:
+            return 0.0
         bucket = self._buckets.get(identity)
         if bucket is None:
-            burst = max(1.0, self._limits.burst)
-            bucket = self._buckets[identity] = TokenBucket(self._limits.messages_per_second, burst, now)
+            bucket = self._buckets[identity] = TokenBucket(self._rate, self._burst, now)
             if len(self._buckets) > _KNOWN_BUCKETS:
                 self._buckets.popitem(last=False)
         else:
             self._buckets.move_to_end(identity)
-        return bucket
+        return bucket.take(now)
 
 
 class InFlightLimiter:
-    """Counts the operations of all rooms between their acceptance and their announcement, and bounds them."""
+    """Bounds the operations of all rooms that were accepted and are not answered yet."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -134,7 +136,7 @@ class InFlightLimiter:
         return self._draining
 
     def take(self) -> Refused | None:
-        """Count one operation in, or say why not. Whoever counts one in calls `done` once."""
+        """Count one operation, or return why not. The caller has to call `done` once for each counted operation."""
         if self._draining:
             return Refused(RefusalCode.DRAINING, "the server is restarting", 1.0)
         if self._in_flight >= self._capacity:
@@ -143,9 +145,9 @@ class InFlightLimiter:
         return None
 
     def take_refusal(self) -> bool:
-        """Count in a message that is refused in the order of commits. False: too many are on their way.
+        """Count a message that the journal is to refuse in the order of commits. False if there are too many.
 
-        Draining does not wait for them. Whoever counts one in calls `refused` once.
+        Draining does not wait for these. The caller has to call `refused` once for each counted message.
         """
         if self._refusing >= self._capacity:
             return False
@@ -153,7 +155,7 @@ class InFlightLimiter:
         return True
 
     def refuse(self) -> None:
-        """What one `take` counted in is only to be refused now: `refused` ends it instead of `done`."""
+        """Turn an operation counted by `take` into a refusal: `refused` ends it instead of `done`."""
         self._refusing += 1
         self.done()
 
@@ -166,7 +168,7 @@ class InFlightLimiter:
             self._changed.set()
 
     def hold(self) -> None:
-        """What is done waits to be announced: draining waits for `release`, which follows once."""
+        """Let draining wait for changes that are decided but not published, until `release`."""
         self._held += 1
 
     def release(self) -> None:
@@ -175,7 +177,7 @@ class InFlightLimiter:
             self._changed.set()
 
     async def drain(self) -> None:
-        """Refuse from now on; return when everything taken is done and announced."""
+        """Refuse all operations from now on. Returns when all accepted ones are done and published."""
         self._draining = True
         await trio.lowlevel.checkpoint()
         while self._in_flight or self._held:

@@ -1,7 +1,6 @@
-"""Owns what becomes of decided operations in one chat: who asked is answered, members and feed are shown what changed.
+"""Answers the decided operations of one chat and publishes its changes to the room and the feed.
 
-All in the journal's own step, so that nobody has to be woken for it. What that can't do it leaves to the room: it reads
-no storage and waits for nothing.
+This happens in the journal's own step, so no task has to be woken for it. Reading storage is left to the room.
 """
 
 from __future__ import annotations
@@ -15,116 +14,160 @@ import trio
 from actorchat.chat.broadcast import Broadcast
 from actorchat.chat.feed import FeedItem, FeedState
 from actorchat.chat.limits import InFlightLimiter
-from actorchat.chat.model import ChatState, OperatorCounters, SourceCounters, Stage
+from actorchat.chat.model import OperatorCounters, SourceCounters, Stage
 from actorchat.chat.operations import Changed, Outcome
 from actorchat.chat.room_state import RoomState
 from actorchat.chat.typing_broadcast import stop_typing
-from actorchat.protocol import Frames
 
-__all__ = ["Publisher"]
+__all__ = ["PendingReplies", "Publisher"]
 
 _log = logging.getLogger(__name__)
 
 
-class Publisher:
-    """Announces one chat's commits (`ports.Recipient`). It belongs to the room's address, as its roster does.
+class PendingReplies:
+    """The operations of one chat that are not answered yet: `in_flight` with the journal or in `outcomes`.
 
-    `in_flight` operations are with the journal, or wait here for the room. `complete`: all that was committed before
-    the next outcome is announced. Until it is, outcomes and changes wait here, where a crash of the room can't lose
-    them, and `in_flight_limiter` is held.
+    They are kept outside the room's actor, so that no crash of it loses an answer.
     """
 
-    def __init__(
-        self, room_state: RoomState, feeds: Callable[[str], FeedState], in_flight_limiter: InFlightLimiter
-    ) -> None:
-        self.room_state = room_state
+    __slots__ = ("call_room", "in_flight", "outcomes")
+
+    def __init__(self) -> None:
         self.in_flight: int = 0
-        self.complete: bool = False
-        self._in_flight_limiter = in_flight_limiter
-        self._holds = False
-        # Changes that belong before what waits here are in storage only.
-        self._lacks = False
-        self._feeds = feeds
-        self._feed: FeedState | None = None
-        self._outcomes: deque[Outcome] = deque()
-        # Of outcomes that are settled, and not announced yet.
-        self._changes: list[Changed] = []
-        # They came with outcomes that are settled, and are not yet with the feed.
-        self._counters: list[OperatorCounters | SourceCounters] = []
-        self._call_room: Callable[[], object] | None = None
+        self.outcomes: deque[Outcome] = deque()
+        self.call_room: Callable[[], object] | None = None
 
     def submitted(self, call_room: Callable[[], object]) -> None:
-        """An operation is with the journal. `call_room` must hold the room's address until it is settled."""
+        """Count an operation that the journal accepted. `call_room` must keep the room's address alive meanwhile."""
         self.in_flight += 1
-        self._call_room = call_room
+        self.call_room = call_room
 
-    def decided(self, outcomes: Sequence[Outcome]) -> None:
-        """The journal's word: announced now, or kept for the room to announce when it has read what is missing."""
-        called, call_room = bool(self._outcomes), self._call_room
-        self._outcomes.extend(outcomes)
-        if self.complete:
-            try:
-                if self._announce():
-                    return
-            except Exception:
-                _log.exception("announcing in chat %s failed; its room tries again", self.room_state.chat)
-                self._fall_behind()
-        if not called and call_room is not None:
-            call_room()
-
-    def _announce(self) -> bool:
-        """False: the room has to go on."""
-        self.settle()
-        changes, announced = self._changes, self.room_state.announced
-        if self._lacks or (changes and (announced is None or changes[0].chat.rev > announced.rev + 1)):
-            self._fall_behind()
-            return False
-        left_behind = self.publish(changes)
-        changes.clear()
-        return not left_behind
-
-    @property
-    def lacks(self) -> bool:
-        """Whether the room has to read storage before what waits here can be announced."""
-        changes, announced = self._changes, self.room_state.announced
-        return self._lacks or (bool(changes) and (announced is None or changes[0].chat.rev > announced.rev + 1))
-
-    def settle(self) -> None:
-        """Answer whoever asked, once. What changed is to be announced."""
-        outcomes, changes = self._outcomes, self._changes
+    def settle(self, changes: list[Changed], counters: list[OperatorCounters | SourceCounters]) -> None:
+        """Answer every outcome once, and append what it changed to `changes` and `counters`."""
+        outcomes = self.outcomes
         while outcomes:
             outcome = outcomes.popleft()
             decision, reply_to = outcome.decision, outcome.reply_to
             self.in_flight -= 1
             if outcome.counters:
-                self._counters.extend(outcome.counters)
+                counters.extend(outcome.counters)
             if isinstance(decision, Changed):
                 changes.append(decision)
             if reply_to is not None:
                 reply_to.answer(decision)
         if not self.in_flight:
-            self._call_room = None
+            self.call_room = None
+
+
+class Publisher:
+    """Publishes the commits of one chat (`ports.Recipient`). It belongs to the room's address, like its `RoomState`.
+
+    `complete`: everything committed before the next outcome is published. Until it is, outcomes and changes wait here
+    for the room, and draining waits for them.
+    """
+
+    def __init__(
+        self, room_state: RoomState, feeds: Callable[[str], FeedState], in_flight_limiter: InFlightLimiter
+    ) -> None:
+        self.room_state: RoomState = room_state
+        self.replies: PendingReplies = PendingReplies()
+        self.complete: bool = False
+        self._in_flight_limiter = in_flight_limiter
+        self._holds = False
+        # Changes before those that wait here are in storage only.
+        self._misses_changes = False
+        self._feeds = feeds
+        self._feed: FeedState | None = None
+        # Of answered outcomes, and not published yet.
+        self._changes: list[Changed] = []
+        # Of answered outcomes, and not with the feed yet.
+        self._counters: list[OperatorCounters | SourceCounters] = []
+
+    def decided(self, outcomes: Sequence[Outcome]) -> None:
+        """Answer and publish `outcomes` now, or keep them and call the room, which reads what is missing first."""
+        replies = self.replies
+        was_called, call_room = bool(replies.outcomes), replies.call_room
+        replies.outcomes.extend(outcomes)
+        if self.complete:
+            try:
+                changes = self._changes
+                replies.settle(changes, self._counters)
+                if self.lacks:
+                    self._fall_behind()
+                else:
+                    left_behind = self.publish(changes)
+                    changes.clear()
+                    if not left_behind:
+                        return
+            except Exception:
+                _log.exception("publishing in chat %s failed; its room tries again", self.room_state.chat)
+                self._fall_behind()
+        if call_room is not None and not was_called:
+            call_room()
+
+    @property
+    def lacks(self) -> bool:
+        """Whether the room has to read storage before the changes that wait here can be published."""
+        changes, announced = self._changes, self.room_state.announced
+        return self._misses_changes or (
+            bool(changes) and (announced is None or changes[0].chat.rev > announced.rev + 1)
+        )
+
+    def settle(self) -> None:
+        """Answer the outcomes that wait. Their changes are kept until they are published."""
+        self.replies.settle(self._changes, self._counters)
 
     def announce_waiting(self) -> None:
-        """What storage alone has is announced: announce what waits beyond that. Members may be left behind."""
+        """Publish the changes that wait here, after the room has published those before them from storage."""
         self.settle()
         announced = self.room_state.announced
         self.publish([change for change in self._changes if announced is None or change.chat.rev > announced.rev])
         self._changes = []
-        self._lacks, self.complete = False, True
+        self._misses_changes, self.complete = False, True
         self._release()
 
     def give_up(self) -> None:
-        """The room is given up: answer whoever asked. What was not announced is to be read from storage."""
-        self._lacks, self.complete = True, False
+        """Answer all outcomes of a room that was given up. The next room reads unpublished changes from storage."""
+        self._misses_changes, self.complete = True, False
         try:
             self.settle()
         finally:
             self._changes = []
             self._release()
-            if self._counters and self.room_state.announced is not None:
-                # Nobody knows when the room will show what they count.
-                self._put(self.room_state.announced, None)
+            # It is unknown when the room will publish the changes that belong to these counters.
+            self._put_counters()
+
+    def publish(self, changes: Sequence[Changed], *, counted: bool = True) -> bool:
+        """Send `changes` to the room and then to the feed, or nothing at all if encoding fails.
+
+        True: subscriptions fell behind, and the room has to read on for them. `counted`: after `changes`, everything
+        that the waiting counters count is published.
+        """
+        room_state, feed = self.room_state, self._feed
+        if not changes:
+            self._put_counters()
+            return False
+        chat = changes[-1].chat
+        if feed is None or feed.source != chat.source:
+            feed = self._feed = self._feeds(chat.source)
+        broadcast = Broadcast(room_state, changes, listening=bool(feed.consoles))
+        if room_state.typists and any(change.chat_changed and change.chat.stage is Stage.CLOSED for change in changes):
+            now = trio.current_time()
+            for identity in room_state.typists:
+                stop_typing(room_state, self._feeds, identity, now)
+        left_behind = broadcast.send()
+        counters = tuple(self._counters) if counted else ()
+        if broadcast.shown is not None or counters:
+            feed.put(FeedItem(chat.uuid, chat.rev, broadcast.shown, counters, broadcast.steps, broadcast.linked))
+        if counters:
+            self._counters.clear()
+        return left_behind
+
+    def _put_counters(self) -> None:
+        chat = self.room_state.announced
+        if self._counters and chat is not None:
+            self._feeds(chat.source).put(FeedItem(chat.uuid, chat.rev, None, tuple(self._counters)))
+            self._counters.clear()
 
     def _fall_behind(self) -> None:
         self.complete = False
@@ -136,42 +179,3 @@ class Publisher:
         if self._holds:
             self._holds = False
             self._in_flight_limiter.release()
-
-    def publish(self, changes: Sequence[Changed], *, counted: bool = True) -> bool:
-        """Encode for everybody, then send, then tell the feed: nothing is sent if encoding fails.
-
-        True: members are left behind, and the room has to see to it that they read on. `counted`: after `changes` all
-        that the counters count is shown.
-        """
-        room_state = self.room_state
-        if not changes:
-            if self._counters and room_state.announced is not None:
-                self._put(room_state.announced, None)
-            return False
-        chat = changes[-1].chat
-        broadcast = Broadcast(room_state, changes, listening=self._feed_of(chat).listening)
-        if room_state.typists and any(change.chat_changed and change.chat.stage is Stage.CLOSED for change in changes):
-            now = trio.current_time()
-            for identity in room_state.typists:
-                stop_typing(room_state, self._feeds, identity, now)
-        left_behind = broadcast.send()
-        if not counted:
-            if broadcast.shown is not None:
-                self._feed_of(chat).put(
-                    FeedItem(chat.uuid, chat.rev, broadcast.shown, (), broadcast.steps, broadcast.linked)
-                )
-        elif broadcast.shown is not None or self._counters:
-            self._put(chat, broadcast.shown, broadcast.steps, linked=broadcast.linked)
-        return left_behind
-
-    def _put(
-        self, chat: ChatState, frames: Frames | None, steps: tuple[tuple[int, int], ...] = (), *, linked: bool = False
-    ) -> None:
-        self._feed_of(chat).put(FeedItem(chat.uuid, chat.rev, frames, tuple(self._counters), steps, linked))
-        self._counters.clear()
-
-    def _feed_of(self, chat: ChatState) -> FeedState:
-        # Looked up once: it is asked for with every announcement.
-        if self._feed is None or self._feed.source != chat.source:
-            self._feed = self._feeds(chat.source)
-        return self._feed

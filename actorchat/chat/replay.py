@@ -186,14 +186,7 @@ def _added(subscription: Subscription, room_state: RoomState, chat: ChatState, m
 
 def status_ranges(before: ChatState | None, after: ChatState) -> tuple[tuple[Role, int, int], ...]:
     """Ranges of standard messages whose status changed: (author's role, exclusive low index, inclusive high index)."""
-    if before is None or (
-        before.visitor_read == after.visitor_read
-        and before.visitor_delivered == after.visitor_delivered
-        and before.operators_read == after.operators_read
-        and before.operators_delivered == after.operators_delivered
-    ):
-        return ()
-    return tuple(_ranges(before, after))
+    return () if before is None else tuple(_ranges(before, after))
 
 
 def _ranges(before: ChatState, after: ChatState) -> Iterator[tuple[Role, int, int]]:

@@ -1,7 +1,7 @@
-"""Owns one chat while somebody is there: it authorizes, orders, and hands to the journal.
+"""The actor of one chat: checks commands, submits operations to the journal, and handles presence and typing.
 
-What was committed is announced by its announcer, for which it reads what that misses. It never waits for storage
-while it works, and decides nothing that `actorchat.chat.rules` decides.
+Its `Publisher` publishes what was committed; the room reads from storage what the publisher misses. What an operation
+does is decided by `actorchat.chat.rules`.
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ __all__ = ["Announce", "Enter", "Room", "RoomMessage", "RoomPorts"]
 _log = logging.getLogger(__name__)
 
 PRESENCE_GRACE = 5.0
-"""Seconds for which a user whose last socket is gone is still present."""
+"""Seconds for which a user stays present after its last socket has ended."""
 
 RECOVERY_PAGE = 500
 STORAGE_PAUSE = 0.5
-"""Seconds between two tries to read what must be read."""
+"""Seconds before storage is read again after a failure."""
 
 
 @attrs.frozen
 class RoomPorts:
-    """What every room needs of the rest."""
+    """The dependencies that all rooms share."""
 
     journal: Journal
     chat_reader: ChatReader
@@ -78,12 +78,12 @@ class RoomPorts:
 
 @attrs.frozen
 class Enter(Request[bool]):
-    """Be there: afterwards `RoomState.announced` is set. False: there is no such chat."""
+    """Make sure that `RoomState.announced` is set. The reply is False if there is no such chat."""
 
 
 @attrs.frozen
 class Announce:
-    """The announcer can't go on by itself: storage is to be read, or members are to read on."""
+    """The publisher needs the room: storage has to be read, or subscriptions that are behind have to read on."""
 
 
 _ANNOUNCE = Announce()
@@ -130,7 +130,7 @@ RoomMessage = (
 
 
 class Room(Actor[RoomMessage]):
-    """The actor of one chat. All that must outlive a crash is with its announcer, its roster and in storage."""
+    """The actor of one chat. What must outlive a crash is kept in its `Publisher`, its `RoomState` and storage."""
 
     def __init__(self, publisher: Publisher, ports: RoomPorts) -> None:
         self._publisher, self._room_state, self._ports = publisher, publisher.room_state, ports
@@ -138,15 +138,15 @@ class Room(Actor[RoomMessage]):
     async def on_start(self) -> None:
         room_state = self._room_state
         if room_state.announced is None:
-            # Operations come through here only, so nothing is in flight and what storage says is announced.
+            # All operations of the chat pass through this room, so none is in flight and storage is up to date.
             found = await self._ports.chat_reader.chat(room_state.chat)
-            # It may have been deleted since it was read.
+            # The chat may have been deleted while it was read.
             room_state.announced = None if room_state.expired else found
             self._publisher.complete = room_state.announced is not None
             return
         for cursor in room_state.behind.values():
             if cursor.lagging:
-                # Who read on for the incarnation before this one is gone with it.
+                # The task that read on ended with the incarnation before this one.
                 cursor.reader = None
         await self._announce()
         for identity, presence in room_state.present.items():
@@ -160,13 +160,13 @@ class Room(Actor[RoomMessage]):
         self.ref.signal(_ANNOUNCE)
 
     def can_passivate(self) -> bool:
-        return self._room_state.vacant and not self._publisher.in_flight
+        return self._room_state.vacant and not self._publisher.replies.in_flight
 
     def receive_now(self, message: RoomMessage) -> bool:
-        if not isinstance(message, RoomCommand | OperationRequest):
-            return False
-        self._take(message, trio.current_time())
-        return True
+        if isinstance(message, (RoomCommand, OperationRequest)):
+            self._take(message, trio.current_time())
+            return True
+        return False
 
     async def receive(self, message: RoomMessage) -> None:
         match message:
@@ -192,41 +192,46 @@ class Room(Actor[RoomMessage]):
             case _:
                 assert_never(message)
 
-    # What comes in
+    # Commands and operations
 
     def _take(self, item: RoomCommand | OperationRequest, now: float) -> None:
         item.begun = True
         try:
             if isinstance(item, OperationRequest):
                 self._perform(item, now)
+            elif isinstance(item.command, SendMessage):
+                self._send_message(item, item.command, now)
             else:
-                self._command(item, now)
+                self._command(item, item.command, now)
         except Exception:
             _log.exception("a command failed in chat %s", self._room_state.chat)
             item.fail()
 
-    def _command(self, item: RoomCommand, now: float) -> None:
-        command, subscription = item.command, item.receiver.subscription
-        chat, user = self._room_state.chat, subscription.session.user
+    def _send_message(self, item: RoomCommand, command: SendMessage, now: float) -> None:
+        subscription, room_state = item.receiver.subscription, self._room_state
+        text, attachments = command.text, command.attachments
+        refused = item.refusal or self._check(subscription.identity, text, attachments, now)
+        operation = AddMessage(room_state.chat, subscription.session.user, text, attachments, command.client_id)
+        if refused is not None:
+            self._refuse(operation, refused, item)
+            return
+        if room_state.typists:
+            self._stop_typing(subscription.identity, now)
+        self._submit(operation, item)
+
+    def _command(
+        self, item: RoomCommand, command: MarkMessageDelivered | MarkMessageRead | UpdateTyping, now: float
+    ) -> None:
+        chat, user = self._room_state.chat, item.receiver.subscription.session.user
         match command:
-            case SendMessage():
-                refused = item.refusal or self._check(subscription.identity, command.text, command.attachments, now)
-                operation: ChatOperation = AddMessage(chat, user, command.text, command.attachments, command.client_id)
-                if refused is not None:
-                    self._refuse(operation, refused, item)
-                    return
-                if self._room_state.typists:
-                    self._stop_typing(subscription.identity, now)
             case MarkMessageDelivered(message_id=message_id):
-                operation = MarkMessage(chat, user, message_id, read=False)
+                self._submit(MarkMessage(chat, user, message_id, read=False), item)
             case MarkMessageRead(message_id=message_id):
-                operation = MarkMessage(chat, user, message_id, read=True)
+                self._submit(MarkMessage(chat, user, message_id, read=True), item)
             case UpdateTyping():
                 self._typing(user, command, now)
-                return
             case _:
                 assert_never(command)
-        self._submit(operation, item)
 
     def _perform(self, item: OperationRequest, now: float) -> None:
         operation, refused = item.operation, item.refusal
@@ -238,40 +243,39 @@ class Room(Actor[RoomMessage]):
             if refused is None and operation.type is MessageType.STANDARD:
                 self._stop_typing(identity, now)
         elif isinstance(operation, CloseChat | ReopenChat) and operation.by.role is Role.USER:
-            # These store messages too, and a visitor is nobody one knows.
-            refused = self._check_rate(identity_of(operation.by), now)
+            # These store messages too, so the rate limit applies to visitors.
+            wait = self._ports.limiter.take(identity_of(operation.by), now)
+            refused = rate_limited(wait) if wait else None
         if refused is None:
             self._submit(operation, item)
         else:
             self._refuse(operation, refused, item)
 
     def _check(self, identity: Identity, text: str, attachments: tuple[UUID, ...], now: float) -> Refused | None:
-        return self._check_rate(identity, now) or check_message(text, attachments, self._ports.limits)
-
-    def _check_rate(self, identity: Identity, now: float) -> Refused | None:
-        bucket = self._ports.limiter.bucket(identity, now)
-        wait = 0.0 if bucket is None else bucket.take(now)
-        return rate_limited(wait) if wait else None
+        wait = self._ports.limiter.take(identity, now)
+        return rate_limited(wait) if wait else check_message(text, attachments, self._ports.limits)
 
     def _submit(self, operation: ChatOperation, reply_to: RoomCommand | OperationRequest) -> None:
         publisher = self._publisher
-        if publisher.in_flight < ROOM_IN_FLIGHT and self._ports.journal.submit(operation, publisher, reply_to):
-            publisher.submitted(self._call)
+        replies = publisher.replies
+        if replies.in_flight < ROOM_IN_FLIGHT and self._ports.journal.submit(operation, publisher, reply_to):
+            replies.submitted(self._call)
         else:
             self._refuse(operation, Refused(RefusalCode.OVERLOADED, "the chat has too much to do", 1.0), reply_to)
 
     def _refuse(self, operation: ChatOperation, refused: Refused, reply_to: RoomCommand | OperationRequest) -> None:
-        """At once, or by the journal if `operation` repeats what may be stored, or is about to be."""
+        """Refuse at once, or let the journal do it if the same `client_id` may be stored or in flight."""
         refusal = refusal_of(operation, refused)
         publisher = self._publisher
+        replies = publisher.replies
         if refusal is None:
             reply_to.answer(refused)
-        elif publisher.in_flight < 2 * ROOM_IN_FLIGHT and self._ports.journal.submit(refusal, publisher, reply_to):
-            publisher.submitted(self._call)
+        elif replies.in_flight < 2 * ROOM_IN_FLIGHT and self._ports.journal.submit(refusal, publisher, reply_to):
+            replies.submitted(self._call)
         else:
             reply_to.refuse_untaken()
 
-    # What was decided
+    # Changes that the publisher can't publish by itself
 
     async def _announce(self) -> None:
         publisher = self._publisher
@@ -285,7 +289,7 @@ class Room(Actor[RoomMessage]):
                 self._read_on(subscription, cursor)
 
     async def _recover(self) -> None:
-        """Announce from storage what was committed after `announced`, and could not be announced then."""
+        """Read from storage and publish what was committed after `announced`."""
         room_state, chat_reader = self._room_state, self._ports.chat_reader
         while room_state.announced is not None:
             announced = room_state.announced
@@ -298,14 +302,14 @@ class Room(Actor[RoomMessage]):
                 return
             chat, messages = page.chat, page.messages
             if page.has_more:
-                # The last commit may have stored more messages than fit on this page.
+                # The page may end within the messages of one commit, which are left for the next page.
                 messages = tuple(message for message in messages if message.rev < messages[-1].rev)
                 chat = replace(announced, rev=messages[-1].rev, next_index=messages[-1].index + 1)
             before = (announced.stage, announced.operator, announced.owner)
             changed = (chat.stage, chat.operator, chat.owner) != before
             self._publisher.publish([Changed(chat, messages, changed)], counted=False)
 
-    # Members that read more than the room remembers
+    # Subscriptions that need older messages than the room keeps
 
     def _read_on(self, subscription: Subscription, cursor: ReplayCursor) -> None:
         self.pipe(
@@ -317,7 +321,7 @@ class Room(Actor[RoomMessage]):
     def _retry_reading(self, subscription: Subscription, error: Exception) -> None:
         if not isinstance(error, StorageUnavailable):
             _log.error("reading on failed in chat %s; the socket is closed", self._room_state.chat, exc_info=error)
-        # It comes back and resumes; a strict client reads the history.
+        # The client reconnects and resumes; a strict client reads the history.
         subscription.session.close(CloseCode.SERVER_FAILED, "the chat could not be read")
 
     # Presence and typing

@@ -1,6 +1,6 @@
-"""Owns who is in a room, and what was announced there. It belongs to the room's address and outlives its incarnations.
+"""Keeps a room's subscriptions, present users and last published chat. It outlives the room's actor.
 
-Joining and leaving are synchronous: between two steps of anybody else. Knows no storage and decides nothing.
+Joining and leaving are synchronous, so no other task runs in between.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from actorchat.protocol import Frames, Profile, Role, User, UserConnected, UserD
 __all__ = ["Audience", "ReplayCursor", "RoomState", "Subscription"]
 
 TAIL = 64
-"""Announced messages that a room keeps: short gaps are filled without reading storage."""
+"""Published messages that a room keeps, so that short gaps are filled without reading storage."""
 
 
 class Subscription:
-    """One socket in a room: live in an audience, or behind and reading up to the present.
+    """One socket's subscription to a room: live in an audience, or behind and catching up.
 
-    Before `limited_until`, a moment of Trio's clock, its user has no message to spend.
+    Until `limited_until`, in Trio's clock, the rate limit refuses the user's messages.
     """
 
     __slots__ = ("identity", "limited_until", "profile", "session")
@@ -43,20 +43,16 @@ class Subscription:
 
 @attrs.define(eq=False)
 class Audience:
-    """The live members who see the same bytes."""
+    """The live subscriptions that get the same bytes, each with its session."""
 
     role: Role
     profile: Profile
-    subscriptions: dict[Subscription, None] = attrs.Factory(dict)
-
-    def push(self, frames: Frames) -> None:
-        for subscription in self.subscriptions:
-            subscription.session.push(frames)
+    subscriptions: dict[Subscription, Session] = attrs.Factory(dict)
 
 
 @attrs.define(eq=False)
 class Presence:
-    """A user and its sockets in the room; with none left it is still present until its grace ends."""
+    """A user and the number of its sockets in the room. Without any, it stays present until its grace ends."""
 
     user: User
     sockets: int = 0
@@ -64,10 +60,10 @@ class Presence:
 
 @attrs.define(eq=False)
 class ReplayCursor:
-    """How far a member behind has read: every visible message up to `index`, receipts as in `seen`.
+    """How far a subscription that is behind has read: every visible message up to `index`, receipts as in `seen`.
 
-    `lagging`: it was live, and the room itself sees to its reading on. `ranges` of the way to `seen` are not sent yet:
-    (author's role, exclusive low index, inclusive high index). Only the latest `reader` reads on.
+    `lagging`: it was live before, so the room reads on for it. `ranges` are status changes up to `seen` that are not
+    sent yet: (author's role, exclusive low index, inclusive high index). Only the latest `reader` may read on.
     """
 
     index: int
@@ -78,11 +74,11 @@ class ReplayCursor:
 
 
 class RoomState:
-    """`announced` is the chat as last announced, None until the room's first incarnation has read it.
+    """`announced` is the chat as last published, None until the room's first incarnation has read it.
 
-    `given_up`: the room was, and nobody has entered since; storage may hold what nobody is about to announce.
-    `expiring` is set while it is not known yet whether the chat is being deleted, and then told: until then nobody
-    enters. `expired`: the chat was deleted.
+    `given_up`: the room was given up and nobody has joined since, so storage may have unpublished changes. `expiring`
+    exists while the deletion of the chat is undecided, and is set when it is decided; joining waits for it. `expired`:
+    the chat was deleted.
     """
 
     def __init__(self, chat: UUID, profiles: RenamedUsers, links: Links) -> None:
@@ -103,11 +99,11 @@ class RoomState:
 
     @property
     def vacant(self) -> bool:
-        """Nobody is there or about to be."""
+        """Whether nobody is present and nobody is joining."""
         return not (self.present or self.entering)
 
     def expiry_decided(self, *, expired: bool) -> None:
-        """It is known what became of the chat that was `expiring`."""
+        """End `expiring`, because the deletion was decided."""
         if expired:
             self.expired, self.announced = True, None
         if self.expiring is not None:
@@ -120,9 +116,9 @@ class RoomState:
         yield from self.behind
 
     def arrive(self, subscription: Subscription, cursor: ReplayCursor) -> None:
-        """The member's user is present from now on; the member hears of everybody present, itself included.
+        """Add a subscription, which is behind, at `cursor`, until `go_live`.
 
-        It is behind, at `cursor`, until `go_live`.
+        Its user is present from now on. The socket is sent one `user_connected` for everybody present, itself included.
         """
         presence = self.present.get(subscription.identity)
         if presence is None:
@@ -135,17 +131,17 @@ class RoomState:
         subscription.session.push(Frames.of(everybody))
 
     def go_live(self, subscription: Subscription) -> None:
-        """All that is announced from now on reaches the member: one step with the last thing it missed."""
+        """Send the subscription everything published from now on. Call it in one step with its last missed frames."""
         del self.behind[subscription]
-        self._audience(subscription).subscriptions[subscription] = None
+        self._audience(subscription).subscriptions[subscription] = subscription.session
 
     def fall_behind(self, subscription: Subscription, cursor: ReplayCursor) -> None:
-        """The member reads from storage from now on, at its own pace."""
+        """Let a live subscription read on from storage, at its own pace."""
         del self._audience(subscription).subscriptions[subscription]
         self.behind[subscription] = cursor
 
     def depart(self, subscription: Subscription) -> bool:
-        """The socket is gone. True: it was its user's last one, whose grace begins."""
+        """Remove a subscription. True if it was its user's last one: then the user's grace begins."""
         self._audience(subscription).subscriptions.pop(subscription, None)
         self.behind.pop(subscription, None)
         presence = self.present[subscription.identity]
@@ -153,7 +149,7 @@ class RoomState:
         return presence.sockets == 0
 
     def lapse(self, identity: Identity) -> None:
-        """The user's grace is over: unless it is back, it has left."""
+        """End the user's grace. A user without a socket has left then."""
         presence = self.present.get(identity)
         if presence is not None and presence.sockets == 0:
             del self.present[identity]
@@ -161,19 +157,19 @@ class RoomState:
             self._tell(UserDisconnected(presence.user))
 
     def user(self, user: User) -> User:
-        """The same person, as the room shows it now."""
+        """The same user, with the profile that the room shows now."""
         presence = self.present.get(identity_of(user))
         return self.profiles.user(user) if presence is None else presence.user
 
     def _renamed(self, user: User) -> None:
-        """Somebody present has a new profile: all members are told, and typing is shown with it."""
+        """Show a present user's new profile to all subscriptions, and with its typing."""
         identity = identity_of(user)
         typist = self.typists.get(identity)
         if typist is not None:
             typist.user = user
         presence = self.present[identity]
         if presence.user != user:
-            # Else they came with it: a commit in doubt is told later than it can be read.
+            # Otherwise a socket brought it before, because a commit in doubt can be read before it is published.
             presence.user = user
             self._tell(UserConnected(user))
 

@@ -1,7 +1,7 @@
-"""Owns what an operation does to a chat: `decide(chat, operation, situation)`. Pure functions, no IO, no clock.
+"""Decides what an operation does to a chat: `decide(chat, operation, context)`. Pure functions without IO or clock.
 
-The store calls `decide` inside the transaction, on the chat's row as it stands there, in commit order. So every
-precondition has this one judge.
+The store calls `decide` inside the transaction, on the chat's current row and in commit order, so preconditions are
+checked only here.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ __all__ = ["DecisionContext", "MarkedMessage", "decide", "prospective_operator",
 
 @attrs.frozen
 class MarkedMessage:
-    """What a mark needs to know of the message it names."""
+    """What a mark needs to know about its message."""
 
     index: int
     type: MessageType
@@ -59,15 +59,15 @@ class MarkedMessage:
 
 
 class DecisionContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What a decision may look at besides the chat, all of it as it stands in the transaction.
+    """What a decision may depend on besides the chat, as of the transaction.
 
-    `now` is epoch seconds, rounded down; `rounded` is 1 if that took something off, so that timers begin at
-    `now + rounded`. `message_id` is the first free message id; a decision uses one for each message that it stores,
-    or one as the place of a chat to which something happens without a message. `load` is the sum of `new` and `open`
-    chats of the operator that the operation would give the chat to. `prior` is the stored message of the same chat,
-    author and `client_id`. `marked` is the chat's message that a mark names, None where there is none *in this chat*.
-    `target` is the operator a transfer names. `holder` is the chat's operator, for operations on closed chats and
-    `ReleaseChat`. `uploads` are those that a message names, None in the place of one that there is not.
+    `now` is in epoch seconds, rounded down; `rounded` is 1 if it was not a whole number, so timers start at
+    `now + rounded`. `message_id` is the first free message id. A decision uses one id for each message that it stores,
+    or one as the new place of a chat that changes without a message. `load` is the number of `new` and `open` chats of
+    the operator that would get the chat. `prior` is the stored message with the same chat, author and `client_id`.
+    `marked` is the message of a mark, None if this chat has no such message. `target` is the operator of a transfer.
+    `holder` is the chat's operator, for operations on closed chats and `ReleaseChat`. `uploads` are those of a message,
+    with None for each that does not exist.
     """
 
     policy: Policy
@@ -83,7 +83,7 @@ class DecisionContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def decide(chat: ChatState, operation: ChatOperation, context: DecisionContext) -> Decision:
-    """What `operation` does to `chat`: a `Changed` with the next revision, an `Unchanged`, or a `Refused`."""
+    """The result of `operation`: a `Changed` with the chat's next revision, an `Unchanged`, or a `Refused`."""
     match operation:
         case AddMessage():
             return _add_message(chat, operation, context)
@@ -104,13 +104,13 @@ def decide(chat: ChatState, operation: ChatOperation, context: DecisionContext) 
         case SweepChat():
             return _sweep(chat, context)
         case RefreshPeople():
-            # A revision of its own: everybody who follows the chat sees this change at its place in the chat's order.
+            # A new revision, so that all readers of the chat see this change at the same place in its order.
             return Changed(replace(chat, rev=chat.rev + 1), (), True) if chat.active else Unchanged(chat)
         case _:
             assert_never(operation)
 
 
-# What system messages say. Text is for people: clients go by `chat.status` and `operator_user`.
+# The texts of system messages, for people. Clients use `chat.status` and `operator_user`.
 _CLOSED = "The chat was closed."
 _REOPENED = "The chat was reopened."
 _TRANSFERRED = "The chat was passed to another operator."
@@ -160,7 +160,7 @@ def _add_message(chat: ChatState, operation: AddMessage, context: DecisionContex
         if stage is not Stage.OPEN:
             assigned = timers_from
         stage, operator, awaiting = Stage.OPEN, taken, None
-    # Spelled out, not evolved: this is the one decision made for every message.
+    # Made with positional arguments, which is faster than `replace`: this runs for every message.
     after = ChatState(
         chat.uuid,
         chat.source,
@@ -191,7 +191,9 @@ def _add_message(chat: ChatState, operation: AddMessage, context: DecisionContex
         operation.client_id,
         files,
     )
-    return Changed(after, (message,), _changed(chat, after))
+    # Most messages change neither, so nothing has to be compared.
+    changed = stage is not chat.stage or (operator is not chat.operator and _changed(chat, after))
+    return Changed(after, (message,), changed)
 
 
 def _take_uploads(operation: AddMessage, context: DecisionContext) -> tuple[StoredAttachment, ...] | Refused:
@@ -236,7 +238,7 @@ def _reopened_for_visitor(chat: ChatState, context: DecisionContext) -> tuple[St
         case OnClosed.QUEUE:
             return Stage.NEW, None
         case OnClosed.REOPEN:
-            # Nobody waits for an operator that isn't there, and capacity is never passed: the queue takes it instead.
+            # The queue gets the chat if its operator is away, has left the source or has no capacity.
             holder = context.holder
             if holder is None or not holder.online or chat.source not in holder.sources(context.now) or _full(context):
                 return Stage.NEW, None
@@ -333,10 +335,10 @@ def _return(chat: ChatState, by: User, context: DecisionContext) -> Decision:
 
 
 def _hand_over(chat: ChatState, to: User | None, by: User | None, text: str, context: DecisionContext) -> Changed:
-    """`by` None: the server does it. The customer's waiting time goes on."""
+    """Make the chat new, with the operator `to`. `by` is None for the server. The customer's waiting time goes on."""
     awaiting = chat.awaiting_since
     if awaiting is None and by is not None:
-        # A person hands a chat on so that somebody says something: from now on that is owed.
+        # If a person hands the chat on, the customer waits for an answer from now on.
         awaiting = context.now + context.rounded
     say = ((Role.USER, text), (Role.OPERATOR, text))
     return _transition(chat, context, stage=Stage.NEW, operator=to, awaiting_since=awaiting, say=say, by=by)
@@ -367,7 +369,7 @@ def _not_active(chat: ChatState) -> Refused | None:
 
 
 class _Same:
-    """Marks what a transition leaves as it is."""
+    """The type of `_SAME`, the default of a value that a transition does not change."""
 
 
 _SAME = _Same()
@@ -428,7 +430,7 @@ def _operator_id(chat: ChatState) -> int | None:
 
 
 def prospective_operator(chat: ChatState, operation: ChatOperation) -> int | None:
-    """Whose load `DecisionContext.load` must be: the operator that `operation` may give the chat to."""
+    """The operator that `operation` may give the chat to. `DecisionContext.load` is this operator's."""
     match operation:
         case AddMessage(author=user) | AcceptChat(by=user) | ReopenChat(by=user):
             return user.id if user.role is Role.OPERATOR else _operator_id(chat)
@@ -444,7 +446,7 @@ def record_presence(stored: PersonRecord, operation: SetOnline | EndLeaving, cha
         case SetOnline(online=True):
             return attrs.evolve(stored, online=True, leaving=False)
         case SetOnline():
-            # Only the passage from online to offline costs an operator its chats.
+            # An operator loses its chats only by going offline, not by being offline.
             leaving = chats > 0 if stored.online else stored.leaving
             return attrs.evolve(stored, online=False, leaving=leaving)
         case EndLeaving():

@@ -185,9 +185,8 @@ class ChatService:
         self._directory().signal(Counted(counters))
 
     def _make_feed_roster(self, source: str) -> FeedState:
-        # Whoever holds the roster holds the address: what a room puts while no console is there must not be lost.
-        feed = self._feeds[source]
-        return FeedState(source, lambda: feed.signal(Flush()))
+        # It holds the feed's address, so that items that a room queues while there is no console are not lost.
+        return FeedState(source, partial(self._feeds[source].signal, Flush()))
 
     # People and chats
 

@@ -21,12 +21,14 @@ def show_typing(room_state: RoomState, feed_of: Callable[[str], FeedState], user
         return
     if chat.listed:
         feed = feed_of(chat.source)
-        if feed.listening:
+        if feed.consoles:
             frames = _typing_frames(user, chat.uuid, typed.text, typed.stopped)
             feed.put_typing(chat.uuid, identity_of(user), frames, stopped=typed.stopped)
     for audience in room_state.audiences:
         if audience.profile is Profile.EXTENDED and audience.role is not user.role and audience.subscriptions:
-            audience.push(_typing_frames(user, chat.uuid, "", typed.stopped))
+            frames = _typing_frames(user, chat.uuid, "", typed.stopped)
+            for session in audience.subscriptions.values():
+                session.push(frames)
 
 
 def stop_typing(room_state: RoomState, feed_of: Callable[[str], FeedState], identity: Identity, now: float) -> None:

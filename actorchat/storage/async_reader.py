@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Coroutine
 from functools import partial
 from math import inf
-from typing import Final, TypeVar
-from uuid import UUID
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import trio
 
-from actorchat.chat.model import ChatState, Identity, PersonRecord, Upload
-from actorchat.chat.ports import (
-    PAGE_BYTES,
-    ChatFilter,
-    ChatPage,
-    FeedSnapshot,
-    OperatorRecord,
-    Page,
-    StorageUnavailable,
-)
-from actorchat.protocol import Role
+from actorchat.chat.ports import StorageUnavailable
 from actorchat.storage.database_files import FilesChanged
 from actorchat.storage.store import Reads
 from actorchat.storage.worker_threads import Runner
@@ -33,15 +22,43 @@ _log = logging.getLogger("actorchat.storage")
 _PROBE_PERIOD: Final = 1.0
 _WARNING_PERIOD: Final = 60.0
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class AsyncReader:
-    """Runs each read of `store` in `runner`.
+def _in_runner(
+    method: Callable[Concatenate[Reads, P], T],
+) -> Callable[Concatenate[AsyncReader, P], Coroutine[Any, Any, T]]:
+    """`method` of `Reads` as an asynchronous method of `AsyncReader`."""
+    name = method.__name__
 
-    After a read that failed, `Store.probe` tells whether storage as a whole can't be read: then `unreadable` is true
-    until a probe succeeds. Each such outage is logged once, and single reads that fail beside it once a minute.
+    async def read(self: AsyncReader, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        found: T = await self._run(partial(getattr(self._store, name), *args, **kwargs))
+        return found
+
+    return read
+
+
+class AsyncReader:
+    """`actorchat.chat.ports.ChatReader`: runs each method of `Reads` in `runner`.
+
+    If a read fails, `Store.probe` finds out whether storage as a whole can't be read. Then `unreadable` is true until a
+    probe succeeds. Each such outage is logged once, and single reads that fail otherwise once a minute.
     """
+
+    chat = _in_runner(Reads.chat)
+    newest = _in_runner(Reads.newest)
+    after = _in_runner(Reads.after)
+    since = _in_runner(Reads.since)
+    authored = _in_runner(Reads.authored)
+    chats = _in_runner(Reads.chats)
+    person = _in_runner(Reads.person)
+    operators = _in_runner(Reads.operators)
+    feed_snapshot = _in_runner(Reads.feed_snapshot)
+    unused = _in_runner(Reads.unused)
+    due = _in_runner(Reads.due)
+    uploads = _in_runner(Reads.uploads)
+    unbound_uploads = _in_runner(Reads.unbound_uploads)
 
     def __init__(self, store: Reads, runner: Runner) -> None:
         self._store = store
@@ -55,7 +72,7 @@ class AsyncReader:
         return self._begun.is_set()
 
     async def watch(self) -> None:
-        """During an outage probe once a second, until cancelled: without this an outage has no end."""
+        """Probe once a second during an outage, until cancelled. Only this ends an outage."""
         while True:
             await self._begun.wait()
             await trio.sleep(_PROBE_PERIOD)
@@ -67,21 +84,21 @@ class AsyncReader:
             _log.warning("storage can be read again")
 
     async def _run(self, read: Callable[[], T]) -> T:
-        # What runs a read is never cancelled and may not yield; a caller that pages must do both. It yields after the
-        # read, so that in memory, too, what was read may be old by the time it is used.
+        # A runner is never cancelled and may not yield, but a caller that reads many pages needs both. This yields
+        # after the read, so that with the memory store, too, the result may be old when it is used.
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
             found = await self._runner.run(read)
         except StorageUnavailable as error:
             if not isinstance(error, FilesChanged):
-                # Else whoever writes tells.
+                # Changed files are reported by the writer.
                 await self._judge(str(error))
             raise
         await trio.lowlevel.cancel_shielded_checkpoint()
         return found
 
     async def _judge(self, failure: str) -> None:
-        """Find out whether it is only this read that fails, with `failure`."""
+        """Find out whether only this read fails, with `failure`, or all reads do."""
         if self._probing or self.unreadable:
             return
         self._probing = True
@@ -98,48 +115,3 @@ class AsyncReader:
                 _log.error("a read failed while others work, the database may be damaged: %s", failure)
         finally:
             self._probing = False
-
-    async def chat(self, chat: UUID) -> ChatState | None:
-        return await self._run(partial(self._store.chat, chat))
-
-    async def newest(
-        self, chat: UUID, role: Role, *, before: int | None, limit: int, size: int = PAGE_BYTES
-    ) -> Page | None:
-        return await self._run(partial(self._store.newest, chat, role, before=before, limit=limit, size=size))
-
-    async def after(self, chat: UUID, role: Role, *, after: int, limit: int, size: int = PAGE_BYTES) -> Page | None:
-        return await self._run(partial(self._store.after, chat, role, after=after, limit=limit, size=size))
-
-    async def since(self, chat: UUID, *, rev: int, limit: int) -> Page | None:
-        return await self._run(partial(self._store.since, chat, rev=rev, limit=limit))
-
-    async def authored(
-        self, chat: UUID, author_role: Role, *, after: int, upto: int, limit: int, size: int = PAGE_BYTES
-    ) -> Page | None:
-        return await self._run(
-            partial(self._store.authored, chat, author_role, after=after, upto=upto, limit=limit, size=size)
-        )
-
-    async def chats(self, which: ChatFilter) -> ChatPage:
-        return await self._run(partial(self._store.chats, which))
-
-    async def person(self, identity: Identity) -> PersonRecord | None:
-        return await self._run(partial(self._store.person, identity))
-
-    async def operators(self, sources: Collection[str] | None) -> tuple[OperatorRecord, ...]:
-        return await self._run(partial(self._store.operators, sources))
-
-    async def feed_snapshot(self, sources: Collection[str], limit: int) -> FeedSnapshot:
-        return await self._run(partial(self._store.feed_snapshot, sources, limit))
-
-    async def unused(self, before: float, limit: int) -> tuple[UUID, ...]:
-        return await self._run(partial(self._store.unused, before, limit))
-
-    async def uploads(self, files: Collection[UUID]) -> tuple[Upload, ...]:
-        return await self._run(partial(self._store.uploads, files))
-
-    async def unbound_uploads(self, before: float, limit: int) -> tuple[UUID, ...]:
-        return await self._run(partial(self._store.unbound_uploads, before, limit))
-
-    async def due(self, now: float, limit: int) -> tuple[UUID, ...]:
-        return await self._run(partial(self._store.due, now, limit))

@@ -1,14 +1,14 @@
-"""Owns how a batch is decided: each operation in order on what the ones before it left.
+"""Decides the operations of a batch in order, each on the result of those before it. Pure functions without IO.
 
-Pure; knows no SQL and no clock. `actorchat.chat.rules` judges one operation; here is what surrounds it:
-idempotency, counters, reservation, people.
+`actorchat.chat.rules` decides what an operation does to its chat. This module adds idempotency keys, counters,
+reservations and people.
 """
 
 from __future__ import annotations
 
 import logging
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -80,34 +80,33 @@ _NO_OPERATOR: Final[DecisionAndCounters] = (Refused("not_found", "there is no su
 
 
 class NewKeys:
-    """The idempotency keys that one author added to one chat in this batch, over those that are committed."""
+    """The idempotency keys that one author added to one chat in this batch, on top of the committed ones."""
 
-    __slots__ = ("added", "committed", "count")
+    __slots__ = ("_committed", "added", "count")
 
     def __init__(self, committed: RecentKeys | None) -> None:
-        self.committed: RecentKeys | None = committed
+        self._committed: Mapping[str, tuple[int, int]] = {} if committed is None else committed.entries
         self.count: int = 0 if committed is None else committed.count
         self.added: dict[str, tuple[int, int]] = {}
 
     def find(self, client_id: str) -> int | None:
         """The index of the message with that key, if it is among the last `KEY_HORIZON`."""
-        entry = self.added.get(client_id)
-        if entry is None and self.committed is not None:
-            entry = self.committed.get(client_id)
+        entry = self.added.get(client_id) or self._committed.get(client_id)
         if entry is None or entry[0] < self.count - KEY_HORIZON:
             return None
         return entry[1]
 
     def add(self, client_id: str, index: int) -> None:
+        # Popped first, so that the newest keys come last.
         self.added.pop(client_id, None)
         self.added[client_id] = (self.count, index)
         self.count += 1
 
 
 class Draft:
-    """One chat during a batch. `before` is what the batch found.
+    """One chat during a batch: `before` is its state at the start, `state` the current one.
 
-    A chat that the batch creates has no `row`, and gets its `number` from the store before it is stored.
+    A chat that the batch creates has no `row`; the store sets its `number` before storing it.
     """
 
     __slots__ = ("before", "keys", "messages", "number", "row", "share", "state")
@@ -123,19 +122,19 @@ class Draft:
 
     @property
     def changed(self) -> bool:
-        """The chat's row is to be stored. What is done with a reserved chat makes no revision."""
+        """Whether the chat's row has to be stored. Using a reserved chat changes no revision."""
         return self.state.rev != self.before.rev or self.state.last_activity != self.before.last_activity
 
 
 @attrs.define(eq=False)
 class Changes:
-    """What a batch leaves to be stored. `messages` are in commit order, and their ids ascend. `moves` are the places
-    that chats got without a message.
+    """The changes of a batch that have to be stored.
 
-    With each chat of `deleted` the record of its owner goes, if that is an anonymous visitor without any other chat.
-    `uploads` are the new and the taken ones, None for those to be deleted; `taken` says where: chat and message index.
-    `drafts` by the integer of the chat's UUID: it is looked up for each message, and a UUID hashes in Python code.
-    `gone` has those of the chats in `deleted`, one of which may have been created anew.
+    `messages` are in commit order with ascending ids. `moves` are places that chats got without a message. With each
+    chat of `deleted` goes the record of its owner, if that is an anonymous visitor without another chat. `drafts` has
+    the integers of UUIDs as keys, because a UUID hashes in Python code, for each message. `gone` has the integers of
+    the chats in `deleted`, which may have been created anew. `uploads` has new and bound uploads, and None for deleted
+    ones; `taken` has the chat and the message index of each bound one.
     """
 
     drafts: dict[int, Draft] = attrs.Factory(dict)
@@ -153,7 +152,7 @@ class Changes:
 
     @property
     def nothing(self) -> bool:
-        """Nothing is left to be stored."""
+        """Whether there is nothing to store."""
         if self.created or self.deleted or self.messages or self.people or self.operators or self.sources:
             return False
         if self.uploads:
@@ -164,19 +163,18 @@ class Changes:
 def decide_batch(
     operations: Iterable[Operation], rows: RowCache, messages: Messages, policy: Policy, now: float
 ) -> tuple[list[DecisionAndCounters], Changes]:
-    """Decide `operations` in order at `now`, epoch seconds. `rows` holds what `actorchat.storage.preload` asked
-    for, and is not changed.
+    """Decide `operations` in order at `now`, in epoch seconds.
+
+    `rows` must hold the rows that `actorchat.storage.preload` asked for. It is not changed.
     """
     decider = _Decider(rows, messages, policy, now)
-    return [decider.decide(operation) for operation in operations], decider.changes
+    return list(map(decider.decide, operations)), decider.changes
 
 
 def decide_each(
     operations: Sequence[Operation], alone: Callable[[Operation], DecisionAndCounters]
 ) -> list[DecisionAndCounters]:
-    """Decide each by `alone`, which stores all of an operation or nothing, and refuse those for which it
-    fails.
-    """
+    """Decide each operation by `alone`, which stores it as a whole or not at all, and refuse those that fail."""
     decided: list[DecisionAndCounters] = []
     for operation in operations:
         try:
@@ -191,12 +189,12 @@ def decide_each(
 
 
 def apply_changes(rows: RowCache, changes: Changes) -> None:
-    """Make `rows` what was committed, but for the owners of deleted chats."""
+    """Apply committed changes to `rows`, except the deletion of owners' records."""
     for draft in changes.deleted:
         state = draft.before
         deleted = rows.chats.pop(state.uuid, None)
         if deleted is not None:
-            rows.key_count -= sum(map(len, deleted.keys.values()))
+            rows.key_count -= sum(len(known.entries) for known in deleted.keys.values())
         pair = (state.owner.id, state.source)
         owned = rows.owned.get(pair, [])
         if state.uuid in owned:
@@ -217,9 +215,9 @@ def apply_changes(rows: RowCache, changes: Changes) -> None:
                 known = row.keys.get(person)
                 if known is None:
                     known = row.keys[person] = RecentKeys()
-                rows.key_count -= len(known)
+                before = len(known.entries)
                 known.add(new.added, new.count)
-                rows.key_count += len(known)
+                rows.key_count += len(known.entries) - before
     for uuid, upload in changes.uploads.items():
         if upload is None:
             rows.uploads.pop(uuid, None)
@@ -232,7 +230,7 @@ def apply_changes(rows: RowCache, changes: Changes) -> None:
 
 
 class _Decider:
-    """One batch in the making: `changes` over `rows`."""
+    """Decides one batch: `rows` stay as committed, `changes` are what the operations make of them."""
 
     def __init__(self, rows: RowCache, messages: Messages, policy: Policy, now: float) -> None:
         self._rows = rows
@@ -269,23 +267,27 @@ class _Decider:
         draft = self._draft(operation.chat)
         if draft is None:
             return _NO_CHAT
-        author = self._known(operation.author)
+        author, client_id = self._known(operation.author), operation.client_id
         if author is not operation.author:
             operation = replace(operation, author=author)
-        new_keys, prior = None, None
-        if operation.client_id is not None:
-            new_keys = self._keys(draft, person_key(author))
-            index = new_keys.find(operation.client_id)
-            prior = None if index is None else self._message_at(draft, index)
-        if operation.attachments:
-            return self._add_with_files(draft, operation, new_keys, prior)
-        return self._decided(draft, operation, new_keys, prior=prior)
+        add = self._add_with_files if operation.attachments else self._decided
+        if client_id is None:
+            return add(draft, operation)
+        new_keys = self._keys(draft, person_key(author))
+        index = new_keys.find(client_id)
+        if index is not None:
+            return add(draft, operation, prior=self._message_at(draft, index))
+        decided = add(draft, operation)
+        decision = decided[0]
+        if isinstance(decision, Changed):
+            new_keys.add(client_id, decision.messages[0].index)
+        return decided
 
     def _add_with_files(
-        self, draft: Draft, operation: AddMessage, new_keys: NewKeys | None, prior: StoredMessage | None
+        self, draft: Draft, operation: AddMessage, *, prior: StoredMessage | None = None
     ) -> DecisionAndCounters:
         uploads = tuple(map(self._upload, operation.attachments))
-        decided = self._decided(draft, operation, new_keys, prior=prior, uploads=uploads)
+        decided = self._decided(draft, operation, prior=prior, uploads=uploads)
         decision = decided[0]
         if isinstance(decision, Changed):
             for upload in uploads:
@@ -320,7 +322,7 @@ class _Decider:
         index = self._keys(draft, person_key(message.author)).find(message.client_id)
         if index is None:
             return operation.refusal, _NO_COUNTERS
-        return self._decided(draft, message, None, prior=self._message_at(draft, index))
+        return self._decided(draft, message, prior=self._message_at(draft, index))
 
     def _decide_on_chat(self, operation: ChatOperation) -> DecisionAndCounters:
         draft = self._draft(operation.chat)
@@ -332,29 +334,28 @@ class _Decider:
             marked = self._marked(draft, known.message_id)
         elif isinstance(known, TransferChat):
             target = self._person((True, known.to))
-        return self._decided(draft, known, None, marked=marked, target=target)
+        return self._decided(draft, known, marked=marked, target=target)
 
     def _decided(
         self,
         draft: Draft,
         operation: ChatOperation,
-        new_keys: NewKeys | None,
         *,
         prior: StoredMessage | None = None,
         marked: MarkedMessage | None = None,
         target: PersonRecord | None = None,
         uploads: tuple[Upload | None, ...] = (),
     ) -> DecisionAndCounters:
-        chat = draft.state
+        before, changes = draft.state, self.changes
         holder = None
-        if chat.operator is not None and (chat.stage is Stage.CLOSED or isinstance(operation, ReleaseChat)):
-            holder = self._person((True, chat.operator.id))
+        if before.operator is not None and (before.stage is Stage.CLOSED or isinstance(operation, ReleaseChat)):
+            holder = self._person((True, before.operator.id))
         context = DecisionContext(
             policy=self._policy,
             now=self._now,
             rounded=self._rounded,
-            message_id=self.changes.next_message_id,
-            load=self._load(chat, operation) if self._policy.capacity else 0,
+            message_id=changes.next_message_id,
+            load=self._load(before, operation) if self._policy.capacity else 0,
             prior=prior,
             marked=marked,
             target=target,
@@ -362,33 +363,27 @@ class _Decider:
         )
         if uploads:
             context = replace(context, uploads=uploads)
-        decision = decide(chat, operation, context)
+        decision = decide(before, operation, context)
         if not isinstance(decision, Changed):
             return decision, _NO_COUNTERS
-        return decision, self._take(draft, decision, new_keys)
-
-    def _take(self, draft: Draft, decision: Changed, new_keys: NewKeys | None) -> Counters:
-        before, after = draft.state, decision.chat
-        draft.state = after
+        draft.state = after = decision.chat
         for message in decision.messages:
             draft.messages.append(message)
-            self.changes.messages.append((draft, message))
-            self.changes.next_message_id += 1
-            if new_keys is not None and message.client_id is not None:
-                new_keys.add(message.client_id, message.index)
+            changes.messages.append((draft, message))
+            changes.next_message_id += 1
         if not decision.messages and after.place != before.place:
-            self.changes.moves.append((draft, after.place))
-            self.changes.next_message_id += 1
+            changes.moves.append((draft, after.place))
+            changes.next_message_id += 1
         if before.stage is Stage.CLOSED and after.stage is not Stage.CLOSED:
             self._unclosed.setdefault((after.owner.id, after.source), []).append(after.uuid)
-        # Spares most messages the count: neither who has the chat nor whether it is unread has changed.
+        # Most messages change no counter: the chat's stage, its operator and whether it is unread stay the same.
         if (
             before.stage is after.stage
             and before.operator is after.operator
             and (before.last_visitor_index > before.operators_read) is (after.last_visitor_index > after.operators_read)
         ):
-            return _NO_COUNTERS
-        return self._count(draft, before, after)
+            return decision, _NO_COUNTERS
+        return decision, self._count(draft, before, after)
 
     def _count(self, draft: Draft, before: ChatState, after: ChatState) -> Counters:
         was = draft.share if draft.share is not None else contribution(before)
@@ -470,7 +465,7 @@ class _Decider:
         return self.changes.people.get(key) or self._rows.people.get(key)
 
     def _known(self, user: User) -> User:
-        """`user` as stored. Somebody whose token was never recorded is stored as the operation shows them."""
+        """`user` as stored. A user whose token was never recorded is stored as the operation has it."""
         key = person_key(user)
         record = self._person(key)
         if record is None:
@@ -514,7 +509,7 @@ class _Decider:
         return Changed(chat), _NO_COUNTERS
 
     def _used(self, chat: ChatState) -> ChatState:
-        """The chat; the time after which it expires begins anew if it is reserved."""
+        """Restart the expiry of a reserved chat that is used again, and return the chat."""
         if chat.stage is Stage.RESERVED and chat.last_activity < self._now:
             chat = self.changes.drafts[chat.uuid.int].state = replace(chat, last_activity=self._now)
         return chat

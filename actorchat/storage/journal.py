@@ -1,7 +1,6 @@
-"""Owns the group commit: takes all that waits, has it committed as one batch, tells everyone what came of it.
+"""Commits operations in batches and reports the outcomes to their recipients, in commit order.
 
-Knows neither rooms nor SQL: recipients and a store. One task commits; a second one lives only while storage
-is away.
+One task commits. While storage is away, a second task tries to recover.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from math import inf
+from operator import itemgetter
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -39,13 +39,14 @@ _REFUSED: Final = Refused(RefusalCode.STORAGE_UNAVAILABLE, "messages can't be st
 _UNAVAILABLE: Final[DecisionAndCounters] = (_REFUSED, ())
 
 _Entry = tuple[Operation, Recipient, ReplyTo | None]
+_OPERATION: Final[Callable[[_Entry], Operation]] = itemgetter(0)
 _Refusal = tuple[RefuseMessage, Recipient, ReplyTo | None]
 _Key = tuple[UUID, PersonKey, str | None]
 
 
 @attrs.frozen(kw_only=True)
 class JournalStatistics:
-    """Since the journal was opened; `waiting` and `away` (storage can't be written) as of now."""
+    """Counted since the journal was opened. As of now: `waiting`, and `away`: storage can't be written."""
 
     batches: int
     operations: int
@@ -79,7 +80,7 @@ class Journal:
         self._tidy = tidy
         self._committed = committed
         self._tidy_due = False
-        # What may wait besides what is held.
+        # How many operations may wait besides those that are held.
         self._room = capacity
         self._waiting: list[_Entry] = []
         self._wake = trio.Event()
@@ -88,10 +89,10 @@ class Journal:
         self._probe_delay = _FIRST_PROBE
         self._back_at = -inf
         self._taken = self._told = 0
-        # Committed; told when the next batch is on its way, or at once if nothing waits.
+        # Committed outcomes. They are reported while the next batch is committed, or at once if nothing waits.
         self._untold: tuple[list[_Entry], list[DecisionAndCounters]] | None = None
-        # While storage is away: refusals of messages that may be stored, the keys of those and of the commit in doubt,
-        # and how many outcomes were told before the first of them.
+        # While storage is away: the refusals of messages that may be stored, the keys of these and of the commit in
+        # doubt, and the number of outcomes reported before the first of them.
         self._held: list[_Refusal] = []
         self._open_keys: set[_Key] = set()
         self._open_from: int | None = None
@@ -99,10 +100,9 @@ class Journal:
         self._batches = self._operations = self._largest = self._outages = self._in_doubt = 0
 
     def submit(self, operation: Operation, recipient: Recipient, reply_to: ReplyTo | None = None) -> bool:
-        """Take `operation`; exactly one `Outcome` with `reply_to` reaches `recipient` later. False: not taken.
+        """Queue `operation`. Exactly one `Outcome` with `reply_to` reaches `recipient` later.
 
-        Not taken are operations beyond `capacity` waiting ones, refusals beyond twice as many, and all after the
-        journal began to drain.
+        False if it was not accepted: `capacity` operations wait (for refusals, twice as many), or the journal drains.
         """
         waiting = self._waiting
         if self._closed or (len(waiting) >= self._room and not self._has_room_to_refuse(operation)):
@@ -113,15 +113,16 @@ class Journal:
         return True
 
     async def barrier(self) -> None:
-        """Return when everything submitted before this call is decided and its recipients were told."""
+        """Return when the outcomes of everything submitted before this call were reported."""
         end = self._taken + len(self._waiting)
         await trio.lowlevel.checkpoint()
         while self._told_upto() < end:
             await self._progress.park()
 
     async def drain(self) -> None:
-        """Take nothing more; return when everything taken is decided. While a commit is in doubt, or it is not known
-        whether a repeated message is stored, that waits for storage.
+        """Accept nothing more. Returns when everything accepted is decided.
+
+        That waits for storage while a commit is in doubt, or it is unknown whether a repeated message is stored.
         """
         self._closed = True
         await self.barrier()
@@ -141,8 +142,8 @@ class Journal:
         """Commit what is submitted, until cancelled."""
         try:
             while True:
-                # Yields though something waits: whoever answers an outcome with another operation, or with another try,
-                # can't keep this task going.
+                # This yields even if something waits. Otherwise recipients that submit again at once would keep this
+                # task running for ever.
                 await self._wake.wait()
                 if self._tidy_due:
                     self._tidy_due = False
@@ -150,9 +151,20 @@ class Journal:
                     if not self._waiting:
                         self._wake = trio.Event()
                         continue
-                await self._decide(self._take())
-                while self._untold is not None:
-                    await self._decide(self._take())
+                while True:
+                    entries, self._waiting = self._waiting, []
+                    if len(entries) > MAX_BATCH:
+                        self._waiting = entries[MAX_BATCH:]
+                        del entries[MAX_BATCH:]
+                    else:
+                        self._wake = trio.Event()
+                    self._taken += len(entries)
+                    if self._away:
+                        await self._refuse(entries)
+                    else:
+                        await self._commit(entries)
+                    if self._untold is None:
+                        break
         finally:
             self._tell_untold()
 
@@ -174,35 +186,19 @@ class Journal:
             _log.error("storage is away: %s", str(error))
             self._go_away(Batch(self._writer, self._batches, self._clock()), None)
 
-    async def _decide(self, entries: list[_Entry]) -> None:
-        if self._away:
-            await self._refuse(entries)
-        else:
-            await self._commit(entries)
-
-    def _take(self) -> list[_Entry]:
-        if len(self._waiting) <= MAX_BATCH:
-            entries, self._waiting = self._waiting, []
-            self._wake = trio.Event()
-        else:
-            entries = self._waiting[:MAX_BATCH]
-            del self._waiting[:MAX_BATCH]
-        self._taken += len(entries)
-        return entries
-
     async def _commit(self, entries: list[_Entry]) -> None:
         self._batches += 1
         self._operations += len(entries)
         self._largest = max(self._largest, len(entries))
         batch = Batch(self._writer, self._batches, self._clock())
-        operations = [operation for operation, _, _ in entries]
+        operations = list(map(_OPERATION, entries))
         try:
             meanwhile = None if self._untold is None else self._tell_untold
             decided = await self._runner.run(partial(self._store.commit, operations, batch), meanwhile)
         except StorageUnavailable as error:
-            # As text: whoever keeps the record must not keep the error, and with it cursors of a closed connection.
+            # Logged as text: a kept log record must not keep the error, and with it cursors of a closed connection.
             _log.error("storage is away, nothing of the batch was stored: %s", str(error))
-            # Before what comes of this batch, though the runner may have failed without a word to it.
+            # In commit order, before the outcomes of this batch. The runner may have failed before it did so.
             self._tell_untold()
             self._go_away(batch, None)
             await self._refuse(entries)
@@ -256,7 +252,7 @@ class Journal:
         self._put_first(again)
 
     async def _refuse(self, entries: list[_Entry]) -> None:
-        """Storage is away: refuse what is certainly not stored, and hold what may be until that is known."""
+        """Refuse what is certainly not stored while storage is away, and hold what may be until that is known."""
         told_before = self._told
         refused: list[_Entry] = []
         decided: list[DecisionAndCounters] = []
@@ -289,7 +285,7 @@ class Journal:
             self._put_first(held)
 
     def _put_first(self, entries: Sequence[_Refusal]) -> None:
-        """Decide `entries`, which were taken once, before all that waits."""
+        """Put `entries`, which were taken before, in front of everything that waits."""
         self._taken -= len(entries)
         self._waiting[:0] = entries
         if entries:
@@ -346,12 +342,11 @@ async def open_journal(
 ) -> AsyncIterator[Journal]:
     """A journal that commits to `store`, whose `commit` and `recover` run in `runner`.
 
-    At most `capacity` operations wait; more are not taken. `clock` tells epoch seconds. `writer` names this
-    journal among all that ever wrote to the store; None: a random name. `tidy` runs in `runner` after each second in
-    which nothing was committed; if it raises `StorageUnavailable`, storage is away. `committed` is called after
-    each commit, and must neither block nor raise. Leaving the block
-    takes no more and decides everything that was taken, unless the caller's scope is cancelled: then what is
-    undecided gets no answer.
+    At most `capacity` operations wait; more are not accepted. `clock` gives epoch seconds. `writer` is the name of this
+    journal among all that ever wrote to the store, None for a random one. `tidy` runs in `runner` after each second
+    without a commit; if it raises `StorageUnavailable`, storage is away. `committed` is called after each commit, and
+    must neither block nor raise. Leaving the block decides everything that was accepted. If the caller's scope is
+    cancelled, undecided operations get no outcome.
     """
     async with trio.open_nursery() as nursery:
         journal = Journal(store, runner, nursery, capacity, clock, writer or uuid4().hex, tidy, committed)

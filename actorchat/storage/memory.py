@@ -1,8 +1,4 @@
-"""Owns the store that keeps plain values in memory and commits in place. Knows no SQL, no files, no threads.
-
-What is proven with it holds on disk: the decisions are the same code, and both pass
-`actorchat.testing.check_store`.
-"""
+"""Stores chats in memory. The same code decides here and in the SQL stores, and all pass `check_store`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""Owns the committed rows that a batch is decided on, as far as they are in memory.
+"""Keeps in memory the committed rows that batches are decided on.
 
-Knows no SQL and decides nothing. For the memory store they are everything there is; for a SQL store a bounded
-cache, filled before each batch.
+The memory store has all its rows here. For a SQL store this is a bounded cache, filled before each batch.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ __all__ = [
 ]
 
 KEY_HORIZON: Final = 256
-"""A `client_id` is remembered among this many of its author's newest in that chat."""
+"""The number of an author's newest `client_id`s in a chat that are remembered."""
 
 # About 20 MB of chats with their people, and 30 MB of keys.
 _MAX_CACHED: Final = 16_384
@@ -41,9 +40,10 @@ V = TypeVar("V")
 
 
 def cut_page(messages: Iterable[StoredMessage], limit: int, size: float) -> tuple[list[StoredMessage], bool]:
-    """The first `limit` messages, or as few as have `size` bytes of text, one at least; and whether more follow.
+    """The first messages, and whether more follow.
 
-    At most one message more than that is looked at.
+    At most `limit` messages are returned, and none after the one that makes up `size` bytes of text. At most one more
+    message is read.
     """
     taken: list[StoredMessage] = []
     for message in messages:
@@ -55,7 +55,7 @@ def cut_page(messages: Iterable[StoredMessage], limit: int, size: float) -> tupl
 
 
 PersonKey = tuple[bool, int]
-"""(is an operator, id): an `Identity` that hashes without Python code, looked up several times a message."""
+"""(is an operator, id). Used instead of `Identity` for look-ups on each message, because making it is cheaper."""
 
 
 def person_key(user: User) -> PersonKey:
@@ -63,31 +63,26 @@ def person_key(user: User) -> PersonKey:
 
 
 class RecentKeys:
-    """One author's newest idempotency keys in one chat, each with the index of its message."""
+    """One author's newest idempotency keys in one chat.
 
-    __slots__ = ("_entries", "count")
+    `entries` has, for each key, its number among all keys of the author and the index of its message. `count` is the
+    number of the next key.
+    """
+
+    __slots__ = ("count", "entries")
 
     def __init__(self) -> None:
         self.count: int = 0
-        self._entries: dict[str, tuple[int, int]] = {}
-
-    def __len__(self) -> int:
-        return len(self._entries)
+        self.entries: dict[str, tuple[int, int]] = {}
 
     def find(self, client_id: str) -> int | None:
         """The index of the message with that key, if it is among the last `KEY_HORIZON`."""
-        entry = self._entries.get(client_id)
+        entry = self.entries.get(client_id)
         return None if entry is None or entry[0] < self.count - KEY_HORIZON else entry[1]
 
-    def get(self, client_id: str) -> tuple[int, int] | None:
-        """(place among all keys ever added, message index)."""
-        return self._entries.get(client_id)
-
     def add(self, added: Mapping[str, tuple[int, int]], count: int) -> None:
-        """Add keys, the oldest first, as `get` tells them; `count` is the place that the next one would
-        get.
-        """
-        entries = self._entries
+        """Add entries, the oldest first. `count` is the number of the next key."""
+        entries = self.entries
         for client_id, entry in added.items():
             entries.pop(client_id, None)
             entries[client_id] = entry
@@ -97,9 +92,7 @@ class RecentKeys:
 
 
 class ChatRow:
-    """One chat as committed. `number` is its key inside the store; `keys` holds those authors' that are
-    known.
-    """
+    """One chat as committed. `number` is its key in the store; `keys` has the authors whose keys are loaded."""
 
     __slots__ = ("keys", "number", "state")
 
@@ -110,22 +103,21 @@ class ChatRow:
 
 
 class Messages(Protocol):
-    """The committed messages that a decision may ask for."""
+    """Reads the committed messages that a decision needs."""
 
     def at(self, row: ChatRow, index: int) -> StoredMessage:
         """The chat's message with that index, which exists."""
 
     def find(self, row: ChatRow, message_id: int) -> MarkedMessage | None:
-        """The chat's message with that id, None if it is not this chat's or does not exist."""
+        """The chat's message with that id, None if this chat has none."""
 
 
 @attrs.define(eq=False)
 class RowCache:
-    """Committed rows. What is missing here is missing in storage, or was not loaded because no operation
-    needs it.
+    """Committed rows. A row that is missing here is missing in storage, or no operation needed it yet.
 
-    `owned` lists chats by (owner id, source); closed ones may be among them. The users inside `chats` may
-    have older profiles than `people`: see `with_known_people`.
+    `owned` lists chats by (owner id, source), possibly with closed ones. The users in `chats` may have older profiles
+    than those in `people`: see `with_known_people`.
     """
 
     chats: dict[UUID, ChatRow] = attrs.Factory(dict)
@@ -138,7 +130,7 @@ class RowCache:
     key_count: int = 0
 
     def is_new_key(self, chat: UUID, author: PersonKey, client_id: str) -> bool:
-        """Whether these rows alone tell that the author has no message with that `client_id` in `chat`."""
+        """Whether these rows alone prove that the author has no message with that `client_id` in `chat`."""
         row = self.chats.get(chat)
         if row is None:
             return False
@@ -153,13 +145,13 @@ class RowCache:
         self.key_count = 0
 
     def trim(self) -> None:
-        """Forget the rows that were loaded first, so far as there are more than a cache should hold."""
+        """Forget the rows that were loaded first until the cache is within its bounds."""
         _trim(self.people, _MAX_CACHED)
         _trim(self.operators, _MAX_CACHED)
         _trim(self.sources, _MAX_CACHED)
         while len(self.chats) > _MAX_CACHED or self.key_count > _MAX_CACHED_KEYS:
             row = self.chats.pop(next(iter(self.chats)))
-            self.key_count -= sum(map(len, row.keys.values()))
+            self.key_count -= sum(len(known.entries) for known in row.keys.values())
 
 
 def _trim(table: dict[T, V], limit: int) -> None:
@@ -168,7 +160,7 @@ def _trim(table: dict[T, V], limit: int) -> None:
 
 
 def with_known_people(chat: ChatState, owner: PersonRecord | None, operator: PersonRecord | None) -> ChatState:
-    """`chat` with its people as they are stored now."""
+    """`chat` with the current profiles of its owner and operator."""
     stale_owner = owner is not None and owner.user is not chat.owner
     stale_operator = operator is not None and operator.user is not chat.operator
     if not stale_owner and not stale_operator:

@@ -16,7 +16,7 @@ from actorchat.chat.directory import Directory
 from actorchat.chat.encoding import Encoder
 from actorchat.chat.model import Stage
 from actorchat.chat.operations import AcceptChat, AddMessage
-from actorchat.chat.publisher import Publisher
+from actorchat.chat.publisher import PendingReplies, Publisher
 from actorchat.chat.room import Room
 from actorchat.protocol import (
     GlobalUpdated,
@@ -61,8 +61,7 @@ def plant(
 
 
 PLACES = [
-    (Publisher, "_announce"),
-    (Publisher, "settle"),
+    (PendingReplies, "settle"),
     (Publisher, "publish"),
     (Broadcast, "_encode"),
     (Encoder, "added"),
@@ -243,7 +242,7 @@ async def test_a_message_accepted_before_its_batch_crashed_is_not_refused(
         assert anna.recorder.done == 1
 
 
-@pytest.mark.parametrize(("owner", "name"), [(Publisher, "settle"), (Publisher, "publish"), (Encoder, "added")])
+@pytest.mark.parametrize(("owner", "name"), [(PendingReplies, "settle"), (Publisher, "publish"), (Encoder, "added")])
 async def test_an_operation_gets_its_decision_though_the_room_crashed(
     owner: type, name: str, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
@@ -291,8 +290,8 @@ async def test_a_request_to_a_room_that_is_given_up_is_answered(
 ) -> None:
     async with open_chat() as harness:
         chat = await harness.reserve()
-        plant(monkeypatch, Publisher, "_announce", 1, times=50)
-        plant(monkeypatch, Room, "_recover", 1, times=50)
+        # In the journal's step, in the room that goes on, and in its five restarts: then it is given up.
+        plant(monkeypatch, PendingReplies, "settle", 1, times=7)
         with trio.fail_after(300):
             changed = await harness.chats.perform(AcceptChat(chat, OLGA))
             assert changed.chat.operator == OLGA
@@ -307,8 +306,8 @@ async def test_a_room_that_was_given_up_reads_storage_before_anyone_joins(
         chat = await harness.reserve()
         # A session stays in the room state, so the address outlives the room's actor.
         anna = await harness.join(chat, ANNA)
-        for owner in (Publisher, Room):
-            plant(monkeypatch, owner, "_announce", 1, times=50)
+        for owner, name in ((Publisher, "publish"), (Room, "_announce")):
+            plant(monkeypatch, owner, name, 1, times=50)
         await harness.chats.perform(AddMessage(chat, ANNA, "not announced"))
         await trio.sleep(30)
         assert anna.recorder.closed is not None

@@ -29,7 +29,7 @@ from actorchat.chat.operations import (
     TransferChat,
 )
 from actorchat.chat.ports import Page
-from actorchat.chat.publisher import Publisher
+from actorchat.chat.publisher import PendingReplies, Publisher
 from actorchat.chat.room_state import TAIL
 from actorchat.chat.service import ROOM_IDLE
 from actorchat.protocol import (
@@ -138,7 +138,7 @@ class Scene:
         self.read_by_olga()
 
     def crash_between_reads(self) -> None:
-        plant(self.patch, Publisher, "settle", 2, times=2)
+        plant(self.patch, PendingReplies, "settle", 2, times=2)
         self.read_by_olga()
         self.message()
 

@@ -15,21 +15,22 @@ ANNA = Identity(Role.USER, 7)
 
 
 def test_a_burst_passes_and_then_the_rate_holds() -> None:
-    bucket = RateLimiter(Limits(messages_per_second=10, burst=3)).bucket(ANNA, 0.0)
-    assert bucket is not None
-    assert [bucket.take(0.0) for _ in range(3)] == [0.0, 0.0, 0.0]
-    assert bucket.take(0.0) == pytest.approx(0.1)
-    assert bucket.take(0.1) == 0.0
+    limiter = RateLimiter(Limits(messages_per_second=10, burst=3))
+    assert [limiter.take(ANNA, 0.0) for _ in range(3)] == [0.0, 0.0, 0.0]
+    assert limiter.take(ANNA, 0.0) == pytest.approx(0.1)
+    assert limiter.take(ANNA, 0.1) == 0.0
 
 
-def test_all_sockets_of_a_user_share_one_bucket() -> None:
-    limiter = RateLimiter(Limits())
-    assert limiter.bucket(ANNA, 0.0) is limiter.bucket(Identity(Role.USER, 7), 1.0)
-    assert limiter.bucket(ANNA, 0.0) is not limiter.bucket(Identity(Role.OPERATOR, 7), 0.0)
+def test_users_share_no_allowance_but_the_sockets_of_one_user_do() -> None:
+    limiter = RateLimiter(Limits(messages_per_second=10, burst=1))
+    assert limiter.take(ANNA, 0.0) == 0.0
+    assert limiter.take(Identity(Role.OPERATOR, 7), 0.0) == 0.0
+    assert limiter.take(Identity(Role.USER, 7), 0.0) == pytest.approx(0.1)
 
 
-def test_no_rate_means_no_bucket() -> None:
-    assert RateLimiter(Limits(messages_per_second=0)).bucket(ANNA, 0.0) is None
+def test_no_rate_means_no_limit() -> None:
+    limiter = RateLimiter(Limits(messages_per_second=0, burst=1))
+    assert [limiter.take(ANNA, 0.0) for _ in range(3)] == [0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ class Scene:
 
     def decide(self, *decisions: Decision, reply_to: ReplyTo | None = None) -> None:
         for _ in decisions:
-            self.publisher.submitted(self._call)
+            self.publisher.replies.submitted(self._call)
         operation = MarkMessage(CHAT, ANNA, 1, read=True)
         self.publisher.decided([Outcome(operation, reply_to, decision) for decision in decisions])
 
@@ -77,7 +77,7 @@ def test_a_commit_without_a_gap_is_broadcast_without_waking_the_room() -> None:
     scene.decide(said(1), said(2), Refused("conflict", ""), reply_to=reply_to)
     scene.decide(said(3))
     assert scene.olga.texts() == ["1", "2", "3"]
-    assert (len(reply_to.answers), scene.called, scene.publisher.in_flight) == (3, 0, 0)
+    assert (len(reply_to.answers), scene.called, scene.publisher.replies.in_flight) == (3, 0, 0)
 
 
 def test_nothing_is_broadcast_past_a_missing_revision() -> None:
@@ -90,7 +90,7 @@ def test_nothing_is_broadcast_past_a_missing_revision() -> None:
     scene.publisher.announce_waiting()
     scene.decide(said(6))
     assert scene.olga.texts() == ["1", "2", "3", "4", "5", "6"]
-    assert (len(reply_to.answers), scene.called, scene.publisher.in_flight) == (4, 2, 0)
+    assert (len(reply_to.answers), scene.called, scene.publisher.replies.in_flight) == (4, 2, 0)
 
 
 def test_outcomes_while_the_room_reads_wake_it_once() -> None:
@@ -98,7 +98,7 @@ def test_outcomes_while_the_room_reads_wake_it_once() -> None:
     scene.publisher.complete = False
     scene.decide(said(1), said(2))
     scene.decide(said(3))
-    assert (scene.called, scene.publisher.in_flight, scene.olga.texts()) == (1, 3, [])
+    assert (scene.called, scene.publisher.replies.in_flight, scene.olga.texts()) == (1, 3, [])
 
 
 def test_a_failing_reply_wakes_the_room_and_stops_no_other_reply(

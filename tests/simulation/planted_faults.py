@@ -221,7 +221,7 @@ def _counters_first(whole: Function) -> Function:
         if not early:
             whole(self)
             return
-        feed_state.items = deque(attrs.evolve(item, counters=()) for item in feed_state.items)
+        feed_state.items = deque(msgspec.structs.replace(item, counters=()) for item in feed_state.items)
         self._count(early)
         self.after(0.2, Flush(), key="late")
 

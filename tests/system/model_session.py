@@ -31,7 +31,7 @@ from actorchat.chat.operations import (
     TransferChat,
 )
 from actorchat.chat.ports import ChatFilter
-from actorchat.chat.publisher import Publisher
+from actorchat.chat.publisher import PendingReplies, Publisher
 from actorchat.chat.room import Room
 from actorchat.protocol import MessageType, Profile, Role, User, encode_entity
 from actorchat.testing.simulation.model import Answer, Chat, Commit, Json, Model, Person, Refusal, Repeat
@@ -53,8 +53,7 @@ STRANGER: Final = ("operator", 99)
 MOST_TABS, MOST_CONSOLES, MOST_CHATS = 14, 5, 9
 
 CRASHES: Final = [
-    (Publisher, "_announce"),
-    (Publisher, "settle"),
+    (PendingReplies, "settle"),
     (Publisher, "publish"),
     (Broadcast, "_encode"),
     (Encoder, "added"),
