@@ -1,7 +1,6 @@
-"""Owns what sockets and requests ask of a room, and how each is answered: exactly once.
+"""Commands of sockets and operations of requests on their way to a room, each of which is answered exactly once.
 
-What is asked travels to the room and, as the operation's origin, through the journal and back. It belongs to the asker:
-no crash of the room loses its answer.
+Each is the `reply_to` of its operation in the journal, so that no crash of the room loses its answer.
 """
 
 from __future__ import annotations
@@ -51,10 +50,10 @@ _log = logging.getLogger(__name__)
 
 @attrs.define(eq=False)
 class RoomCommand:
-    """A command of a socket. `begun`: the room has seen it.
+    """A command of a socket. `begun`: the room has started to handle it.
 
-    `counted`: it becomes an operation of the journal, and is still to be answered; typing is not.
-    `refusal`: the message may be stored already, and is otherwise not to be.
+    `counted`: it counts as an operation in flight until it is answered; typing does not count. `refusal`: refuse the
+    message, unless its `client_id` is stored already.
     """
 
     receiver: RoomReceiver
@@ -64,20 +63,20 @@ class RoomCommand:
     begun: bool = False
 
     def answer(self, decision: Decision) -> None:
-        """Answer with what was decided. The socket may have one more operation in flight. Never raises."""
+        """Answer the socket, which may then have one more operation in flight. Never raises."""
         if isinstance(decision, Refused):
             self._refuse(decision)
             return
         self._settle(False)
         if isinstance(decision, Undecided):
-            # The client comes back and sends the message again.
+            # The client reconnects and sends the message again.
             self.receiver.subscription.session.close(CloseCode.SERVER_FAILED, decision.detail)
         elif isinstance(decision, Unchanged) and decision.message is not None:
             message, session = decision.message, self.receiver.subscription.session
             try:
                 payload = self.receiver.room_state.encoder.added(decision.chat, message, message.client_id)
             except Exception:
-                # The client comes back and sends the message again: it must not wait for an answer that was lost.
+                # Otherwise the client would wait for an answer for ever. It reconnects and sends the message again.
                 _log.exception("answering a repeated message failed in chat %s", self.receiver.room_state.chat)
                 session.close(CloseCode.SERVER_FAILED, "the server failed")
             else:
@@ -94,18 +93,18 @@ class RoomCommand:
         refuse(self.receiver.room_state, subscription.session, self.command, refused)
 
     def fail(self) -> None:
-        """The room failed over it; nothing was submitted. Typing is only shown: that closes no socket."""
+        """Close the socket, because the room failed before anything was submitted. Failed typing closes no socket."""
         self._settle(False)
         if isinstance(self.command, UpdateTyping):
             return
         self.receiver.subscription.session.close(CloseCode.SERVER_FAILED, "the server failed")
 
     def lost(self, *, crashed: bool) -> None:
-        """It became a dead letter: a full inbox, a crash, a stop. What the room has begun it answers itself."""
+        """Refuse a command that became a dead letter. The room itself answers what it has begun."""
         if not self.counted or self.begun:
             return
         if crashed and self._may_be_stored:
-            # All that was sent before it has begun: the room refuses it behind that.
+            # The room refuses it after everything that was sent before.
             if self.refusal is None:
                 self.refusal = _NOT_TAKEN
                 self.receiver.in_flight_limiter.refuse()
@@ -114,7 +113,7 @@ class RoomCommand:
             self.refuse_untaken()
 
     def refuse_untaken(self) -> None:
-        """Nothing was submitted. Of a message that may be stored already nothing can be said: the socket is closed."""
+        """Refuse a command that was not submitted. If it may be stored already, close the socket instead."""
         if not self._may_be_stored:
             self.answer(_NOT_TAKEN)
             return
@@ -145,7 +144,7 @@ class Departed:
 
 @attrs.define(eq=False)
 class OperationRequest:
-    """An operation of a request, the sweeper or the directory. `begun`, `refusal`: as of `RoomCommand`."""
+    """An operation of a request, the sweeper or the directory. `begun` and `refusal` are as in `RoomCommand`."""
 
     operation: ChatOperation
     in_flight_limiter: InFlightLimiter
@@ -163,20 +162,20 @@ class OperationRequest:
         self._decided.set()
 
     def fail(self) -> None:
-        """The room failed over it; nothing was submitted."""
+        """Refuse it, because the room failed before anything was submitted."""
         self.answer(_NOT_TAKEN)
 
     def lost(self, *, crashed: bool) -> None:
-        """As `RoomCommand.lost`."""
+        """Like `RoomCommand.lost`."""
         if not self.begun:
             self.refuse_untaken()
 
     def refuse_untaken(self) -> None:
-        """Nothing was submitted. `overloaded` says nothing of what an earlier request may have stored."""
+        """Refuse an operation that was not submitted. An earlier request may have stored the same message."""
         self.answer(_NOT_TAKEN)
 
     async def wait(self) -> Decision:
-        """Wait for the decision; cancelled, the operation goes on."""
+        """Wait for the decision. If this is cancelled, the operation goes on."""
         while self._decision is None:
             await self._decided.wait()
         return self._decision
@@ -190,7 +189,7 @@ def push_event(session: Session, event: Event) -> None:
 
 
 def refuse(room_state: RoomState, session: Session, command: Command, refused: Refused) -> None:
-    """Tell the sending socket, and it alone: `message_not_added` for messages, `error` for marks *(ext)*."""
+    """Send the refusal to the sending socket: `message_not_added` for messages, `error` for marks *(ext)*."""
     if isinstance(command, SendMessage):
         code = refused.code
         payload = message_not_added_payload(
@@ -209,7 +208,7 @@ def refuse(room_state: RoomState, session: Session, command: Command, refused: R
 
 
 class RoomReceiver:
-    """What one socket in a room says (`transports.ports.Receiver`). Never blocks, never raises."""
+    """The `transports.ports.Receiver` of one socket in a room. Never blocks or raises."""
 
     __slots__ = ("in_flight_limiter", "room", "room_state", "subscription")
 
@@ -226,7 +225,7 @@ class RoomReceiver:
         self.room: Ref[RoomCommand | Departed] = room
 
     def receive(self, command: Command | UnknownType) -> bool | None:
-        """True: the session has one more operation in flight, until `operation_done`. False: refused at once."""
+        """True: one more operation of the session is in flight until `operation_done`. False: refused at once."""
         if isinstance(command, UnknownType):
             _answer_unknown(self.subscription.session, command)
             return False
@@ -242,7 +241,7 @@ class RoomReceiver:
         return counted or None
 
     def _limited(self) -> Refused | None:
-        """What the room would say again: a flood costs it no step."""
+        """The refusal while the user is rate-limited, so that the room need not handle the command."""
         subscription = self.subscription
         wait = subscription.limited_until - trio.current_time()
         if wait <= 0 or self.in_flight_limiter.draining:
@@ -251,7 +250,7 @@ class RoomReceiver:
         return rate_limited(wait)
 
     def _refuse(self, command: Command, refused: Refused) -> bool:
-        """At once, or behind what is on its way if the message may be stored already, or be about to be."""
+        """Refuse at once, or in the journal's order if the same `client_id` may be stored or in flight."""
         if not isinstance(command, SendMessage) or command.client_id is None:
             refuse(self.room_state, self.subscription.session, command, refused)
             return False
@@ -275,7 +274,7 @@ class RoomReceiver:
 
 
 def _close_undecided(receiver: RoomReceiver) -> None:
-    """Whether a message is stored can't be found out now: the client comes back and sends it again."""
+    """Close the socket because it is unknown whether a message is stored. The client reconnects and sends it again."""
     session = receiver.subscription.session
     if receiver.in_flight_limiter.draining:
         session.close(CloseCode.DRAINING, "the server is restarting")
@@ -284,7 +283,7 @@ def _close_undecided(receiver: RoomReceiver) -> None:
 
 
 class FeedReceiver:
-    """What one console says: the feed takes no commands. `leave` takes the console off it."""
+    """The `transports.ports.Receiver` of one console. The feed has no commands. `leave` removes the console."""
 
     __slots__ = ("_session", "leave")
 

@@ -1,6 +1,7 @@
-"""Owns what can be asked of the journal, and what comes of it. Values only; `actorchat.chat.rules` decides them.
+"""Defines the operations that the journal takes, and their decisions and outcomes.
 
-An operation is handed to the journal, decided on the chat's row in the transaction, and answered with one `Outcome`.
+An operation is submitted to the journal, decided on the chat's row in the transaction by `actorchat.chat.rules`, and
+answered with one `Outcome`.
 """
 
 from __future__ import annotations
@@ -71,10 +72,9 @@ class AddMessage(msgspec.Struct, frozen=True, gc=False):
 
 
 class RefuseMessage(msgspec.Struct, frozen=True, gc=False):
-    """`message` is not to be stored. Its sender is told `refusal`, unless its `client_id` is known: then as if it
-    had been sent at a better moment.
+    """Refuse `message` with `refusal`, or answer as for a repeated message if its `client_id` is stored already.
 
-    `message_not_added` promises that nothing is stored under that `client_id`, so a message that has one is refused in
+    `message_not_added` promises that nothing is stored under that `client_id`. So a message that has one is refused in
     the order of commits.
     """
 
@@ -87,7 +87,7 @@ class RefuseMessage(msgspec.Struct, frozen=True, gc=False):
 
 
 def refusal_of(message: Operation, refusal: Refused) -> RefuseMessage | None:
-    """How to refuse `message` when it has a `client_id`, None if it can be refused at once."""
+    """The operation that refuses `message`, None if it has no `client_id` and can be refused at once."""
     if isinstance(message, RefuseMessage):
         return message
     if isinstance(message, AddMessage) and message.client_id is not None:
@@ -97,7 +97,7 @@ def refusal_of(message: Operation, refusal: Refused) -> RefuseMessage | None:
 
 @attrs.frozen
 class MarkMessage:
-    """`reader` has received (or, with `read`, read) everything of the counterpart up to this message."""
+    """`reader` has received (with `read`: has read) the counterpart's messages up to this one."""
 
     chat: UUID
     reader: User
@@ -125,7 +125,7 @@ class ReopenChat:
 
 @attrs.frozen
 class TransferChat:
-    """To the operator with the id `to`, who must be known and have the chat's source."""
+    """Give the chat to the operator with the id `to`, which must be known and belong to the chat's source."""
 
     chat: UUID
     by: User
@@ -140,7 +140,7 @@ class ReturnChat:
 
 @attrs.frozen
 class ReleaseChat:
-    """Return the chat of an operator that is leaving. Nothing happens if it is another's or the operator is back."""
+    """Return a leaving operator's chat to the queue. Nothing happens if it has another operator or this one is back."""
 
     chat: UUID
     operator_id: int
@@ -148,14 +148,14 @@ class ReleaseChat:
 
 @attrs.frozen
 class SweepChat:
-    """The chat's timer may have ended: close the chat if idle, return it to the queue if unanswered."""
+    """If the chat's timer has ended, close an idle chat or return an unanswered one to the queue."""
 
     chat: UUID
 
 
 @attrs.frozen
 class RefreshPeople:
-    """Somebody in the chat has another profile: the chat is shown again. Nothing happens if it is closed."""
+    """Publish the chat again because a user in it has a new profile. Nothing happens if it is closed."""
 
     chat: UUID
 
@@ -176,10 +176,10 @@ ChatOperation = (
 
 @attrs.frozen
 class ReserveChat:
-    """A chat for `owner` at `source`: its newest one that is not closed, else a new reserved one under `chat`.
+    """A chat for `owner` at `source`: the newest one that is not closed, else a new reserved one with the UUID `chat`.
 
-    With a `refusal` no chat is made: that is the answer where a new one would be needed. A reserved chat that is given
-    again is kept as long as a new one.
+    With a `refusal`, that is the decision if a new chat would be needed. If a reserved chat is returned, its expiry
+    starts anew.
     """
 
     chat: UUID
@@ -190,10 +190,10 @@ class ReserveChat:
 
 @attrs.frozen
 class ExpireChat:
-    """Delete the chat if it is reserved, and nothing was done with it after `before` (epoch seconds).
+    """Delete the chat if it is reserved and was not used after `before`, in epoch seconds.
 
-    The record of an anonymous owner without any other chat goes with it. `in_use`: the chat's room is open, so the chat
-    is kept as long as a new one.
+    The record of an anonymous owner without another chat is deleted, too. `in_use`: the chat's room is open, so the
+    expiry starts anew instead.
     """
 
     chat: UUID
@@ -203,11 +203,11 @@ class ExpireChat:
 
 @attrs.frozen
 class RecordPerson:
-    """A token was used. `user` has only the profile fields that the token claims; `claimed` names them.
+    """Store what a token says about its user. `user` has the profile fields that the token has, named in `claimed`.
 
-    An operator belongs to `sources` until the token's end, `until`. `token` identifies the token, and `issued` says
-    when it was issued, None if it doesn't say so; they order profiles. Empty, `token` means that this is no token's
-    claim, but what the program itself knows now. Times are in epoch seconds.
+    An operator belongs to `sources` until the token's end, `until`. `token` identifies the token; `issued` is the time
+    at which it was issued, None if unknown. Both decide which of two profiles is newer. With an empty `token`, the
+    profile comes from the embedding program and is current. Times are in epoch seconds.
     """
 
     user: User
@@ -220,9 +220,9 @@ class RecordPerson:
 
 @attrs.frozen
 class SetOnline:
-    """An operator's first feed socket came, or the last one is gone past the grace.
+    """An operator's first feed socket was opened, or the grace after its last one has ended.
 
-    An operator that goes offline with chats is leaving from then on, until `EndLeaving`; coming online ends it too.
+    An operator that goes offline with chats is `leaving` until `EndLeaving` or until it is online again.
     """
 
     operator_id: int
@@ -231,7 +231,7 @@ class SetOnline:
 
 @attrs.frozen
 class EndLeaving:
-    """The chats of a leaving operator were returned. Nothing changes while there are others."""
+    """End `leaving`, because the operator's chats were returned. Nothing happens while it still has chats."""
 
     operator_id: int
 
@@ -276,7 +276,7 @@ class Changed(msgspec.Struct, frozen=True, gc=False):
 
 
 class Unchanged(msgspec.Struct, frozen=True, gc=False):
-    """Nothing to store: it is so already. `message` is the stored one of a repeated `client_id`."""
+    """Nothing had to be stored. `message` is the stored message of a repeated `client_id`."""
 
     chat: ChatState
     message: StoredMessage | None = None
@@ -284,7 +284,7 @@ class Unchanged(msgspec.Struct, frozen=True, gc=False):
 
 @attrs.frozen
 class PersonRecorded:
-    """`renamed`: somebody who was known has another profile now."""
+    """A `RecordPerson`, `SetOnline` or `EndLeaving` was decided. `renamed`: a known user has a new profile."""
 
     person: PersonRecord
     changed: bool
@@ -292,9 +292,9 @@ class PersonRecorded:
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):
-    """Not stored, and never will be. `detail` is for people; `retry_after` in seconds.
+    """Nothing was stored, and nothing will be. `detail` is for people; `retry_after` is in seconds.
 
-    `attachments` are the files that a message is refused for.
+    `attachments` are the files for which a message is refused.
     """
 
     code: str
@@ -305,7 +305,7 @@ class Refused(msgspec.Struct, frozen=True, gc=False):
 
 @attrs.frozen
 class Expired:
-    """The chat was deleted. It never had a message."""
+    """The reserved chat was deleted."""
 
     chat: UUID
 
@@ -323,7 +323,7 @@ class UploadsExpired:
 
 
 class Undecided(msgspec.Struct, frozen=True, gc=False):
-    """Nothing was stored, and whether a message is stored under the same `client_id` can't be read."""
+    """Nothing was stored now, but it is unknown whether a message with the same `client_id` was stored before."""
 
     detail: str
 
@@ -332,17 +332,17 @@ Decision = Changed | Unchanged | PersonRecorded | Expired | UploadRecorded | Upl
 
 
 class ReplyTo(Protocol):
-    """Who waits for what becomes of an operation."""
+    """Gets the decision about an operation."""
 
     def answer(self, decision: Decision, /) -> None:
-        """Take the decision, once. Never blocks."""
+        """Handle the decision. Called once; never blocks."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What became of one submitted operation.
+    """The result of one submitted operation.
 
-    `reply_to` is who asked, if the submitter named somebody. `counters`: those that it changed, as they stand after it.
-    `operation` may be the `RefuseMessage` of a submitted message that storage was away for.
+    `reply_to` is the one that was submitted with it. `counters` are those that it changed, with their new values. If
+    storage was away, `operation` may be the `RefuseMessage` of a submitted message.
     """
 
     operation: Operation

@@ -49,8 +49,7 @@ from actorchat.protocol import MessageType, RefusalCode, Role, User
 __all__ = ["DecisionContext", "MarkedMessage", "decide", "prospective_operator", "record_presence"]
 
 
-@attrs.frozen
-class MarkedMessage:
+class MarkedMessage(msgspec.Struct, frozen=True, gc=False):
     """What a mark needs to know about its message."""
 
     index: int

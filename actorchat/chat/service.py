@@ -1,7 +1,4 @@
-"""Owns the chat as a whole: its rooms, feeds, directory and sweeper, and the way in for sockets and requests.
-
-Composition of the package; what each part does stands in its module.
-"""
+"""Runs the chat: composes its rooms, feeds, directory and sweepers, and connects sockets and requests to them."""
 
 from __future__ import annotations
 
@@ -80,13 +77,13 @@ from actorchat.protocol import (
 __all__ = ["ChatRefused", "ChatService", "open_chats"]
 
 ROOM_IDLE = 60.0
-"""Seconds after which an empty room's actor goes; the chat stays in storage."""
+"""Seconds after which an empty room's actor is passivated. The chat stays in storage."""
 
 MOST_RENAMED = 10_000
-"""Active chats of one person that are shown again after a change of its profile."""
+"""Active chats of one user that are published again after a change of the profile."""
 
 _ANNOUNCED_WITHIN = 5.0
-"""Seconds for which a socket waits whose client knows of messages that are committed and not announced."""
+"""Seconds for which joining waits for messages that the client knows and the room has not published yet."""
 
 _ANNOUNCED_LOOK = 0.02
 
@@ -98,7 +95,7 @@ _KEPT_UP = Restart(max=5, within=60.0, backoff=0.05)
 class ChatRefused(Exception):  # noqa: N818 - an answer, not a failure
     """An operation was refused, and nothing of it is stored. `code` is API.
 
-    The exception is a `storage_unavailable` whose `detail` says that it is not known whether a message is stored.
+    Only with `storage_unavailable` a message may be stored; the `detail` says if that is unknown.
     """
 
     def __init__(self, code: str, detail: str, retry_after: float | None = None) -> None:
@@ -109,7 +106,7 @@ class ChatRefused(Exception):  # noqa: N818 - an answer, not a failure
 
 
 class _Reply:
-    """The one outcome of an operation that belongs to no room (`ports.Recipient`)."""
+    """The `ports.Recipient` of one operation that belongs to no room."""
 
     def __init__(self, tell: Callable[[Outcome], object] | None) -> None:
         self._tell = tell
@@ -129,7 +126,7 @@ class _Reply:
 
 
 class ChatService:
-    """Rooms, feeds and people, for whoever has a socket or a request. Made by `open_chats`."""
+    """The rooms, feeds and people of a server, for its sockets and requests. Made by `open_chats`."""
 
     def __init__(
         self,
@@ -146,7 +143,7 @@ class ChatService:
         self.chat_reader = chat_reader
         self.links = links
         self.on_person: Callable[[PersonRecord], object] = lambda _: None
-        """Called with each person's record that was stored, in the order of the commits."""
+        """Called with each stored record of a person, in commit order."""
         self._journal = journal
         self._directory = directory
         self._renames = renames
@@ -157,7 +154,7 @@ class ChatService:
         self.consoles: Consoles = Consoles()
         self._feeds: Virtual[str, FeedMessage, FeedState] = system.virtual(
             self._make_feed,
-            anchor=self._make_feed_roster,
+            anchor=self._make_feed_state,
             idle=ROOM_IDLE,
             restart=_KEPT_UP,
             name="feed",
@@ -180,21 +177,21 @@ class ChatService:
         return Feed(room_state, self._count)
 
     def _count(self, counters: tuple[OperatorCounters | SourceCounters, ...]) -> None:
-        # Kept where no crash of the directory loses it.
+        # Kept outside the directory, so that no crash of it loses a counter.
         self.consoles.count(counters)
         self._directory().signal(Counted(counters))
 
-    def _make_feed_roster(self, source: str) -> FeedState:
+    def _make_feed_state(self, source: str) -> FeedState:
         # It holds the feed's address, so that items that a room queues while there is no console are not lost.
         return FeedState(source, partial(self._feeds[source].signal, Flush()))
 
     # People and chats
 
     async def record_person(self, operation: RecordPerson) -> PersonRecord:
-        """Store what a token says of its user. Raises `ChatRefused`.
+        """Store what a token says about its user. Raises `ChatRefused`.
 
-        Consoles hear of a changed operator. A new profile is shown where its user is present, and in all its active
-        chats.
+        A changed operator is sent to the consoles. A new profile is shown where its user is present, and in all the
+        user's active chats.
         """
         outcome = await self._submit(operation, self._person_recorded)
         assert isinstance(outcome.decision, PersonRecorded)  # noqa: S101 - what this operation comes to
@@ -214,7 +211,7 @@ class ChatService:
     async def reserve_chat(self, source: str, owner: User, refusal: Refused | None = None) -> tuple[ChatState, bool]:
         """The owner's newest chat at `source` that is not closed, else a new one; and whether it is new.
 
-        Raises `ChatRefused`; with a `refusal`, that one where a new chat would be needed.
+        Raises `ChatRefused`, also with the given `refusal` if a new chat would be needed.
         """
         uuid = UUID(int=self._random.getrandbits(128), version=4)
         outcome = await self._submit(ReserveChat(uuid, source, owner, refusal))
@@ -236,9 +233,9 @@ class ChatService:
         return outcome.decision.files
 
     async def perform(self, operation: ChatOperation) -> Changed | Unchanged:
-        """Let the chat's room put `operation` through. Raises `ChatRefused` with the code that was decided.
+        """Perform `operation` in the chat's room. Raises `ChatRefused` with the code of the decision.
 
-        Waits as long as nobody knows what became of it. Cancelled, it may still be committed.
+        This waits while the commit is in doubt. If it is cancelled, the operation may still be committed.
         """
         refused = self._in_flight_limiter.take()
         if refused is not None and refusal_of(operation, refused) is None:
@@ -257,7 +254,7 @@ class ChatService:
         raise _refusal(decision)
 
     async def _submit(self, operation: Operation, tell: Callable[[Outcome], object] | None = None) -> Outcome:
-        """Put `operation` through. `tell` hears of it in commit order, even if nobody waits any more."""
+        """Submit `operation` and wait for its outcome. `tell` gets it in commit order, even if this is cancelled."""
         refused = self._in_flight_limiter.take()
         if refused is not None:
             raise _refusal(refused)
@@ -275,17 +272,17 @@ class ChatService:
     # Sockets
 
     def chat_nowait(self, chat: UUID) -> ChatState:
-        """The chat as it was last announced, if its room is open; else WouldBlock."""
+        """The chat as last published by its room. Raises WouldBlock if the room is not open."""
         announced = self._rooms.anchor(chat).room_state.announced
         if announced is None:
             raise trio.WouldBlock
         return announced
 
     def join_room_nowait(self, session: Session, chat: UUID, after: int | None) -> RoomReceiver:
-        """As `join_room`, if the room is open and nothing is to be replayed; else WouldBlock."""
+        """Like `join_room`. Raises WouldBlock if the room is not open or a replay is needed."""
         room, room_state = self._rooms[chat], self._rooms.anchor(chat).room_state
         subscription = Subscription(session)
-        # What is announced later reaches the member, whichever incarnation does it.
+        # Every incarnation of the room publishes to this subscription from now on.
         if (
             room_state.announced is None
             or room_state.given_up
@@ -298,9 +295,10 @@ class ChatService:
         return RoomReceiver(room_state, subscription, self._in_flight_limiter, room)
 
     async def join_room(self, session: Session, chat: UUID, after: int | None) -> RoomReceiver:
-        """Be in the room until the receiver's `leave`. Returns once the replay that `after` asks for is sent.
+        """Join the room until the receiver's `leave`. Returns after the replay that `after` asks for was sent.
 
-        Raises `ChatRefused` `not_found`, `StorageUnavailable`; then, or cancelled, there is nothing to leave.
+        Raises `ChatRefused` with `not_found`, and `StorageUnavailable`. If it raises or is cancelled, the session is
+        not in the room.
         """
         room, room_state = self._rooms[chat], self._rooms.anchor(chat).room_state
         while room_state.expiring is not None:
@@ -336,10 +334,10 @@ class ChatService:
         return receiver
 
     async def _position_beyond(self, session: Session, room_state: RoomState, index: int) -> int:
-        """Where a replay begins for a client that has a later message than was announced.
+        """The index after which a replay begins if the client has a later message than the room has published.
 
-        Storage may be ahead of what was announced. A position beyond storage comes from another history: the client
-        hears so, and gets everything. Raises `StorageUnavailable`.
+        Storage may be ahead of the room. A position beyond storage comes from another history: then the client is sent
+        `resync_required` and everything. Raises `StorageUnavailable`.
         """
         stored = await self.chat_reader.chat(room_state.chat)
         if stored is None or index >= stored.next_index:
@@ -347,19 +345,19 @@ class ChatService:
             push_event(session, ResyncRequired(room_state.chat, last))
             return -1
         with trio.move_on_after(_ANNOUNCED_WITHIN):
-            # Rare: a look now and then costs less than an event in each announcement.
+            # Polled, because this is rare and an event would cost time in each broadcast.
             while room_state.announced is None or index >= room_state.announced.next_index:  # noqa: ASYNC110
                 await trio.sleep(_ANNOUNCED_LOOK)
             return index
         raise StorageUnavailable(f"message {index} of chat {room_state.chat} is not announced yet")
 
     async def join_feed(self, session: Session, sources: frozenset[str]) -> FeedReceiver:
-        """Be a console of `sources` until the receiver's `leave`. Returns once the snapshot is sent.
+        """Join the feeds of `sources` until the receiver's `leave`. Returns after the snapshot was sent.
 
-        Raises `StorageUnavailable`; then, or cancelled, there is nothing to leave.
+        Raises `StorageUnavailable`. If it raises or is cancelled, the session is in no feed.
         """
         console = Console(session, sources, self.links)
-        # Holding the refs keeps the feeds' addresses, and with them their rosters.
+        # Holding the refs keeps the feeds' addresses, and with them their states.
         feeds = [(self._feeds[source], self._feeds.anchor(source)) for source in sorted(sources)]
         directory = self._directory()
         for _, room_state in feeds:
@@ -379,7 +377,7 @@ class ChatService:
                 snapshot = await self.chat_reader.feed_snapshot(sources, FEED_SNAPSHOT)
                 pieces, shown = _encode(snapshot), {chat.uuid: chat.rev for chat in snapshot.chats}
                 operators, counters = snapshot.operators, snapshot.counters
-                # Bytes are much smaller than 500 chats with their people, and a console may take its time.
+                # The bytes need much less memory than 500 chats with their users, and a console may read slowly.
                 del snapshot
             while pieces and await session.wait_drained():
                 session.push(pieces.popleft())
@@ -392,17 +390,17 @@ class ChatService:
         return FeedReceiver(session, leave)
 
     async def drain(self) -> None:
-        """Refuse new operations with `draining`; return when all that was taken is decided and announced."""
+        """Refuse new operations with `draining`. Returns when all accepted ones are decided and published."""
         await self._in_flight_limiter.drain()
-        # Rooms have announced to their members, and put into the feeds what consoles are to see.
+        # The rooms have published everything to their subscriptions and queued it in the feeds.
         for source in tuple(self._listened):
             await self._flush(source)
 
     async def _flush(self, source: str) -> None:
-        """Return when the feed has shown all that rooms have put, if it can be kept up."""
+        """Return when the feed has sent everything that rooms have queued, unless it keeps crashing."""
         feed, room_state = self._feeds[source], self._feeds.anchor(source)
         for _ in range(_KEPT_UP.max + 1):
-            # A crashed feed shows it when it restarts, or is activated by the next question.
+            # A crashed feed sends its items when it restarts or when the next request activates it.
             with suppress(ActorError):
                 await feed.ask(Flushed())
             if not room_state.items:
@@ -424,7 +422,7 @@ class ChatService:
         while which is not None:
             page = await self.chat_reader.chats(which)
             for chat in page.chats:
-                # One that can't be stored now must not keep the others.
+                # If one chat can't be stored now, the others are still returned.
                 with suppress(ChatRefused):
                     await self.perform(ReleaseChat(chat.uuid, operator_id))
             which = None if page.next is None else attrs.evolve(which, before=page.next)
@@ -439,7 +437,7 @@ class ChatService:
         return outcome.decision.person
 
     async def show_renamed(self, user: User) -> None:
-        """Show every active chat of `user` again. Raises StorageUnavailable if that is to be tried again."""
+        """Publish every active chat of `user` again. Raises StorageUnavailable if the caller has to try again."""
         operator = user.role is Role.OPERATOR
         which = ChatFilter(
             stages=frozenset({Stage.NEW, Stage.OPEN}),
@@ -455,9 +453,9 @@ class ChatService:
                     raise StorageUnavailable(str(refused)) from refused
 
     async def expire(self, chats: Sequence[UUID], before: float) -> None:
-        """Delete those of `chats` that are reserved, not used since `before`, and whose rooms are not open.
+        """Delete the reserved ones of `chats` that were not used since `before` and whose rooms are not open.
 
-        Returns when it is known what became of each; all of them are in as few transactions as possible.
+        Returns when all are decided, in as few transactions as possible.
         """
         async with trio.open_nursery() as nursery:
             for chat in chats:
@@ -465,26 +463,26 @@ class ChatService:
 
     async def _expire(self, chat: UUID, before: float) -> None:
         room, room_state = self._rooms[chat], self._rooms.anchor(chat).room_state
-        # An open room counts, though it may be empty: somebody left it not long ago, and may be coming back.
+        # An open room counts as used even if it is empty: a user left it not long ago and may reconnect.
         in_use = room_state.announced is not None or not room_state.vacant
         if not in_use:
             room_state.expiring = trio.Event()
         try:
             await self._submit(ExpireChat(chat, before, in_use), partial(_expiry_decided, room, room_state))
         except ChatRefused:
-            # It stays unused: the next look tries again.
+            # The chat stays unused, so the next sweep tries again.
             room_state.expiry_decided(expired=False)
 
     async def sweep(self, chat: UUID) -> None:
         try:
             await self.perform(SweepChat(chat))
         except ChatRefused:
-            # It stays due: the next look tries again.
+            # The chat stays due, so the next sweep tries again.
             return
 
 
 def _expiry_decided(room: Ref[RoomMessage], room_state: RoomState, outcome: Outcome) -> None:
-    """`room` is held until now, so that whoever enters meanwhile finds this roster, and waits."""
+    """End `expiring`. `room` is held until now, so that sockets that join meanwhile find this state and wait."""
     room_state.expiry_decided(expired=isinstance(outcome.decision, Expired))
 
 
@@ -497,7 +495,7 @@ def _refusal(refused: Refused) -> ChatRefused:
 
 
 def _encode(snapshot: FeedSnapshot) -> deque[Frames]:
-    """A fresh console is right without polling: operators, the global value, chats. In pieces of some 50 KB."""
+    """The events of a snapshot: operators, the global value, chats. In pieces of about 50 KB."""
     unread = sum(counters.unread_chats for counters in snapshot.counters)
     head: list[Event] = [*map(operator_event, snapshot.operators), GlobalUpdated(unread)]
     events = head + [ChatUpdated(chat.wire()) for chat in snapshot.chats]
@@ -506,7 +504,7 @@ def _encode(snapshot: FeedSnapshot) -> deque[Frames]:
 
 
 def _close_members(chat: UUID, publisher: Publisher, error: BaseException) -> None:
-    """A room that can't be kept up: who asked is answered, its sockets come back and resume from storage."""
+    """Answer all operations of a room that keeps crashing, and close its sockets, which reconnect and resume."""
     publisher.room_state.given_up = True
     publisher.give_up()
     for subscription in tuple(publisher.room_state.subscriptions()):
@@ -514,7 +512,7 @@ def _close_members(chat: UUID, publisher: Publisher, error: BaseException) -> No
 
 
 def settle_dead_letter(letter: DeadLetter) -> None:
-    """What a room never began is refused, so that nobody waits for ever (`open_system(on_dead_letter=…)`)."""
+    """Refuse commands that no room handled, so that no caller waits for ever (`open_system(on_dead_letter=…)`)."""
     if isinstance(letter.message, RoomCommand | OperationRequest):
         letter.message.lost(crashed=letter.reason is DeadLetterReason.CRASHED)
 

@@ -41,7 +41,7 @@ __all__ = ["MemoryStore"]
 
 
 class MemoryStore:
-    """A `Store` that ends with the process. Everything is called from one thread. `clock` gives epoch seconds.
+    """A `Store` whose content ends with the process. One thread makes all calls. `clock` gives epoch seconds.
 
     With `brokers`, their names, it is a `StoredLog` too.
     """
@@ -54,7 +54,7 @@ class MemoryStore:
         self._logs: dict[int, list[StoredMessage]] = {}
         self._moves: dict[int, list[int]] = {}
         self._numbers = count()
-        # Those that nothing was done with for longest come first.
+        # The chats that are unused for the longest time come first.
         self._reserved: dict[UUID, ChatRow] = {}
         self._owned: Counter[int] = Counter()
         self._places: dict[int, tuple[int, int]] = {}
@@ -69,7 +69,7 @@ class MemoryStore:
         try:
             decided, changes = decide_batch(operations, self._rows, self, self._policy, batch.now)
         except Exception:
-            # decide_each logs each culprit with its own traceback.
+            # `decide_each` logs each operation that fails, with its traceback.
             decided = decide_each(operations, lambda operation: self._alone(operation, batch.now, recorder))
         else:
             if recorder is not None:
@@ -94,7 +94,7 @@ class MemoryStore:
         return decide_batch(operations, self._rows, self, self._policy, 0)[0]
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: there are no files or connections."""
 
     def positions(self) -> Mapping[str, int]:
         return self._positions.copy()

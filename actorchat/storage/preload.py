@@ -1,4 +1,4 @@
-"""Owns what rows a batch must have loaded before it can be decided. Pure; knows no SQL."""
+"""Finds out which rows have to be loaded before a batch can be decided. Pure functions without SQL."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import attrs
 
 from actorchat.chat.model import ChatState
 from actorchat.chat.operations import (
+    AcceptChat,
     AddMessage,
+    CloseChat,
     EndLeaving,
-    ExpireChat,
     ExpireUploads,
     MarkMessage,
     Operation,
     RecordPerson,
     RecordUpload,
-    RefreshPeople,
     RefuseMessage,
-    ReleaseChat,
+    ReopenChat,
     ReserveChat,
+    ReturnChat,
     SetOnline,
-    SweepChat,
     TransferChat,
 )
 from actorchat.protocol import User
@@ -33,7 +33,7 @@ __all__ = ["Preload", "missing_chats", "missing_rest", "reservations"]
 
 @attrs.define(eq=False)
 class Preload:
-    """Rows that are not known yet, by key; `keys` asks for an author's recent idempotency keys in a chat."""
+    """The keys of rows that are not in the cache. `keys` has the authors and chats of idempotency keys."""
 
     people: set[PersonKey] = attrs.Factory(set)
     operators: set[int] = attrs.Factory(set)
@@ -44,26 +44,30 @@ class Preload:
 
 
 def missing_chats(operations: Iterable[Operation], rows: RowCache) -> set[UUID]:
-    """The chats that `operations` name and `rows` lacks, existing or not."""
+    """The chats of `operations` that are not in `rows`, whether or not they exist."""
     chats = rows.chats
     return {
         operation.chat
         for operation in operations
-        if not isinstance(operation, RecordPerson | SetOnline | EndLeaving | RecordUpload | ExpireUploads)
+        if not isinstance(operation, (RecordPerson, SetOnline, EndLeaving, RecordUpload, ExpireUploads))
         and operation.chat not in chats
     }
 
 
 def reservations(operations: Iterable[Operation]) -> set[tuple[int, str]]:
-    """(owner id, source) whose chats that are not closed must be known, all of them."""
+    """The pairs (owner id, source) whose chats have to be loaded, unless they are closed."""
     return {(operation.owner.id, operation.source) for operation in operations if isinstance(operation, ReserveChat)}
 
 
 def missing_rest(operations: Iterable[Operation], rows: RowCache) -> Preload:
-    """What else is missing, once the chats are there. Only rows that a decision may look at are asked for."""
+    """The other rows that decisions need and `rows` lacks. The chats have to be loaded before."""
     needs = Preload()
     people, chats = rows.people, rows.chats
     for operation in operations:
+        message = operation.message if isinstance(operation, RefuseMessage) else operation
+        if isinstance(message, AddMessage):
+            _add_for_message(needs, rows, message, refused=message is not operation)
+            continue
         user = _acting(operation)
         if user is not None:
             person = person_key(user)
@@ -92,24 +96,30 @@ def missing_rest(operations: Iterable[Operation], rows: RowCache) -> Preload:
                 _add_for_chat(needs, rows, chats[uuid].state)
         row = chats.get(operation.chat)
         if row is None:
-            if isinstance(operation, AddMessage):
-                needs.uploads.update(operation.attachments)
             continue
         _add_for_chat(needs, rows, row.state)
-        message = operation.message if isinstance(operation, RefuseMessage) else operation
-        if isinstance(message, AddMessage):
-            if message.client_id is not None and row.state.next_index:
-                author = person_key(message.author)
-                if author not in row.keys:
-                    needs.keys.add((message.chat, author))
-            if message.attachments:
-                needs.uploads.update(message.attachments)
-        elif isinstance(operation, MarkMessage):
+        if isinstance(operation, MarkMessage):
             needs.marked.add(operation.message_id)
         elif isinstance(operation, TransferChat):
             needs.people.add((True, operation.to))
             needs.operators.add(operation.to)
     return needs
+
+
+def _add_for_message(needs: Preload, rows: RowCache, message: AddMessage, *, refused: bool) -> None:
+    author, row = person_key(message.author), rows.chats.get(message.chat)
+    if message.attachments:
+        needs.uploads.update(message.attachments)
+    # A refused message stores no author.
+    if not refused:
+        if author not in rows.people:
+            needs.people.add(author)
+        if author[0] and author[1] not in rows.operators:
+            needs.operators.add(author[1])
+    if row is not None:
+        _add_for_chat(needs, rows, row.state)
+        if message.client_id is not None and row.state.next_index and author not in row.keys:
+            needs.keys.add((message.chat, author))
 
 
 def _add_for_chat(needs: Preload, rows: RowCache, chat: ChatState) -> None:
@@ -127,22 +137,11 @@ def _add_for_chat(needs: Preload, rows: RowCache, chat: ChatState) -> None:
 
 
 def _acting(operation: Operation) -> User | None:
-    """Who may end up in a chat, a message or a profile by it. Marks and refusals leave no trace of who made them."""
+    """The user that an operation other than a message may store. A mark stores none."""
     match operation:
-        case AddMessage(author=user) | RecordPerson(user=user) | ReserveChat(owner=user):
+        case RecordPerson(user=user) | ReserveChat(owner=user) | AcceptChat(by=user) | CloseChat(by=user):
             return user
-        case (
-            RefuseMessage()
-            | MarkMessage()
-            | ReleaseChat()
-            | SweepChat()
-            | ExpireChat()
-            | RefreshPeople()
-            | SetOnline()
-            | EndLeaving()
-            | RecordUpload()
-            | ExpireUploads()
-        ):
-            return None
+        case ReopenChat(by=user) | TransferChat(by=user) | ReturnChat(by=user):
+            return user
         case _:
-            return operation.by
+            return None

@@ -1,7 +1,4 @@
-"""Owns the archive's reads over one SQL connection.
-
-Knows no transaction: the caller makes each reading consistent.
-"""
+"""Reads chats, messages and people with a SQL cursor. The caller's transaction makes each read consistent."""
 
 from __future__ import annotations
 
@@ -41,7 +38,7 @@ _BEYOND: Final = MAX_SAFE_INTEGER + 1
 
 
 class Cursor(Protocol):
-    """What is used of a driver's cursor."""
+    """The part of a driver's cursor that is needed to read."""
 
     def execute(self, statement: str, parameters: Row = (), /) -> object: ...
 
@@ -53,7 +50,7 @@ class Cursor(Protocol):
 class SqlReads:
     """`actorchat.storage.store.Reads` on `cursor`, as of `now` in epoch seconds.
 
-    `left_out` hears of each chat, by its hexadecimal UUID, that a list leaves out because its row is damaged.
+    `left_out` is called with the hexadecimal UUID of each chat that a list leaves out because its row is damaged.
     """
 
     def __init__(
@@ -144,7 +141,7 @@ class SqlReads:
     def feed_snapshot(
         self, sources: Collection[str], limit: int, known: Collection[ChatState] | None = None
     ) -> FeedSnapshot:
-        """`known`: the sources' active chats, where they were read already."""
+        """Read a snapshot. `known` has the active chats of the sources if they were read already."""
         wanted = sorted(frozenset(sources))
         if known is None:
             rows = self._all(self._statements.feed_chats, (keys(wanted), limit))
@@ -174,7 +171,7 @@ class SqlReads:
         return tuple(UUID(hex=row[0]) for row in self._all(self._statements.unbound_uploads, (before, limit)))
 
     def _sound(self, rows: Iterable[Row]) -> Iterator[ChatState]:
-        """The chats of those rows that hold one."""
+        """The chats of the rows that are not damaged."""
         for row in rows:
             try:
                 yield read_row(chat_of, row)
@@ -191,7 +188,7 @@ class SqlReads:
         found = self._chat(chat)
         if found is None:
             return None
-        # Row by row: no more is read than the page holds.
+        # Row by row, so that no more is read than the page holds.
         self._cursor.execute(statement, (found[0], *parameters, limit + 1))
         messages, has_more = cut_page(map(_message, iter(self._cursor.fetchone, None)), limit, size)
         if backwards:

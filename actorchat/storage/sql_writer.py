@@ -1,7 +1,4 @@
-"""Owns what a batch reads and writes over a SQL cursor: rows it needs, changes it leaves.
-
-Knows no transaction.
-"""
+"""Loads the rows that a batch needs and writes its changes, with a SQL cursor. The caller owns the transaction."""
 
 from __future__ import annotations
 
@@ -45,7 +42,7 @@ _MAX_MARKABLE: Final = 8_192
 
 
 class BatchCursor(Cursor, Protocol):
-    """What is used of a driver's cursor to write."""
+    """The part of a driver's cursor that is needed to write."""
 
     def fetchmany(self, size: int, /) -> list[Row]: ...
 
@@ -53,9 +50,7 @@ class BatchCursor(Cursor, Protocol):
 
 
 class SqlWriter:
-    """Decides batches on a database that `rows` is a cache of: what it holds is as committed, and it is
-    bounded.
-    """
+    """Decides batches on a database, with `rows` as a bounded cache of its committed rows."""
 
     def __init__(self, statements: Statements, policy: Policy) -> None:
         self.rows: RowCache = RowCache()
@@ -66,7 +61,7 @@ class SqlWriter:
         self._cursor: BatchCursor
 
     def forget(self, cursor: BatchCursor) -> None:
-        """Take nothing for known: somebody else may have written."""
+        """Clear the cache, because another connection may have written."""
         self.rows.clear()
         self._markable.clear()
         cursor.execute(self._statements.last_message_id)
@@ -75,21 +70,19 @@ class SqlWriter:
     def store(
         self, cursor: BatchCursor, operations: Sequence[Operation], now: float
     ) -> tuple[list[DecisionAndCounters], Changes]:
-        """Read what is needed, decide, write what comes of it. Hand the changes to `committed` after
-        COMMIT.
-        """
+        """Load rows, decide `operations` and write the changes, which `committed` has to get after COMMIT."""
         self._cursor = cursor
         try:
             self._load(operations)
             decided, changes = decide_batch(operations, self.rows, self, self._policy, now)
             self._save(changes)
         finally:
-            # SQLite keeps a closed connection open as long as one of its cursors is.
+            # SQLite keeps a closed connection open as long as one of its cursors exists.
             del self._cursor
         return decided, changes
 
     def look_up(self, cursor: BatchCursor, operations: Sequence[RefuseMessage]) -> list[DecisionAndCounters]:
-        """Decide what writes nothing."""
+        """Decide operations that write nothing."""
         self._cursor = cursor
         self._load(operations)
         decided, _ = decide_batch(operations, self.rows, self, self._policy, 0)
@@ -98,7 +91,7 @@ class SqlWriter:
     def committed(self, changes: Changes) -> None:
         apply_changes(self.rows, changes)
         for draft in changes.deleted:
-            # The owner's record may be gone with the chat.
+            # The owner's record may be deleted with the chat.
             self.rows.people.pop(person_key(draft.before.owner), None)
         for draft, message in changes.messages:
             marked = MarkedMessage(message.index, message.type, message.type_role)
@@ -210,7 +203,7 @@ class SqlWriter:
             else:
                 progressed.append(progress_row(draft.number, state))
         created = [chat_row(draft.number, draft.state, policy) for draft in changes.created]
-        # First: a chat with the same uuid may have been made anew.
+        # First, because a chat with the same UUID may have been created anew.
         self._many(statements.delete_chat, [(draft.number,) for draft in changes.deleted if draft.row is not None])
         self._many(statements.insert_chat, created)
         self._many(statements.update_chat, moved)
@@ -223,7 +216,7 @@ class SqlWriter:
             self._save_files(changes)
         self._many(statements.insert_move, [(place, draft.number) for draft, place in changes.moves])
         self._many(statements.put_person, list(map(person_row, changes.people.values())))
-        # Last: an owner may have got another chat.
+        # After the inserts, because an owner may have got another chat.
         owners = [draft.before.owner.id for draft in changes.deleted]
         self._many(statements.delete_owner, [(id_,) for id_ in owners if id_ >= ANONYMOUS_IDS])
         self._many(statements.put_operator_counters, list(map(counters_row, changes.operators.values())))

@@ -1,6 +1,6 @@
-"""Stores chats in a SQLite file: transactions, and what each of their failures means.
+"""Stores chats in a SQLite file, in one transaction per batch, and handles outages and damage of the file.
 
-A failed write leaves nothing behind but the question whether COMMIT was durable, and `recover` answers it.
+After a failed COMMIT it is unknown whether the batch is stored; `recover` finds out.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _NO_TEXT: Final = "Could not decode"
-"""How the sqlite3 module says that bytes in a row are no text: it gives no code of SQLite for that."""
+"""How errors of the sqlite3 module begin that mean that text in a row is not UTF-8. They have no SQLite code."""
 
 _LOOK_PERIOD: Final = 1.0
-"""Seconds between two looks at the write-ahead log's files."""
+"""Seconds between two checks of the write-ahead log's files."""
 
 _MOST_DAMAGED: Final = 1_000
-"""Damaged chats that are remembered and logged; those beyond are found anew each time."""
+"""The number of damaged chats that are remembered. Further ones are found again for each operation, and not logged."""
 
 _READ_RETRY: Final = 10.0
 """Seconds for which operations of a chat are refused after the disk has failed to read its rows."""
@@ -62,7 +62,7 @@ _MOST_READ_ERRORS: Final = 3
 _READ_ERRORS: Final = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ})
 
 _STAMP_PERIOD: Final = 10.0
-"""Seconds after which a commit renews the stamp that tells this database from copies of it."""
+"""Seconds after which a commit changes the stamp, by which the database differs from older copies of it."""
 
 
 _IS_DAMAGED: Final = "a part of the database that this needs is damaged"
@@ -70,7 +70,7 @@ _DAMAGED: Final = Refused(RefusalCode.STORAGE_UNAVAILABLE, _IS_DAMAGED)
 
 
 class _RowsDamaged(StorageUnavailable):
-    """`operation` needs rows that can't be read any more."""
+    """`operation` needs damaged rows."""
 
     def __init__(self, operation: Operation) -> None:
         super().__init__("damaged rows")
@@ -88,7 +88,7 @@ def _read(method: Callable[Concatenate[SqlReads, P], T]) -> Callable[Concatenate
 
 
 class SqliteStore:
-    """A `Store` in the file `path`, which is made if it is missing, with its schema brought up to date.
+    """A `Store` in the file `path`, which is created if it is missing and upgraded if its schema is older.
 
     With `brokers`, their names, it is a `StoredLog` too; without any it keeps no log and forgets an older one.
 
@@ -113,7 +113,7 @@ class SqliteStore:
         self._statements = Statements()
         self._batches = SqlWriter(self._statements, policy)
         self._data_version: int | None = None
-        # Whether the cached rows are as committed, also while there is no connection.
+        # Whether the cached rows are the committed ones, also while there is no connection.
         self._rows_hold = True
         self.corrected_counters: int = 0
         self._looked_at = self._stamped_at = -inf
@@ -131,19 +131,20 @@ class SqliteStore:
             raise
 
     def commit(self, operations: Sequence[Operation], batch: Batch) -> list[DecisionAndCounters]:
-        # Operations that need damaged rows, by their place in the batch. They are left out and refused.
-        refused = {
-            place
-            for place, operation in enumerate(operations)
-            if self._damaged
-            and (chat := getattr(operation, "chat", None)) is not None
-            and batch.now < self._damaged.get(chat, -inf)
-        }
+        # The places of operations that need damaged rows. They are left out of the batch and refused.
+        refused: set[int] = set()
+        if self._damaged:
+            for place, operation in enumerate(operations):
+                chat = getattr(operation, "chat", None)
+                if chat is not None and batch.now < self._damaged.get(chat, -inf):
+                    refused.add(place)
         read_errors = 0
         while True:
-            sound = [operation for place, operation in enumerate(operations) if place not in refused]
+            sound = operations
+            if refused:
+                sound = [operation for place, operation in enumerate(operations) if place not in refused]
             try:
-                return self._with_refused(self._commit(sound if refused else operations, batch), refused, operations)
+                return self._with_refused(self._commit(sound, batch), refused, operations)
             except CommitInDoubt as doubt:
                 raise CommitInDoubt(self._with_refused(doubt.decided, refused, operations)) from doubt.__cause__
             except _RowsDamaged as damage:
@@ -160,7 +161,7 @@ class SqliteStore:
     def _with_refused(
         self, decided: list[DecisionAndCounters], refused: set[int], operations: Sequence[Operation]
     ) -> list[DecisionAndCounters]:
-        """The outcomes of all `operations`, of which those at the places `refused` were left out."""
+        """`decided`, with refusals at the places `refused`, which were left out of the batch."""
         if not refused:
             return decided
         others = iter(decided)
@@ -170,7 +171,7 @@ class SqliteStore:
         ]
 
     def _refusal(self, operation: Operation) -> Decision:
-        """What `operation`, which needs damaged rows, comes to. The message of a key may be on them."""
+        """The decision about an operation that needs damaged rows, which may hold the message of its `client_id`."""
         refusal = refusal_of(operation, _DAMAGED)
         if refusal is None:
             return _DAMAGED
@@ -200,10 +201,10 @@ class SqliteStore:
                 self._rows_hold = False
                 recorder = CommitRecorder(batch.now) if self._brokers else None
                 decided = decide_each(operations, lambda operation: self._alone(cursor, operation, batch.now, recorder))
-            # What is committed to a file that is not there any more is lost, though SQLite commits it.
+            # SQLite would commit to a file that was deleted or replaced, and the batch would be lost.
             self._files.check()
             if changes is not None and changes.nothing:
-                # No disk is waited for, and nothing can be in doubt.
+                # Without a COMMIT nothing waits for the disk and nothing can be in doubt.
                 cursor.execute("ROLLBACK")
                 self._batches.committed(changes)
                 return decided
@@ -230,14 +231,14 @@ class SqliteStore:
             self._files.check()
             self._look_at_files()
             self._disconnect()
-            # What is cached is kept as it is until the next commit: `is_new` may be asked in another thread.
+            # The cache stays unchanged until the next commit, because another thread may call `is_new`.
             cursor = self._connections.open_writer().cursor()
             cursor.execute("BEGIN IMMEDIATE")
             cursor.execute(self._statements.batch, (batch.writer,))
             known = cursor.fetchall()
             self._check_history(batch.writer, known)
-            # What a failed COMMIT left in the log could still come to life after a crash, or be lost if it is
-            # there: a commit over it, or after it, is what makes either answer final.
+            # After a crash, SQLite could still apply or lose the part of the log that a failed COMMIT wrote. Another
+            # commit after it makes the answer final.
             cursor.execute(self._statements.fence, (batch.writer, 0, 0, int(batch.now), 0))
             cursor.execute("COMMIT")
         stored = bool(known) and known[0][0] == batch.number
@@ -246,7 +247,7 @@ class SqliteStore:
         return stored
 
     def tidy(self) -> None:
-        """Look after the files: to be called about once a second while nothing is committed.
+        """Check the files. Call this about once a second while nothing is committed.
 
         Raises `StorageUnavailable` if they are not those that were opened.
         """
@@ -355,10 +356,10 @@ class SqliteStore:
                 cursor.execute(statement).fetchall()
 
     def _begin(self, *, fresh: bool = False) -> sqlite3.Cursor:
-        """Begin a transaction that nobody else can write beside. `fresh` forgets what is cached."""
+        """Begin a transaction that excludes other writers. With `fresh`, clear the cache."""
         cursor = self._connections.open_writer().cursor()
         cursor.execute("BEGIN IMMEDIATE")
-        # Moves when another connection has written: then nothing that is cached holds.
+        # The version changes when another connection has written. Then the cache is outdated.
         [(version,)] = cursor.execute("PRAGMA data_version").fetchall()
         if version != self._data_version and self._last is not None:
             cursor.execute(self._statements.batch, (self._last.writer,))
@@ -406,8 +407,7 @@ class SqliteStore:
                 cursor.execute("RELEASE alone")
         if recorder is not None:
             recorder.add([decided], changes, self._batches.rows)
-        # The next operation must see it. Should the transaction fail, the cache is dropped with its
-        # connection.
+        # The next operation must see these rows. If the transaction fails, the cache is cleared.
         self._batches.committed(changes)
         return decided
 
@@ -449,7 +449,7 @@ class SqliteStore:
         try:
             yield
         except LogBusy:
-            # The connection has what nobody else reaches.
+            # The connection must stay open: only through it can the content of the deleted log be saved.
             raise
         except StorageUnavailable:
             self._disconnect()
@@ -485,8 +485,8 @@ class SqliteStore:
         if (fault := fault_beside(self._path)) is not None:
             raise StoreUrlError(fault)
         try:
-            # Before the writer, which would change the journal mode of a database that is not ours. Not kept: it would
-            # know no write-ahead log.
+            # Before the writer is opened, which would change the journal mode of another program's database. The reader
+            # is not kept, because it was opened before the write-ahead log existed.
             with self._connections.fresh_reading() as reader:
                 check_owner(reader.connection, self._path)
             upgrade(self._connections.open_writer(), self._path)
@@ -540,7 +540,7 @@ def _is_outage(error: Exception) -> bool:
 
 
 def _is_damage(error: Exception) -> bool:
-    """Whether a page or a row holds nonsense, which the statements that don't read it never notice."""
+    """Whether a page or a row is damaged. Statements that don't read it still work."""
     if isinstance(error, DamagedRow):
         return True
     if isinstance(error, sqlite3.OperationalError) and str(error).startswith(_NO_TEXT):
@@ -556,10 +556,10 @@ def _is_read_error(error: Exception) -> bool:
 
 def _make_file(path: Path) -> None:
     if path.is_file():
-        # Not opened: closing it again would drop the locks of this process on it, SQLite's included.
+        # Not opened, because closing it would drop all locks of this process on it, including those of SQLite.
         return
     try:
-        # What people write to each other is nobody else's: SQLite gives its log files the same mode.
+        # Only the owner may read people's messages. SQLite gives its log files the same mode.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:
         raise StoreUrlError(describe_os_error(path, error)) from error

@@ -1,6 +1,6 @@
-"""Owns the port of every store: one transaction a batch, a way back after failures, and the reads.
+"""Defines the interface of stores: one transaction per batch, recovery after failures, and reads.
 
-Has no SQL, no trio. `actorchat.testing.check_store` is what every implementation passes.
+Every implementation passes `actorchat.testing.check_store`.
 """
 
 from __future__ import annotations
@@ -31,14 +31,12 @@ __all__ = [
 Counters = tuple[OperatorCounters | SourceCounters, ...]
 
 DecisionAndCounters = tuple[Decision, Counters]
-"""What became of one operation, and the counters it changed as they stand after it."""
+"""The decision about one operation, and the counters that it changed, with their new values."""
 
 
 @attrs.frozen
 class Batch:
-    """Names one transaction for good: no other batch of any writer has this (writer, number). `now` is epoch
-    seconds, as exact as the clock is.
-    """
+    """Identifies one transaction: no other batch has the same writer and number. `now` is in epoch seconds."""
 
     writer: str
     number: int
@@ -46,9 +44,9 @@ class Batch:
 
 
 class CommitInDoubt(Exception):  # noqa: N818 - named as the state it is
-    """COMMIT failed: the batch is stored as a whole or not at all, and only `Store.recover` can tell.
+    """COMMIT failed: the batch is stored as a whole or not at all, and only `Store.recover` can find out.
 
-    `decided` is what to announce if it is stored.
+    `decided` has the decisions to report if it is stored.
     """
 
     def __init__(self, decided: list[DecisionAndCounters]) -> None:
@@ -57,7 +55,7 @@ class CommitInDoubt(Exception):  # noqa: N818 - named as the state it is
 
 
 class StoreUrlError(ValueError):
-    """The storage URL names nothing that can be opened. The text says what to do about it."""
+    """The storage URL can't be opened. The text says what to do about it."""
 
 
 class Reads(Protocol):
@@ -108,45 +106,42 @@ class Reads(Protocol):
         """Uploads that no message has taken, created at `before` (epoch seconds) or earlier, the oldest first."""
 
     def probe(self) -> None:
-        """Read a little of each kind of thing; raises `StorageUnavailable` if storage as a whole can't be read."""
+        """Read a little of every table. Raises `StorageUnavailable` if storage as a whole can't be read."""
 
 
 class Store(Reads, Protocol):
-    """Where chats live. `commit`, `recover`, `look_up` and `close` are called by one thread at a time.
+    """Stores chats. `commit`, `recover`, `look_up` and `close` are called by one thread at a time.
 
-    Every method may raise `actorchat.chat.ports.StorageUnavailable`: nothing was changed, and it may work
-    later.
+    Every method may raise `actorchat.chat.ports.StorageUnavailable`: nothing was changed, and it may work later.
     """
 
     corrected_counters: int
-    """How many stored counters differed from the chats when they were recounted at the start: traces of
-    bugs.
-    """
+    """The number of stored counters that were wrong when they were recounted at the start, because of a bug."""
 
     def commit(self, operations: Sequence[Operation], batch: Batch) -> list[DecisionAndCounters]:
-        """Decide `operations` in order, each on what the ones before it left, and store it all in one
-        transaction. A batch that changes nothing need not be stored.
+        """Decide `operations` in order, each on the result of those before it, and store them in one transaction.
 
-        An operation that can't be stored is refused with `malformed` and spoils no other. Raises
-        `CommitInDoubt`.
+        A batch that changes nothing need not be stored. An operation that can't be stored is refused with `malformed`,
+        and the others are stored. Raises `CommitInDoubt`.
         """
 
     def recover(self, batch: Batch) -> bool:
-        """Reconnect after a failure, prove that storage can be written, and tell whether `batch` is stored.
+        """Reconnect after a failure, check that storage can be written, and return whether `batch` is stored.
 
-        False is final: a batch that was not stored can't become so later.
+        False is final: the batch can't appear in storage later.
         """
 
     def is_new(self, operation: RefuseMessage) -> bool:
-        """Whether it is known without reading that the message's `client_id` is in no committed message of its author
-        in that chat. Called after `commit` failed, also while `recover` runs. Never blocks, never raises.
+        """Whether the cache proves that no committed message has the same chat, author and `client_id`.
+
+        Called after `commit` failed, also while `recover` runs. Never blocks or raises.
         """
 
     def look_up(self, operations: Sequence[RefuseMessage]) -> list[DecisionAndCounters]:
-        """Decide `operations` on what is committed, without writing."""
+        """Decide `operations` on the committed rows, without writing."""
 
     def close(self) -> None:
-        """Let go of every file and connection. Nothing else is called afterwards."""
+        """Close all files and connections. Nothing else is called afterwards."""
 
 
 class StoredLog(Protocol):

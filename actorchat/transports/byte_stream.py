@@ -1,6 +1,6 @@
-"""Owns how bytes travel between this process and one peer: over a plain socket, or over any trio stream.
+"""Moves bytes to and from one peer, over a plain socket or over any Trio stream such as TLS.
 
-Refuses to know frames and sessions. Both lines are the `Wire` of an outbox, and are read by one task.
+Both kinds of stream are the `Wire` of an outbox and are read by one task.
 """
 
 from __future__ import annotations
@@ -20,29 +20,30 @@ from actorchat.transports.outbox import Wire
 __all__ = ["ByteStream", "SocketByteStream", "TrioByteStream"]
 
 _RECEIVE_BYTES: Final = 4_096
-# One record of TLS. More would be kept for a peer that doesn't read, and hide whether it reads at all.
+# One TLS record. With more, it would take longer to notice that a peer doesn't read.
 _SEND_BYTES: Final = 16_384
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 
 
 class ByteStream(Wire, Protocol):
-    """One peer's bytes, in and out. `scope`, once set, is cancelled at `deadline`."""
+    """The connection to one peer. `scope`, once set, is cancelled at `deadline`."""
 
     scope: trio.CancelScope | None
     deadline: float
 
     async def receive(self) -> bytes:
-        """Some bytes, b"" at the end of the stream. Raises BrokenResourceError."""
+        """Receive some bytes, or b"" at the end of the stream. Raises BrokenResourceError."""
 
     async def finish(self, *, peer_knows: bool) -> None:
-        """End the way out after all that was sent, wait for the peer's end unless it has said its own, close.
+        """Shut down the sending side, wait for the end of the peer's stream, and close.
 
-        Bytes that still come are dropped: closing over them would reset the connection, and the peer might
-        never read our last frame. The caller bounds the wait.
+        With `peer_knows`, the peer has sent its Close, so this does not wait. Bytes that still arrive are dropped:
+        closing over unread bytes would reset the connection, and the peer might never read our last frame. The caller
+        bounds the wait.
         """
 
     async def reset(self) -> None:
-        """Close at once, whatever is on its way. Never waits; does nothing after the end."""
+        """Close at once and drop what is in flight. Never waits, and does nothing if it is closed."""
 
 
 class _Deadline:
@@ -103,7 +104,7 @@ class SocketByteStream(_Deadline):
                 raise trio.BrokenResourceError(str(error)) from error
 
     def detach(self) -> socket.socket:
-        """Give the connection away: this line has ended, without a word to the peer."""
+        """Give the socket to the caller. This stream ends, and the peer is sent nothing."""
         return self._kernel.move(self.socket)
 
     async def finish(self, *, peer_knows: bool) -> None:
@@ -127,10 +128,10 @@ class SocketByteStream(_Deadline):
 
 
 class TrioByteStream(_Deadline):
-    """Any trio stream, such as TLS.
+    """Any Trio stream, such as TLS.
 
-    One task does every write, and exists only while there is something to write. At most 16 KiB have left the
-    outbox and not yet the stream. `sock` is what lies under it, if anything.
+    One task does all writes and exists only while there is something to write. At most 16 KiB have left the outbox and
+    are not written yet. `sock` is the socket under the stream, if there is one.
     """
 
     __slots__ = ("_broken", "_chunk", "_flush", "_idle", "_nursery", "_socket", "_stream")

@@ -1,4 +1,4 @@
-"""Owns how many operations of a transport's sockets are in flight."""
+"""Counts the operations in flight of all sockets of a transport."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ __all__ = ["InFlightOperations"]
 
 
 class InFlightOperations:
-    """Counts what sockets were granted and is not answered yet.
+    """The number of operations that were accepted and are not answered yet.
 
-    `on_none`, if set, is called when the last is answered.
+    `on_none`, if set, is called when the last one is answered.
     """
 
     __slots__ = ("in_flight", "on_none")
