@@ -95,7 +95,7 @@ _KEPT_UP = Restart(max=5, within=60.0, backoff=0.05)
 class ChatRefused(Exception):  # noqa: N818 - an answer, not a failure
     """An operation was refused, and nothing of it is stored. `code` is API.
 
-    Only with `storage_unavailable` a message may be stored; the `detail` says if that is unknown.
+    With `storage_unavailable` it may be unknown whether a message is stored. Then `detail` says so.
     """
 
     def __init__(self, code: str, detail: str, retry_after: float | None = None) -> None:

@@ -88,9 +88,9 @@ class Journal:
         self._away = False
         self._probe_delay = _FIRST_PROBE
         self._back_at = -inf
-        self._taken = self._told = 0
+        self._taken = self._reported = 0
         # Committed outcomes. They are reported while the next batch is committed, or at once if nothing waits.
-        self._untold: tuple[list[_Entry], list[DecisionAndCounters]] | None = None
+        self._unreported: tuple[list[_Entry], list[DecisionAndCounters]] | None = None
         # While storage is away: the refusals of messages that may be stored, the keys of these and of the commit in
         # doubt, and the number of outcomes reported before the first of them.
         self._held: list[_Refusal] = []
@@ -116,7 +116,7 @@ class Journal:
         """Return when the outcomes of everything submitted before this call were reported."""
         end = self._taken + len(self._waiting)
         await trio.lowlevel.checkpoint()
-        while self._told_upto() < end:
+        while self._reported_upto() < end:
             await self._progress.park()
 
     async def drain(self) -> None:
@@ -163,10 +163,12 @@ class Journal:
                         await self._refuse(entries)
                     else:
                         await self._commit(entries)
-                    if self._untold is None:
+                    # While this task waits, it must not keep rooms alive, which recipients hold.
+                    del entries
+                    if self._unreported is None:
                         break
         finally:
-            self._tell_untold()
+            self._report_pending()
 
     async def tick(self) -> None:
         """Let `run` look after storage in each second in which nothing was committed, until cancelled."""
@@ -193,30 +195,30 @@ class Journal:
         batch = Batch(self._writer, self._batches, self._clock())
         operations = list(map(_OPERATION, entries))
         try:
-            meanwhile = None if self._untold is None else self._tell_untold
+            meanwhile = None if self._unreported is None else self._report_pending
             decided = await self._runner.run(partial(self._store.commit, operations, batch), meanwhile)
         except StorageUnavailable as error:
             # Logged as text: a kept log record must not keep the error, and with it cursors of a closed connection.
             _log.error("storage is away, nothing of the batch was stored: %s", str(error))
             # In commit order, before the outcomes of this batch. The runner may have failed before it did so.
-            self._tell_untold()
+            self._report_pending()
             self._go_away(batch, None)
             await self._refuse(entries)
         except CommitInDoubt as doubt:
             _log.error("storage is away, a commit of %d operations is in doubt", len(entries))
-            self._tell_untold()
+            self._report_pending()
             self._in_doubt += 1
-            self._open_from = self._told
+            self._open_from = self._reported
             self._open_keys.update(_keys(entries))
             self._go_away(batch, (entries, doubt.decided))
         else:
             if self._probe_delay > _FIRST_PROBE and trio.current_time() - self._back_at >= _STABLE_SECONDS:
                 self._probe_delay = _FIRST_PROBE
-            self._untold = entries, decided
+            self._unreported = entries, decided
             if self._committed is not None:
                 self._committed()
             if not self._waiting:
-                self._tell_untold()
+                self._report_pending()
 
     def _go_away(self, batch: Batch, doubt: tuple[list[_Entry], list[DecisionAndCounters]] | None) -> None:
         self._away = True
@@ -241,7 +243,7 @@ class Journal:
             if stored:
                 if self._committed is not None:
                     self._committed()
-                self._tell(entries, decided)
+                self._report(entries, decided)
             else:
                 self._open_keys.difference_update(_keys(entries))
                 await self._refuse(entries)
@@ -253,7 +255,7 @@ class Journal:
 
     async def _refuse(self, entries: list[_Entry]) -> None:
         """Refuse what is certainly not stored while storage is away, and hold what may be until that is known."""
-        told_before = self._told
+        reported_before = self._reported
         refused: list[_Entry] = []
         decided: list[DecisionAndCounters] = []
         unsure: list[_Refusal] = []
@@ -268,19 +270,19 @@ class Journal:
             else:
                 refused.append(entry)
                 decided.append(_UNAVAILABLE if refusal is None else (refusal.refusal, ()))
-        self._tell(refused, decided)
+        self._report(refused, decided)
         if unsure:
             try:
                 found = await self._runner.run(partial(self._store.look_up, [refusal for refusal, _, _ in unsure]))
             except StorageUnavailable:
                 held += unsure
             else:
-                self._tell(unsure, found)
+                self._report(unsure, found)
         if held and self._away:
             self._held += held
             self._room = max(0, self._room - len(held))
             self._open_keys.update(_keys(held))
-            self._open_from = told_before if self._open_from is None else self._open_from
+            self._open_from = reported_before if self._open_from is None else self._open_from
         else:
             self._put_first(held)
 
@@ -294,12 +296,12 @@ class Journal:
     def _has_room_to_refuse(self, operation: Operation) -> bool:
         return isinstance(operation, RefuseMessage) and len(self._waiting) < self._room + self._capacity
 
-    def _tell_untold(self) -> None:
-        untold, self._untold = self._untold, None
+    def _report_pending(self) -> None:
+        untold, self._unreported = self._unreported, None
         if untold is not None:
-            self._tell(*untold)
+            self._report(*untold)
 
-    def _tell(self, entries: Sequence[_Entry], decided: Iterable[DecisionAndCounters]) -> None:
+    def _report(self, entries: Sequence[_Entry], decided: Iterable[DecisionAndCounters]) -> None:
         groups: dict[int, tuple[Recipient, list[Outcome]]] = {}
         for (operation, recipient, reply_to), (decision, counters) in zip(entries, decided, strict=True):
             group = groups.get(id(recipient))
@@ -311,12 +313,12 @@ class Journal:
                 recipient.decided(outcomes)
             except Exception:
                 _log.exception("%r failed to take %d outcomes", recipient, len(outcomes))
-        self._told += len(entries)
+        self._reported += len(entries)
         if self._progress:
             self._progress.unpark_all()
 
-    def _told_upto(self) -> int:
-        return self._told if self._open_from is None else self._open_from
+    def _reported_upto(self) -> int:
+        return self._reported if self._open_from is None else self._open_from
 
 
 def _keys(entries: Iterable[_Entry]) -> list[_Key]:

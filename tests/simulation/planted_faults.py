@@ -62,14 +62,14 @@ def _broadcast_first(whole: Function) -> Function:
         batch = Batch(self._writer, self._batches + 1, self._clock())
         operations = [operation for operation, _, _ in entries]
         decided, _ = decide_batch(operations, inner._rows, inner, inner._policy, batch.now)
-        self._tell(entries, decided)
-        self._told -= len(entries)
-        self._tell = lambda *_: None
+        self._report(entries, decided)
+        self._reported -= len(entries)
+        self._report = lambda *_: None
         try:
             await whole(self, entries)
-            self._told += len(entries)
+            self._reported += len(entries)
         finally:
-            del self._tell
+            del self._report
 
     return commit
 

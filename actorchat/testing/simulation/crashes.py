@@ -11,7 +11,7 @@ from actorchat.chat.broadcast import Broadcast
 from actorchat.chat.directory import Directory
 from actorchat.chat.encoding import Encoder
 from actorchat.chat.feed import Feed
-from actorchat.chat.publisher import Publisher
+from actorchat.chat.publisher import PendingReplies, Publisher
 from actorchat.chat.room import Room
 
 __all__ = ["PLACES", "Crashes", "PlannedCrash"]
@@ -20,8 +20,8 @@ PLACES: Final[tuple[tuple[type[Any], str], ...]] = (  # Any: classes of any kind
     (Feed, "_flush"),
     (Directory, "_send_updates"),
     (Directory, "_count"),
-    (Publisher, "_announce"),
-    (Publisher, "settle"),
+    (Room, "_announce"),
+    (PendingReplies, "settle"),
     (Publisher, "publish"),
     (Broadcast, "_encode"),
     (Encoder, "added"),
