@@ -148,7 +148,7 @@ class Connection:
         # If a command was refused, what is left over waits until the reactor ends the throttling.
         if self.ended or not (ready & READ or (left_over and not session.refused)):
             return 0, False
-        if progress is Progress.PAUSED and session.paused:
+        if left_over and session.paused:
             session.on_resume = self._resume
             reactor.watch(self, self.interest & ~READ)
             return 0, False
