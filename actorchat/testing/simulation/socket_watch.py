@@ -22,6 +22,8 @@ T = TypeVar("T")
 _decode: Final = msgspec.json.decode
 _LESS_EXACT: Final = frozenset({"feed-order", "chat-order", "incomplete", "counters-first", "outcome"})
 """Kinds of violations that have a name of their own in chats in which a broadcast crashed."""
+_RESERVED: Final[Look] = ("new", None)
+"""What a chat looks like before its first change."""
 
 
 class Watcher(Protocol):
@@ -130,7 +132,9 @@ class RoomWatch(Watch):
         self._announced_before = -1
         self._receipts: dict[str, tuple[int, int]] = {}
         self._statuses: dict[int, str] = {}
-        self._place = -1
+        # The last chat_updated, and the first place in what the chat has looked like that it may show.
+        self._look: Look | None = None
+        self._place = 0
         # Sends of this socket by (client_id, text): all, those seen in the room's order, and those answered.
         self._sent: Counter[tuple[str | None, str]] = Counter()
         self._echoed: Counter[tuple[str | None, str]] = Counter()
@@ -317,12 +321,12 @@ class RoomWatch(Watch):
     def _on_chat_updated(self, data: Json) -> None:
         if not self.extended:
             self.bad("strict", "chat_updated on a strict room socket")
-        look, looks = look_of(data["chat"]), self.truth_of_chat.looks
-        place = next((n for n in range(max(self._place, 0), len(looks)) if looks[n] == look), None)
-        if place is not None:
-            self._place = place
-        elif look != ("new", None) or self._place != -1:  # else: as it was reserved
+        look, looks = look_of(data["chat"]), (_RESERVED, *self.truth_of_chat.looks)
+        place = next((n for n in range(self._place, len(looks)) if looks[n] == look), None)
+        if place is None:
             self.bad("chat-order", f"chat_updated {look} at {self._place} of {looks}", self.chat)
+        else:
+            self._look, self._place = look, place
 
     def _on_typing_updated(self, data: Json) -> None:
         who = who_of(data["user"])
@@ -364,8 +368,8 @@ class RoomWatch(Watch):
             for side, told in self._receipts.items():
                 if list(told) != chat.model.marks[side]:
                     self.bad("receipts", f"{side}: got {told}, is {chat.model.marks[side]}")
-            if self._place >= 0 and chat.looks[self._place] != chat.look:
-                what = f"the last chat_updated shows {chat.looks[self._place]}, it is {chat.look}"
+            if self._look is not None and self._look != chat.look:
+                what = f"the last chat_updated shows {self._look}, it is {chat.look}"
                 self.bad("chat-order", what, self.chat)
         else:
             for index, status in self._statuses.items():
