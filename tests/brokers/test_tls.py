@@ -25,7 +25,9 @@ async def serve_tls(folder: Path, port: int, *, task_status: trio.TaskStatus[int
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
 
-    async def copy(receive: Callable[[int], Awaitable[bytes]], send: Callable[[bytes], Awaitable[None]]) -> None:
+    async def copy(
+        receive: Callable[[int], Awaitable[bytes | bytearray]], send: Callable[[bytes | bytearray], Awaitable[None]]
+    ) -> None:
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             while data := await receive(65_536):
                 await send(data)
