@@ -236,6 +236,8 @@ class Pipe:
         self.lossy = False
         self.full_at: float = -inf
         """The time at which a writer last had to wait."""
+        self.waited = False
+        """Whether nothing was written since then."""
         self._last = 0.0
         self._finished = False
 

@@ -160,14 +160,18 @@ class ServerSocket:
         if end.broken:
             raise BrokenPipeError(errno.EPIPE, "gone")
         free = end.out.free
-        if free <= 0:
+        if free <= 0 or end.out.waited:
+            # What is written after a wait is as old as the wait.
             end.out.full_at = trio.current_time()
+            end.out.waited = free <= 0
+        if free <= 0:
             raise BlockingIOError
         size = min(free, len(data))
         if size > 1 and chance.random() < 0.05:
             size = chance.randint(1, size)
         if size < len(data):
             end.out.full_at = trio.current_time()
+            end.out.waited = True
         taken = bytes(data[:size])
         end.connection.tap.server_wrote(taken)
         end.out.write(taken)
