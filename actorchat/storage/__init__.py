@@ -1,7 +1,7 @@
-"""Owns where chats live: the journal that commits them, the stores, the way to read.
+"""Stores chats: the journal commits operations to a store in batches, and readers read from it.
 
-Knows neither sockets nor actors. `open_store` opens what a URL names, `open_journal` commits to it; `Store`
-is what a new kind of storage provides.
+`open_store` opens the storage that a URL names, and `open_journal` commits to it. `Store` is what a new kind of storage
+implements.
 """
 
 from actorchat.storage.factory import Storage, open_store

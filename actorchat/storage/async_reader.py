@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection
 from functools import partial
 from math import inf
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import Final, TypeVar
+from uuid import UUID
 
 import trio
 
-from actorchat.chat.ports import StorageUnavailable
+from actorchat.chat.model import ChatState, Identity, PersonRecord, Upload
+from actorchat.chat.ports import (
+    PAGE_BYTES,
+    ChatFilter,
+    ChatPage,
+    FeedSnapshot,
+    OperatorRecord,
+    Page,
+    StorageUnavailable,
+)
+from actorchat.protocol import Role
 from actorchat.storage.database_files import FilesChanged
 from actorchat.storage.store import Reads
 from actorchat.storage.worker_threads import Runner
@@ -22,21 +33,7 @@ _log = logging.getLogger("actorchat.storage")
 _PROBE_PERIOD: Final = 1.0
 _WARNING_PERIOD: Final = 60.0
 
-P = ParamSpec("P")
 T = TypeVar("T")
-
-
-def _in_runner(
-    method: Callable[Concatenate[Reads, P], T],
-) -> Callable[Concatenate[AsyncReader, P], Coroutine[Any, Any, T]]:
-    """`method` of `Reads` as an asynchronous method of `AsyncReader`."""
-    name = method.__name__
-
-    async def read(self: AsyncReader, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        found: T = await self._run(partial(getattr(self._store, name), *args, **kwargs))
-        return found
-
-    return read
 
 
 class AsyncReader:
@@ -45,20 +42,6 @@ class AsyncReader:
     If a read fails, `Store.probe` finds out whether storage as a whole can't be read. Then `unreadable` is true until a
     probe succeeds. Each such outage is logged once, and single reads that fail otherwise once a minute.
     """
-
-    chat = _in_runner(Reads.chat)
-    newest = _in_runner(Reads.newest)
-    after = _in_runner(Reads.after)
-    since = _in_runner(Reads.since)
-    authored = _in_runner(Reads.authored)
-    chats = _in_runner(Reads.chats)
-    person = _in_runner(Reads.person)
-    operators = _in_runner(Reads.operators)
-    feed_snapshot = _in_runner(Reads.feed_snapshot)
-    unused = _in_runner(Reads.unused)
-    due = _in_runner(Reads.due)
-    uploads = _in_runner(Reads.uploads)
-    unbound_uploads = _in_runner(Reads.unbound_uploads)
 
     def __init__(self, store: Reads, runner: Runner) -> None:
         self._store = store
@@ -70,6 +53,51 @@ class AsyncReader:
     @property
     def unreadable(self) -> bool:
         return self._begun.is_set()
+
+    async def chat(self, chat: UUID) -> ChatState | None:
+        return await self._run(partial(self._store.chat, chat))
+
+    async def newest(
+        self, chat: UUID, role: Role, *, before: int | None, limit: int, size: int = PAGE_BYTES
+    ) -> Page | None:
+        return await self._run(partial(self._store.newest, chat, role, before=before, limit=limit, size=size))
+
+    async def after(self, chat: UUID, role: Role, *, after: int, limit: int, size: int = PAGE_BYTES) -> Page | None:
+        return await self._run(partial(self._store.after, chat, role, after=after, limit=limit, size=size))
+
+    async def since(self, chat: UUID, *, rev: int, limit: int) -> Page | None:
+        return await self._run(partial(self._store.since, chat, rev=rev, limit=limit))
+
+    async def authored(
+        self, chat: UUID, author_role: Role, *, after: int, upto: int, limit: int, size: int = PAGE_BYTES
+    ) -> Page | None:
+        return await self._run(
+            partial(self._store.authored, chat, author_role, after=after, upto=upto, limit=limit, size=size)
+        )
+
+    async def chats(self, which: ChatFilter) -> ChatPage:
+        return await self._run(partial(self._store.chats, which))
+
+    async def person(self, identity: Identity) -> PersonRecord | None:
+        return await self._run(partial(self._store.person, identity))
+
+    async def operators(self, sources: Collection[str] | None) -> tuple[OperatorRecord, ...]:
+        return await self._run(partial(self._store.operators, sources))
+
+    async def feed_snapshot(self, sources: Collection[str], limit: int) -> FeedSnapshot:
+        return await self._run(partial(self._store.feed_snapshot, sources, limit))
+
+    async def unused(self, before: float, limit: int) -> tuple[UUID, ...]:
+        return await self._run(partial(self._store.unused, before, limit))
+
+    async def due(self, now: float, limit: int) -> tuple[UUID, ...]:
+        return await self._run(partial(self._store.due, now, limit))
+
+    async def uploads(self, files: Collection[UUID]) -> tuple[Upload, ...]:
+        return await self._run(partial(self._store.uploads, files))
+
+    async def unbound_uploads(self, before: float, limit: int) -> tuple[UUID, ...]:
+        return await self._run(partial(self._store.unbound_uploads, before, limit))
 
     async def watch(self) -> None:
         """Probe once a second during an outage, until cancelled. Only this ends an outage."""

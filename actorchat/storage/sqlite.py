@@ -14,14 +14,23 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from math import inf
 from pathlib import Path
-from typing import Concatenate, Final, ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 from uuid import UUID
 
 from actorchat.chat.commit_log import MOST_TRIMMED, LogEntry, Trimmed
-from actorchat.chat.model import ChatState, Policy
+from actorchat.chat.model import ChatState, Identity, PersonRecord, Policy, Upload
 from actorchat.chat.operations import Decision, Operation, Refused, RefuseMessage, Undecided, refusal_of
-from actorchat.chat.ports import FeedSnapshot, StorageDamaged, StorageUnavailable
-from actorchat.protocol import RefusalCode
+from actorchat.chat.ports import (
+    PAGE_BYTES,
+    ChatFilter,
+    ChatPage,
+    FeedSnapshot,
+    OperatorRecord,
+    Page,
+    StorageDamaged,
+    StorageUnavailable,
+)
+from actorchat.protocol import RefusalCode, Role
 from actorchat.storage.commit_recorder import CommitRecorder
 from actorchat.storage.connections import Connect, Connections, LogBusy, connect
 from actorchat.storage.database_files import DatabaseFiles
@@ -75,16 +84,6 @@ class _RowsDamaged(StorageUnavailable):
     def __init__(self, operation: Operation) -> None:
         super().__init__("damaged rows")
         self.operation = operation
-
-
-def _read(method: Callable[Concatenate[SqlReads, P], T]) -> Callable[Concatenate[SqliteStore, P], T]:
-    """`method` as a method of the store, in a transaction of its own."""
-
-    def read(self: SqliteStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with self._reading() as reads:
-            return method(reads, *args, **kwargs)
-
-    return read
 
 
 class SqliteStore:
@@ -304,16 +303,47 @@ class SqliteStore:
             cursor.execute("COMMIT")
         return Trimmed(len(deletable), sum(seq > done for seq in deletable))
 
-    chat = _read(SqlReads.chat)
-    newest = _read(SqlReads.newest)
-    after = _read(SqlReads.after)
-    since = _read(SqlReads.since)
-    authored = _read(SqlReads.authored)
-    chats = _read(SqlReads.chats)
-    person = _read(SqlReads.person)
-    operators = _read(SqlReads.operators)
-    uploads = _read(SqlReads.uploads)
-    unbound_uploads = _read(SqlReads.unbound_uploads)
+    def chat(self, chat: UUID) -> ChatState | None:
+        with self._reading() as reads:
+            return reads.chat(chat)
+
+    def newest(self, chat: UUID, role: Role, *, before: int | None, limit: int, size: int = PAGE_BYTES) -> Page | None:
+        with self._reading() as reads:
+            return reads.newest(chat, role, before=before, limit=limit, size=size)
+
+    def after(self, chat: UUID, role: Role, *, after: int, limit: int, size: int = PAGE_BYTES) -> Page | None:
+        with self._reading() as reads:
+            return reads.after(chat, role, after=after, limit=limit, size=size)
+
+    def since(self, chat: UUID, *, rev: int, limit: int) -> Page | None:
+        with self._reading() as reads:
+            return reads.since(chat, rev=rev, limit=limit)
+
+    def authored(
+        self, chat: UUID, author_role: Role, *, after: int, upto: int, limit: int, size: int = PAGE_BYTES
+    ) -> Page | None:
+        with self._reading() as reads:
+            return reads.authored(chat, author_role, after=after, upto=upto, limit=limit, size=size)
+
+    def chats(self, which: ChatFilter) -> ChatPage:
+        with self._reading() as reads:
+            return reads.chats(which)
+
+    def person(self, identity: Identity) -> PersonRecord | None:
+        with self._reading() as reads:
+            return reads.person(identity)
+
+    def operators(self, sources: Collection[str] | None) -> tuple[OperatorRecord, ...]:
+        with self._reading() as reads:
+            return reads.operators(sources)
+
+    def uploads(self, files: Collection[UUID]) -> tuple[Upload, ...]:
+        with self._reading() as reads:
+            return reads.uploads(files)
+
+    def unbound_uploads(self, before: float, limit: int) -> tuple[UUID, ...]:
+        with self._reading() as reads:
+            return reads.unbound_uploads(before, limit)
 
     def feed_snapshot(self, sources: Collection[str], limit: int) -> FeedSnapshot:
         with suppress(StorageDamaged), self._reading() as reads:
