@@ -45,7 +45,7 @@ class SignedLinks:
         return urlsafe_b64encode(claims + self._mac(file, claims)).decode()
 
     def check(self, file: UUID, ticket: str) -> tuple[Identity, float]:
-        """Who may read `file` with this ticket, and until when in epoch seconds. Raises `BadTicket`."""
+        """Return who may read `file` with `ticket`, and until when in epoch seconds. Raises `BadTicket`."""
         try:
             decoded = urlsafe_b64decode(ticket.encode("ascii"))
         except ValueError:

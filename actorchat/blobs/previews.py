@@ -74,7 +74,7 @@ def _make(path: Path, opener: Callable[[Path], ImageFile], target: Path) -> bool
     except ImageTooLarge:
         raise
     except Exception as error:
-        # Whatever a decoder raises over a file from outside: the file is kept, and has no preview.
+        # A decoder may raise anything when it reads an untrusted file. The file is kept, without a preview.
         _log.info("no preview of an image: %s: %s", type(error).__name__, error)
         return False
     with preview, target.open("wb") as file:
@@ -85,7 +85,7 @@ def _make(path: Path, opener: Callable[[Path], ImageFile], target: Path) -> bool
 def _shrink(image: ImageFile) -> Image:
     from PIL import ImageOps
 
-    # Turned as the camera was held; the preview carries no metadata.
+    # Apply the EXIF orientation, because the preview has no metadata.
     turned = ImageOps.exif_transpose(image)
     has_alpha = "A" in turned.getbands() or "transparency" in turned.info
     converted = turned.convert("RGBA" if has_alpha else "RGB")

@@ -37,7 +37,7 @@ GROUPS_PER_SECOND = 10
 
 @attrs.define
 class _Group:
-    """What the commits of one part of a second left of operators and counters; `begun` is the first one's `seq`."""
+    """The latest operators and counters of one part of a second; `begun` is the `seq` of its first commit."""
 
     period: int
     begun: int

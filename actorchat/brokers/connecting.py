@@ -9,7 +9,7 @@ from pathlib import Path
 __all__ = ["CONNECT_SECONDS", "first_error", "reason_of", "tls_context"]
 
 CONNECT_SECONDS = 10.0
-"""What connecting to a broker may take."""
+"""How many seconds connecting to a broker may take."""
 
 
 def tls_context(ca: Path | None) -> ssl.SSLContext:
@@ -25,7 +25,7 @@ def first_error(error: BaseException) -> BaseException:
 
 
 def reason_of(error: BaseException) -> str:
-    """One line for people: no traceback, no class of this program."""
+    """Describe the error to people in one line, without a traceback or names of this program's classes."""
     cause = error.__cause__
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message}"

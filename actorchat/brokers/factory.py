@@ -21,7 +21,7 @@ def open_broker(url: BrokerUrl) -> Broker:
 
 
 def open_tail(url: BrokerUrl) -> BrokerTail:
-    """What is published to the broker at `url`. Raises ValueError for `memory://`, which no other process reaches."""
+    """Open a reader of the broker at `url`. Raises ValueError for `memory://`, which no other process reaches."""
     if url.scheme == "memory":
         raise ValueError("memory:// is in the server's own process")
     return _adapter(url)

@@ -43,7 +43,7 @@ class MemoryBroker:
 
     @asynccontextmanager
     async def read(self, channels: frozenset[BrokerChannel]) -> AsyncIterator[trio.MemoryReceiveChannel[BrokerMessage]]:
-        """What is published on `channels` from now on, until the block is left."""
+        """Receive what is published on `channels` inside the block."""
         send, receive = trio.open_memory_channel[BrokerMessage](BUFFERED)
         self._readers[send] = channels
         try:

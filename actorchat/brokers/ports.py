@@ -16,7 +16,7 @@ class BrokerUnavailable(Exception):  # noqa: N818 - a state of the broker
 
 
 class BrokerConnection(Protocol):
-    """An open connection. One task uses it, and opens another one after any error."""
+    """An open connection, used by one task, which opens a new connection after any error."""
 
     async def publish(self, messages: Sequence[BrokerMessage]) -> None:
         """Publish `messages` in order, and return when the broker has confirmed all of them.

@@ -44,7 +44,7 @@ RECORD_PERIOD: Final = 1.0
 
 WARNING_PERIOD: Final = 60.0
 FLUSH_SECONDS: Final = 1.0
-"""What leaving may take to publish what was committed last."""
+"""How many seconds `open_relays` may spend at its end to publish the last commits."""
 
 
 @attrs.frozen(kw_only=True)
@@ -63,7 +63,7 @@ class RelayStatistics:
 
 
 class _Relay:
-    """One broker's share. `position`: the broker has confirmed everything up to that entry."""
+    """Publishes the log to one broker, which has confirmed everything up to the entry `position`."""
 
     def __init__(
         self,
@@ -227,7 +227,7 @@ class Relays:
             relay.wake()
 
     def statistics(self) -> tuple[RelayStatistics, ...]:
-        """What each broker has got, in the order of the settings."""
+        """Return one entry for each broker, in the order of the settings."""
         return tuple(relay.statistics() for relay in self._relays)
 
     async def flush(self) -> None:

@@ -130,7 +130,7 @@ class Broadcast:
         self.steps: tuple[tuple[int, int], ...] = tuple(steps)
 
     def send(self) -> bool:
-        """Send everything to the room. True: subscriptions fell behind, and the room has to read on for them."""
+        """Send everything to the room. True if subscriptions fell behind, so that the room has to replay to them."""
         room_state = self._room_state
         room_state.announced = self._after
         room_state.tail.extend(self._added)

@@ -100,7 +100,7 @@ class RoomCommand:
         self.receiver.subscription.session.close(CloseCode.SERVER_FAILED, "the server failed")
 
     def lost(self, *, crashed: bool) -> None:
-        """Refuse a command that became a dead letter. The room itself answers what it has begun."""
+        """Refuse a command that became a dead letter. The room itself answers the commands that it has begun."""
         if not self.counted or self.begun:
             return
         if crashed and self._may_be_stored:

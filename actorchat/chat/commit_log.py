@@ -47,7 +47,7 @@ class LogEntry:
 
 
 class LoggedMessage(msgspec.Struct, array_like=True, frozen=True):
-    """A stored message. `author` is a key in `LoggedCommit.users`, or none for nobody."""
+    """A stored message. `author` is a key in `LoggedCommit.users`; a key that isn't there is nobody."""
 
     id: int
     index: int
@@ -60,8 +60,9 @@ class LoggedMessage(msgspec.Struct, array_like=True, frozen=True):
 
 
 class LoggedChange(msgspec.Struct, array_like=True, frozen=True):
-    """Revision `rev` of a chat. `changed`: the feed gets `chat_updated`. `owner` and `operator` are keys in
-    `LoggedCommit.users`, or none for nobody.
+    """Revision `rev` of a chat. `changed` says whether the feed gets `chat_updated`.
+
+    `owner` and `operator` are keys in `LoggedCommit.users`; a key that isn't there is nobody.
     """
 
     chat: bytes
@@ -93,7 +94,7 @@ class LoggedSource(msgspec.Struct, array_like=True, frozen=True):
 
 
 class LoggedCommit(msgspec.Struct, array_like=True, frozen=True):
-    """What a row of the log says. Keys of `users` mean nothing outside it."""
+    """The content of a row of the log. Keys of `users` are valid in this row only."""
 
     version: int
     users: dict[int, User]
@@ -114,7 +115,7 @@ def decode_commit(payload: bytes) -> LoggedCommit:
 
 
 class CommitEncoder:
-    """Collects what one batch changed, and encodes it. What is added must live until then."""
+    """Collects what one batch changed, and encodes it. Added objects must not be freed before that."""
 
     __slots__ = ("_changes", "_operators", "_sources", "_users")
 
@@ -171,7 +172,7 @@ class CommitEncoder:
             )
 
     def add_operator(self, operator: Operator, sources: Iterable[str]) -> None:
-        """Set what an operator is after the batch."""
+        """Add an operator's state after the batch."""
         user = operator.user
         self._users[id(user)] = user
         self._operators[user.id] = (

@@ -184,13 +184,13 @@ class Consoles:
         self._left_at: dict[int, float] = {}
 
     def begin(self, records: Iterable[OperatorRecord]) -> None:
-        """Take the stored counters as a start. Only the first call has an effect."""
+        """Start with the stored counters. Only the first call has an effect."""
         if not self._begun:
             self._begun = True
             self.count(tuple(record.counters for record in records))
 
     def count(self, counters: Iterable[OperatorCounters | SourceCounters]) -> None:
-        """Take counters over, after the events of the chats behind them were sent."""
+        """Apply new counters. Call it after the events of the chats that changed them were sent."""
         for counter in counters:
             if isinstance(counter, SourceCounters):
                 known = self.sources.get(counter.source)

@@ -18,7 +18,7 @@ TICKET_CHARS: Final = 40
 # No UTF-8 text holds this byte, so nothing that people write looks like a placeholder.
 _PLACEHOLDER: Final = b"\xff" * TICKET_CHARS
 _STAND_IN: Final = "\x01" * TICKET_CHARS
-# How msgspec writes the stand-in. Control characters are taken out of file names, so it is in links only.
+# How msgspec writes the stand-in. File names have no control characters, so only links contain it.
 _ENCODED_STAND_IN: Final = b"\\u0001" * TICKET_CHARS
 _UNFILLED: Final = re.compile(rb"([0-9a-f-]{36})(?:/preview)?\?ticket=(" + _PLACEHOLDER + rb")")
 
@@ -30,7 +30,10 @@ class Links(Protocol):
     def base(self) -> str: ...
 
     def ticket(self, file: UUID, reader: Identity) -> str:
-        """What lets `reader` read `file` for a while: `TICKET_CHARS` characters of A-Z, a-z, 0-9, `-` and `_`."""
+        """Make a ticket with which `reader` may read `file` for a while.
+
+        It has `TICKET_CHARS` characters of A-Z, a-z, 0-9, `-` and `_`.
+        """
 
 
 def attachments_for(files: Sequence[StoredAttachment], reader: Identity, links: Links) -> tuple[Attachment, ...]:

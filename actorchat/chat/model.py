@@ -274,7 +274,7 @@ class Contribution:
 
 
 def contribution(chat: ChatState) -> Contribution:
-    """What `chat` adds to the counters. This defines them: each counter is the sum over all chats."""
+    """Return what `chat` adds to the counters. Each counter is by definition the sum of this over all chats."""
     active = chat.active
     unread = int(active and chat.last_visitor_index > chat.operators_read)
     if not active or chat.operator is None:

@@ -1,7 +1,7 @@
 """The actor of one chat: checks commands, submits operations to the journal, and handles presence and typing.
 
-Its `Publisher` publishes what was committed; the room reads from storage what the publisher misses. What an operation
-does is decided by `actorchat.chat.rules`.
+Its `Publisher` publishes what was committed; the room reads from storage what the publisher misses.
+`actorchat.chat.rules` decides what an operation changes.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class Room(Actor[RoomMessage]):
             return
         for cursor in room_state.behind.values():
             if cursor.lagging:
-                # The task that read on ended with the incarnation before this one.
+                # The task that read pages for it ended with the previous incarnation.
                 cursor.reader = None
         await self._announce()
         for identity, presence in room_state.present.items():

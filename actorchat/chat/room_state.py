@@ -141,7 +141,7 @@ class RoomState:
         self.behind[subscription] = cursor
 
     def depart(self, subscription: Subscription) -> bool:
-        """Remove a subscription. True if it was its user's last one: then the user's grace begins."""
+        """Remove a subscription. True if it was the user's last one, so that the user's grace period begins."""
         self._audience(subscription).subscriptions.pop(subscription, None)
         self.behind.pop(subscription, None)
         presence = self.present[subscription.identity]
@@ -149,7 +149,7 @@ class RoomState:
         return presence.sockets == 0
 
     def lapse(self, identity: Identity) -> None:
-        """End the user's grace. A user without a socket has left then."""
+        """End the user's grace period. A user without a socket has left then."""
         presence = self.present.get(identity)
         if presence is not None and presence.sockets == 0:
             del self.present[identity]

@@ -170,7 +170,7 @@ class _Connection:
             return
 
     async def next_entries(self) -> Sequence[_Entry]:
-        """What this consumer took and did not finish, then what is new, and what others did not finish.
+        """Return entries that this consumer did not finish, then new ones, and those that others did not finish.
 
         Waits a moment for new entries; empty if there are none.
         """

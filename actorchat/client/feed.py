@@ -28,7 +28,7 @@ class SnapshotBegins:
 
 
 FeedItem = Event | SnapshotBegins
-"""What iterating a `FeedConnection` gives."""
+"""An item of a `FeedConnection`."""
 
 
 def open_feed(

@@ -330,7 +330,7 @@ async def _run(
 
 
 async def start_server(stack: AsyncExitStack, settings: Settings, environment: Environment) -> Server:
-    """Start a server whose parts are closed with `stack`. Call `Server.drain` first, or it ends as if killed.
+    """Start a server whose parts are closed with `stack`. Unless `Server.drain` is called first, it ends as if killed.
 
     Steps that can fail come before steps that leave files: a failed start leaves no new folder and no secret.
     """

@@ -15,7 +15,7 @@ __all__ = ["CommitRecorder"]
 
 
 class CommitRecorder:
-    """What a batch at `now`, epoch seconds, leaves in the log."""
+    """Collects the log entry of a batch at `now`, epoch seconds."""
 
     def __init__(self, now: float) -> None:
         self._now = now

@@ -97,7 +97,7 @@ class DatabaseFiles:
         self.problem = None
 
     def fail_restored(self) -> NoReturn:
-        """Raise `FilesChanged`, now and at each `check`: another program has restored an older content with SQLite."""
+        """Raise `FilesChanged`, now and at each `check`: another program has restored older content with SQLite."""
         self._final = True
         self._fail(
             f"the content of {self._path} was replaced by an older one while the server runs: restart the server to use"

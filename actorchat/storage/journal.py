@@ -287,7 +287,7 @@ class Journal:
             self._put_first(held)
 
     def _put_first(self, entries: Sequence[_Refusal]) -> None:
-        """Put `entries`, which were taken before, in front of everything that waits."""
+        """Put `entries` back, in front of everything that waits."""
         self._taken -= len(entries)
         self._waiting[:0] = entries
         if entries:

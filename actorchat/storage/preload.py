@@ -137,7 +137,7 @@ def _add_for_chat(needs: Preload, rows: RowCache, chat: ChatState) -> None:
 
 
 def _acting(operation: Operation) -> User | None:
-    """The user that an operation other than a message may store. A mark stores none."""
+    """The user whose profile the operation may store; None for marks, and for messages, which are handled apart."""
     match operation:
         case RecordPerson(user=user) | ReserveChat(owner=user) | AcceptChat(by=user) | CloseChat(by=user):
             return user

@@ -50,7 +50,7 @@ class BatchCursor(Cursor, Protocol):
 
 
 class SqlWriter:
-    """Decides batches on a database, with `rows` as a bounded cache of its committed rows."""
+    """Decides the operations of batches and writes their changes; `rows` is a bounded cache of committed rows."""
 
     def __init__(self, statements: Statements, policy: Policy) -> None:
         self.rows: RowCache = RowCache()

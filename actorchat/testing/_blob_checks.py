@@ -15,7 +15,7 @@ from actorchat.blobs import BlobMissing, BlobStore
 __all__ = ["OpenBlobStore", "check_blob_store"]
 
 OpenBlobStore = Callable[[], AbstractAsyncContextManager[BlobStore]]
-"""Opens one place, empty at first. What is opened there again finds what was stored."""
+"""Opens a store, empty at first. A store opened after that has what was stored before."""
 
 
 async def check_blob_store(open_store: OpenBlobStore) -> None:

@@ -161,7 +161,7 @@ class ServerSocket:
             raise BrokenPipeError(errno.EPIPE, "gone")
         free = end.out.free
         if free <= 0 or end.out.waited:
-            # What is written after a wait is as old as the wait.
+            # Bytes that had to wait for room may be old, so `full_at` is renewed when they are written.
             end.out.full_at = trio.current_time()
             end.out.waited = free <= 0
         if free <= 0:
