@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 import trio
 
 from actorchat.chat.broadcast import Broadcast
-from actorchat.chat.feed import FeedItem, FeedState
 from actorchat.chat.limits import InFlightLimiter
 from actorchat.chat.model import OperatorCounters, SourceCounters, Stage
 from actorchat.chat.operations import Changed, Outcome
+from actorchat.chat.operator_feed import FeedItem, FeedState
 from actorchat.chat.room_state import RoomState
 from actorchat.chat.typing_broadcast import stop_typing
 

@@ -18,7 +18,6 @@ from msgspec.structs import replace
 
 from actorchat.actors import Actor, Request
 from actorchat.chat.commands import Departed, OperationRequest, RoomCommand
-from actorchat.chat.feed import FeedState
 from actorchat.chat.limits import ROOM_IN_FLIGHT, Limits, RateLimiter, check_message, rate_limited
 from actorchat.chat.model import (
     Identity,
@@ -34,6 +33,7 @@ from actorchat.chat.operations import (
     ReopenChat,
     refusal_of,
 )
+from actorchat.chat.operator_feed import FeedState
 from actorchat.chat.ports import ChatReader, Journal, StorageUnavailable
 from actorchat.chat.publisher import Publisher
 from actorchat.chat.replay import Replays

@@ -14,19 +14,7 @@ import attrs
 import trio
 
 from actorchat.actors import ActorError, ActorSystem, DeadLetter, DeadLetterReason, Ref, Restart, Virtual
-from actorchat.chat.chat_refresh import ChatRefresher, Renamed
 from actorchat.chat.commands import FeedReceiver, OperationRequest, RoomCommand, RoomReceiver, push_event
-from actorchat.chat.directory import (
-    ConsoleJoined,
-    ConsoleLeft,
-    Consoles,
-    Counted,
-    Directory,
-    DirectoryMessage,
-    PersonSeen,
-    operator_event,
-)
-from actorchat.chat.feed import Console, Feed, FeedMessage, FeedState, Flush, Flushed
 from actorchat.chat.limits import FEED_SNAPSHOT, ROOM_INBOX, InFlightLimiter, Limits, RateLimiter
 from actorchat.chat.links import Links
 from actorchat.chat.model import ChatState, OperatorCounters, PersonRecord, Policy, SourceCounters, Stage, Upload
@@ -53,7 +41,19 @@ from actorchat.chat.operations import (
     UploadsExpired,
     refusal_of,
 )
+from actorchat.chat.operator_directory import (
+    ConsoleJoined,
+    ConsoleLeft,
+    Consoles,
+    Counted,
+    Directory,
+    DirectoryMessage,
+    PersonSeen,
+    operator_event,
+)
+from actorchat.chat.operator_feed import Console, Feed, FeedMessage, FeedState, Flush, Flushed
 from actorchat.chat.ports import ChatFilter, ChatReader, FeedSnapshot, Journal, Session, StorageUnavailable
+from actorchat.chat.profile_refresh import ProfileRefresher, Renamed
 from actorchat.chat.publisher import Publisher
 from actorchat.chat.renamed_users import RenamedUsers
 from actorchat.chat.replay import Replays
@@ -555,7 +555,7 @@ async def open_chats(
             restart=_KEPT_UP,
         )
     )
-    renames.append(system.spawn(lambda: ChatRefresher(chats.show_renamed), name="renames", restart=_KEPT_UP))
+    renames.append(system.spawn(lambda: ProfileRefresher(chats.show_renamed), name="renames", restart=_KEPT_UP))
     if policy.answer_timeout or policy.idle_timeout:
         system.spawn(lambda: Sweeper(chat_reader, chats.sweep, clock), name="sweeper", restart=_KEPT_UP)
     if policy.reserved_timeout:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from uuid import UUID
 
-from actorchat.chat.feed import FeedState
 from actorchat.chat.model import Identity, identity_of
+from actorchat.chat.operator_feed import FeedState
 from actorchat.chat.room_state import RoomState
 from actorchat.chat.typing_throttle import Typed
 from actorchat.protocol import Frames, Profile, TypingUpdated, User, encode_event

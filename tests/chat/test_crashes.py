@@ -12,10 +12,10 @@ from trio.testing import MockClock
 
 from actorchat.chat import ChatRefused, Limits, StorageUnavailable
 from actorchat.chat.broadcast import Broadcast
-from actorchat.chat.directory import Directory
 from actorchat.chat.encoding import Encoder
 from actorchat.chat.model import Stage
 from actorchat.chat.operations import AcceptChat, AddMessage
+from actorchat.chat.operator_directory import Directory
 from actorchat.chat.publisher import PendingReplies, Publisher
 from actorchat.chat.room import Room
 from actorchat.protocol import (

@@ -9,9 +9,9 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actorchat.chat.broadcast import Broadcast
-from actorchat.chat.directory import Directory
-from actorchat.chat.feed import Console, Feed, FeedItem
 from actorchat.chat.operations import CloseChat
+from actorchat.chat.operator_directory import Directory
+from actorchat.chat.operator_feed import Console, Feed, FeedItem
 from actorchat.chat.publisher import Publisher
 from actorchat.protocol import (
     ChatUpdated,

@@ -8,10 +8,10 @@ import attrs
 import pytest
 from msgspec.structs import replace
 
-from actorchat.chat.feed import FeedState
 from actorchat.chat.limits import InFlightLimiter
 from actorchat.chat.model import ChatState, Stage, StoredMessage
 from actorchat.chat.operations import Changed, Decision, MarkMessage, Outcome, Refused
+from actorchat.chat.operator_feed import FeedState
 from actorchat.chat.publisher import Publisher
 from actorchat.chat.renamed_users import RenamedUsers
 from actorchat.chat.room_state import ReplayCursor, RoomState, Subscription

@@ -12,8 +12,8 @@ import trio
 from trio.testing import MockClock
 
 from actorchat.chat.encoding import Encoder
-from actorchat.chat.feed import HELD_BYTES
 from actorchat.chat.operations import AddMessage
+from actorchat.chat.operator_feed import HELD_BYTES
 from actorchat.chat.ports import FeedSnapshot
 from actorchat.chat.replay import CONCURRENT_REPLAYS, PIECE_BYTES
 from actorchat.protocol import Frames, GlobalUpdated, MarkMessageRead, MessageAdded, Profile, User

@@ -3,9 +3,9 @@
 import attrs
 import pytest
 
-from actorchat.chat.feed import Console, FeedState
 from actorchat.chat.limits import FEED_TYPING
 from actorchat.chat.model import Identity
+from actorchat.chat.operator_feed import Console, FeedState
 from actorchat.chat.renamed_users import RenamedUsers
 from actorchat.chat.room_state import ReplayCursor, RoomState, Subscription
 from actorchat.protocol import Frames, Role, UserConnected

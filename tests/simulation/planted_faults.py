@@ -19,9 +19,9 @@ import msgspec
 
 from actorchat.actors._inbox import Inbox
 from actorchat.chat import broadcast, replay, room, rules
-from actorchat.chat.directory import Directory
-from actorchat.chat.feed import Console, Feed, Flush
 from actorchat.chat.model import ChatState
+from actorchat.chat.operator_directory import Directory
+from actorchat.chat.operator_feed import Console, Feed, Flush
 from actorchat.chat.renamed_users import RenamedUsers
 from actorchat.chat.room_state import RoomState
 from actorchat.chat.typing_throttle import TypingThrottle

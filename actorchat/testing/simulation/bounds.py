@@ -13,7 +13,7 @@ from unittest import mock
 
 import attrs
 
-from actorchat.chat import feed, replay, room, room_state, service, sweeper
+from actorchat.chat import operator_feed, replay, room, room_state, service, sweeper
 from actorchat.server import auth, user_cache
 from actorchat.server.environment import Environment
 from actorchat.storage import decider, journal, row_cache
@@ -58,7 +58,7 @@ BOUNDS: Final[Mapping[str, Bound]] = {
     "socket_in_flight": _field("sockets.operations_in_flight", 1, 2),
     "key_horizon": Bound((4, 16), ((decider, "KEY_HORIZON"), (row_cache, "KEY_HORIZON"))),
     "cached": _constant(row_cache, "_MAX_CACHED", 1, 2, 5),
-    "held_items": _constant(feed, "HELD_ITEMS", 1, 4),
+    "held_items": _constant(operator_feed, "HELD_ITEMS", 1, 4),
     "remembered": _constant(user_cache, "_MAX_CACHED", 1, 3),
     "return_grace": _constant(sweeper, "RETURN_GRACE", 0, 3),
     "tokens": _constant(auth, "CACHED_TOKENS", 1, 3),

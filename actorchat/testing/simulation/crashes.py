@@ -8,9 +8,9 @@ from typing import Any, Final
 from unittest import mock
 
 from actorchat.chat.broadcast import Broadcast
-from actorchat.chat.directory import Directory
 from actorchat.chat.encoding import Encoder
-from actorchat.chat.feed import Feed
+from actorchat.chat.operator_directory import Directory
+from actorchat.chat.operator_feed import Feed
 from actorchat.chat.publisher import PendingReplies, Publisher
 from actorchat.chat.room import Room
 

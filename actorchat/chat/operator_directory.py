@@ -17,8 +17,8 @@ import attrs
 import trio
 
 from actorchat.actors import Actor
-from actorchat.chat.feed import Console
 from actorchat.chat.model import OperatorCounters, PersonRecord, SourceCounters
+from actorchat.chat.operator_feed import Console
 from actorchat.chat.ports import ChatReader, OperatorRecord, StorageUnavailable
 from actorchat.protocol import Event, Frames, GlobalUpdated, OperatorUpdated, Profile, encode_event
 

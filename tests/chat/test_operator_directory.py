@@ -11,8 +11,10 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actorchat.actors import Ref, open_system
-from actorchat.chat import directory as directory_module
-from actorchat.chat.directory import (
+from actorchat.chat import operator_directory as directory_module
+from actorchat.chat.model import OperatorCounters, PersonRecord, Policy, SourceCounters, endless
+from actorchat.chat.operations import RecordPerson
+from actorchat.chat.operator_directory import (
     ConsoleJoined,
     ConsoleLeft,
     Consoles,
@@ -21,9 +23,7 @@ from actorchat.chat.directory import (
     DirectoryMessage,
     PersonSeen,
 )
-from actorchat.chat.feed import Console
-from actorchat.chat.model import OperatorCounters, PersonRecord, Policy, SourceCounters, endless
-from actorchat.chat.operations import RecordPerson
+from actorchat.chat.operator_feed import Console
 from actorchat.chat.ports import OperatorRecord, StorageUnavailable
 from actorchat.protocol import GlobalUpdated, OperatorUpdated
 from actorchat.storage import open_journal, open_store

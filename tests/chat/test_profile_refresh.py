@@ -8,9 +8,9 @@ import trio
 from trio.testing import MockClock
 
 from actorchat.actors import open_system
-from actorchat.chat.chat_refresh import ChatRefresher, Renamed
 from actorchat.chat.operations import AcceptChat, AddMessage, CloseChat
 from actorchat.chat.ports import StorageUnavailable
+from actorchat.chat.profile_refresh import ProfileRefresher, Renamed
 from actorchat.protocol import (
     ChatUpdated,
     MessageAdded,
@@ -144,7 +144,7 @@ async def test_a_refresh_that_storage_refuses_is_tried_again(autojump_clock: Moc
             raise StorageUnavailable
 
     async with open_system() as system:
-        renames = system.spawn(lambda: ChatRefresher(show))
+        renames = system.spawn(lambda: ProfileRefresher(show))
         renames.signal(Renamed(ANN))
         await trio.sleep(0.5)
         # A later name replaces one that waits.

@@ -11,7 +11,7 @@ from actorchat.chat.model import identity_of
 from actorchat.chat.ports import StorageUnavailable
 from actorchat.protocol import User
 
-__all__ = ["ChatRefresher", "Renamed"]
+__all__ = ["ProfileRefresher", "Renamed"]
 
 RETRY = 1.0
 """Seconds before the next attempt if storage was unavailable."""
@@ -24,7 +24,7 @@ class Renamed:
     user: User
 
 
-class ChatRefresher(Actor[Renamed]):
+class ProfileRefresher(Actor[Renamed]):
     """Calls `republish(user)` for each changed profile, which publishes all active chats of that user again.
 
     If it raises `StorageUnavailable`, it is called again every second until it succeeds.
