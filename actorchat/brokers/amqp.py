@@ -164,7 +164,8 @@ class _AmqpConnection:
         self._published += len(messages)
         last = self._published
         # Ends early if the connection fails, or the broker says that it reads no more.
-        with self._publishing as scope:
+        with trio.CancelScope() as scope:
+            self._publishing = scope
             try:
                 async with self._sending:
                     await self._stream.send_all(data)
@@ -172,9 +173,10 @@ class _AmqpConnection:
                 raise BrokerUnavailable(self._failure or reason_of(error)) from None
             while self._confirmed < last and not scope.cancel_called:
                 await self._progress.park()
-        self._publishing = trio.CancelScope()
         if self._confirmed < last:
             self._check()
+            # It reads again by now, but may have got a part only.
+            raise BrokerUnavailable("it took nothing for a moment")
 
     async def follow(self, channels: Collection[BrokerChannel], take: Callable[[BrokerMessage], object]) -> None:
         """Consume from a queue of its own, which ends with the connection."""
