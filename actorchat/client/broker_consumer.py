@@ -43,8 +43,9 @@ class BrokerConsumer:
 
     def __init__(self, stream: _Stream) -> None:
         self._stream = stream
-        self._send, self._receive = trio.open_memory_channel[BrokerMessage](0)
-        self._finished = trio.Event()
+        self._send, self._receive = trio.open_memory_channel[_Delivery](0)
+        # Of the message that the reader has.
+        self._current: _Delivery | None = None
         self._failure: Exception | None = None
 
     def __aiter__(self) -> BrokerConsumer:
@@ -55,16 +56,18 @@ class BrokerConsumer:
 
         Raises `ConsumerRefused` if the broker refuses the login or the group.
         """
-        self._finished.set()
+        if self._current is not None:
+            self._current.finished.set()
         try:
-            return await self._receive.receive()
+            self._current = await self._receive.receive()
         except trio.EndOfChannel:
             raise (self._failure or StopAsyncIteration) from None
+        return self._current.entry.message
 
     async def _run(self) -> None:
         """Read, deliver and acknowledge until cancelled; reconnect when the broker is away."""
         backoff = Backoff(SystemRandom())
-        delivered: _Entry | None = None
+        delivered: _Delivery | None = None
         with self._send:
             while True:
                 try:
@@ -72,14 +75,14 @@ class BrokerConsumer:
                         await connection.join_group()
                         backoff.reset()
                         if delivered is not None:
-                            await connection.acknowledge(delivered)
+                            await connection.acknowledge(delivered.entry)
                             delivered = None
                         while True:
                             for entry in await connection.next_entries():
-                                self._finished = trio.Event()
-                                await self._send.send(entry.message)
-                                delivered = entry
-                                await self._finished.wait()
+                                delivery = _Delivery(entry)
+                                await self._send.send(delivery)
+                                delivered = delivery
+                                await delivered.finished.wait()
                                 await connection.acknowledge(entry)
                                 delivered = None
                 except _Unavailable as error:
@@ -87,7 +90,7 @@ class BrokerConsumer:
                     _log.warning("%s is unavailable, next attempt in %.1f s: %s", self._stream.name, delay, error)
                     if delivered is not None:
                         # It may be acknowledged only when it is finished.
-                        await self._finished.wait()
+                        await delivered.finished.wait()
                     await trio.sleep(delay)
                 except ConsumerRefused as error:
                     self._failure = error
@@ -102,6 +105,14 @@ class _Unavailable(Exception):  # noqa: N818 - a state of the broker
 class _Entry:
     identifier: str | bytes
     message: BrokerMessage
+
+
+@attrs.frozen(eq=False)
+class _Delivery:
+    """An entry that the reader gets. `finished` is set when the reader asks for the next one."""
+
+    entry: _Entry
+    finished: trio.Event = attrs.Factory(trio.Event)
 
 
 @attrs.frozen(kw_only=True)
@@ -281,7 +292,14 @@ async def open_broker_consumer(
         ca=ca,
     )
     made = BrokerConsumer(stream)
+    failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(made._run)
-        yield made
+        try:
+            yield made
+        except BaseException as error:
+            # Raised again below: from within the nursery it would come out in an exception group.
+            failure = error
         nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

@@ -70,6 +70,19 @@ async def test_a_message_that_was_not_finished_comes_again_first(valkey: Valkey)
             assert [await anext(messages), await anext(messages)] == [message(2), message(3)]
 
 
+async def test_a_message_that_waited_for_its_reader_is_not_finished_when_it_is_read(valkey: Valkey) -> None:
+    url = f"{valkey.url}?prefix=e."
+    with trio.fail_after(CAP):
+        await publish(valkey, 1, 2, prefix="e.")
+        async with open_broker_consumer(url, "message", group="g", from_start=True) as messages:
+            # The message is there before it is asked for.
+            await trio.sleep(0.3)
+            assert await anext(messages) == message(1)
+            await trio.sleep(0.3)
+        async with open_broker_consumer(url, "message", group="g") as messages:
+            assert await anext(messages) == message(1)
+
+
 @pytest.mark.slow
 async def test_a_consumer_survives_restarts_of_the_broker(own_valkey: Valkey, caplog: pytest.LogCaptureFixture) -> None:
     await trio.to_thread.run_sync(own_valkey.start)
@@ -106,6 +119,12 @@ async def test_a_refused_login_is_raised_to_the_reader(own_valkey: Valkey) -> No
         ) as messages:
             with pytest.raises(ConsumerRefused, match="refuses"):
                 await anext(messages)
+
+
+async def test_what_the_reader_raises_comes_out_as_it_is(valkey: Valkey) -> None:
+    with trio.fail_after(CAP), pytest.raises(KeyError):
+        async with open_broker_consumer(f"{valkey.url}?prefix=f.", "message", group="g"):
+            raise KeyError("order")
 
 
 @pytest.mark.parametrize(("url", "channel"), [("amqp://h", "message"), ("redis://h", "nonsense")])
