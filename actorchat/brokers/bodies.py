@@ -37,9 +37,13 @@ GROUPS_PER_SECOND = 10
 
 @attrs.define
 class _Group:
-    """The latest operators and counters of one part of a second; `begun` is the `seq` of its first commit."""
+    """The latest operators and counters of one part of a second.
+
+    `begun` and `time` are the `seq` and the time of its first commit.
+    """
 
     period: int
+    time: float
     begun: int
     seq: int
     operators: dict[str, dict[int, Operator]] = attrs.Factory(dict)
@@ -61,6 +65,11 @@ class MessageBuilder:
         """Whether operators or counters wait for the end of their group."""
         return self._group is not None
 
+    @property
+    def waiting_since(self) -> float | None:
+        """When the first commit of the group that waits was made, None if none waits."""
+        return None if self._group is None else self._group.time
+
     def complete_before(self, seq: int) -> int:
         """The newest entry of which all messages are built, if those up to `seq` were added."""
         return seq if self._group is None else self._group.begun - 1
@@ -76,7 +85,7 @@ class MessageBuilder:
             messages.extend(_chat_messages(commit, change, self._links))
         if commit.operators or commit.sources:
             if self._group is None:
-                self._group = _Group(period, entry.seq, entry.seq)
+                self._group = _Group(period, entry.time, entry.seq, entry.seq)
             self._collect(self._group, commit, entry.seq)
         return messages
 

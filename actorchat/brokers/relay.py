@@ -139,6 +139,7 @@ class _Relay:
                 # Not before: a broker that is full accepts connections.
                 self._reached()
                 self._confirmed(builder.complete_before(read))
+                self._oldest = builder.waiting_since
                 if not entries:
                     await self._wait(connection, builder, read)
 

@@ -255,6 +255,19 @@ async def test_a_broker_that_is_full_counts_as_away_though_it_accepts_connection
     assert len(caplog.records) == 1
 
 
+async def test_a_broker_that_keeps_up_with_steady_traffic_is_not_behind(autojump_clock: MockClock) -> None:
+    place, broker = Place(), ScriptedBroker()
+    async with relaying(place, b=broker) as relays:
+        for number in range(400):
+            await trio.sleep(0.05)
+            place.commit(AddMessage(CHAT, ANN, str(number)), now=NOW + trio.current_time())
+            # Others change counters all the time, which are published ten times a second.
+            eve = User(1, Role.OPERATOR, lastname=str(number))
+            place.commit(RecordPerson(eve, frozenset({"lastname"}), frozenset({"shop"})), now=NOW + trio.current_time())
+            [statistics] = relays.statistics()
+            assert statistics.behind < 0.5
+
+
 async def test_what_waits_for_too_long_is_dropped_with_an_error(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
