@@ -86,6 +86,10 @@ def tail(channel: str | None, url: str | None, sources: tuple[str, ...], as_json
         fail((f"{of_settings.name} can't be read: {error}",), FAILED)
     except KeyboardInterrupt:
         return
+    except BaseExceptionGroup as group:
+        # Ctrl-C comes out of the client's nursery in a group.
+        if group.split(KeyboardInterrupt)[1] is not None:
+            raise
 
 
 async def _follow(url: BrokerUrl, channels: Collection[BrokerChannel], sources: frozenset[str], as_json: bool) -> None:

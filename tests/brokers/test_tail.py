@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,9 @@ import trio
 from click.testing import CliRunner
 
 import actorchat
+from actorchat.brokers import open_broker, parse_broker_url
 from actorchat.cli import main
+from actorchat.protocol import BrokerChannel, BrokerMessage
 from tests.brokers.servers import RabbitMq, Valkey
 from tests.brokers.test_server import act, settings
 
@@ -62,6 +65,22 @@ async def test_a_session_is_seen_on_valkey_with_notes_marked(own_valkey: Valkey,
     assert any("open Ann with Eve" in line for line in lines)
     assert any(line.endswith("Eve offline, 0 new, 0 open; Bob offline, 0 new, 0 open") for line in lines)
     assert any("1 unread" in line or "0 unread" in line for line in lines)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows sends no SIGINT to one process")
+async def test_ctrl_c_ends_it_without_a_word(own_valkey: Valkey, tmp_path: Path) -> None:
+    await trio.to_thread.run_sync(own_valkey.start)
+    output = tmp_path / "out"
+    with tail(["--broker", own_valkey.url], output) as process, trio.fail_after(CAP):
+        async with open_broker(parse_broker_url(own_valkey.url)).connect() as connection:
+            while not output.read_text():
+                await connection.publish(
+                    [BrokerMessage(BrokerChannel.GLOBAL, "lk", "global/lk/1", b'{"unread_chats":1}')]
+                )
+                await trio.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        assert await trio.to_thread.run_sync(process.wait) == 0
+    assert "Traceback" not in output.read_text()
 
 
 @pytest.mark.slow
