@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -27,10 +28,16 @@ MAX_PIXELS: Final = 268_435_456
 """An image that says that it has more is refused: a browser that shows it would run out of memory."""
 
 DECODED_PIXELS: Final = 33_554_432
-"""Pixels that are decoded for a preview: 128 MiB. A larger image has none."""
+"""Pixels that are decoded for a preview: 128 MiB, twice that for a moment. A larger image has none."""
 
 _MAX_FILE_BYTES: Final = 67_108_864
 """Some formats are read as a whole: a larger file has no preview."""
+
+_HEAD_BYTES: Final = 1_048_576
+"""How much of such a file is read to see how many pixels it has."""
+
+_SHRUNK_FIRST: Final = frozenset({"RGB", "RGBA", "L", "LA"})
+"""Kinds of pixels that can be mixed as they are. Others are converted before the image is made smaller."""
 
 _THREADS: Final = 2
 _QUALITY: Final = 80
@@ -50,7 +57,7 @@ class Previews:
         """Write a preview of the image at `path` to `target`. False: there is none for this file.
 
         Raises `ImageTooLarge` for an image with more than `MAX_PIXELS`, OSError if `target` can't be written. A
-        cancelled call leaves a thread behind that may still write.
+        cancelled call ends with its thread.
         """
         if media_type not in _OPENERS:
             return False
@@ -58,13 +65,15 @@ class Previews:
         return await trio.to_thread.run_sync(call, limiter=self._threads, abandon_on_cancel=False)
 
 
-def _make(path: Path, opener: Callable[[Path], ImageFile], target: Path) -> bool:
+def _make(path: Path, opener: Callable[[Path | BytesIO], ImageFile], target: Path) -> bool:
     try:
-        with opener(path) as image:
+        whole = path.stat().st_size <= _MAX_FILE_BYTES
+        # A decoder may read all that comes before the pixels, and some read everything, when they open a file.
+        with opener(path if whole else _head(path)) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ImageTooLarge(f"the image has {width} x {height} pixels, at most {MAX_PIXELS} are allowed")
-            if path.stat().st_size > _MAX_FILE_BYTES:
+            if not whole:
                 return False
             # JPEG files are decoded at a fraction of their size.
             image.draft("RGB", (2 * EDGE, 2 * EDGE))
@@ -82,13 +91,22 @@ def _make(path: Path, opener: Callable[[Path], ImageFile], target: Path) -> bool
     return True
 
 
+def _head(path: Path) -> BytesIO:
+    with path.open("rb") as file:
+        return BytesIO(file.read(_HEAD_BYTES))
+
+
 def _shrink(image: ImageFile) -> Image:
     from PIL import ImageOps
 
+    # In place where it can be: each copy of a large image takes as much memory as the image.
+    image.load()
     # Apply the EXIF orientation, because the preview has no metadata.
-    turned = ImageOps.exif_transpose(image)
-    has_alpha = "A" in turned.getbands() or "transparency" in turned.info
-    converted = turned.convert("RGBA" if has_alpha else "RGB")
+    ImageOps.exif_transpose(image, in_place=True)
+    has_alpha = "A" in image.getbands() or "transparency" in image.info
+    if image.mode in _SHRUNK_FIRST and "transparency" not in image.info:
+        image.thumbnail((EDGE, EDGE))
+    converted = image.convert("RGBA" if has_alpha else "RGB")
     converted.thumbnail((EDGE, EDGE))
     converted.info.clear()
     return converted
@@ -98,31 +116,31 @@ def _shrink(image: ImageFile) -> Image:
 # takes a while to import, so that is done at the first preview.
 
 
-def _open_png(path: Path) -> ImageFile:
+def _open_png(source: Path | BytesIO) -> ImageFile:
     from PIL.PngImagePlugin import PngImageFile
 
-    return PngImageFile(path)
+    return PngImageFile(source)
 
 
-def _open_jpeg(path: Path) -> ImageFile:
+def _open_jpeg(source: Path | BytesIO) -> ImageFile:
     from PIL.JpegImagePlugin import JpegImageFile
 
-    return JpegImageFile(path)
+    return JpegImageFile(source)
 
 
-def _open_gif(path: Path) -> ImageFile:
+def _open_gif(source: Path | BytesIO) -> ImageFile:
     from PIL.GifImagePlugin import GifImageFile
 
-    return GifImageFile(path)
+    return GifImageFile(source)
 
 
-def _open_webp(path: Path) -> ImageFile:
+def _open_webp(source: Path | BytesIO) -> ImageFile:
     from PIL.WebPImagePlugin import WebPImageFile
 
-    return WebPImageFile(path)
+    return WebPImageFile(source)
 
 
-_OPENERS: Final[dict[str, Callable[[Path], ImageFile]]] = {
+_OPENERS: Final[dict[str, Callable[[Path | BytesIO], ImageFile]]] = {
     "image/png": _open_png,
     "image/jpeg": _open_jpeg,
     "image/gif": _open_gif,
