@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import shutil
 import subprocess
@@ -145,12 +146,9 @@ class Attachments:
     async def _prepare_folder(self) -> Path:
         try:
             folder = await self._blobs.prepare()
-            free = (await trio.to_thread.run_sync(shutil.disk_usage, folder)).free
+            await trio.to_thread.run_sync(_check_free_space, folder)
         except (BlobsUnavailable, OSError) as error:
             raise _unavailable(error) from None
-        if free < MIN_FREE_BYTES:
-            _log.error("uploads are refused: %s has %d bytes left", folder, free)
-            raise Problem("storage_unavailable", "files can't be stored now; try again later")
         return folder
 
     async def open(self, file: UUID, ticket: str, reader: Identity | None, *, preview: bool) -> FileAnswer:
@@ -360,7 +358,16 @@ class _Incoming:
             raise _unavailable(error) from None
 
 
+def _check_free_space(folder: Path) -> None:
+    """Raise OSError if the disk has less than `MIN_FREE_BYTES` left."""
+    free = shutil.disk_usage(folder).free
+    if free < MIN_FREE_BYTES:
+        raise OSError(errno.ENOSPC, f"{free} bytes are left, {MIN_FREE_BYTES} are kept for the database", str(folder))
+
+
 def _append(path: Path, data: bytearray) -> None:
+    # For each part: other uploads, and other programs, fill the disk as well.
+    _check_free_space(path.parent)
     with path.open("ab") as file:
         file.write(data)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -577,4 +579,20 @@ async def test_a_nearly_full_disk_takes_no_files(tmp_path: Path, monkeypatch: py
         known = files(tmp_path)
         monkeypatch.setattr(attachments_module, "MIN_FREE_BYTES", 2**62)
         assert error_of(await upload(api, b"x")) == (503, "storage_unavailable", "")
+        assert files(tmp_path) == known
+
+
+async def test_an_upload_ends_when_the_disk_is_nearly_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(tmp_path) as api:
+        await uploaded(api, b"x")
+        known = files(tmp_path)
+        asked: list[Path] = []
+
+        def disk_usage(folder: Path) -> object:
+            asked.append(folder)
+            # Others fill the disk while the file arrives.
+            return SimpleNamespace(free=2**40 if len(asked) < 4 else 2**20)
+
+        monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+        assert error_of(await upload(api, bytes(2_000_000))) == (503, "storage_unavailable", "")
         assert files(tmp_path) == known
