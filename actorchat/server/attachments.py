@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import shutil
+import signal
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import trio
@@ -63,6 +65,30 @@ _WRITE_BYTES: Final = 262_144
 _PREVIEW: Final = ".preview"
 _REJECTED: Final = 1
 """The exit status with which the scan command rejects a file."""
+
+_SCAN_END_SECONDS: Final = 2.0
+"""How long a scan command that is ended may take before it is killed."""
+
+
+async def _end_group(process: trio.Process) -> None:
+    """End a scan command that takes too long, with the processes that it has started."""
+    try:
+        _send_group(process, signal.SIGTERM)
+        await trio.sleep(_SCAN_END_SECONDS)
+    finally:
+        # Ends what is left of the group when the command itself has ended.
+        _send_group(process, signal.SIGKILL)
+
+
+def _send_group(process: trio.Process, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+# Any: these are options of `trio.run_process`. Windows has no groups of processes.
+_PROCESS_GROUP: Final[dict[str, Any]] = (
+    {"start_new_session": True, "deliver_cancel": _end_group} if os.name == "posix" else {}
+)
 
 
 class Attachments:
@@ -240,6 +266,9 @@ class Attachments:
                         stdin=b"",
                         stdout=subprocess.DEVNULL,
                         stderr=subprocess.DEVNULL,
+                        # The server's secrets are none of its business.
+                        env={name: value for name, value in os.environ.items() if not name.startswith("ACTORCHAT_")},
+                        **_PROCESS_GROUP,
                     )
                     status = done.returncode
                 except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -292,6 +293,34 @@ async def test_a_scanner_that_hangs_or_is_missing_takes_no_file(tmp_path: Path) 
         async with serving(tmp_path, attachments=AttachmentSettings(scan=scan, scan_seconds=1)) as api:
             assert error_of(await upload(api, b"x")) == (503, "overloaded", "")
             assert files(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no groups of processes")
+async def test_a_scanner_that_hangs_ends_with_what_it_has_started(tmp_path: Path) -> None:
+    number = tmp_path / "number"
+    scan = ("sh", "-c", f"(trap '' TERM; sleep 60) & echo $! > {number}; wait")
+    limits = AttachmentSettings(per_minute=0, address_per_minute=0, scan=scan, scan_seconds=1)
+    async with serving(tmp_path, attachments=limits) as api:
+        assert error_of(await upload(api, b"x")) == (503, "overloaded", "")
+        await until(lambda: not runs(int(number.read_text())))
+
+
+def runs(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    # Nobody may have asked yet how it ended.
+    status = Path(f"/proc/{number}/stat")
+    return not status.exists() or status.read_text().split(")")[1].split()[0] != "Z"
+
+
+async def test_a_scanner_does_not_get_the_servers_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACTORCHAT_SECRET", SECRET)
+    look = "import os, sys; sys.exit('ACTORCHAT_SECRET' in os.environ or 'PATH' not in os.environ)"
+    limits = AttachmentSettings(per_minute=0, address_per_minute=0, scan=(sys.executable, "-c", look))
+    async with serving(tmp_path, attachments=limits) as api:
+        assert (await upload(api, b"x")).status_code == 201
 
 
 async def test_only_configured_types_are_accepted(tmp_path: Path) -> None:
