@@ -119,7 +119,8 @@ class _Relay:
                 # The journal tells that storage is away.
                 await trio.sleep(1.0)
             except Exception as error:
-                _log.exception("publishing to %s failed", self.name)
+                if trio.current_time() - self._warned_at >= WARNING_PERIOD:
+                    _log.exception("publishing to %s failed", self.name)
                 await self._away(f"{type(error).__name__}: {error}")
 
     async def _publish_all(self) -> None:

@@ -301,3 +301,18 @@ async def test_an_adapter_that_fails_in_an_unknown_way_is_tried_again(
         await trio.sleep(5)
     assert broker.texts == ["x"]
     assert "publishing to b failed" in caplog.text
+
+
+async def test_an_adapter_that_always_fails_is_logged_once_a_minute(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    place, broker = Place(), ScriptedBroker()
+
+    async def failing(messages: Sequence[BrokerMessage]) -> None:
+        raise KeyError("what")
+
+    broker.publish = failing  # type: ignore[method-assign]
+    async with relaying(place, b=broker):
+        place.say("x")
+        await trio.sleep(300)
+    assert 3 <= caplog.text.count("publishing to b failed") <= 5
