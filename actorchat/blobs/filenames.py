@@ -16,6 +16,8 @@ _EXTENSION: Final = re.compile(r"\.([0-9A-Za-z]{1,16})")
 
 # They join letters and emoji, and change no direction.
 _JOINERS: Final = frozenset("\u200c\u200d")
+# Joiners are invisible where they join nothing, and would hide the extension.
+_NOT_AT_ENDS: Final = ". \u200c\u200d"
 _REMOVED: Final = frozenset({"Cc", "Cf", "Cs", "Cn", "Zl", "Zp"})
 
 
@@ -31,7 +33,7 @@ def clean_filename(name: str) -> str:
         if character in _JOINERS or unicodedata.category(character) not in _REMOVED
     )
     # Windows drops dots and spaces at the end, and a leading dot hides a file.
-    kept = " ".join(kept.split()).strip(". ")
+    kept = " ".join(kept.split()).strip(_NOT_AT_ENDS)
     return _shorten(kept) or _NAMELESS
 
 
@@ -47,5 +49,5 @@ def _shorten(name: str) -> str:
         return name
     extension = extension_of(name)
     end = f".{extension}".encode() if extension else b""
-    start = encoded[: MAX_NAME_BYTES - len(end)].decode(errors="ignore").rstrip(". ")
+    start = encoded[: MAX_NAME_BYTES - len(end)].decode(errors="ignore").rstrip(_NOT_AT_ENDS)
     return start + end.decode()

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from actorchat.blobs.filenames import MAX_NAME_BYTES, clean_filename, extension_of
 
 NAMES = {
+    "x.exe\u200d": "x.exe",
+    "\u200c.\u200d": "file",
     "gold sphere_2.gif": "gold sphere_2.gif",
     "../../etc/passwd": "passwd",
     "C:\\Users\\Ann\\photo.JPG": "photo.JPG",

@@ -12,6 +12,8 @@ CASES = {
     "webp": (b"RIFF\x10\0\0\0WEBPVP8 ", "image", "image/webp", True),
     "avif": (b"\0\0\0\x20ftypavif\0\0\0\0", "image", "image/avif", True),
     "heic": (b"\0\0\0\x20ftypheic\0\0\0\0", "image", "image/heic", False),
+    "heic from a burst": (b"\0\0\0\x20ftyphevc\0\0\0\0", "image", "image/heic-sequence", False),
+    "heif sequence": (b"\0\0\0\x20ftypmsf1\0\0\0\0", "image", "image/heif-sequence", False),
     "bmp": (b"BM\0\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0", "image", "image/bmp", False),
     "tiff": (b"II*\0\x08\0\0\0", "image", "image/tiff", False),
     "mp4": (b"\0\0\0\x20ftypisom\0\0\2\0", "video", "video/mp4", True),
