@@ -79,6 +79,8 @@ class BrokerConsumer:
                             delivered = None
                         while True:
                             for entry in await connection.next_entries():
+                                if await connection.is_finished(entry):
+                                    continue
                                 delivery = _Delivery(entry)
                                 await self._send.send(delivery)
                                 delivered = delivery
@@ -190,26 +192,35 @@ class _Connection:
             self._claimed_at = trio.current_time()
             idle = int(_CLAIM_IDLE * 1_000)
             claimed = await client.xautoclaim(stream.key, stream.group, stream.consumer, idle, "0", _PAGE)
-            return await self._fresh(claimed[1])
+            return await self._messages(claimed[1])
         block = int(_BLOCK_SECONDS * 1_000) if self._after == ">" else None
         found = await client.xreadgroup(stream.group, stream.consumer, {stream.key: self._after}, _PAGE, block)
         entries = [entry for each in (found or {}).values() for entry in each]
         if self._after != ">":
             self._after = entries[-1].identifier if entries else ">"
-        return await self._fresh(entries)
+        return await self._messages(entries)
 
     # Any: coredis types entries in several ways.
-    async def _fresh(self, entries: Sequence[Any]) -> Sequence[_Entry]:
-        """Those whose id was not finished before; the others are acknowledged at once."""
-        fresh: list[_Entry] = []
+    async def _messages(self, entries: Sequence[Any]) -> Sequence[_Entry]:
+        """Those that are messages; the others are acknowledged at once."""
+        messages: list[_Entry] = []
         for each in entries:
             entry = _entry(each, self._stream.channel)
-            known = entry is not None and entry.message.id in {other.message.id for other in fresh}
-            if entry is None or known or await self._client.exists([self._seen(entry)]):
+            if entry is None:
                 await self._client.xack(self._stream.key, self._stream.group, [each.identifier])
             else:
-                fresh.append(entry)
-        return fresh
+                messages.append(entry)
+        return messages
+
+    async def is_finished(self, entry: _Entry) -> bool:
+        """Whether the group has finished its id before. Then the entry is acknowledged.
+
+        To be asked just before it is delivered: another consumer may have taken it over since it was read.
+        """
+        if not await self._client.exists([self._seen(entry)]):
+            return False
+        await self._client.xack(self._stream.key, self._stream.group, [entry.identifier])
+        return True
 
     async def acknowledge(self, entry: _Entry) -> None:
         """Finish an entry, and remember its id, in one transaction."""

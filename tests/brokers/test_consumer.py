@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from actorchat.brokers import open_broker, parse_broker_url
-from actorchat.client import ConsumerRefused, open_broker_consumer
+from actorchat.client import ConsumerRefused, broker_consumer, open_broker_consumer
 from actorchat.protocol import BrokerChannel, BrokerMessage
 from tests.brokers.servers import Valkey
 
@@ -119,6 +119,26 @@ async def test_a_refused_login_is_raised_to_the_reader(own_valkey: Valkey) -> No
         ) as messages:
             with pytest.raises(ConsumerRefused, match="refuses"):
                 await anext(messages)
+
+
+async def test_what_another_consumer_took_over_and_finished_is_not_delivered(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker_consumer, "_CLAIM_IDLE", 0.5)
+    monkeypatch.setattr(broker_consumer, "_CLAIM_PERIOD", 0.2)
+    monkeypatch.setattr(broker_consumer, "_BLOCK_SECONDS", 0.1)
+    url = f"{valkey.url}?prefix=g."
+    with trio.fail_after(CAP):
+        await publish(valkey, *range(5), prefix="g.")
+        async with open_broker_consumer(url, "message", group="g", consumer="slow", from_start=True) as slow:
+            assert await anext(slow) == message(0)
+            async with open_broker_consumer(url, "message", group="g", consumer="quick") as quick:
+                assert [await anext(quick) for _ in range(5)] == [message(number) for number in range(5)]
+                with trio.move_on_after(0.2):
+                    # Acknowledges the last one.
+                    await anext(quick)
+            await publish(valkey, 5, prefix="g.")
+            assert await anext(slow) == message(5)
 
 
 async def test_what_the_reader_raises_comes_out_as_it_is(valkey: Valkey) -> None:
