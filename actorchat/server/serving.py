@@ -471,11 +471,15 @@ async def start_server(stack: AsyncExitStack, settings: Settings, environment: E
 
 
 def _attachments_folder(stack: AsyncExitStack, settings: Settings) -> Path:
-    """Return the folder of attachments. A server without a data folder uses a temporary one, removed with `stack`."""
-    if settings.folder is not None:
+    """Return the folder of attachments. Without a database it is one of this run, removed with `stack`.
+
+    Otherwise the files of a database in the same data folder would be deleted: they have no rows in this one.
+    """
+    if settings.folder is not None and settings.storage != "memory://":
         return settings.folder / "attachments"
+    parent = Path(tempfile.gettempdir()) if settings.folder is None else settings.folder / "attachments"
     # It is created at the first upload.
-    folder = Path(tempfile.gettempdir()) / f"actorchat-{secrets.token_hex(16)}"
+    folder = parent / f"actorchat-{secrets.token_hex(16)}"
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
     return folder
 

@@ -466,6 +466,18 @@ async def test_old_bytes_without_a_row_are_deleted_and_others_kept(tmp_path: Pat
         assert files(tmp_path) == sorted([UUID(attachment["uuid"]).hex, "ab-not-ours"])
 
 
+async def test_a_server_without_a_database_leaves_the_files_of_another_one(tmp_path: Path) -> None:
+    async with serving(tmp_path) as api:
+        await uploaded(api, b"x")
+    known = files(tmp_path)
+    for path in (tmp_path / "attachments").rglob("*"):
+        os.utime(path, (1, 1))
+    async with serving(tmp_path, "memory") as api:
+        await uploaded(api, b"y")
+        await part_of(api).delete_orphans()
+    assert files(tmp_path) == known
+
+
 async def test_a_server_that_keeps_no_files_takes_them_while_it_runs() -> None:
     settings = Settings(storage="memory://", port=0, secret=SECRET)
     async with run_server(settings) as api:
