@@ -28,7 +28,7 @@ types:
 
 # All tests, on all cores.
 test *args:
-    {{python}} -m pytest -n auto {{args}}
+    {{python}} -m pytest -n auto --dist worksteal {{args}}
 
 # All tests on every supported Python that is installed (also by pyenv), each in an environment of its own under .matrix.
 matrix *args:
