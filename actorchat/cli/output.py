@@ -5,10 +5,11 @@ from __future__ import annotations
 import codecs
 import io
 import json
+import os
 import sys
 from typing import Final
 
-__all__ = ["echo", "echo_json", "prepare_output"]
+__all__ = ["discard_unwritable_output", "echo", "echo_json", "prepare_output"]
 
 _ERROR_HANDLER: Final = "actorchat"
 
@@ -51,6 +52,20 @@ def echo(text: str, *, err: bool = False) -> None:
     `click.echo` would write UTF-8 to a stream whose encoding is ASCII; this keeps the stream's encoding.
     """
     print(text, file=sys.stderr if err else sys.stdout, flush=True)
+
+
+def discard_unwritable_output() -> None:
+    """Discard what stdout and stderr still buffer if it cannot be written, for example to a closed terminal.
+
+    Python would try to write it at exit, and exit with status 120.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
 
 
 def echo_json(value: object, *, indent: int | None = None) -> None:

@@ -21,7 +21,7 @@ import trio
 
 from actorchat.cli.errors import BAD_SETTINGS, FAILED, fail, warn
 from actorchat.cli.options import settings_options
-from actorchat.cli.output import echo
+from actorchat.cli.output import discard_unwritable_output, echo
 from actorchat.cli.reload import Reloader, Terminal
 from actorchat.server.bootstrap import StartFailed, file_warnings
 from actorchat.server.file_descriptors import raise_open_file_limit
@@ -123,6 +123,8 @@ def _run(config: Path | None, options: Mapping[str, object], terminal: Terminal)
             raise
         _log.critical("the server failed", exc_info=True)
         sys.exit(FAILED)
+    # The terminal may have been closed.
+    discard_unwritable_output()
     sys.exit(0 if drained else FAILED)
 
 

@@ -22,7 +22,7 @@ async def test_a_probe_waits_for_a_message_and_names_one_that_does_not_come(auto
         with pytest.raises(AssertionError, match="expected a Boom, got Add"):
             await probe.expect(Boom)
         assert await probe.expect(Boom) == Boom()
-        with pytest.raises(AssertionError, match="no Add came within 3"):
+        with pytest.raises(AssertionError, match="no Add arrived within 3 s"):
             await probe.expect(Add, within=3)
         assert trio.current_time() == 3
         ref.tell(Add(4))
