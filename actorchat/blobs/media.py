@@ -16,9 +16,9 @@ HEAD_BYTES: Final = 4_096
 
 @attrs.frozen
 class Media:
-    """What a file is. `inline`: a browser may show it; other files are only downloaded.
+    """A kind of file. If `inline` is false, browsers download such a file instead of showing it.
 
-    `executable`: an operating system may run it.
+    `executable` says that an operating system may run it.
     """
 
     type: AttachmentType
@@ -115,7 +115,7 @@ def is_inline(media_type: str) -> bool:
 
 
 def sniff(head: bytes) -> Media:
-    """What a file is that begins with `head`, its first `HEAD_BYTES` bytes.
+    """Return the kind of a file, judged by `head`, its first `HEAD_BYTES` bytes.
 
     Text has no signature, so text, HTML, SVG and scripts of browsers are unknown: `application/octet-stream`.
     """

@@ -66,7 +66,7 @@ class Stage(StrEnum):
 
 
 class OnClosed(StrEnum):
-    """What happens when the visitor of a closed chat writes or reopens it."""
+    """The reaction to a visitor who writes in a closed chat or reopens it."""
 
     REOPEN = "reopen"
     QUEUE = "queue"
@@ -265,7 +265,7 @@ class SourceCounters:
 
 @attrs.frozen
 class Contribution:
-    """What one chat adds to the counters of its operator and its source."""
+    """The amounts that one chat adds to the counters of its operator and its source."""
 
     operator_id: int | None
     new: int

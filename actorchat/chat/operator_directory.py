@@ -157,7 +157,7 @@ class _Operator:
 
 @attrs.define(eq=False)
 class _View:
-    """What one console shows of its sources, and which updates it still has to get.
+    """The state of one console: the counters it shows of its sources, and the updates that are due to it.
 
     `ahead` has counters of its snapshot that were newer than the chat events it had been sent by then. `operators` are
     the ids of operators whose update is due.

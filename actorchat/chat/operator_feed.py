@@ -28,7 +28,7 @@ HELD_ITEMS = 10_000
 
 
 class FeedItem(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """What one room published in one step. `frames` is None if only counters changed.
+    """The events that one room published in one step. `frames` is None if only counters changed.
 
     `steps`, for more than one revision: each with the number of frames up to it. `linked`: each console needs its own
     links to the files in them.

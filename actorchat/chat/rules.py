@@ -50,7 +50,7 @@ __all__ = ["DecisionContext", "MarkedMessage", "decide", "prospective_operator",
 
 
 class MarkedMessage(msgspec.Struct, frozen=True, gc=False):
-    """What a mark needs to know about its message."""
+    """The fields of a message that the decision on a mark reads."""
 
     index: int
     type: MessageType
@@ -58,7 +58,7 @@ class MarkedMessage(msgspec.Struct, frozen=True, gc=False):
 
 
 class DecisionContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What a decision may depend on besides the chat, as of the transaction.
+    """The input of a decision besides the chat itself, as of the transaction.
 
     `now` is in epoch seconds, rounded down; `rounded` is 1 if it was not a whole number, so timers start at
     `now + rounded`. `message_id` is the first free message id. A decision uses one id for each message that it stores,

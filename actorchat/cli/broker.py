@@ -140,7 +140,7 @@ def _print(console: Console, message: BrokerMessage) -> None:
 
 
 def _words(body: BrokerBody) -> str:
-    """What a body says, on one line."""
+    """Summarize a message body on one line."""
     match body:
         case Chat():
             operator = "nobody" if body.operator_user is None else _name(body.operator_user)

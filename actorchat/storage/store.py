@@ -91,7 +91,7 @@ class Reads(Protocol):
         """The operators of at least one of `sources`, by id; None: all operators."""
 
     def feed_snapshot(self, sources: Collection[str], limit: int) -> FeedSnapshot:
-        """What a feed of `sources` shows first: operators, counters and the newest `limit` open or new chats."""
+        """Read the snapshot of a feed of `sources`: operators, counters, the newest `limit` open or new chats."""
 
     def unused(self, before: float, limit: int) -> tuple[UUID, ...]:
         """Reserved chats that nothing was done with after `before` (epoch seconds), the longest unused first."""

@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-class BrokerServer:
+class BrokerServer(ABC):
     """A broker as a process of its own on a port that stays the same over restarts."""
 
     def __init__(self, folder: Path) -> None:
@@ -42,8 +43,9 @@ class BrokerServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
+    @abstractmethod
     def command(self) -> Sequence[str]:
-        raise NotImplementedError
+        """The command line that starts the broker."""
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -85,8 +87,9 @@ class BrokerServer:
         except OSError:
             return False
 
+    @abstractmethod
     def _answers(self, sock: socket.socket) -> bool:
-        raise NotImplementedError
+        """Whether the broker answers on a new connection."""
 
 
 class Valkey(BrokerServer):

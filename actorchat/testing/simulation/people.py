@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Final
@@ -56,7 +57,7 @@ def make_people(world: ChatWorld) -> dict[str, Person]:
     return people
 
 
-class Person:
+class Person(ABC):
     """One user. `current` is the user's token, which expires at `expires`."""
 
     role: Role
@@ -101,12 +102,13 @@ class Person:
             "wrong_request": self._wrong_request,
         }
 
+    @abstractmethod
     def may_see(self, chat: ChatTruth) -> bool:
-        raise NotImplementedError
+        """Whether the rules let the person see the chat."""
 
+    @abstractmethod
     async def begin(self) -> None:
         """Make the person known to the server."""
-        raise NotImplementedError
 
     async def run(self) -> None:
         """Follow the plan, and stay until `leave`."""
