@@ -66,13 +66,56 @@ soak:
 autobahn wstest="wstest":
     WSTEST={{wstest}} {{python}} -m pytest -m autobahn tests/transports/test_autobahn.py
 
+# Build the widget, the SDK, the console and the demo page from actorchat/web/src into actorchat/web/static.
+web: web-packages
+    cd actorchat/web/src && node build.mjs
+
+# The same at every change of a file.
+web-watch: web-packages
+    cd actorchat/web/src && node build.mjs --watch
+
+# The browser's side: its types, its tests, and that the committed files are what the sources build.
+web-check: web-packages
+    cd actorchat/web/src && node node_modules/typescript/bin/tsc -p .
+    cd actorchat/web/src && node --test "test/*.test.ts"
+    rm -rf build/web && node actorchat/web/src/build.mjs build/web && diff -r --exclude '*.br' build/web actorchat/web/static
+
+# Pictures of the demo page and of every state of the widget and the console, in build/screenshots. Needs Chromium.
+screenshots *args:
+    {{python}} -m tests.web.screenshots build/screenshots {{args}}
+    {{python}} -m tests.web.console_states build/screenshots {{args}}
+
+# The console with 5,000 chats and 50 messages a second: frames, tasks and memory. `--minutes 60` for the heap of an hour.
+console-load *args:
+    {{python}} -m tests.web.console_load {{args}}
+
+# The longest tasks that the widget adds to a page, by CPU time. Needs Chromium.
+widget-load *args:
+    {{python}} -m tests.web.widget_load {{args}}
+
+[private]
+web-packages:
+    cd actorchat/web/src && npm ci --silent --ignore-scripts --no-audit --no-fund
+
 # The whole server from random seeds, with faults: `just simulate --seeds 10000`, `just simulate --minutes 60`.
 simulate *args:
     {{python}} -m actorchat.testing.simulation {{args}}
+
+# Several servers on one PostgreSQL database under faults: `just checker --seconds 3600 --pairs`, `--list` names them.
+checker *args:
+    {{python}} -m tests.system.run_checker {{args}}
+
+# The same with each healing of the servers switched off in turn: the checker has to see it. Some minutes.
+checker-planted *args:
+    {{python}} -m tests.system.switched_off {{args}}
+
+# The HTTP API from its OpenAPI document: more than 5,000 requests that Schemathesis makes, to a server process.
+fuzz *args:
+    {{python}} -m tests.http.fuzz {{args}}
 
 # What the speed claims rest on: ratios measured side by side.
 bench *args:
     {{python}} -m bench {{args}}
 
 # All of it: what CI runs.
-check: lint types docs test
+check: lint types docs web-check test

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from actorchat.chat.accounts import Rights
     from actorchat.chat.ports import StorageUnavailable
     from actorchat.chat.service import ChatRefused
     from actorchat.server.bootstrap import StartFailed
@@ -21,47 +22,67 @@ if TYPE_CHECKING:
     from actorchat.server.embedded_api import LocalApi
     from actorchat.server.serving import Server, ServerStatistics, open_server
     from actorchat.server.settings import (
+        AccountSettings,
         AttachmentSettings,
+        BlockedSettings,
         ChatSettings,
         HttpSettings,
         InvalidSettings,
+        KeySettings,
         LimitSettings,
+        MetricsSettings,
         Settings,
+        SourceAttachmentSettings,
+        TelemetrySettings,
     )
 
     __version__: str
 
 __all__ = [
+    "AccountSettings",
     "AttachmentSettings",
+    "BlockedSettings",
     "ChatRefused",
     "ChatSettings",
     "HttpSettings",
     "InvalidSettings",
+    "KeySettings",
     "LimitSettings",
     "LocalApi",
     "LocalSocket",
+    "MetricsSettings",
+    "Rights",
     "Server",
     "ServerStatistics",
     "Settings",
+    "SourceAttachmentSettings",
     "StartFailed",
     "StorageUnavailable",
+    "TelemetrySettings",
     "open_server",
 ]
 
 _MODULES: Final = {
+    "AccountSettings": "actorchat.server.settings",
     "ChatRefused": "actorchat.chat.service",
     "ChatSettings": "actorchat.server.settings",
     "AttachmentSettings": "actorchat.server.settings",
+    "BlockedSettings": "actorchat.server.settings",
+    "SourceAttachmentSettings": "actorchat.server.settings",
     "HttpSettings": "actorchat.server.settings",
     "InvalidSettings": "actorchat.server.settings",
+    "KeySettings": "actorchat.server.settings",
     "LimitSettings": "actorchat.server.settings",
+    "MetricsSettings": "actorchat.server.settings",
     "LocalApi": "actorchat.server.embedded_api",
     "LocalSocket": "actorchat.server.embedded",
+    "Rights": "actorchat.chat.accounts",
     "Server": "actorchat.server.serving",
     "ServerStatistics": "actorchat.server.serving",
     "Settings": "actorchat.server.settings",
     "StartFailed": "actorchat.server.bootstrap",
     "StorageUnavailable": "actorchat.chat.ports",
+    "TelemetrySettings": "actorchat.server.settings",
     "open_server": "actorchat.server.serving",
 }
 

@@ -1,11 +1,13 @@
-"""Removes passwords and tokens from URLs before they are shown in errors, logs and reprs."""
+"""Checks the hosts of URLs, and removes passwords and tokens from URLs before they are shown."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
-__all__ = ["without_secrets"]
+__all__ = ["is_host", "without_secrets"]
+
+_MAX_HOST_BYTES: Final = 253
 
 _CREDENTIALS: Final = re.compile(r"(?<=://)([^\s/?#:@]*)(:?).*@", re.DOTALL)
 """Matches up to the last @, because a password that was not percent-encoded may contain any character."""
@@ -13,6 +15,15 @@ _CREDENTIALS: Final = re.compile(r"(?<=://)([^\s/?#:@]*)(:?).*@", re.DOTALL)
 _SECRET_PARAMETER: Final = re.compile(
     r"(?i)((?:^|[?&;\s])[\w.-]*(?:pass|pwd|secret|token|key|credential)[\w.-]*=)[^&;\s]*"
 )
+
+
+def is_host(host: str) -> bool:
+    """Return whether `host` can be looked up: it is an IP address or has the form of a name."""
+    try:
+        # A lookup encodes the name like this, and raises the same error.
+        return host.isprintable() and 0 < len(host.encode("idna")) <= _MAX_HOST_BYTES
+    except UnicodeError:
+        return False
 
 
 def without_secrets(text: str) -> str:

@@ -14,13 +14,21 @@ from pathlib import Path
 import click
 
 from bench.actors import actors
-from bench.overload import flood, newcomers, resume, stalled
+from bench.message_brokers import broker
+from bench.nodes import nodes
+from bench.overload import flood, http_load, newcomers, resume, stalled
 from bench.report import Report
 from bench.run_plan import Plan, choose
+from bench.search import search
 from bench.socket_cases import connect, fanout, feed, idle, latency, rooms
 from bench.stored_chats import storage
+from bench.stores import stores
+from bench.uploads import attachments
 
-CASES = (fanout, rooms, connect, idle, latency, storage, feed, flood, resume, newcomers, stalled, actors)
+CASES = (
+    *(fanout, rooms, connect, idle, latency, storage, feed, flood, resume, newcomers, stalled, http_load),
+    *(search, attachments, actors, broker, stores, nodes),
+)
 PEERS = "least possible (C),uWebSockets.js,ws,picows"
 
 Case = Callable[[Plan], None]
@@ -72,8 +80,8 @@ def _measure(
                     case(plan)
                 except Exception as error:
                     # Keep the figures of the other cases, and those of this one so far.
-                    report.fail(case.__name__, str(error) or repr(error))
-                    plan.tell(f"{case.__name__} FAILED: {error}")
+                    report.fail(case.__name__, _reason(error))
+                    plan.tell(f"{case.__name__} FAILED: {_reason(error)}")
     except (KeyboardInterrupt, SystemExit) as end:
         report.fail("all", "the run was interrupted")
         ended = end.code if isinstance(end, SystemExit) else 128 + signal.SIGINT
@@ -91,12 +99,19 @@ def _measure(
         sys.exit(ended or 1)
 
 
+def _reason(error: BaseException) -> str:
+    """What happened, in place of the number of exceptions if it happened in a nursery."""
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(_reason(each) for each in error.exceptions)
+    return str(error) or repr(error)
+
+
 def _command(case: Case) -> click.Command:
     @_options
     def run(**options: object) -> None:
         _measure([case], **options)  # type: ignore[arg-type] # click gives what `_options` names
 
-    return click.command(case.__name__, help=case.__doc__)(run)
+    return click.command(case.__name__.replace("_", "-"), help=case.__doc__)(run)
 
 
 @click.group(help=__doc__)

@@ -8,13 +8,14 @@ from tempfile import TemporaryDirectory
 import attrs
 import httpx
 
-from bench.load.generator import Socket, open_load
+from bench.http_clients import http_clients
+from bench.load.generator import Socket, on_load_core, open_load
 from bench.run_plan import Plan
 from bench.servers import ACTORCHAT, SQLITE, actorchat_on, chat_sockets, private_kib
 from bench.stalled_readers import history_requests, peak_kib, replay_requests, say_a_lot, stalled_readers
 from bench.unfinished_requests import allow_open_files, newcomer, unfinished_heads
 
-__all__ = ["flood", "newcomers", "resume", "stalled"]
+__all__ = ["flood", "http_load", "newcomers", "resume", "stalled"]
 
 QUIET_ROOMS = 100
 QUIET_RATE = 500
@@ -32,6 +33,10 @@ CLOSING_SECONDS = 1.5
 """Seconds in which the server finishes its work for readers that are gone."""
 HEADS = 2_000
 NEWCOMERS = 20
+IDLE_CONNECTIONS = 1_000
+SLOW_HEADS = 200
+SIGN_INS = 33
+"""Sign-ins at once: one whose password is being checked, and as many as may wait for that."""
 
 
 def flood(plan: Plan) -> None:
@@ -139,6 +144,42 @@ def stalled(plan: Plan) -> None:
                         memory.add(who, (private_kib(process) - before) / count)
                         readers.close()
                         closing.add(who, (peak_kib(process, CLOSING_SECONDS) - before) / count)
+
+
+def http_load(plan: Plan) -> None:
+    """1,000 idle HTTP connections, 200 slow heads and sign-ins without end: p99 of 100 rooms without and with them."""
+    report, who = plan.report, SQLITE.name
+    seconds = 2 * plan.seconds if plan.quick else FLOOD_SECONDS
+    loads: dict[str, dict[str, int]] = {
+        "alone": {},
+        f"beside {IDLE_CONNECTIONS:,} idle connections": {"idle": IDLE_CONNECTIONS},
+        f"beside {SLOW_HEADS} slow heads": {"slow": SLOW_HEADS},
+        "beside sign-ins": {"logins": SIGN_INS},
+        "beside all of them": {"idle": IDLE_CONNECTIONS, "slow": SLOW_HEADS, "logins": SIGN_INS},
+    }
+    runs = {name: report.runs(f"p99 of {QUIET_ROOMS} quiet rooms {name}", "ms", less=True) for name in loads}
+    checked = report.runs("passwords checked meanwhile", "passwords/s")
+    alone, *_, everything = runs.values()
+    report.ask(f"{everything.case}, x alone", everything.case, who, (alone.case, who), 1.2, most=True)
+    allow_open_files(2 * (IDLE_CONNECTIONS + SLOW_HEADS + SIGN_INS))
+    for number in plan.each_round("http-load", steps=len(loads)):
+        with (
+            TemporaryDirectory() as name,
+            actorchat_on(Path(name)) as (port, _),
+            open_load(port, chat_sockets(port, Path(name), QUIET_ROOMS, 2, 1)) as (load, _),
+            on_load_core(),
+        ):
+            # Backwards in every other round: what changes with time affects all of them alike.
+            for what in list(loads)[:: -1 if number % 2 else 1]:
+                plan.step(f"http-load: {what}")
+                with http_clients(port, **loads[what]) as clients:
+                    before = clients.checked
+                    measured = load.open_loop(rate=QUIET_RATE, seconds=seconds)
+                    if measured.waiting:
+                        raise RuntimeError(f"{measured.waiting:,} messages of quiet rooms never came back")
+                    runs[what].add(who, measured.p99_us / 1000, measured.cpu_share)
+                    if "logins" in loads[what]:
+                        checked.add(f"{who}, {what}", (clients.checked - before) / measured.seconds)
 
 
 def _say(port: int, sockets: list[Socket], members: int) -> None:

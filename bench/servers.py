@@ -32,6 +32,7 @@ __all__ = [
     "OURS",
     "PEERS",
     "SQLITE",
+    "UPLOADS_STARLETTE",
     "WITH_IDS",
     "Server",
     "Target",
@@ -43,7 +44,7 @@ __all__ = [
     "private_kib",
 ]
 
-START_SECONDS = 20
+START_SECONDS = 60
 PORT_TRIES = 3
 STAND_SECONDS = 15
 _SERVE = (sys.executable, "-m", "actorchat", "serve")
@@ -161,6 +162,13 @@ LIMITS_OUT_OF_REACH = {
     "ACTORCHAT_LIMITS_VISITORS_PER_MINUTE": "1000000",
     "ACTORCHAT_LIMITS_VISITOR_SOCKETS": "0",
     "ACTORCHAT_LIMITS_OPERATOR_SOCKETS": "0",
+    "ACTORCHAT_ACCOUNTS_ATTEMPTS_PER_MINUTE": "0",
+    "ACTORCHAT_ACCOUNTS_ADDRESS_ATTEMPTS_PER_MINUTE": "0",
+    "ACTORCHAT_ATTACHMENTS_PER_MINUTE": "0",
+    "ACTORCHAT_ATTACHMENTS_ADDRESS_PER_MINUTE": "0",
+    "ACTORCHAT_ATTACHMENTS_UNUSED_BYTES": "0",
+    "ACTORCHAT_ATTACHMENTS_ADDRESS_UNUSED_BYTES": "0",
+    "ACTORCHAT_ATTACHMENTS_SIZE": "1073741824",
 }
 
 
@@ -180,7 +188,7 @@ def _actorchat(storage: str, transport: str, *, ids: bool) -> Iterator[Target]:
 
 
 @contextmanager
-def actorchat_on(folder: Path, *, allowed: bool = False) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+def actorchat_on(folder: Path, *options: str, allowed: bool = False) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     """Run `actorchat serve` on a data folder, which may have chats. Yields its port and its process.
 
     `allowed`: with the default rate limits for messages.
@@ -191,7 +199,8 @@ def actorchat_on(folder: Path, *, allowed: bool = False) -> Iterator[tuple[int, 
         for name, value in LIMITS_OUT_OF_REACH.items()
         if not allowed or "VISITOR" in name or "SOCKETS" in name
     }
-    with _running(lambda port: [*_SERVE, "--port", str(port), "--data", str(folder)], limits) as running:
+    command = [*_SERVE, "--data", str(folder), *options]
+    with _running(lambda port: [*command, "--port", str(port)], limits) as running:
         yield running
 
 
@@ -229,6 +238,7 @@ SQLITE = _ours("actorchat, SQLite", "sqlite", "reactor", ids=True)
 ON_TRIO_WEBSOCKET = _ours("actorchat on trio-websocket", "memory", "trio-websocket")
 OURS = (ACTORCHAT, WITH_IDS, SQLITE, ON_TRIO_WEBSOCKET)
 LIMIT = Server("least possible (C)", _limit)
+UPLOADS_STARLETTE = Server("Starlette", partial(_python, "uploads_starlette", "uvicorn"))
 PEERS = (
     LIMIT,
     Server("uWebSockets.js", partial(_javascript, "relay_uws.mjs", "node")),

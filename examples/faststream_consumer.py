@@ -1,8 +1,8 @@
-"""Reads messages with FastStream, from RabbitMQ or Redis: `python -m examples.faststream_consumer`.
+"""Reads messages with FastStream, from RabbitMQ, NATS or Redis: `python -m examples.faststream_consumer`.
 
-Start a server that publishes first, to RabbitMQ with `actorchat serve --broker amqp://127.0.0.1`, or to Redis with
-`actorchat serve --broker "redis://127.0.0.1?format=faststream"`. `BROKER` in the environment names another broker.
-FastStream is installed with `pip install "faststream[rabbit,redis]"`.
+Start a server that publishes first, to RabbitMQ with `actorchat serve --broker amqp://127.0.0.1`, to NATS with
+`--broker nats://127.0.0.1`, or to Redis with `--broker "redis://127.0.0.1?format=faststream"`. `BROKER` in the
+environment names another broker. FastStream is installed with `pip install "faststream[rabbit,nats,redis]"`.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from collections import OrderedDict
 from typing import Annotated, Any
 
 from faststream import Context, FastStream
+from faststream.nats import JStream, NatsBroker
 from faststream.rabbit import ExchangeType, RabbitBroker, RabbitExchange, RabbitQueue
 from faststream.redis import RedisBroker, StreamSub
 
@@ -41,6 +42,11 @@ def make_app() -> FastStream:
         redis = RedisBroker(BROKER)
         redis.subscriber(stream=StreamSub("message", group="crm", consumer="1"))(on_message)
         return FastStream(redis)
+    if BROKER.startswith(("nats", "tls")):
+        nats = NatsBroker(BROKER)
+        # The server has made the stream. A durable consumer goes on where it was; "message.shop" would be one source.
+        nats.subscriber("message.*", stream=JStream("message", declare=False), durable="crm")(on_message)
+        return FastStream(nats)
     rabbit = RabbitBroker(BROKER)
     # A durable queue keeps what is published while this program is away. "#" is every source; "shop" would be one.
     queue = RabbitQueue("crm", durable=True, routing_key="#")

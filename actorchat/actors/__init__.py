@@ -1,6 +1,6 @@
 """An actor library for Trio: actors, addresses, inboxes, supervision, virtual actors, timers, watches and groups.
 
-It knows nothing of chats, protocols or sockets. `docs/actors.md` is the guide.
+It does not depend on chats, protocols or sockets. `docs/actors.md` is the guide.
 """
 
 from actorchat.actors._actor import Actor

@@ -76,7 +76,7 @@ class Actor(Generic[M]):
     batch_max: ClassVar[int] = 256
     """The largest number of messages passed to one `receive_batch`."""
 
-    # Set by `_cell`. The other fields are created on first use, so that a parked actor stays small.
+    # Set by `_actor_task`. The other fields are created on first use, so that a parked actor stays small.
     _ref: Ref[M] | None = None
     _current: object = None
     _batch: Sequence[object] = ()

@@ -37,7 +37,7 @@ class Group(Generic[M_contra]):
         return not ref.stopped
 
     def discard(self, ref: Ref[M_contra]) -> None:
-        """Remove `ref`. Does nothing if it is no member."""
+        """Remove `ref`. Does nothing if it is not a member."""
         self._members.pop(ref, None)
 
     def publish(self, message: M_contra) -> int:

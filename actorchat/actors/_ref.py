@@ -135,7 +135,7 @@ class Ref(Generic[M_contra]):
 
     @property
     def name(self) -> str:
-        """The name, unique among the living actors of one system: the one given to `spawn`, or a made one."""
+        """The name, unique among the living actors of one system: the argument of `spawn`, or a generated name."""
         return self._name
 
     @property
@@ -374,7 +374,7 @@ class Ref(Generic[M_contra]):
         return MailboxFull(self._name, overflow.retry_after if isinstance(overflow, Stop) else None)
 
     def _make_dead_letter(self, item: object, reason: DeadLetterReason, end: End | None = None) -> None:
-        """Make `item` a dead letter. Its asker is told that the inbox was full, or of the `end`."""
+        """Make `item` a dead letter. Its asker gets `MailboxFull`, or the error for the `end`."""
         if isinstance(item, Call):
             if item.done and reason is not DeadLetterReason.CRASHED:
                 self._system.abandoned += 1
@@ -403,7 +403,7 @@ class Ref(Generic[M_contra]):
         """Start the task. The first incarnation begins in `delay` seconds, or with inf when it is resumed."""
         self._since, self._restarts = trio.current_time(), 0
         self._schedule(delay)
-        self._spec._nursery.start_soon(self._spec.life, self, name=self._name)
+        self._spec._spawn(self)
 
     def _schedule(self, delay: float, before: End | None = None) -> None:
         """Schedule the next incarnation in `delay` seconds. The inbox accepts messages until then.
@@ -463,7 +463,7 @@ class Ref(Generic[M_contra]):
         return error
 
     def _deactivate(self, end: End) -> None:
-        """Make the address inactive in one step: waiting messages are lost, and their askers are told."""
+        """Make the address inactive in one step: waiting messages become dead letters, and their asks fail."""
         inbox, starter = self._inbox, self._starter
         self._directive = Directive.KILL  # an observer must not add to it
         self._starter = self._pause = self._before = None

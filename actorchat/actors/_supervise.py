@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypedDict, T
 import attrs
 import trio
 
-from actorchat.actors._cell import live
+from actorchat.actors._actor_task import live
 from actorchat.actors._errors import ActorCrashed, SystemClosing, TooManyRestarts
 from actorchat.actors._events import EventKind
 from actorchat.actors._inbox import Coalesce, Overflow, Stop
@@ -123,6 +123,10 @@ class ChildSpec:
         if self._inbox < 1:
             raise ValueError("an inbox holds at least one message")
         self._plain = self._system._instrument is None and not isinstance(self._overflow, Coalesce)
+
+    def _spawn(self, ref: Ref[NoReturn]) -> None:
+        """Start the task of an address."""
+        self._nursery.start_soon(self.life, ref, name=ref._name)
 
     def _make(self, ref: Ref[NoReturn]) -> object:
         """The object that the factory returns for the next incarnation."""

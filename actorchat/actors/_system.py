@@ -45,6 +45,10 @@ class ActorSystem:
     """The number of replies whose asker had stopped waiting."""
     abandoned: int = attrs.field(default=0, init=False)
     """The number of requests that were cancelled or timed out before they began."""
+    restarts: int = attrs.field(default=0, init=False)
+    """The number of restarts after crashes."""
+    given_up: int = attrs.field(default=0, init=False)
+    """The number of times that an actor or supervisor was not restarted because it had crashed too often."""
     _open: bool = attrs.field(default=True, init=False)
     _clock: Clock = attrs.field(factory=Clock, init=False)
     _tasks: dict[Task, Ref[NoReturn]] = attrs.field(factory=dict, init=False)
@@ -168,6 +172,10 @@ class ActorSystem:
     # Events
 
     def _emit(self, what: EventKind, ref: Ref[NoReturn], error: BaseException | None = None, detail: str = "") -> None:
+        if what is EventKind.RESTARTING:
+            self.restarts += 1
+        elif what is EventKind.GAVE_UP:
+            self.given_up += 1
         if self._observers:
             event = Event(what, ref._name, error, detail)
             for observer in tuple(self._observers):

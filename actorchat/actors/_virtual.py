@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextvars import Context, copy_context
+from functools import partial
 from math import inf
 from typing import ClassVar, Generic, NoReturn, TypeVar, cast
 from weakref import WeakValueDictionary
@@ -33,6 +35,8 @@ class Virtual(ChildSpec, Generic[K, M, A]):
     A crash never leaves the family. If the restart budget is spent, or without `restart`, the incarnation is given up:
     waiting messages become dead letters, `on_give_up` is called, watchers get their `Down`, and the next message
     activates a new incarnation after the backoff.
+
+    Actors have the context variables of the code that made the family.
     """
 
     virtual: ClassVar[bool] = True
@@ -45,6 +49,8 @@ class Virtual(ChildSpec, Generic[K, M, A]):
     """For each address, the number of messages it had handled at the last check."""
     _looking: bool = attrs.field(default=False, init=False)
     _closed: bool = attrs.field(default=False, init=False)
+    _context: Context = attrs.field(factory=copy_context, init=False)
+    """The context variables of its actors. Without it they would have those of whatever task activates them."""
 
     def __getitem__(self, key: K) -> Ref[M]:
         ref = self._refs.get(key)
@@ -66,6 +72,15 @@ class Virtual(ChildSpec, Generic[K, M, A]):
         """
         return cast("A", self[key]._anchor)
 
+    def held_anchor(self, key: K) -> A | None:
+        """The anchor of `key` if its address exists, because somebody holds it or an incarnation lives; None if not."""
+        ref = self._refs.get(key)
+        return None if ref is None else cast("A", ref._anchor)
+
+    def held_keys(self) -> tuple[K, ...]:
+        """The keys of all addresses that exist."""
+        return tuple(self._refs)
+
     @property
     def active(self) -> int:
         """The number of live incarnations."""
@@ -77,6 +92,9 @@ class Virtual(ChildSpec, Generic[K, M, A]):
         for ref in list(self._live):
             ref._apply(Directive.DRAIN)
 
+    def _spawn(self, ref: Ref[NoReturn]) -> None:
+        self._context.run(super()._spawn, ref)
+
     def _make(self, ref: Ref[NoReturn]) -> object:
         return self._factory(ref._key) if self._anchor is None else self._factory(ref._key, ref._anchor)
 
@@ -87,14 +105,14 @@ class Virtual(ChildSpec, Generic[K, M, A]):
         ref._start(0.0 if ref._budget is None else ref._budget.not_before - trio.current_time())
         if not self._looking and self._idle < inf:
             self._looking = True
-            self._nursery.start_soon(self._look, name=f"{self._parent} idle")
+            self._context.run(partial(self._nursery.start_soon, self._look, name=f"{self._parent} idle"))
 
     def _receptive(self, directive: Directive) -> bool:
         return directive < Directive.STOP and not self._closed
 
     def _give_up(self, ref: Ref[NoReturn], error: Exception) -> None:
         if ref._budget is not None:
-            # The clock keeps the address alive as long as its budget matters: perhaps nothing else does.
+            # The clock holds the address for as long as its budget matters, because nothing else may hold it.
             until = ref._budget.remembered
             self._system._clock.at(until if until < inf else ref._budget.not_before, lambda: ref)
         if self._on_give_up is not None:

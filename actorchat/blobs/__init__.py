@@ -1,9 +1,16 @@
 """Keeps the bytes of attachments: content types, names, previews, storage and signed links.
 
-`BlobStore` is what a new kind of storage provides; `actorchat.testing.check_blob_store` is what it passes.
+A new kind of storage implements `BlobStore` and passes `actorchat.testing.check_blob_store`.
 """
 
 from actorchat.blobs.local import LocalBlobs
-from actorchat.blobs.ports import BlobEntry, BlobMissing, BlobStore, BlobsUnavailable
+from actorchat.blobs.ports import (
+    BlobEntry,
+    BlobMissing,
+    BlobsMisconfigured,
+    BlobStore,
+    BlobsUnavailable,
+    blob_keys,
+)
 
-__all__ = ["BlobEntry", "BlobMissing", "BlobStore", "BlobsUnavailable", "LocalBlobs"]
+__all__ = ["BlobEntry", "BlobMissing", "BlobStore", "BlobsMisconfigured", "BlobsUnavailable", "LocalBlobs", "blob_keys"]

@@ -14,9 +14,9 @@ MAX_NAME_BYTES: Final = 255
 _NAMELESS: Final = "file"
 _EXTENSION: Final = re.compile(r"\.([0-9A-Za-z]{1,16})")
 
-# They join letters and emoji, and change no direction.
+# Kept, because they join letters and emoji, and do not change the direction of text.
 _JOINERS: Final = frozenset("\u200c\u200d")
-# Joiners are invisible where they join nothing, and would hide the extension.
+# At the ends of a name, joiners join nothing: they are invisible and would hide the extension.
 _NOT_AT_ENDS: Final = ". \u200c\u200d"
 _REMOVED: Final = frozenset({"Cc", "Cf", "Cs", "Cn", "Zl", "Zp"})
 

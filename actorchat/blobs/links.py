@@ -22,14 +22,15 @@ _TICKET_BYTES: Final = _CLAIMS.size + _MAC_BYTES
 
 
 class BadTicket(Exception):  # noqa: N818 - a property of the ticket
-    """The ticket is expired, of another file, or none that this server signed. The text says which."""
+    """The ticket has expired, is for another file, or was not signed by this server. The text says which."""
 
 
 class SignedLinks:
     """Signs and checks tickets (`actorchat.chat.links.Links`).
 
-    `key` is secret. A ticket lasts for `seconds` at least and twice as long at most: within each such period a reader
-    gets the same ticket for the same file, so that browsers find the file in their caches. `clock` gives epoch seconds.
+    `key` is secret. A ticket is valid for at least `seconds` and at most twice as long. Within a period of `seconds` a
+    reader gets the same ticket for the same file, so that browsers find the file in their caches. `clock` returns epoch
+    seconds.
     """
 
     def __init__(self, key: bytes, clock: Callable[[], float], *, seconds: float, base: str = "") -> None:
@@ -50,7 +51,7 @@ class SignedLinks:
             decoded = urlsafe_b64decode(ticket.encode("ascii"))
         except ValueError:
             decoded = b""
-        # Decoding ignores what is no base64.
+        # Decoding ignores characters that are not base64, so compare with the encoded result.
         if len(decoded) != _TICKET_BYTES or urlsafe_b64encode(decoded).decode() != ticket:
             raise BadTicket("this is no ticket")
         claims, mac = decoded[: _CLAIMS.size], decoded[_CLAIMS.size :]

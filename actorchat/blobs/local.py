@@ -3,42 +3,52 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import secrets
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
-import trio
-
-from actorchat.blobs.ports import BlobEntry, BlobMissing, BlobsUnavailable, check_key
+from actorchat.blobs.ports import BlobEntry, BlobMissing, check_key
+from actorchat.blobs.staging import StagingFolder, names_in
 
 __all__ = ["LocalBlobs"]
 
-T = TypeVar("T")
-
-_THREADS: Final = 4
-"""Calls that wait for the disk at one time."""
-
 _INCOMING: Final = "incoming"
-"""Files that are not stored yet. No folder of blobs has a name of this length."""
+_OWNER: Final = "owner"
+"""Names in the folder that are no folders of blobs: those have two characters."""
+
+_READ_BYTES: Final = 262_144
 
 
 class LocalBlobs:
-    """A `BlobStore` in `folder`, which is made when something is stored first, for its owner only.
+    """A `BlobStore` in `folder`, which is created with the first blob and accessible to its owner only.
 
     The first two characters of a key name a folder, so that no folder has very many files.
     """
 
+    read_bytes: int = _READ_BYTES
+
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._incoming = folder / _INCOMING
-        self._threads = trio.CapacityLimiter(_THREADS)
+        self._staging = StagingFolder(folder / _INCOMING)
+        self._run = self._staging.run
+
+    @property
+    def place(self) -> str:
+        return str(self._folder)
+
+    async def owner(self) -> str:
+        return await self._run(self._owner)
+
+    async def claim(self, owner: str) -> str:
+        folder = await self._staging.prepare()
+        return await self._run(partial(self._claim, owner, folder))
 
     async def prepare(self) -> Path:
-        await self._run(self._make_folders)
-        return self._incoming
+        return await self._staging.prepare()
 
     async def put(self, key: str, path: Path) -> None:
         await self._run(partial(self._put, self._path(key), path))
@@ -53,22 +63,30 @@ class LocalBlobs:
         return await self._run(lambda: tuple(islice(self._entries(after), limit)))
 
     async def clean(self) -> None:
-        await self._run(self._clean)
-
-    async def _run(self, call: Callable[[], T]) -> T:
-        try:
-            return await trio.to_thread.run_sync(call, limiter=self._threads)
-        except OSError as error:
-            raise BlobsUnavailable(f"{error.filename or self._folder}: {error.strerror or error}") from error
+        await self._staging.clean()
 
     def _path(self, key: str) -> Path:
         check_key(key)
         return self._folder / key[:2] / key
 
-    def _make_folders(self) -> None:
-        # One by one: parents are made with other rights.
-        for folder in (self._folder, self._incoming):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def _owner(self) -> str:
+        with suppress(FileNotFoundError):
+            return (self._folder / _OWNER).read_text("ascii").strip()
+        return ""
+
+    def _claim(self, owner: str, incoming: Path) -> str:
+        if found := self._owner():
+            return found
+        # A link never replaces a file: of two processes that claim the folder at once, one succeeds.
+        draft = incoming / f"{_OWNER}-{secrets.token_hex(8)}"
+        draft.write_text(owner, "ascii")
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(draft, self._folder / _OWNER)
+            _sync_folder(self._folder)
+        draft.unlink(missing_ok=True)
+        return self._owner()
 
     def _put(self, target: Path, path: Path) -> None:
         with path.open("rb") as file:
@@ -77,7 +95,7 @@ class LocalBlobs:
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _sync_folder(self._folder)
         path.replace(target)
-        # The name is on disk only when its folder is.
+        # The file's name is durable only after its folder is synced.
         _sync_folder(target.parent)
 
     def _read(self, path: Path, key: str, start: int, size: int) -> bytes:
@@ -89,26 +107,15 @@ class LocalBlobs:
             raise BlobMissing(f"there is no blob {key}") from None
 
     def _entries(self, after: str) -> Iterator[BlobEntry]:
-        for folder in _names(self._folder):
+        for folder in names_in(self._folder):
             if len(folder) != 2 or folder < after[:2]:
                 continue
-            for name in _names(self._folder / folder):
+            for name in names_in(self._folder / folder):
                 # Gone since its folder was read.
                 with suppress(FileNotFoundError):
                     if name > after:
                         found = (self._folder / folder / name).stat()
                         yield BlobEntry(name, found.st_size, found.st_mtime)
-
-    def _clean(self) -> None:
-        for name in _names(self._incoming):
-            (self._incoming / name).unlink(missing_ok=True)
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))
-    except FileNotFoundError:
-        return []
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tells what a file is from its first bytes, whatever it is called."""
+"""Detects the type of a file from its first bytes, not from its name."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Final
 
 import attrs
 
+from actorchat.chat.file_rules import PROGRAM
 from actorchat.protocol import AttachmentType
 
 __all__ = ["HEAD_BYTES", "Media", "is_inline", "sniff"]
@@ -16,21 +17,22 @@ HEAD_BYTES: Final = 4_096
 
 @attrs.frozen
 class Media:
-    """A kind of file. If `inline` is false, browsers download such a file instead of showing it.
-
-    `executable` says that an operating system may run it.
-    """
+    """A kind of file. If `inline` is false, browsers download such a file instead of showing it."""
 
     type: AttachmentType
     media_type: str
     inline: bool = False
-    executable: bool = False
+
+    @property
+    def executable(self) -> bool:
+        """Whether an operating system may run it."""
+        return self.media_type == PROGRAM
 
 
 _IMAGE, _VIDEO, _AUDIO, _FILE = AttachmentType
 
 _UNKNOWN: Final = Media(_FILE, "application/octet-stream")
-_PROGRAM: Final = Media(_FILE, "application/octet-stream", executable=True)
+_PROGRAM: Final = Media(_FILE, PROGRAM)
 
 _OFFICE: Final = Media(_FILE, "application/x-ole-storage")
 _MP3: Final = Media(_AUDIO, "audio/mpeg", inline=True)
@@ -61,7 +63,6 @@ _SIGNATURES: Final = (
     (b"\xff\xfb", _MP3),
     (b"\xff\xf3", _MP3),
     (b"\xff\xf2", _MP3),
-    (b"MZ", _PROGRAM),
     (b"\x7fELF", _PROGRAM),
     (b"\xfe\xed\xfa\xce", _PROGRAM),
     (b"\xfe\xed\xfa\xcf", _PROGRAM),
@@ -79,7 +80,10 @@ _RIFF: Final = {
     b"AVI ": Media(_VIDEO, "video/x-msvideo"),
 }
 
-# By the brand in the first box of an ISO base media file.
+_MP4: Final = Media(_VIDEO, "video/mp4", inline=True)
+_3GP: Final = Media(_VIDEO, "video/3gpp")
+
+# Types by the brands in the first box of an ISO base media file.
 _BRANDS: Final = {
     b"avif": Media(_IMAGE, "image/avif", inline=True),
     b"avis": Media(_IMAGE, "image/avif", inline=True),
@@ -94,8 +98,14 @@ _BRANDS: Final = {
     b"M4A ": Media(_AUDIO, "audio/mp4", inline=True),
     b"M4B ": Media(_AUDIO, "audio/mp4", inline=True),
     b"qt  ": Media(_VIDEO, "video/quicktime"),
-}
-_MP4: Final = Media(_VIDEO, "video/mp4", inline=True)
+    b"crx ": Media(_IMAGE, "image/x-canon-cr3"),
+} | dict.fromkeys(
+    (
+        *(b"isom", b"iso2", b"iso3", b"iso4", b"iso5", b"iso6", b"iso7", b"iso8", b"iso9"),
+        *(b"mp41", b"mp42", b"mp71", b"avc1", b"dash", b"cmfc", b"M4V ", b"M4VH", b"M4VP", b"f4v ", b"MSNV"),
+    ),
+    _MP4,
+)
 _WEBM: Final = Media(_VIDEO, "video/webm", inline=True)
 _MATROSKA: Final = Media(_VIDEO, "video/x-matroska")
 _OGG_VIDEO: Final = Media(_VIDEO, "video/ogg", inline=True)
@@ -110,7 +120,7 @@ _INLINE: Final = frozenset(
 
 
 def is_inline(media_type: str) -> bool:
-    """Whether a browser may show files of this type, which `sniff` found."""
+    """Whether browsers may show files of a type that `sniff` returned, instead of downloading them."""
     return media_type in _INLINE
 
 
@@ -122,12 +132,27 @@ def sniff(head: bytes) -> Media:
     if head[:4] == b"RIFF":
         return _RIFF.get(head[8:12], _UNKNOWN)
     if head[4:8] == b"ftyp":
-        return _BRANDS.get(head[8:12], _MP4)
+        return _iso_media(head)
+    # Text may begin with these two letters, but only a program has zeros in its header.
+    if head[:2] == b"MZ" and b"\0" in head:
+        return _PROGRAM
     if head[:4] == b"\x1aE\xdf\xa3":
         return _WEBM if b"webm" in head[:64] else _MATROSKA
     if head[:4] == b"OggS" and b"theora" in head[:64]:
         return _OGG_VIDEO
-    # Two letters begin many a text: the size of the bitmap's header tells.
+    # Texts may begin with these two letters, so check the size of the bitmap's header as well.
     if head[:2] == b"BM" and head[14:18] in (b"\x28\0\0\0", b"\x6c\0\0\0", b"\x7c\0\0\0"):
         return _BITMAP
     return next((media for signature, media in _SIGNATURES if head.startswith(signature)), _UNKNOWN)
+
+
+def _iso_media(head: bytes) -> Media:
+    """Return the kind of the major brand, else of the first known brand that the file is compatible with."""
+    end = min(int.from_bytes(head[:4]), len(head))
+    for start in (8, *range(16, end - 3, 4)):
+        brand = head[start : start + 4]
+        if brand[:2] == b"3g":
+            return _3GP
+        if (media := _BRANDS.get(brand)) is not None:
+            return media
+    return _UNKNOWN

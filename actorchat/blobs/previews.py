@@ -25,10 +25,10 @@ EDGE: Final = 480
 """Pixels of a preview's longer edge."""
 
 MAX_PIXELS: Final = 268_435_456
-"""An image that says that it has more is refused: a browser that shows it would run out of memory."""
+"""An image with more pixels, by its header, is refused: a browser that shows it could run out of memory."""
 
 DECODED_PIXELS: Final = 33_554_432
-"""Pixels that are decoded for a preview: 128 MiB, twice that for a moment. A larger image has none."""
+"""Pixels that are decoded for a preview: 128 MiB, and briefly twice as much. A larger image gets no preview."""
 
 _MAX_FILE_BYTES: Final = 67_108_864
 """Some formats are read as a whole: a larger file has no preview."""
@@ -68,14 +68,14 @@ class Previews:
 def _make(path: Path, opener: Callable[[Path | BytesIO], ImageFile], target: Path) -> bool:
     try:
         whole = path.stat().st_size <= _MAX_FILE_BYTES
-        # A decoder may read all that comes before the pixels, and some read everything, when they open a file.
+        # On opening, a decoder may read everything before the pixels, or even the whole file.
         with opener(path if whole else _head(path)) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ImageTooLarge(f"the image has {width} x {height} pixels, at most {MAX_PIXELS} are allowed")
             if not whole:
                 return False
-            # JPEG files are decoded at a fraction of their size.
+            # Have a JPEG file decoded at a fraction of its size.
             image.draft("RGB", (2 * EDGE, 2 * EDGE))
             if image.width * image.height > DECODED_PIXELS:
                 return False
@@ -99,7 +99,7 @@ def _head(path: Path) -> BytesIO:
 def _shrink(image: ImageFile) -> Image:
     from PIL import ImageOps
 
-    # In place where it can be: each copy of a large image takes as much memory as the image.
+    # Work in place where possible: each copy of a large image takes as much memory as the image.
     image.load()
     # Apply the EXIF orientation, because the preview has no metadata.
     ImageOps.exif_transpose(image, in_place=True)
@@ -112,8 +112,8 @@ def _shrink(image: ImageFile) -> Image:
     return converted
 
 
-# Each opens one format only. `Image.open` would try others, and apply a bound that the whole process shares. Pillow
-# takes a while to import, so that is done at the first preview.
+# Each function opens one format only. `Image.open` would try others, and apply a pixel limit that the whole process
+# shares. Pillow is slow to import, so it is imported for the first preview.
 
 
 def _open_png(source: Path | BytesIO) -> ImageFile:

@@ -1,6 +1,6 @@
 """Publishes what was committed to message brokers, for other programs.
 
-The relay reads the commit log and hands what it finds to a `Broker`: in memory, on Redis streams or over AMQP.
+The relay reads the commit log and hands what it finds to a `Broker`: in memory, on Redis streams, over AMQP or to NATS.
 """
 
 from actorchat.brokers.factory import open_broker, open_tail

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from functools import lru_cache
+from math import inf
 from typing import Final, TypeVar
 
 import trio
@@ -12,7 +14,7 @@ from pamqp import base, body, commands, exceptions, frame, header, heartbeat
 from pamqp.common import FieldTable
 from pamqp.frame import FrameTypes
 
-from actorchat.brokers.connecting import CONNECT_SECONDS, reason_of, tls_context
+from actorchat.brokers.connection_support import CONNECT_SECONDS, reason_of, tls_context
 from actorchat.brokers.ports import BrokerUnavailable
 from actorchat.brokers.urls import BrokerUrl
 from actorchat.protocol import ACTORCHAT_ID_HEADER, WIDGET_SOURCE_HEADER, BrokerChannel, BrokerMessage
@@ -24,7 +26,7 @@ T = TypeVar("T", bound=base.Frame | header.ContentHeader | body.ContentBody)
 _PROTOCOL: Final = b"AMQP\x00\x00\x09\x01"
 _READ_BYTES: Final = 65_536
 _HEARTBEAT: Final = 20
-"""Seconds. Half as often something is sent; a broker that says nothing for twice as long is gone."""
+"""In seconds. Heartbeats are sent twice as often. A broker that sends nothing for twice this time counts as gone."""
 
 _FRAME_HEAD: Final = 7
 _FRAME_OVERHEAD: Final = 8
@@ -117,6 +119,8 @@ class _AmqpConnection:
         self._publishing = trio.CancelScope()
         self._failure: str | None = None
         self._blocked = ""
+        # Half of what it costs to encode a message.
+        self._publish_frame = lru_cache(1_024)(_publish_frame)
 
     async def open(self) -> None:
         """Authenticate, open the virtual host and a channel with confirms, declare the exchanges."""
@@ -163,7 +167,7 @@ class _AmqpConnection:
         self._check()
         self._published += len(messages)
         last = self._published
-        # Ends early if the connection fails, or the broker says that it reads no more.
+        # Cancelled if the connection fails, or if the broker reports that it stopped reading (Connection.Blocked).
         with trio.CancelScope() as scope:
             self._publishing = scope
             try:
@@ -175,7 +179,7 @@ class _AmqpConnection:
                 await self._progress.park()
         if self._confirmed < last:
             self._check()
-            # It reads again by now, but may have got a part only.
+            # The broker reads again by now, but may have received only a part.
             raise BrokerUnavailable("it took nothing for a moment")
 
     async def follow(self, channels: Collection[BrokerChannel], take: Callable[[BrokerMessage], object]) -> None:
@@ -207,14 +211,11 @@ class _AmqpConnection:
         self._check()
 
     async def read(self) -> None:
-        """Take what the broker says, until it is gone or says that something is wrong."""
+        """Handle what the broker sends, until the connection fails or the broker reports an error."""
         try:
             while self._failure is None:
-                with trio.fail_after(2 * self._heartbeat):
-                    _, received = await self._next()
+                _, received = await self._next()
                 self._take(received)
-        except trio.TooSlowError:
-            self._fail(f"it said nothing for {2 * self._heartbeat} s")
         except BrokerUnavailable as error:
             self._fail(str(error))
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -233,7 +234,7 @@ class _AmqpConnection:
                 return
 
     async def close(self) -> None:
-        """Say goodbye, if the broker still listens."""
+        """Send Connection.Close, unless the connection has failed."""
         if self._failure is not None:
             return
         with trio.move_on_after(1):
@@ -258,7 +259,7 @@ class _AmqpConnection:
             case commands.Connection.Close() | commands.Channel.Close():
                 self._fail(_refusal(received))
             case _:
-                # Heartbeats, above all.
+                # Mostly heartbeats.
                 return
 
     def _confirm(self, tag: int, *, multiple: bool) -> None:
@@ -290,9 +291,8 @@ class _AmqpConnection:
             message_id=message.id,
             app_id="actorchat",
         )
-        exchange = self._url.prefix + message.channel.value
         parts = [
-            frame.marshal(commands.Basic.Publish(exchange=exchange, routing_key=message.source), _CHANNEL),
+            self._publish_frame(self._url.prefix + message.channel.value, message.source),
             frame.marshal(header.ContentHeader(body_size=len(message.body), properties=properties), _CHANNEL),
         ]
         most = self._frame_max - _FRAME_OVERHEAD
@@ -307,7 +307,7 @@ class _AmqpConnection:
             await self._stream.send_all(frame.marshal(method, channel))
 
     async def _expect(self, answer: type[T]) -> T:
-        """The next method, which must be `answer`."""
+        """Return the next method, which must be an `answer`. Heartbeats are skipped."""
         while True:
             _, received = await self._next()
             if isinstance(received, answer):
@@ -322,7 +322,12 @@ class _AmqpConnection:
         while True:
             if len(self._received) >= _FRAME_HEAD and (frame_ := self._whole_frame()) is not None:
                 return frame_
-            data = await self._stream.receive_some(_READ_BYTES)
+            data: bytes | bytearray = b""
+            # Heartbeats begin when the broker has agreed to them.
+            with trio.move_on_after(2 * self._heartbeat or inf) as scope:
+                data = await self._stream.receive_some(_READ_BYTES)
+            if scope.cancelled_caught:
+                raise BrokerUnavailable(f"it said nothing for {2 * self._heartbeat} s")
             if not data:
                 raise BrokerUnavailable("it closed the connection")
             self._received += data
@@ -342,6 +347,10 @@ class _AmqpConnection:
             raise BrokerUnavailable("it does not speak AMQP") from None
         del received[:size]
         return channel, unmarshalled
+
+
+def _publish_frame(exchange: str, routing_key: str) -> bytes:
+    return frame.marshal(commands.Basic.Publish(exchange=exchange, routing_key=routing_key), _CHANNEL)
 
 
 def _refusal(close: commands.Connection.Close | commands.Channel.Close) -> str:

@@ -10,6 +10,7 @@ from actorchat.brokers.urls import BrokerUrl
 
 if TYPE_CHECKING:
     from actorchat.brokers.amqp import AmqpBroker
+    from actorchat.brokers.nats import NatsBroker
     from actorchat.brokers.redis import RedisBroker
 
 __all__ = ["open_broker", "open_tail"]
@@ -27,11 +28,15 @@ def open_tail(url: BrokerUrl) -> BrokerTail:
     return _adapter(url)
 
 
-def _adapter(url: BrokerUrl) -> RedisBroker | AmqpBroker:
+def _adapter(url: BrokerUrl) -> RedisBroker | AmqpBroker | NatsBroker:
     if url.scheme in ("redis", "rediss"):
         from actorchat.brokers.redis import RedisBroker
 
         return RedisBroker(url)
+    if url.scheme in ("nats", "tls"):
+        from actorchat.brokers.nats import NatsBroker
+
+        return NatsBroker(url)
     from actorchat.brokers.amqp import AmqpBroker
 
     return AmqpBroker(url)

@@ -42,5 +42,5 @@ class BrokerTail(Protocol):
     async def follow(self, channels: Collection[BrokerChannel], take: Callable[[BrokerMessage], object]) -> None:
         """Call `take` with each message that is published on `channels` from now on, until cancelled.
 
-        Nobody else misses anything by it. Raises `BrokerUnavailable`.
+        This takes no messages away from other readers. Raises `BrokerUnavailable`.
         """

@@ -9,10 +9,11 @@ from typing import Any, Final
 import coredis
 import coredis.exceptions
 import msgspec
+import trio
 from coredis import PureToken
 from coredis.retry import NoRetryPolicy
 
-from actorchat.brokers.connecting import CONNECT_SECONDS, first_error, reason_of, tls_context
+from actorchat.brokers.connection_support import CONNECT_SECONDS, first_error, reason_of, tls_context
 from actorchat.brokers.ports import BrokerUnavailable
 from actorchat.brokers.urls import BrokerUrl
 from actorchat.protocol import ACTORCHAT_ID_HEADER, WIDGET_SOURCE_HEADER, BrokerChannel, BrokerMessage
@@ -44,12 +45,14 @@ class RedisBroker:
     async def connect(self) -> AsyncIterator[_RedisConnection]:
         try:
             async with self._client() as client:
-                yield _RedisConnection(client, self._url)
+                connection = _RedisConnection(client, self._url)
+                await connection.check_streams()
+                yield connection
         except ExceptionGroup as group:
-            # The client works in a nursery.
-            raise _translated(first_error(group)) from None
+            # The client runs its tasks in a nursery, which wraps errors in a group.
+            raise await _failure(first_error(group)) from None
         except (coredis.exceptions.RedisError, OSError) as error:
-            raise _translated(error) from None
+            raise await _failure(error) from None
 
     def _client(self) -> coredis.Redis[bytes]:
         url = self._url
@@ -65,7 +68,7 @@ class RedisBroker:
             max_connections=1,
             client_name="actorchat",
             verify_version=False,
-            # The relay tries again, from where the broker has confirmed.
+            # The relay itself tries again, from the last entry that the broker has confirmed.
             retry_policy=NoRetryPolicy(),
         )
 
@@ -75,10 +78,28 @@ class _RedisConnection:
         self._client = client
         self._url = url
 
+    async def check_streams(self) -> None:
+        """Raise `BrokerUnavailable` if a stream's name is taken by something else.
+
+        A transaction does the other commands of a batch even if one meets such a key, so they would be repeated with
+        each attempt.
+        """
+        for channel in BrokerChannel:
+            name = self._url.prefix + channel.value
+            try:
+                await self._client.xlen(name)
+            except coredis.exceptions.AuthorizationError:
+                # The user may only add. Then the first attempt to publish fails.
+                return
+            except coredis.exceptions.WrongTypeError:
+                raise BrokerUnavailable(
+                    f"its key {name} is not a stream: rename or delete it, or set a prefix in the broker's URL"
+                ) from None
+
     async def publish(self, messages: Sequence[BrokerMessage]) -> None:
         url = self._url
         try:
-            # A transaction: if one message is refused, those behind it must not be taken before it.
+            # In a transaction: if a message is refused, no later one may be accepted before it.
             async with self._client.pipeline(transaction=True) as pipeline:
                 for message in messages:
                     pipeline.xadd(
@@ -89,7 +110,7 @@ class _RedisConnection:
                         threshold=url.maxlen,
                     )
         except (coredis.exceptions.RedisError, OSError) as error:
-            raise _translated(error) from None
+            raise await _failure(error) from None
 
     async def follow(self, names: Mapping[str, BrokerChannel], take: Callable[[BrokerMessage], object]) -> None:
         after: dict[Any, Any] = {}
@@ -110,14 +131,14 @@ class _RedisConnection:
         try:
             await self._client.ping()
         except (coredis.exceptions.RedisError, OSError) as error:
-            raise _translated(error) from None
+            raise await _failure(error) from None
 
 
 # Any: coredis gives keys and values of many types.
 def _message(channel: BrokerChannel, values: Any) -> BrokerMessage | None:
     """The message in an entry of either format, None if actorchat didn't write it."""
-    fields: dict[str, Any] = {_text(key): value for key, value in values.items()}
     try:
+        fields: dict[str, Any] = {_text(key): value for key, value in values.items()}
         if "__data__" in fields:
             envelope = msgspec.json.decode(fields["__data__"])
             fields = {**envelope["headers"], "body": envelope["data"]}
@@ -137,6 +158,15 @@ def _faststream(message: BrokerMessage) -> dict[Any, Any]:
     """The one field that FastStream reads, with the headers in it."""
     headers = {**message.headers, "content-type": "application/json", "correlation_id": message.id}
     return {"__data__": msgspec.json.encode({"data": message.body.decode(), "headers": headers})}
+
+
+async def _failure(error: BaseException) -> BaseException:
+    """Return the error to raise for `error`.
+
+    Raises Cancelled if that is the cause: the client reports a cancellation as a lost connection.
+    """
+    await trio.lowlevel.checkpoint_if_cancelled()
+    return _translated(error)
 
 
 def _translated(error: BaseException) -> BaseException:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from itertools import islice
 from math import inf
 from random import Random, SystemRandom
@@ -14,9 +14,11 @@ from typing import Final
 import attrs
 import trio
 
-from actorchat.brokers.bodies import GROUPS_PER_SECOND, MessageBuilder
+from actorchat.brokers.connection_support import answered_within
+from actorchat.brokers.log_age import LogAge
+from actorchat.brokers.message_builder import GROUPS_PER_SECOND, MessageBuilder
 from actorchat.brokers.ports import Broker, BrokerConnection, BrokerUnavailable
-from actorchat.chat.commit_log import MOST_TRIMMED, CommitLog
+from actorchat.chat.commit_log import MOST_TRIMMED, CommitLog, LogEntry
 from actorchat.chat.links import Links
 from actorchat.chat.ports import StorageUnavailable
 from actorchat.protocol import BrokerMessage
@@ -43,6 +45,9 @@ RECORD_PERIOD: Final = 1.0
 """Seconds between two records of positions: what was published since the last one is published again after a crash."""
 
 WARNING_PERIOD: Final = 60.0
+LEASE_PERIOD: Final = 1.0
+"""Seconds after which a server asks again whether it is to publish, instead of another one."""
+
 FLUSH_SECONDS: Final = 1.0
 """How many seconds `open_relays` may spend at its end to publish the last commits."""
 
@@ -62,6 +67,13 @@ class RelayStatistics:
     problem: str | None
 
 
+Lease = Callable[[], Awaitable[bool]]
+"""Returns whether this server publishes, and not another one on the same database."""
+
+Observe = Callable[[str, int], AbstractContextManager[object]]
+"""Returns the block in which so many messages are published to the broker of that name."""
+
+
 class _Relay:
     """Publishes the log to one broker, which has confirmed everything up to the entry `position`."""
 
@@ -74,8 +86,12 @@ class _Relay:
         position: int,
         clock: Callable[[], float],
         random: Random,
+        observe: Observe | None,
+        lease: Lease | None,
     ) -> None:
         self.name = name
+        self.holds = lease is None
+        self._lease = lease
         self.position = position
         self.published = self.outages = 0
         self.problem: str | None = None
@@ -85,15 +101,17 @@ class _Relay:
         self._links = links
         self._clock = clock
         self._random = random
+        self._observe = observe
         self._wake = trio.Event()
         self._delay = FIRST_DELAY
         self._warned_at, self._told = -inf, False
         self._away_since = 0.0
-        # The commit time of the oldest entry that is not confirmed, as far as it was read.
+        # The commit time of the oldest entry that was read and is not confirmed.
         self._oldest: float | None = None
+        self._skipped = 0
 
     def wake(self) -> None:
-        """Something was committed."""
+        """Wake the relay, because something was committed."""
         self._wake.set()
         if self.idle.is_set():
             self.idle = trio.Event()
@@ -109,25 +127,39 @@ class _Relay:
         )
 
     async def run(self) -> None:
-        """Publish what is logged, until cancelled. While the broker is away it is tried again and again."""
+        """Publish the log until cancelled. While the broker is unavailable, retry with growing delays."""
         while True:
             try:
+                await self._wait_for_lease()
                 await self._publish_all()
             except BrokerUnavailable as error:
                 await self._away(str(error))
             except StorageUnavailable:
-                # The journal tells that storage is away.
+                # The journal logs that storage is unavailable.
                 await trio.sleep(1.0)
             except Exception as error:
                 if trio.current_time() - self._warned_at >= WARNING_PERIOD:
                     _log.exception("publishing to %s failed", self.name)
                 await self._away(f"{type(error).__name__}: {error}")
 
+    async def _wait_for_lease(self) -> None:
+        """Return when this server publishes, and not another one on the same database."""
+        if self._lease is None:
+            return
+        while not await self._lease():
+            self.holds = False
+            self._oldest = None
+            self.idle.set()
+            await trio.sleep(LEASE_PERIOD)
+        if not self.holds:
+            self.position = (await self._log.positions()).get(self.name, self.position)
+            self.holds = True
+
     async def _publish_all(self) -> None:
         async with self._broker.connect() as connection:
-            builder, read = MessageBuilder(self._links), self.position
+            builder, read = MessageBuilder(self._links, self._skip), self.position
             await self._ping(connection)
-            while True:
+            while self._lease is None or await self._lease():
                 self._wake = trio.Event()
                 entries = await self._log.entries(after=read, size=PAGE_BYTES)
                 messages: list[BrokerMessage] = []
@@ -137,7 +169,7 @@ class _Relay:
                     messages += builder.add(entry)
                     read = entry.seq
                 await self._publish(connection, messages)
-                # Not before: a broker that is full accepts connections.
+                # Only after publishing: a broker that is full still accepts connections.
                 self._reached()
                 self._confirmed(builder.complete_before(read))
                 self._oldest = builder.waiting_since
@@ -162,15 +194,28 @@ class _Relay:
         await self._ping(connection)
 
     async def _ping(self, connection: BrokerConnection) -> None:
-        with _limit(PING_SECONDS):
+        with answered_within(PING_SECONDS):
             await connection.ping()
 
     async def _publish(self, connection: BrokerConnection, messages: Sequence[BrokerMessage]) -> None:
         rest = iter(messages)
         while batch := list(islice(rest, MOST_AT_ONCE)):
-            with _limit(PUBLISH_SECONDS):
+            observed = nullcontext() if self._observe is None else self._observe(self.name, len(batch))
+            with observed, answered_within(PUBLISH_SECONDS):
                 await connection.publish(batch)
             self.published += len(batch)
+
+    def _skip(self, entry: LogEntry, error: Exception) -> None:
+        """Log once that an entry is left out: it is read again with each new connection."""
+        if entry.seq > self._skipped:
+            self._skipped = entry.seq
+            _log.error(
+                "commit %d in the log (%d bytes) can't be read and is not published to %s: %s",
+                entry.seq,
+                len(entry.payload),
+                self.name,
+                error,
+            )
 
     def _confirmed(self, position: int) -> None:
         self.position = max(self.position, position)
@@ -203,15 +248,6 @@ class _Relay:
         self._delay = min(self._delay * 2, LAST_DELAY)
 
 
-@contextmanager
-def _limit(seconds: float) -> Iterator[None]:
-    """Raise `BrokerUnavailable` if the block takes longer."""
-    with trio.move_on_after(seconds) as scope:
-        yield
-    if scope.cancelled_caught:
-        raise BrokerUnavailable(f"no answer within {seconds:.0f} s")
-
-
 class Relays:
     """The relays of all configured brokers, made by `open_relays`."""
 
@@ -219,12 +255,12 @@ class Relays:
         self._relays = relays
         self._log = log
         self._keep = keep
-        self._clock = clock
+        self._age = LogAge(keep, clock)
         self._recorded = {relay.name: relay.position for relay in relays}
         self._recorded_at = -inf
 
     def committed(self) -> None:
-        """Something was committed: publish it."""
+        """Wake all relays, because something was committed."""
         for relay in self._relays:
             relay.wake()
 
@@ -246,14 +282,17 @@ class Relays:
 
     async def record(self) -> None:
         """Store positions that have moved, and delete entries that nobody needs any more or that are too old."""
-        positions = {relay.name: relay.position for relay in self._relays}
+        positions = {relay.name: relay.position for relay in self._relays if relay.holds}
+        if not positions:
+            return
         now = trio.current_time()
         if positions == self._recorded and now - self._recorded_at < WARNING_PERIOD:
             return
         lost, more = 0, True
         try:
             while more:
-                trimmed = await self._log.record(positions, expired=self._clock() - self._keep)
+                trimmed = await self._log.record(positions, expired=self._age.expired())
+                self._age.note(trimmed.newest)
                 lost += trimmed.lost
                 more = trimmed.deleted >= MOST_TRIMMED
                 self._recorded, self._recorded_at = positions, now
@@ -279,15 +318,21 @@ async def open_relays(
     keep: float,
     clock: Callable[[], float] = time.time,
     random: Random | None = None,
+    observe: Observe | None = None,
+    lease: Lease | None = None,
 ) -> AsyncIterator[Relays]:
     """Publish what is in `log` to `brokers`, by name, until the block is left.
 
-    `links` signs the links to files. What waits for longer than `keep` seconds is dropped. `clock` gives epoch seconds.
-    Leaving the block publishes what was committed last, for `FLUSH_SECONDS` at most. Raises `StorageUnavailable`.
+    `links` signs the links to files. Entries that wait for longer than `keep` seconds are dropped. `clock` returns
+    epoch seconds. `observe` makes the block in which a batch is published. With a `lease`, only the server that has it
+    publishes. Leaving this block publishes the last commits, for `FLUSH_SECONDS` at most. Raises `StorageUnavailable`.
     """
     random = random or SystemRandom()
     positions = await log.positions()
-    made = [_Relay(name, broker, log, links, positions.get(name, 0), clock, random) for name, broker in brokers.items()]
+    made = [
+        _Relay(name, broker, log, links, positions.get(name, 0), clock, random, observe, lease)
+        for name, broker in brokers.items()
+    ]
     relays = Relays(made, log, keep, clock)
     async with trio.open_nursery() as nursery:
         for relay in made:
@@ -299,6 +344,6 @@ async def open_relays(
                 await relays.flush()
         finally:
             nursery.cancel_scope.cancel()
-    # One short transaction: what is published is not published again after the next start.
+    # One short transaction, so that the next start does not publish the same entries again.
     with trio.CancelScope(shield=True):
         await relays.record()

@@ -10,10 +10,12 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import attrs
 
+from actorchat.urls import is_host
+
 __all__ = ["BrokerUrl", "InvalidBrokerUrl", "parse_broker_url"]
 
 _PREFIX: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-_PORTS: Final = {"redis": 6379, "rediss": 6379, "amqp": 5672, "amqps": 5671}
+_PORTS: Final = {"redis": 6379, "rediss": 6379, "amqp": 5672, "amqps": 5671, "nats": 4222, "tls": 4222}
 _LIBRARIES: Final = {"redis": "coredis", "rediss": "coredis", "amqp": "pamqp", "amqps": "pamqp"}
 _EXTRAS: Final = {"redis": "redis", "rediss": "redis", "amqp": "amqp", "amqps": "amqp"}
 _PARAMETERS: Final = {
@@ -22,8 +24,10 @@ _PARAMETERS: Final = {
     "rediss": {"prefix", "maxlen", "format", "ca"},
     "amqp": {"prefix"},
     "amqps": {"prefix", "ca"},
+    "nats": {"prefix", "maxlen", "creds"},
+    "tls": {"prefix", "maxlen", "creds", "ca"},
 }
-_SCHEMES: Final = "redis://, rediss://, amqp://, amqps:// or memory://"
+_SCHEMES: Final = "redis://, rediss://, amqp://, amqps://, nats://, tls:// or memory://"
 _MAXLEN: Final = 100_000
 
 
@@ -35,9 +39,10 @@ class InvalidBrokerUrl(ValueError):  # noqa: N818 - names the state of the URL
 class BrokerUrl:
     """A broker's URL in parts. `path` is a database of Redis, or a virtual host of RabbitMQ.
 
-    `prefix` stands before the names of the channels. `maxlen` is about how many entries a Redis stream keeps.
+    `prefix` is put before the names of the channels. `maxlen` is about how many entries a stream keeps.
     `faststream`: Redis entries have the one field that FastStream reads. `ca` is a file of certificates to trust, None
-    for those of the system.
+    for those of the system. `creds` is a file with the credentials of a NATS user. A `password` of NATS without a
+    `username` is a token.
     """
 
     scheme: str
@@ -50,15 +55,16 @@ class BrokerUrl:
     maxlen: int = _MAXLEN
     faststream: bool = False
     ca: Path | None = None
+    creds: Path | None = None
 
     @property
     def tls(self) -> bool:
         """Whether the connection is encrypted."""
-        return self.scheme in ("rediss", "amqps")
+        return self.scheme in ("rediss", "amqps", "tls")
 
     @property
     def name(self) -> str:
-        """Names the broker in storage, in the log and in answers: no user, no password, no detail."""
+        """The broker's name in storage, logs and responses, without user, password and parameters."""
         if self.scheme == "memory":
             return "memory://" + (f"?prefix={self.prefix}" if self.prefix else "")
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -67,7 +73,7 @@ class BrokerUrl:
 
 
 def parse_broker_url(url: str) -> BrokerUrl:
-    """Raises `InvalidBrokerUrl`, also if the library that speaks to such a broker isn't installed."""
+    """Parse a broker's URL. Raises `InvalidBrokerUrl`, also if the library for such a broker isn't installed."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -87,17 +93,25 @@ def parse_broker_url(url: str) -> BrokerUrl:
         return BrokerUrl(scheme=scheme, **_parameters(scheme, query))
     if not parts.hostname:
         raise InvalidBrokerUrl(f"expected a host, as in {scheme}://broker.example:{_PORTS[scheme]}")
+    if not is_host(parts.hostname):
+        raise InvalidBrokerUrl(f"{parts.hostname} can't be the name of a host")
     path = unquote(parts.path[1:])
     if scheme.startswith("redis"):
         if not re.fullmatch(r"[0-9]{0,4}", path):
             raise InvalidBrokerUrl("expected the number of a database behind the host, as in redis://broker.example/0")
         path = "" if path == "" else str(int(path))
+    elif scheme in ("nats", "tls") and path:
+        raise InvalidBrokerUrl("nothing may stand behind the host, as in nats://broker.example")
+    username, password = ((None if each is None else unquote(each)) for each in (parts.username, parts.password))
+    if scheme in ("nats", "tls") and password is None:
+        # As clients of NATS read it: a token.
+        username, password = None, username
     return BrokerUrl(
         scheme=scheme,
         host=parts.hostname,
         port=port or _PORTS[scheme],
-        username=None if parts.username is None else unquote(parts.username) or None,
-        password=None if parts.password is None else unquote(parts.password),
+        username=username or None,
+        password=password,
         path=path,
         **_parameters(scheme, query),
     )
@@ -120,10 +134,12 @@ def _parameters(scheme: str, query: list[tuple[str, str]]) -> dict[str, Any]:
             if value not in ("plain", "faststream"):
                 raise InvalidBrokerUrl("format: expected plain or faststream")
             values["faststream"] = value == "faststream"
-        elif name == "ca":
+        elif name in ("ca", "creds"):
             values[name] = Path(value).expanduser()
         else:
             if not _PREFIX.fullmatch(value):
                 raise InvalidBrokerUrl("prefix: expected 1 to 64 of letters, digits and . _ : -")
+            if scheme in ("nats", "tls") and ("" in value.split(".")[:-1]):
+                raise InvalidBrokerUrl("prefix: a subject of NATS has something before each dot")
             values[name] = value
     return values

@@ -1,4 +1,4 @@
-"""The chat: its rules as pure functions, its rooms and feeds as actors. Knows no websockets, no SQL, no HTTP."""
+"""The chat: its rules are pure functions, its rooms and feeds are actors. Does not use websockets, SQL or HTTP."""
 
 from actorchat.chat.limits import Limits
 from actorchat.chat.ports import StorageUnavailable

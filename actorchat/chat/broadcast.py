@@ -14,7 +14,7 @@ from actorchat.chat.model import ChatState, Identity, StoredMessage, identity_of
 from actorchat.chat.operations import Changed
 from actorchat.chat.replay import changed_messages, status_ranges
 from actorchat.chat.room_state import Audience, ReplayCursor, RoomState
-from actorchat.protocol import Frames, MessageType, Profile, Role, text_frame, to_sender
+from actorchat.protocol import Frames, MessageType, Profile, Role, note_added_payload, text_frame, to_sender
 
 __all__ = ["Broadcast"]
 
@@ -92,18 +92,24 @@ class Broadcast:
     """The frames of `changes`, which are of one chat and in commit order, for its room and for a feed with consoles.
 
     After `send`, `shown` has the frames for the feed, None for none. `steps`, for several changes: the revision of
-    each, and the number of frames in `shown` up to it. `linked`: a message has files, and each reader needs its own
-    links to them.
+    each, and the number of frames in `shown` up to it. `extended` and `extended_steps` are the same for extended
+    consoles, if they get frames that others don't: notes, edits and redactions. `linked`: a message has files, and each
+    reader needs its own links to them.
     """
 
     __slots__ = (
         "_added",
         "_after",
+        "_extended_shown",
         "_for_all",
+        "_former_owner",
         "_listening",
         "_room_state",
         "_shown",
         "_streams",
+        "_updated",
+        "extended",
+        "extended_steps",
         "linked",
         "shown",
         "steps",
@@ -112,31 +118,45 @@ class Broadcast:
     def __init__(self, room_state: RoomState, changes: Sequence[Changed], *, listening: bool) -> None:
         self._room_state = room_state
         self._listening = listening
-        # Most frames are for all audiences and for the feed. Only the first frame that is not makes a stream for each.
+        # Most frames are the same for all audiences and the feed, so one buffer is enough. The first frame that is not
+        # creates a stream for each audience.
         self._for_all = _FrameBuffer()
         self._streams: list[_AudienceFrames] | None = None
         self._shown: list[bytes] = []
+        self._extended_shown: list[bytes] | None = None
         self._added: list[StoredMessage] = []
+        self._updated: dict[int, StoredMessage] = {}
+        self._former_owner: Identity | None = None
         self.linked: bool = False
         self._after = room_state.announced
         self.shown: Frames | None = None
+        self.extended: Frames | None = None
         steps: list[tuple[int, int]] = []
+        extended_steps: list[tuple[int, int]] = []
         several = listening and len(changes) > 1
         for change in changes:
             shown = self._encode(change, self._after)
             self._after = change.chat
             if several:
                 steps.append((change.chat.rev, shown))
+                extended_steps.append((change.chat.rev, self._count_extended(shown)))
         self.steps: tuple[tuple[int, int], ...] = tuple(steps)
+        self.extended_steps: tuple[tuple[int, int], ...] = tuple(extended_steps)
 
     def send(self) -> bool:
         """Send everything to the room. True if subscriptions fell behind, so that the room has to replay to them."""
         room_state = self._room_state
         room_state.announced = self._after
         room_state.tail.extend(self._added)
+        if self._former_owner is not None and self._after is not None:
+            room_state.give_messages(self._former_owner, self._after.owner)
+        if self._updated:
+            room_state.change_messages(self._updated.values())
         if self._streams is not None:
             if self._listening and self._shown:
                 self.shown = Frames.joined(self._shown)
+            if self._listening and self._extended_shown:
+                self.extended = Frames.joined(self._extended_shown)
             return self._send_streams(self._streams)
         for_all = self._for_all
         if for_all.frames:
@@ -189,14 +209,18 @@ class Broadcast:
         """Encode one change. Returns the number of frames for the feed up to it."""
         chat = change.chat
         if change.chat_changed:
+            if before is not None and before.owner.id != chat.owner.id:
+                self._former_owner = identity_of(before.owner)
             frame = text_frame(self._room_state.encoder.chat_updated(chat))
             for stream in self._split():
                 if stream.extended:
                     stream.buffer.add(frame)
             if chat.listed:
-                self._shown.append(frame)
+                self._show(frame)
         for message in change.messages:
             self._encode_message(chat, message)
+        for message in change.updated:
+            self._encode_edit(chat, message)
         # Most changes move no watermark.
         if before is not None and (
             before.visitor_read != chat.visitor_read
@@ -220,7 +244,9 @@ class Broadcast:
         else:
             buffers = [stream.buffer for stream in self._split() if visible_to(message, stream.audience.role)]
             if standard:
-                self._shown.append(frame)
+                self._show(frame)
+            elif visible_to(message, Role.OPERATOR):
+                self._show_extended(text_frame(note_added_payload(payload)))
         if message.client_id is None or message.author is None:
             for buffer in buffers:
                 buffer.add(frame)
@@ -229,6 +255,35 @@ class Broadcast:
             for buffer in buffers:
                 buffer.add_message(frame, author, own_frame)
         self._added.append(message)
+
+    def _encode_edit(self, chat: ChatState, message: StoredMessage) -> None:
+        """Encode an edit or a redaction, which only extended consoles show."""
+        encoder = self._room_state.encoder
+        payload = encoder.updated(chat, message)
+        plain, extended = text_frame(payload), text_frame(encoder.edit_of(payload, message))
+        self.linked = self.linked or bool(message.attachments)
+        for stream in self._split():
+            if visible_to(message, stream.audience.role):
+                stream.buffer.add(extended if stream.extended else plain)
+        if visible_to(message, Role.OPERATOR):
+            self._show_extended(extended)
+        self._updated[message.index] = message
+
+    def _show(self, frame: bytes) -> None:
+        """Add a frame for all consoles. The audiences have frames of their own."""
+        self._shown.append(frame)
+        if self._extended_shown is not None:
+            self._extended_shown.append(frame)
+
+    def _count_extended(self, shown: int) -> int:
+        """The number of frames for extended consoles so far; `shown` is that for all consoles."""
+        return shown if self._extended_shown is None else len(self._extended_shown)
+
+    def _show_extended(self, frame: bytes) -> None:
+        """Add a frame for extended consoles only."""
+        if self._extended_shown is None:
+            self._extended_shown = self._shown.copy()
+        self._extended_shown.append(frame)
 
     def _encode_receipts(
         self,
@@ -244,6 +299,8 @@ class Broadcast:
             for author_role, _, _ in ranges
         ]
         tail = [*self._room_state.tail, *self._added]
+        if self._updated:
+            tail = [self._updated.get(message.index, message) for message in tail]
         remembered = bool(tail) and tail[0].index <= min(low for _, low, _ in ranges) + 1
         updated: list[bytes] | None = None
         for stream in reading:
@@ -258,4 +315,6 @@ class Broadcast:
                 for frame in updated:
                     stream.buffer.add(frame)
             else:
-                stream.behind = ReplayCursor(chat.next_index - 1, before, lagging=True)
+                stream.behind = ReplayCursor(
+                    chat.next_index - 1, before, lagging=True, edits_rev=chat.rev, start_rev=chat.rev
+                )

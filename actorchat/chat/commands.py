@@ -6,7 +6,9 @@ Each is the `reply_to` of its operation in the journal, so that no crash of the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Final
+from uuid import UUID
 
 import attrs
 import trio
@@ -15,7 +17,7 @@ from actorchat.actors import Ref
 from actorchat.chat.limits import InFlightLimiter, rate_limited
 from actorchat.chat.links import fill_links
 from actorchat.chat.model import Identity
-from actorchat.chat.operations import ChatOperation, Decision, Refused, Unchanged, Undecided
+from actorchat.chat.operations import Changed, ChatOperation, Decision, Refused, Unchanged, Undecided
 from actorchat.chat.ports import Session
 from actorchat.chat.room_state import RoomState, Subscription
 from actorchat.protocol import (
@@ -26,6 +28,11 @@ from actorchat.protocol import (
     Event,
     Frames,
     Malformed,
+    MarkMessageDelivered,
+    MarkMessageRead,
+    PageViewed,
+    Ping,
+    Pong,
     Profile,
     RefusalCode,
     SendMessage,
@@ -39,6 +46,7 @@ __all__ = [
     "Departed",
     "FeedReceiver",
     "OperationRequest",
+    "QuietReceiver",
     "RoomCommand",
     "RoomReceiver",
     "push_event",
@@ -46,6 +54,12 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
+
+_OTHERS: Final = (UnknownType, Ping, PageViewed)
+"""Commands that a room does not handle. The tuple is made once, because every command is compared with it."""
+
+ChatCommand = SendMessage | MarkMessageDelivered | MarkMessageRead | UpdateTyping
+"""A command that a room handles."""
 
 
 @attrs.define(eq=False)
@@ -57,7 +71,7 @@ class RoomCommand:
     """
 
     receiver: RoomReceiver
-    command: Command
+    command: ChatCommand
     counted: bool
     refusal: Refused | None = None
     begun: bool = False
@@ -74,7 +88,9 @@ class RoomCommand:
         elif isinstance(decision, Unchanged) and decision.message is not None:
             message, session = decision.message, self.receiver.subscription.session
             try:
-                payload = self.receiver.room_state.encoder.added(decision.chat, message, message.client_id)
+                # Only extended sockets send a client_id.
+                encoder = self.receiver.room_state.encoder
+                payload = encoder.edit_of(encoder.added(decision.chat, message, message.client_id), message)
             except Exception:
                 # Otherwise the client would wait for an answer for ever. It reconnects and sends the message again.
                 _log.exception("answering a repeated message failed in chat %s", self.receiver.room_state.chat)
@@ -144,12 +160,18 @@ class Departed:
 
 @attrs.define(eq=False)
 class OperationRequest:
-    """An operation of a request, the sweeper or the directory. `begun` and `refusal` are as in `RoomCommand`."""
+    """An operation of a request, the sweeper or the directory. `begun` and `refusal` are as in `RoomCommand`.
+
+    `on_removed` is called with the files that the operation has taken from messages, also if nobody waits any more.
+    `on_decided` is called in the step in which the outcomes of the operation's commit are reported.
+    """
 
     operation: ChatOperation
     in_flight_limiter: InFlightLimiter
     refusal: Refused | None = None
     begun: bool = False
+    on_removed: Callable[[Sequence[UUID]], object] | None = None
+    on_decided: Callable[[], object] | None = None
     _decision: Decision | None = attrs.field(default=None, init=False)
     _decided: trio.Event = attrs.field(factory=trio.Event, init=False)
 
@@ -160,6 +182,10 @@ class OperationRequest:
             self.in_flight_limiter.refused()
         self._decision = decision
         self._decided.set()
+        if isinstance(decision, Changed) and decision.removed and self.on_removed is not None:
+            self.on_removed(decision.removed)
+        if self.on_decided is not None:
+            self.on_decided()
 
     def fail(self) -> None:
         """Refuse it, because the room failed before anything was submitted."""
@@ -188,7 +214,7 @@ def push_event(session: Session, event: Event) -> None:
     session.push(Frames.of([encode_event(event, session.profile)]))
 
 
-def refuse(room_state: RoomState, session: Session, command: Command, refused: Refused) -> None:
+def refuse(room_state: RoomState, session: Session, command: ChatCommand, refused: Refused) -> None:
     """Send the refusal to the sending socket: `message_not_added` for messages, `error` for marks *(ext)*."""
     if isinstance(command, SendMessage):
         code = refused.code
@@ -208,9 +234,12 @@ def refuse(room_state: RoomState, session: Session, command: Command, refused: R
 
 
 class RoomReceiver:
-    """The `transports.ports.Receiver` of one socket in a room. Never blocks or raises."""
+    """The `transports.ports.Receiver` of one socket in a room. Never blocks or raises.
 
-    __slots__ = ("in_flight_limiter", "room", "room_state", "subscription")
+    `left` is called by `leave`. `page_viewed` stores a page or returns why not; None: this socket takes none.
+    """
+
+    __slots__ = ("_left", "_page_viewed", "in_flight_limiter", "room", "room_state", "subscription")
 
     def __init__(
         self,
@@ -218,7 +247,11 @@ class RoomReceiver:
         subscription: Subscription,
         in_flight_limiter: InFlightLimiter,
         room: Ref[RoomCommand | Departed],
+        left: Callable[[], object] | None = None,
+        page_viewed: Callable[[PageViewed], Refused | None] | None = None,
     ) -> None:
+        self._left = left
+        self._page_viewed = page_viewed
         self.room_state: RoomState = room_state
         self.subscription: Subscription = subscription
         self.in_flight_limiter: InFlightLimiter = in_flight_limiter
@@ -226,8 +259,8 @@ class RoomReceiver:
 
     def receive(self, command: Command | UnknownType) -> bool | None:
         """True: one more operation of the session is in flight until `operation_done`. False: refused at once."""
-        if isinstance(command, UnknownType):
-            _answer_unknown(self.subscription.session, command)
+        if isinstance(command, _OTHERS):
+            self._receive_other(command)
             return False
         refused = None
         if self.subscription.limited_until and isinstance(command, SendMessage):
@@ -240,6 +273,16 @@ class RoomReceiver:
         self.room.tell(RoomCommand(self, command, counted))
         return counted or None
 
+    def _receive_other(self, command: UnknownType | Ping | PageViewed) -> None:
+        """Handle a command that does not concern the room."""
+        session = self.subscription.session
+        if not isinstance(command, PageViewed) or self._page_viewed is None:
+            _answer_without_room(session, command)
+            return
+        refused = self._page_viewed(command)
+        if refused is not None:
+            push_event(session, ErrorEvent(refused.code, refused.detail, ""))
+
     def _limited(self) -> Refused | None:
         """The refusal while the user is rate-limited, so that the room need not handle the command."""
         subscription = self.subscription
@@ -249,7 +292,7 @@ class RoomReceiver:
             return None
         return rate_limited(wait)
 
-    def _refuse(self, command: Command, refused: Refused) -> bool:
+    def _refuse(self, command: ChatCommand, refused: Refused) -> bool:
         """Refuse at once, or in the journal's order if the same `client_id` may be stored or in flight."""
         if not isinstance(command, SendMessage) or command.client_id is None:
             refuse(self.room_state, self.subscription.session, command, refused)
@@ -271,6 +314,21 @@ class RoomReceiver:
     def leave(self) -> None:
         if self.room_state.depart(self.subscription):
             self.room.signal(Departed(self.subscription.identity))
+        if self._left is not None:
+            self._left()
+
+
+class QuietReceiver(RoomReceiver):
+    """The receiver of an operator's socket that reads quietly. It takes messages and pings, but no marks or typing."""
+
+    __slots__ = ()
+
+    def receive(self, command: Command | UnknownType) -> bool | None:
+        if isinstance(command, MarkMessageDelivered | MarkMessageRead | UpdateTyping):
+            detail = f"a socket that reads quietly sends no {command.type!r}"
+            push_event(self.subscription.session, ErrorEvent("not_allowed", detail, "type"))
+            return False
+        return super().receive(command)
 
 
 def _close_undecided(receiver: RoomReceiver) -> None:
@@ -283,7 +341,7 @@ def _close_undecided(receiver: RoomReceiver) -> None:
 
 
 class FeedReceiver:
-    """The `transports.ports.Receiver` of one console. The feed has no commands. `leave` removes the console."""
+    """The `transports.ports.Receiver` of one console, which may only ping. `leave` removes the console."""
 
     __slots__ = ("_session", "leave")
 
@@ -292,16 +350,19 @@ class FeedReceiver:
         self.leave: Callable[[], None] = leave
 
     def receive(self, command: Command | UnknownType) -> bool:
-        _answer_unknown(self._session, UnknownType(command.type))
+        _answer_without_room(self._session, command)
         return False
 
     def malformed(self, fault: Malformed) -> None:
         _answer_malformed(self._session, fault)
 
 
-def _answer_unknown(session: Session, unknown: UnknownType) -> None:
-    if session.profile is Profile.EXTENDED:
-        push_event(session, ErrorEvent("unknown_type", f"this socket takes no {unknown.type!r}", "type"))
+def _answer_without_room(session: Session, command: Command | UnknownType) -> None:
+    """Answer a ping, or refuse a command that the socket doesn't take."""
+    if isinstance(command, Ping):
+        push_event(session, Pong(command.n))
+    elif session.profile is Profile.EXTENDED:
+        push_event(session, ErrorEvent("unknown_type", f"this socket takes no {command.type!r}", "type"))
 
 
 def _answer_malformed(session: Session, fault: Malformed) -> None:

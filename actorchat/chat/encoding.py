@@ -19,6 +19,7 @@ from actorchat.protocol import (
     message_updated_payload,
     user_fragment,
     wire_time,
+    with_edit,
 )
 
 __all__ = ["Encoder"]
@@ -95,6 +96,12 @@ class Encoder:
             if message.attachments
             else b"[]",
         )
+
+    def edit_of(self, payload: bytes, message: StoredMessage) -> bytes:
+        """Add the edit of `message`, if it has one, to its encoded event, for extended sockets."""
+        if message.edited_at is None:
+            return payload
+        return with_edit(payload, wire_time(message.edited_at), message.redacted)
 
     def chat_updated(self, chat: ChatState) -> bytes:
         return encode_event(ChatUpdated(chat.wire()), Profile.EXTENDED)

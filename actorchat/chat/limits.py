@@ -15,7 +15,7 @@ from actorchat.chat.model import Identity
 from actorchat.chat.operations import Refused
 from actorchat.protocol import RefusalCode
 
-__all__ = ["InFlightLimiter", "Limits", "RateLimiter", "TokenBucket", "check_message", "rate_limited"]
+__all__ = ["InFlightLimiter", "Limits", "RateLimiter", "TokenBucket", "check_length", "check_message", "rate_limited"]
 
 ROOM_INBOX = 1_024
 """Commands that wait in one room. More are refused with `overloaded`."""
@@ -43,13 +43,20 @@ class Limits:
     operations_in_flight: int = 20_000
 
 
+def check_length(text: str, limits: Limits) -> Refused | None:
+    """The refusal of a text that is too long."""
+    if len(text) > limits.text_length:
+        detail = f"the text has {len(text)} characters, at most {limits.text_length} are allowed"
+        return Refused(RefusalCode.TOO_LONG, detail)
+    return None
+
+
 def check_message(text: str, attachments: tuple[UUID, ...], limits: Limits) -> Refused | None:
     """The refusal of a message whose size is out of bounds, None if it is within them."""
     if not text and not attachments:
         return Refused(RefusalCode.EMPTY, "a message needs text or attachments")
-    if len(text) > limits.text_length:
-        detail = f"the text has {len(text)} characters, at most {limits.text_length} are allowed"
-        return Refused(RefusalCode.TOO_LONG, detail)
+    if (refused := check_length(text, limits)) is not None:
+        return refused
     if len(attachments) > limits.attachments:
         detail = f"there are {len(attachments)} attachments, at most {limits.attachments} are allowed"
         return Refused(RefusalCode.TOO_MANY_ATTACHMENTS, detail, attachments=attachments)
@@ -64,11 +71,31 @@ def rate_limited(wait: float) -> Refused:
 class TokenBucket:
     """One user's allowance: `burst` at once, `rate` a second after that."""
 
-    __slots__ = ("_burst", "_filled_at", "_rate", "_tokens")
+    __slots__ = ("_burst", "_filled_at", "_known", "_rate", "_tokens")
 
     def __init__(self, rate: float, burst: float, now: float) -> None:
         self._rate, self._burst = rate, burst
         self._tokens, self._filled_at = burst, now
+        # How many there were, and when, when somebody asked how many had been spent.
+        self._known: tuple[float, float] = burst, now
+
+    @property
+    def used_at(self) -> float:
+        """When a token was last asked for."""
+        return self._filled_at
+
+    def spent(self, now: float) -> float:
+        """How many tokens were taken since the last call."""
+        known, at = self._known
+        left = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
+        self._known = left, now
+        return max(0.0, min(self._burst, known + (now - at) * self._rate) - left)
+
+    def take_off(self, amount: float, now: float) -> None:
+        """Take tokens that were used somewhere else. There may be fewer than none afterwards."""
+        left = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
+        self._tokens, self._filled_at = max(-self._burst, left - amount), now
+        self._known = self._tokens, now
 
     def wait(self, now: float) -> float:
         """The seconds until there is a token: 0 if there is one. Takes nothing."""
@@ -114,6 +141,26 @@ class RateLimiter:
         else:
             self._buckets.move_to_end(identity)
         return bucket.take(now)
+
+    def spent(self, since: float, now: float) -> list[tuple[Identity, float]]:
+        """Who has taken more than half of what a user may in the time between, and how much."""
+        found: list[tuple[Identity, float]] = []
+        for identity, bucket in reversed(self._buckets.items()):
+            if bucket.used_at < since:
+                # The others were used earlier.
+                break
+            spent = bucket.spent(now)
+            if spent > (now - since) * self._rate / 2:
+                found.append((identity, spent))
+        return found
+
+    def take_off(self, identity: Identity, amount: float, now: float) -> None:
+        """Count what a user has taken on another node."""
+        if self._rate:
+            bucket = self._buckets.get(identity)
+            if bucket is None:
+                bucket = self._buckets[identity] = TokenBucket(self._rate, self._burst, now)
+            bucket.take_off(amount, now)
 
 
 class InFlightLimiter:

@@ -13,6 +13,7 @@ from uuid import UUID
 import attrs
 import msgspec
 
+from actorchat.chat.file_rules import FileRules
 from actorchat.protocol import (
     Attachment,
     AttachmentType,
@@ -88,11 +89,31 @@ def identity_of(user: User) -> Identity:
     return Identity(user.role, user.id)
 
 
+@attrs.frozen
+class Retention:
+    """For how many seconds a closed chat is kept after its last activity, 0 means for ever.
+
+    `sources` has the times of single widget sources, `default` is for all others.
+    """
+
+    default: float = 0
+    sources: Mapping[str, float] = attrs.Factory(dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.default or any(self.sources.values()))
+
+    def of(self, source: str) -> float:
+        """The seconds for chats of `source`, 0 means for ever."""
+        return self.sources.get(source, self.default)
+
+
 @attrs.frozen(kw_only=True)
 class Policy:
     """The settings that decisions depend on. Times are in seconds, 0 means off; capacity 0 means unlimited.
 
-    `upload_timeout` is how long an uploaded file is kept without a message.
+    `upload_timeout` is how long an uploaded file is kept without a message. `edit_within` is for how long an author may
+    change a message, 0 means never. `files` are the rules for files in messages; None: all files are accepted.
+    `retention` says when closed chats are deleted.
     """
 
     capacity: int = 0
@@ -101,6 +122,9 @@ class Policy:
     on_closed: OnClosed = OnClosed.REOPEN
     reserved_timeout: float = 0
     upload_timeout: float = 86_400
+    edit_within: float = 900
+    files: FileRules | None = None
+    retention: Retention = attrs.Factory(Retention)
 
 
 class ChatState(msgspec.Struct, frozen=True, gc=False):
@@ -196,7 +220,11 @@ class Upload(msgspec.Struct, frozen=True, gc=False):
 
 
 class StoredMessage(msgspec.Struct, frozen=True, gc=False):
-    """One committed message. `author` is None for system messages of the server; `time` is in epoch seconds."""
+    """One committed message. `author` is None for system messages of the server; `time` is in epoch seconds.
+
+    `edited_at` is when the text was last changed or removed, in epoch seconds, None if it never was. `edit_rev` is the
+    chat's revision of that change.
+    """
 
     id: int
     index: int
@@ -208,6 +236,9 @@ class StoredMessage(msgspec.Struct, frozen=True, gc=False):
     time: int
     client_id: str | None = None
     attachments: tuple[StoredAttachment, ...] = ()
+    edited_at: int | None = None
+    redacted: bool = False
+    edit_rev: int = 0
 
 
 def visible_to(message: StoredMessage, role: Role) -> bool:
@@ -308,12 +339,13 @@ class ProfileToken:
 
 @attrs.frozen
 class PersonRecord:
-    """The stored record of a person. `memberships`, `online` and `leaving` are used for operators only.
+    """The stored record of a person. `memberships`, `online`, `leaving` and `away` are used for operators only.
 
     `memberships` maps each widget source to the time, in epoch seconds, until which the person belongs to it. `online`
-    is the contract's `is_online`, as last committed. `leaving` means that the operator went offline and some of their
-    chats still have to be returned to the queue. `superseded` maps older tokens without an issue date to their expiry;
-    they must not overwrite the profile again.
+    means that the operator has a console, as last committed. `leaving` means that the operator went offline and some of
+    their chats still have to be returned to the queue. `superseded` maps older tokens without an issue date to their
+    expiry; they must not overwrite the profile again. `away` is set by the operator. Tokens that were issued at
+    `signed_out_at` (epoch seconds) or earlier are worthless.
     """
 
     user: User
@@ -322,6 +354,13 @@ class PersonRecord:
     leaving: bool = False
     profile: ProfileToken | None = None
     superseded: Mapping[str, int] = attrs.field(factory=dict)
+    away: bool = False
+    signed_out_at: float = 0.0
+
+    @property
+    def is_online(self) -> bool:
+        """The contract's `is_online`: the operator has a console and is not away."""
+        return self.online and not self.away
 
     def sources(self, now: float) -> frozenset[str]:
         """The widget sources that the person belongs to at `now` (epoch seconds)."""

@@ -12,6 +12,9 @@ from uuid import UUID
 import attrs
 import msgspec
 
+from actorchat.chat.accounts import AccountDecision, AccountOperation
+from actorchat.chat.blocks import BlockRemoved, BlockStored
+from actorchat.chat.documents import ChangeDocument, DocumentChanged
 from actorchat.chat.model import (
     ENDLESS,
     ChatState,
@@ -21,6 +24,7 @@ from actorchat.chat.model import (
     StoredMessage,
     Upload,
 )
+from actorchat.chat.privacy import AuditEntry, ErasePerson, RecordAudit, Recorded
 from actorchat.protocol import MessageType, Role, User
 
 __all__ = [
@@ -29,32 +33,41 @@ __all__ = [
     "Changed",
     "ChatOperation",
     "CloseChat",
+    "Counters",
     "Decision",
+    "EditMessage",
     "EndLeaving",
     "ExpireChat",
     "ExpireUploads",
     "Expired",
+    "GiveChat",
+    "HandOver",
+    "HandedOver",
     "MarkMessage",
     "Operation",
     "Outcome",
     "PersonRecorded",
     "RecordPerson",
     "RecordUpload",
+    "RedactMessage",
     "RefreshPeople",
     "RefuseMessage",
     "Refused",
     "ReleaseChat",
     "ReopenChat",
+    "ReplaceTag",
     "ReplyTo",
     "ReserveChat",
     "ReturnChat",
     "SetOnline",
+    "SetTags",
     "SweepChat",
     "TransferChat",
     "Unchanged",
     "Undecided",
     "UploadRecorded",
     "UploadsExpired",
+    "changed_message",
     "refusal_of",
 ]
 
@@ -140,7 +153,10 @@ class ReturnChat:
 
 @attrs.frozen
 class ReleaseChat:
-    """Return a leaving operator's chat to the queue. Nothing happens if it has another operator or this one is back."""
+    """Return a leaving operator's chat to the queue, or a `new` one of an operator who is away.
+
+    Nothing happens if it has another operator or this one is back.
+    """
 
     chat: UUID
     operator_id: int
@@ -160,8 +176,69 @@ class RefreshPeople:
     chat: UUID
 
 
+@attrs.frozen
+class EditMessage:
+    """Replace the text of a message of `by`, who may do so for a while. The files stay."""
+
+    chat: UUID
+    by: User
+    message_id: int
+    text: str
+
+
+@attrs.frozen
+class RedactMessage:
+    """Remove the text and the files of a message. With `moderates`, `by` may do so at any time and for any author.
+
+    `erases`: it is a part of the erasure of a person, which concerns messages of both types and for both roles.
+    """
+
+    chat: UUID
+    by: User
+    message_id: int
+    moderates: bool = False
+    erases: bool = False
+
+
+@attrs.frozen
+class SetTags:
+    """Give the chat exactly these tags, which are sorted and unique."""
+
+    chat: UUID
+    tags: tuple[str, ...]
+
+
+@attrs.frozen
+class ReplaceTag:
+    """Give the chat the tag `into` in place of `tag`, or only take `tag` away if `into` is None.
+
+    A chat that has no such tag stays as it is, except for its revision.
+    """
+
+    chat: UUID
+    tag: str
+    into: str | None
+
+
+@attrs.frozen
+class GiveChat:
+    """A part of `HandOver`: give the chat to the visitor `to`, who may have it already.
+
+    Of several chats that somebody has at one source then, the newest one goes on. The others are `ended`, and the one
+    that goes on has `joined` them: the customer has waited since `awaiting_since` in one of them, None in none.
+    """
+
+    chat: UUID
+    to: User
+    ended: bool = False
+    joined: bool = False
+    awaiting_since: int | None = None
+
+
 ChatOperation = (
     AddMessage
+    | EditMessage
+    | RedactMessage
     | MarkMessage
     | AcceptChat
     | CloseChat
@@ -171,6 +248,8 @@ ChatOperation = (
     | ReleaseChat
     | SweepChat
     | RefreshPeople
+    | SetTags
+    | ReplaceTag
 )
 
 
@@ -194,11 +273,15 @@ class ExpireChat:
 
     The record of an anonymous owner without another chat is deleted, too. `in_use`: the chat's room is open, so the
     expiry starts anew instead.
+
+    With `retention`, the chat must be closed instead. It is deleted with all that belongs to it. `retention` is the
+    audit record with the counts so far; it is stored with this chat added to its counts.
     """
 
     chat: UUID
     before: float
     in_use: bool
+    retention: AuditEntry | None = None
 
 
 @attrs.frozen
@@ -237,6 +320,22 @@ class EndLeaving:
 
 
 @attrs.frozen
+class HandOver:
+    """Give everything of the visitor `anonymous` to the visitor `to`, who is the same person and has signed in.
+
+    Every token of `anonymous` that was issued at `at` or earlier is worthless afterwards. `anonymous_issued` and
+    `issued` are when the tokens were issued that prove both identities, None without one; the hand-over is refused if
+    either has become worthless. Nothing happens if it was done before. Times are in epoch seconds.
+    """
+
+    anonymous: int
+    to: User
+    at: float
+    anonymous_issued: float | None = None
+    issued: float | None = None
+
+
+@attrs.frozen
 class RecordUpload:
     """The bytes of a file are stored: from now on a message of its uploader may name it."""
 
@@ -262,33 +361,72 @@ Operation = (
     | RecordPerson
     | SetOnline
     | EndLeaving
+    | HandOver
     | RecordUpload
     | ExpireUploads
+    | AccountOperation
+    | ChangeDocument
+    | ErasePerson
+    | RecordAudit
 )
 
 
+Counters = tuple[OperatorCounters | SourceCounters, ...]
+"""Counters after a change that has moved them."""
+
+
 class Changed(msgspec.Struct, frozen=True, gc=False):
-    """The operation was committed as revision `chat.rev`."""
+    """The operation was committed as revision `chat.rev`.
+
+    `messages` are new, `updated` are older ones with a new text. `removed` are files that no message has any more, so
+    their bytes are to be deleted.
+    """
 
     chat: ChatState
     messages: tuple[StoredMessage, ...] = ()
     chat_changed: bool = False
+    updated: tuple[StoredMessage, ...] = ()
+    removed: tuple[UUID, ...] = ()
 
 
 class Unchanged(msgspec.Struct, frozen=True, gc=False):
-    """Nothing had to be stored. `message` is the stored message of a repeated `client_id`."""
+    """Nothing had to be stored. `message` is the stored message of a repeated `client_id`, edit or redaction."""
 
     chat: ChatState
     message: StoredMessage | None = None
 
 
+def changed_message(decision: Changed | Unchanged) -> StoredMessage:
+    """The message that an accepted `EditMessage` or `RedactMessage` was about, as it is now."""
+    message = decision.updated[0] if isinstance(decision, Changed) else decision.message
+    if message is None:
+        raise AssertionError("the decision on a message has no message")
+    return message
+
+
 @attrs.frozen
 class PersonRecorded:
-    """A `RecordPerson`, `SetOnline` or `EndLeaving` was decided. `renamed`: a known user has a new profile."""
+    """An operation on a person was decided. `renamed`: a known user has a new profile."""
 
     person: PersonRecord
     changed: bool
     renamed: bool = False
+
+
+@attrs.frozen
+class HandedOver:
+    """The hand-over is done. `changes` has each chat that it changed, in commit order.
+
+    `anonymous` is the record of the visitor who has nothing any more, None if all this was done before.
+    """
+
+    changes: tuple[Changed, ...] = ()
+    anonymous: PersonRecord | None = None
+
+    def counted(self, counters: Counters) -> tuple[tuple[Changed, Counters], ...]:
+        """The changes with `counters`, which are those that all of them have moved."""
+        last = len(self.changes) - 1
+        return tuple((change, counters if place == last else ()) for place, change in enumerate(self.changes))
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):
@@ -305,9 +443,11 @@ class Refused(msgspec.Struct, frozen=True, gc=False):
 
 @attrs.frozen
 class Expired:
-    """The reserved chat was deleted."""
+    """The reserved or closed chat was deleted, with `messages` messages. The bytes of its `files` are to be deleted."""
 
     chat: UUID
+    messages: int = 0
+    files: tuple[UUID, ...] = ()
 
 
 @attrs.frozen
@@ -328,7 +468,22 @@ class Undecided(msgspec.Struct, frozen=True, gc=False):
     detail: str
 
 
-Decision = Changed | Unchanged | PersonRecorded | Expired | UploadRecorded | UploadsExpired | Refused | Undecided
+Decision = (
+    Changed
+    | Unchanged
+    | PersonRecorded
+    | Expired
+    | HandedOver
+    | UploadRecorded
+    | UploadsExpired
+    | Recorded
+    | AccountDecision
+    | BlockStored
+    | BlockRemoved
+    | Refused
+    | Undecided
+    | DocumentChanged
+)
 
 
 class ReplyTo(Protocol):

@@ -20,15 +20,18 @@ from actorchat.actors import Actor
 from actorchat.chat.model import OperatorCounters, PersonRecord, SourceCounters
 from actorchat.chat.operator_feed import Console
 from actorchat.chat.ports import ChatReader, OperatorRecord, StorageUnavailable
-from actorchat.protocol import Event, Frames, GlobalUpdated, OperatorUpdated, Profile, encode_event
+from actorchat.protocol import Event, Frames, GlobalUpdated, OperatorUpdated, User, encode_event
 
 __all__ = [
     "ConsoleJoined",
     "ConsoleLeft",
     "Consoles",
     "Counted",
+    "CountersRead",
     "Directory",
     "DirectoryMessage",
+    "NodesChanged",
+    "PersonRead",
     "PersonSeen",
     "operator_event",
 ]
@@ -63,6 +66,25 @@ class PersonSeen:
     """An operator's record is new or changed."""
 
     person: PersonRecord
+
+
+@attrs.frozen
+class PersonRead:
+    """Another node has changed an operator's record. This is the newest one."""
+
+    person: PersonRecord
+
+
+@attrs.frozen
+class CountersRead:
+    """Storage has lost commits. These are all counters of operators, as they are stored."""
+
+    counters: tuple[OperatorCounters, ...]
+
+
+@attrs.frozen
+class NodesChanged:
+    """Consoles on other nodes are gone without a word, because their node is."""
 
 
 @attrs.frozen(eq=False)
@@ -134,6 +156,9 @@ class _ReturnFailed:
 DirectoryMessage = (
     Counted
     | PersonSeen
+    | PersonRead
+    | CountersRead
+    | NodesChanged
     | ConsoleJoined
     | ConsoleLeft
     | _SendUpdates
@@ -153,6 +178,8 @@ class _Operator:
     counters: OperatorCounters
     storing: bool = False
     returning: bool = False
+    # Another node has changed the record while this node's presence was being stored.
+    stale: bool = False
 
 
 @attrs.define(eq=False)
@@ -172,10 +199,18 @@ class _View:
 class Consoles:
     """The connected consoles, and the counters that match the chat events sent so far; storage may be ahead of them.
 
-    All methods are synchronous. The object survives crashes and restarts of the directory.
+    All methods are synchronous. The object survives crashes and restarts of the directory. `elsewhere(operator_id)`
+    says whether another node that lives has a console of that operator, or had one until a moment ago. `on_here(user)`
+    and `on_gone(operator_id)` are called when an operator gets a console here, and when the grace after the last one is
+    over.
     """
 
     def __init__(self) -> None:
+        self.elsewhere: Callable[[int], bool] = lambda _: False
+        self.on_here: Callable[[User], object] = lambda _: None
+        self.on_gone: Callable[[int], object] = lambda _: None
+        # The operators that `on_here` was called for.
+        self._here: set[int] = set()
         self.views: dict[Console, _View] = {}
         self.operators: dict[int, OperatorCounters] = {}
         self.sources: dict[str, SourceCounters] = {}
@@ -202,6 +237,11 @@ class Consoles:
             elif counter.rev >= self.counters(counter.operator_id).rev:
                 self.operators[counter.operator_id] = counter
 
+    def forget_counters(self) -> None:
+        """Storage has lost commits: the counters that are known may be newer than the stored ones."""
+        self.operators.clear()
+        self.sources.clear()
+
     def _forget_sources(self) -> None:
         """Forget the half that has not changed for longest, except sources with a console; storage has them all."""
         watched = frozenset().union(*(console.sources for console in self.views))
@@ -223,6 +263,9 @@ class Consoles:
         self.views[console] = _View(unread, ahead)
         operator_id = console.session.user.id
         self._console_counts[operator_id] += 1
+        if operator_id not in self._here:
+            self._here.add(operator_id)
+            self.on_here(console.session.user)
         self._left_at.pop(operator_id, None)
 
     def leave(self, console: Console) -> bool:
@@ -236,6 +279,12 @@ class Consoles:
         del self._console_counts[operator_id]
         self._left_at[operator_id] = trio.current_time()
         return True
+
+    def gone(self, operator_id: int) -> None:
+        """The grace of an operator without a console is over."""
+        if operator_id in self._here and operator_id not in self._console_counts:
+            self._here.discard(operator_id)
+            self.on_gone(operator_id)
 
     def connected(self, operator_id: int) -> bool:
         return operator_id in self._console_counts
@@ -252,7 +301,8 @@ class Directory(Actor[DirectoryMessage]):
     `store_presence(operator_id, online)` commits that the operator is online or offline. After an operator went
     offline, `return_chats(operator_id)` returns their chats to the queue, as many as it can. Both return the operator's
     record. Between the two calls the operator is stored as offline, so that no chat reopens with them, and as
-    `leaving`, so that a restarted server continues to return the chats.
+    `leaving`, so that a restarted server continues to return the chats. `read_again(operator_id)` makes somebody send a
+    `PersonRead` with the newest record.
     """
 
     def __init__(
@@ -262,10 +312,12 @@ class Directory(Actor[DirectoryMessage]):
         return_chats: Callable[[int], Awaitable[PersonRecord]],
         consoles: Consoles,
         clock: Callable[[], float] = time.time,
+        read_again: Callable[[int], object] = lambda _: None,
     ) -> None:
         self._chat_reader, self._store_presence, self._return_chats = chat_reader, store_presence, return_chats
         self._consoles = consoles
         self._clock = clock
+        self._read_again = read_again
         self._operators: dict[int, _Operator] = {}
         self._updated_at = -INTERVAL
         self._timer_set = False
@@ -285,15 +337,22 @@ class Directory(Actor[DirectoryMessage]):
         for record in records:
             operator_id = record.person.user.id
             self._operators[operator_id] = _Operator(record.person, self._consoles.counters(operator_id))
-            connected = self._consoles.connected(operator_id)
-            if connected and not record.person.online:
-                self._store(operator_id, online=True)
-            elif record.person.leaving:
+            self._look_after(operator_id)
+            if record.person.away and record.counters.new_chats:
                 self._start_return(operator_id)
-            elif record.person.online and not connected:
-                self._start_grace(operator_id)
         if self._consoles.views:
             self._update_all()
+
+    def _look_after(self, operator_id: int) -> None:
+        """Do what is left to do for the operator's presence."""
+        person = self._operators[operator_id].person
+        connected = self._consoles.connected(operator_id)
+        if connected and not person.online:
+            self._store(operator_id, online=True)
+        elif person.leaving:
+            self._start_return(operator_id)
+        elif person.online and not connected:
+            self._start_grace(operator_id)
 
     def _update_all(self) -> None:
         """Send everything to the connected consoles, because updates may be lost when the actor crashes."""
@@ -310,6 +369,16 @@ class Directory(Actor[DirectoryMessage]):
                     self._count(counter)
             case PersonSeen(person=person):
                 self._person_seen(person)
+            case PersonRead(person=person):
+                self._person_read(person)
+            case CountersRead(counters=stored):
+                self._consoles.count(stored)
+                for operator_id, operator in self._operators.items():
+                    operator.counters = self._consoles.counters(operator_id)
+                    self._mark_due(operator)
+            case NodesChanged():
+                for operator_id in self._operators:
+                    self._look_after(operator_id)
             case ConsoleJoined():
                 self._console_joined(message)
             case ConsoleLeft(operator_id=operator_id):
@@ -387,7 +456,7 @@ class Directory(Actor[DirectoryMessage]):
             events: list[Event] = [self._event(operator_id, view) for operator_id in sorted(view.operators)]
             if view.global_due:
                 events.append(GlobalUpdated(sum(each.unread_chats for each in view.unread.values())))
-            frames = Frames.of([encode_event(event, Profile.STRICT) for event in events])
+            frames = Frames.of([encode_event(event, console.session.profile) for event in events])
             view.operators.clear()
             view.global_due = False
             console.session.push(frames)
@@ -431,14 +500,41 @@ class Directory(Actor[DirectoryMessage]):
         known = operator.person
         # Keep the presence: it has its own messages, and this record may have an older one.
         operator.person = attrs.evolve(person, online=known.online, leaving=known.leaving)
-        if person.user != known.user:
+        if person.away and not known.away:
+            self._start_return(person.user.id)
+        if person.user != known.user or person.away is not known.away:
             self._mark_due(operator)
         else:
             # The operator may have been added to a source.
             self._mark_due(operator, excluded=known.sources(self._clock()))
 
+    def _person_read(self, person: PersonRecord) -> None:
+        operator_id = person.user.id
+        operator = self._operators.get(operator_id)
+        if operator is None:
+            operator = self._operators[operator_id] = _Operator(person, self._consoles.counters(operator_id))
+            self._mark_due(operator)
+        elif operator.storing:
+            # What is being stored may be older or newer than this record.
+            operator.stale = True
+        else:
+            known, operator.person = operator.person, person
+            shown = (known.user, known.online, known.away) != (person.user, person.online, person.away)
+            self._mark_due(operator, excluded=frozenset() if shown else known.sources(self._clock()))
+            if self._consoles.connected(operator_id) and not person.online:
+                self._store(operator_id, online=True)
+
+    def _stored(self, operator: _Operator) -> None:
+        operator.storing = False
+        if operator.stale:
+            operator.stale = False
+            self._read_again(operator.person.user.id)
+
     def _start_grace(self, operator_id: int) -> None:
-        self.after(OFFLINE_GRACE, _GraceOver(operator_id), key=("grace", operator_id))
+        # A grace that has begun here goes on when another node's ends.
+        left = self._consoles.grace_left(operator_id)
+        seconds = left if left > _ROUNDING else OFFLINE_GRACE
+        self.after(seconds, _GraceOver(operator_id), key=("grace", operator_id))
 
     def _grace_over(self, operator_id: int) -> None:
         if self._consoles.connected(operator_id):
@@ -447,7 +543,11 @@ class Directory(Actor[DirectoryMessage]):
         if left > _ROUNDING:
             # The operator connected and left again; the message about that is still in the inbox.
             self.after(left, _GraceOver(operator_id), key=("grace", operator_id))
-        else:
+            return
+        self._consoles.gone(operator_id)
+        # Otherwise the node that has the console looks after the operator.
+        operator = self._operators.get(operator_id)
+        if operator is not None and operator.person.online and not self._consoles.elsewhere(operator_id):
             self._store(operator_id, online=False)
 
     def _store(self, operator_id: int, *, online: bool) -> None:
@@ -464,7 +564,7 @@ class Directory(Actor[DirectoryMessage]):
     def _presence_stored(self, person: PersonRecord) -> None:
         operator_id = person.user.id
         operator = self._operators[operator_id]
-        operator.storing = False
+        self._stored(operator)
         before = operator.person
         operator.person = attrs.evolve(before, online=person.online, leaving=person.leaving)
         if before.online is not person.online:
@@ -481,7 +581,9 @@ class Directory(Actor[DirectoryMessage]):
 
     def _start_return(self, operator_id: int) -> None:
         operator = self._operators[operator_id]
-        if operator.returning or self._consoles.connected(operator_id):
+        present = self._consoles.connected(operator_id) or self._consoles.elsewhere(operator_id)
+        stays = present and not operator.person.away
+        if operator.returning or stays:
             return
         operator.returning = True
         self.pipe(
@@ -499,7 +601,7 @@ class Directory(Actor[DirectoryMessage]):
         if not isinstance(error, StorageUnavailable):
             _log.error("storing the presence of operator %s failed", operator_id, exc_info=error)
         operator = self._operators[operator_id]
-        operator.storing = False
+        self._stored(operator)
         if not self._consoles.connected(operator_id):
             self.after(RETRY, _GraceOver(operator_id), key=("grace", operator_id))
         elif not operator.person.online:
@@ -510,7 +612,8 @@ def operator_event(record: OperatorRecord) -> OperatorUpdated:
     """The event that shows an operator on a console."""
     return OperatorUpdated(
         user=record.person.user,
-        is_online=record.person.online,
+        is_online=record.person.is_online,
         new_chats=record.counters.new_chats,
         open_chats=record.counters.open_chats,
+        away=record.person.away,
     )

@@ -11,24 +11,31 @@ from uuid import UUID
 
 import attrs
 
+from actorchat.chat.accounts import Account
+from actorchat.chat.blocks import Block
+from actorchat.chat.documents import DocumentKind
 from actorchat.chat.model import (
     ChatState,
     Identity,
     OperatorCounters,
     PersonRecord,
+    Retention,
     SourceCounters,
     Stage,
     StoredMessage,
     Upload,
 )
 from actorchat.chat.operations import Operation, Outcome, ReplyTo
+from actorchat.chat.privacy import AuditEntry
 from actorchat.protocol import Frames, Operator, Profile, Role, User
 
 __all__ = [
+    "MOST_UNREAD",
     "PAGE_BYTES",
     "ChatFilter",
     "ChatPage",
     "ChatReader",
+    "Elsewhere",
     "FeedSnapshot",
     "Journal",
     "ListPlace",
@@ -38,11 +45,16 @@ __all__ = [
     "Session",
     "StorageDamaged",
     "StorageUnavailable",
+    "SummaryRecord",
 ]
 
 
 PAGE_BYTES: Final = 65_536
 """A page ends after this many bytes of text: enough for 200 messages of usual length, but not for 200 long ones."""
+
+
+MOST_UNREAD: Final = 1_000
+"""A chat's unread messages are counted up to this number."""
 
 
 class StorageUnavailable(Exception):  # noqa: N818 - a state of the storage, named as its wire code
@@ -70,6 +82,9 @@ class Journal(Protocol):
         unavailable the outcome is `Refused` with `storage_unavailable`. While it is unknown whether a commit succeeded,
         there is no outcome.
         """
+
+    async def barrier(self) -> None:
+        """Return when the outcomes of everything submitted before this call were reported."""
 
 
 @attrs.frozen
@@ -109,6 +124,8 @@ class ChatFilter:
     stages: frozenset[Stage] | None = None
     operator_id: int | None = None
     owner_id: int | None = None
+    owners: frozenset[int] | None = None
+    tag: str | None = None
     before: UUID | ListPlace | None = None
     limit: int = 50
 
@@ -122,12 +139,27 @@ class ChatPage:
 
 
 @attrs.frozen
+class SummaryRecord:
+    """The summary of a chat in lists: `last` is the newest message that operators may see.
+
+    `unread` is the number of messages that no operator has read, at most `MOST_UNREAD`. `created` is the time of the
+    first message in epoch seconds; of the last activity, if there is no message. `tags` are sorted.
+    """
+
+    chat: ChatState
+    last: StoredMessage | None
+    unread: int
+    created: int
+    tags: tuple[str, ...]
+
+
+@attrs.frozen
 class OperatorRecord:
     person: PersonRecord
     counters: OperatorCounters
 
     def wire(self) -> Operator:
-        return Operator(self.person.user, self.person.online, self.counters.new_chats, self.counters.open_chats)
+        return Operator(self.person.user, self.person.is_online, self.counters.new_chats, self.counters.open_chats)
 
 
 @attrs.frozen
@@ -164,15 +196,42 @@ class ChatReader(Protocol):
     ) -> Page | None:
         """The oldest `limit` standard messages of that side with `after < index <= upto`."""
 
+    async def edited(self, chat: UUID, *, rev: int, limit: int, size: int = PAGE_BYTES) -> Page | None:
+        """Messages, for both roles, that were edited or redacted after revision `rev`; the earliest change first."""
+
+    async def located(self, message_id: int) -> tuple[UUID, int] | None:
+        """The chat and the index of a message, None if there is none."""
+
     async def chats(self, which: ChatFilter) -> ChatPage:
         """A page of a list. Following `next` lists every chat that matches all the time exactly once."""
+
+    async def summaries(self, chats: Collection[UUID]) -> tuple[SummaryRecord, ...]:
+        """Return the summaries of these chats, in any order, without those that are unknown or reserved."""
 
     async def person(self, identity: Identity) -> PersonRecord | None: ...
 
     async def operators(self, sources: Collection[str] | None) -> tuple[OperatorRecord, ...]:
         """Every operator with at least one of these sources, or all operators for None, ordered by id."""
 
+    async def accounts(self) -> tuple[Account, ...]:
+        """All accounts of operators, by id."""
+
+    async def blocks(self) -> tuple[Block, ...]:
+        """All blocks of visitors and networks, by id."""
+
+    async def sources(self, limit: int) -> tuple[str, ...]:
+        """At most `limit` widget sources to which visitors have written, by name."""
+
+    async def tag_counts(self, sources: Collection[str], limit: int) -> tuple[tuple[str, int], ...]:
+        """The most used tags of the chats of these sources with the number of chats, most used first, then by name."""
+
     async def feed_snapshot(self, sources: Collection[str], limit: int) -> FeedSnapshot: ...
+
+    async def past_retention(self, retention: Retention, now: float, limit: int) -> tuple[tuple[UUID, float], ...]:
+        """Closed chats that are to be deleted at `now`, each with the time before which its activity has ended.
+
+        Times are in epoch seconds. Of each source, the longest inactive chats come first.
+        """
 
     async def unused(self, before: float, limit: int) -> tuple[UUID, ...]:
         """Reserved chats without activity since `before` (epoch seconds), the longest unused first."""
@@ -180,11 +239,36 @@ class ChatReader(Protocol):
     async def due(self, now: float, limit: int) -> tuple[UUID, ...]:
         """Chats whose `due_at` has passed, the longest overdue first."""
 
+    async def documents(self, kind: DocumentKind, scope: str) -> tuple[tuple[str, str], ...]:
+        """The name and text of each document of that kind and scope, by name."""
+
     async def uploads(self, files: Collection[UUID]) -> tuple[Upload, ...]:
         """The uploads with these ids that exist, in any order."""
 
     async def unbound_uploads(self, before: float, limit: int) -> tuple[UUID, ...]:
         """Uploads without a message that were created at `before` (epoch seconds) or earlier, the oldest first."""
+
+    async def audits(self, before: int, limit: int) -> tuple[AuditEntry, ...]:
+        """Records of exports and erasures with a number below `before`, the newest first."""
+
+    async def written_by(self, author: Identity, after: int, limit: int) -> tuple[tuple[UUID, int], ...]:
+        """Chat and id of the oldest messages of `author` with an id above `after`, by id. It may read all messages."""
+
+    async def uploads_of(self, uploader: Identity) -> tuple[UUID, ...]:
+        """The files that a person has uploaded. It may read all uploads."""
+
+
+class Elsewhere(Protocol):
+    """The other nodes of a deployment, as the chats of this one need them."""
+
+    async def caught_up(self) -> None:
+        """Return when everything was applied here that other nodes had committed when this was called.
+
+        Raises `StorageUnavailable`.
+        """
+
+    async def holds(self, lease: str) -> bool:
+        """Whether this node has the lease of that name, which only one node has at a time, more or less."""
 
 
 class Session(Protocol):
@@ -195,6 +279,10 @@ class Session(Protocol):
 
     @property
     def profile(self) -> Profile: ...
+
+    @property
+    def peer(self) -> str:
+        """The client's address, "" if it is unknown."""
 
     def push(self, frames: Frames) -> None:
         """Send `frames` after all earlier ones. A slow client first loses typing events, then its socket is closed."""

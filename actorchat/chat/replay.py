@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Final
 
 import trio
@@ -15,7 +16,7 @@ import trio
 from actorchat.chat.links import Links, fill_links
 from actorchat.chat.model import ChatState, StoredMessage, identity_of, visible_to
 from actorchat.chat.ports import ChatReader, Page
-from actorchat.chat.room_state import ReplayCursor, RoomState, Subscription
+from actorchat.chat.room_state import TAIL, ReplayCursor, RoomState, Subscription
 from actorchat.protocol import Frames, MessageType, Profile, Role
 
 __all__ = ["PAGE", "Replays", "changed_messages", "status_ranges"]
@@ -51,6 +52,7 @@ class Replays:
         """
         # A read in a thread cannot be cancelled: one started before a crash may return while its successor reads.
         reader = cursor.reader = object()
+        await self._load_edits(cursor, room_state)
         while await subscription.session.wait_drained():
             async with self.working:
                 for is_first in (True, False):
@@ -62,16 +64,29 @@ class Replays:
                     if is_first:
                         await self._send_piece(subscription, cursor, room_state, chat)
 
+    async def _load_edits(self, cursor: ReplayCursor, room_state: RoomState) -> None:
+        """Load all edits of the chat into the room if `cursor` needs older ones than it has, unless there are many."""
+        if cursor.edits_rev >= room_state.edits_after:
+            return
+        async with self.working:
+            page = await self._chat_reader.edited(room_state.chat, rev=0, limit=TAIL, size=PAGE_TEXT_BYTES)
+        announced = room_state.announced
+        if page is not None and not page.has_more and announced is not None:
+            # Edits that are stored and not published yet come live.
+            room_state.know_edits([message for message in page.messages if message.edit_rev <= announced.rev])
+
     async def _send_piece(
         self, subscription: Subscription, cursor: ReplayCursor, room_state: RoomState, chat: ChatState
     ) -> None:
         if not cursor.ranges and subscription.profile is Profile.STRICT:
             cursor.ranges, cursor.seen = status_ranges(cursor.seen, chat), chat
         if cursor.ranges:
-            # Use the chat as of the ranges; statuses that have changed since then get ranges of their own.
+            # Send the statuses as of `cursor.seen`, for which the ranges were made. Later changes get new ranges.
             await self._send_statuses(subscription, cursor, room_state, room_state.profiles.chat(cursor.seen or chat))
         elif cursor.index < chat.next_index - 1:
             await self._send_messages(subscription, cursor, room_state, chat)
+        else:
+            await self._send_edits(subscription, cursor, room_state, chat)
 
     async def _send_messages(
         self, subscription: Subscription, cursor: ReplayCursor, room_state: RoomState, chat: ChatState
@@ -87,6 +102,25 @@ class Replays:
         sent = _push(subscription, announced, partial(_added, subscription, room_state, chat), room_state.links)
         is_last = page is None or not page.has_more or len(announced) < len(messages)
         cursor.index = chat.next_index - 1 if is_last and sent == len(announced) else announced[sent - 1].index
+
+    async def _send_edits(
+        self, subscription: Subscription, cursor: ReplayCursor, room_state: RoomState, chat: ChatState
+    ) -> None:
+        reader = cursor.reader
+        page = await self._chat_reader.edited(room_state.chat, rev=cursor.edits_rev, limit=PAGE, size=PAGE_TEXT_BYTES)
+        if cursor.reader is not reader:
+            return
+        # Edits that are stored and not published yet come live.
+        edited = [] if page is None else [message for message in page.messages if message.edit_rev <= chat.rev]
+        is_last = page is None or not page.has_more or len(edited) < len(page.messages)
+        lacking = [
+            message for message in edited if cursor.lacks(message) and visible_to(message, subscription.identity.role)
+        ]
+        sent = _push(subscription, lacking, partial(_updated, subscription, room_state, chat), room_state.links)
+        if sent < len(lacking):
+            cursor.edits_rev = lacking[sent - 1].edit_rev
+        else:
+            cursor.edits_rev = chat.rev if is_last else edited[-1].edit_rev
 
     async def _send_statuses(
         self, subscription: Subscription, cursor: ReplayCursor, room_state: RoomState, chat: ChatState
@@ -154,14 +188,19 @@ def _finish(subscription: Subscription, cursor: ReplayCursor, room_state: RoomSt
         return False
     updated = [message for message in changed_messages(tail, ranges) if message.index <= cursor.index]
     added = [message for message in tail if message.index > cursor.index and visible_to(message, role)]
+    if cursor.edits_rev < room_state.edits_after:
+        return False
+    edited = [message for message in room_state.edits.values() if cursor.lacks(message) and visible_to(message, role)]
+    edited.sort(key=attrgetter("edit_rev"))
     # Every encoded message is longer than its text, so this usually rejects too much data before it is encoded.
-    if sum(len(message.text) for message in (*updated, *added)) > PIECE_BYTES:
+    if sum(len(message.text) for message in (*updated, *added, *edited)) > PIECE_BYTES:
         return False
     payloads: list[bytes] = []
     size = 0
     for encode, messages in (
         (partial(encoder.updated, chat), updated),
         (partial(_added, subscription, room_state, chat), added),
+        (partial(_updated, subscription, room_state, chat), edited),
     ):
         for message in messages:
             if size > PIECE_BYTES:
@@ -172,7 +211,7 @@ def _finish(subscription: Subscription, cursor: ReplayCursor, room_state: RoomSt
         payloads += [encoder.receipts(chat, side) for side in Role]
         payloads.append(encoder.chat_updated(chat))
     if payloads:
-        _push_payloads(subscription, payloads, (*updated, *added), room_state.links)
+        _push_payloads(subscription, payloads, (*updated, *added, *edited), room_state.links)
     room_state.go_live(subscription)
     return True
 
@@ -181,7 +220,14 @@ def _added(subscription: Subscription, room_state: RoomState, chat: ChatState, m
     """Encode `message_added`, with the `client_id` if the subscription is an extended one of the author."""
     own = message.author is not None and identity_of(message.author) == subscription.identity
     client_id = message.client_id if own and subscription.profile is Profile.EXTENDED else None
-    return room_state.encoder.added(chat, message, client_id)
+    payload = room_state.encoder.added(chat, message, client_id)
+    return room_state.encoder.edit_of(payload, message) if subscription.profile is Profile.EXTENDED else payload
+
+
+def _updated(subscription: Subscription, room_state: RoomState, chat: ChatState, message: StoredMessage) -> bytes:
+    """Encode `message_updated` for an edit or a redaction."""
+    payload = room_state.encoder.updated(chat, message)
+    return room_state.encoder.edit_of(payload, message) if subscription.profile is Profile.EXTENDED else payload
 
 
 def status_ranges(before: ChatState | None, after: ChatState) -> tuple[tuple[Role, int, int], ...]:

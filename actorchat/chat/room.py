@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import assert_never
+from typing import Final, assert_never
 from uuid import UUID
 
 import attrs
@@ -17,10 +17,12 @@ import trio
 from msgspec.structs import replace
 
 from actorchat.actors import Actor, Request
-from actorchat.chat.commands import Departed, OperationRequest, RoomCommand
-from actorchat.chat.limits import ROOM_IN_FLIGHT, Limits, RateLimiter, check_message, rate_limited
+from actorchat.chat.commands import Departed, OperationRequest, RoomCommand, push_event
+from actorchat.chat.limits import ROOM_IN_FLIGHT, Limits, RateLimiter, check_length, check_message, rate_limited
 from actorchat.chat.model import (
+    ChatState,
     Identity,
+    StoredMessage,
     identity_of,
 )
 from actorchat.chat.operations import (
@@ -28,13 +30,15 @@ from actorchat.chat.operations import (
     Changed,
     ChatOperation,
     CloseChat,
+    EditMessage,
     MarkMessage,
+    RedactMessage,
     Refused,
     ReopenChat,
     refusal_of,
 )
 from actorchat.chat.operator_feed import FeedState
-from actorchat.chat.ports import ChatReader, Journal, StorageUnavailable
+from actorchat.chat.ports import ChatReader, Elsewhere, Journal, StorageUnavailable
 from actorchat.chat.publisher import Publisher
 from actorchat.chat.replay import Replays
 from actorchat.chat.room_state import ReplayCursor, Subscription
@@ -45,14 +49,16 @@ from actorchat.protocol import (
     MarkMessageDelivered,
     MarkMessageRead,
     MessageType,
+    Profile,
     RefusalCode,
+    ResyncRequired,
     Role,
     SendMessage,
     UpdateTyping,
     User,
 )
 
-__all__ = ["Announce", "Enter", "Room", "RoomMessage", "RoomPorts"]
+__all__ = ["ANNOUNCE", "Announce", "Enter", "Room", "RoomMessage", "RoomPorts"]
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +72,10 @@ STORAGE_PAUSE = 0.5
 
 @attrs.frozen
 class RoomPorts:
-    """The dependencies that all rooms share."""
+    """The dependencies that all rooms share. `elsewhere` are the other nodes, None if there are none.
+
+    `on_ahead(chat)` is called for a chat that was published as storage does not have it.
+    """
 
     journal: Journal
     chat_reader: ChatReader
@@ -74,6 +83,8 @@ class RoomPorts:
     feed: Callable[[str], FeedState]
     limiter: RateLimiter
     limits: Limits
+    elsewhere: Elsewhere | None = None
+    on_ahead: Callable[[UUID], object] = lambda _: None
 
 
 @attrs.frozen
@@ -86,7 +97,7 @@ class Announce:
     """The publisher needs the room: storage has to be read, or subscriptions that are behind have to read on."""
 
 
-_ANNOUNCE = Announce()
+ANNOUNCE: Final = Announce()
 
 
 @attrs.frozen
@@ -138,11 +149,7 @@ class Room(Actor[RoomMessage]):
     async def on_start(self) -> None:
         room_state = self._room_state
         if room_state.announced is None:
-            # All operations of the chat pass through this room, so none is in flight and storage is up to date.
-            found = await self._ports.chat_reader.chat(room_state.chat)
-            # The chat may have been deleted while it was read.
-            room_state.announced = None if room_state.expired else found
-            self._publisher.complete = room_state.announced is not None
+            await self._read_chat()
             return
         for cursor in room_state.behind.values():
             if cursor.lagging:
@@ -156,8 +163,24 @@ class Room(Actor[RoomMessage]):
             self.after(SILENCE, _TypingSilent(identity), key=("silent", identity))
             self.after(INTERVAL, _TypingDue(identity), key=("typing", identity))
 
+    async def _read_chat(self) -> None:
+        """Read the chat. Changes of other nodes that arrive meanwhile are published as well."""
+        room_state, publisher = self._room_state, self._publisher
+        # All operations of this node pass through this room, so none is in flight and storage is up to date.
+        found, elsewhere = await self._ports.chat_reader.chat(room_state.chat), self._ports.elsewhere
+        if elsewhere is not None and found is not None and found.listed and self._ports.feed(found.source).consoles:
+            # The feed may not have been shown yet what other nodes committed before the read.
+            await elsewhere.caught_up()
+        # The chat may have been deleted while it was read.
+        if room_state.announced is None and found is not None and not room_state.expired:
+            publisher.open(found)
+        announced = room_state.announced
+        if announced is not None and (publisher.lacks or (found is not None and announced.rev < found.rev)):
+            publisher.missed()
+            await self._announce()
+
     def _call(self) -> None:
-        self.ref.signal(_ANNOUNCE)
+        self.ref.signal(ANNOUNCE)
 
     def can_passivate(self) -> bool:
         return self._room_state.vacant and not self._publisher.replies.in_flight
@@ -242,6 +265,13 @@ class Room(Actor[RoomMessage]):
             refused = refused or self._check(identity, operation.text, operation.attachments, now)
             if refused is None and operation.type is MessageType.STANDARD:
                 self._stop_typing(identity, now)
+        elif isinstance(operation, EditMessage | RedactMessage):
+            # An erasure has many operations, which nobody has to be protected from.
+            erases = isinstance(operation, RedactMessage) and operation.erases
+            wait = 0 if erases else self._ports.limiter.take(identity_of(operation.by), now)
+            refused = refused or (rate_limited(wait) if wait else None)
+            if refused is None and isinstance(operation, EditMessage):
+                refused = check_length(operation.text, self._ports.limits)
         elif isinstance(operation, CloseChat | ReopenChat) and operation.by.role is Role.USER:
             # These store messages too, so the rate limit applies to visitors.
             wait = self._ports.limiter.take(identity_of(operation.by), now)
@@ -279,14 +309,87 @@ class Room(Actor[RoomMessage]):
 
     async def _announce(self) -> None:
         publisher = self._publisher
+        if publisher.doubtful:
+            await self._compare()
         if not publisher.complete:
             publisher.settle()
-            if publisher.lacks:
-                await self._recover()
+            while publisher.lacks and self._room_state.announced is not None:
+                await self._fill_gap()
             publisher.announce_waiting()
         for subscription, cursor in self._room_state.behind.items():
             if cursor.lagging and cursor.reader is None:
                 self._read_on(subscription, cursor)
+
+    async def _compare(self) -> None:
+        """Compare what was published with what is stored. If it differs, close all sockets and begin anew.
+
+        A chat that was changed since storage went back differs too: who knows whether after what was published.
+        """
+        publisher, room_state = self._publisher, self._room_state
+        # It may be doubted again meanwhile.
+        publisher.doubtful = False
+        try:
+            while room_state.announced is not None:
+                try:
+                    stored, same = await self._read_to_compare(room_state.announced)
+                except StorageUnavailable:
+                    await trio.sleep(STORAGE_PAUSE)
+                    continue
+                if not same:
+                    self._begin_anew(stored)
+                return
+        except BaseException:
+            publisher.doubtful = True
+            raise
+
+    async def _read_to_compare(self, announced: ChatState) -> tuple[ChatState | None, bool]:
+        """The stored chat, and whether `announced` with its newest message and edit is the same.
+
+        Raises `StorageUnavailable`.
+        """
+        room_state = self._room_state
+        added, edited = list(room_state.tail)[-1:], list(room_state.edits.values())[-1:]
+        before = added[0].rev - 1 if added else announced.rev
+        page = await self._ports.chat_reader.since(room_state.chat, rev=before, limit=RECOVERY_PAGE)
+        if page is None:
+            return None, False
+        edits = await self._edited_after(edited[0].edit_rev - 1) if edited else []
+        stored = {message.index: message for message in (*page.messages, *edits)}
+        same = all(_is_same_message(stored.get(message.index), message) for message in (*added, *edited))
+        return page.chat, same and _is_same_chat(page.chat, announced)
+
+    def _begin_anew(self, stored: ChatState | None) -> None:
+        room_state = self._room_state
+        self._publisher.forget(stored)
+        self._ports.on_ahead(room_state.chat)
+        last = -1 if stored is None else stored.next_index - 1
+        for subscription in tuple(room_state.subscriptions()):
+            if subscription.profile is Profile.EXTENDED:
+                # So that the client does not come back with a position that now is another message's.
+                push_event(subscription.session, ResyncRequired(room_state.chat, last))
+            subscription.session.close(CloseCode.RESTARTING, "the server has lost the newest changes of this chat")
+
+    async def _fill_gap(self) -> None:
+        """Get what is missing: what all nodes committed, one by one, or all of it in one from storage."""
+        publisher, elsewhere = self._publisher, self._ports.elsewhere
+        if elsewhere is not None and not publisher.misses:
+            # What another node commits overtakes the outcomes of this one.
+            await self._ports.journal.barrier()
+            publisher.settle()
+            try:
+                await elsewhere.caught_up()
+            except StorageUnavailable:
+                await trio.sleep(STORAGE_PAUSE)
+                return
+            if not publisher.lacks:
+                return
+        # Other nodes may commit more while this reads.
+        publisher.read_from_now()
+        try:
+            await self._recover()
+        except BaseException:
+            publisher.missed()
+            raise
 
     async def _recover(self) -> None:
         """Read from storage and publish what was committed after `announced`."""
@@ -295,6 +398,7 @@ class Room(Actor[RoomMessage]):
             announced = room_state.announced
             try:
                 page = await chat_reader.since(room_state.chat, rev=announced.rev, limit=RECOVERY_PAGE)
+                edited = await self._edited_after(announced.rev)
             except StorageUnavailable:
                 await trio.sleep(STORAGE_PAUSE)
                 continue
@@ -302,12 +406,24 @@ class Room(Actor[RoomMessage]):
                 return
             chat, messages = page.chat, page.messages
             if page.has_more:
-                # The page may end within the messages of one commit, which are left for the next page.
+                # The page may end in the middle of a commit, so the last commit's messages are left for the next page.
                 messages = tuple(message for message in messages if message.rev < messages[-1].rev)
                 chat = replace(announced, rev=messages[-1].rev, next_index=messages[-1].index + 1)
             before = (announced.stage, announced.operator, announced.owner)
-            changed = (chat.stage, chat.operator, chat.owner) != before
-            self._publisher.publish([Changed(chat, messages, changed)], counted=False)
+            # With several nodes, a console may know a state in between, of which it has to be told the end.
+            changed = (chat.stage, chat.operator, chat.owner) != before or self._ports.elsewhere is not None
+            updated = tuple(message for message in edited if message.edit_rev <= chat.rev)
+            self._publisher.publish([Changed(chat, messages, changed, updated)], counted=False)
+
+    async def _edited_after(self, rev: int) -> list[StoredMessage]:
+        """Every message that was edited or redacted after `rev`, as it is now. Raises `StorageUnavailable`."""
+        found: list[StoredMessage] = []
+        while True:
+            page = await self._ports.chat_reader.edited(self._room_state.chat, rev=rev, limit=RECOVERY_PAGE)
+            if page is None or not page.messages:
+                return found
+            found += page.messages
+            rev = page.messages[-1].edit_rev
 
     # Subscriptions that need older messages than the room keeps
 
@@ -350,3 +466,16 @@ class Room(Actor[RoomMessage]):
 
     def _stop_typing(self, identity: Identity, now: float) -> None:
         stop_typing(self._room_state, self._ports.feed, identity, now)
+
+
+def _is_same_chat(stored: ChatState, published: ChatState) -> bool:
+    """Whether these are the same, except for the profiles of the people."""
+    owners = identity_of(stored.owner) == identity_of(published.owner)
+    operators = [None if each is None else each.id for each in (stored.operator, published.operator)]
+    same = replace(stored, owner=published.owner, operator=published.operator) == published
+    return owners and operators[0] == operators[1] and same
+
+
+def _is_same_message(stored: StoredMessage | None, published: StoredMessage) -> bool:
+    # A later edit of it is a change of the chat.
+    return stored is not None and replace(stored, author=None) == replace(published, author=None)

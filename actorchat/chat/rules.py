@@ -32,21 +32,29 @@ from actorchat.chat.operations import (
     ChatOperation,
     CloseChat,
     Decision,
+    EditMessage,
     EndLeaving,
+    GiveChat,
     MarkMessage,
+    RedactMessage,
     RefreshPeople,
     Refused,
     ReleaseChat,
     ReopenChat,
+    ReplaceTag,
     ReturnChat,
     SetOnline,
+    SetTags,
     SweepChat,
     TransferChat,
     Unchanged,
 )
-from actorchat.protocol import MessageType, RefusalCode, Role, User
+from actorchat.protocol import MessageType, RefusalCode, Role, User, wire_time
 
-__all__ = ["DecisionContext", "MarkedMessage", "decide", "prospective_operator", "record_presence"]
+__all__ = ["TOO_LATE", "DecisionContext", "MarkedMessage", "decide", "prospective_operator", "record_presence"]
+
+TOO_LATE = "too_late"
+"""The code of the refusal to change a message that is older than `Policy.edit_within`."""
 
 
 class MarkedMessage(msgspec.Struct, frozen=True, gc=False):
@@ -66,7 +74,8 @@ class DecisionContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     the operator that would get the chat. `prior` is the stored message with the same chat, author and `client_id`.
     `marked` is the message of a mark, None if this chat has no such message. `target` is the operator of a transfer.
     `holder` is the chat's operator, for operations on closed chats and `ReleaseChat`. `uploads` are those of a message,
-    with None for each that does not exist.
+    with None for each that does not exist. `edited` is the message of an edit or redaction, None if this chat has no
+    such message.
     """
 
     policy: Policy
@@ -79,15 +88,20 @@ class DecisionContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     target: PersonRecord | None = None
     holder: PersonRecord | None = None
     uploads: tuple[Upload | None, ...] = ()
+    edited: StoredMessage | None = None
 
 
-def decide(chat: ChatState, operation: ChatOperation, context: DecisionContext) -> Decision:
+def decide(chat: ChatState, operation: ChatOperation | GiveChat, context: DecisionContext) -> Decision:
     """The result of `operation`: a `Changed` with the chat's next revision, an `Unchanged`, or a `Refused`."""
     match operation:
         case AddMessage():
             return _add_message(chat, operation, context)
         case MarkMessage():
             return _mark(chat, operation, context)
+        case EditMessage():
+            return _edit(chat, operation, context)
+        case RedactMessage():
+            return _redact(chat, operation, context)
         case AcceptChat(by=by):
             return _accept(chat, by, context)
         case CloseChat(by=by):
@@ -105,6 +119,13 @@ def decide(chat: ChatState, operation: ChatOperation, context: DecisionContext) 
         case RefreshPeople():
             # A new revision, so that all readers of the chat see this change at the same place in its order.
             return Changed(replace(chat, rev=chat.rev + 1), (), True) if chat.active else Unchanged(chat)
+        case SetTags() | ReplaceTag():
+            if chat.stage is Stage.RESERVED:
+                return Refused(RefusalCode.CONFLICT, "the chat has no message yet")
+            # Not an activity: neither the chat's place in lists nor its timers change.
+            return Changed(replace(chat, rev=chat.rev + 1))
+        case GiveChat():
+            return _give(chat, operation, context)
         case _:
             assert_never(operation)
 
@@ -117,19 +138,30 @@ _RETURNED = "The chat was returned to the queue."
 _UNANSWERED = "The chat was returned to the queue: nobody answered in time."
 _OFFLINE = "The chat was returned to the queue: its operator went offline."
 _IDLE = "The chat was closed: nobody wrote for a while."
+_CONTINUED = "The chat was closed: it continues in another chat."
+_JOINED = "The customer has signed in. This chat continues another one, which was closed."
+_TEXTS_OF_SERVER = frozenset(
+    {_CLOSED, _REOPENED, _TRANSFERRED, _RETURNED, _UNANSWERED, _OFFLINE, _IDLE, _CONTINUED, _JOINED}
+)
+
+
+_NOT_PARTICIPANT = Refused(RefusalCode.NOT_PARTICIPANT, "the chat belongs to another visitor")
 
 
 def _add_message(chat: ChatState, operation: AddMessage, context: DecisionContext) -> Decision:
     type_role = operation.type_role if operation.type is MessageType.SYSTEM else operation.author.role
     prior = context.prior
     if prior is not None:
+        if prior.edited_at is not None:
+            # The original text is not stored any more, so a repetition can't be compared with it.
+            return Unchanged(chat, prior)
         same = (prior.text, prior.type, prior.type_role) == (operation.text, operation.type, type_role)
         if same and tuple([file.uuid for file in prior.attachments]) == operation.attachments:
             return Unchanged(chat, prior)
         return Refused(RefusalCode.CONFLICT, "this client_id was used for another message")
     files: tuple[StoredAttachment, ...] = ()
     if operation.attachments:
-        taken_files = _take_uploads(operation, context)
+        taken_files = _take_uploads(chat, operation, context)
         if isinstance(taken_files, Refused):
             return taken_files
         files = taken_files
@@ -142,6 +174,8 @@ def _add_message(chat: ChatState, operation: AddMessage, context: DecisionContex
         if stage is Stage.RESERVED:
             return Refused(RefusalCode.CONFLICT, "the chat has no message yet")
     elif author.role is Role.USER:
+        if author.id != chat.owner.id:
+            return _NOT_PARTICIPANT
         if stage is Stage.RESERVED:
             stage = Stage.NEW
         elif stage is Stage.CLOSED:
@@ -195,8 +229,10 @@ def _add_message(chat: ChatState, operation: AddMessage, context: DecisionContex
     return Changed(after, (message,), changed)
 
 
-def _take_uploads(operation: AddMessage, context: DecisionContext) -> tuple[StoredAttachment, ...] | Refused:
-    """The files of the message. One answer for all that can't be taken: it tells nobody what others have uploaded."""
+def _take_uploads(
+    chat: ChatState, operation: AddMessage, context: DecisionContext
+) -> tuple[StoredAttachment, ...] | Refused:
+    """The files of the message, or a refusal. It doesn't say why, so that nobody learns what others have uploaded."""
     author = identity_of(operation.author)
     timeout = context.policy.upload_timeout
     oldest = context.now - timeout if timeout else -inf
@@ -210,7 +246,26 @@ def _take_uploads(operation: AddMessage, context: DecisionContext) -> tuple[Stor
             refused.append(uuid)
     if refused:
         return Refused(RefusalCode.ATTACHMENT_UNKNOWN, "there is no such attachment", attachments=tuple(refused))
-    return tuple(files)
+    return _check_files(chat, operation, context) or tuple(files)
+
+
+def _check_files(chat: ChatState, operation: AddMessage, context: DecisionContext) -> Refused | None:
+    """Why the source of the chat does not accept the files: when they were uploaded, the source was not known."""
+    if context.policy.files is None:
+        return None
+    rule = context.policy.files.of(chat.source)
+    if len(operation.attachments) > rule.per_message:
+        detail = f"there are {len(operation.attachments)} attachments, at most {rule.per_message} are allowed here"
+        return Refused(RefusalCode.TOO_MANY_ATTACHMENTS, detail, attachments=operation.attachments)
+    uploads = [upload for upload in context.uploads if upload is not None]
+    if large := [upload.file.uuid for upload in uploads if upload.file.size > rule.size]:
+        detail = f"a file may have at most {rule.size} bytes here"
+        return Refused(RefusalCode.ATTACHMENT_REJECTED, detail, attachments=tuple(large))
+    wrong = [upload.file.uuid for upload in uploads if not rule.accepts(upload.file.type, upload.media_type)]
+    if wrong:
+        detail = "files of this type are not accepted here"
+        return Refused(RefusalCode.ATTACHMENT_REJECTED, detail, attachments=tuple(wrong))
+    return None
 
 
 def _taken_by(chat: ChatState, operator: User, context: DecisionContext) -> User | Refused:
@@ -219,11 +274,21 @@ def _taken_by(chat: ChatState, operator: User, context: DecisionContext) -> User
     if chat.stage is Stage.OPEN:
         if current is not None and current.id == operator.id:
             return current
-        return Refused(RefusalCode.NOT_OWNER, "the chat is open with another operator")
+        return _not_owner(chat)
     counted = chat.active and current is not None and current.id == operator.id
     if not counted and _full(context):
         return Refused(RefusalCode.OVER_CAPACITY, f"you have {context.load} chats already")
     return operator
+
+
+def _not_owner(chat: ChatState) -> Refused:
+    """Refuse with the name and id of the chat's operator, and the time since which it is theirs."""
+    operator, since = chat.operator, chat.assigned_at
+    if operator is None:
+        return Refused(RefusalCode.NOT_OWNER, "the chat is not yours")
+    name = f"{operator.firstname} {operator.lastname}".strip() or "an operator"
+    detail = f"the chat belongs to {name} (id {operator.id})"
+    return Refused(RefusalCode.NOT_OWNER, detail if since is None else f"{detail} since {wire_time(since)}")
 
 
 def _full(context: DecisionContext) -> bool:
@@ -239,11 +304,62 @@ def _reopened_for_visitor(chat: ChatState, context: DecisionContext) -> tuple[St
         case OnClosed.REOPEN:
             # The queue gets the chat if its operator is away, has left the source or has no capacity.
             holder = context.holder
-            if holder is None or not holder.online or chat.source not in holder.sources(context.now) or _full(context):
+            if (
+                holder is None
+                or not holder.is_online
+                or chat.source not in holder.sources(context.now)
+                or _full(context)
+            ):
                 return Stage.NEW, None
             return Stage.OPEN, chat.operator
         case _:
             assert_never(context.policy.on_closed)
+
+
+def _edit(chat: ChatState, operation: EditMessage, context: DecisionContext) -> Decision:
+    message = _changeable(operation, context)
+    if isinstance(message, Refused):
+        return message
+    if message.redacted:
+        return Refused(RefusalCode.CONFLICT, "the message was redacted")
+    if message.text == operation.text:
+        return Unchanged(chat, message)
+    if not operation.text and not message.attachments:
+        return Refused(RefusalCode.EMPTY, "a message needs text or attachments")
+    rev = chat.rev + 1
+    edited = replace(message, text=operation.text, edited_at=context.now, edit_rev=rev)
+    return Changed(replace(chat, rev=rev), updated=(edited,))
+
+
+def _redact(chat: ChatState, operation: RedactMessage, context: DecisionContext) -> Decision:
+    message = _changeable(operation, context)
+    if isinstance(message, Refused):
+        return message
+    if message.redacted:
+        return Unchanged(chat, message)
+    rev = chat.rev + 1
+    redacted = replace(message, text="", attachments=(), edited_at=context.now, redacted=True, edit_rev=rev)
+    removed = tuple([file.uuid for file in message.attachments])
+    return Changed(replace(chat, rev=rev), updated=(redacted,), removed=removed)
+
+
+def _changeable(operation: EditMessage | RedactMessage, context: DecisionContext) -> StoredMessage | Refused:
+    """The message, if `by` may change it now."""
+    message, by = context.edited, operation.by
+    if message is not None and isinstance(operation, RedactMessage) and operation.erases:
+        return message
+    if message is None or (message.type is MessageType.SYSTEM and message.type_role is not by.role):
+        return Refused("not_found", "there is no such message")
+    author = message.author
+    if author is None or (message.type is MessageType.SYSTEM and message.text in _TEXTS_OF_SERVER):
+        return Refused("not_allowed", "messages of the server can't be changed")
+    if isinstance(operation, RedactMessage) and operation.moderates:
+        return message
+    if identity_of(author) != identity_of(by):
+        return Refused("not_allowed", "only the author can change a message")
+    if context.now - message.time >= context.policy.edit_within:
+        return Refused(TOO_LATE, "the message is too old to be changed")
+    return message
 
 
 def _mark(chat: ChatState, operation: MarkMessage, context: DecisionContext) -> Decision:
@@ -283,7 +399,9 @@ def _close(chat: ChatState, by: User, context: DecisionContext) -> Decision:
     if refused is not None:
         return refused
     if by.role is Role.OPERATOR and chat.operator is not None and chat.operator.id != by.id:
-        return Refused(RefusalCode.NOT_OWNER, "the chat is another operator's")
+        return _not_owner(chat)
+    if by.role is Role.USER and by.id != chat.owner.id:
+        return _NOT_PARTICIPANT
     return _closed(chat, by, _CLOSED, context)
 
 
@@ -296,6 +414,8 @@ def _reopen(chat: ChatState, by: User, context: DecisionContext) -> Decision:
         return Refused(RefusalCode.CONFLICT, "the chat is not closed")
     awaiting = None
     if by.role is Role.USER:
+        if by.id != chat.owner.id:
+            return _NOT_PARTICIPANT
         reopened = _reopened_for_visitor(chat, context)
         if isinstance(reopened, Refused):
             return reopened
@@ -329,7 +449,7 @@ def _return(chat: ChatState, by: User, context: DecisionContext) -> Decision:
     if refused is not None:
         return refused
     if chat.operator is None or chat.operator.id != by.id:
-        return Refused(RefusalCode.NOT_OWNER, "the chat is not yours")
+        return _not_owner(chat)
     return _hand_over(chat, None, by, _RETURNED, context)
 
 
@@ -345,7 +465,9 @@ def _hand_over(chat: ChatState, to: User | None, by: User | None, text: str, con
 
 def _release(chat: ChatState, operator_id: int, context: DecisionContext) -> Decision:
     theirs = chat.active and chat.operator is not None and chat.operator.id == operator_id
-    if not theirs or context.holder is None or not context.holder.leaving:
+    holder = context.holder
+    # An operator who is away still sees the chats they have answered.
+    if not theirs or holder is None or not (holder.leaving or (holder.away and chat.stage is Stage.NEW)):
         return Unchanged(chat)
     return _hand_over(chat, None, None, _OFFLINE, context)
 
@@ -357,6 +479,20 @@ def _sweep(chat: ChatState, context: DecisionContext) -> Decision:
     if chat.awaiting_since is None:
         return _closed(chat, None, _IDLE, context)
     return _hand_over(chat, None, None, _UNANSWERED, context)
+
+
+def _give(chat: ChatState, operation: GiveChat, context: DecisionContext) -> Changed:
+    given = replace(chat, owner=operation.to)
+    if operation.ended:
+        told = ((Role.USER, _CONTINUED), (Role.OPERATOR, _CONTINUED))
+        return _transition(given, context, stage=Stage.CLOSED, awaiting_since=None, say=told)
+    if not operation.joined:
+        # Not an activity: neither the chat's place in lists nor its timers change.
+        return Changed(replace(given, rev=chat.rev + 1), (), chat.listed)
+    waiting = [since for since in (chat.awaiting_since, operation.awaiting_since) if since is not None]
+    say = ((Role.OPERATOR, _JOINED),)
+    joined = _transition(given, context, stage=chat.stage, awaiting_since=min(waiting, default=None), say=say)
+    return replace(joined, chat_changed=chat.owner.id != operation.to.id)
 
 
 def _not_active(chat: ChatState) -> Refused | None:
@@ -428,7 +564,7 @@ def _operator_id(chat: ChatState) -> int | None:
     return None if chat.operator is None else chat.operator.id
 
 
-def prospective_operator(chat: ChatState, operation: ChatOperation) -> int | None:
+def prospective_operator(chat: ChatState, operation: ChatOperation | GiveChat) -> int | None:
     """The operator that `operation` may give the chat to. `DecisionContext.load` is this operator's."""
     match operation:
         case AddMessage(author=user) | AcceptChat(by=user) | ReopenChat(by=user):

@@ -15,7 +15,7 @@ import trio
 from actorchat.actors import Actor
 from actorchat.chat.ports import ChatReader, StorageUnavailable
 
-__all__ = ["ReservedSweeper", "Sweep", "Sweeper"]
+__all__ = ["AT_ONCE", "RETURN_GRACE", "Backoff", "ReservedSweeper", "Sweep", "Sweeper", "is_alone"]
 
 INTERVAL = 1.0
 """Seconds between two sweeps."""
@@ -44,7 +44,13 @@ class _Retry:
     delay: float
 
 
-class _Backoff:
+async def is_alone() -> bool:
+    """True: a node that is alone does everything itself."""
+    await trio.lowlevel.checkpoint()
+    return True
+
+
+class Backoff:
     """Selects the chats of a sweep, and lets those that are found again and again wait ever longer.
 
     Otherwise chats that always fail would be the first in each sweep, and others would never get their turn.
@@ -78,16 +84,23 @@ class _Backoff:
 
 
 class Sweeper(Actor[Sweep]):
-    """Sweeps chats whose timer has expired. `sweep(chat)` has the room decide; `clock` returns epoch seconds."""
+    """Sweeps chats whose timer has expired. `sweep(chat)` has the room decide; `clock` returns epoch seconds.
+
+    `holds()` says whether this node sweeps, and not another one.
+    """
 
     _grace_ends: float
     _started: float
 
     def __init__(
-        self, chat_reader: ChatReader, sweep: Callable[[UUID], Awaitable[object]], clock: Callable[[], float]
+        self,
+        chat_reader: ChatReader,
+        sweep: Callable[[UUID], Awaitable[object]],
+        clock: Callable[[], float],
+        holds: Callable[[], Awaitable[bool]] = is_alone,
     ) -> None:
-        self._chat_reader, self._sweep, self._clock = chat_reader, sweep, clock
-        self._backoff = _Backoff()
+        self._chat_reader, self._sweep, self._clock, self._holds = chat_reader, sweep, clock, holds
+        self._backoff = Backoff()
 
     async def on_start(self) -> None:
         self._started = self._clock()
@@ -95,6 +108,8 @@ class Sweeper(Actor[Sweep]):
         self.every(INTERVAL, Sweep(), key="sweep")
 
     async def receive(self, message: Sweep) -> None:
+        if not await self._holds():
+            return
         try:
             due = await self._chat_reader.due(self._clock(), self._backoff.limit)
         except StorageUnavailable:
@@ -119,7 +134,8 @@ MAX_INTERVAL = 60.0
 class ReservedSweeper(Actor[Sweep]):
     """Deletes reserved chats that were unused for `timeout` seconds, a limited number at a time.
 
-    `expire(chats, before)` deletes those that are still unused; `clock` returns epoch seconds. The first sweep is
+    `expire(chats, before)` deletes those that are still unused; `clock` returns epoch seconds. `holds()` says whether
+    this node sweeps, and not another one. The first sweep is
     `RETURN_GRACE` seconds after the start, so that clients can reconnect to their chats.
     """
 
@@ -129,9 +145,11 @@ class ReservedSweeper(Actor[Sweep]):
         expire: Callable[[Sequence[UUID], float], Awaitable[object]],
         timeout: float,
         clock: Callable[[], float],
+        holds: Callable[[], Awaitable[bool]] = is_alone,
     ) -> None:
         self._chat_reader, self._expire, self._timeout, self._clock = chat_reader, expire, timeout, clock
-        self._backoff = _Backoff()
+        self._holds = holds
+        self._backoff = Backoff()
 
     async def on_start(self) -> None:
         self.after(RETURN_GRACE, Sweep(), key="sweep")
@@ -139,8 +157,9 @@ class ReservedSweeper(Actor[Sweep]):
     async def receive(self, message: Sweep) -> None:
         before = self._clock() - self._timeout
         unused: list[UUID] = []
-        with suppress(StorageUnavailable):
-            unused = self._backoff.select(await self._chat_reader.unused(before, self._backoff.limit))
+        if await self._holds():
+            with suppress(StorageUnavailable):
+                unused = self._backoff.select(await self._chat_reader.unused(before, self._backoff.limit))
         if unused:
             await self._expire(unused, before)
         more = len(unused) == AT_ONCE

@@ -17,10 +17,20 @@ _COMMANDS: Final = {
     "serve": ("actorchat.cli.serve", "serve"),
     "chat": ("actorchat.cli.chat", "chat"),
     "token": ("actorchat.cli.token", "token"),
+    "operators": ("actorchat.cli.operators", "operators"),
     "actors": ("actorchat.cli.actors", "actors"),
     "broker": ("actorchat.cli.broker", "broker"),
     "check-config": ("actorchat.cli.check_config", "check_config"),
-    "asyncapi": ("actorchat.cli.asyncapi", "asyncapi"),
+    "doctor": ("actorchat.cli.doctor", "doctor"),
+    "backup": ("actorchat.cli.backup", "backup"),
+    "restore": ("actorchat.cli.backup", "restore"),
+    "migrate": ("actorchat.cli.migrate", "migrate"),
+    "export": ("actorchat.cli.privacy", "export"),
+    "erase": ("actorchat.cli.privacy", "erase"),
+    "nodes": ("actorchat.cli.nodes", "nodes"),
+    "conformance": ("actorchat.cli.conformance", "conformance"),
+    "asyncapi": ("actorchat.cli.documents", "asyncapi"),
+    "openapi": ("actorchat.cli.documents", "openapi"),
 }
 """The module and attribute of each command, in the order of the help."""
 

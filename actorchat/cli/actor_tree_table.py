@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 import attrs
@@ -11,8 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from actorchat.actor_tree import ActorRow, Family, InspectionRequest, Tree
 from actorchat.cli.text import counted, one_line
-from actorchat.server.inspection import ActorRow, Family, InspectionRequest, Tree
 
 __all__ = ["draw"]
 
@@ -21,8 +20,8 @@ STUCK: Final = 10.0
 """Seconds an actor may spend on one message before its row is shown in yellow (`SLOW`) or bold red (`STUCK`)."""
 
 
-def draw(tree: Tree, request: InspectionRequest, folder: Path) -> RenderableType:
-    """Draw `tree`, which the server on `folder` sent in answer to `request`. Empty columns are left out."""
+def draw(tree: Tree, request: InspectionRequest, server: str) -> RenderableType:
+    """Draw `tree`, the answer of `server` (its folder or node) to `request`. Empty columns are left out."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     rows = _rows_with_branches(tree)
     columns = [column for column in _COLUMNS if any(column.cell(entry).plain for _, entry in rows)]
@@ -33,7 +32,7 @@ def draw(tree: Tree, request: InspectionRequest, folder: Path) -> RenderableType
         cells = [column.cell(entry) for column in columns]
         cells[0] = Text.assemble((branch, "dim"), cells[0], no_wrap=True, overflow="ellipsis")
         table.add_row(*cells)
-    return Group(_header(tree, folder), "", table, "", _footer(tree, request))
+    return Group(_header(tree, server), "", table, "", _footer(tree, request))
 
 
 def _rows_with_branches(tree: Tree) -> list[tuple[str, Family | ActorRow]]:
@@ -54,10 +53,10 @@ def _rows_with_branches(tree: Tree) -> list[tuple[str, Family | ActorRow]]:
     return rows
 
 
-def _header(tree: Tree, folder: Path) -> Text:
+def _header(tree: Tree, server: str) -> Text:
     queued = sum(family.queued for family in tree.families)
     busy = sum(family.busy for family in tree.families)
-    line = Text.assemble(("actorchat ", "bold"), one_line(str(folder)), (f" · pid {tree.pid}", "dim"))
+    line = Text.assemble(("actorchat ", "bold"), one_line(server), (f" · pid {tree.pid}", "dim"))
     line.append(f" · {counted(sum(family.actors for family in tree.families), 'actor')}")
     line.append(f" · {busy:,} busy · {queued:,} queued", "yellow" if queued else "")
     if tree.lost:

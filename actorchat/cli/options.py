@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-__all__ = ["Duration", "config_option", "data_option", "settings_options"]
+__all__ = ["Duration", "config_option", "data_option", "settings_options", "storage_option"]
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -38,6 +38,11 @@ data_option: Callable[[F], F] = click.option(
     metavar="DIR",
     help="The folder with the database and the secret. [default: ./actorchat-data]",
 )
+storage_option: Callable[[F], F] = click.option(
+    "--storage",
+    metavar="URL",
+    help="sqlite:///path, postgresql://host/database or memory://. [default: a file in --data]",
+)
 config_option: Callable[[F], F] = click.option(
     "--config", type=click.Path(path_type=Path), metavar="FILE", help="A TOML file with settings; options override it."
 )
@@ -53,27 +58,34 @@ def settings_options(command: F) -> F:
     options = (
         click.option("--host", metavar="ADDRESS", help="The address to listen on. [default: 127.0.0.1]"),
         click.option("--port", metavar="N", help="The port; 0 picks a free one. [default: 8000]"),
+        click.option("--unix", metavar="PATH", help="Listen on a Unix socket instead, for a proxy on this machine."),
+        click.option("--base-path", metavar="PATH", help="The path below which a proxy serves this server: /chat."),
         data_option,
-        click.option("--storage", metavar="URL", help="sqlite:///path or memory://. [default: a file in --data]"),
+        storage_option,
         click.option(
             "--broker",
             metavar="URL",
             multiple=True,
             callback=_given,
-            help="Publish to this message broker: redis://, rediss://, amqp://, amqps://. May repeat.",
+            help="Publish to this message broker: redis://, rediss://, amqp://, amqps://, nats://, tls://. May repeat.",
         ),
         click.option("--transport", metavar="NAME", help="auto, reactor or trio-websocket. [default: auto]"),
         click.option("--tls-cert", metavar="FILE", help="Serve https and wss with this certificate chain (PEM)."),
         click.option("--tls-key", metavar="FILE", help="The private key of the certificate (PEM)."),
-        # Accepted so that the settings can reject unsupported values by name; hidden while only one value is valid.
-        click.option("--bus", hidden=True),
-        click.option("--workers", hidden=True),
+        click.option(
+            "--bus",
+            metavar="URL",
+            help="Between servers on one PostgreSQL database: postgres, redis:// or local. [default: auto]",
+        ),
+        click.option("--node-name", metavar="NAME", help="The name of this server among them. [default: a new one]"),
+        click.option("--workers", metavar="N", help="Serve with N processes; needs PostgreSQL. [default: 1]"),
         config_option,
         click.option(
             "--log-format",
             metavar="FORMAT",
             help="text, or json: one object per line on stderr. [default: text]",
         ),
+        click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error. [default: info]"),
     )
     for option in reversed(options):
         command = option(command)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import shlex
 import signal
+import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import attrs
 import click
@@ -22,11 +22,17 @@ import trio
 from actorchat.cli.errors import BAD_SETTINGS, FAILED, fail, warn
 from actorchat.cli.options import settings_options
 from actorchat.cli.output import discard_unwritable_output, echo
-from actorchat.cli.reload import Reloader, Terminal
+from actorchat.cli.service_manager import ServiceManager
+from actorchat.cli.settings_reload import Reloader, Terminal
+from actorchat.cli.workers import WorkerLink, Workers, worker_link
 from actorchat.server.bootstrap import StartFailed, file_warnings
 from actorchat.server.file_descriptors import raise_open_file_limit
+from actorchat.server.operator_command import operator_options
 from actorchat.server.settings import DEFAULT_DATA, InvalidSettings, Settings
 from actorchat.server.settings_loader import load_settings, unknown_variables, wanted_log_format
+
+if TYPE_CHECKING:
+    from actorchat.server.environment import Environment
 
 __all__ = ["serve"]
 
@@ -55,7 +61,8 @@ def serve(config: Path | None, **options: object) -> None:
     """Run the server until Ctrl-C.
 
     Every accepted message is stored before the server exits; a second Ctrl-C stops it at once. The first run creates
-    the data folder, the database and the signing secret. SIGHUP reloads the TLS certificate and the log format.
+    the data folder, the database and the signing secret. SIGHUP reloads the TLS certificate, the keys, the log
+    format and the log level.
 
     \b
     Examples:
@@ -97,6 +104,8 @@ def _ignore_hangup() -> Iterator[None]:
 
 
 def _run(config: Path | None, options: Mapping[str, object], terminal: Terminal) -> NoReturn:
+    # First, because its variable is no setting.
+    worker = worker_link()
     as_json = wanted_log_format(config, options) == "json"
     warn(unknown_variables(), as_json=as_json)
     try:
@@ -107,13 +116,16 @@ def _run(config: Path | None, options: Mapping[str, object], terminal: Terminal)
     from actorchat.server.logging_setup import configure_logging
     from actorchat.server.steady_clock import SteadyClock
 
-    configure_logging(settings.log_format)
+    configure_logging(settings.log_format, settings.log_level)
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.set_threshold(*GC_THRESHOLDS)
     raise_open_file_limit()
     try:
         load = partial(_load, config, options)
-        drained = trio.run(_serve, settings, load, terminal, clock=SteadyClock())
+        if settings.workers > 1 and worker is None:
+            drained = trio.run(_serve_with_workers, settings, terminal)
+        else:
+            drained = trio.run(_serve, settings, load, terminal, worker, clock=SteadyClock())
     except InvalidSettings as error:
         fail(error.faults, BAD_SETTINGS, as_json=as_json)
     except StartFailed as error:
@@ -134,50 +146,165 @@ def _load(config: Path | None, options: Mapping[str, object]) -> Settings:
     return attrs.evolve(settings, data=settings.data or DEFAULT_DATA)
 
 
-async def _serve(settings: Settings, load: Callable[[], Settings], terminal: Terminal) -> bool:
+async def _serve(
+    settings: Settings, load: Callable[[], Settings], terminal: Terminal, worker: WorkerLink | None
+) -> bool:
     # Imported here, so that errors in the settings are reported before the slow imports.
     from actorchat.server.serving import DRAIN_SECONDS, open_server
 
+    manager = ServiceManager()
     last_resort = threading.Timer(DRAIN_SECONDS + LAST_RESORT_SECONDS, os._exit, (FAILED,))
     last_resort.daemon = True
-    async with open_server(settings) as server:
+    environment = None if worker is None else _worker_environment(settings, worker)
+    async with open_server(settings, environment=environment) as server:
         # The objects that exist now, mostly modules, live until the exit: exclude them from garbage collection.
         gc.freeze()
         received = _STOP_SIGNALS if _HANGUP is None else (*_STOP_SIGNALS, _HANGUP)
         with trio.open_signal_receiver(*received) as signals:
-            _print_welcome(server.url, server.settings)
+            if worker is None:
+                _print_welcome(server.url, server.settings, server.console_link)
+                manager.ready(f"serves {server.url}")
+            else:
+                worker.ready()
             reloader = Reloader(server, settings, load)
+
+            async def reload() -> None:
+                manager.reloading()
+                await reloader.reload()
+                manager.ready(f"serves {server.url}")
+
+            async def stop_without_parent(worker: WorkerLink) -> None:
+                await worker.parent_gone()
+                nursery.cancel_scope.cancel()
+
             async with trio.open_nursery() as nursery:
+                if worker is not None:
+                    nursery.start_soon(stop_without_parent, worker)
                 async for number in signals:
-                    if number in _STOP_SIGNALS or terminal.was_closed():
+                    if number in _STOP_SIGNALS or (worker is None and terminal.was_closed()):
                         break
-                    nursery.start_soon(reloader.reload)
+                    nursery.start_soon(reload)
                 nursery.cancel_scope.cancel()
         # From here on a second signal kills the process, whatever the server does.
         for number in _STOP_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
+        manager.stopping()
         with suppress(OSError):
             # The terminal may have been closed.
-            _print_stopping(reloader.settings)
+            if worker is None:
+                _print_stopping(reloader.settings)
         last_resort.start()
     last_resort.cancel()
     return server.drained
 
 
-def _print_welcome(url: str, settings: Settings) -> None:
+def _worker_environment(settings: Settings, worker: WorkerLink) -> Environment:
+    """The environment of a worker: its parent has bound its sockets, and its own files are in a folder of its own.
+
+    The first worker uses the data folder itself, where commands such as `actorchat operators` look for a server.
+    """
+    from actorchat.server.environment import Environment
+
+    async def listen(host: str, port: int) -> tuple[socket.socket, ...]:
+        await trio.lowlevel.checkpoint()
+        return worker.sockets
+
+    folder = settings.folder
+    if folder is not None and worker.number > 0:
+        folder = folder / "workers" / str(worker.number)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return Environment(listen=listen, process_folder=folder)
+
+
+async def _serve_with_workers(settings: Settings, terminal: Terminal) -> bool:
+    """Run `settings.workers` servers, each in a process of its own. Returns whether all have stored everything."""
+    from actorchat.server.serving import bind_for_workers
+
+    manager = ServiceManager()
+    async with AsyncExitStack() as stack:
+        sockets = await bind_for_workers(stack, settings)
+        signals = stack.enter_context(trio.open_signal_receiver(*_STOP_SIGNALS, signal.SIGHUP))
+        async with trio.open_nursery() as nursery:
+            workers, serving = Workers(nursery, sockets, sys.argv[1:]), trio.CancelScope()
+
+            async def start() -> None:
+                if await workers.start():
+                    url = _print_workers(settings, sockets[0][0].getsockname()[1])
+                    manager.ready(f"serves {url} with {settings.workers} workers")
+                else:
+                    serving.cancel()
+
+            nursery.start_soon(start)
+            try:
+                with serving:
+                    async for number in signals:
+                        if number in _STOP_SIGNALS or terminal.was_closed():
+                            break
+                        nursery.start_soon(workers.roll)
+            finally:
+                manager.stopping()
+                # Bounded: a worker that does not end is killed.
+                with trio.CancelScope(shield=True):
+                    await _stop_workers(workers, signals, settings)
+            nursery.cancel_scope.cancel()
+    return workers.drained and not serving.cancelled_caught
+
+
+async def _stop_workers(workers: Workers, signals: AsyncIterator[int], settings: Settings) -> None:
+    async def stop_at_once() -> None:
+        async for number in signals:
+            if number in _STOP_SIGNALS:
+                workers.kill()
+
+    with suppress(OSError):
+        # The terminal may have been closed.
+        _print_stopping(settings)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stop_at_once)
+        await workers.stop()
+        nursery.cancel_scope.cancel()
+
+
+def _print_workers(settings: Settings, port: int) -> str:
+    """Tell where the workers serve, and return that address."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"{'http' if settings.tls_cert is None else 'https'}://{host}:{port}{settings.base_path}"
+    if settings.log_format == "json":
+        _log.info("the server listens", extra={"url": url, "workers": settings.workers})
+    else:
+        lines = (
+            f"actorchat serves {url} with {settings.workers} workers",
+            "",
+            f"Sign in to the console with a link from: actorchat operators link {operator_options(settings)}",
+            "SIGHUP replaces the workers one at a time. Ctrl-C stops them.",
+        )
+        echo("\n".join(lines))
+    return url
+
+
+def _print_welcome(url: str, settings: Settings, console_link: Callable[[], str | None]) -> None:
     if settings.log_format == "json":
         # `websocket_transport` is the transport in use, also when the setting is `auto`.
         _log.info("the server listens", extra={"url": url, "transport": settings.websocket_transport})
         return
+    if settings.unix is not None:
+        echo(f"actorchat serves {url}\n\nCtrl-C stops it.")
+        return
+    link = console_link()
+    # Both have the same code. The page hands it to its link to the console.
+    page = f"{url}/" if link is None else f"{url}/#{link.partition('#')[2]}"
     source = f" --source {settings.sources[0]}" if settings.sources else ""
     chat_command = f"actorchat chat {url}{source}"
     lines = (
         f"actorchat serves {url}",
         "",
-        "Chat through it from two more terminals:",
+        "Open this page in a browser: it shows the widget, the way to the console, and how to put it on a site.",
+        f"  {page}",
+        "Or chat from two more terminals:",
         f"  as a visitor:   {chat_command}",
-        f"  as an operator: {chat_command} --operator {_operator_options(settings)}",
+        f"  as an operator: {chat_command} --operator {operator_options(settings)}",
         "",
+        *(() if link is None else (f"Sign in to the console, once and within 15 minutes: {link}", "")),
         "Ctrl-C stops it.",
     )
     echo("\n".join(lines))
@@ -188,11 +315,3 @@ def _print_stopping(settings: Settings) -> None:
         _log.info("the server stops; accepted messages are stored first")
     else:
         echo("Stopping: storing accepted messages first. A second Ctrl-C stops at once.")
-
-
-def _operator_options(settings: Settings) -> str:
-    """The options with which an operator on this machine can sign in."""
-    if settings.secret is not None:
-        source = settings.sources[0] if settings.sources else "lk"
-        return f'--token "$(actorchat token --role operator --user-id 1 --source {source})"'
-    return f"--data {shlex.quote(str((settings.folder or DEFAULT_DATA).absolute()))}"

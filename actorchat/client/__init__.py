@@ -8,7 +8,18 @@
             ...
 """
 
-from actorchat.client.api import Api, ChatPage, HistoryPage, Visit, open_api
+from actorchat.client.api import (
+    Api,
+    Block,
+    ChatPage,
+    HistoryPage,
+    MessageEdit,
+    MessagesFound,
+    PeopleFound,
+    SummaryPage,
+    Visit,
+    open_api,
+)
 from actorchat.client.broker_consumer import BrokerConsumer, open_broker_consumer
 from actorchat.client.delivery import Delivery
 from actorchat.client.errors import (
@@ -32,6 +43,7 @@ __all__ = [
     "Api",
     "ApiError",
     "ApiUnreachable",
+    "Block",
     "BrokerConsumer",
     "ChatPage",
     "ClientError",
@@ -42,13 +54,17 @@ __all__ = [
     "FeedConnection",
     "FeedItem",
     "HistoryPage",
+    "MessageEdit",
+    "MessagesFound",
     "NoSuchChat",
     "NotAdded",
     "NotAllowed",
     "NotAuthenticated",
+    "PeopleFound",
     "RoomConnection",
     "SignedOut",
     "SnapshotBegins",
+    "SummaryPage",
     "Undelivered",
     "Visit",
     "open_api",

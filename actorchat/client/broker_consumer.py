@@ -44,7 +44,7 @@ class BrokerConsumer:
     def __init__(self, stream: _Stream) -> None:
         self._stream = stream
         self._send, self._receive = trio.open_memory_channel[_Delivery](0)
-        # Of the message that the reader has.
+        # The delivery of the message that the reader is processing.
         self._current: _Delivery | None = None
         self._failure: Exception | None = None
 
@@ -91,7 +91,7 @@ class BrokerConsumer:
                     delay = backoff.next_delay()
                     _log.warning("%s is unavailable, next attempt in %.1f s: %s", self._stream.name, delay, error)
                     if delivered is not None:
-                        # It may be acknowledged only when it is finished.
+                        # It is acknowledged after the reconnect, which therefore waits until the reader has finished.
                         await delivered.finished.wait()
                     await trio.sleep(delay)
                 except ConsumerRefused as error:
@@ -100,7 +100,7 @@ class BrokerConsumer:
 
 
 class _Unavailable(Exception):  # noqa: N818 - a state of the broker
-    """The connection is lost, or the broker answers with an error that may pass."""
+    """The connection is lost, or the broker answers with a temporary error."""
 
 
 @attrs.frozen
@@ -111,7 +111,7 @@ class _Entry:
 
 @attrs.frozen(eq=False)
 class _Delivery:
-    """An entry that the reader gets. `finished` is set when the reader asks for the next one."""
+    """An entry passed to the reader. `finished` is set when the reader asks for the next one."""
 
     entry: _Entry
     finished: trio.Event = attrs.Factory(trio.Event)
@@ -154,7 +154,7 @@ class _Stream:
             async with client:
                 yield _Connection(client, self)
         except ExceptionGroup as group:
-            # The client works in a nursery.
+            # The client runs its tasks in a nursery, which wraps errors in a group.
             error: Exception = group
             while isinstance(error, ExceptionGroup):
                 error = error.exceptions[0]
@@ -202,7 +202,7 @@ class _Connection:
 
     # Any: coredis types entries in several ways.
     async def _messages(self, entries: Sequence[Any]) -> Sequence[_Entry]:
-        """Those that are messages; the others are acknowledged at once."""
+        """Return those that are messages, and acknowledge the others."""
         messages: list[_Entry] = []
         for each in entries:
             entry = _entry(each, self._stream.channel)
@@ -213,9 +213,9 @@ class _Connection:
         return messages
 
     async def is_finished(self, entry: _Entry) -> bool:
-        """Whether the group has finished its id before. Then the entry is acknowledged.
+        """Whether the group has already finished a message with this id. If so, acknowledge the entry.
 
-        To be asked just before it is delivered: another consumer may have taken it over since it was read.
+        Call this just before the entry is delivered: another consumer may have taken it over since it was read.
         """
         if not await self._client.exists([self._seen(entry)]):
             return False
@@ -234,18 +234,15 @@ class _Connection:
 
 
 def _entry(entry: Any, channel: BrokerChannel) -> _Entry | None:
-    """None if it is no message of a server, or was deleted by `maxlen` before it was finished."""
-    fields = {_text(key): value for key, value in (entry.field_values or {}).items()}
-    if not {"body", WIDGET_SOURCE_HEADER, ACTORCHAT_ID_HEADER} <= fields.keys():
+    """Parse an entry. None if it is not a server's message, or was deleted by `maxlen` before it was finished."""
+    try:
+        fields = {_text(key): value for key, value in (entry.field_values or {}).items()}
+        body, source, id_ = fields["body"], _text(fields[WIDGET_SOURCE_HEADER]), _text(fields[ACTORCHAT_ID_HEADER])
+    except (KeyError, UnicodeDecodeError):
         return None
-    body = fields["body"]
-    message = BrokerMessage(
-        channel,
-        _text(fields[WIDGET_SOURCE_HEADER]),
-        _text(fields[ACTORCHAT_ID_HEADER]),
-        body.encode() if isinstance(body, str) else body,
+    return _Entry(
+        entry.identifier, BrokerMessage(channel, source, id_, body.encode() if isinstance(body, str) else body)
     )
-    return _Entry(entry.identifier, message)
 
 
 def _text(value: str | bytes) -> str:
@@ -270,14 +267,14 @@ async def open_broker_consumer(
     from_start: bool = False,
     remember: float = 86_400.0,
 ) -> AsyncIterator[BrokerConsumer]:
-    """Read `channel` of the Redis or Valkey at `url` as `consumer` of `group`; both names are yours.
+    """Read `channel` of the Redis or Valkey at `url` as `consumer` of `group`. You choose both names.
 
-    A group remembers how far it is, over reconnects and restarts. A new one begins with what is published from now on,
-    with `from_start` with the oldest entry that the stream has. Messages whose `Actorchat-Id` the group has finished
-    within the last `remember` seconds are left out. One consumer in a group gets each chat's messages in commit order;
-    several share them, and then a chat's messages may be processed out of order.
+    A group keeps its position across reconnects and restarts. A new group begins with what is published from now on or,
+    with `from_start`, with the oldest entry in the stream. Messages whose `Actorchat-Id` the group has finished within
+    the last `remember` seconds are left out. A single consumer in a group gets each chat's messages in commit order.
+    Several consumers share the messages, and may process those of one chat out of order.
 
-    `url` is that of the server's setting, with its `prefix` and `ca` if it has them. Lost connections are opened again.
+    `url` is the one in the server's settings, with its `prefix` and `ca` if it has them. Lost connections are reopened.
     Raises ValueError for another kind of URL or an unknown channel, and RuntimeError if coredis is not installed.
     """
     try:

@@ -43,7 +43,7 @@ class Delivery:
         return self._result.value
 
     def is_stored_as(self, message: Message) -> bool:
-        """Whether ``message`` has this text and these attachments; the ``client_id`` alone may have been reused."""
+        """Whether ``message`` has this text and these attachments; a caller's ``client_id`` may have been reused."""
         same_files = tuple(attachment.uuid for attachment in message.attachments) == self.attachments
         return message.type is MessageType.STANDARD and message.text == self.text and same_files
 

@@ -63,6 +63,10 @@ class EventDeduplicator:
         self._typing.clear()
         return stops
 
+    def has_reported(self, index: int) -> bool:
+        """Whether the message with this index has come before."""
+        return self.last_index is not None and index <= self.last_index
+
     def would_leave_gap(self, index: int) -> bool:
         """Whether messages before this index may not have been reported yet."""
         return self.last_index is None or index > self.last_index + 1
@@ -100,7 +104,7 @@ class EventDeduplicator:
                 return (event,)
 
     def _message_added(self, event: MessageAdded, message: Message) -> tuple[Event, ...]:
-        if self.last_index is not None and message.message_index <= self.last_index:
+        if self.has_reported(message.message_index):
             return ()
         self.last_index = message.message_index
         self._indexes[message.id] = message.message_index

@@ -54,14 +54,20 @@ class Outbox:
         self._in_flight = True
         return self._waiting[0]
 
-    def stored(self, event: MessageAdded) -> bool:
-        """Settle the oldest message if the event confirms it.
+    def stored(self, event: MessageAdded, *, known: bool) -> bool:
+        """Settle the oldest message if the event confirms it. ``known``: the event's message has come before.
 
+        A stored message may have another text, because it was edited. Then the event confirms the oldest message if its
+        ``client_id`` was never used before, or if the event is the answer to it: only an answer repeats a message.
         Returns True if the event may be the answer to a repeated ``client_id``, which comes out of order.
         """
-        if not self._is_oldest(event.client_id) or not self._waiting[0].is_stored_as(event.message):
+        if not self._is_oldest(event.client_id):
             return False
+        oldest = self._waiting[0]
         may_be_out_of_order = self._in_flight and self.repeats
+        is_answer = self._in_flight and known
+        if oldest.repeats and not is_answer and not oldest.is_stored_as(event.message):
+            return may_be_out_of_order
         self.backoff.reset()
         self._settle(outcome.Value(event.message))
         return may_be_out_of_order

@@ -47,6 +47,7 @@ def open_room(
     *,
     token: str,
     after: int | None = None,
+    quiet: bool = False,
     outbox: int = 256,
     inbox: int = 256,
     random: Random | None = None,
@@ -58,6 +59,8 @@ def open_room(
     ``after`` is the index of the last message already known: all later messages are received, with -1 the whole chat.
     None starts with new messages only; if the first socket is lost before any message was received, the whole chat is
     replayed rather than risk missing one.
+
+    With ``quiet``, which is for operators, the user is not shown as connected, and can't mark messages or show typing.
 
     Entering the block does not wait for the server; `RoomConnection.wait_live` does. Exceptions of the block are raised
     unchanged. Leaving the block closes the socket within a second and ends all tasks; messages that are not confirmed
@@ -74,7 +77,13 @@ def open_room(
     server = ServerAddress.parse(url)
     target = Target(server, token, dial, tls_context(server, tls))
     room = RoomConnection(
-        target, chat if isinstance(chat, UUID) else UUID(chat), after, outbox, inbox, random or SystemRandom()
+        target,
+        chat if isinstance(chat, UUID) else UUID(chat),
+        after,
+        outbox,
+        inbox,
+        random or SystemRandom(),
+        quiet=quiet,
     )
     return _run(room)
 
@@ -96,7 +105,18 @@ class RoomConnection:
     Only one task may iterate.
     """
 
-    def __init__(self, target: Target, chat: UUID, after: int | None, outbox: int, inbox: int, random: Random) -> None:
+    def __init__(
+        self,
+        target: Target,
+        chat: UUID,
+        after: int | None,
+        outbox: int,
+        inbox: int,
+        random: Random,
+        *,
+        quiet: bool = False,
+    ) -> None:
+        self._quiet = quiet
         self._target = target
         self._chat = chat
         self._reconnector = Reconnector(Backoff(random))
@@ -250,7 +270,9 @@ class RoomConnection:
                 await self._read(socket)
                 nursery.cancel_scope.cancel()
 
-        ending = await run_websocket(self._target, self._target.server.room(self._chat, after), use_socket)
+        ending = await run_websocket(
+            self._target, self._target.server.room(self._chat, after, quiet=self._quiet), use_socket
+        )
         return self._own_ending or ending
 
     def _reset_socket_state(self) -> None:
@@ -315,9 +337,10 @@ class RoomConnection:
         The answer to a repeated client_id is the only event that comes out of order. If messages before it are
         missing, it cannot be told from an event in order, so the room resumes from before the gap.
         """
-        may_be_out_of_order = self._outbox.stored(event)
+        index = event.message.message_index
+        may_be_out_of_order = self._outbox.stored(event, known=self._deduplicator.has_reported(index))
         self._wake_writer()
-        return may_be_out_of_order and self._deduplicator.would_leave_gap(event.message.message_index)
+        return may_be_out_of_order and self._deduplicator.would_leave_gap(index)
 
     async def _flush_events(self) -> None:
         # Remove an event only after it was sent, because this wait is cancelled when the socket is lost.
@@ -326,7 +349,7 @@ class RoomConnection:
             self._unsent_events.popleft()
 
     async def _write(self, socket: WebSocketConnection) -> None:
-        # The reader reports the close, after it has read the events before it.
+        # The reading task reports the close, after it has read all earlier events.
         with suppress(ConnectionClosed):
             if self._receipts.due:
                 # These receipts may be for messages of an old history; then the first event is `ResyncRequired`.

@@ -45,11 +45,26 @@ class ServerAddress:
     @property
     def origin(self) -> str:
         """The base URL of the HTTP API, without a trailing slash."""
-        return f"{'https' if self.secure else 'http'}://{self.authority}{self.prefix}"
+        return f"{self._root}{self.prefix}"
 
-    def room(self, chat: UUID, after: int | None) -> str:
+    @property
+    def _root(self) -> str:
+        return f"{'https' if self.secure else 'http'}://{self.authority}"
+
+    def link(self, url: str) -> str:
+        """The whole URL of a link from the server, such as that of a file.
+
+        A server that does not know under which path it is mounted leaves the path out of its links.
+        """
+        if not url.startswith("/"):
+            return url
+        return f"{self._root}{url}" if url.startswith(f"{self.prefix}/") else f"{self.origin}{url}"
+
+    def room(self, chat: UUID, after: int | None, *, quiet: bool = False) -> str:
         """The path of a chat's room socket; with ``after`` the server replays the messages after that index."""
-        return f"{self.prefix}/ws/chats/{chat}" + ("" if after is None else f"?after={after}")
+        fields = {"after": after, "quiet": 1 if quiet else None}
+        query = urlencode({name: value for name, value in fields.items() if value is not None})
+        return f"{self.prefix}/ws/chats/{chat}" + (f"?{query}" if query else "")
 
     def feed(self, sources: Sequence[str]) -> str:
         """The path of the operators' feed; no sources means all sources of the operator."""

@@ -117,7 +117,7 @@ async def _upgrade(
         stream.upgrading = opening
         connection = await wrap_client_stream(
             nursery,
-            # It is declared to need a SocketStream or SSLStream, but uses only send_all, receive_some and aclose.
+            # It is declared as SocketStream | SSLStream, but only send_all, receive_some and aclose are used.
             stream,  # type: ignore[arg-type]
             target.server.authority,
             resource,

@@ -17,18 +17,17 @@ from actorchat.chat.model import Identity, identity_of
 from actorchat.http.body_pace import large_body
 from actorchat.http.multipart import FilePart
 from actorchat.http.ports import Access, FileAnswer, Files
-from actorchat.http.problems import Problem, json_response
-from actorchat.http.requests import Query
+from actorchat.http.problems import Problem, ResponseCutOff, json_response
+from actorchat.http.requests import Query, sender_of
 
 __all__ = ["AttachmentRoutes"]
 
 _MAX_OVERHEAD: Final = 65_536
 """Bytes that a multipart body may contain besides the file."""
 
-_CHUNK: Final = 262_144
-"""Bytes of a file that are read and sent at a time."""
-
 _RANGE: Final = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})")
+
+_ETAG: Final = re.compile(r'"[^"]*"')
 
 _SANDBOX: Final = "sandbox; default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'"
 """Lets a browser display a file that is opened on its own, but run no scripts of it."""
@@ -54,10 +53,10 @@ class AttachmentRoutes:
         max_bytes = self._files.max_bytes
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > max_bytes + _MAX_OVERHEAD:
-            raise _too_large(max_bytes)
+            raise Problem("too_large", f"a file may have at most {max_bytes} bytes", path="file")
         part = FilePart(request.headers.get("content-type"))
         async with aclosing(large_body(request)) as body:
-            caller = await self._access.caller(request.headers.get("authorization"))
+            caller = await self._access.caller(request.headers.get("authorization"), sender_of(request))
             address = request.client.host if request.client else ""
             async with self._files.receive(caller, address) as incoming:
                 overhead = 0
@@ -65,8 +64,7 @@ class AttachmentRoutes:
                     overhead += len(data)
                     for chunk in part.feed(data):
                         overhead -= len(chunk)
-                        if not await incoming.write(chunk):
-                            raise _too_large(max_bytes)
+                        await incoming.write(chunk)
                     if overhead > _MAX_OVERHEAD:
                         detail = f"the body may have at most {_MAX_OVERHEAD} bytes besides the file"
                         raise Problem("too_large", detail)
@@ -83,7 +81,7 @@ class AttachmentRoutes:
         reader: Identity | None = None
         authorization = request.headers.get("authorization", "")
         if authorization.lower().startswith("bearer "):
-            reader = identity_of((await self._access.caller(authorization)).user)
+            reader = identity_of((await self._access.caller(authorization, sender_of(request))).user)
         file: UUID = request.path_params["file"]
         ticket = request.query_params.get("ticket", "")
         answer = await self._files.open(file, ticket, reader, preview=preview)
@@ -99,7 +97,7 @@ class AttachmentRoutes:
             "Accept-Ranges": "bytes",
             "ETag": tag,
         }
-        if request.headers.get("if-none-match") in (tag, "*"):
+        if _has_tag(request.headers.getlist("if-none-match"), tag):
             return Response(status_code=304, headers=headers)
         start, stop, status = 0, answer.size, 200
         header = _RANGE.fullmatch(request.headers.get("range", ""))
@@ -114,7 +112,7 @@ class AttachmentRoutes:
         if request.method == "HEAD":
             return Response(None, status, headers, answer.media_type)
         # Read before the status is sent, so that a missing file can still be answered with an error.
-        first = await answer.read(start, min(_CHUNK, stop - start))
+        first = await answer.read(start, min(answer.read_bytes, stop - start))
         return StreamingResponse(_chunks(answer, first, start, stop), status, headers, answer.media_type)
 
 
@@ -122,7 +120,10 @@ async def _chunks(answer: FileAnswer, first: bytes, start: int, stop: int) -> As
     yield first
     offset = start + len(first)
     while offset < stop:
-        chunk = await answer.read(offset, min(_CHUNK, stop - offset))
+        try:
+            chunk = await answer.read(offset, min(answer.read_bytes, stop - offset))
+        except Problem as problem:
+            raise ResponseCutOff(str(problem)) from problem
         if not chunk:
             # Closes the connection, because the response is shorter than its Content-Length.
             raise OSError("the file is shorter than when it was uploaded")
@@ -142,11 +143,13 @@ def _byte_range(first: str, last: str, size: int) -> tuple[int, int] | None:
     return int(first), min(int(last) + 1, size) if last else size
 
 
+def _has_tag(values: list[str], tag: str) -> bool:
+    """Whether `If-None-Match` names the file. A weak tag (`W/`) does too: the bytes never change."""
+    named = _ETAG.findall(", ".join(values))
+    return tag in named or any(value.strip() == "*" for value in values)
+
+
 def _disposition(answer: FileAnswer) -> str:
     kind = "inline" if answer.inline else "attachment"
     plain = re.sub(r'[^\x20-\x7e]|["\\%]', "_", answer.filename)
     return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{quote(answer.filename, safe='')}"
-
-
-def _too_large(max_bytes: int) -> Problem:
-    return Problem("too_large", f"a file may have at most {max_bytes} bytes", path="file")

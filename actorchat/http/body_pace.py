@@ -36,6 +36,11 @@ class BodyPace:
         self._buffered = 0
         self._changed = trio.Event()
 
+    @property
+    def active(self) -> bool:
+        """Whether a large body arrives."""
+        return self._active
+
     def begin(self) -> None:
         """Start limiting."""
         self._active, self._buffered = True, 0

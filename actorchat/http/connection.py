@@ -60,6 +60,8 @@ _CANDIDATES: Final = 16
 _DISCARDED_BYTES: Final = 1_048_576
 _RECEIVED_BYTES: Final = 16_384
 """The size of one read, and thereby the limit for buffered pipelined requests."""
+_BODY_BYTES: Final = 65_536
+"""The size of one read while a large body arrives. Each read has a fixed cost."""
 
 _SENT_BYTES: Final = 65_536
 _SENT_BYTES_TLS: Final = 8_192
@@ -187,7 +189,8 @@ class _GuardedStream:
 
     async def receive_some(self, max_bytes: int) -> bytes:
         await self.pace.wait()
-        data = bytes(await self._stream.receive_some(min(max_bytes, _RECEIVED_BYTES)))
+        size = _BODY_BYTES if self.pace.active else _RECEIVED_BYTES
+        data = bytes(await self._stream.receive_some(min(max_bytes, size)))
         self.pace.received(len(data))
         return data
 

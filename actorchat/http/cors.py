@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -13,7 +13,7 @@ from actorchat.http.problems import Problem
 
 __all__ = ["Cors", "foreign_origin"]
 
-_HEADERS: Final = ("authorization", "content-type")
+_HEADERS: Final = ("authorization", "content-type", "idempotency-key", "if-none-match")
 
 
 def foreign_origin() -> Problem:
@@ -24,12 +24,22 @@ def foreign_origin() -> Problem:
 class Cors:
     """ASGI middleware: answers 403 to pages whose origin is not allowed, and adds CORS headers for allowed ones."""
 
-    def __init__(self, app: ASGIApp, allowed: AllowedOrigins, headers: Collection[str] = ()) -> None:
-        """`headers` are request headers that pages may send besides those that the API uses."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        allowed: AllowedOrigins,
+        headers: Collection[str] = (),
+        is_public: Callable[[str], bool] = lambda path: False,
+    ) -> None:
+        """`headers` are request headers that pages may send besides those that the API uses.
+
+        Paths that `is_public` accepts are exempt: every page may load them, and their routes set the CORS headers.
+        """
         self._app = app
+        self._is_public = is_public
         self._allowed = allowed
         self._preflight = [
-            (b"access-control-allow-methods", b"GET, POST, PATCH, DELETE"),
+            (b"access-control-allow-methods", b"GET, POST, PUT, PATCH, DELETE"),
             (b"access-control-allow-headers", ", ".join(dict.fromkeys([*_HEADERS, *headers])).encode("ascii")),
             (b"access-control-max-age", b"600"),
         ]
@@ -37,7 +47,7 @@ class Cors:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         origin, host = headers.get("origin"), headers.get("host")
-        if origin is None or scope["type"] != "http":
+        if origin is None or scope["type"] != "http" or self._is_public(scope["path"]):
             await self._app(scope, receive, send)
             return
         if not self._allowed.allow(origin, host):
@@ -49,7 +59,7 @@ class Cors:
             if message["type"] == "http.response.start":
                 answer = MutableHeaders(scope=message)
                 answer["Access-Control-Allow-Origin"] = origin
-                answer["Access-Control-Expose-Headers"] = "Link, Retry-After"
+                answer["Access-Control-Expose-Headers"] = "ETag, Idempotency-Replayed, Link, Retry-After, X-Request-ID"
                 answer.add_vary_header("Origin")
             await send(message)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from typing import Final
+from urllib.parse import unquote
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -12,6 +15,13 @@ from actorchat.http.problems import Problem
 __all__ = ["FilePart"]
 
 _FIELD: Final = b"file"
+
+_EXTENDED_NAME: Final = re.compile(r"""; *filename\*=(utf-8|iso-8859-1)'[a-z0-9-]*'([^;"]*)""", re.IGNORECASE)
+"""The name of a file in the syntax of RFC 5987. RFC 7578 forbids it in a body, but some programs send nothing else."""
+
+# The parser reports faults of the body twice: it raises an error, and logs a warning.
+_no_log: Final = logging.Logger("multipart")
+_no_log.disabled = True
 
 
 class FilePart:
@@ -28,6 +38,9 @@ class FilePart:
         self._name, self._value = bytearray(), bytearray()
         self._disposition = ""
         self._chunks: list[bytes] = []
+        self._preamble: bytearray | None = bytearray(b"\r\n")
+        self._first_boundary = re.compile(rb"\r\n(?=--" + re.escape(boundary) + rb"(\r\n|--))")
+        self._longest_boundary = len(boundary) + 6
         try:
             self._parser = MultipartParser(
                 boundary,
@@ -45,15 +58,28 @@ class FilePart:
             )
         except FormParserError as error:
             raise _bad(str(error)) from None
+        self._parser.logger = _no_log
 
     def feed(self, data: bytes) -> list[bytes]:
         """Parse the next bytes of the body, and return the parts of the file in them. Raises Problem 400 or 422."""
         self._chunks = []
+        if self._preamble is not None:
+            data = self._without_preamble(self._preamble, data)
         try:
             self._parser.write(data)
         except FormParserError as error:
             raise _bad(str(error)) from None
         return self._chunks
+
+    def _without_preamble(self, preamble: bytearray, data: bytes) -> bytes:
+        """Return the body from the first boundary on, b"" while that has not arrived. The parser knows no preamble."""
+        searched = max(0, len(preamble) - self._longest_boundary)
+        preamble += data
+        found = self._first_boundary.search(preamble, searched)
+        if found is None:
+            return b""
+        self._preamble = None
+        return bytes(preamble[found.end() :])
 
     def end(self) -> str:
         """Return the file's name as it was sent. Call this after the whole body was fed.
@@ -80,11 +106,15 @@ class FilePart:
 
     def _end_headers(self) -> None:
         _, options = parse_options_header(self._disposition)
-        if options.get(b"name") != _FIELD or b"filename" not in options:
+        extended = _EXTENDED_NAME.search(self._disposition)
+        if options.get(b"name") != _FIELD or not (b"filename" in options or extended):
             return
         if self._filename is not None:
             raise Problem("malformed", "file: the body must have only one file", path="file")
         self._inside = True
+        if b"filename" not in options and extended:
+            self._filename = unquote(extended[2], encoding=extended[1])
+            return
         name = options[b"filename"].decode("utf-8", errors="replace")
         # Browsers escape only these three characters.
         for escaped, character in (("%22", '"'), ("%0D", "\r"), ("%0A", "\n")):

@@ -5,15 +5,17 @@ Codes are API. Details are for people and may change.
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from math import ceil
 from typing import Final
 
+from starlette.requests import Request
 from starlette.responses import Response
 
 from actorchat.chat.service import ChatRefused
 from actorchat.protocol import encode_entity
 
-__all__ = ["Problem", "json_response", "problem_of_refusal"]
+__all__ = ["Problem", "ResponseCutOff", "json_response", "problem_of_refusal", "with_tag"]
 
 STATUSES: Final = {
     "malformed": 422,
@@ -25,6 +27,7 @@ STATUSES: Final = {
     "not_authenticated": 401,
     "not_participant": 403,
     "not_allowed": 403,
+    "new_password_needed": 403,
     "blocked": 403,
     "not_found": 404,
     "method_not_allowed": 405,
@@ -33,6 +36,7 @@ STATUSES: Final = {
     "not_owner": 409,
     "chat_closed": 409,
     "over_capacity": 409,
+    "too_late": 409,
     "too_large": 413,
     "upgrade_required": 426,
     "rate_limited": 429,
@@ -57,6 +61,10 @@ _PRIVATE: Final = {"Cache-Control": "no-store"}
 
 _DEFAULT_RETRY_AFTER: Final = 1.0
 """Seconds, for a 429 or 503 without a time of its own."""
+
+
+class ResponseCutOff(Exception):  # noqa: N818 - describes the response
+    """The rest of a response can't be sent, for a reason that is logged already. The connection is closed."""
 
 
 class Problem(Exception):  # noqa: N818 - describes the request
@@ -104,6 +112,16 @@ def problem_of_refusal(refused: ChatRefused) -> Problem:
     """Convert a refusal of the chat to an error response."""
     path = _PATHS.get(refused.code, "")
     return Problem(refused.code, refused.detail, path=path, retry_after=refused.retry_after)
+
+
+def with_tag(request: Request, answer: Response) -> Response:
+    """Return `answer` with an `ETag`, or 304 without a body if the client has the same answer already."""
+    tag = f'"{blake2b(answer.body, digest_size=16).hexdigest()}"'
+    known = [each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")]
+    if tag in known or known == ["*"]:
+        return Response(status_code=304, headers={**_PRIVATE, "ETag": tag})
+    answer.headers["ETag"] = tag
+    return answer
 
 
 def json_response(value: object, status: int = 200) -> Response:

@@ -12,7 +12,7 @@ import attrs
 import trio
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-__all__ = ["PROXY_HEADERS", "BehindProxies", "Client", "Proxies", "parse_network"]
+__all__ = ["FORWARDED", "PROXY_HEADERS", "BehindProxies", "Client", "Proxies", "parse_network"]
 
 _log: Final = logging.getLogger("actorchat.http")
 
@@ -147,6 +147,9 @@ class Proxies:
         return found
 
     def _trusts(self, address: str) -> bool:
+        if address == LOCAL_PEER:
+            # Only programs that may use the Unix socket can connect.
+            return True
         if not self._networks:
             return False
         try:
@@ -162,6 +165,13 @@ class Proxies:
             _log.warning(text, peer)
 
 
+LOCAL_PEER: Final = "unix"
+"""The address of a client of a Unix socket, as in `actorchat.transports.unix_socket`."""
+
+FORWARDED: Final = "actorchat.forwarded"
+"""The key in the scope of a request whose client was named by a trusted proxy."""
+
+
 class BehindProxies:
     """ASGI middleware: replaces the address and scheme of a trusted proxy by those of the client."""
 
@@ -170,10 +180,11 @@ class BehindProxies:
         self._proxies = proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope.get("client"):
-            client = self._proxies.client(scope["client"][0], scope["headers"])
-            if client.address != scope["client"][0]:
-                scope = {**scope, "client": (client.address, 0)}
+        if scope["type"] == "http":
+            peer = scope["client"][0] if scope.get("client") else LOCAL_PEER
+            client = self._proxies.client(peer, scope["headers"])
+            if client.address != peer:
+                scope = {**scope, "client": (client.address, 0), FORWARDED: True}
             if client.scheme is not None:
                 scope = {**scope, "scheme": client.scheme}
         await self._app(scope, receive, send)

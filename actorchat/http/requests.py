@@ -5,29 +5,50 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from contextlib import aclosing
-from typing import Final, TypeVar
+from enum import StrEnum
+from typing import Annotated, Final, TypeVar
 from uuid import UUID
 
 import attrs
 import trio
+from msgspec import Meta
 from starlette.requests import Request
 
 from actorchat.chat.ports import ListPlace
 from actorchat.http.cursors import place_of
+from actorchat.http.ports import Sender
 from actorchat.http.problems import Problem
 from actorchat.http.source_names import SourceName
-from actorchat.protocol import ChatStatus, Malformed, MessageType, NotUtf8, Role, parse_json, structure
+from actorchat.protocol import (
+    MAX_TAG_CHARS,
+    MAX_TAGS,
+    ChatStatus,
+    Malformed,
+    MessageType,
+    NotUtf8,
+    PageContext,
+    Role,
+    parse_json,
+    structure,
+)
 from actorchat.protocol.entities import ClientId, SafeInt
 
 __all__ = [
+    "MAX_LIMIT",
     "ChatBody",
+    "EditBody",
     "MessageBody",
     "Query",
+    "Tag",
+    "TagsBody",
     "TransferBody",
     "VisitorBody",
     "check_parameters",
+    "check_tag",
+    "check_tags",
     "read_body",
     "read_json",
+    "sender_of",
 ]
 
 MAX_BODY_BYTES: Final = 131_072
@@ -41,17 +62,28 @@ _DISCARDED_BYTES: Final = 1_048_576
 that is still sending would lose the answer.
 """
 
+MAX_TOKEN_CHARS: Final = 8_192
+"""Characters of a token in a body."""
+
 MAX_LIMIT: Final = 200
 _DEFAULT_LIMIT: Final = 50
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[0-9a-fA-F]{32}")
 _NUMBER: Final = re.compile(r"-?[0-9]{1,16}")
 
 T = TypeVar("T")
+E = TypeVar("E", bound=StrEnum)
+
+Tag = Annotated[str, Meta(min_length=1, max_length=MAX_TAG_CHARS)]
+"""The tag of a chat in a JSON body."""
 
 
 @attrs.frozen(slots=False)
 class VisitorBody:
+    """`anonymous` is the token of the anonymous visitor whose chats are to become those of the caller."""
+
     source: SourceName
+    context: PageContext | None = None
+    anonymous: Annotated[str, Meta(max_length=MAX_TOKEN_CHARS)] | None = None
 
 
 @attrs.frozen(slots=False)
@@ -66,6 +98,16 @@ class TransferBody:
 
 
 @attrs.frozen(slots=False)
+class EditBody:
+    text: str
+
+
+@attrs.frozen(slots=False)
+class TagsBody:
+    tags: tuple[Tag, ...]
+
+
+@attrs.frozen(slots=False)
 class MessageBody:
     """The body of a message. `type_role` is the recipients' role of a system message; a standard one ignores it."""
 
@@ -74,6 +116,12 @@ class MessageBody:
     type: MessageType = MessageType.STANDARD
     type_role: Role | None = None
     client_id: ClientId | None = None
+
+
+def sender_of(request: Request) -> Sender:
+    """Return where the request comes from."""
+    address = request.client.host if request.client else ""
+    return Sender(address, request.headers.get("origin"), request.headers.get("host"))
 
 
 async def read_body(request: Request) -> bytes:
@@ -115,6 +163,25 @@ def check_parameters(given: Iterable[str], known: Collection[str]) -> None:
             raise _bad(name, f"there is no such query parameter; {hint}")
 
 
+def check_tag(tag: str, path: str) -> None:
+    """Raise Problem 422 for a tag that no chat may have. `path` names the field."""
+    if not 1 <= len(tag) <= MAX_TAG_CHARS:
+        raise Problem("malformed", f"{path}: a tag has 1 to {MAX_TAG_CHARS} characters", path=path)
+    if tag != tag.strip() or not tag.isprintable():
+        detail = f"{path}: a tag has no control characters, and no space at its beginning or end"
+        raise Problem("malformed", detail, path=path)
+
+
+def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    """Return the tags sorted and without repeats. Raises Problem 422 for one that is not allowed, and for too many."""
+    for number, tag in enumerate(tags):
+        check_tag(tag, f"tags[{number}]")
+    unique = tuple(sorted(set(tags)))
+    if len(unique) > MAX_TAGS:
+        raise Problem("malformed", f"tags: a chat has at most {MAX_TAGS} tags", path="tags")
+    return unique
+
+
 class Query:
     """A request's query parameters. Methods raise Problem 400 for invalid values.
 
@@ -141,6 +208,15 @@ class Query:
             raise _bad(name, "expected an integer")
         return int(text)
 
+    def text(self, name: str) -> str | None:
+        return self._one(name)
+
+    def chosen(self, name: str, choices: Collection[str]) -> str | None:
+        text = self._one(name)
+        if text is not None and text not in choices:
+            raise _bad(name, f"expected one of {', '.join(choices)}")
+        return text
+
     def place(self, name: str) -> ListPlace | UUID | None:
         """Return the position in a list: the cursor of a `Link` header, or a chat's UUID."""
         text = self._one(name)
@@ -157,6 +233,20 @@ class Query:
             return None if text is None else ChatStatus(text)
         except ValueError:
             raise _bad("status", f"expected one of {', '.join(ChatStatus)}") from None
+
+    def uuid(self, name: str) -> UUID | None:
+        text = self._one(name)
+        if text is not None and not _UUID.fullmatch(text):
+            raise _bad(name, "expected a UUID")
+        return None if text is None else UUID(text)
+
+    def one_of(self, name: str, choices: type[E], default: E) -> E:
+        """Return the member of an enum of texts that is named."""
+        text = self._one(name)
+        try:
+            return default if text is None else choices(text)
+        except ValueError:
+            raise _bad(name, f"expected one of {', '.join(choices)}") from None
 
     def all_values(self, name: str) -> tuple[str, ...]:
         return tuple(self._parameters.getlist(name))

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from actorchat.protocol.broker import ACTORCHAT_ID_HEADER, WIDGET_SOURCE_HEADER, BrokerChannel
 from actorchat.protocol.codec import encode_command, encode_entity, encode_event
+from actorchat.protocol.commands import EXTENDED_COMMANDS
 from actorchat.protocol.entities import Chat, GlobalData, Message, Operator
 from actorchat.protocol.events import EXTENDED_EVENTS
 from actorchat.protocol.examples import BROKER_EXAMPLES, COMMAND_EXAMPLES, EVENT_EXAMPLES, EXAMPLE_SOURCE
@@ -29,6 +30,12 @@ _MESSAGE_SUMMARIES: Final = {
     "error": "Event emitted by server when a frame had no effect",
     "receipts": "Event emitted by server when one side received or read more of the chat",
     "resync_required": "Event emitted by server when a client resumes from another history than the chat's",
+    "page_viewed": "Event emitted when a visitor views a page of the site",
+    "ping": "Event emitted when a client asks whether the connection works",
+    "pong": "Event emitted by server as the answer to a ping",
+    "feed_ready": "Event emitted by server after the snapshot of a feed",
+    "note_added": "Event emitted by server when it adds a system message for operators to a room",
+    "chat_summary": "Event emitted by server with what a list shows of a chat",
 }
 _BROKER_SUMMARIES: Final = {
     BrokerChannel.CHAT: "Json encoded chat",
@@ -47,10 +54,10 @@ _BROKER_PAYLOADS: Final[dict[BrokerChannel, Schema]] = {
     BrokerChannel.GLOBAL: reference(GlobalData),
 }
 _EXAMPLE_IDS: Final = {
-    BrokerChannel.CHAT: "d599cb9b-a451-4bb3-ac0c-1465b9a1c4de/2/0",
-    BrokerChannel.OPERATORS: f"operators/{EXAMPLE_SOURCE}/17",
-    BrokerChannel.MESSAGE: "d599cb9b-a451-4bb3-ac0c-1465b9a1c4de/2/1",
-    BrokerChannel.GLOBAL: f"global/{EXAMPLE_SOURCE}/5",
+    BrokerChannel.CHAT: "d599cb9b-a451-4bb3-ac0c-1465b9a1c4de/1796000000/2/0",
+    BrokerChannel.OPERATORS: f"operators/{EXAMPLE_SOURCE}/1796000000/17",
+    BrokerChannel.MESSAGE: "d599cb9b-a451-4bb3-ac0c-1465b9a1c4de/1796000000/2/1",
+    BrokerChannel.GLOBAL: f"global/{EXAMPLE_SOURCE}/1796000000/5",
 }
 _EXTENDED: Final = {"x-profile": "extended"}
 
@@ -68,14 +75,26 @@ _ROOM_MESSAGES: Final = (
     "typing_updated_in_room",
     "receipts",
     "resync_required",
+    "page_viewed",
+    "ping",
+    "pong",
     "error",
 )
-_FEED_MESSAGES: Final = (
+_CONTRACT_FEED_MESSAGES: Final = (
     "message_added",
     "chat_updated",
     "operator_updated",
     "typing_updated",
     "global_updated",
+)
+_FEED_MESSAGES: Final = (
+    *_CONTRACT_FEED_MESSAGES,
+    "note_added",
+    "message_updated_on_feed",
+    "chat_summary",
+    "feed_ready",
+    "ping",
+    "pong",
     "error",
 )
 
@@ -123,6 +142,14 @@ def _servers() -> Schema:
             "protocol": "amqp",
             "description": "Message broker: a topic exchange for each channel; the routing key is the widget source",
         },
+        "nats": {
+            "host": "127.0.0.1:4222",
+            "protocol": "nats",
+            "description": (
+                "Message broker: a JetStream stream for each channel; the subject is the channel's address, a dot and "
+                "the widget source"
+            ),
+        },
     }
 
 
@@ -157,7 +184,13 @@ def _channels() -> Schema:
                                 "minimum": -1,
                                 "description": "Resume behind this message_index; -1 = everything.",
                                 **_EXTENDED,
-                            }
+                            },
+                            "quiet": {
+                                "type": "integer",
+                                "const": 1,
+                                "description": "For operators: read without being announced.",
+                                **_EXTENDED,
+                            },
                         },
                     },
                 }
@@ -190,10 +223,11 @@ def _channels() -> Schema:
     for channel in BrokerChannel:
         channels[_broker_key(channel)] = {
             "address": channel.value,
-            "servers": [{"$ref": "#/servers/redis"}, {"$ref": "#/servers/rabbitmq"}],
+            "servers": [{"$ref": "#/servers/redis"}, {"$ref": "#/servers/rabbitmq"}, {"$ref": "#/servers/nats"}],
             "messages": _message_references([_broker_key(channel)]),
             "bindings": {
                 "redis": {},
+                "nats": {},
                 "amqp": {
                     "is": "routingKey",
                     "exchange": {
@@ -260,7 +294,7 @@ def _operations() -> Schema:
         "feed": _operation(
             "send",
             "operators",
-            [name for name in _FEED_MESSAGES if name != "error"],
+            _CONTRACT_FEED_MESSAGES,
             "Used to notify operators about new messages in every room and global updates",
         ),
         "brokerChat": _operation(
@@ -322,12 +356,15 @@ def _messages() -> Schema:
     messages: Schema = {}
     for command in COMMAND_EXAMPLES:
         messages[command.type] = _socket_message(type(command), encode_command(command))
+        if type(command) in EXTENDED_COMMANDS:
+            messages[command.type] |= _EXTENDED
     for event in EVENT_EXAMPLES:
         messages[event.type] = _socket_message(type(event), encode_event(event, Profile.EXTENDED))
         if type(event) in EXTENDED_EVENTS:
             messages[event.type] |= _EXTENDED
     for name in ("chat_updated", "typing_updated"):
         messages[f"{name}_in_room"] = messages[name] | _EXTENDED
+    messages["message_updated_on_feed"] = messages["message_updated"] | _EXTENDED
     for channel, body in BROKER_EXAMPLES.items():
         messages[_broker_key(channel)] = _broker_message(channel, encode_entity(body))
     return messages
@@ -354,7 +391,7 @@ def _broker_message(channel: BrokerChannel, example: bytes) -> Schema:
         "payload": _BROKER_PAYLOADS[channel],
         "examples": [{"payload": json.loads(example)}],
     }
-    # In AMQP they are headers, in Redis fields beside the body.
+    # In AMQP and NATS they are headers, in Redis fields beside the body.
     message["headers"] = {
         "type": "object",
         "required": [WIDGET_SOURCE_HEADER, ACTORCHAT_ID_HEADER],

@@ -10,8 +10,9 @@ from uuid import UUID
 import attrs
 import msgspec
 
-from actorchat.protocol.commands import COMMANDS, Command, SendMessage, UpdateTyping
-from actorchat.protocol.events import EVENTS, EXTENDED_EVENTS, Event, MessageAdded
+from actorchat.protocol.commands import COMMANDS, EXTENDED_COMMANDS, Command, SendMessage, UpdateTyping
+from actorchat.protocol.entities import User
+from actorchat.protocol.events import EVENTS, EXTENDED_EVENTS, Event, MessageAdded, MessageUpdated, OperatorUpdated
 from actorchat.protocol.profiles import Profile
 from actorchat.protocol.validation import Fault, Malformed, parse_json, structure
 
@@ -31,6 +32,16 @@ class _StrictSendMessage:
 
     text: str
     attachments: tuple[UUID, ...] = ()
+
+
+@attrs.frozen(slots=False)
+class _StrictOperatorUpdated:
+    """``operator_updated`` without the fields of the extended profile."""
+
+    user: User
+    is_online: bool
+    new_chats: int
+    open_chats: int
 
 
 @attrs.frozen
@@ -64,7 +75,7 @@ _event_heads: Final[dict[type[Event], bytes]] = {
 
 
 def decode_command(payload: bytes | str, profile: Profile = Profile.EXTENDED) -> Command | UnknownType:
-    """Decode a frame of a client. In the strict profile ``client_id`` is an unknown field and ignored.
+    """Decode a frame of a client. Types and fields of the extended profile only are unknown in the strict profile.
 
     A lone surrogate in the text of ``update_typing`` becomes U+FFFD, because clients produce it while a user types.
     Raises NotUtf8 for invalid UTF-8, Malformed with all faults for everything else that is not allowed, and nothing
@@ -78,8 +89,12 @@ def decode_command(payload: bytes | str, profile: Profile = Profile.EXTENDED) ->
         command: Command = _decode_known(payload).data
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return _decode_command_slowly(payload, profile)
-    if profile is Profile.STRICT and command.__class__ is SendMessage and command.client_id is not None:
-        return SendMessage(command.text, command.attachments)
+    if profile is Profile.STRICT:
+        if command.__class__ is SendMessage:
+            if command.client_id is not None:
+                return SendMessage(command.text, command.attachments)
+        elif command.__class__ in EXTENDED_COMMANDS:
+            return UnknownType(command.type)
     return command
 
 
@@ -126,12 +141,27 @@ def encode_event(event: Event, profile: Profile) -> bytes:
     cls = type(event)
     if profile is Profile.STRICT and cls in EXTENDED_EVENTS:
         raise ValueError(f"the strict profile has no event {event.type}")
-    if isinstance(event, MessageAdded):
+    if isinstance(event, MessageAdded | MessageUpdated):
         data = b'{"message":%s' % _encode(event.message)
-        if event.client_id is not None and profile is Profile.EXTENDED:
-            data += b',"client_id":%s' % _encode(event.client_id)
+        if profile is Profile.EXTENDED:
+            data += _extended_fields(event)
         return b"%s%s}}" % (_event_heads[cls], data)
+    if isinstance(event, OperatorUpdated):
+        data = _encode(_StrictOperatorUpdated(event.user, event.is_online, event.new_chats, event.open_chats))
+        if event.away and profile is Profile.EXTENDED:
+            data = b'%s,"away":true}' % data[:-1]
+        return b"%s%s}" % (_event_heads[cls], data)
     return b"%s%s}" % (_event_heads[cls], _encode(event))
+
+
+def _extended_fields(event: MessageAdded | MessageUpdated) -> bytes:
+    """Encode the fields after ``message``. Fields that have their default value are left out."""
+    fields = b""
+    if isinstance(event, MessageAdded) and event.client_id is not None:
+        fields += b',"client_id":%s' % _encode(event.client_id)
+    if event.edited_at is not None:
+        fields += b',"edited_at":%s' % _encode(event.edited_at)
+    return fields + b',"redacted":true' if event.redacted else fields
 
 
 def encode_entity(value: object) -> bytes:
@@ -164,7 +194,7 @@ def _decode_event_slowly(payload: bytes | str) -> Event | UnknownType:
 def _decode_command_slowly(payload: bytes | str, profile: Profile) -> Command | UnknownType:
     name, data, has_data = _open_envelope(payload)
     cls = COMMANDS.get(name)
-    if cls is None:
+    if cls is None or (profile is Profile.STRICT and cls in EXTENDED_COMMANDS):
         return UnknownType(name)
     if not has_data:
         raise Malformed((Fault("data", "missing"),), type=name)

@@ -1,4 +1,4 @@
-"""Defines the commands that a client sends in a room."""
+"""Defines the commands that a client sends."""
 
 from collections.abc import Mapping
 from typing import ClassVar, Final
@@ -48,10 +48,33 @@ class UpdateTyping:
     stopped: bool
 
 
-Command = SendMessage | MarkMessageDelivered | MarkMessageRead | UpdateTyping
-"""Any command of a client on a room's socket."""
+@attrs.frozen(slots=False)
+class Ping:
+    """Asks for a ``pong`` with the same ``n``, in a room or on the feed. *(ext)*"""
+
+    type: ClassVar[str] = "ping"
+
+    n: SafeInt
+
+
+@attrs.frozen(slots=False)
+class PageViewed:
+    """A visitor views this page of the site. In a room, and for operators only to see. *(ext)*"""
+
+    type: ClassVar[str] = "page_viewed"
+
+    url: str
+    title: str = ""
+    referrer: str = ""
+
+
+Command = SendMessage | MarkMessageDelivered | MarkMessageRead | UpdateTyping | Ping | PageViewed
+"""Any command of a client. The feed takes `Ping` only."""
 
 COMMANDS: Final[Mapping[str, type[Command]]] = {
-    cls.type: cls for cls in (SendMessage, MarkMessageDelivered, MarkMessageRead, UpdateTyping)
+    cls.type: cls for cls in (SendMessage, MarkMessageDelivered, MarkMessageRead, UpdateTyping, Ping, PageViewed)
 }
 """The class of each command by its type on the wire."""
+
+EXTENDED_COMMANDS: Final[frozenset[type[Command]]] = frozenset({Ping, PageViewed})
+"""Commands of extended sockets only. On strict sockets they are unknown types."""

@@ -143,6 +143,20 @@ class Message:
 
 
 @attrs.frozen(slots=False)
+class LastMessage:
+    """The newest message of a chat that operators may see, its text cut to 160 characters. *(ext)*
+
+    ``role`` and ``name`` are the author's, null and ``""`` for system messages of the server.
+    """
+
+    text: str
+    role: Role | None
+    name: str
+    type: MessageType
+    send_time: WireTime
+
+
+@attrs.frozen(slots=False)
 class Operator:
     """An operator with presence and the numbers of assigned chats."""
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import attrs
 
-from actorchat.protocol.entities import Chat, ClientId, Message, Role, SafeInt, User
+from actorchat.protocol.entities import Chat, ClientId, LastMessage, Message, Role, SafeInt, User, WireTime
 
 
 class RefusalCode(StrEnum):
@@ -44,21 +44,32 @@ RETRYABLE: Final[frozenset[RefusalCode]] = frozenset(
 
 @attrs.frozen(slots=False)
 class MessageAdded:
-    """A message was stored. ``client_id`` is sent to the author's extended sockets only."""
+    """A message was stored. ``client_id`` is sent to the author's extended sockets only.
+
+    ``edited_at`` and ``redacted`` are as in `MessageUpdated`, for messages that were changed before a replay. *(ext)*
+    """
 
     type: ClassVar[str] = "message_added"
 
     message: Message
     client_id: ClientId | None = None
+    edited_at: WireTime | None = None
+    redacted: bool = False
 
 
 @attrs.frozen(slots=False)
 class MessageUpdated:
-    """The status or the text of a stored message changed."""
+    """The status or the text of a stored message changed.
+
+    ``edited_at`` is when the text was last changed or removed, None if it never was. ``redacted``: the text and the
+    files were removed. *(ext)*
+    """
 
     type: ClassVar[str] = "message_updated"
 
     message: Message
+    edited_at: WireTime | None = None
+    redacted: bool = False
 
 
 @attrs.frozen(slots=False)
@@ -90,7 +101,10 @@ class ChatUpdated:
 
 @attrs.frozen(slots=False)
 class OperatorUpdated:
-    """The presence, the counters or the profile of an operator changed. Has the new values."""
+    """The presence, the counters or the profile of an operator changed. Has the new values.
+
+    ``away``: the operator has set that they are away, and so is not online. *(ext)*
+    """
 
     type: ClassVar[str] = "operator_updated"
 
@@ -98,6 +112,7 @@ class OperatorUpdated:
     is_online: bool
     new_chats: SafeInt
     open_chats: SafeInt
+    away: bool = False
 
 
 @attrs.frozen(slots=False)
@@ -178,6 +193,58 @@ class ResyncRequired:
     last_index: SafeInt
 
 
+@attrs.frozen(slots=False)
+class Pong:
+    """The answer to a ``ping``, with its ``n``. *(ext)*"""
+
+    type: ClassVar[str] = "pong"
+
+    n: SafeInt
+
+
+@attrs.frozen(slots=False)
+class FeedReady:
+    """The snapshot of a feed is over, and live events follow. *(ext)*
+
+    ``complete`` is false if there are more unclosed chats than a snapshot has; the snapshot has the newest.
+    """
+
+    type: ClassVar[str] = "feed_ready"
+
+    complete: bool
+
+
+@attrs.frozen(slots=False)
+class ChatSummary:
+    """What a list of chats shows of one chat, on the feed. *(ext)*
+
+    ``last`` is null in a chat without messages. ``unread`` is the number of the visitor's messages that no operator has
+    read, 1000 for more. ``waiting_since`` is the time since which the visitor waits for an answer, null if they don't.
+    ``activity`` is the time of the last message or transition, ``created`` that of the first message. ``viewers`` are
+    the operators that have the room open, quietly or not.
+    """
+
+    type: ClassVar[str] = "chat_summary"
+
+    chat: Chat
+    last: LastMessage | None
+    unread: SafeInt
+    waiting_since: WireTime | None
+    activity: WireTime
+    created: WireTime
+    tags: tuple[str, ...]
+    viewers: tuple[User, ...]
+
+
+@attrs.frozen(slots=False)
+class NoteAdded:
+    """A system message for operators was stored: a note, or what happened to the chat. On the feed only. *(ext)*"""
+
+    type: ClassVar[str] = "note_added"
+
+    message: Message
+
+
 Event = (
     MessageAdded
     | MessageUpdated
@@ -191,6 +258,10 @@ Event = (
     | ErrorEvent
     | Receipts
     | ResyncRequired
+    | Pong
+    | FeedReady
+    | ChatSummary
+    | NoteAdded
 )
 """Any event of a server on a socket."""
 
@@ -209,9 +280,15 @@ EVENTS: Final[Mapping[str, type[Event]]] = {
         ErrorEvent,
         Receipts,
         ResyncRequired,
+        Pong,
+        FeedReady,
+        ChatSummary,
+        NoteAdded,
     )
 }
 """The class of each event by its type on the wire."""
 
-EXTENDED_EVENTS: Final[frozenset[type[Event]]] = frozenset({ErrorEvent, Receipts, ResyncRequired})
+EXTENDED_EVENTS: Final[frozenset[type[Event]]] = frozenset(
+    {ErrorEvent, Receipts, ResyncRequired, Pong, FeedReady, ChatSummary, NoteAdded}
+)
 """Events that are sent to extended sockets only."""

@@ -3,11 +3,15 @@
 from typing import Final
 from uuid import UUID
 
+import attrs
+
 from actorchat.protocol.broker import BrokerBody, BrokerChannel
 from actorchat.protocol.commands import (
     Command,
     MarkMessageDelivered,
     MarkMessageRead,
+    PageViewed,
+    Ping,
     SendMessage,
     UpdateTyping,
 )
@@ -17,6 +21,7 @@ from actorchat.protocol.entities import (
     Chat,
     ChatStatus,
     GlobalData,
+    LastMessage,
     Message,
     MessageStatus,
     MessageType,
@@ -26,14 +31,18 @@ from actorchat.protocol.entities import (
     Widget,
 )
 from actorchat.protocol.events import (
+    ChatSummary,
     ChatUpdated,
     ErrorEvent,
     Event,
+    FeedReady,
     GlobalUpdated,
     MessageAdded,
     MessageNotAdded,
     MessageUpdated,
+    NoteAdded,
     OperatorUpdated,
+    Pong,
     Receipts,
     RefusalCode,
     ResyncRequired,
@@ -74,6 +83,8 @@ COMMAND_EXAMPLES: Final[tuple[Command, ...]] = (
     MarkMessageDelivered(message_id=0),
     MarkMessageRead(message_id=0),
     UpdateTyping(text="string", stopped=True),
+    Ping(n=7),
+    PageViewed(url="https://shop.example/cart", title="string", referrer=""),
 )
 
 EVENT_EXAMPLES: Final[tuple[Event, ...]] = (
@@ -98,6 +109,19 @@ EVENT_EXAMPLES: Final[tuple[Event, ...]] = (
     ErrorEvent(code="malformed", detail="data.text: expected a string, got 5", path="data.text"),
     Receipts(chat_id=_CHAT_ID, role=Role.OPERATOR, delivered=4, read=2),
     ResyncRequired(chat_id=_CHAT_ID, last_index=4),
+    Pong(n=7),
+    FeedReady(complete=True),
+    ChatSummary(
+        chat=_CHAT,
+        last=LastMessage("string", Role.USER, "string", MessageType.STANDARD, "2025-01-20T16:31:04+03:00"),
+        unread=1,
+        waiting_since="2025-01-20T16:31:04+03:00",
+        activity="2025-01-20T16:31:04+03:00",
+        created="2025-01-20T16:30:12+03:00",
+        tags=("delivery",),
+        viewers=(_USER,),
+    ),
+    NoteAdded(attrs.evolve(_MESSAGE, type=MessageType.SYSTEM, type_role=Role.OPERATOR, attachments=())),
 )
 
 BROKER_EXAMPLES: Final[dict[BrokerChannel, BrokerBody]] = {

@@ -15,6 +15,8 @@ _encode: Final = msgspec.json.Encoder().encode
 
 _MESSAGE: Final = b'{"id":%d,%b,"text":%b,"send_time":"%b","message_index":%d,"chat":%b,"user":%b,"attachments":%b}'
 _ADDED: Final = b'{"type":"message_added","data":{"message":' + _MESSAGE + b"}}"
+_ADDED_HEAD: Final = b'{"type":"message_added",'
+_NOTE_HEAD: Final = b'{"type":"note_added",'
 _UPDATED: Final = b'{"type":"message_updated","data":{"message":' + _MESSAGE + b"}}"
 _NOT_ADDED: Final = (
     b'{"type":"message_not_added","data":{"code":%b,"detail":%b,"retryable":%b,"retry_after":%b,"text":%b,'
@@ -74,6 +76,16 @@ def message_added_payload(
 def to_sender(payload: bytes, client_id: str) -> bytes:
     """Add a ``client_id`` to an encoded ``message_added``, for the extended sockets of its author."""
     return payload[:-2] + b',"client_id":' + _encode(client_id) + b"}}"
+
+
+def with_edit(payload: bytes, edited_at: str, redacted: bool) -> bytes:
+    """Add ``edited_at`` and ``redacted`` to an encoded message event, for extended sockets."""
+    return b'%b,"edited_at":"%b"%b}}' % (payload[:-2], edited_at.encode(), b',"redacted":true' if redacted else b"")
+
+
+def note_added_payload(payload: bytes) -> bytes:
+    """Turn an encoded ``message_added`` without a ``client_id`` into a ``note_added``."""
+    return _NOTE_HEAD + payload.removeprefix(_ADDED_HEAD)
 
 
 def message_updated_payload(

@@ -17,6 +17,15 @@ DEFAULT_MAX_TEXT_CHARS: Final = 4_000
 DEFAULT_MAX_ATTACHMENTS: Final = 10
 """The largest number of attachments of a message, unless the settings say otherwise."""
 
+MAX_SUMMARY_CHARS: Final = 160
+"""How much of the last message's text a summary has, in characters."""
+
+MAX_TAG_CHARS: Final = 40
+"""The largest length of a chat's tag, in characters."""
+
+MAX_TAGS: Final = 20
+"""The largest number of tags of a chat."""
+
 MALFORMED_IN_A_ROW: Final = 3
 """The number of malformed frames in a row that closes the socket with 1008."""
 

@@ -5,8 +5,8 @@ from typing import Any, Final
 import msgspec
 
 from actorchat.protocol import entities, events
-from actorchat.protocol.commands import COMMANDS, SendMessage
-from actorchat.protocol.events import EVENTS, MessageAdded
+from actorchat.protocol.commands import COMMANDS, PageViewed, SendMessage
+from actorchat.protocol.events import EVENTS, MessageAdded, MessageUpdated, OperatorUpdated
 
 # Any: a JSON Schema is JSON of every shape.
 Schema = dict[str, Any]
@@ -18,6 +18,7 @@ _ENTITIES: Final = (
     entities.Chat,
     entities.Attachment,
     entities.Message,
+    entities.LastMessage,
     entities.Operator,
     entities.GlobalData,
 )
@@ -29,6 +30,12 @@ _ENUMS: Final = (
     entities.AttachmentType,
     events.RefusalCode,
 )
+_EXTENDED_FIELDS: Final[dict[type[Any], tuple[str, ...]]] = {
+    SendMessage: ("client_id",),
+    MessageAdded: ("client_id", "edited_at", "redacted"),
+    MessageUpdated: ("edited_at", "redacted"),
+    OperatorUpdated: ("away",),
+}
 _CONTRACT_DESCRIPTIONS: Final = {
     "User": "User related information",
     "Chat": "Additional chat information",
@@ -42,25 +49,29 @@ def component_schemas() -> dict[str, Schema]:
     """Return the schemas of all entities and enums, and of the data of commands and events, by class name.
 
     A server writes every field, including ``""`` and null, so all are required, with two exceptions: ``send_message``
-    may omit fields that have a default, and ``client_id`` of ``message_added`` is absent instead of null.
+    may omit fields that have a default, and the fields of events that only extended sockets get are absent instead of
+    null or false.
     """
     classes = (*_ENTITIES, *COMMANDS.values(), *EVENTS.values())
     _, schemas = msgspec.json.schema_components(classes, ref_template=_REF_TEMPLATE)
     for name, schema in schemas.items():
         description = _CONTRACT_DESCRIPTIONS.get(name, schema["description"])
         schema["description"] = " ".join(description.replace("``", "`").split())
-        if "properties" in schema and name != SendMessage.__name__:
+        if "properties" in schema and name not in (SendMessage.__name__, PageViewed.__name__):
             schema["required"] = list(schema["properties"])
             for field in schema["properties"].values():
                 field.pop("default", None)
     for enum in _ENUMS:
         # Restores the contract's order, because msgspec sorts the values.
         schemas[enum.__name__] |= {"type": "string", "enum": [member.value for member in enum]}
-    added = schemas[MessageAdded.__name__]
-    added["required"].remove("client_id")
-    added["properties"]["client_id"] = added["properties"]["client_id"]["anyOf"][0]
-    for cls in (MessageAdded, SendMessage):
-        schemas[cls.__name__]["properties"]["client_id"]["x-profile"] = "extended"
+    for cls, names in _EXTENDED_FIELDS.items():
+        schema = schemas[cls.__name__]
+        for name in names:
+            field = schema["properties"][name]
+            if cls is not SendMessage:
+                schema["required"].remove(name)
+                field = schema["properties"][name] = field["anyOf"][0] if "anyOf" in field else field
+            field["x-profile"] = "extended"
     return schemas
 
 

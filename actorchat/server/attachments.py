@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
-import shutil
-import signal
-import subprocess
-from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
+import attrs
 import trio
 
-from actorchat.blobs import BlobMissing, BlobStore, BlobsUnavailable
+from actorchat.blobs import BlobMissing, BlobsUnavailable, blob_keys
 from actorchat.blobs.filenames import clean_filename, extension_of
 from actorchat.blobs.links import BadTicket, SignedLinks
-from actorchat.blobs.media import HEAD_BYTES, Media, is_inline, sniff
+from actorchat.blobs.media import Media, is_inline, sniff
 from actorchat.blobs.previews import PREVIEW_MEDIA_TYPE, ImageTooLarge, Previews
+from actorchat.chat.file_rules import FileRule, FileRules
 from actorchat.chat.links import attachments_for
 from actorchat.chat.model import Identity, StoredAttachment, Upload, identity_of
 from actorchat.chat.ports import StorageUnavailable
@@ -31,8 +28,12 @@ from actorchat.chat.service import ChatRefused, ChatService
 from actorchat.http.ports import Caller, FileAnswer
 from actorchat.http.problems import Problem
 from actorchat.protocol import Attachment
+from actorchat.server.attachment_store import AttachmentStore
+from actorchat.server.incoming_file import PREVIEW_SUFFIX, IncomingFile, check_free_space, files_unavailable
 from actorchat.server.rate_limits import AddressLimiter, MinuteLimiter
+from actorchat.server.scanning import Scanner
 from actorchat.server.settings import AttachmentSettings
+from actorchat.server.unused_uploads import Charge, UnusedUploads
 
 __all__ = ["Attachments"]
 
@@ -44,16 +45,13 @@ MAX_UPLOADS: Final = 64
 MAX_USER_UPLOADS: Final = 8
 """Uploads in progress of one user. Further ones are refused with `rate_limited`."""
 
-MAX_SCANS: Final = 4
-"""Processes of the scan command that run at a time."""
-
-MIN_FREE_BYTES: Final = 134_217_728
-"""Disk space that uploads leave free for the database."""
-
 SWEEP_SECONDS: Final = 60.0
 """The interval at which unused uploads are deleted."""
 
 SWEEP_BATCH: Final = 100
+
+MAX_REMOVED: Final = 10_000
+"""Files of removed messages that wait to be deleted. Further ones are deleted as orphans."""
 
 ORPHAN_SECONDS: Final = 3_600.0
 """The age at which files without a row in the database are deleted. A row is stored within seconds after its file."""
@@ -61,34 +59,17 @@ ORPHAN_SECONDS: Final = 3_600.0
 ORPHAN_SWEEPS: Final = 360
 """Files without a row are searched for after this many sweeps, because the search lists all files."""
 
-_WRITE_BYTES: Final = 262_144
-_PREVIEW: Final = ".preview"
-_REJECTED: Final = 1
-"""The exit status with which the scan command rejects a file."""
-
-_SCAN_END_SECONDS: Final = 2.0
-"""How long a scan command that is ended may take before it is killed."""
+MAX_LOADED: Final = 10_000
+"""Unused uploads of an earlier run that are counted."""
 
 
-async def _end_group(process: trio.Process) -> None:
-    """End a scan command that takes too long, with the processes that it has started."""
-    try:
-        _send_group(process, signal.SIGTERM)
-        await trio.sleep(_SCAN_END_SECONDS)
-    finally:
-        # Ends what is left of the group when the command itself has ended.
-        _send_group(process, signal.SIGKILL)
+@attrs.frozen(kw_only=True)
+class UploadStatistics:
+    """Files that are being received now, and the number and bytes of those stored since the start."""
 
-
-def _send_group(process: trio.Process, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
-
-
-# Any: these are options of `trio.run_process`. Windows has no groups of processes.
-_PROCESS_GROUP: Final[dict[str, Any]] = (
-    {"start_new_session": True, "deliver_cancel": _end_group} if os.name == "posix" else {}
-)
+    receiving: int
+    stored: int
+    bytes: int
 
 
 class Attachments:
@@ -98,47 +79,59 @@ class Attachments:
     opposite order: the row first, in a transaction that is serialized with messages. A crash between the two steps
     leaves a file without a row, which `sweep` deletes.
 
-    `max_per_message` is how many files a message may have; with 0, uploads are refused. `clock` returns epoch seconds.
+    `rules` say which files are accepted. If no source accepts any, uploads are refused. `clock` returns epoch seconds.
     """
 
     def __init__(
         self,
         chats: ChatService,
-        blobs: BlobStore,
+        store: AttachmentStore,
         links: SignedLinks,
+        scanner: Scanner,
         settings: AttachmentSettings,
         *,
-        max_per_message: int,
+        rules: FileRules,
         clock: Callable[[], float],
         random: Random,
     ) -> None:
         self._chats = chats
-        self._blobs = blobs
+        self._store = store
+        self._blobs = store.blobs
         self._links = links
         self._settings = settings
-        self._max_per_message = max_per_message
+        self._rules = rules
         self._clock = clock
         self._random = random
         self._previews = Previews()
-        self._scans = trio.CapacityLimiter(MAX_SCANS)
+        self._scanner = scanner
         self._uploads_by_user: MinuteLimiter[Identity] = MinuteLimiter(settings.per_minute)
         self._uploads_by_address = AddressLimiter(settings.address_per_minute)
+        self._unused = UnusedUploads(settings.unused_bytes, settings.address_unused_bytes, chats.chat_reader.uploads)
         self._receiving: Counter[Identity] = Counter()
         self._files_in_progress: set[UUID] = set()
+        self._removed: deque[UUID] = deque()
+        self._some_removed = trio.Event()
         self._begin_sweeping: Callable[[], object] | None = None
+        self._stored = self._stored_bytes = 0
+
+    def statistics(self) -> UploadStatistics:
+        return UploadStatistics(receiving=self._receiving.total(), stored=self._stored, bytes=self._stored_bytes)
 
     @property
     def max_bytes(self) -> int:
-        return self._settings.size
+        return self._rules.for_upload(()).size
 
     @asynccontextmanager
-    async def receive(self, caller: Caller, address: str | None) -> AsyncIterator[_Incoming]:
+    async def receive(self, caller: Caller, address: str | None) -> AsyncIterator[IncomingFile]:
         """Like `Files.receive`. With `address` None, for calls from this process, no rate limits apply."""
         identity = identity_of(caller.user)
-        if not self._max_per_message:
+        rule = self._rules.for_upload(caller.sources)
+        if not rule.per_message:
             raise Problem("not_allowed", "this server does not accept files")
+        charge: Charge | None = None
         if address is not None:
             self._check_limits(identity, address)
+            charge = self._unused.open(identity, address)
         uuid = UUID(int=self._random.getrandbits(128), version=4)
         if self._begin_sweeping is not None:
             self._begin_sweeping()
@@ -147,12 +140,16 @@ class Attachments:
         self._files_in_progress.add(uuid)
         try:
             folder = await self._prepare_folder()
-            incoming = _Incoming(self, caller, uuid, folder / uuid.hex)
+            keep = partial(self._keep, caller, uuid, rule, charge)
+            count = None if charge is None else partial(self._count_unused, charge)
+            incoming = IncomingFile(folder / uuid.hex, rule.size, keep, count)
             try:
                 yield incoming
             finally:
                 await incoming.clean()
         finally:
+            if charge is not None:
+                self._unused.end(charge)
             self._files_in_progress.discard(uuid)
             self._receiving[identity] -= 1
             self._receiving += Counter()
@@ -171,10 +168,11 @@ class Attachments:
 
     async def _prepare_folder(self) -> Path:
         try:
+            await self._store.claim()
             folder = await self._blobs.prepare()
-            await trio.to_thread.run_sync(_check_free_space, folder)
-        except (BlobsUnavailable, OSError) as error:
-            raise _unavailable(error) from None
+            await check_free_space(folder)
+        except BlobsUnavailable as error:
+            raise files_unavailable(error) from None
         return folder
 
     async def open(self, file: UUID, ticket: str, reader: Identity | None, *, preview: bool) -> FileAnswer:
@@ -185,37 +183,73 @@ class Attachments:
         if reader is not None and reader != named:
             raise Problem("not_allowed", "the link was issued to another user")
         [upload] = await self._chats.chat_reader.uploads((file,)) or (None,)
-        if (
-            upload is None
-            or not (upload.bound or upload.uploader == named)
-            or (preview and not upload.file.preview_size)
-        ):
+        if upload is None or not (upload.bound or upload.uploader == named):
+            raise Problem("not_found", "there is no such file")
+        if preview and not upload.file.preview_size:
             raise Problem("not_found", "the file has no preview")
-        key = file.hex + (_PREVIEW if preview else "")
+        key = file.hex + (PREVIEW_SUFFIX if preview else "")
 
         async def read(start: int, size: int) -> bytes:
             try:
                 return await self._blobs.read(key, start, size)
             except BlobMissing:
-                _log.error("file %s is missing on disk", file)
+                _log.error("file %s is missing in %s", file, self._blobs.place)
                 raise Problem("not_found", "the file is missing") from None
             except BlobsUnavailable as error:
-                raise _unavailable(error) from None
+                raise files_unavailable(error) from None
 
         seconds = max(0, int(until - self._clock()))
         if preview:
             name = f"preview of {upload.file.filename}.webp"
-            return FileAnswer(name, PREVIEW_MEDIA_TYPE, upload.file.preview_size, True, seconds, read)
+            size, media_type, inline = upload.file.preview_size, PREVIEW_MEDIA_TYPE, True
+            return FileAnswer(name, media_type, size, inline, seconds, self._blobs.read_bytes, read)
         inline = is_inline(upload.media_type)
         media_type = upload.media_type if inline else "application/octet-stream"
-        return FileAnswer(upload.file.filename, media_type, upload.file.size, inline, seconds, read)
+        return FileAnswer(
+            upload.file.filename, media_type, upload.file.size, inline, seconds, self._blobs.read_bytes, read
+        )
 
-    async def keep(self, caller: Caller, uuid: UUID, filename: str, path: Path, size: int, head: bytes) -> Attachment:
+    async def read_file(self, file: StoredAttachment) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes of a stored file; none if they are missing. Raises OSError if they can't be read now."""
+        offset = 0
+        while offset < file.size:
+            try:
+                part = await self._blobs.read(file.uuid.hex, offset, self._blobs.read_bytes)
+            except BlobMissing:
+                return
+            except BlobsUnavailable as error:
+                raise OSError(str(error)) from error
+            if not part:
+                return
+            yield part
+            offset += len(part)
+
+    async def _count_unused(self, charge: Charge, size: int) -> None:
+        """Count received bytes that no message uses yet. Raises Problem if there are too many."""
+        if self._unused.add(charge, size):
+            return
+        # Messages may have used some since.
+        await self._unused.recount(charge)
+        if not self._unused.add(charge, size):
+            raise Problem("rate_limited", "too many uploads that no message uses; send them, or wait until they expire")
+
+    async def _keep(
+        self,
+        caller: Caller,
+        uuid: UUID,
+        rule: FileRule,
+        charge: Charge | None,
+        filename: str,
+        path: Path,
+        size: int,
+        head: bytes,
+    ) -> Attachment:
         """Check a received file and store it. Raises Problem."""
         media = sniff(head)
-        self._check_type(media)
-        await self._scan(path)
-        preview = path.with_name(path.name + _PREVIEW)
+        if not rule.accepts(media.type, media.media_type):
+            raise Problem("attachment_rejected", "files of this type are not accepted", path="file")
+        await self._scanner.scan(path)
+        preview = path.with_name(path.name + PREVIEW_SUFFIX)
         preview_size = await self._make_preview(path, media, preview)
         name = clean_filename(filename)
         file = StoredAttachment(uuid, media.type, name, extension_of(name), size, preview_size)
@@ -224,23 +258,22 @@ class Attachments:
         upload = Upload(file, identity, source, media.media_type, int(self._clock()))
         try:
             if preview_size:
-                await self._blobs.put(uuid.hex + _PREVIEW, preview)
+                await self._blobs.put(uuid.hex + PREVIEW_SUFFIX, preview)
             await self._blobs.put(uuid.hex, path)
             await self._chats.record_upload(upload)
+            self._stored, self._stored_bytes = self._stored + 1, self._stored_bytes + size
         except (BlobsUnavailable, ChatRefused) as error:
             # The file has no row, so it can be deleted. If this call is cancelled, `sweep` deletes it instead.
-            await self._delete(uuid)
             if isinstance(error, ChatRefused):
+                await self._delete(uuid)
                 raise
-            raise _unavailable(error) from None
+            # The client does not wait for a store that may not answer.
+            self.remove_soon((uuid,))
+            raise files_unavailable(error) from None
+        if charge is not None:
+            self._unused.keep(charge, uuid)
         [attachment] = attachments_for((file,), identity, self._links)
         return attachment
-
-    def _check_type(self, media: Media) -> None:
-        types = self._settings.types
-        kind = "program" if media.executable else media.type.value
-        if kind not in types and (media.executable or media.media_type not in types):
-            raise Problem("attachment_rejected", "files of this type are not accepted", path="file")
 
     async def _make_preview(self, path: Path, media: Media, target: Path) -> int:
         try:
@@ -249,44 +282,34 @@ class Attachments:
         except ImageTooLarge as error:
             raise Problem("attachment_rejected", str(error), path="file") from None
         except OSError as error:
-            raise _unavailable(error) from None
-
-    async def _scan(self, path: Path) -> None:
-        """Run the scan command on the file, if there is one. Raises Problem unless it accepts the file."""
-        command = self._settings.scan
-        if not command:
-            return
-        status: int | None = None
-        async with self._scans:
-            with trio.move_on_after(self._settings.scan_seconds):
-                try:
-                    done = await trio.run_process(
-                        [*command, str(path)],
-                        check=False,
-                        stdin=b"",
-                        stdout=subprocess.DEVNULL,
-                        stderr=subprocess.DEVNULL,
-                        # The server's secrets are none of its business.
-                        env={name: value for name, value in os.environ.items() if not name.startswith("ACTORCHAT_")},
-                        **_PROCESS_GROUP,
-                    )
-                    status = done.returncode
-                except OSError as error:
-                    _log.error("the scan command can't be run: %s", error)
-        if status == _REJECTED:
-            raise Problem("attachment_rejected", "the file was rejected by the scanner", path="file")
-        if status != 0:
-            reason = "did not finish" if status is None else f"ended with status {status}"
-            _log.error("the scan command %s; the file is refused", reason)
-            raise Problem("overloaded", "the file could not be scanned now; try again later")
+            raise files_unavailable(error) from None
 
     # Deletion of unused files
 
+    def remove_soon(self, files: Sequence[UUID]) -> None:
+        """Have `delete_removed` delete files that have no row. Never blocks.
+
+        Over a bound this does nothing: `delete_orphans` finds such files, as it does after a crash.
+        """
+        if len(self._removed) < MAX_REMOVED:
+            self._removed.extend(files)
+        self._some_removed.set()
+
+    async def delete_removed(self) -> None:
+        """Delete the files of `remove_soon`, until cancelled."""
+        while True:
+            await self._some_removed.wait()
+            self._some_removed = trio.Event()
+            while self._removed:
+                await self._delete(self._removed.popleft())
+
     async def clean(self) -> None:
-        """Remove unfinished uploads of a killed process. Must be called before the first upload."""
+        """Remove unfinished uploads of a killed process, and count the unused ones. Call it before the first upload."""
         try:
             await self._blobs.clean()
-        except BlobsUnavailable as error:
+            unused = await self._chats.chat_reader.unbound_uploads(self._clock(), MAX_LOADED)
+            self._unused.load(await self._chats.chat_reader.uploads(unused))
+        except (BlobsUnavailable, StorageUnavailable) as error:
             _log.warning("unfinished uploads can't be removed: %s", error)
 
     def sweep_after_first_upload(self, nursery: trio.Nursery) -> None:
@@ -300,6 +323,7 @@ class Attachments:
             await trio.sleep(SWEEP_SECONDS)
             try:
                 await self.expire_unused()
+                await self._unused.forget_used()
                 if sweeps % ORPHAN_SWEEPS == 0:
                     await self.delete_orphans()
             except (StorageUnavailable, ChatRefused, BlobsUnavailable) as error:
@@ -320,6 +344,9 @@ class Attachments:
 
     async def delete_orphans(self) -> None:
         """Delete old files that have no row. Raises StorageUnavailable and BlobsUnavailable."""
+        if not await self._blobs.entries(limit=1):
+            return
+        await self._store.claim()
         last = ""
         while entries := await self._blobs.entries(last):
             last = entries[-1].key
@@ -336,78 +363,16 @@ class Attachments:
                 await self._delete(file)
 
     async def _delete(self, file: UUID) -> None:
-        for key in (file.hex, file.hex + _PREVIEW):
+        self._unused.forget(file)
+        for key in blob_keys(file):
             try:
                 await self._blobs.delete(key)
             except BlobsUnavailable as error:
                 _log.warning("file %s can't be deleted now: %s", file, error)
 
 
-class _Incoming:
-    """An upload in progress, which is written to a file on disk (`actorchat.http.ports.Incoming`)."""
-
-    def __init__(self, attachments: Attachments, caller: Caller, uuid: UUID, path: Path) -> None:
-        self._attachments = attachments
-        self._caller = caller
-        self._uuid = uuid
-        self._path = path
-        self._size = 0
-        self._head = b""
-        self._buffer = bytearray()
-
-    async def write(self, data: bytes) -> bool:
-        self._size += len(data)
-        if self._size > self._attachments.max_bytes:
-            return False
-        if len(self._head) < HEAD_BYTES:
-            self._head = (self._head + data)[:HEAD_BYTES]
-        self._buffer += data
-        if len(self._buffer) >= _WRITE_BYTES:
-            await self._flush()
-        return True
-
-    async def finish(self, filename: str) -> Attachment:
-        if not self._size:
-            raise Problem("empty", "file: the file is empty", path="file")
-        await self._flush()
-        return await self._attachments.keep(self._caller, self._uuid, filename, self._path, self._size, self._head)
-
-    async def clean(self) -> None:
-        """Remove the files of an unfinished upload."""
-        # Shielded because a cancelled upload must be removed too. It takes two calls of the file system.
-        with trio.CancelScope(shield=True):
-            for path in (self._path, self._path.with_name(self._path.name + _PREVIEW)):
-                await trio.Path(path).unlink(missing_ok=True)
-
-    async def _flush(self) -> None:
-        data, self._buffer = self._buffer, bytearray()
-        try:
-            await trio.to_thread.run_sync(_append, self._path, data)
-        except OSError as error:
-            raise _unavailable(error) from None
-
-
-def _check_free_space(folder: Path) -> None:
-    """Raise OSError if the disk has less than `MIN_FREE_BYTES` left."""
-    free = shutil.disk_usage(folder).free
-    if free < MIN_FREE_BYTES:
-        raise OSError(errno.ENOSPC, f"{free} bytes are left, {MIN_FREE_BYTES} are kept for the database", str(folder))
-
-
-def _append(path: Path, data: bytearray) -> None:
-    # For each part: other uploads, and other programs, fill the disk as well.
-    _check_free_space(path.parent)
-    with path.open("ab") as file:
-        file.write(data)
-
-
 def _file_of(key: str) -> UUID | None:
     try:
-        return UUID(hex=key.removesuffix(_PREVIEW))
+        return UUID(hex=key.removesuffix(PREVIEW_SUFFIX))
     except ValueError:
         return None
-
-
-def _unavailable(error: Exception) -> Problem:
-    _log.error("files can't be stored or read: %s", error)
-    return Problem("storage_unavailable", "files can't be stored or read now; try again later")

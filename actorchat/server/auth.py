@@ -14,7 +14,7 @@ import stat
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import ceil
 from pathlib import Path
 from random import Random
@@ -23,15 +23,15 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import jwt
 
+from actorchat.chat.accounts import Rights
 from actorchat.chat.model import ANONYMOUS_IDS, ENDLESS
 from actorchat.chat.operations import RecordPerson
 from actorchat.http.source_names import is_source_name
 from actorchat.protocol import Role, User
+from actorchat.server.keys import ALGORITHMS, PublicKey
 from actorchat.server.settings import InvalidSettings, SettingFault, weakness_of
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
     from jwt.types import Options
 
 __all__ = [
@@ -40,13 +40,14 @@ __all__ = [
     "BadToken",
     "Claims",
     "Tokens",
+    "UnknownKey",
     "anonymous_id",
     "drafted_secret",
     "ensure_secret",
     "is_storable",
-    "load_public_key",
     "local_token",
     "new_secret",
+    "previous_secret",
     "read_secret",
 ]
 
@@ -60,6 +61,7 @@ It is ignored in a token that was not signed with the server's own secret.
 
 AUDIENCE: Final = "actorchat"
 SECRET_FILE: Final = "secret"  # noqa: S105 - the name of the file
+PREVIOUS_SECRET_FILE: Final = "secret.previous"  # noqa: S105 - the name of a file
 _MAX_SECRET_BYTES: Final = 65_536
 """Bytes that are read of the secret file."""
 
@@ -67,6 +69,14 @@ PROFILE: Final = ("firstname", "lastname", "patronymic", "avatar")
 
 FIRST_ANONYMOUS_ID: Final = ANONYMOUS_IDS
 """The server assigns ids from here on to anonymous visitors. All other ids must be lower."""
+
+RIGHTS_CLAIM: Final = "rights"
+"""The claim with an operator's rights: `operator` (the default), `supervisor` or `admin`."""
+
+SIGN_IN_CLAIM: Final = "sid"
+"""The claim with the sign-in that an access token belongs to. It is ignored in tokens of other issuers."""
+
+_REFRESH_TOKEN: Final = re.compile(r"([0-9a-f]{32})\.([0-9]{1,15})\.([0-9A-Za-z_-]{43})")
 
 _SUBJECT: Final = re.compile(r"0|[1-9][0-9]{0,15}")
 _MAX_ID: Final = 2**53 - 1
@@ -87,6 +97,10 @@ class BadToken(Exception):  # noqa: N818 - it is the token that is bad
     """The token is expired, malformed, or signed with an unknown key. The text never quotes the token."""
 
 
+class UnknownKey(BadToken):
+    """The token is signed with a key that is not known: it may be a new one of its issuer, or none at all."""
+
+
 @attrs.frozen
 class Claims:
     """The claims of a verified token. `user` has the claimed profile fields only, and `claimed` names them.
@@ -94,7 +108,8 @@ class Claims:
     `sources` is None if the token has no `src`: the caller then may see no source, and the stored sources stay.
     `expires` and `session_at` are in epoch seconds. `session_at` is when an anonymous visitor's session began, None for
     a token that `Tokens.open_session` did not issue. `token` is a hash that identifies the token, "" without a token.
-    `issued` is its `iat`.
+    `issued` is its `iat`. `rights` are an operator's, None if the token has no such claim. `session` is the id of the
+    sign-in that the token belongs to, "" for other tokens.
     """
 
     user: User
@@ -104,22 +119,16 @@ class Claims:
     session_at: float | None = None
     token: str = ""
     issued: float | None = None
+    rights: Rights | None = None
+    session: str = ""
 
     def as_operation(self) -> RecordPerson:
         until = ENDLESS if self.expires >= ENDLESS else ceil(self.expires)
         return RecordPerson(self.user, self.claimed, self.sources, until, self.token, self.issued)
 
 
-@attrs.frozen
-class PublicKey:
-    """The key of another issuer, with the only algorithm that it is used with."""
-
-    algorithm: str
-    key: RSAPublicKey | Ed25519PublicKey
-
-
 class Tokens:
-    """Signs tokens with the server's secret, and verifies tokens with that secret or the configured public key.
+    """Signs tokens with the server's secret, and verifies tokens with that secret, previous ones, or public keys.
 
     `now` returns epoch seconds. `session_age` is how many seconds an anonymous visitor's session lasts, however often
     its token is renewed. The claims of recently used tokens are cached, so that a signature is checked only once.
@@ -128,25 +137,55 @@ class Tokens:
     def __init__(
         self,
         secret: str | bytes,
-        public_key: PublicKey | None = None,
+        public_keys: Collection[PublicKey] = (),
         *,
+        previous: Collection[str | bytes] = (),
         now: Callable[[], float] = time.time,
         session_age: float = VISITOR_TTL,
     ) -> None:
         self._now = now
         self._session_age = session_age
-        self._secret = secret.encode() if isinstance(secret, str) else secret
-        # Given a string, PyJWT would check at every call whether it is a PEM or SSH key.
-        self._secret_key = jwt.PyJWK({"kty": "oct", "k": _base64url(self._secret)}, "HS256")
-        self._public_key = public_key
+        self._external: tuple[PublicKey, ...] | None = None
         self._cache: OrderedDict[str, Claims] = OrderedDict()
+        self.use_keys(secret, public_keys, previous)
+
+    def use_keys(
+        self, secret: str | bytes, public_keys: Collection[PublicKey] = (), previous: Collection[str | bytes] = ()
+    ) -> None:
+        """Sign with `secret` from now on. Accept also tokens that are signed with `previous` or `public_keys`."""
+        self._secret = _bytes(secret)
+        self._secrets = [self._secret, *map(_bytes, previous)]
+        # Given a string, PyJWT would check at every call whether it is a PEM or SSH key.
+        self._secret_keys = [jwt.PyJWK({"kty": "oct", "k": _base64url(each)}, "HS256") for each in self._secrets]
+        self._public_keys = tuple(public_keys)
+        # A token that was good may be signed with a key that is not accepted any more.
+        self._cache.clear()
+
+    def use_external_keys(self, keys: Collection[PublicKey] | None) -> None:
+        """Accept also tokens that are signed with `keys`, which replace those of the last call; None for none.
+
+        With keys, and with an empty collection, other tokens raise UnknownKey, because the keys may change.
+        """
+        self._external = None if keys is None else tuple(keys)
+        self._cache.clear()
+
+    @property
+    def secret(self) -> bytes:
+        """The secret that signs."""
+        return self._secret
+
+    def fingerprints(self) -> tuple[str, ...]:
+        """What tells others whether they accept the same secrets, and no more: one for each that is accepted here."""
+        return tuple([_derived(secret, "fingerprint").hex()[:16] for secret in self._secrets])
 
     def derive_key(self, purpose: str) -> bytes:
         """Derive a key for another purpose than tokens from the server's secret."""
-        return hmac.digest(self._secret, f"actorchat {purpose}".encode(), "sha256")
+        return _derived(self._secret, purpose)
 
-    def issue(self, user: User, sources: Collection[str], ttl: float) -> str:
+    def issue(self, user: User, sources: Collection[str], ttl: float, rights: Rights | None = None) -> str:
         """Return a token for `user` that is valid for `ttl` seconds. Empty profile fields are not claimed.
+
+        `rights` are an operator's, None for those of a plain operator.
 
         Raises ValueError for an id that `verify` would refuse.
         """
@@ -154,7 +193,34 @@ class Tokens:
         if not 0 <= user.id <= highest:
             raise ValueError(f"expected an id from 0 to {highest} for the role {user.role}, got {user.id}")
         now = self._now()
-        return self._sign(user, sources, now + ttl, now if user.id >= FIRST_ANONYMOUS_ID else None)
+        session_at = now if user.id >= FIRST_ANONYMOUS_ID else None
+        claims = {} if rights is None else {RIGHTS_CLAIM: rights.value}
+        return self._sign(user, sources, now + ttl, session_at, claims)
+
+    def issue_for_session(
+        self, user: User, sources: Collection[str], rights: Rights, session: str, *, expires: float
+    ) -> str:
+        """Return an access token of the sign-in with the id `session`, until `expires` (epoch seconds)."""
+        return self._sign(user, sources, expires, claims={SIGN_IN_CLAIM: session, RIGHTS_CLAIM: rights.value})
+
+    def refresh_token(self, session: str, generation: int) -> str:
+        """Return the refresh token of that generation of a sign-in."""
+        return f"{session}.{generation}.{next(self._refresh_tags(session, generation))}"
+
+    def read_refresh_token(self, text: str) -> tuple[str, int]:
+        """Return the id of the sign-in and the generation. Raises BadToken if this server has not signed the token."""
+        match = _REFRESH_TOKEN.fullmatch(text)
+        if match is None:
+            raise BadToken("this is not a refresh token")
+        session, generation = match[1], int(match[2])
+        if not any(hmac.compare_digest(match[3], tag) for tag in self._refresh_tags(session, generation)):
+            raise BadToken("the refresh token is signed with an unknown key")
+        return session, generation
+
+    def _refresh_tags(self, session: str, generation: int) -> Iterator[str]:
+        for secret in self._secrets:
+            key = _derived(secret, "refresh tokens")
+            yield _base64url(hmac.digest(key, f"{session}.{generation}".encode(), "sha256"))
 
     def open_session(self, user: User, source: str) -> str:
         """Return a token for a new anonymous visitor, whose session begins now."""
@@ -171,7 +237,14 @@ class Tokens:
             expires = min(self._now() + VISITOR_TTL, session_at + self._session_age)
         return self._sign(user, (source,), expires, session_at)
 
-    def _sign(self, user: User, sources: Collection[str], expires: float, session_at: float | None = None) -> str:
+    def _sign(
+        self,
+        user: User,
+        sources: Collection[str],
+        expires: float,
+        session_at: float | None = None,
+        claims: Mapping[str, str] | None = None,
+    ) -> str:
         payload: dict[str, Any] = {  # Any: a JWT's payload is JSON
             "sub": str(user.id),
             "role": user.role.value,
@@ -184,6 +257,7 @@ class Tokens:
         if session_at is not None:
             payload[SESSION_CLAIM] = int(session_at)
         payload |= {name: value for name in PROFILE if (value := getattr(user, name))}
+        payload.update(claims or {})
         return jwt.encode(payload, self._secret, algorithm="HS256")
 
     def verify(self, token: str) -> Claims:
@@ -203,18 +277,14 @@ class Tokens:
 
     def _verify_uncached(self, token: str) -> Claims:
         """Like `verify`, but accepts an expired token."""
-        public, by_public_key = self._public_key, False
         try:
-            try:
-                payload = _decode(token, self._secret_key, "HS256")
-            except jwt.InvalidAlgorithmError:
-                if public is None:
-                    raise
-                by_public_key = True
-                payload = _decode(token, public.key, public.algorithm)
+            payload, by_public_key = self._decode(token)
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise BadToken(f"the token is invalid: {error}") from None
         claims = attrs.evolve(_read_claims(payload, self._now()), token=_fingerprint(token))
+        session = payload.get(SIGN_IN_CLAIM)
+        if not by_public_key and isinstance(session, str):
+            claims = attrs.evolve(claims, session=session)
         session_at = None if by_public_key else _seconds(payload, SESSION_CLAIM)
         if claims.user.id >= FIRST_ANONYMOUS_ID and (session_at is None or claims.user.role is not Role.USER):
             raise BadToken(
@@ -225,6 +295,36 @@ class Tokens:
         # The maximum age may have been lowered since the token was issued.
         expires = min(claims.expires, session_at + self._session_age)
         return attrs.evolve(claims, expires=expires, session_at=session_at)
+
+    def _decode(self, token: str) -> tuple[Mapping[str, Any], bool]:  # Any: as in `_decode` below
+        """Verify the signature, and return the payload and whether the key is a public one."""
+        secret_keys = self._secret_keys
+        try:
+            return _decode(token, secret_keys[0], "HS256"), False
+        except jwt.InvalidSignatureError:
+            for secret_key in secret_keys[1:]:
+                with suppress(jwt.InvalidSignatureError):
+                    return _decode(token, secret_key, "HS256"), False
+            raise
+        except jwt.InvalidAlgorithmError:
+            header = jwt.get_unverified_header(token)
+            algorithm, kid = header.get("alg"), header.get("kid")
+            if algorithm not in ALGORITHMS or not (self._public_keys or self._external is not None):
+                raise
+        for public_key in (*self._public_keys, *(self._external or ())):
+            named = not kid or not public_key.kid or kid == public_key.kid
+            if public_key.algorithm == algorithm and named:
+                with suppress(jwt.InvalidSignatureError):
+                    return _decode(token, public_key.key, algorithm), True
+        raise UnknownKey("the token is signed with an unknown key")
+
+
+def _bytes(secret: str | bytes) -> bytes:
+    return secret.encode() if isinstance(secret, str) else secret
+
+
+def _derived(secret: bytes, purpose: str) -> bytes:
+    return hmac.digest(secret, f"actorchat {purpose}".encode(), "sha256")
 
 
 def _fingerprint(token: str) -> str:
@@ -248,9 +348,7 @@ _NO_CLAIMS: Final[Options] = {
 }
 
 
-def _decode(
-    token: str, key: jwt.PyJWK | RSAPublicKey | Ed25519PublicKey, algorithm: str
-) -> Mapping[str, Any]:  # Any: JSON
+def _decode(token: str, key: Any, algorithm: str) -> Mapping[str, Any]:  # Any: a key of any type, and JSON
     return jwt.decode(token, key, algorithms=[algorithm], options=_NO_CLAIMS)
 
 
@@ -274,6 +372,9 @@ def _read_claims(payload: Mapping[str, Any], now: float) -> Claims:  # Any: JSON
         if not isinstance(sources, list) or len(sources) > _MAX_SOURCES or not all(map(is_source_name, sources)):
             raise BadToken(f"src must be a list of at most {_MAX_SOURCES} source names")
         sources = frozenset(sources)
+    rights = payload.get(RIGHTS_CLAIM)
+    if rights is not None and rights not in tuple(Rights):
+        raise BadToken(f"rights must be {' or '.join(Rights)}")
     profile: dict[str, str] = {}
     for name in PROFILE:
         value = payload.get(name)
@@ -283,7 +384,8 @@ def _read_claims(payload: Mapping[str, Any], now: float) -> Claims:  # Any: JSON
             raise BadToken(f"{name} must be a string of at most {_MAX_CLAIM_CHARACTERS} characters, without NUL")
         profile[name] = value
     user = User(int(subject), Role(role), **profile)
-    return Claims(user, frozenset(profile), sources, expires, issued=issued)
+    granted = None if rights is None or user.role is not Role.OPERATOR else Rights(rights)
+    return Claims(user, frozenset(profile), sources, expires, issued=issued, rights=granted)
 
 
 def _seconds(payload: Mapping[str, Any], name: str) -> float | None:  # Any: as in `_read_claims`
@@ -305,39 +407,28 @@ def anonymous_id(random: Random) -> int:
     return FIRST_ANONYMOUS_ID + random.randrange(FIRST_ANONYMOUS_ID)
 
 
-def load_public_key(path: Path) -> PublicKey:
-    """Read an RSA (RS256) or Ed25519 (EdDSA) public key in PEM. Raises InvalidSettings if the file holds neither."""
-    # Imported here because loading the library is slow, and most deployments have no public key.
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
-    try:
-        pem = path.read_bytes()
-        key = load_pem_public_key(pem)
-    except OSError as error:
-        raise _key_fault(f"{path} can't be read: {error.strerror}") from None
-    except (ValueError, UnsupportedAlgorithm):
-        raise _key_fault(f"{path} does not contain a public key in PEM") from None
-    if isinstance(key, Ed25519PublicKey):
-        return PublicKey("EdDSA", key)
-    if isinstance(key, RSAPublicKey) and key.key_size >= 2048:
-        return PublicKey("RS256", key)
-    raise _key_fault(f"{path}: expected an Ed25519 key, or an RSA key of at least 2048 bits")
-
-
-def _key_fault(detail: str) -> InvalidSettings:
-    return InvalidSettings((SettingFault("public_key", detail),))
-
-
 def read_secret(folder: Path) -> bytes:
     """Read the secret in the data folder `folder`, without surrounding white space.
 
     Raises FileNotFoundError if there is no secret file, OSError if it can't be read, and InvalidSettings if the secret
     is weak or if other users may read the file.
     """
-    path = folder / SECRET_FILE
+    return _read_secret(folder, SECRET_FILE)
+
+
+def previous_secret(folder: Path) -> bytes | None:
+    """Read the secret that signed until the last rotation, if there is the file `secret.previous` in `folder`.
+
+    Raises what `read_secret` raises, but not FileNotFoundError.
+    """
+    try:
+        return _read_secret(folder, PREVIOUS_SECRET_FILE)
+    except FileNotFoundError:
+        return None
+
+
+def _read_secret(folder: Path, name: str) -> bytes:
+    path = folder / name
     # O_NONBLOCK: opening a named pipe would wait for a writer.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:

@@ -13,24 +13,25 @@ from pathlib import Path
 
 from actorchat.server.auth import (
     SECRET_FILE,
-    PublicKey,
     Tokens,
     drafted_secret,
-    load_public_key,
     new_secret,
+    previous_secret,
     read_secret,
 )
+from actorchat.server.keys import load_public_keys
 from actorchat.server.settings import DEFAULT_DATA, InvalidSettings, SettingFault, Settings
 from actorchat.storage.error_messages import describe_os_error
 
 __all__ = [
     "StartFailed",
     "check_files",
-    "check_public_key",
+    "check_public_keys",
     "file_warnings",
     "missing_files",
     "new_folder",
     "prepare_tokens",
+    "previous_secrets",
     "tls_context",
 ]
 
@@ -53,7 +54,7 @@ def missing_files(values: Mapping[str, object]) -> Iterator[SettingFault]:
 
 
 def _file_faults(settings: Settings) -> Iterator[SettingFault]:
-    for check in (tls_context, _public_key, _secret):
+    for check in (tls_context, _public_keys, _secret):
         try:
             check(settings)
         except InvalidSettings as error:
@@ -97,13 +98,13 @@ def _no_password() -> str:
     raise ValueError("the key is encrypted")
 
 
-def _public_key(settings: Settings) -> PublicKey | None:
-    return None if settings.public_key is None else load_public_key(settings.public_key)
+def _public_keys(settings: Settings) -> None:
+    load_public_keys(settings)
 
 
 def _secret(settings: Settings) -> None:
     folder = settings.folder or DEFAULT_DATA
-    # A missing secret is no fault: the server creates it.
+    # A missing secret is not a fault: the server creates it.
     if settings.secret is None and os.path.lexists(folder / SECRET_FILE):
         try:
             read_secret(folder)
@@ -122,9 +123,9 @@ def file_warnings(settings: Settings) -> Iterator[str]:
                 yield f"tls_key: every user can read {key}: run chmod o-rwx {shlex.quote(str(key))}"
 
 
-def check_public_key(settings: Settings) -> None:
-    """Raise InvalidSettings if the configured public key can't be loaded."""
-    _public_key(settings)
+def check_public_keys(settings: Settings) -> None:
+    """Raise InvalidSettings if a configured public key can't be loaded."""
+    load_public_keys(settings)
 
 
 @contextmanager
@@ -168,11 +169,12 @@ def prepare_tokens(settings: Settings, wall: Callable[[], float] = time.time) ->
     `wall` returns epoch seconds. Raises StartFailed, and InvalidSettings if the secret or the public key is invalid.
     """
     folder = settings.folder
-    public_key = _public_key(settings)
+    public_keys = load_public_keys(settings)
+    previous = previous_secrets(settings)
     age = settings.limits.session_age
 
     def tokens_with(secret: str | bytes) -> Tokens:
-        return Tokens(secret, public_key, now=wall, session_age=age)
+        return Tokens(secret, public_keys, previous=previous, now=wall, session_age=age)
 
     if settings.secret is not None or folder is None:
         secret = settings.secret or new_secret()
@@ -191,6 +193,17 @@ def prepare_tokens(settings: Settings, wall: Callable[[], float] = time.time) ->
                 raise _unusable(folder, error) from None
 
         yield make_tokens
+
+
+def previous_secrets(settings: Settings) -> tuple[bytes, ...]:
+    """Return the secrets that signed tokens before. Raises StartFailed, and InvalidSettings if one is weak."""
+    folder = settings.folder
+    try:
+        stored = None if folder is None or settings.secret is not None else previous_secret(folder)
+    except OSError as error:
+        raise _unusable(folder or DEFAULT_DATA, error) from None
+    configured = tuple(secret.encode() for secret in settings.keys.previous_secrets)
+    return configured if stored is None else (stored, *configured)
 
 
 def _unusable(folder: Path, error: OSError) -> StartFailed:

@@ -88,10 +88,17 @@ class EmbeddedSockets:
         return self._connect(stored, profile, RoomTarget(chat.uuid, after))
 
     async def operator(
-        self, operator: User | int, sources: Collection[str], chat: UUID, after: int | None, profile: Profile
+        self,
+        operator: User | int,
+        sources: Collection[str],
+        chat: UUID,
+        after: int | None,
+        profile: Profile,
+        *,
+        quiet: bool,
     ) -> LocalSocket:
         stored = await self.record(operator, Role.OPERATOR, sources)
-        return self._connect(stored, profile, RoomTarget(chat, after))
+        return self._connect(stored, profile, RoomTarget(chat, after, quiet))
 
     async def feed(self, operator: User | int, sources: Collection[str], profile: Profile) -> LocalSocket:
         stored = await self.record(operator, Role.OPERATOR, sources)

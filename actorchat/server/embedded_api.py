@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Awaitable, Collection, Sequence
+from collections.abc import AsyncIterable, Awaitable, Collection, Mapping, Sequence
+from contextlib import suppress
 from math import inf
 from typing import TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID
 
+import msgspec
+
+from actorchat.chat.accounts import Rights
+from actorchat.chat.blocks import Block as StoredBlock
+from actorchat.chat.console_documents import ConsoleDocuments
 from actorchat.chat.links import attachments_for
 from actorchat.chat.model import ChatState, Stage, StoredMessage, identity_of, wire_message
 from actorchat.chat.operations import (
@@ -16,19 +22,47 @@ from actorchat.chat.operations import (
     Changed,
     ChatOperation,
     CloseChat,
+    EditMessage,
+    RedactMessage,
     ReopenChat,
     ReturnChat,
+    SetTags,
     TransferChat,
+    changed_message,
 )
-from actorchat.chat.ports import ChatFilter
+from actorchat.chat.ports import ChatFilter, Page
+from actorchat.chat.search import Search, SearchFilter, SearchKind
 from actorchat.chat.service import ChatRefused, ChatService
-from actorchat.client.api import ChatPage, HistoryPage
+from actorchat.client.api import Block, ChatPage, HistoryPage, MessageEdit, MessagesFound, PeopleFound, SummaryPage
+from actorchat.http.blocks import SEE_AND_CHANGE, BlockBody, BlockList, add_block, block_answer
+from actorchat.http.console import CHANGE_SHARED_REPLIES, CHANGE_WIDGET, ReplyBody, ReplyChangeBody
 from actorchat.http.cursors import cursor_of, place_of
 from actorchat.http.ports import Access, Caller
 from actorchat.http.problems import Problem
-from actorchat.protocol import Attachment, Chat, ChatStatus, Message, MessageType, Operator, Role, User
+from actorchat.http.requests import MAX_LIMIT, check_tags
+from actorchat.http.searching import list_chats, search_filter, search_of
+from actorchat.http.transcripts import TranscriptFormat, transcript_parts
+from actorchat.protocol import (
+    MAX_SAFE_INTEGER,
+    Attachment,
+    Chat,
+    ChatStatus,
+    Malformed,
+    Message,
+    MessageType,
+    Operator,
+    Role,
+    SavedReply,
+    User,
+    VisitorInfo,
+    WidgetConfig,
+    WidgetInfo,
+    structure,
+    wire_time,
+)
+from actorchat.server.accounts import Accounts
 from actorchat.server.attachments import Attachments
-from actorchat.server.auth import is_storable
+from actorchat.server.auth import FIRST_ANONYMOUS_ID, is_storable
 
 __all__ = ["LocalApi"]
 
@@ -44,12 +78,24 @@ class LocalApi:
     """
 
     def __init__(
-        self, chats: ChatService, access: Access, attachments: Attachments, user: User, sources: Collection[str]
+        self,
+        chats: ChatService,
+        access: Access,
+        attachments: Attachments,
+        documents: ConsoleDocuments,
+        blocks: BlockList,
+        accounts: Accounts,
+        user: User,
+        sources: Collection[str],
+        rights: Rights,
     ) -> None:
+        self._documents = documents
+        self._blocks = blocks
+        self._accounts = accounts
         self._attachments = attachments
         self._chats = chats
         self._access = access
-        self._caller = Caller(user, frozenset(sources), inf)
+        self._caller = Caller(user, frozenset(sources), inf, rights=rights, by_token=False)
 
     @property
     def user(self) -> User:
@@ -67,28 +113,88 @@ class LocalApi:
         *,
         status: ChatStatus | None = None,
         source: str | None = None,
+        owner: int | None = None,
+        name: str | None = None,
+        tag: str | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> ChatPage:
         """Return one page of the chats that this user may see. `cursor` is the `next` of the previous page.
 
+        `owner` is the id of a visitor; `name` has words of visitors' names. Only operators may ask for a `name` or a
+        `tag`. If over 1,000 visitors have such a name, a page may be short, or empty, and still have a `next`.
         Raises ValueError for a text that is not a cursor.
         """
-        operator = self._caller.is_operator
-        if operator:
+        chats, next_cursor = await self._page(status, source, owner, name, tag, limit, cursor)
+        return ChatPage(tuple(chat.wire() for chat in chats), next_cursor)
+
+    async def summary_page(
+        self,
+        *,
+        status: ChatStatus | None = None,
+        source: str | None = None,
+        owner: int | None = None,
+        name: str | None = None,
+        tag: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> SummaryPage:
+        """Like `chat_page`, with what a list shows of each chat, for operators."""
+        self._require_operator("see summaries")
+        chats, next_cursor = await self._page(status, source, owner, name, tag, limit, cursor)
+        return SummaryPage(await self._chats.summaries([chat.uuid for chat in chats]), next_cursor)
+
+    async def _page(
+        self,
+        status: ChatStatus | None,
+        source: str | None,
+        owner: int | None,
+        name: str | None,
+        tag: str | None,
+        limit: int,
+        cursor: str | None,
+    ) -> tuple[tuple[ChatState, ...], str | None]:
+        if self._caller.is_operator:
             sources: frozenset[str] | None = self._sources(() if source is None else (source,))
         else:
             sources = None if source is None else frozenset({source})
+            if owner not in (None, self.user.id):
+                raise ChatRefused("not_allowed", "visitors see only their own chats")
+            owner = self.user.id
+        if tag is not None:
+            self._require_operator("see tags")
         which = ChatFilter(
             sources=sources,
             stages=None if status is None else frozenset({Stage(status.value)}),
-            owner_id=None if operator else self.user.id,
+            owner_id=owner,
+            tag=tag,
             before=None if cursor is None else place_of(cursor),
             limit=limit,
         )
-        page = await self._chats.chat_reader.chats(which)
-        next_cursor = None if page.next is None else cursor_of(page.next)
-        return ChatPage(tuple(chat.wire() for chat in page.chats), next_cursor)
+        page = await _allowed(list_chats(self._access, self._chats, self._caller, which, name, sources or ()))
+        return page.chats, None if page.next is None else cursor_of(page.next)
+
+    async def take_over(self, anonymous: int) -> None:
+        """Make the chats of an anonymous visitor, who is named by id, those of this visitor, who is the same person.
+
+        The anonymous visitor's tokens become worthless, and its sockets are closed. Calling it again changes nothing.
+        """
+        if self._caller.is_operator or not self.user.id < FIRST_ANONYMOUS_ID <= anonymous:
+            raise ChatRefused(
+                "not_allowed", "chats of anonymous visitors are handed over to visitors who have signed in"
+            )
+        await self._accounts.hand_over(anonymous, self._caller)
+
+    async def set_tags(self, chat: UUID, tags: Collection[str]) -> tuple[str, ...]:
+        """Give the chat exactly these tags, and return them sorted. For operators."""
+        self._require_operator("set tags")
+        await _allowed(self._access.chat(self._caller, chat))
+        try:
+            checked = check_tags(tags)
+        except Problem as problem:
+            raise ChatRefused(problem.code, problem.detail) from None
+        await self._chats.perform(SetTags(chat, checked))
+        return checked
 
     async def chat(self, chat: UUID) -> Chat:
         """Return one chat."""
@@ -117,6 +223,11 @@ class LocalApi:
             from_index=messages[0].message_index if messages else None,
             to_index=messages[-1].message_index if messages else None,
             has_more=page.has_more,
+            edits=tuple(
+                MessageEdit(each.index, wire_time(each.edited_at), each.redacted)
+                for each in page.messages
+                if each.edited_at is not None
+            ),
         )
 
     async def add_message(
@@ -155,6 +266,83 @@ class LocalApi:
         assert message is not None  # noqa: S101 - the outcome of a message is a message
         return self._wire(decision.chat, message)
 
+    async def edit(self, message_id: int, text: str) -> Message:
+        """Replace the text of a message of this user and return it. Its files stay.
+
+        Raises ChatRefused with `too_late` if the message is older than `ChatSettings.edit_within`.
+        """
+        if not is_storable(text):
+            raise ChatRefused("malformed", "text must not contain NUL or a lone surrogate")
+        chat = await self._chat_of(message_id)
+        return await self._change(EditMessage(chat.uuid, self.user, message_id, text))
+
+    async def redact(self, message_id: int) -> Message:
+        """Remove the text and the files of a message and return what is left of it.
+
+        Users may remove their own messages, for a while.
+        """
+        chat = await self._chat_of(message_id)
+        moderates = self._access.moderates(self._caller, chat)
+        return await self._change(RedactMessage(chat.uuid, self.user, message_id, moderates))
+
+    async def transcript(self, chat: UUID, format: str = "text") -> str:
+        """Return the whole chat as `text`, `json` or `html`, with what this user may see of it.
+
+        Raises ValueError for another format.
+        """
+        form = TranscriptFormat(format)
+        state = await _allowed(self._access.chat(self._caller, chat))
+
+        async def read(after: int) -> Page | None:
+            return await self._chats.chat_reader.after(chat, self.user.role, after=after, limit=MAX_LIMIT)
+
+        return "".join([part async for part in transcript_parts(state, form, read, self._wire)])
+
+    async def search_messages(
+        self,
+        text: str,
+        *,
+        files: bool = False,
+        source: str | None = None,
+        chat: UUID | None = None,
+        limit: int = 50,
+        cursor: int | None = None,
+    ) -> MessagesFound:
+        """Find messages that have all words of `text`, or with `files` those whose files' names have them.
+
+        The newest come first. `cursor` is the `next` of the previous page.
+        """
+        kind = SearchKind.FILES if files else SearchKind.MESSAGES
+        which = await self._filter(text, kind, source, chat, limit, cursor)
+        found = await _searched(self._chats).messages(which)
+        return MessagesFound(tuple(self._wire(state, message) for state, message in found.messages), found.next)
+
+    async def search_people(
+        self, text: str, *, source: str | None = None, limit: int = 50, cursor: int | None = None
+    ) -> PeopleFound:
+        """Find operators and owners of chats whose names and id have all words of `text`. For operators."""
+        which = await self._filter(text, SearchKind.PEOPLE, source, None, limit, cursor)
+        found = await _searched(self._chats).people(which)
+        return PeopleFound(found.people, found.next)
+
+    async def _filter(
+        self, text: str, kind: SearchKind, source: str | None, chat: UUID | None, limit: int, cursor: int | None
+    ) -> SearchFilter:
+        sources = () if source is None else (source,)
+        return await _allowed(
+            search_filter(
+                self._access,
+                self._chats,
+                self._caller,
+                text,
+                kind,
+                sources=sources,
+                chat=chat,
+                before=cursor,
+                limit=limit,
+            )
+        )
+
     async def upload(self, content: bytes | AsyncIterable[bytes], filename: str) -> Attachment:
         """Store a file, for one message of this user. Pass the content at once, or iterate over its parts.
 
@@ -164,13 +352,10 @@ class LocalApi:
         try:
             async with self._attachments.receive(self._caller, None) as incoming:
                 if isinstance(content, bytes):
-                    fits = await incoming.write(content)
+                    await incoming.write(content)
                 else:
-                    fits = True
                     async for part in content:
-                        fits = fits and await incoming.write(part)
-                if not fits:
-                    raise ChatRefused("too_large", f"a file may have at most {self._attachments.max_bytes} bytes")
+                        await incoming.write(part)
                 return await incoming.finish(filename)
         except Problem as problem:
             raise ChatRefused(problem.code, problem.detail, problem.retry_after) from None
@@ -220,6 +405,119 @@ class LocalApi:
         records = await self._chats.chat_reader.operators(self._sources(()))
         return tuple(record.wire() for record in records)
 
+    async def _chat_of(self, message_id: int) -> ChatState:
+        located = await self._chats.chat_reader.located(message_id) if 0 <= message_id <= MAX_SAFE_INTEGER else None
+        if located is not None:
+            with suppress(Problem):
+                return await self._access.chat(self._caller, located[0])
+        raise ChatRefused("not_found", "there is no such message")
+
+    async def _change(self, operation: EditMessage | RedactMessage) -> Message:
+        decision = await self._chats.perform(operation)
+        return self._wire(decision.chat, changed_message(decision))
+
+    async def widget(self, source: str) -> WidgetInfo:
+        """Return what the widget of a source shows; up to 30 seconds old."""
+        try:
+            self._access.check_source(source)
+        except Problem as problem:
+            raise ChatRefused(problem.code, problem.detail) from None
+        return await self._documents.widget(source)
+
+    async def set_widget(self, source: str, config: WidgetConfig) -> WidgetInfo:
+        """Store the configuration of a source's widget, and return what the widget shows now. For administrators.
+
+        Raises ChatRefused with `malformed` for a value that is not allowed.
+        """
+        self._sources((source,))
+        self._require(Rights.ADMIN, CHANGE_WIDGET)
+        try:
+            checked = structure(msgspec.json.decode(msgspec.json.encode(config)), WidgetConfig)
+        except Malformed as error:
+            raise ChatRefused(error.code, error.detail) from None
+        return await self._documents.set_widget(source, checked)
+
+    async def replies(self) -> tuple[SavedReply, ...]:
+        """Return the saved replies of this operator's sources, and the personal ones, by title."""
+        self._require_operator("see saved replies")
+        return await self._documents.replies(self.user.id, self._sources(()))
+
+    async def add_reply(self, title: str, text: str, *, shortcut: str = "", source: str | None = None) -> SavedReply:
+        """Save a reply for all operators of `source`, which is for supervisors, or a personal one."""
+        self._require_operator("save replies")
+        if source is not None:
+            self._require_shared(source)
+        try:
+            structure({"title": title, "text": text, "shortcut": shortcut}, ReplyBody)
+        except Malformed as error:
+            raise ChatRefused(error.code, error.detail) from None
+        return await self._documents.add_reply(self.user.id, source=source, title=title, text=text, shortcut=shortcut)
+
+    async def change_reply(
+        self, reply: UUID, *, title: str | None = None, text: str | None = None, shortcut: str | None = None
+    ) -> SavedReply:
+        """Change the fields of a saved reply that are given, and return it."""
+        self._require_operator("save replies")
+        fields = {"title": title, "text": text, "shortcut": shortcut}
+        try:
+            structure(fields, ReplyChangeBody)
+        except Malformed as error:
+            raise ChatRefused(error.code, error.detail) from None
+        found = await self._documents.reply(reply, self.user.id, self._sources(()))
+        if found.source is not None:
+            self._require_shared(found.source)
+        changes = {name: value for name, value in fields.items() if value is not None}
+        return await self._documents.change_reply(self.user.id, found, changes)
+
+    async def delete_reply(self, reply: UUID) -> None:
+        """Delete a saved reply."""
+        self._require_operator("delete replies")
+        found = await self._documents.reply(reply, self.user.id, self._sources(()))
+        if found.source is not None:
+            self._require_shared(found.source)
+        await self._documents.delete_reply(self.user.id, found)
+
+    async def visitor(self, chat: UUID) -> VisitorInfo:
+        """Return what is known about the owner of a chat, for operators. Supervisors also see the network address."""
+        self._require_operator("see visitors")
+        state = await _allowed(self._access.chat(self._caller, chat))
+        return await self._chats.visitor(state, with_address=self._access.moderates(self._caller, state))
+
+    async def blocks(self) -> tuple[Block, ...]:
+        """Return the blocks, the newest first. For supervisors."""
+        self._require(Rights.SUPERVISOR, SEE_AND_CHANGE)
+        return tuple(map(_block, self._blocks.all()))
+
+    async def block(
+        self, *, user: int | None = None, address: str | None = None, reason: str = "", seconds: float | None = None
+    ) -> Block:
+        """Block the visitor with the id `user`, or an address or network, for `seconds` or for ever.
+
+        Their sockets are closed. If they are blocked already, that block gets the reason and the end. For supervisors,
+        who may block the visitors of their own sources; administrators may block all.
+        """
+        self._require(Rights.SUPERVISOR, SEE_AND_CHANGE)
+        try:
+            body = structure({"user": user, "address": address, "reason": reason, "seconds": seconds}, BlockBody)
+        except Malformed as error:
+            raise ChatRefused(error.code, error.detail) from None
+        return _block(await _allowed(add_block(self._blocks, self._caller, body)))
+
+    async def unblock(self, block_id: int) -> None:
+        """Remove a block. For supervisors."""
+        self._require(Rights.SUPERVISOR, SEE_AND_CHANGE)
+        await self._blocks.remove(block_id)
+
+    async def settings(self) -> Mapping[str, object]:
+        """Return this operator's settings of the console."""
+        self._require_operator("have settings")
+        return await self._documents.settings(self.user.id)
+
+    async def change_settings(self, changes: Mapping[str, object]) -> Mapping[str, object]:
+        """Change settings of the console, and return all of them. None removes one."""
+        self._require_operator("have settings")
+        return await self._documents.change_settings(self.user.id, changes)
+
     def _wire(self, chat: ChatState, message: StoredMessage) -> Message:
         files = attachments_for(message.attachments, identity_of(self.user), self._chats.links)
         return wire_message(chat, message, files)
@@ -227,6 +525,16 @@ class LocalApi:
     def _require_operator(self, action: str) -> None:
         if not self._caller.is_operator:
             raise ChatRefused("not_allowed", f"only operators can {action}")
+
+    def _require(self, rights: Rights, action: str) -> None:
+        try:
+            self._access.require(self._caller, rights, action)
+        except Problem as problem:
+            raise ChatRefused(problem.code, problem.detail) from None
+
+    def _require_shared(self, source: str) -> None:
+        self._sources((source,))
+        self._require(Rights.SUPERVISOR, CHANGE_SHARED_REPLIES)
 
     def _sources(self, requested: Collection[str]) -> frozenset[str]:
         try:
@@ -237,6 +545,26 @@ class LocalApi:
     async def _transition(self, operation: ChatOperation) -> Chat:
         await _allowed(self._access.chat(self._caller, operation.chat))
         return (await self._chats.perform(operation)).chat.wire()
+
+
+def _block(block: StoredBlock) -> Block:
+    answer = block_answer(block)
+    return Block(
+        id=answer.id,
+        user=answer.user,
+        address=answer.address,
+        reason=answer.reason,
+        by=answer.by,
+        created=answer.created,
+        until=answer.until,
+    )
+
+
+def _searched(chats: ChatService) -> Search:
+    try:
+        return search_of(chats)
+    except Problem as problem:
+        raise ChatRefused(problem.code, problem.detail, problem.retry_after) from None
 
 
 async def _allowed(answer: Awaitable[T]) -> T:

@@ -1,6 +1,7 @@
 """Reports the actors of a running server through a Unix socket in its data folder; contains both server and client.
 
-Inspection changes nothing, and a failure of it never stops the server.
+Inspection changes nothing, and a failure of it never stops the server. Requests about operators' accounts use the same
+socket.
 """
 
 from __future__ import annotations
@@ -11,246 +12,120 @@ import os
 import socket
 import stat
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from enum import StrEnum
+from math import inf
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final, TypeVar
 
 import attrs
 import msgspec
 import trio
-from msgspec import Meta
 
-from actorchat.actors import ActorInfo, ActorSystem
+from actorchat.actor_tree import ActorTree, InspectionRequest, Tree
+from actorchat.server.account_administration import AccountAnswer, AccountRequest, administer
+from actorchat.server.accounts import Accounts
+from actorchat.server.privacy import Privacy
+from actorchat.server.privacy_requests import PrivacyAnswer, PrivacyRequest, carry_out
 
 __all__ = [
-    "DEFAULT_ROWS",
-    "MAX_ROWS",
-    "ActorRow",
-    "Family",
     "InspectionFailed",
-    "InspectionRequest",
-    "SortOrder",
-    "Tree",
+    "NoServer",
+    "TreeAnswer",
+    "administer_server",
     "inspect_server",
-    "make_page",
+    "request_privacy",
     "serve_inspection",
 ]
 
-DEFAULT_ROWS: Final = 50
-MAX_ROWS: Final = 1000
 SOCKET_NAME: Final = "actors.sock"
+
+RETRY_SECONDS: Final = 1.0
+"""How often a server looks whether another one in its folder, such as the worker that it replaces, has ended."""
+
 ANSWER_SECONDS: Final = 5.0
 """Seconds that one request and its answer may take, on the server and on the client."""
 MAX_CONVERSATIONS: Final = 16
 """Requests at a time. Further ones are refused with a text that says so."""
-CHECKPOINT_EVERY: Final = 256
-"""Actors processed between two checkpoints, which takes well under a millisecond."""
-MAX_REQUEST_BYTES: Final = 4096
+MAX_REQUEST_BYTES: Final = 131_072
 MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
 MAX_PATH_BYTES: Final = 103
 """Length of a socket's path that every platform allows. Linux allows four bytes more."""
 
 _log: Final = logging.getLogger("actorchat.server")
 
-
-class SortOrder(StrEnum):
-    """How rows are sorted: numbers in descending order, names in ascending order."""
-
-    INBOX = "inbox"
-    HANDLED = "handled"
-    AGE = "age"
-    RESTARTS = "restarts"
-    NAME = "name"
+T = TypeVar("T")
 
 
 @attrs.frozen(kw_only=True)
-class InspectionRequest:
-    """A request for one page of actors, of those with the text `filter` in any of their text fields."""
-
-    sort: SortOrder = SortOrder.INBOX
-    filter: Annotated[str, Meta(max_length=200)] = ""
-    limit: Annotated[int, Meta(ge=1, le=MAX_ROWS)] = DEFAULT_ROWS
-    page: Annotated[int, Meta(ge=1, le=2**31)] = 1
-
-
-@attrs.frozen(kw_only=True)
-class ActorRow:
-    """The state of one actor. Times are in seconds.
-
-    `inbox` is the number of waiting messages, `bound` its maximum. `handled` counts messages and signals. `dropped`
-    counts the messages that the inbox lost, and `drops` counts them by reason. `message` is the type of the message
-    being handled, and `busy_for` how long it has taken so far.
-    """
-
-    name: str
-    family: str | None
-    kind: str
-    state: str
-    age: float
-    inbox: int
-    bound: int
-    handled: int
-    restarts: int
-    message: str | None
-    busy_for: float
-    waiting_on: str | None
-    dropped: int
-    drops: dict[str, int]
-
-
-@attrs.frozen(kw_only=True)
-class Family:
-    """Totals of all actors with the same family or supervisor, whatever the filter is; `name` is None for the rest."""
-
-    name: str | None
-    actors: int
-    busy: int
-    queued: int
-    handled: int
-    dropped: int
-
-
-@attrs.frozen(kw_only=True)
-class Tree:
-    """The answer to an `InspectionRequest`.
-
-    `page` is the last page if the request asked for a later one. `matched` counts the rows of all pages. `lost` counts
-    the system's dead letters by reason. `families` are in start order.
-    """
-
-    pid: int
-    families: tuple[Family, ...]
-    rows: tuple[ActorRow, ...]
-    matched: int
-    page: int
-    pages: int
-    lost: dict[str, int]
-
-
-@attrs.frozen(kw_only=True)
-class _Answer:
+class TreeAnswer:
     """The answer on the wire: exactly one of the two fields is set."""
 
     tree: Tree | None = None
     refusal: str | None = None
 
 
+@attrs.frozen
+class _AccountsRequest:
+    """A request about accounts on the wire. Other requests have no such field."""
+
+    accounts: AccountRequest | None = None
+    privacy: PrivacyRequest | None = None
+
+
 class InspectionFailed(Exception):  # noqa: N818 - says what happened
     """The server could not be inspected. The text is one line for the user."""
+
+
+class NoServer(InspectionFailed):
+    """No server runs on that data folder."""
 
 
 class _BadRequest(Exception):  # noqa: N818 - describes what was received
     pass
 
 
-# The content of an answer
-
-_SORT_KEYS: Final[dict[SortOrder, Callable[[ActorRow], tuple[float, float] | str]]] = {
-    SortOrder.INBOX: lambda row: (-row.inbox, -row.busy_for),
-    SortOrder.HANDLED: lambda row: (-row.handled, -row.inbox),
-    SortOrder.AGE: lambda row: (-row.age, -row.inbox),
-    SortOrder.RESTARTS: lambda row: (-row.restarts, -row.inbox),
-    SortOrder.NAME: lambda row: row.name,
-}
-
-
-@attrs.define
-class _Totals:
-    actors: int = 0
-    busy: int = 0
-    queued: int = 0
-    handled: int = 0
-    dropped: int = 0
-
-    def add(self, info: ActorInfo) -> None:
-        self.actors += 1
-        self.busy += info.message is not None
-        self.queued += info.queued
-        self.handled += info.begun + info.signals
-        self.dropped += info.dropped
-
-
-async def make_page(infos: Iterable[ActorInfo], request: InspectionRequest, lost: dict[str, int] | None = None) -> Tree:
-    """Return the page that `request` asks for. The sort is stable. Checkpoints every `CHECKPOINT_EVERY` actors."""
-    totals: defaultdict[str | None, _Totals] = defaultdict(_Totals)
-    wanted = request.filter.casefold()
-    rows: list[ActorRow] = []
-    for number, info in enumerate(infos, 1):
-        totals[info.parent].add(info)
-        if not wanted or wanted in _searchable_text(info):
-            rows.append(_row(info))
-        if number % CHECKPOINT_EVERY == 0:
-            await trio.lowlevel.checkpoint()
-    await trio.lowlevel.checkpoint()
-    rows.sort(key=_SORT_KEYS[request.sort])
-    pages = max(1, -(-len(rows) // request.limit))
-    page = min(request.page, pages)
-    return Tree(
-        pid=os.getpid(),
-        families=tuple([Family(name=name, **attrs.asdict(total)) for name, total in totals.items()]),
-        rows=tuple(rows[(page - 1) * request.limit : page * request.limit]),
-        matched=len(rows),
-        page=page,
-        pages=pages,
-        lost=lost or {},
-    )
-
-
-def _searchable_text(info: ActorInfo) -> str:
-    fields = (info.name, info.actor, info.parent, info.state, info.message, info.waiting_on)
-    # One line for each field, so that no filter matches across two fields.
-    return "\n".join([field for field in fields if field]).casefold()
-
-
-def _row(info: ActorInfo) -> ActorRow:
-    return ActorRow(
-        name=info.name,
-        family=info.parent,
-        kind=info.actor,
-        state=info.state,
-        inbox=info.queued,
-        handled=info.begun + info.signals,
-        message=info.message,
-        busy_for=info.busy_for,
-        waiting_on=info.waiting_on,
-        dropped=info.dropped,
-        age=info.age,
-        bound=info.bound,
-        restarts=info.restarts,
-        drops={loss.value: count for loss, count in info.drops.items()},
-    )
-
-
 # The server's side
 
 
 async def serve_inspection(
-    folder: Path, system: ActorSystem, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    folder: Path,
+    actors: ActorTree,
+    accounts: Accounts | None = None,
+    privacy: Privacy | None = None,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Answer inspection requests about `system` on a Unix socket in `folder`, which only its owner may use.
+    """Answer requests about `actors` and `accounts` on a Unix socket in `folder`, which only its owner may use.
 
-    Runs until cancelled, and then removes the socket. Reports started once the socket listens. If the socket can't be
-    created, or another server has one in `folder`, logs a warning and returns. Errors are logged, never raised.
+    Runs until cancelled, and then removes the socket. Reports started once the socket listens, or waits for another
+    server that has one in `folder` to end. If the socket can't be created, logs a warning and returns. Errors are
+    logged, never raised.
     """
-    with ExitStack() as stack:
-        try:
-            listener = _listen(stack, folder)
-        except BlockingIOError:
-            _log.warning("another server uses %s: `actorchat actors tree` shows the actors of that server", folder)
-            listener = None
-        except OSError as error:
-            _log.warning("`actorchat actors tree` does not work for %s: %s", folder, error.strerror or error)
-            listener = None
-        task_status.started()
-        if listener is None:
-            return
-        try:
-            await trio.serve_listeners(_Inspector(system).serve, [trio.SocketListener(listener)])
-        except Exception:
-            _log.exception("`actorchat actors tree` stopped working for %s", folder)
+    waits = False
+    while True:
+        with ExitStack() as stack:
+            try:
+                listener = _listen(stack, folder)
+            except BlockingIOError:
+                listener = None
+            except OSError as error:
+                _log.warning("`actorchat actors tree` does not work for %s: %s", folder, error.strerror or error)
+                task_status.started()
+                return
+            if not waits:
+                task_status.started()
+            if listener is not None:
+                try:
+                    inspector = _Inspector(actors, accounts, privacy)
+                    await trio.serve_listeners(inspector.serve, [trio.SocketListener(listener)])
+                except Exception:
+                    _log.exception("`actorchat actors tree` stopped working for %s", folder)
+                    return
+            elif not waits:
+                waits = True
+                _log.warning("another server uses %s: `actorchat actors tree` shows the actors of that server", folder)
+        await trio.sleep(RETRY_SECONDS)
 
 
 def _listen(stack: ExitStack, folder: Path) -> trio.socket.SocketType:
@@ -302,19 +177,20 @@ def _socket_path(folder: Path) -> Iterator[str]:
 
 
 class _Inspector:
-    """Answers requests one at a time. Limits the number of connections, the length of a request, and the time."""
+    """Answers requests. Limits the number of connections, the length of a request, and the time."""
 
-    def __init__(self, system: ActorSystem) -> None:
-        self._system = system
-        self._one_at_a_time = trio.Lock()
+    def __init__(self, actors: ActorTree, accounts: Accounts | None, privacy: Privacy | None) -> None:
+        self._privacy = privacy
+        self._actors = actors
+        self._accounts = accounts
         self._conversations = 0
 
     async def serve(self, stream: trio.SocketStream) -> None:
         self._conversations += 1
         try:
-            with trio.move_on_after(ANSWER_SECONDS):
+            with trio.move_on_after(ANSWER_SECONDS) as time_limit:
                 async with stream:
-                    await stream.send_all(msgspec.json.encode(await self._answer(stream)))
+                    await stream.send_all(msgspec.json.encode(await self._answer(stream, time_limit)))
         except trio.BrokenResourceError:
             # The client is gone.
             return
@@ -323,19 +199,29 @@ class _Inspector:
         finally:
             self._conversations -= 1
 
-    async def _answer(self, stream: trio.SocketStream) -> _Answer:
+    async def _answer(
+        self, stream: trio.SocketStream, time_limit: trio.CancelScope
+    ) -> TreeAnswer | AccountAnswer | PrivacyAnswer:
         if self._conversations > MAX_CONVERSATIONS:
-            return _Answer(refusal=f"{MAX_CONVERSATIONS} inspections are running already")
+            return TreeAnswer(refusal=f"{MAX_CONVERSATIONS} inspections are running already")
         try:
             request = await _read_request(stream)
         except _BadRequest as error:
-            return _Answer(refusal=str(error))
-        async with self._one_at_a_time:
-            lost = {loss.value: count for loss, count in self._system.dead_letters.counts.items()}
-            return _Answer(tree=await make_page(self._system.walk(), request, lost))
+            return TreeAnswer(refusal=str(error))
+        if isinstance(request, PrivacyRequest):
+            if self._privacy is None:
+                return PrivacyAnswer(refusal="this server can't export or erase people")
+            # A person may have very many messages.
+            time_limit.deadline = inf
+            return await carry_out(self._privacy, request)
+        if isinstance(request, AccountRequest):
+            if self._accounts is None:
+                return AccountAnswer(refusal="this server has no accounts")
+            return await administer(self._accounts, request)
+        return TreeAnswer(tree=await self._actors.page(request))
 
 
-async def _read_request(stream: trio.SocketStream) -> InspectionRequest:
+async def _read_request(stream: trio.SocketStream) -> InspectionRequest | AccountRequest | PrivacyRequest:
     """Read a request, which is one line of JSON. Raises _BadRequest."""
     line = bytearray()
     while b"\n" not in line:
@@ -346,7 +232,9 @@ async def _read_request(stream: trio.SocketStream) -> InspectionRequest:
         if not part:
             break
     try:
-        return msgspec.json.decode(line.partition(b"\n")[0], type=InspectionRequest)
+        text = line.partition(b"\n")[0]
+        other = msgspec.json.decode(text, type=_AccountsRequest)
+        return other.accounts or other.privacy or msgspec.json.decode(text, type=InspectionRequest)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise _BadRequest(f"invalid request: {error}") from None
 
@@ -359,6 +247,38 @@ async def inspect_server(folder: Path, request: InspectionRequest) -> Tree:
 
     Has no timeout of its own: the caller sets one.
     """
+    answer = _decoded(folder, await _ask(folder, msgspec.json.encode(request)), TreeAnswer)
+    if answer.tree is None:
+        raise InspectionFailed(f"the server on {folder} refused the request: {answer.refusal}")
+    return answer.tree
+
+
+async def administer_server(folder: Path, request: AccountRequest) -> AccountAnswer:
+    """Send a request about accounts to the server whose data folder is `folder`, and return its answer.
+
+    Raises NoServer if none runs there, and InspectionFailed. Has no timeout of its own.
+    """
+    answer = await _ask(folder, msgspec.json.encode(_AccountsRequest(request)))
+    return _decoded(folder, answer, AccountAnswer)
+
+
+async def request_privacy(folder: Path, request: PrivacyRequest) -> PrivacyAnswer:
+    """Send a request about a person to the server whose data folder is `folder`, and return its answer.
+
+    Raises NoServer if none runs there, and InspectionFailed. Has no timeout of its own.
+    """
+    answer = await _ask(folder, msgspec.json.encode(_AccountsRequest(privacy=request)))
+    return _decoded(folder, answer, PrivacyAnswer)
+
+
+def _decoded(folder: Path, answer: bytes, cls: type[T]) -> T:
+    try:
+        return msgspec.json.decode(answer, type=cls)
+    except msgspec.MsgspecError:
+        raise InspectionFailed(f"the server on {folder} runs a version with another answer format") from None
+
+
+async def _ask(folder: Path, request: bytes) -> bytes:
     if not hasattr(socket, "AF_UNIX"):
         raise InspectionFailed("this platform has no Unix sockets")
     received = bytearray()
@@ -368,24 +288,18 @@ async def inspect_server(folder: Path, request: InspectionRequest) -> Tree:
         async with stream:
             # The server may refuse and close before it reads the request. Its refusal can still be received.
             with suppress(trio.BrokenResourceError):
-                await stream.send_all(msgspec.json.encode(request) + b"\n")
+                await stream.send_all(request + b"\n")
             with suppress(trio.BrokenResourceError):
                 async for part in stream:
                     received += part
                     if len(received) > MAX_ANSWER_BYTES:
                         raise InspectionFailed(f"the answer of the server on {folder} is too long")
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
-        raise InspectionFailed(f"no server runs on {folder}; start one with: actorchat serve --data {folder}") from None
+        raise NoServer(f"no server runs on {folder}; start one with: actorchat serve --data {folder}") from None
     except PermissionError:
         raise InspectionFailed(f"the server on {folder} runs as another user: only that user may inspect it") from None
     except OSError as error:
         raise InspectionFailed(f"the server on {folder} can't be reached: {error.strerror or error}") from None
     if not received:
         raise InspectionFailed(f"the server on {folder} closed the connection without an answer")
-    try:
-        answer = msgspec.json.decode(received, type=_Answer)
-    except msgspec.MsgspecError:
-        raise InspectionFailed(f"the server on {folder} runs a version with another answer format") from None
-    if answer.tree is None:
-        raise InspectionFailed(f"the server on {folder} refused the request: {answer.refusal}")
-    return answer.tree
+    return bytes(received)

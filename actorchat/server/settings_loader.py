@@ -9,6 +9,7 @@ import stat
 import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,7 +50,7 @@ def load_settings(
     faults of all sources, misspelt names included. If there are any, `further_checks` is called with the raw values,
     and its faults are added.
     """
-    known = deep_options(Settings)
+    known = _known_settings()
     names = {option.path: option for option in known}
     faults: _Faults = []
     environment = EnvLoader(prefix=_PREFIX)
@@ -73,8 +74,14 @@ def load_settings(
 
 def wanted_log_format(config: Path | None, options: Mapping[str, Any]) -> object:
     """Return the `log_format`, even if other settings are invalid; None if none is set. Never raises."""
-    loaded = _merge(config, options, deep_options(Settings), []).get("log_format")
+    loaded = _merge(config, options, _known_settings(), []).get("log_format")
     return None if loaded is None else loaded.value
+
+
+@cache
+def _known_settings() -> OptionList:
+    # Cached, because typed-settings parses the source of each class for its docstrings, which takes 0.1 s.
+    return deep_options(Settings)
 
 
 def _merge(
@@ -147,7 +154,7 @@ def _without_service_port(loaded: LoadedSettings) -> LoadedSettings:
 
 def unknown_variables() -> tuple[str, ...]:
     """Return one line for each unknown variable with our prefix, and one for all variables of a container platform."""
-    known = [EnvLoader(prefix=_PREFIX).get_envvar(option) for option in deep_options(Settings)]
+    known = [EnvLoader(prefix=_PREFIX).get_envvar(option) for option in _known_settings()]
     service_variables = [name for name in sorted(os.environ) if name.startswith(_PREFIX) and _is_service_link(name)]
     lines = [
         f"{variable} is ignored: there is no such setting; the most similar is {_nearest(variable, known, 0)[0]}"

@@ -13,9 +13,10 @@ import trio
 from actorchat.chat.model import Identity, identity_of
 from actorchat.chat.ports import Session, StorageUnavailable
 from actorchat.chat.service import ChatRefused, ChatService
+from actorchat.http.base_path import without_base_path
 from actorchat.http.cors import foreign_origin
 from actorchat.http.origins import AllowedOrigins
-from actorchat.http.ports import Caller
+from actorchat.http.ports import Caller, Sender
 from actorchat.http.problems import Problem, problem_of_refusal
 from actorchat.http.proxies import Proxies
 from actorchat.http.request_target import split_target
@@ -63,13 +64,18 @@ class WebsocketAccess:
         *,
         max_sockets: Mapping[Role, int] | None = None,
         count: Callable[[Identity], int] = lambda identity: 0,
+        base_path: str = "",
     ) -> None:
-        """`max_sockets` limits the open sockets of one user by role, 0 or absent = unlimited; `count` counts them."""
+        """`max_sockets` limits the open sockets of one user by role, 0 or absent = unlimited; `count` counts them.
+
+        `base_path` is the path below which a proxy serves the sockets.
+        """
         self._access_control = access_control
         self._origins = origins
         self._proxies = proxies or Proxies()
         self._max_sockets = max_sockets or {}
         self._count = count
+        self._base_path = base_path
 
     def __call__(
         self, head: RequestHead, peer: str
@@ -80,6 +86,7 @@ class WebsocketAccess:
         if origin is not None and not self._origins.allow(origin, host):
             self._origins.log_refusal(origin, host)
             return _rejection(foreign_origin())
+        sender = Sender(peer, origin, host)
         _, profile, bearer = select_subprotocol(head.subprotocols)
         # The subprotocol wins: the page chose it, while the browser may add a header for a site's basic authentication.
         authorization = _text(head.header(b"authorization")) if bearer is None else f"Bearer {bearer}"
@@ -87,28 +94,28 @@ class WebsocketAccess:
         readable = bearer is None
         access_control = self._access_control
         try:
-            caller = access_control.caller_nowait(authorization)
-            requested = _parse_target(head)
+            caller = access_control.caller_nowait(authorization, sender)
+            requested = _parse_target(head, self._base_path)
             if isinstance(requested, RoomTarget):
                 access_control.chat_nowait(caller, requested.chat)
             return self._admit(caller, requested, profile, peer)
         except trio.WouldBlock:
-            return self._authorize_slowly(head, peer, profile, authorization, readable=readable)
+            return self._authorize_slowly(head, sender, profile, authorization, readable=readable)
         except Problem as problem:
             return _rejection(problem, readable=readable)
 
     async def _authorize_slowly(
-        self, head: RequestHead, peer: str, profile: Profile, authorization: str | None, *, readable: bool
+        self, head: RequestHead, sender: Sender, profile: Profile, authorization: str | None, *, readable: bool
     ) -> Admission | Rejection:
         """Authorize an upgrade for which storage has to be read or written."""
         access_control = self._access_control
         try:
             with trio.fail_after(_AUTHORIZE_SECONDS):
-                caller = await access_control.caller(authorization)
-                requested = _parse_target(head)
+                caller = await access_control.caller(authorization, sender)
+                requested = _parse_target(head, self._base_path)
                 if isinstance(requested, RoomTarget):
                     await access_control.chat(caller, requested.chat)
-                return self._admit(caller, requested, profile, peer)
+                return self._admit(caller, requested, profile, sender.address)
         except trio.TooSlowError:
             return _rejection(Problem("overloaded", "authorization took too long; try again later"))
         except Problem as problem:
@@ -124,24 +131,43 @@ class WebsocketAccess:
             if isinstance(requested, RoomTarget)
             else FeedTarget(self._access_control.sources(caller, requested))
         )
+        if isinstance(target, RoomTarget) and target.quiet:
+            _check_quiet(caller, profile)
         limit = self._max_sockets.get(caller.user.role, 0)
         if limit and self._count(identity_of(caller.user)) >= limit:
             detail = f"you have {limit} sockets open, which is the limit: close one, or wait until a lost one times out"
             raise Problem("rate_limited", detail)
-        return Admission(user=caller.user, profile=profile, target=target, expires_at=caller.expires, peer=peer)
+        # From here until the transport counts the socket, no other task runs.
+        self._access_control.check_current(caller)
+        return Admission(
+            user=caller.user,
+            profile=profile,
+            target=target,
+            expires_at=caller.expires,
+            issued=caller.issued,
+            peer=peer,
+        )
 
 
-def _parse_target(head: RequestHead) -> RoomTarget | list[str]:
+def _check_quiet(caller: Caller, profile: Profile) -> None:
+    if not caller.is_operator:
+        raise Problem("not_allowed", "only operators can read quietly", path="quiet")
+    if profile is not Profile.EXTENDED:
+        detail = f"quiet: offer the subprotocol {Profile.EXTENDED.value}"
+        raise Problem("malformed", detail, path="quiet", status=400)
+
+
+def _parse_target(head: RequestHead, base_path: str) -> RoomTarget | list[str]:
     """Return the room, or the sources of the feed, that the request names. Does not check access."""
     try:
         query = parse_qs(head.query, keep_blank_values=True, max_num_fields=_MAX_QUERY_FIELDS)
     except ValueError:
         raise Problem("malformed", f"a query may have at most {_MAX_QUERY_FIELDS} fields", status=400) from None
-    path = split_target(head.path)[1]
+    path = without_base_path(split_target(head.path)[1], base_path)
     room = _ROOM.fullmatch(path)
     if room is not None:
-        check_parameters(query, ("after",))
-        return RoomTarget(UUID(room[1]), _after(query.get("after", [])))
+        check_parameters(query, ("after", "quiet"))
+        return RoomTarget(UUID(room[1]), _after(query.get("after", [])), _quiet(query.get("quiet", [])))
     if path == _FEED:
         check_parameters(query, ("source",))
         return query.get("source", [])
@@ -161,8 +187,14 @@ def _after(texts: list[str]) -> int | None:
     return int(texts[0])
 
 
+def _quiet(texts: list[str]) -> bool:
+    if texts not in ([], ["1"]):
+        raise Problem("malformed", "quiet: expected 1", path="quiet", status=400)
+    return bool(texts)
+
+
 def _rejection(problem: Problem, *, readable: bool = True) -> Rejection:
-    """Return the refusal as an HTTP answer; for a client that can't read it, as a close if there is a code for it."""
+    """Return the refusal as an HTTP response. For clients that can't read one, add a close code if there is one."""
     close_code = None if readable else _CLOSE_CODES.get(problem.status)
     return Rejection(status=problem.status, body=problem.body(), close_code=close_code, reason=problem.code)
 
@@ -177,7 +209,7 @@ class WebsocketRoutes:
         target = admission.target
         if isinstance(target, RoomTarget):
             try:
-                return self._chats.join_room_nowait(session, target.chat, target.after)
+                return self._chats.join_room_nowait(session, target.chat, target.after, quiet=target.quiet)
             except trio.WouldBlock:
                 pass
         return self._join(session, target)
@@ -185,7 +217,7 @@ class WebsocketRoutes:
     async def _join(self, session: Session, target: RoomTarget | FeedTarget) -> Receiver:
         try:
             if isinstance(target, RoomTarget):
-                return await self._chats.join_room(session, target.chat, target.after)
+                return await self._chats.join_room(session, target.chat, target.after, quiet=target.quiet)
             return await self._chats.join_feed(session, target.sources)
         except ChatRefused as refused:
             session.close(_JOIN_CLOSE_CODES.get(refused.code, CloseCode.OVERLOADED), refused.code)

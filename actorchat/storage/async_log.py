@@ -7,11 +7,11 @@ from functools import partial
 
 import trio
 
-from actorchat.chat.commit_log import LogEntry, Trimmed
-from actorchat.storage.store import StoredLog
+from actorchat.chat.commit_log import LogEntry, TooOld, Trimmed
+from actorchat.storage.store import LoggedBatch, NodeLog, StoredLog
 from actorchat.storage.worker_threads import Runner
 
-__all__ = ["AsyncLog"]
+__all__ = ["AsyncLog", "AsyncNodeLog"]
 
 
 class AsyncLog:
@@ -30,6 +30,31 @@ class AsyncLog:
         await trio.lowlevel.checkpoint()
         return await self._reader.run(partial(self._log.entries, after, size))
 
-    async def record(self, positions: Mapping[str, int], *, expired: float) -> Trimmed:
+    async def record(self, positions: Mapping[str, int], *, expired: TooOld) -> Trimmed:
         # No checkpoint: a relay that is cancelled still has to record what it published last.
         return await self._writer.run(partial(self._log.record_relayed, positions, expired))
+
+
+class AsyncNodeLog:
+    """`actorchat.storage.store.NodeLog` over `log`: it reads in `reader`."""
+
+    def __init__(self, log: NodeLog, reader: Runner) -> None:
+        self._log = log
+        self._reader = reader
+
+    async def newest_batches(self) -> Mapping[str, int]:
+        await trio.lowlevel.checkpoint()
+        return await self._reader.run(self._log.newest_batches)
+
+    async def batches(self, writer: str, *, after: int, upto: int, limit: int) -> Sequence[LoggedBatch]:
+        await trio.lowlevel.checkpoint()
+        return await self._reader.run(partial(self._log.batches, writer, after=after, upto=upto, limit=limit))
+
+    def last_logged(self) -> LoggedBatch | None:
+        return self._log.last_logged()
+
+    def epoch(self) -> int:
+        return self._log.epoch()
+
+    def follow_epoch(self, epoch: int) -> None:
+        self._log.follow_epoch(epoch)

@@ -11,7 +11,16 @@ from uuid import UUID
 
 import trio
 
-from actorchat.chat.model import ChatState, Identity, PersonRecord, Upload
+from actorchat.chat.accounts import Account
+from actorchat.chat.blocks import Block
+from actorchat.chat.documents import DocumentKind
+from actorchat.chat.model import (
+    ChatState,
+    Identity,
+    PersonRecord,
+    Retention,
+    Upload,
+)
 from actorchat.chat.ports import (
     PAGE_BYTES,
     ChatFilter,
@@ -20,7 +29,9 @@ from actorchat.chat.ports import (
     OperatorRecord,
     Page,
     StorageUnavailable,
+    SummaryRecord,
 )
+from actorchat.chat.privacy import AuditEntry
 from actorchat.protocol import Role
 from actorchat.storage.database_files import FilesChanged
 from actorchat.storage.store import Reads
@@ -75,8 +86,17 @@ class AsyncReader:
             partial(self._store.authored, chat, author_role, after=after, upto=upto, limit=limit, size=size)
         )
 
+    async def edited(self, chat: UUID, *, rev: int, limit: int, size: int = PAGE_BYTES) -> Page | None:
+        return await self._run(partial(self._store.edited, chat, rev=rev, limit=limit, size=size))
+
+    async def located(self, message_id: int) -> tuple[UUID, int] | None:
+        return await self._run(partial(self._store.located, message_id))
+
     async def chats(self, which: ChatFilter) -> ChatPage:
         return await self._run(partial(self._store.chats, which))
+
+    async def summaries(self, chats: Collection[UUID]) -> tuple[SummaryRecord, ...]:
+        return await self._run(partial(self._store.summaries, chats))
 
     async def person(self, identity: Identity) -> PersonRecord | None:
         return await self._run(partial(self._store.person, identity))
@@ -84,8 +104,23 @@ class AsyncReader:
     async def operators(self, sources: Collection[str] | None) -> tuple[OperatorRecord, ...]:
         return await self._run(partial(self._store.operators, sources))
 
+    async def accounts(self) -> tuple[Account, ...]:
+        return await self._run(self._store.accounts)
+
+    async def blocks(self) -> tuple[Block, ...]:
+        return await self._run(self._store.blocks)
+
+    async def sources(self, limit: int) -> tuple[str, ...]:
+        return await self._run(partial(self._store.sources, limit))
+
+    async def tag_counts(self, sources: Collection[str], limit: int) -> tuple[tuple[str, int], ...]:
+        return await self._run(partial(self._store.tag_counts, sources, limit))
+
     async def feed_snapshot(self, sources: Collection[str], limit: int) -> FeedSnapshot:
         return await self._run(partial(self._store.feed_snapshot, sources, limit))
+
+    async def past_retention(self, retention: Retention, now: float, limit: int) -> tuple[tuple[UUID, float], ...]:
+        return await self._run(partial(self._store.past_retention, retention, now, limit))
 
     async def unused(self, before: float, limit: int) -> tuple[UUID, ...]:
         return await self._run(partial(self._store.unused, before, limit))
@@ -93,11 +128,23 @@ class AsyncReader:
     async def due(self, now: float, limit: int) -> tuple[UUID, ...]:
         return await self._run(partial(self._store.due, now, limit))
 
+    async def documents(self, kind: DocumentKind, scope: str) -> tuple[tuple[str, str], ...]:
+        return await self._run(partial(self._store.documents, kind, scope))
+
     async def uploads(self, files: Collection[UUID]) -> tuple[Upload, ...]:
         return await self._run(partial(self._store.uploads, files))
 
     async def unbound_uploads(self, before: float, limit: int) -> tuple[UUID, ...]:
         return await self._run(partial(self._store.unbound_uploads, before, limit))
+
+    async def audits(self, before: int, limit: int) -> tuple[AuditEntry, ...]:
+        return await self._run(partial(self._store.audits, before, limit))
+
+    async def written_by(self, author: Identity, after: int, limit: int) -> tuple[tuple[UUID, int], ...]:
+        return await self._run(partial(self._store.written_by, author, after, limit))
+
+    async def uploads_of(self, uploader: Identity) -> tuple[UUID, ...]:
+        return await self._run(partial(self._store.uploads_of, uploader))
 
     async def watch(self) -> None:
         """Probe once a second during an outage, until cancelled. Only this ends an outage."""

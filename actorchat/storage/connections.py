@@ -152,7 +152,7 @@ class Connections:
             if connection is None:
                 connection = self._open_connection(read_only=True)
             if fresh:
-                # It was opened by its path, where another file may be by now.
+                # It was opened by its path, which may name another file by now.
                 self._files.check()
             cursor = connection.cursor()
             cursor.execute("BEGIN")
@@ -194,7 +194,7 @@ class Connections:
         if state is LogState.FOREIGN:
             self._files.fail_log_replaced()
         with self._pool:
-            # All connections have to be closed, because new ones would share the old log with any that is open.
+            # Close all connections, because a new one would share the old log with any that is still open.
             if self._reading:
                 raise LogBusy(f"the write-ahead log of {self._path} was deleted, and is still being read")
             self._close_idle()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 from uuid import UUID
@@ -15,6 +16,9 @@ from uuid import UUID
 import attrs
 from msgspec.structs import replace
 
+from actorchat.chat.accounts import Account, AccountOperation, LoginSession, signed_out
+from actorchat.chat.blocks import Block
+from actorchat.chat.documents import ChangeDocument, DocumentChanged, DocumentKey, visit_of
 from actorchat.chat.model import (
     ChatState,
     Contribution,
@@ -33,31 +37,41 @@ from actorchat.chat.operations import (
     Changed,
     ChatOperation,
     CloseChat,
+    EditMessage,
     EndLeaving,
     ExpireChat,
     Expired,
     ExpireUploads,
+    GiveChat,
+    HandedOver,
+    HandOver,
     MarkMessage,
     Operation,
     PersonRecorded,
     RecordPerson,
     RecordUpload,
+    RedactMessage,
     Refused,
     RefuseMessage,
     ReleaseChat,
     ReopenChat,
+    ReplaceTag,
     ReserveChat,
     ReturnChat,
     SetOnline,
+    SetTags,
     TransferChat,
     Unchanged,
     UploadRecorded,
     UploadsExpired,
 )
+from actorchat.chat.page_views import has_taken_over, taken_over
 from actorchat.chat.person_records import record_person
 from actorchat.chat.ports import StorageUnavailable
+from actorchat.chat.privacy import AuditEntry, ErasePerson, RecordAudit, Recorded
 from actorchat.chat.rules import DecisionContext, MarkedMessage, decide, prospective_operator, record_presence
-from actorchat.protocol import RefusalCode, User
+from actorchat.protocol import RefusalCode, Role, User
+from actorchat.storage.account_decider import AccountDecider
 from actorchat.storage.row_cache import (
     KEY_HORIZON,
     ChatRow,
@@ -68,14 +82,27 @@ from actorchat.storage.row_cache import (
     person_key,
     with_known_people,
 )
-from actorchat.storage.store import Counters, DecisionAndCounters
+from actorchat.storage.store import Counters, DecisionAndCounters, RemovedChat
 
-__all__ = ["Changes", "Draft", "NewKeys", "apply_changes", "decide_batch", "decide_each"]
+__all__ = [
+    "Changes",
+    "Draft",
+    "GivenChat",
+    "NewKeys",
+    "apply_changes",
+    "decide_batch",
+    "decide_each",
+    "with_tag_replaced",
+]
 
 _log = logging.getLogger("actorchat.storage")
 
 _NO_COUNTERS: Final[Counters] = ()
 _NO_CHAT: Final[DecisionAndCounters] = (Refused("not_found", "there is no such chat"), _NO_COUNTERS)
+_SIGNED_OUT: Final[DecisionAndCounters] = (
+    Refused("not_authenticated", "the visitor has signed out since the token was issued"),
+    _NO_COUNTERS,
+)
 _NO_OPERATOR: Final[DecisionAndCounters] = (Refused("not_found", "there is no such operator"), _NO_COUNTERS)
 
 
@@ -106,10 +133,11 @@ class NewKeys:
 class Draft:
     """One chat during a batch: `before` is its state at the start, `state` the current one.
 
-    A chat that the batch creates has no `row`; the store sets its `number` before storing it.
+    A chat that the batch creates has no `row`; the store sets its `number` before storing it. `edited` has the changed
+    messages by index, None for none. `given` is set if the batch gives the chat to another owner.
     """
 
-    __slots__ = ("before", "keys", "messages", "number", "row", "share", "state")
+    __slots__ = ("before", "edited", "given", "keys", "messages", "number", "row", "share", "state")
 
     def __init__(self, row: ChatRow | None, state: ChatState) -> None:
         self.row: ChatRow | None = row
@@ -118,6 +146,8 @@ class Draft:
         self.state: ChatState = state
         self.share: Contribution | None = None
         self.messages: list[StoredMessage] = []
+        self.edited: dict[int, StoredMessage] | None = None
+        self.given: GivenChat | None = None
         self.keys: dict[PersonKey, NewKeys] = {}
 
     @property
@@ -126,28 +156,54 @@ class Draft:
         return self.state.rev != self.before.rev or self.state.last_activity != self.before.last_activity
 
 
+@attrs.frozen(eq=False)
+class GivenChat:
+    """A chat with all messages and `files` of the visitor `giver` belongs to `taker` now."""
+
+    draft: Draft
+    giver: int
+    taker: User
+    files: tuple[UUID, ...]
+
+
 @attrs.define(eq=False)
 class Changes:
     """The changes of a batch that have to be stored.
 
-    `messages` are in commit order with ascending ids. `moves` are places that chats got without a message. With each
-    chat of `deleted` goes the record of its owner, if that is an anonymous visitor without another chat. `drafts` has
-    the integers of UUIDs as keys, because a UUID hashes in Python code, for each message. `gone` has the integers of
-    the chats in `deleted`, which may have been created anew. `uploads` has new and bound uploads, and None for deleted
-    ones; `taken` has the chat and the message index of each bound one.
+    `messages` are in commit order with ascending ids, as they were sent. `edits` are changes to these and to older ones
+    in commit order, each with its place in the sequence of message ids. `moves` are places that chats got without a
+    message. With each chat of `deleted` goes the record of its owner, if that is an anonymous visitor without another
+    chat. `removed` has those that were closed; their messages, edits, moves and tags are deleted with them. `drafts`
+    has the integers of UUIDs as keys, because a UUID hashes in Python code, for each message. `gone` has the integers
+    of the chats in `deleted`, which may have been created anew. `uploads` has new and bound uploads, and None for
+    deleted ones; `taken` has the chat and the message index of each bound one. `given` are chats with another owner,
+    for after their messages are stored; `givers` maps visitors to those who get their files that no message has. `tags`
+    has all tags of a chat, and is stored after `replaced_tags`. `sessions` and `blocks` have None for those that have
+    ended.
     """
 
     drafts: dict[int, Draft] = attrs.Factory(dict)
     created: list[Draft] = attrs.Factory(list)
     deleted: list[Draft] = attrs.Factory(list)
+    removed: list[RemovedChat] = attrs.Factory(list)
     gone: set[int] = attrs.Factory(set)
     messages: list[tuple[Draft, StoredMessage]] = attrs.Factory(list)
+    edits: list[tuple[Draft, StoredMessage, int]] = attrs.Factory(list)
     moves: list[tuple[Draft, int]] = attrs.Factory(list)
+    tags: list[tuple[Draft, tuple[str, ...]]] = attrs.Factory(list)
+    replaced_tags: list[tuple[Draft, ReplaceTag]] = attrs.Factory(list)
     people: dict[PersonKey, PersonRecord] = attrs.Factory(dict)
     operators: dict[int, OperatorCounters] = attrs.Factory(dict)
     sources: dict[str, SourceCounters] = attrs.Factory(dict)
     uploads: dict[UUID, Upload | None] = attrs.Factory(dict)
+    documents: dict[DocumentKey, str | None] = attrs.Factory(dict)
     taken: dict[UUID, tuple[Draft, int]] = attrs.Factory(dict)
+    given: list[GivenChat] = attrs.Factory(list)
+    givers: dict[int, User] = attrs.Factory(dict)
+    accounts: dict[int, Account] = attrs.Factory(dict)
+    audits: list[AuditEntry] = attrs.Factory(list)
+    sessions: dict[str, LoginSession | None] = attrs.Factory(dict)
+    blocks: dict[int, Block | None] = attrs.Factory(dict)
     next_message_id: int = 1
 
     @property
@@ -155,9 +211,30 @@ class Changes:
         """Whether there is nothing to store."""
         if self.created or self.deleted or self.messages or self.people or self.operators or self.sources:
             return False
-        if self.uploads:
+        if (
+            self.uploads
+            or self.givers
+            or self.accounts
+            or self.sessions
+            or self.documents
+            or self.audits
+            or self.blocks
+        ):
             return False
         return not any(draft.changed for draft in self.drafts.values())
+
+    def put_person(self, key: PersonKey, person: PersonRecord, stored: PersonRecord | None) -> bool:
+        """Store `person` in place of `stored`. Returns whether a known user has a new profile."""
+        self.people[key] = person
+        if stored is None or stored.user == person.user:
+            return False
+        for draft in self.drafts.values():
+            state = draft.state
+            if person_key(state.owner) == key:
+                draft.state = replace(state, owner=person.user)
+            elif state.operator is not None and person_key(state.operator) == key:
+                draft.state = replace(state, operator=person.user)
+        return True
 
 
 def decide_batch(
@@ -192,9 +269,7 @@ def apply_changes(rows: RowCache, changes: Changes) -> None:
     """Apply committed changes to `rows`, except the deletion of owners' records."""
     for draft in changes.deleted:
         state = draft.before
-        deleted = rows.chats.pop(state.uuid, None)
-        if deleted is not None:
-            rows.key_count -= sum(len(known.entries) for known in deleted.keys.values())
+        rows.forget_chat(state.uuid)
         pair = (state.owner.id, state.source)
         owned = rows.owned.get(pair, [])
         if state.uuid in owned:
@@ -205,6 +280,8 @@ def apply_changes(rows: RowCache, changes: Changes) -> None:
         state = draft.state
         draft.row = rows.chats[state.uuid] = ChatRow(draft.number, state)
         rows.owned.setdefault((state.owner.id, state.source), []).append(state.uuid)
+    for given in changes.given:
+        _apply_gift(rows, given, created=given.draft in changes.created)
     for draft in changes.drafts.values():
         row = draft.row
         if row is None:
@@ -218,6 +295,22 @@ def apply_changes(rows: RowCache, changes: Changes) -> None:
                 before = len(known.entries)
                 known.add(new.added, new.count)
                 rows.key_count += len(known.entries) - before
+    for key, text in changes.documents.items():
+        if text is None:
+            rows.documents.pop(key, None)
+        else:
+            rows.documents[key] = text
+    rows.accounts.update(changes.accounts)
+    for id_, session in changes.sessions.items():
+        if session is None:
+            rows.sessions.pop(id_, None)
+        else:
+            rows.sessions[id_] = session
+    for block_id, block in changes.blocks.items():
+        if block is None:
+            rows.blocks.pop(block_id, None)
+        else:
+            rows.blocks[block_id] = block
     for uuid, upload in changes.uploads.items():
         if upload is None:
             rows.uploads.pop(uuid, None)
@@ -227,6 +320,35 @@ def apply_changes(rows: RowCache, changes: Changes) -> None:
     rows.operators.update(changes.operators)
     rows.sources.update(changes.sources)
     rows.next_message_id = changes.next_message_id
+
+
+def _apply_gift(rows: RowCache, given: GivenChat, *, created: bool) -> None:
+    state, row = given.draft.state, given.draft.row
+    if not created:
+        giver, taker = (given.giver, state.source), (given.taker.id, state.source)
+        owned = rows.owned.get(giver, [])
+        if state.uuid in owned:
+            owned.remove(state.uuid)
+        if not owned:
+            rows.owned.pop(giver, None)
+        rows.owned.setdefault(taker, []).append(state.uuid)
+    keys = None if row is None else row.keys.pop((False, given.giver), None)
+    if row is not None and keys is not None:
+        # Nobody but the owner of a chat has keys in it.
+        row.keys[person_key(given.taker)] = keys
+
+
+def with_tag_replaced(tags: tuple[str, ...], operation: ReplaceTag) -> tuple[str, ...]:
+    """Return the sorted tags of a chat after the operation."""
+    if operation.tag not in tags:
+        return tags
+    others = [tag for tag in tags if tag != operation.tag]
+    return tuple(sorted({*others, operation.into} if operation.into is not None else others))
+
+
+def _is_worthless(person: PersonRecord | None, issued: float | None) -> bool:
+    """Whether the person has signed out since a token was issued."""
+    return person is not None and issued is not None and issued <= person.signed_out_at
 
 
 class _Decider:
@@ -256,10 +378,25 @@ class _Decider:
                 return self._record(operation)
             case SetOnline() | EndLeaving():
                 return self._record_presence(operation)
+            case HandOver():
+                return self._hand_over(operation)
             case RecordUpload():
                 return self._record_upload(operation.upload)
             case ExpireUploads():
                 return self._expire_uploads(operation)
+            case EditMessage() | RedactMessage():
+                return self._change_message(operation)
+            case ChangeDocument():
+                return self._change_document(operation)
+            case ErasePerson():
+                return self._erase(operation)
+            case RecordAudit(audit=audit):
+                self.changes.audits.append(audit)
+                return Recorded(), _NO_COUNTERS
+            case AccountOperation():
+                return AccountDecider(self._rows, self.changes, self._now).decide(operation), _NO_COUNTERS
+            case SetTags() | ReplaceTag():
+                return self._set_tags(operation)
             case _:
                 return self._decide_on_chat(operation)
 
@@ -324,6 +461,25 @@ class _Decider:
             return operation.refusal, _NO_COUNTERS
         return self._decided(draft, message, prior=self._message_at(draft, index))
 
+    def _change_message(self, operation: EditMessage | RedactMessage) -> DecisionAndCounters:
+        draft = self._draft(operation.chat)
+        if draft is None:
+            return _NO_CHAT
+        found = self._marked(draft, operation.message_id)
+        edited = None if found is None else self._message_at(draft, found.index)
+        decided = self._decided(draft, operation, edited=edited)
+        decision = decided[0]
+        if isinstance(decision, Changed):
+            if draft.edited is None:
+                draft.edited = {}
+            for message in decision.updated:
+                draft.edited[message.index] = message
+                self.changes.edits.append((draft, message, self.changes.next_message_id))
+                self.changes.next_message_id += 1
+            for file in decision.removed:
+                self.changes.uploads[file] = None
+        return decided
+
     def _decide_on_chat(self, operation: ChatOperation) -> DecisionAndCounters:
         draft = self._draft(operation.chat)
         if draft is None:
@@ -336,15 +492,108 @@ class _Decider:
             target = self._person((True, known.to))
         return self._decided(draft, known, marked=marked, target=target)
 
+    def _change_document(self, operation: ChangeDocument) -> DecisionAndCounters:
+        before = self._document(operation.key)
+        after = operation.change(before)
+        if after != before:
+            self.changes.documents[operation.key] = after
+        return DocumentChanged(after), _NO_COUNTERS
+
+    def _document(self, key: DocumentKey) -> str | None:
+        documents = self.changes.documents
+        return documents[key] if key in documents else self._rows.documents.get(key)
+
+    def _hand_over(self, operation: HandOver) -> DecisionAndCounters:
+        anonymous, changes = User(operation.anonymous, Role.USER), self.changes
+        giver, taker = person_key(anonymous), person_key(operation.to)
+        theirs, mine = visit_of(anonymous.id), visit_of(operation.to.id)
+        visit = self._document(mine)
+        if has_taken_over(visit, anonymous.id):
+            return HandedOver(), _NO_COUNTERS
+        stored = self._person(giver)
+        if _is_worthless(stored, operation.anonymous_issued) or _is_worthless(self._person(taker), operation.issued):
+            return _SIGNED_OUT
+        to = self._known(operation.to)
+        given = self._chats_of(anonymous.id)
+        decided = [self._decided(draft, part) for draft, part in self._parts(given, to)]
+        for draft in given:
+            self._give_away(draft, giver, to)
+        # Without a name, because what it says of the person is the record of `to` now.
+        at = max(operation.at, 0.0 if stored is None else stored.signed_out_at)
+        record = changes.people[giver] = signed_out(PersonRecord(anonymous), at)
+        changes.documents[mine] = taken_over(visit, anonymous.id, self._document(theirs))
+        changes.documents[theirs] = None
+        changes.givers[anonymous.id] = to
+        done = tuple([decision for decision, _ in decided if isinstance(decision, Changed)])
+        return HandedOver(done, record), tuple([each for _, counters in decided for each in counters])
+
+    def _chats_of(self, owner: int, source: str | None = None) -> list[Draft]:
+        """The chats of a visitor, at all sources or at one, as far as they are loaded."""
+        found: dict[UUID, None] = {}
+        for known in (self._rows.owned, self._unclosed):
+            for pair, uuids in known.items():
+                if pair[0] == owner and source in (None, pair[1]):
+                    found.update(dict.fromkeys(uuids))
+        drafts = [draft for uuid in found if (draft := self._draft(uuid)) is not None]
+        return [draft for draft in drafts if draft.state.owner.id == owner]
+
+    def _parts(self, given: Sequence[Draft], to: User) -> list[tuple[Draft, GiveChat]]:
+        """What happens to each chat: of several that are not closed at one source, the newest one goes on."""
+        parts = {draft.state.uuid: (draft, GiveChat(draft.state.uuid, to)) for draft in given}
+        active = [draft for draft in given if draft.state.active]
+        for source in dict.fromkeys([draft.state.source for draft in active]):
+            here = [draft for draft in active if draft.state.source == source]
+            here += [draft for draft in self._chats_of(to.id, source) if draft.state.active]
+            *older, newest = sorted(here, key=lambda draft: draft.state.place)
+            if not older:
+                continue
+            for draft in older:
+                parts[draft.state.uuid] = draft, GiveChat(draft.state.uuid, to, ended=True)
+            waiting = [since for draft in older if (since := draft.state.awaiting_since) is not None]
+            uuid = newest.state.uuid
+            # Last, so that whoever sees it sees the others closed.
+            parts.pop(uuid, None)
+            parts[uuid] = newest, GiveChat(uuid, to, joined=True, awaiting_since=min(waiting, default=None))
+        return list(parts.values())
+
+    def _give_away(self, draft: Draft, giver: PersonKey, to: User) -> None:
+        files = [file.uuid for message in draft.messages for file in message.attachments]
+        if draft.row is not None:
+            files += self._messages.files(draft.row)
+        draft.given = GivenChat(draft, giver[1], to, tuple(files))
+        self.changes.given.append(draft.given)
+        draft.keys[person_key(to)] = self._keys(draft, giver)
+        draft.keys.pop(giver)
+        if draft.state.stage is not Stage.CLOSED:
+            self._unclosed.setdefault((to.id, draft.state.source), []).append(draft.state.uuid)
+
+    def _set_tags(self, operation: SetTags | ReplaceTag) -> DecisionAndCounters:
+        draft = self._draft(operation.chat)
+        if draft is None:
+            return _NO_CHAT
+        decided = self._decided(draft, operation)
+        if not isinstance(decided[0], Changed):
+            return decided
+        if isinstance(operation, SetTags):
+            self.changes.tags.append((draft, operation.tags))
+            return decided
+        given = next((tags for other, tags in reversed(self.changes.tags) if other is draft), None)
+        if given is None:
+            self.changes.replaced_tags.append((draft, operation))
+        else:
+            self.changes.tags.append((draft, with_tag_replaced(given, operation)))
+        return decided
+
     def _decided(
         self,
         draft: Draft,
-        operation: ChatOperation,
+        operation: ChatOperation | GiveChat,
         *,
         prior: StoredMessage | None = None,
         marked: MarkedMessage | None = None,
         target: PersonRecord | None = None,
         uploads: tuple[Upload | None, ...] = (),
+        edited: StoredMessage | None = None,
     ) -> DecisionAndCounters:
         before, changes = draft.state, self.changes
         holder = None
@@ -363,6 +612,8 @@ class _Decider:
         )
         if uploads:
             context = replace(context, uploads=uploads)
+        if edited is not None:
+            context = replace(context, edited=edited)
         decision = decide(before, operation, context)
         if not isinstance(decision, Changed):
             return decision, _NO_COUNTERS
@@ -419,7 +670,7 @@ class _Decider:
         current = self.changes.operators.get(operator_id) or self._rows.operators.get(operator_id)
         return current or OperatorCounters(operator_id)
 
-    def _load(self, chat: ChatState, operation: ChatOperation) -> int:
+    def _load(self, chat: ChatState, operation: ChatOperation | GiveChat) -> int:
         operator_id = prospective_operator(chat, operation)
         if operator_id is None:
             return 0
@@ -446,20 +697,29 @@ class _Decider:
         return keys
 
     def _message_at(self, draft: Draft, index: int) -> StoredMessage:
+        message, given = self._found_at(draft, index), draft.given
+        author = message.author
+        if given is not None and author is not None and person_key(author) == (False, given.giver):
+            return replace(message, author=given.taker)
+        return message
+
+    def _found_at(self, draft: Draft, index: int) -> StoredMessage:
+        if draft.edited is not None and index in draft.edited:
+            return draft.edited[index]
         offset = index - draft.before.next_index
         if offset >= 0 or draft.row is None:
             return draft.messages[offset]
         return self._messages.at(draft.row, index)
 
     def _marked(self, draft: Draft, message_id: int) -> MarkedMessage | None:
-        if message_id < self._first_message_id:
-            return None if draft.row is None else self._messages.find(draft.row, message_id)
-        added = self.changes.messages
-        at = bisect_left(added, message_id, key=lambda entry: entry[1].id)
-        if at == len(added) or added[at][1].id != message_id:
-            return None
-        holder, message = added[at]
-        return MarkedMessage(message.index, message.type, message.type_role) if holder is draft else None
+        if message_id >= self._first_message_id:
+            added = self.changes.messages
+            at = bisect_left(added, message_id, key=lambda entry: entry[1].id)
+            if at < len(added) and added[at][1].id == message_id:
+                holder, message = added[at]
+                return MarkedMessage(message.index, message.type, message.type_role) if holder is draft else None
+            # Another writer may have got the ids behind those of this batch, and may have committed earlier.
+        return None if draft.row is None else self._messages.find(draft.row, message_id)
 
     def _person(self, key: PersonKey) -> PersonRecord | None:
         return self.changes.people.get(key) or self._rows.people.get(key)
@@ -490,7 +750,7 @@ class _Decider:
         newest: ChatState | None = None
         for uuid in candidates:
             draft = self._draft(uuid)
-            if draft is None or draft.state.stage is Stage.CLOSED:
+            if draft is None or draft.state.stage is Stage.CLOSED or draft.state.owner.id != operation.owner.id:
                 continue
             chat = draft.state
             if newest is None or (chat.place, chat.uuid) > (newest.place, newest.uuid):
@@ -519,16 +779,38 @@ class _Decider:
         if draft is None:
             return _NO_CHAT
         chat = draft.state
-        if chat.stage is not Stage.RESERVED or chat.last_activity > operation.before:
+        wanted = Stage.RESERVED if operation.retention is None else Stage.CLOSED
+        if chat.stage is not wanted or chat.last_activity > operation.before or draft.given is not None:
             return Unchanged(chat), _NO_COUNTERS
         if operation.in_use:
             return Unchanged(self._used(chat)), _NO_COUNTERS
+        if operation.retention is not None:
+            return self._remove(draft, operation.retention)
+        self._delete(draft)
+        return Expired(chat.uuid), _NO_COUNTERS
+
+    def _remove(self, draft: Draft, record: AuditEntry) -> DecisionAndCounters:
+        chat, changes = draft.state, self.changes
+        if draft.row is None or draft.changed:
+            # This batch has tags, edits or marks of the chat. A later operation deletes them with it.
+            return Unchanged(chat), _NO_COUNTERS
+        files = self._messages.files(draft.row)
+        self._delete(draft)
+        changes.uploads.update(dict.fromkeys(files))
+        changes.removed.append(RemovedChat(changes.next_message_id, chat.uuid, chat.owner.id))
+        changes.next_message_id += 1
+        counts = Counter(record.counts)
+        counts.update(chats=1, messages=chat.next_index, files=len(files))
+        changes.audits.append(attrs.evolve(record, counts=dict(counts)))
+        return Expired(chat.uuid, chat.next_index, files), _NO_COUNTERS
+
+    def _delete(self, draft: Draft) -> None:
+        chat = draft.state
         del self.changes.drafts[chat.uuid.int]
         if draft.row is None:
             self.changes.created.remove(draft)
         self.changes.deleted.append(draft)
         self.changes.gone.add(chat.uuid.int)
-        return Expired(chat.uuid), _NO_COUNTERS
 
     def _record(self, operation: RecordPerson) -> DecisionAndCounters:
         key = person_key(operation.user)
@@ -536,19 +818,22 @@ class _Decider:
         record = record_person(stored, operation, self._now)
         if record == stored:
             return PersonRecorded(stored, False), _NO_COUNTERS
-        self.changes.people[key] = record
-        renamed = stored is not None and stored.user != record.user
-        if renamed:
-            self._show_new_profile(key, record)
+        renamed = self.changes.put_person(key, record, stored)
         return PersonRecorded(record, True, renamed), _NO_COUNTERS
 
-    def _show_new_profile(self, key: PersonKey, record: PersonRecord) -> None:
-        for draft in self.changes.drafts.values():
-            state = draft.state
-            if person_key(state.owner) == key:
-                draft.state = replace(state, owner=record.user)
-            elif state.operator is not None and person_key(state.operator) == key:
-                draft.state = replace(state, operator=record.user)
+    def _erase(self, operation: ErasePerson) -> DecisionAndCounters:
+        self.changes.audits.append(operation.audit)
+        subject = operation.audit.subject
+        if subject is None:
+            raise ValueError("an erasure needs a person")
+        nobody = User(subject.id, subject.role)
+        key = person_key(nobody)
+        stored = self._person(key)
+        if stored is None or stored.user == nobody:
+            return PersonRecorded(stored or PersonRecord(nobody), False), _NO_COUNTERS
+        record = attrs.evolve(stored, user=nobody)
+        self.changes.put_person(key, record, stored)
+        return PersonRecorded(record, True, True), _NO_COUNTERS
 
     def _record_presence(self, operation: SetOnline | EndLeaving) -> DecisionAndCounters:
         key = (True, operation.operator_id)

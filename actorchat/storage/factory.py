@@ -6,16 +6,19 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from actorchat.chat.model import Policy
-from actorchat.storage.async_log import AsyncLog
+from actorchat.storage.async_log import AsyncLog, AsyncNodeLog
 from actorchat.storage.async_reader import AsyncReader
 from actorchat.storage.database_lock import DatabaseLock, lock_database
 from actorchat.storage.memory import MemoryStore
+from actorchat.storage.search import StoreSearch
+from actorchat.storage.search_index import SearchIndex
 from actorchat.storage.store import Store, StoreUrlError
 from actorchat.storage.worker_threads import InPlace, Runner, open_workers
 from actorchat.urls import without_secrets
@@ -23,10 +26,14 @@ from actorchat.urls import without_secrets
 if TYPE_CHECKING:
     from actorchat.storage.sqlite import SqliteStore
 
-__all__ = ["Storage", "open_store"]
+__all__ = ["Storage", "open_store", "search_path"]
 
 READERS: Final = 2
 """The number of reading threads; with several, one long read does not block all others."""
+
+
+SEARCH_SECONDS: Final = 2.0
+"""How often the search index looks for what other servers have committed."""
 
 
 @attrs.frozen
@@ -34,7 +41,10 @@ class Storage:
     """An open store.
 
     `store`, `runner` and `tidy` are for `open_journal`: commits run in `runner`, and `tidy` is called there about once
-    a second. `log` is the commit log, None without brokers.
+    a second. `log` is the commit log, None without brokers. `identity` is the random name of the database, which its
+    backups have too; "" if it ends with the process. `messages` were stored since the store was opened. `search` is
+    None in storages of tests. `node_log` is the log that other servers on the same database read, None if there can't
+    be any. `clock` returns the time for batches in epoch seconds, None for this machine's.
     """
 
     store: Store
@@ -42,17 +52,29 @@ class Storage:
     chat_reader: AsyncReader
     tidy: Callable[[], object] | None = None
     log: AsyncLog | None = None
+    identity: str = ""
+    messages: Callable[[], int] = lambda: 0
+    search: StoreSearch | None = None
+    node_log: AsyncNodeLog | None = None
+    clock: Callable[[], float] | None = None
 
 
 @asynccontextmanager
 async def open_store(
-    url: str, policy: Policy, *, clock: Callable[[], float] = time.time, brokers: Collection[str] = ()
+    url: str,
+    policy: Policy,
+    *,
+    clock: Callable[[], float] = time.time,
+    brokers: Collection[str] = (),
+    folder: Path | None = None,
 ) -> AsyncIterator[Storage]:
-    """Open `memory://` or `sqlite:///path/to/file` (four slashes for an absolute path); leaving the block closes it.
+    """Open `memory://`, `sqlite:///path/to/file` (four slashes for an absolute path) or `postgresql://host/database`;
+    leaving the block closes it.
 
     `brokers` are the names of message brokers; with any, every commit is logged for them. `clock` returns epoch
-    seconds. Raises `StoreUrlError` if the URL is not valid or its database cannot be used, and `StorageUnavailable` if
-    it cannot be opened at the moment, for example while another server uses it.
+    seconds. `folder` is for the search index of a PostgreSQL database, None for memory. Raises `StoreUrlError` if the
+    URL is not valid or its database cannot be used, and `StorageUnavailable` if it cannot be opened at the moment, for
+    example while another server uses the file.
     """
     scheme, _, rest = url.partition("://")
     if rest == "/:memory:":
@@ -61,30 +83,96 @@ async def open_store(
         in_place = InPlace()
         memory = MemoryStore(policy, clock, brokers)
         log = AsyncLog(memory, in_place, in_place) if brokers else None
-        yield Storage(memory, in_place, AsyncReader(memory, in_place), log=log)
+        search = StoreSearch(memory, SearchIndex(None), in_place, in_background=False)
+        reader = AsyncReader(memory, in_place)
+        yield Storage(memory, in_place, reader, log=log, messages=lambda: memory.messages_stored, search=search)
     elif scheme == "sqlite" and len(rest) > 1 and rest[0] == "/":
         async with _open_sqlite(Path(rest[1:]), policy, clock, brokers) as storage:
             yield storage
+    elif scheme == "postgresql" and rest:
+        async with _open_postgres(url, policy, clock, brokers, folder) as storage:
+            yield storage
     else:
-        raise StoreUrlError(f"{without_secrets(url)!r} is not a storage URL: use sqlite:///path/to/file or memory://")
+        raise StoreUrlError(
+            f"{without_secrets(url)!r} is not a storage URL: use sqlite:///path/to/file, postgresql://host/database or"
+            " memory://"
+        )
 
 
 @asynccontextmanager
 async def _open_sqlite(
     path: Path, policy: Policy, clock: Callable[[], float], brokers: Collection[str]
 ) -> AsyncIterator[Storage]:
-    async with open_workers("storage-reader", READERS) as readers, open_workers("storage-writer") as writer:
+    async with (
+        open_workers("storage-reader", READERS) as readers,
+        open_workers("search") as searcher,
+        open_workers("storage-writer") as writer,
+    ):
         lock = await writer.run(partial(lock_database, path))
         try:
             store = await writer.run(partial(_open_sqlite_store, lock, policy, clock, brokers))
             try:
                 log = AsyncLog(store, readers, writer) if brokers else None
-                yield Storage(store, writer, AsyncReader(store, readers), store.tidy, log)
+                reader = AsyncReader(store, readers)
+                index = SearchIndex(search_path(path))
+                search = StoreSearch(store, index, searcher, in_background=True, database=store.identity)
+                try:
+                    yield Storage(
+                        store, writer, reader, store.tidy, log, store.identity, lambda: store.messages_stored, search
+                    )
+                finally:
+                    await searcher.run(index.close)
             finally:
                 # Takes a second at most: it writes the log into the database, and the log's size is bounded.
                 await writer.run(store.close)
         finally:
             lock.release()
+
+
+@asynccontextmanager
+async def _open_postgres(
+    url: str, policy: Policy, clock: Callable[[], float], brokers: Collection[str], folder: Path | None
+) -> AsyncIterator[Storage]:
+    if find_spec("psycopg") is None:
+        raise StoreUrlError('postgresql:// needs a library: type pip install "actorchat[postgres]"')
+    from actorchat.storage.postgres.store import PostgresStore
+
+    async with (
+        open_workers("storage-reader", READERS) as readers,
+        open_workers("search") as searcher,
+        open_workers("storage-writer") as writer,
+    ):
+        store = await writer.run(partial(PostgresStore, url, policy, clock, brokers))
+        try:
+            log = AsyncLog(store, readers, writer) if brokers else None
+            reader = AsyncReader(store, readers)
+            index = SearchIndex(None if folder is None else folder / "actorchat-search.db")
+            # Other servers commit too, and this one is not told of all that they do.
+            search = StoreSearch(
+                store, index, searcher, in_background=True, database=store.identity, look_again=SEARCH_SECONDS
+            )
+            try:
+                yield Storage(
+                    store=store,
+                    runner=writer,
+                    chat_reader=reader,
+                    tidy=store.tidy,
+                    log=log,
+                    identity=store.identity,
+                    messages=lambda: store.messages_stored,
+                    search=search,
+                    node_log=AsyncNodeLog(store, readers),
+                    clock=store.now,
+                )
+            finally:
+                await searcher.run(index.close)
+        finally:
+            await writer.run(store.close)
+
+
+def search_path(path: Path) -> Path:
+    """The file of the search index that belongs to a database."""
+    return path.with_name(f"{path.stem}-search{path.suffix}")
 
 
 def _open_sqlite_store(

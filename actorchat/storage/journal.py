@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
 from math import inf
 from operator import itemgetter
-from typing import Final
+from typing import Final, Protocol
 from uuid import UUID, uuid4
 
 import attrs
@@ -20,12 +20,13 @@ import trio
 
 from actorchat.chat.operations import Operation, Outcome, Refused, RefuseMessage, ReplyTo, refusal_of
 from actorchat.chat.ports import Recipient, StorageUnavailable
+from actorchat.histogram import Histogram, HistogramSnapshot
 from actorchat.protocol import RefusalCode
 from actorchat.storage.row_cache import PersonKey, person_key
 from actorchat.storage.store import Batch, CommitInDoubt, DecisionAndCounters, Store
 from actorchat.storage.worker_threads import Runner
 
-__all__ = ["Journal", "JournalStatistics", "open_journal"]
+__all__ = ["CommitObserver", "Journal", "JournalStatistics", "open_journal"]
 
 _log = logging.getLogger("actorchat.storage")
 
@@ -34,6 +35,10 @@ _FIRST_PROBE, _LAST_PROBE = 0.05, 1.0
 _STABLE_SECONDS: Final = 10.0
 """Storage that was back for this long starts its next outage with the shortest delay between probes."""
 _TIDY_PERIOD: Final = 1.0
+
+_SIZES: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, MAX_BATCH)
+_SECONDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
+"""Bounds of the histograms of batch sizes and of commit times."""
 
 _REFUSED: Final = Refused(RefusalCode.STORAGE_UNAVAILABLE, "messages can't be stored now; try again", _LAST_PROBE)
 _UNAVAILABLE: Final[DecisionAndCounters] = (_REFUSED, ())
@@ -55,6 +60,21 @@ class JournalStatistics:
     away: bool
     outages: int
     in_doubt: int
+    batch_sizes: HistogramSnapshot
+    """Operations per commit."""
+    commit_seconds: HistogramSnapshot
+    """How long commits took, failed ones included."""
+
+
+class CommitObserver(Protocol):
+    """Is told of each batch."""
+
+    def __call__(self, operations: int, seconds: float, failure: str | None = None) -> AbstractContextManager[object]:
+        """Observe a batch of `operations` whose commit has ended after `seconds`. Never raises.
+
+        Its outcomes are reported within the block. `failure` is what kept the batch from being stored, or left it in
+        doubt; then the block is empty.
+        """
 
 
 class Journal:
@@ -70,6 +90,7 @@ class Journal:
         writer: str,
         tidy: Callable[[], object] | None,
         committed: Callable[[], object] | None = None,
+        observe: CommitObserver | None = None,
     ) -> None:
         self._store = store
         self._runner = runner
@@ -79,6 +100,7 @@ class Journal:
         self._writer = writer
         self._tidy = tidy
         self._committed = committed
+        self._observe = observe
         self._tidy_due = False
         # How many operations may wait besides those that are held.
         self._room = capacity
@@ -90,7 +112,8 @@ class Journal:
         self._back_at = -inf
         self._taken = self._reported = 0
         # Committed outcomes. They are reported while the next batch is committed, or at once if nothing waits.
-        self._unreported: tuple[list[_Entry], list[DecisionAndCounters]] | None = None
+        # With them, how many seconds the commit took.
+        self._unreported: tuple[list[_Entry], list[DecisionAndCounters], float] | None = None
         # While storage is away: the refusals of messages that may be stored, the keys of these and of the commit in
         # doubt, and the number of outcomes reported before the first of them.
         self._held: list[_Refusal] = []
@@ -98,6 +121,7 @@ class Journal:
         self._open_from: int | None = None
         self._progress = trio.lowlevel.ParkingLot()
         self._batches = self._operations = self._largest = self._outages = self._in_doubt = 0
+        self._sizes, self._seconds = Histogram(_SIZES), Histogram(_SECONDS)
 
     def submit(self, operation: Operation, recipient: Recipient, reply_to: ReplyTo | None = None) -> bool:
         """Queue `operation`. Exactly one `Outcome` with `reply_to` reaches `recipient` later.
@@ -136,6 +160,8 @@ class Journal:
             away=self._away,
             outages=self._outages,
             in_doubt=self._in_doubt,
+            batch_sizes=self._sizes.snapshot(),
+            commit_seconds=self._seconds.snapshot(),
         )
 
     async def run(self) -> None:
@@ -194,19 +220,27 @@ class Journal:
         self._largest = max(self._largest, len(entries))
         batch = Batch(self._writer, self._batches, self._clock())
         operations = list(map(_OPERATION, entries))
+        self._sizes.observe(len(entries))
+        begun, seconds = trio.current_time(), 0.0
         try:
             meanwhile = None if self._unreported is None else self._report_pending
-            decided = await self._runner.run(partial(self._store.commit, operations, batch), meanwhile)
+            try:
+                decided = await self._runner.run(partial(self._store.commit, operations, batch), meanwhile)
+            finally:
+                seconds = trio.current_time() - begun
+                self._seconds.observe(seconds)
         except StorageUnavailable as error:
             # Logged as text: a kept log record must not keep the error, and with it cursors of a closed connection.
             _log.error("storage is away, nothing of the batch was stored: %s", str(error))
             # In commit order, before the outcomes of this batch. The runner may have failed before it did so.
             self._report_pending()
+            self._observe_failure(entries, seconds, "unavailable")
             self._go_away(batch, None)
             await self._refuse(entries)
         except CommitInDoubt as doubt:
             _log.error("storage is away, a commit of %d operations is in doubt", len(entries))
             self._report_pending()
+            self._observe_failure(entries, seconds, "in doubt")
             self._in_doubt += 1
             self._open_from = self._reported
             self._open_keys.update(_keys(entries))
@@ -214,7 +248,7 @@ class Journal:
         else:
             if self._probe_delay > _FIRST_PROBE and trio.current_time() - self._back_at >= _STABLE_SECONDS:
                 self._probe_delay = _FIRST_PROBE
-            self._unreported = entries, decided
+            self._unreported = entries, decided, seconds
             if self._committed is not None:
                 self._committed()
             if not self._waiting:
@@ -298,8 +332,19 @@ class Journal:
 
     def _report_pending(self) -> None:
         untold, self._unreported = self._unreported, None
-        if untold is not None:
-            self._report(*untold)
+        if untold is None:
+            return
+        entries, decided, seconds = untold
+        if self._observe is None:
+            self._report(entries, decided)
+        else:
+            with self._observe(len(entries), seconds):
+                self._report(entries, decided)
+
+    def _observe_failure(self, entries: Sequence[_Entry], seconds: float, failure: str) -> None:
+        if self._observe is not None:
+            with self._observe(len(entries), seconds, failure):
+                pass
 
     def _report(self, entries: Sequence[_Entry], decided: Iterable[DecisionAndCounters]) -> None:
         groups: dict[int, tuple[Recipient, list[Outcome]]] = {}
@@ -341,17 +386,18 @@ async def open_journal(
     writer: str | None = None,
     tidy: Callable[[], object] | None = None,
     committed: Callable[[], object] | None = None,
+    observe: CommitObserver | None = None,
 ) -> AsyncIterator[Journal]:
     """A journal that commits to `store`, whose `commit` and `recover` run in `runner`.
 
-    At most `capacity` operations wait; more are not accepted. `clock` gives epoch seconds. `writer` is the name of this
-    journal among all that ever wrote to the store, None for a random one. `tidy` runs in `runner` after each second
-    without a commit; if it raises `StorageUnavailable`, storage is away. `committed` is called after each commit, and
-    must neither block nor raise. Leaving the block decides everything that was accepted. If the caller's scope is
-    cancelled, undecided operations get no outcome.
+    At most `capacity` operations wait; more are not accepted. `clock` returns epoch seconds. `writer` is this journal's
+    name, unique among all that ever wrote to the store, None for a random one. `tidy` runs in `runner` after each
+    second without a commit; if it raises `StorageUnavailable`, storage is away. `committed` is called after each
+    commit, and must neither block nor raise. `observe` is told of each batch. Leaving the block decides everything
+    that was accepted. If the caller's scope is cancelled, undecided operations get no outcome.
     """
     async with trio.open_nursery() as nursery:
-        journal = Journal(store, runner, nursery, capacity, clock, writer or uuid4().hex, tidy, committed)
+        journal = Journal(store, runner, nursery, capacity, clock, writer or uuid4().hex, tidy, committed, observe)
         nursery.start_soon(journal.run)
         if tidy is not None:
             nursery.start_soon(journal.tick)

@@ -7,17 +7,22 @@ from uuid import UUID
 
 import attrs
 
+from actorchat.chat.accounts import AccountOperation, AddAccount, ChangeAccount, OpenSession, SetAway, SignOut
+from actorchat.chat.documents import ChangeDocument, DocumentKey, visit_of
 from actorchat.chat.model import ChatState
 from actorchat.chat.operations import (
     AcceptChat,
     AddMessage,
     CloseChat,
+    EditMessage,
     EndLeaving,
     ExpireUploads,
+    HandOver,
     MarkMessage,
     Operation,
     RecordPerson,
     RecordUpload,
+    RedactMessage,
     RefuseMessage,
     ReopenChat,
     ReserveChat,
@@ -25,10 +30,11 @@ from actorchat.chat.operations import (
     SetOnline,
     TransferChat,
 )
-from actorchat.protocol import User
+from actorchat.chat.privacy import ErasePerson, RecordAudit
+from actorchat.protocol import Role, User
 from actorchat.storage.row_cache import PersonKey, RowCache, person_key
 
-__all__ = ["Preload", "missing_chats", "missing_rest", "reservations"]
+__all__ = ["Preload", "acting_user", "missing_chats", "missing_rest", "owners", "people_of", "reservations"]
 
 
 @attrs.define(eq=False)
@@ -41,6 +47,7 @@ class Preload:
     keys: set[tuple[UUID, PersonKey]] = attrs.Factory(set)
     marked: set[int] = attrs.Factory(set)
     uploads: set[UUID] = attrs.Factory(set)
+    documents: set[DocumentKey] = attrs.Factory(set)
 
 
 def missing_chats(operations: Iterable[Operation], rows: RowCache) -> set[UUID]:
@@ -49,7 +56,21 @@ def missing_chats(operations: Iterable[Operation], rows: RowCache) -> set[UUID]:
     return {
         operation.chat
         for operation in operations
-        if not isinstance(operation, (RecordPerson, SetOnline, EndLeaving, RecordUpload, ExpireUploads))
+        if not isinstance(
+            operation,
+            (
+                RecordPerson,
+                SetOnline,
+                EndLeaving,
+                HandOver,
+                RecordUpload,
+                ExpireUploads,
+                AccountOperation,
+                ErasePerson,
+                RecordAudit,
+                ChangeDocument,
+            ),
+        )
         and operation.chat not in chats
     }
 
@@ -57,6 +78,15 @@ def missing_chats(operations: Iterable[Operation], rows: RowCache) -> set[UUID]:
 def reservations(operations: Iterable[Operation]) -> set[tuple[int, str]]:
     """The pairs (owner id, source) whose chats have to be loaded, unless they are closed."""
     return {(operation.owner.id, operation.source) for operation in operations if isinstance(operation, ReserveChat)}
+
+
+def owners(operations: Iterable[Operation]) -> set[tuple[int, int]]:
+    """The pairs (owner id, 1 or 0) of owners whose chats have to be loaded at all sources; with 0 unless closed."""
+    found: set[tuple[int, int]] = set()
+    for operation in operations:
+        if isinstance(operation, HandOver):
+            found |= {(operation.anonymous, 1), (operation.to.id, 0)}
+    return found
 
 
 def missing_rest(operations: Iterable[Operation], rows: RowCache) -> Preload:
@@ -68,7 +98,7 @@ def missing_rest(operations: Iterable[Operation], rows: RowCache) -> Preload:
         if isinstance(message, AddMessage):
             _add_for_message(needs, rows, message, refused=message is not operation)
             continue
-        user = _acting(operation)
+        user = acting_user(operation)
         if user is not None:
             person = person_key(user)
             if person not in people:
@@ -76,6 +106,20 @@ def missing_rest(operations: Iterable[Operation], rows: RowCache) -> Preload:
             if person[0] and user.id not in rows.operators:
                 needs.operators.add(user.id)
         if isinstance(operation, RecordPerson):
+            continue
+        if isinstance(operation, HandOver):
+            _add_for_hand_over(needs, rows, operation)
+            continue
+        if isinstance(operation, ChangeDocument):
+            needs.documents.add(operation.key)
+            continue
+        if isinstance(operation, ErasePerson | RecordAudit):
+            subject = operation.audit.subject
+            if subject is not None:
+                needs.people.add((subject.role is Role.OPERATOR, subject.id))
+            continue
+        if isinstance(operation, AccountOperation):
+            needs.people.update(people_of(operation) - people.keys())
             continue
         if isinstance(operation, RecordUpload):
             needs.uploads.add(operation.upload.file.uuid)
@@ -98,7 +142,7 @@ def missing_rest(operations: Iterable[Operation], rows: RowCache) -> Preload:
         if row is None:
             continue
         _add_for_chat(needs, rows, row.state)
-        if isinstance(operation, MarkMessage):
+        if isinstance(operation, MarkMessage | EditMessage | RedactMessage):
             needs.marked.add(operation.message_id)
         elif isinstance(operation, TransferChat):
             needs.people.add((True, operation.to))
@@ -122,6 +166,21 @@ def _add_for_message(needs: Preload, rows: RowCache, message: AddMessage, *, ref
             needs.keys.add((message.chat, author))
 
 
+def _add_for_hand_over(needs: Preload, rows: RowCache, operation: HandOver) -> None:
+    giver = (False, operation.anonymous)
+    if giver not in rows.people:
+        needs.people.add(giver)
+    needs.documents |= {visit_of(operation.anonymous), visit_of(operation.to.id)}
+    for (owner, _), uuids in rows.owned.items():
+        if owner not in (operation.anonymous, operation.to.id):
+            continue
+        for uuid in uuids:
+            row = rows.chats[uuid]
+            _add_for_chat(needs, rows, row.state)
+            if owner == operation.anonymous and row.state.next_index and giver not in row.keys:
+                needs.keys.add((uuid, giver))
+
+
 def _add_for_chat(needs: Preload, rows: RowCache, chat: ChatState) -> None:
     owner = person_key(chat.owner)
     if owner not in rows.people:
@@ -136,9 +195,26 @@ def _add_for_chat(needs: Preload, rows: RowCache, chat: ChatState) -> None:
             needs.operators.add(chat.operator.id)
 
 
-def _acting(operation: Operation) -> User | None:
+def people_of(operation: AccountOperation) -> set[PersonKey]:
+    """The people whose records an operation on accounts reads or changes."""
+    match operation:
+        case AddAccount(account=account):
+            return {(True, account.id)}
+        case ChangeAccount(id=id_) | SetAway(operator_id=id_):
+            return {(True, id_)}
+        case OpenSession(session=session):
+            return {(True, session.operator_id)}
+        case SignOut(user=user):
+            return {person_key(user)}
+        case _:
+            return set()
+
+
+def acting_user(operation: Operation) -> User | None:
     """The user whose profile the operation may store; None for marks, and for messages, which are handled apart."""
     match operation:
+        case HandOver(to=user):
+            return user
         case RecordPerson(user=user) | ReserveChat(owner=user) | AcceptChat(by=user) | CloseChat(by=user):
             return user
         case ReopenChat(by=user) | TransferChat(by=user) | ReturnChat(by=user):

@@ -12,6 +12,9 @@ from uuid import UUID
 import attrs
 from msgspec.structs import replace
 
+from actorchat.chat.accounts import Account, LoginSession
+from actorchat.chat.blocks import Block
+from actorchat.chat.documents import DocumentKey
 from actorchat.chat.model import ChatState, OperatorCounters, PersonRecord, SourceCounters, StoredMessage, Upload
 from actorchat.chat.rules import MarkedMessage
 from actorchat.protocol import Role, User
@@ -111,13 +114,16 @@ class Messages(Protocol):
     def find(self, row: ChatRow, message_id: int) -> MarkedMessage | None:
         """The chat's message with that id, None if this chat has none."""
 
+    def files(self, row: ChatRow) -> tuple[UUID, ...]:
+        """The files of all messages of the chat."""
+
 
 @attrs.define(eq=False)
 class RowCache:
     """Committed rows. A row that is missing here is missing in storage, or no operation needed it yet.
 
-    `owned` lists chats by (owner id, source), possibly with closed ones. The users in `chats` may have older profiles
-    than those in `people`: see `with_known_people`.
+    All accounts, sign-in sessions and blocks are here. `owned` lists chats by (owner id, source), possibly with closed
+    ones. The users in `chats` may have older profiles than those in `people`: see `with_known_people`.
     """
 
     chats: dict[UUID, ChatRow] = attrs.Factory(dict)
@@ -126,6 +132,10 @@ class RowCache:
     sources: dict[str, SourceCounters] = attrs.Factory(dict)
     owned: dict[tuple[int, str], list[UUID]] = attrs.Factory(dict)
     uploads: dict[UUID, Upload] = attrs.Factory(dict)
+    documents: dict[DocumentKey, str] = attrs.Factory(dict)
+    accounts: dict[int, Account] = attrs.Factory(dict)
+    sessions: dict[str, LoginSession] = attrs.Factory(dict)
+    blocks: dict[int, Block] = attrs.Factory(dict)
     next_message_id: int = 1
     key_count: int = 0
 
@@ -139,9 +149,18 @@ class RowCache:
         known = row.keys.get(author)
         return known is not None and known.find(client_id) is None
 
+    def forget_chat(self, chat: UUID) -> None:
+        """Forget the row of a chat, with its keys."""
+        row = self.chats.pop(chat, None)
+        if row is not None:
+            self.key_count -= sum(len(known.entries) for known in row.keys.values())
+
     def clear(self) -> None:
-        for table in (self.chats, self.people, self.operators, self.sources, self.owned, self.uploads):
+        for table in (self.chats, self.people, self.operators, self.sources, self.owned, self.uploads, self.documents):
             table.clear()
+        self.accounts.clear()
+        self.sessions.clear()
+        self.blocks.clear()
         self.key_count = 0
 
     def trim(self) -> None:
@@ -150,8 +169,7 @@ class RowCache:
         _trim(self.operators, _MAX_CACHED)
         _trim(self.sources, _MAX_CACHED)
         while len(self.chats) > _MAX_CACHED or self.key_count > _MAX_CACHED_KEYS:
-            row = self.chats.pop(next(iter(self.chats)))
-            self.key_count -= sum(len(known.entries) for known in row.keys.values())
+            self.forget_chat(next(iter(self.chats)))
 
 
 def _trim(table: dict[T, V], limit: int) -> None:

@@ -12,6 +12,8 @@ from uuid import UUID
 
 import orjson
 
+from actorchat.chat.accounts import Account, LoginSession, Rights
+from actorchat.chat.blocks import Block, normal_network
 from actorchat.chat.model import (
     ChatState,
     Identity,
@@ -24,13 +26,24 @@ from actorchat.chat.model import (
     StoredMessage,
     Upload,
 )
+from actorchat.chat.privacy import AuditAction, AuditEntry
 from actorchat.protocol import AttachmentType, MessageType, Role, User
+from actorchat.storage.store import SearchableMessage
 
 __all__ = [
     "DamagedRow",
+    "account_of",
+    "account_row",
+    "audit_of",
+    "audit_row",
+    "block_of",
+    "block_row",
+    "changed_message_row",
     "chat_of",
     "chat_row",
     "counters_row",
+    "edit_row",
+    "files_of",
     "keys",
     "message_of",
     "message_row",
@@ -40,6 +53,9 @@ __all__ = [
     "progress_row",
     "read_row",
     "role_text",
+    "searchable_of",
+    "session_of",
+    "session_row",
     "transition_row",
     "upload_of",
     "upload_row",
@@ -159,19 +175,72 @@ def message_row(chat_number: int, message: StoredMessage) -> Row:
 
 def message_with_files_row(chat_number: int, message: StoredMessage) -> Row:
     """A row of `messages`."""
+    return (*message_row(chat_number, message), _files_text(message))
+
+
+def changed_message_row(chat_number: int, message: StoredMessage) -> Row:
+    """The columns that an edit or a redaction changes, then the chat's number and the index."""
+    files = _files_text(message) if message.attachments else None
+    return (message.text, files, chat_number, message.index)
+
+
+def edit_row(chat_number: int, message: StoredMessage, place: int) -> Row:
+    """The row of a changed message in `edits`."""
+    return (chat_number, message.index, message.edit_rev, message.edited_at, message.redacted, place)
+
+
+def audit_row(entry: AuditEntry) -> Row:
+    """The row of an audit record in `audit`, without its number."""
+    subject = entry.subject
+    counts = orjson.dumps(dict(entry.counts)).decode()
+    role, id_ = ("", 0) if subject is None else (role_text(subject.role), subject.id)
+    return (entry.at, entry.by, entry.action.value, role, id_, counts, entry.detail)
+
+
+def audit_of(row: Row) -> AuditEntry:
+    """Convert a row of `audit`."""
+    number, at, by, action, role, id_, counts, detail = row
+    subject = Identity(ROLES[role], id_) if role else None
+    return AuditEntry(at, by, AuditAction(action), subject, orjson.loads(counts), number, detail)
+
+
+def files_of(row: Row) -> tuple[UUID, ...]:
+    """Convert the column of `files_of_chat`."""
+    return tuple(file.uuid for file in _files(row[0]))
+
+
+def searchable_of(row: Row) -> SearchableMessage:
+    """Convert the columns of the statements `searchable` and `searchable_edits`."""
+    number, id_, uuid, source, owner_id, type_, type_role, text, attachments = row
+    files = () if attachments is None else tuple(file.filename for file in _files(attachments))
+    hidden = None
+    if TYPES[type_] is MessageType.SYSTEM:
+        hidden = Role.USER if ROLES[type_role] is Role.OPERATOR else Role.OPERATOR
+    # PostgreSQL writes it with hyphens, SQLite without.
+    return SearchableMessage(number, id_, uuid.replace("-", ""), source, owner_id, hidden, text, files)
+
+
+def _files_text(message: StoredMessage) -> str:
     files = [
         (file.uuid.hex, file.type.value, file.filename, file.extension, file.size, file.preview_size)
         for file in message.attachments
     ]
-    return (*message_row(chat_number, message), orjson.dumps(files).decode())
+    return orjson.dumps(files).decode()
 
 
 def message_of(row: Row) -> StoredMessage:
-    """Convert the columns of `messages` without `chat`, followed by the author's profile."""
+    """Convert the columns of `messages` without `chat`, those of its row in `edits`, and the author's profile."""
     id_, index, rev, type_, type_role, author_role, author_id, text, time, client_id, attachments = row[:11]
-    author = None if author_id is None else _user(author_id, ROLES[author_role], row[11:])
+    author = None if author_id is None else _user(author_id, ROLES[author_role], row[14:])
     files = () if attachments is None else _files(attachments)
-    return StoredMessage(id_, index, rev, TYPES[type_], ROLES[type_role], text, author, time, client_id, files)
+    kind, recipients = TYPES[type_], ROLES[type_role]
+    edited_at = row[11]
+    if edited_at is None:
+        return StoredMessage(id_, index, rev, kind, recipients, text, author, time, client_id, files)
+    redacted = bool(row[12])
+    return StoredMessage(
+        id_, index, rev, kind, recipients, text, author, time, client_id, files, edited_at, redacted, row[13]
+    )
 
 
 def _files(attachments: str) -> tuple[StoredAttachment, ...]:
@@ -221,6 +290,8 @@ def person_row(person: PersonRecord) -> Row:
         person.online,
         person.leaving,
         _profile_text(person),
+        person.away,
+        person.signed_out_at,
     )
 
 
@@ -236,10 +307,82 @@ def _profile_text(person: PersonRecord) -> str:
 def person_of(row: Row) -> PersonRecord:
     user = _user(row[1], ROLES[row[0]], row[2:6])
     memberships, online, leaving = orjson.loads(row[6]), bool(row[7]), bool(row[8])
+    away, signed_out_at = bool(row[10]), float(row[11])
     if not row[9]:
-        return PersonRecord(user, memberships, online, leaving)
+        return PersonRecord(user, memberships, online, leaving, away=away, signed_out_at=signed_out_at)
     *profile, superseded = orjson.loads(row[9])
-    return PersonRecord(user, memberships, online, leaving, ProfileToken(*profile), superseded)
+    token = ProfileToken(*profile)
+    return PersonRecord(user, memberships, online, leaving, token, superseded, away, signed_out_at)
+
+
+def account_row(account: Account) -> Row:
+    """A row of `accounts`."""
+    sources = orjson.dumps(list(account.sources)).decode()
+    return (
+        account.id,
+        account.login,
+        account.rights.value,
+        sources,
+        account.password,
+        account.disabled,
+        account.created,
+        account.one_time,
+        account.last_sign_in,
+    )
+
+
+def account_of(row: Row) -> Account:
+    """Convert a row of `accounts`."""
+    id_, login, rights, sources, password, disabled, created, one_time, last_sign_in = row
+    return Account(
+        id=id_,
+        login=login,
+        rights=Rights(rights),
+        sources=tuple(orjson.loads(sources)),
+        password=password,
+        disabled=bool(disabled),
+        created=created,
+        one_time=bool(one_time),
+        last_sign_in=last_sign_in,
+    )
+
+
+def block_row(block: Block) -> Row:
+    """A row of `blocks`."""
+    return (block.id, block.user, block.network, block.reason, block.by, block.created, block.until)
+
+
+def block_of(row: Row) -> Block:
+    """Convert a row of `blocks`."""
+    id_, user, network, reason, by, created, until = row
+    if network is not None and normal_network(network) != network:
+        raise ValueError(network)
+    return Block(id=id_, user=user, network=network, reason=reason, by=by, created=created, until=until)
+
+
+def session_row(session: LoginSession) -> Row:
+    """A row of `sessions`."""
+    return (
+        session.id,
+        session.operator_id,
+        session.opened,
+        session.expires,
+        session.generation,
+        session.rotated,
+    )
+
+
+def session_of(row: Row) -> LoginSession:
+    """Convert a row of `sessions`."""
+    id_, operator_id, opened, expires, generation, rotated = row
+    return LoginSession(
+        id=id_,
+        operator_id=operator_id,
+        opened=float(opened),
+        expires=float(expires),
+        generation=int(generation),
+        rotated=float(rotated),
+    )
 
 
 def counters_row(counters: OperatorCounters) -> Row:

@@ -27,7 +27,13 @@ from sqlalchemy import (
 
 __all__ = [
     "HEAD",
+    "accounts",
+    "audit",
+    "blocks",
+    "chat_tags",
     "chats",
+    "documents",
+    "edits",
     "log",
     "messages",
     "metadata",
@@ -35,13 +41,15 @@ __all__ = [
     "operator_counters",
     "people",
     "relayed",
+    "removed_chats",
+    "sessions",
     "settings",
     "source_counters",
     "uploads",
     "writers",
 ]
 
-HEAD: Final = "0006"
+HEAD: Final = "0018"
 """The newest migration. A database at this version is opened without Alembic."""
 
 metadata: MetaData = MetaData()
@@ -73,11 +81,13 @@ chats: Table = Table(
 )
 _ACTIVE = text("stage IN ('new', 'open')")
 _HAS_DUE = text("due_at IS NOT NULL")
+_CLOSED = text("stage = 'closed'")
 _RESERVED = text("stage = 'reserved'")
 Index("chats_uuid", chats.c.uuid, unique=True)
 Index("chats_owner", chats.c.owner_id)
 Index("chats_active", chats.c.source, sqlite_where=_ACTIVE, postgresql_where=_ACTIVE)
 Index("chats_due", chats.c.due_at, sqlite_where=_HAS_DUE, postgresql_where=_HAS_DUE)
+Index("chats_closed", chats.c.source, chats.c.last_activity, sqlite_where=_CLOSED, postgresql_where=_CLOSED)
 Index("chats_reserved", chats.c.last_activity, sqlite_where=_RESERVED, postgresql_where=_RESERVED)
 
 messages: Table = Table(
@@ -99,7 +109,47 @@ messages: Table = Table(
 )
 Index("messages_chat_index", messages.c.chat, messages.c.message_index, unique=True)
 
-# The places that chats got without a message. Together with message ids, they tell where each chat was at any time.
+# Messages whose text was changed or removed, of which there are few. `rev` is the chat's revision of the last change,
+# and `place` is from the sequence of message ids: the order of all changes, which the search index follows.
+edits: Table = Table(
+    "edits",
+    metadata,
+    Column("chat", _Big, primary_key=True, autoincrement=False),
+    Column("message_index", _Big, primary_key=True, autoincrement=False),
+    Column("rev", _Big, nullable=False),
+    Column("time", _Big, nullable=False),
+    Column("redacted", Boolean, nullable=False),
+    Column("place", _Big, nullable=False, server_default=text("0")),
+    sqlite_with_rowid=False,
+)
+Index("edits_place", edits.c.place)
+
+# Closed chats that were deleted. The search index follows `place`, which is from the sequence of message ids.
+removed_chats: Table = Table(
+    "removed_chats",
+    metadata,
+    Column("place", _Big, primary_key=True, autoincrement=False),
+    Column("uuid", Uuid, nullable=False),
+    Column("owner_id", _Big, nullable=False),
+)
+
+# What administrators, supervisors and the server itself did: who did it, when, to whom, and how much it was. The role
+# is empty if it was nobody in particular.
+audit: Table = Table(
+    "audit",
+    metadata,
+    Column("number", _Big, primary_key=True),
+    Column("at", _Big, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("role", String(8), nullable=False),
+    Column("id", _Big, nullable=False),
+    # JSON object.
+    Column("counts", Text, nullable=False),
+    Column("detail", Text, nullable=False, server_default=""),
+)
+
+# The places that chats got without a message. With these and the message ids, each chat's place at any time is known.
 moves: Table = Table(
     "moves",
     metadata,
@@ -108,7 +158,8 @@ moves: Table = Table(
 )
 Index("moves_chat", moves.c.chat, moves.c.place)
 
-# Uploaded files. Chat and index are those of the message that has the file as an attachment, null without one.
+# Uploaded files. `chat` and `message_index` identify the message that has the file as an attachment. Both are null
+# until there is one.
 uploads: Table = Table(
     "uploads",
     metadata,
@@ -130,6 +181,25 @@ uploads: Table = Table(
 _UNBOUND = text("chat IS NULL")
 Index("uploads_unbound", uploads.c.created, sqlite_where=_UNBOUND, postgresql_where=_UNBOUND)
 
+chat_tags: Table = Table(
+    "chat_tags",
+    metadata,
+    Column("chat", _Big, primary_key=True, autoincrement=False),
+    Column("tag", Text, primary_key=True),
+    sqlite_with_rowid=False,
+)
+Index("chat_tags_tag", chat_tags.c.tag, chat_tags.c.chat)
+
+documents: Table = Table(
+    "documents",
+    metadata,
+    Column("kind", String(16), primary_key=True),
+    Column("scope", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("text", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 people: Table = Table(
     "people",
     metadata,
@@ -145,7 +215,53 @@ people: Table = Table(
     Column("leaving", Boolean, nullable=False, server_default=false()),
     # JSON array: the token that the profile comes from, and older ones; empty if it does not come from a token.
     Column("profile_token", Text, nullable=False, server_default=""),
+    Column("away", Boolean, nullable=False, server_default=false()),
+    # Tokens that were issued at this time or earlier are worthless.
+    Column("signed_out_at", Double, nullable=False, server_default=text("0")),
     sqlite_with_rowid=False,
+)
+
+# Operators' accounts. The operator's profile is in `people`.
+accounts: Table = Table(
+    "accounts",
+    metadata,
+    Column("operator_id", _Big, primary_key=True, autoincrement=False),
+    Column("login", Text, nullable=False),
+    Column("rights", String(16), nullable=False),
+    # JSON array.
+    Column("sources", Text, nullable=False),
+    # A hash in the PHC format, empty if no password works.
+    Column("password", Text, nullable=False),
+    Column("disabled", Boolean, nullable=False),
+    Column("created", _Big, nullable=False),
+    Column("one_time", Boolean, nullable=False, server_default=false()),
+    Column("last_sign_in", _Big),
+)
+Index("accounts_login", accounts.c.login, unique=True)
+
+# Blocked visitors and networks.
+blocks: Table = Table(
+    "blocks",
+    metadata,
+    Column("id", _Big, primary_key=True, autoincrement=False),
+    Column("user_id", _Big),
+    Column("network", Text),
+    Column("reason", Text, nullable=False),
+    Column("blocked_by", _Big, nullable=False),
+    Column("created", _Big, nullable=False),
+    Column("until", _Big),
+)
+
+# Sign-ins of operators, until they end.
+sessions: Table = Table(
+    "sessions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("operator_id", _Big, nullable=False),
+    Column("opened", Double, nullable=False),
+    Column("expires", Double, nullable=False),
+    Column("generation", _Big, nullable=False),
+    Column("rotated", Double, nullable=False),
 )
 
 operator_counters: Table = Table(
@@ -165,7 +281,7 @@ source_counters: Table = Table(
     Column("rev", _Big, nullable=False),
 )
 
-# One row per journal, updated by each batch. After an error it tells whether the batch was committed.
+# One row per journal, updated by each batch. After an error it shows whether the batch was committed.
 writers: Table = Table(
     "writers",
     metadata,

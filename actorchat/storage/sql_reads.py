@@ -2,35 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
-from math import inf
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from math import floor, inf
 from typing import Final, Protocol
 from uuid import UUID
 
+from actorchat.chat.accounts import Account
+from actorchat.chat.blocks import Block
+from actorchat.chat.documents import DocumentKind
 from actorchat.chat.model import (
     ChatState,
     Identity,
     OperatorCounters,
     PersonRecord,
+    Retention,
     SourceCounters,
     StoredMessage,
     Upload,
 )
-from actorchat.chat.ports import PAGE_BYTES, ChatFilter, ChatPage, FeedSnapshot, ListPlace, OperatorRecord, Page
+from actorchat.chat.ports import (
+    PAGE_BYTES,
+    ChatFilter,
+    ChatPage,
+    FeedSnapshot,
+    ListPlace,
+    OperatorRecord,
+    Page,
+    SummaryRecord,
+)
+from actorchat.chat.privacy import AuditEntry
 from actorchat.protocol import MAX_SAFE_INTEGER, Role
 from actorchat.storage.row_cache import cut_page
 from actorchat.storage.row_mapping import (
     DamagedRow,
     Row,
+    account_of,
+    audit_of,
+    block_of,
     chat_of,
     keys,
     message_of,
     person_of,
     read_row,
     role_text,
+    searchable_of,
     upload_of,
 )
 from actorchat.storage.statements import Statements
+from actorchat.storage.store import (
+    RemovedChat,
+    SearchableMessage,
+    SearchablePerson,
+)
 
 __all__ = ["Cursor", "SqlReads", "read_message"]
 
@@ -84,6 +107,13 @@ class SqlReads:
     ) -> Page | None:
         return self._page(chat, self._statements.authored, (after, upto, role_text(author_role)), limit, size)
 
+    def edited(self, chat: UUID, *, rev: int, limit: int, size: int = PAGE_BYTES) -> Page | None:
+        return self._page(chat, self._statements.edited, (rev,), limit, size)
+
+    def located(self, message_id: int) -> tuple[UUID, int] | None:
+        rows = self._all(self._statements.located, (message_id,))
+        return (UUID(hex=rows[0][0]), rows[0][1]) if rows else None
+
     def chats(self, which: ChatFilter) -> ChatPage:
         newest: int = self._all(self._statements.last_message_id, ())[0][0] or 0
         begin = which.before
@@ -99,12 +129,43 @@ class SqlReads:
         if which.stages is not None:
             parameters.append(keys(stage.value for stage in which.stages))
         parameters.extend(id_ for id_ in (which.operator_id, which.owner_id) if id_ is not None)
+        if which.owners is not None:
+            parameters.append(keys(sorted(which.owners)))
+        if which.tag is not None:
+            parameters.append(which.tag)
         if begin is not None:
             parameters.append(begin.place)
         rows = self._all(self._statements.filtered_chats(which), (*parameters, which.limit + 1))
         taken = rows[: which.limit]
         more = ListPlace(start, taken[-1][-1]) if len(rows) > len(taken) else None
         return ChatPage(tuple(self._sound(taken)), more)
+
+    def summaries(self, chats: Collection[UUID]) -> tuple[SummaryRecord, ...]:
+        statements = self._statements
+        rows = self._all(statements.summary_chats, (keys(sorted(uuid.hex for uuid in chats)),))
+        states = {row[0]: chat for row in rows for chat in self._sound([row]) if chat.listed}
+        numbers = keys(states)
+        last = {row[0]: read_row(message_of, row[1:]) for row in self._all(statements.last_shown, (numbers,))}
+        created: dict[int, int] = dict(self._all(statements.first_times, (numbers,)))
+        tags: dict[int, list[str]] = {}
+        for number, tag in self._all(statements.tags, (numbers,)):
+            tags.setdefault(number, []).append(tag)
+        waiting = [
+            (number, chat.operators_read)
+            for number, chat in states.items()
+            if chat.last_visitor_index > chat.operators_read
+        ]
+        unread: dict[int, int] = dict(self._all(statements.unread, (keys(waiting),)))
+        return tuple(
+            SummaryRecord(
+                chat,
+                last.get(number),
+                unread.get(number, 0),
+                created.get(number, chat.last_activity),
+                tuple(tags.get(number, ())),
+            )
+            for number, chat in states.items()
+        )
 
     def person(self, identity: Identity) -> PersonRecord | None:
         rows = self._all(self._statements.person, (role_text(identity.role), identity.id))
@@ -117,6 +178,19 @@ class SqlReads:
             for row in self._all(self._statements.operators, ())
         )
         return tuple(record for record in records if wanted is None or wanted & record.person.sources(self._now))
+
+    def accounts(self) -> tuple[Account, ...]:
+        return tuple(read_row(account_of, row) for row in self._all(self._statements.accounts, ()))
+
+    def blocks(self) -> tuple[Block, ...]:
+        return tuple(read_row(block_of, row) for row in self._all(self._statements.blocks, ()))
+
+    def sources(self, limit: int) -> tuple[str, ...]:
+        return tuple(row[0] for row in self._all(self._statements.known_sources, (limit,)))
+
+    def tag_counts(self, sources: Collection[str], limit: int) -> tuple[tuple[str, int], ...]:
+        rows = self._all(self._statements.tag_counts, (keys(sorted(frozenset(sources))), limit))
+        return tuple((tag, number) for tag, number in rows)
 
     def active_numbers(self, sources: Collection[str]) -> list[int]:
         """The numbers of the sources' active chats, read from an index alone."""
@@ -132,7 +206,7 @@ class SqlReads:
 
     def unused_numbers(self, before: float, limit: int) -> list[int]:
         """The numbers of the chats that `unused` returns, read from an index alone."""
-        return [row[0] for row in self._all(self._statements.unused_numbers, (before, limit))]
+        return [row[0] for row in self._all(self._statements.unused_numbers, (floor(before), limit))]
 
     def numbered(self, number: int) -> list[ChatState]:
         """The chat with that number; none if its row is damaged."""
@@ -157,18 +231,85 @@ class SqlReads:
             tuple(chats),
         )
 
+    def past_retention(self, retention: Retention, now: float, limit: int) -> tuple[tuple[UUID, float], ...]:
+        found: list[tuple[UUID, float]] = []
+        source = ""
+        while len(found) < limit:
+            # One look into the index for each source, because only the index of each one is in order of activity.
+            [(source,)] = self._all(self._statements.next_closed_source, (source,))
+            if source is None:
+                break
+            seconds = retention.of(source)
+            if seconds:
+                before = now - seconds
+                rows = self._all(self._statements.past_retention, (source, floor(before), limit - len(found)))
+                found += [(UUID(hex=row[0]), before) for row in rows]
+        return tuple(found)
+
     def unused(self, before: float, limit: int) -> tuple[UUID, ...]:
-        return tuple(UUID(hex=row[0]) for row in self._all(self._statements.unused, (before, limit)))
+        return tuple(UUID(hex=row[0]) for row in self._all(self._statements.unused, (floor(before), limit)))
 
     def due(self, now: float, limit: int) -> tuple[UUID, ...]:
         return tuple(UUID(hex=row[0]) for row in self._all(self._statements.due, (now, limit)))
+
+    def documents(self, kind: DocumentKind, scope: str) -> tuple[tuple[str, str], ...]:
+        return tuple((name, text) for name, text in self._all(self._statements.documents, (kind.value, scope)))
 
     def uploads(self, files: Collection[UUID]) -> tuple[Upload, ...]:
         rows = self._all(self._statements.uploads, (keys(sorted(uuid.hex for uuid in files)),))
         return tuple(read_row(upload_of, row) for row in rows)
 
     def unbound_uploads(self, before: float, limit: int) -> tuple[UUID, ...]:
-        return tuple(UUID(hex=row[0]) for row in self._all(self._statements.unbound_uploads, (before, limit)))
+        return tuple(UUID(hex=row[0]) for row in self._all(self._statements.unbound_uploads, (floor(before), limit)))
+
+    def searchable(self, after: int, limit: int) -> tuple[SearchableMessage, ...]:
+        rows = self._all(self._statements.searchable, (after, limit))
+        return tuple(read_row(searchable_of, row) for row in rows)
+
+    def searchable_edits(self, after: int, limit: int) -> tuple[SearchableMessage, ...]:
+        rows = self._all(self._statements.searchable_edits, (after, limit))
+        return tuple(read_row(searchable_of, row) for row in rows)
+
+    def removed_chats(self, after: int, limit: int) -> tuple[RemovedChat, ...]:
+        rows = self._all(self._statements.removed_chats, (after, limit))
+        return tuple(RemovedChat(place, UUID(hex=uuid), owner_id) for place, uuid, owner_id in rows)
+
+    def people_after(self, after: Identity, limit: int) -> tuple[SearchablePerson, ...]:
+        rows = self._all(self._statements.people_after, (role_text(after.role), after.id, limit))
+        return tuple(self._searchable_person(read_row(person_of, row)) for row in rows)
+
+    def searchable_people(self, people: Collection[Identity]) -> tuple[SearchablePerson, ...]:
+        found = (self.person(identity) for identity in people)
+        return tuple(self._searchable_person(person) for person in found if person is not None)
+
+    def _searchable_person(self, person: PersonRecord) -> SearchablePerson:
+        if person.user.role is Role.OPERATOR:
+            return SearchablePerson(person.user, person.sources(self._now))
+        rows = self._all(self._statements.sources_of_owner, (person.user.id,))
+        return SearchablePerson(person.user, frozenset(row[0] for row in rows))
+
+    def audits(self, before: int, limit: int) -> tuple[AuditEntry, ...]:
+        return tuple(read_row(audit_of, row) for row in self._all(self._statements.audits, (before, limit)))
+
+    def written_by(self, author: Identity, after: int, limit: int) -> tuple[tuple[UUID, int], ...]:
+        rows = self._all(self._statements.written_by, (role_text(author.role), author.id, after, limit))
+        return tuple((UUID(hex=uuid), id_) for uuid, id_ in rows)
+
+    def uploads_of(self, uploader: Identity) -> tuple[UUID, ...]:
+        rows = self._all(self._statements.uploads_of, (role_text(uploader.role), uploader.id))
+        return tuple(UUID(hex=row[0]) for row in rows)
+
+    def newest_number(self) -> int:
+        number: int = self._all(self._statements.last_message_id, ())[0][0] or 0
+        return number
+
+    def found(self, messages: Sequence[int]) -> tuple[tuple[ChatState, StoredMessage], ...]:
+        rows = {row[0]: row for row in self._all(self._statements.messages_by_id, (keys(messages),))}
+        numbers = sorted({row[-1] for row in rows.values()})
+        chats = {
+            row[0]: read_row(chat_of, row) for row in self._all(self._statements.chats_by_number, (keys(numbers),))
+        }
+        return tuple((chats[rows[id_][-1]], read_row(message_of, rows[id_][:-1])) for id_ in messages if id_ in rows)
 
     def _sound(self, rows: Iterable[Row]) -> Iterator[ChatState]:
         """The chats of the rows that are not damaged."""

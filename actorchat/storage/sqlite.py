@@ -17,34 +17,39 @@ from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 from uuid import UUID
 
-from actorchat.chat.commit_log import MOST_TRIMMED, LogEntry, Trimmed
-from actorchat.chat.model import ChatState, Identity, PersonRecord, Policy, Upload
-from actorchat.chat.operations import Decision, Operation, Refused, RefuseMessage, Undecided, refusal_of
+from actorchat.chat.commit_log import LogEntry, TooOld, Trimmed
+from actorchat.chat.model import (
+    ChatState,
+    Policy,
+)
+from actorchat.chat.operations import Changed, Decision, Operation, Refused, RefuseMessage, Undecided, refusal_of
 from actorchat.chat.ports import (
-    PAGE_BYTES,
-    ChatFilter,
-    ChatPage,
     FeedSnapshot,
-    OperatorRecord,
-    Page,
     StorageDamaged,
     StorageUnavailable,
 )
-from actorchat.protocol import RefusalCode, Role
+from actorchat.protocol import RefusalCode
 from actorchat.storage.commit_recorder import CommitRecorder
 from actorchat.storage.connections import Connect, Connections, LogBusy, connect
 from actorchat.storage.database_files import DatabaseFiles
 from actorchat.storage.database_lock import DatabaseLock
 from actorchat.storage.decider import decide_each
 from actorchat.storage.error_messages import describe_os_error, describe_sqlite_error, fault_beside
+from actorchat.storage.log_tables import prepare_log, trim_log
 from actorchat.storage.row_cache import person_key
 from actorchat.storage.row_mapping import DamagedRow, Row
 from actorchat.storage.schema_upgrade import check_owner, upgrade
 from actorchat.storage.sql_reads import SqlReads
 from actorchat.storage.sql_writer import SqlWriter
-from actorchat.storage.startup_repair import prepare_start
+from actorchat.storage.startup_repair import database_identity, prepare_start
 from actorchat.storage.statements import Statements
-from actorchat.storage.store import Batch, CommitInDoubt, DecisionAndCounters, StoreUrlError
+from actorchat.storage.store import (
+    Batch,
+    CommitInDoubt,
+    DecisionAndCounters,
+    StoreUrlError,
+)
+from actorchat.storage.stored_reads import StoredReads
 
 __all__ = ["SqliteStore"]
 
@@ -86,14 +91,15 @@ class _RowsDamaged(StorageUnavailable):
         self.operation = operation
 
 
-class SqliteStore:
+class SqliteStore(StoredReads):
     """A `Store` in the file `path`, which is created if it is missing and upgraded if its schema is older.
 
     With `brokers`, their names, it is a `StoredLog` too; without any it keeps no log and forgets an older one.
 
     Raises `StoreUrlError` if the path can't be a database, `StorageUnavailable` if it can't be opened now.
-    `corrected_counters` tells how many counters differed from the chats when they were recounted at the
-    start.
+    `corrected_counters` is the number of counters that differed from the chats when they were recounted at the start.
+    `identity` is the random name of the database, which its backups have too.
+    `messages_stored` counts the messages that were committed since then.
     """
 
     def __init__(
@@ -107,17 +113,22 @@ class SqliteStore:
     ) -> None:
         self._path = path
         self._brokers = brokers
+        self._epoch = 0
         self._policy = policy
         self._clock = clock
         self._statements = Statements()
         self._batches = SqlWriter(self._statements, policy)
         self._data_version: int | None = None
-        # Whether the cached rows are the committed ones, also while there is no connection.
+        # Whether the cached rows equal the committed ones. Also valid while there is no connection.
         self._rows_hold = True
         self.corrected_counters: int = 0
+        self.identity: str = ""
+        self.messages_stored: int = 0
+        self._in_doubt = 0
         self._looked_at = self._stamped_at = -inf
         self._last: Batch | None = None
-        # Chats with damaged rows, None for damaged rows of people; and until when their operations are refused untried.
+        # Chats with damaged rows (None stands for people), and the time until which their operations are refused
+        # without another attempt.
         self._damaged: dict[UUID | None, float] = {}
         self._left_out: set[str] = set()
         _make_file(path)
@@ -184,7 +195,7 @@ class SqliteStore:
                 self._look_at_files()
             cursor = self._begin()
             changes = None
-            recorder = CommitRecorder(batch.now) if self._brokers else None
+            recorder = CommitRecorder(batch.now, self._epoch) if self._brokers else None
             try:
                 decided, changes = self._batches.store(cursor, operations, batch.now)
                 if recorder is not None:
@@ -198,9 +209,9 @@ class SqliteStore:
                     cursor.execute("ROLLBACK")
                 cursor = self._begin(fresh=True)
                 self._rows_hold = False
-                recorder = CommitRecorder(batch.now) if self._brokers else None
+                recorder = CommitRecorder(batch.now, self._epoch) if self._brokers else None
                 decided = decide_each(operations, lambda operation: self._alone(cursor, operation, batch.now, recorder))
-            # SQLite would commit to a file that was deleted or replaced, and the batch would be lost.
+            # Without this check, SQLite would commit to a file that was deleted or replaced, and lose the batch.
             self._files.check()
             if changes is not None and changes.nothing:
                 # Without a COMMIT nothing waits for the disk and nothing can be in doubt.
@@ -218,9 +229,11 @@ class SqliteStore:
             cursor.execute("COMMIT")
         except (sqlite3.Error, MemoryError) as error:
             self._disconnect()
+            self._in_doubt = _count_messages(decided) if changes is None else len(changes.messages)
             raise CommitInDoubt(decided) from error
         if changes is not None:
             self._batches.committed(changes)
+        self.messages_stored += _count_messages(decided) if changes is None else len(changes.messages)
         self._rows_hold = True
         self._last = batch
         return decided
@@ -243,6 +256,8 @@ class SqliteStore:
         stored = bool(known) and known[0][0] == batch.number
         if stored:
             self._last = batch
+            self.messages_stored += self._in_doubt
+        self._in_doubt = 0
         return stored
 
     def tidy(self) -> None:
@@ -284,71 +299,21 @@ class SqliteStore:
                 size -= len(entry.payload)
         return found
 
-    def record_relayed(self, positions: Mapping[str, int], expired: float) -> Trimmed:
+    def record_relayed(self, positions: Mapping[str, int], expired: TooOld) -> Trimmed:
         if self._data_version is None:
-            # Until the next commit has reconnected: what is cached must stay as it is, and a commit may be in doubt.
+            # The next commit reconnects. Until then the cache must not change, and a commit may be in doubt.
             raise StorageUnavailable(f"{self._path} is away")
         with self._outages_reported():
             cursor = self._begin()
             self._files.check()
-            cursor.executemany(
-                self._statements.put_relayed, [(seq, broker) for broker, seq in sorted(positions.items())]
-            )
-            cursor.execute(self._statements.relayed)
-            done = min((seq for _, seq in cursor.fetchall()), default=0)
-            cursor.execute(self._statements.oldest_entries, (MOST_TRIMMED,))
-            deletable = [seq for seq, time_ in cursor.fetchall() if seq <= done or time_ < expired]
-            if deletable:
-                cursor.execute(self._statements.delete_entries, (deletable[-1],))
+            trimmed = trim_log(cursor, self._statements, positions, expired)
             cursor.execute("COMMIT")
-        return Trimmed(len(deletable), sum(seq > done for seq in deletable))
-
-    def chat(self, chat: UUID) -> ChatState | None:
-        with self._reading() as reads:
-            return reads.chat(chat)
-
-    def newest(self, chat: UUID, role: Role, *, before: int | None, limit: int, size: int = PAGE_BYTES) -> Page | None:
-        with self._reading() as reads:
-            return reads.newest(chat, role, before=before, limit=limit, size=size)
-
-    def after(self, chat: UUID, role: Role, *, after: int, limit: int, size: int = PAGE_BYTES) -> Page | None:
-        with self._reading() as reads:
-            return reads.after(chat, role, after=after, limit=limit, size=size)
-
-    def since(self, chat: UUID, *, rev: int, limit: int) -> Page | None:
-        with self._reading() as reads:
-            return reads.since(chat, rev=rev, limit=limit)
-
-    def authored(
-        self, chat: UUID, author_role: Role, *, after: int, upto: int, limit: int, size: int = PAGE_BYTES
-    ) -> Page | None:
-        with self._reading() as reads:
-            return reads.authored(chat, author_role, after=after, upto=upto, limit=limit, size=size)
-
-    def chats(self, which: ChatFilter) -> ChatPage:
-        with self._reading() as reads:
-            return reads.chats(which)
-
-    def person(self, identity: Identity) -> PersonRecord | None:
-        with self._reading() as reads:
-            return reads.person(identity)
-
-    def operators(self, sources: Collection[str] | None) -> tuple[OperatorRecord, ...]:
-        with self._reading() as reads:
-            return reads.operators(sources)
-
-    def uploads(self, files: Collection[UUID]) -> tuple[Upload, ...]:
-        with self._reading() as reads:
-            return reads.uploads(files)
-
-    def unbound_uploads(self, before: float, limit: int) -> tuple[UUID, ...]:
-        with self._reading() as reads:
-            return reads.unbound_uploads(before, limit)
+        return trimmed
 
     def feed_snapshot(self, sources: Collection[str], limit: int) -> FeedSnapshot:
         with suppress(StorageDamaged), self._reading() as reads:
             return reads.feed_snapshot(sources, limit)
-        # A damaged page of chats must not keep every console away: each chat is read by itself.
+        # Read each chat by itself, because consoles must open even if a page of chats is damaged.
         with self._reading() as reads:
             numbers = reads.active_numbers(sources)
         chats = [chat for _, chat in self._read_each(numbers)]
@@ -533,7 +498,7 @@ class SqliteStore:
                 active = list(self._read_each(numbers))
                 cursor = self._begin()
                 self.corrected_counters = self._put_in_order(cursor, active)
-            self._prepare_log(cursor)
+            self._epoch = prepare_log(cursor, self._statements, self._brokers, int(self._clock()))
             [(known,)] = cursor.execute("PRAGMA user_version").fetchall()
             self._stamp(cursor, self._files.first_stamp(known, self._clock()))
             cursor.execute("COMMIT")
@@ -542,19 +507,9 @@ class SqliteStore:
         except sqlite3.Error as error:
             raise describe_sqlite_error(self._path, error) from error
 
-    def _prepare_log(self, cursor: sqlite3.Cursor) -> None:
-        """Follow exactly the configured brokers. The newest entry stays, so that no number is given twice."""
-        statements = self._statements
-        cursor.execute(statements.relayed)
-        known = {broker for broker, _ in cursor.fetchall()}
-        cursor.executemany(statements.delete_relayed, [(broker,) for broker in sorted(known - set(self._brokers))])
-        cursor.executemany(statements.add_relayed, [(broker,) for broker in sorted(set(self._brokers) - known)])
-        if not self._brokers:
-            cursor.execute(statements.delete_old_entries)
-            cursor.execute(statements.empty_entries)
-
     def _put_in_order(self, cursor: sqlite3.Cursor, active: Iterable[tuple[int, ChatState]] | None = None) -> int:
         try:
+            self.identity = database_identity(cursor, self._statements)
             return prepare_start(cursor, self._statements, self._policy, int(self._clock()), active)
         except (DamagedRow, ValueError, TypeError, LookupError) as error:
             raise StoreUrlError(
@@ -593,3 +548,7 @@ def _make_file(path: Path) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:
         raise StoreUrlError(describe_os_error(path, error)) from error
+
+
+def _count_messages(decided: Iterable[DecisionAndCounters]) -> int:
+    return sum(len(decision.messages) for decision, _ in decided if isinstance(decision, Changed))

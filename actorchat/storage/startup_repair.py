@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -15,9 +16,12 @@ from actorchat.storage.sql_reads import Cursor
 from actorchat.storage.sql_writer import BatchCursor
 from actorchat.storage.statements import Statements
 
-__all__ = ["prepare_start"]
+__all__ = ["IDENTITY", "database_identity", "prepare_start"]
 
 _log = logging.getLogger("actorchat.storage")
+
+IDENTITY: Final = "identity"
+"""The setting with the random name of the database."""
 
 _WRITER_SECONDS: Final = 86_400
 _TIMERS: Final = "timers"
@@ -51,6 +55,15 @@ def prepare_start(
         cursor.execute(statements.put_setting, (_TIMERS, timers))
     cursor.execute(statements.forget_writers, (now - _WRITER_SECONDS,))
     return _correct(cursor, statements, counted)
+
+
+def database_identity(cursor: BatchCursor, statements: Statements) -> str:
+    """Return the random name of this database, which its backups have too. It is stored at the first start."""
+    for (identity,) in _all(cursor, statements.setting, (IDENTITY,)):
+        return str(identity)
+    identity = secrets.token_hex(16)
+    cursor.execute(statements.put_setting, (IDENTITY, identity))
+    return identity
 
 
 def _active(cursor: BatchCursor, statements: Statements) -> Iterator[tuple[int, ChatState]]:

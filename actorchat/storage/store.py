@@ -10,25 +10,47 @@ from typing import Protocol
 from uuid import UUID
 
 import attrs
+import msgspec
 
-from actorchat.chat.commit_log import LogEntry, Trimmed
-from actorchat.chat.model import ChatState, Identity, OperatorCounters, PersonRecord, SourceCounters, Upload
-from actorchat.chat.operations import Decision, Operation, RefuseMessage
-from actorchat.chat.ports import PAGE_BYTES, ChatFilter, ChatPage, FeedSnapshot, OperatorRecord, Page
-from actorchat.protocol import Role
+from actorchat.chat.accounts import Account
+from actorchat.chat.blocks import Block
+from actorchat.chat.commit_log import LogEntry, TooOld, Trimmed
+from actorchat.chat.documents import DocumentKind
+from actorchat.chat.model import (
+    ChatState,
+    Identity,
+    PersonRecord,
+    Retention,
+    StoredMessage,
+    Upload,
+)
+from actorchat.chat.operations import Counters, Decision, Operation, RefuseMessage
+from actorchat.chat.ports import (
+    PAGE_BYTES,
+    ChatFilter,
+    ChatPage,
+    FeedSnapshot,
+    OperatorRecord,
+    Page,
+    SummaryRecord,
+)
+from actorchat.chat.privacy import AuditEntry
+from actorchat.protocol import Role, User
 
 __all__ = [
     "Batch",
     "CommitInDoubt",
     "Counters",
     "DecisionAndCounters",
+    "LoggedBatch",
+    "NodeLog",
     "Reads",
+    "SearchableMessage",
+    "SearchablePerson",
     "Store",
     "StoreUrlError",
     "StoredLog",
 ]
-
-Counters = tuple[OperatorCounters | SourceCounters, ...]
 
 DecisionAndCounters = tuple[Decision, Counters]
 """The decision about one operation, and the counters that it changed, with their new values."""
@@ -41,6 +63,40 @@ class Batch:
     writer: str
     number: int
     now: float
+
+
+class SearchableMessage(msgspec.Struct, frozen=True):
+    """What the search index needs of one message.
+
+    `number` is what it was asked for by: its id, or the place of its last edit. `chat` is the uuid of its chat in
+    hexadecimal digits. `hidden` is the role that may not see it. `files` are the names of its files.
+    """
+
+    number: int
+    id: int
+    chat: str
+    source: str
+    owner_id: int
+    hidden: Role | None
+    text: str
+    files: tuple[str, ...]
+
+
+@attrs.frozen
+class RemovedChat:
+    """A chat that was deleted after it was closed. `place` is from the sequence of message ids."""
+
+    place: int
+    chat: UUID
+    owner_id: int
+
+
+@attrs.frozen
+class SearchablePerson:
+    """A person, and the widget sources where it can be found."""
+
+    user: User
+    sources: frozenset[str]
 
 
 class CommitInDoubt(Exception):  # noqa: N818 - named as the state it is
@@ -61,7 +117,8 @@ class StoreUrlError(ValueError):
 class Reads(Protocol):
     """The reads of `actorchat.chat.ports.ChatReader`, synchronous. Any thread may call; each call reads one snapshot.
 
-    `role` filters what that role may see, `size` limits a page in bytes of UTF-8 text. An unknown chat gives None.
+    `role` selects the messages which that role may see; `size` bounds a page in bytes of UTF-8 text. For an unknown
+    chat the result is None.
     """
 
     def chat(self, chat: UUID) -> ChatState | None:
@@ -81,8 +138,17 @@ class Reads(Protocol):
     ) -> Page | None:
         """The oldest `limit` standard messages by authors of `author_role` with `after < index <= upto`."""
 
+    def edited(self, chat: UUID, *, rev: int, limit: int, size: int = PAGE_BYTES) -> Page | None:
+        """Messages, for both roles, that were edited or redacted after revision `rev`; the earliest change first."""
+
+    def located(self, message_id: int) -> tuple[UUID, int] | None:
+        """The chat and the index of a message."""
+
     def chats(self, which: ChatFilter) -> ChatPage:
         """A page of a list of chats."""
+
+    def summaries(self, chats: Collection[UUID]) -> tuple[SummaryRecord, ...]:
+        """Return the summaries of these chats, in any order, without those that are unknown or reserved."""
 
     def person(self, identity: Identity) -> PersonRecord | None:
         """The stored profile and sources of a person, None if there are none."""
@@ -90,20 +156,74 @@ class Reads(Protocol):
     def operators(self, sources: Collection[str] | None) -> tuple[OperatorRecord, ...]:
         """The operators of at least one of `sources`, by id; None: all operators."""
 
+    def accounts(self) -> tuple[Account, ...]:
+        """All accounts of operators, by id."""
+
+    def blocks(self) -> tuple[Block, ...]:
+        """All blocks of visitors and networks, by id."""
+
+    def sources(self, limit: int) -> tuple[str, ...]:
+        """At most `limit` widget sources to which visitors have written, by name."""
+
+    def tag_counts(self, sources: Collection[str], limit: int) -> tuple[tuple[str, int], ...]:
+        """The most used tags of the chats of these sources with the number of chats, most used first, then by name."""
+
     def feed_snapshot(self, sources: Collection[str], limit: int) -> FeedSnapshot:
         """Read the snapshot of a feed of `sources`: operators, counters, the newest `limit` open or new chats."""
 
+    def past_retention(self, retention: Retention, now: float, limit: int) -> tuple[tuple[UUID, float], ...]:
+        """Closed chats that are to be deleted at `now`, each with the time before which its activity has ended.
+
+        Of each source, the longest inactive chats come first.
+        """
+
     def unused(self, before: float, limit: int) -> tuple[UUID, ...]:
-        """Reserved chats that nothing was done with after `before` (epoch seconds), the longest unused first."""
+        """Reserved chats without activity since `before` (epoch seconds), the longest unused first."""
 
     def due(self, now: float, limit: int) -> tuple[UUID, ...]:
         """Chats whose `due_at` has passed, the longest overdue first."""
 
+    def documents(self, kind: DocumentKind, scope: str) -> tuple[tuple[str, str], ...]:
+        """The name and text of each document of that kind and scope, by name."""
+
     def uploads(self, files: Collection[UUID]) -> tuple[Upload, ...]:
-        """Those of `files` that were uploaded and not forgotten, in any order."""
+        """The uploads with these ids that exist, in any order."""
 
     def unbound_uploads(self, before: float, limit: int) -> tuple[UUID, ...]:
-        """Uploads that no message has taken, created at `before` (epoch seconds) or earlier, the oldest first."""
+        """Uploads without a message that were created at `before` (epoch seconds) or earlier, the oldest first."""
+
+    def searchable(self, after: int, limit: int) -> tuple[SearchableMessage, ...]:
+        """The oldest messages with an id above `after`, by id."""
+
+    def searchable_edits(self, after: int, limit: int) -> tuple[SearchableMessage, ...]:
+        """The messages, as they are now, whose last edit has a place above `after`, by that place."""
+
+    def removed_chats(self, after: int, limit: int) -> tuple[RemovedChat, ...]:
+        """The closed chats whose deletion has a place above `after`, by that place."""
+
+    def people_after(self, after: Identity, limit: int) -> tuple[SearchablePerson, ...]:
+        """People with a name, of the role of `after` and with a higher id, by id."""
+
+    def searchable_people(self, people: Collection[Identity]) -> tuple[SearchablePerson, ...]:
+        """Those of `people` that exist, with the sources where they own listed chats or are operators."""
+
+    def newest_number(self) -> int:
+        """The highest number that was drawn from the sequence of message ids, places in lists and places of edits.
+
+        Not every number is used. The next batch draws the one behind it, unless another server comes first.
+        """
+
+    def found(self, messages: Sequence[int]) -> tuple[tuple[ChatState, StoredMessage], ...]:
+        """The messages with these ids that exist, and their chats, in the given order."""
+
+    def audits(self, before: int, limit: int) -> tuple[AuditEntry, ...]:
+        """Records of exports and erasures with a number below `before`, the newest first."""
+
+    def written_by(self, author: Identity, after: int, limit: int) -> tuple[tuple[UUID, int], ...]:
+        """Chat and id of the oldest messages of `author` with an id above `after`, by id. It may read all messages."""
+
+    def uploads_of(self, uploader: Identity) -> tuple[UUID, ...]:
+        """The files that a person has uploaded. It may read all uploads."""
 
     def probe(self) -> None:
         """Read a little of every table. Raises `StorageUnavailable` if storage as a whole can't be read."""
@@ -155,4 +275,42 @@ class StoredLog(Protocol):
 
     def entries(self, after: int, size: int) -> Sequence[LogEntry]: ...
 
-    def record_relayed(self, positions: Mapping[str, int], expired: float) -> Trimmed: ...
+    def record_relayed(self, positions: Mapping[str, int], expired: TooOld) -> Trimmed: ...
+
+
+@attrs.frozen
+class LoggedBatch:
+    """The row of one batch in the log. `time` is that of the batch, in epoch seconds.
+
+    `payload` is what `actorchat.chat.node_commits` reads. `previous` is the number of the writer's batch before it that
+    is in the log, 0 for none: the numbers between them were not stored, and never will be.
+    """
+
+    writer: str
+    number: int
+    previous: int
+    time: float
+    payload: bytes
+
+
+class NodeLog(Protocol):
+    """The log of commits as the other nodes read it. A store that several nodes share has it always.
+
+    A batch that has nothing to show need not be in it. The batches of one writer get into it in the order of their
+    numbers. Any thread may call; every method may raise `actorchat.chat.ports.StorageUnavailable`.
+    """
+
+    def newest_batches(self) -> Mapping[str, int]:
+        """For each writer the number of its newest batch in the log. Writers without a batch may be missing."""
+
+    def batches(self, writer: str, *, after: int, upto: int, limit: int) -> Sequence[LoggedBatch]:
+        """The writer's batches with `after < number <= upto`, by number, the oldest `limit` ones."""
+
+    def last_logged(self) -> LoggedBatch | None:
+        """The newest batch that this store has logged itself. Called between commits; reads no storage."""
+
+    def epoch(self) -> int:
+        """The epoch of what this store logs. A higher one than before: storage went back. Reads no storage."""
+
+    def follow_epoch(self, epoch: int) -> None:
+        """Another node has logged this epoch: what this store keeps in memory may be lost. Reads no storage."""

@@ -5,7 +5,9 @@ It works with any test runner: a check is a plain function that raises Assertion
 
 from actorchat.testing._blob_checks import OpenBlobStore, check_blob_store
 from actorchat.testing._broker_checks import BrokerReader, check_broker
+from actorchat.testing._bus_checks import check_bus
 from actorchat.testing._crash_injection import InjectedCrash, crash
+from actorchat.testing._doubt_checks import CommitCut, CommitLine, check_doubt
 from actorchat.testing._probe import Probe
 from actorchat.testing._raw_peer import RawPeer
 from actorchat.testing._settle import settle
@@ -23,12 +25,15 @@ from actorchat.testing._transport_harness import (
     RecordingApplication,
     admission_of,
 )
+from actorchat.testing._writer_checks import check_many_writers
 
 __all__ = [
     "TIMED_TRANSPORT_CHECKS",
     "TRANSPORT_CHECKS",
     "BrokerReader",
+    "CommitCut",
     "CommitFault",
+    "CommitLine",
     "DelayedRunner",
     "Dialer",
     "FaultyStore",
@@ -43,6 +48,9 @@ __all__ = [
     "admission_of",
     "check_blob_store",
     "check_broker",
+    "check_bus",
+    "check_doubt",
+    "check_many_writers",
     "check_store",
     "check_transport",
     "crash",

@@ -23,18 +23,21 @@ async def check_blob_store(open_store: OpenBlobStore) -> None:
     async with open_store() as store:
         await store.clean()
         assert await store.entries() == ()
+        assert await store.owner() == ""
         await _check_reading(store)
         await _check_replacing(store)
         await _check_deleting(store)
         await _check_keys(store)
         await _check_entries(store)
         await _check_concurrency(store)
+        await _check_owner(store)
         kept = await store.entries()
         left = await store.prepare() / "left"
         await trio.Path(left).write_bytes(b"half")
     async with open_store() as store:
         await store.clean()
         assert await store.entries() == kept
+        assert await store.claim("later") == await store.owner() == "owner0"
         assert not await trio.Path(left).exists()
         assert await store.read("aa-parallel-0", 0, 10) == b"0"
 
@@ -103,6 +106,19 @@ async def _check_entries(store: BlobStore) -> None:
     for key in keys:
         await store.delete(key)
     assert await store.entries() == ()
+
+
+async def _check_owner(store: BlobStore) -> None:
+    owners = set[str]()
+
+    async def claim() -> None:
+        owners.add(await store.claim("owner0"))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(claim)
+    assert owners == {"owner0"}
+    assert await store.claim("owner1") == await store.owner() == "owner0"
 
 
 async def _check_concurrency(store: BlobStore) -> None:

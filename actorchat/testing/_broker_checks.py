@@ -32,8 +32,8 @@ OpenReader = Callable[[BrokerChannel], AbstractAsyncContextManager[BrokerReader]
 async def check_broker(broker: Broker, open_reader: OpenReader) -> None:
     """Prove that `broker` does what `actorchat.brokers.Broker` promises, as another program sees it.
 
-    `open_reader(channel)` opens a program that reads what is published from then on. It has to speak to the broker by
-    itself, not through the adapter. Raises AssertionError.
+    `open_reader(channel)` opens a program that reads what is published from then on. It must not use the adapter to
+    connect to the broker. Raises AssertionError.
     """
     for check in (_check_round_trip, _check_order, _check_channels, _check_cancelling, _check_reconnecting):
         with trio.fail_after(CAP):

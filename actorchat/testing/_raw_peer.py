@@ -42,11 +42,23 @@ class RawPeer:
         self.answers_close = True
         self._buffer = bytearray()
 
-    async def handshake(self, target: str = "/", subprotocols: tuple[str, ...] = (), behind: bytes = b"") -> bytes:
-        """Request an upgrade, with `behind` in the same packet. Returns the head of the response."""
+    async def handshake(
+        self,
+        target: str = "/",
+        subprotocols: tuple[str, ...] = (),
+        behind: bytes = b"",
+        *,
+        host: str = "localhost",
+        headers: tuple[str, ...] = (),
+    ) -> bytes:
+        """Request an upgrade, with further header lines, and with `behind` in the same packet.
+
+        Returns the head of the response.
+        """
         lines = [
             f"GET {target} HTTP/1.1",
-            "Host: localhost",
+            f"Host: {host}",
+            *headers,
             "Upgrade: websocket",
             "Connection: keep-alive, Upgrade",
             "Sec-WebSocket-Version: 13",

@@ -14,6 +14,7 @@ from uuid import UUID
 import attrs
 from msgspec.structs import replace
 
+from actorchat.chat.documents import ChangeDocument, DocumentChanged, DocumentKey, DocumentKind
 from actorchat.chat.model import (
     ANONYMOUS_IDS,
     ENDLESS,
@@ -22,44 +23,62 @@ from actorchat.chat.model import (
     OperatorCounters,
     PersonRecord,
     Policy,
+    Retention,
     SourceCounters,
     Stage,
     StoredAttachment,
     Upload,
     contribution,
     endless,
+    identity_of,
 )
 from actorchat.chat.operations import (
     AcceptChat,
     AddMessage,
     Changed,
     CloseChat,
+    Decision,
+    EditMessage,
     EndLeaving,
     ExpireChat,
     Expired,
     ExpireUploads,
+    HandOver,
     MarkMessage,
     Operation,
     PersonRecorded,
     RecordPerson,
     RecordUpload,
+    RedactMessage,
     RefreshPeople,
     Refused,
     RefuseMessage,
     ReleaseChat,
     ReopenChat,
+    ReplaceTag,
     ReserveChat,
     ReturnChat,
     SetOnline,
+    SetTags,
     SweepChat,
     TransferChat,
     Unchanged,
     UploadRecorded,
     UploadsExpired,
 )
-from actorchat.chat.ports import ChatFilter, ChatPage, Page
+from actorchat.chat.ports import MOST_UNREAD, ChatFilter, ChatPage, Page
+from actorchat.chat.privacy import AuditAction, AuditEntry
 from actorchat.protocol import AttachmentType, MessageType, Role, User
 from actorchat.storage.store import Batch, DecisionAndCounters, Store
+from actorchat.testing._account_checks import (
+    check_accounts,
+    check_blocks,
+    check_sessions,
+    check_sign_out,
+    check_stored_accounts,
+    store_accounts,
+)
+from actorchat.testing._hand_over_checks import check_hand_over
 
 __all__ = ["OpenStore", "check_store", "check_walk", "random_operations"]
 
@@ -96,6 +115,9 @@ class _Writer:
         [decided] = self.batch(operation, now=now)
         return decided
 
+    def decision(self, operation: Operation, now: float = NOW) -> Decision:
+        return self.one(operation, now)[0]
+
     def changed(self, operation: Operation, now: float = NOW) -> Changed:
         decision, _ = self.one(operation, now)
         assert isinstance(decision, Changed), decision
@@ -122,12 +144,18 @@ def check_store(fresh: Callable[[], OpenStore], *, durable: bool = True) -> None
             writer = _Writer(store)
             writer.batch(*_RECORDS, ReserveChat(CHAT, SHOP, ANN))
             check(writer)
+    for account_check in (check_accounts, check_sessions, check_sign_out, check_blocks):
+        with fresh()(Policy()) as store:
+            account_check(store, _Writer(store).decision)
+    with fresh()(Policy()) as store:
+        check_hand_over(store, _Writer(store).batch)
     _check_capacity_and_due(fresh())
     for seed in range(5):
         _check_random_sessions(fresh(), seed)
         _check_walk(fresh(), seed)
     if durable:
         _check_reopening(fresh())
+        _check_reopened_accounts(fresh())
 
 
 def _check_order(writer: _Writer) -> None:
@@ -164,7 +192,7 @@ def _check_refusals(writer: _Writer) -> None:
 
 
 def _check_idempotency(writer: _Writer) -> None:
-    """The same key and body give the stored message, another body a conflict; across batches and within one."""
+    """A repeated key with the same body returns the stored message, with another body a conflict, in any batch."""
     send = AddMessage(CHAT, ANN, "once", client_id="k")
     [(first, _), (again, _), (other, _)] = writer.batch(send, send, replace(send, text="twice"))
     assert isinstance(first, Changed)
@@ -179,7 +207,7 @@ def _check_idempotency(writer: _Writer) -> None:
 
 
 def _check_refused_keys(writer: _Writer) -> None:
-    """Refusing a message whose key is known gives the stored message instead."""
+    """Refusing a message whose key is known returns the stored message instead."""
     first, second = (AddMessage(CHAT, ANN, text, client_id=text) for text in ("first", "second"))
     other, refused = replace(first, text="other"), Refused("overloaded", "")
     unknown = AddMessage(UUID(int=9), ANN, "nowhere", client_id="first")
@@ -256,7 +284,8 @@ def _check_marks(writer: _Writer) -> None:
         assert isinstance(refused, Refused)
         assert refused.code == "message_not_found"
     # A message can be marked in the batch that adds it, if its id is guessed.
-    guess = max(*ids, foreign) + 1
+    # Ids need not be consecutive, but the next one is known.
+    guess = writer.store.newest_number() + 1
     decided = writer.batch(AddMessage(CHAT, ANN, "three"), MarkMessage(CHAT, EVE, guess, True))
     assert isinstance(decided[1][0], Changed)
     decided = writer.batch(AddMessage(CHAT, ANN, "4"), MarkMessage(UUID(int=2), EVE, guess + 1, True))
@@ -330,6 +359,9 @@ def _check_lists(writer: _Writer) -> None:
     assert listed(stages=frozenset({Stage.RESERVED})) == []
     assert listed(operator_id=EVE.id) == [13]
     assert listed(owner_id=ANN.id, stages=frozenset({Stage.NEW})) == [12]
+    assert listed(owners=frozenset({ANN.id, 99}), sources=frozenset({"b"})) == [12]
+    assert listed(owners=frozenset({ANN.id, BOB.id}), before=UUID(int=12)) == [11]
+    assert listed(owners=frozenset()) == []
     assert listed(sources=frozenset({"a"}), owner_id=BOB.id, before=UUID(int=10)) == [11]
     snapshot = store.feed_snapshot(["b", "a", "c"], 2)
     assert [chat.uuid.int for chat in snapshot.chats] == [12, 13]
@@ -339,6 +371,105 @@ def _check_lists(writer: _Writer) -> None:
     assert [record.person.user for record in snapshot.operators] == [EVE, FAY]
     assert snapshot.operators[0].counters == OperatorCounters(EVE.id, 0, 1, 1)
     assert snapshot.chats == ()
+
+
+def _check_summaries(writer: _Writer) -> None:
+    """A summary has the newest message that operators see, what they have not read, the first time and the tags."""
+    store = writer.store
+    assert store.summaries([CHAT, UUID(int=99)]) == ()
+    writer.changed(AddMessage(CHAT, ANN, "one"), now=NOW)
+    [two] = writer.talk("two")
+    writer.talk("three")
+    ann, bob = UUID(int=20), UUID(int=21)
+    writer.batch(ReserveChat(ann, "a", ANN), now=NOW + 7)
+    writer.batch(ReserveChat(bob, "b", BOB), AcceptChat(bob, EVE), now=NOW + 8)
+
+    def summary(chat: UUID) -> tuple[str | None, int, int, tuple[str, ...]]:
+        [found] = store.summaries([chat])
+        assert found.chat == store.chat(chat)
+        return None if found.last is None else found.last.text, found.unread, found.created, found.tags
+
+    assert summary(CHAT) == ("three", 3, NOW, ())
+    assert summary(bob) == (None, 0, store.summaries([bob])[0].chat.last_activity, ())
+    assert {found.chat.uuid for found in store.summaries([CHAT, ann, bob])} == {CHAT, bob}
+    writer.changed(MarkMessage(CHAT, EVE, two, True), now=NOW + 9)
+    assert summary(CHAT) == ("three", 1, NOW, ())
+    writer.changed(AddMessage(CHAT, EVE, "a note", type=MessageType.SYSTEM, type_role=Role.OPERATOR))
+    writer.changed(AddMessage(CHAT, EVE, "for Ann", type=MessageType.SYSTEM, type_role=Role.USER))
+    [found] = store.summaries([CHAT])
+    assert found.last is not None
+    assert (found.last.text, found.last.author, found.unread) == ("a note", EVE, 1)
+
+    place = found.chat.place
+    writer.changed(SetTags(CHAT, ("blue", "red")))
+    writer.changed(SetTags(bob, ("red",)))
+    assert summary(CHAT)[3] == ("blue", "red")
+    assert store.summaries([CHAT])[0].chat.place == place
+    assert {chat.uuid for chat in store.chats(ChatFilter(tag="red")).chats} == {CHAT, bob}
+    assert [chat.uuid for chat in store.chats(ChatFilter(tag="blue", sources=frozenset({SHOP}))).chats] == [CHAT]
+    assert store.chats(ChatFilter(tag="blue", owner_id=BOB.id, before=bob)).chats == ()
+    writer.batch(SetTags(CHAT, ("red",)), SetTags(CHAT, ("green",)))
+    assert summary(CHAT)[3] == ("green",)
+    writer.changed(SetTags(CHAT, ()))
+    assert summary(CHAT)[3] == ()
+    writer.batch(SetTags(CHAT, ("blue", "green", "red")), SetTags(bob, ("red",)))
+    both = [SHOP, store.summaries([bob])[0].chat.source]
+    assert store.tag_counts(both, 9) == (("red", 2), ("blue", 1), ("green", 1))
+    assert store.tag_counts(both, 1) == (("red", 2),)
+    assert store.tag_counts([], 9) == store.tag_counts(["other"], 9) == ()
+    # A new name, a name that the chat has already, none, and a tag that the chat does not have.
+    for tag, into, left in (
+        ("red", "amber", ("amber", "blue", "green")),
+        ("amber", "green", ("blue", "green")),
+        ("blue", None, ("green",)),
+        ("red", "blue", ("green",)),
+    ):
+        writer.changed(ReplaceTag(CHAT, tag, into))
+        assert summary(CHAT)[3] == left
+    assert summary(bob)[3] == ("red",)
+    writer.batch(ReplaceTag(CHAT, "green", "x"), SetTags(CHAT, ("a", "b")), ReplaceTag(CHAT, "b", "c"))
+    assert summary(CHAT)[3] == ("a", "c")
+    writer.batch(ReplaceTag(CHAT, "a", "b"), ReplaceTag(CHAT, "b", "c"), ReplaceTag(CHAT, "c", "d"))
+    assert summary(CHAT)[3] == ("d",)
+    refused, _ = writer.one(SetTags(ann, ("red",)))
+    assert isinstance(refused, Refused)
+    assert refused.code == "conflict"
+
+    # Counting stops at a bound, so that a long chat costs no more.
+    for _ in range(MOST_UNREAD // 100):
+        writer.batch(*(AddMessage(bob, BOB, "!") for _ in range(101)))
+    assert summary(bob)[1] == MOST_UNREAD
+
+
+def _check_documents(writer: _Writer) -> None:
+    """A document is changed in its transaction, on the result of the changes before it."""
+    store, key = writer.store, DocumentKey(DocumentKind.REPLY, SHOP, "b")
+
+    def appended(text: str) -> ChangeDocument:
+        return ChangeDocument(key, lambda before: (before or "") + text)
+
+    assert store.documents(DocumentKind.REPLY, SHOP) == ()
+    assert writer.batch(appended("1"), appended("2"))[1][0] == DocumentChanged("12")
+    assert writer.batch(appended("3"))[0][0] == DocumentChanged("123")
+    writer.batch(ChangeDocument(DocumentKey(DocumentKind.REPLY, SHOP, "a"), lambda _: "x"))
+    writer.batch(ChangeDocument(DocumentKey(DocumentKind.REPLY, "mall", "a"), lambda _: "y"))
+    writer.batch(ChangeDocument(DocumentKey(DocumentKind.WIDGET, SHOP), lambda _: "z"))
+    assert store.documents(DocumentKind.REPLY, SHOP) == (("a", "x"), ("b", "123"))
+    assert store.documents(DocumentKind.WIDGET, SHOP) == (("", "z"),)
+
+    def fail(_: str | None) -> str | None:
+        raise ValueError("as scripted")
+
+    decisions = writer.batch(ChangeDocument(key, lambda _: None), ChangeDocument(key, fail), appended("4"))
+    assert isinstance(decisions[1][0], Refused)
+    assert store.documents(DocumentKind.REPLY, SHOP) == (("a", "x"), ("b", "4"))
+
+    # What a visitor has viewed is deleted with the record of an anonymous visitor.
+    chat, viewed = UUID(int=30), DocumentKey(DocumentKind.VISIT, str(GUEST.id))
+    writer.batch(ReserveChat(chat, SHOP, GUEST), ChangeDocument(viewed, lambda _: "page"))
+    assert store.documents(DocumentKind.VISIT, str(GUEST.id)) == (("", "page"),)
+    writer.batch(ExpireChat(chat, NOW + 1, False), now=NOW + 9)
+    assert store.documents(DocumentKind.VISIT, str(GUEST.id)) == ()
 
 
 def _check_order_of_lists(writer: _Writer) -> None:
@@ -496,6 +627,81 @@ def _check_expiry(writer: _Writer) -> None:
     assert store.person(Identity(Role.USER, nobody.id)) is None
 
 
+def _check_retention(writer: _Writer) -> None:
+    """Closed chats are found when their source keeps them no longer, and deleted with all that belongs to them."""
+    store, kept, other, guests = writer.store, UUID(int=21), UUID(int=22), UUID(int=23)
+    writer.batch(*(ReserveChat(chat, SHOP, BOB) for chat in (kept,)), ReserveChat(other, "help", ANN))
+    writer.batch(ReserveChat(guests, "help", GUEST), RecordUpload(_upload(1)))
+    [first, _] = writer.talk("hello", "world")
+    writer.batch(
+        AddMessage(CHAT, ANN, "", (UUID(int=1),), "file"),
+        EditMessage(CHAT, ANN, first, "edited"),
+        SetTags(CHAT, ("tag",)),
+        ChangeDocument(DocumentKey(DocumentKind.VISIT, str(GUEST.id)), lambda _: "{}"),
+        *(AddMessage(chat, owner, "x") for chat, owner in ((kept, BOB), (other, ANN), (guests, GUEST))),
+        SetTags(guests, ("tag",)),
+    )
+    for chat, at in ((CHAT, 10), (other, 20), (guests, 30)):
+        writer.changed(CloseChat(chat, EVE), now=NOW + at)
+    retention, now = Retention(100, {SHOP: 50}), NOW + 125
+    past = ((other, now - 100), (CHAT, now - 50))
+    assert set(store.past_retention(retention, now, 9)) == set(past)
+    assert len(store.past_retention(retention, now, 1)) == 1
+    assert store.past_retention(Retention(0, {SHOP: 50}), now, 9) == (past[1],)
+    assert store.past_retention(Retention(100, {SHOP: 0}), now, 9) == (past[0],)
+    assert store.past_retention(Retention(), now, 9) == ()
+    assert store.past_retention(retention, NOW + 59, 9) == ()
+    before, number = store.feed_snapshot([SHOP, "help"], 9).counters, store.newest_number()
+
+    def delete(chat: UUID, record: AuditEntry, *, before: float = now - 50, in_use: bool = False) -> Decision:
+        return writer.one(ExpireChat(chat, before, in_use, record), now=now)[0]
+
+    record = AuditEntry(int(now), "retention", AuditAction.RETENTION, None, {})
+    # In use, active since, not closed, and without a record, which is for reserved chats.
+    assert isinstance(delete(CHAT, record, in_use=True), Unchanged)
+    assert isinstance(delete(CHAT, record, before=NOW + 9), Unchanged)
+    assert isinstance(delete(kept, record), Unchanged)
+    assert isinstance(writer.one(ExpireChat(CHAT, now, False))[0], Unchanged)
+    # A chat that its batch changes waits for the next one.
+    busy = writer.batch(SetTags(CHAT, ("new",)), ExpireChat(CHAT, now - 50, False, record), now=now)
+    assert isinstance(busy[1][0], Unchanged)
+    assert store.audits(9, 9) == ()
+    # Closing the chat added a message.
+    assert delete(CHAT, record) == Expired(CHAT, 4, (UUID(int=1),))
+    assert isinstance(delete(CHAT, record), Refused)
+    assert (store.chat(CHAT), store.since(CHAT, rev=0, limit=9), store.located(first)) == (None, None, None)
+    assert store.edited(CHAT, rev=0, limit=9) is None
+    assert (store.found([first]), store.uploads([UUID(int=1)]), store.uploads_of(identity_of(ANN))) == ((), (), ())
+    searchable = [UUID(hex=message.chat) for message in store.searchable(0, 9)]
+    assert searchable == [kept, other, guests, other, guests]
+    assert store.searchable_edits(0, 9) == ()
+    assert store.chats(ChatFilter(tag="new")).chats == ()
+    assert [chat.uuid for chat in store.chats(ChatFilter(sources=frozenset({SHOP}))).chats] == [kept]
+    assert store.feed_snapshot([SHOP, "help"], 9).counters == before
+    # The record of the run is replaced, in the transaction of each chat.
+    counts = {"chats": 1, "messages": 4, "files": 1}
+    assert [(entry.counts, entry.subject) for entry in store.audits(9, 9)] == [(counts, None)]
+    assert isinstance(delete(guests, attrs.evolve(record, counts=counts), before=now), Expired)
+    [entry] = store.audits(9, 9)
+    assert (entry.at, entry.counts) == (int(now), {"chats": 2, "messages": 6, "files": 1})
+    # Only the anonymous visitor is forgotten.
+    assert store.person(identity_of(GUEST)) is None
+    assert store.documents(DocumentKind.VISIT, str(GUEST.id)) == ()
+    assert store.person(identity_of(ANN)) is not None
+    removed = store.removed_chats(0, 9)
+    assert [(each.chat, each.owner_id) for each in removed] == [(CHAT, ANN.id), (guests, GUEST.id)]
+    assert number < removed[0].place < removed[1].place <= store.newest_number()
+    assert store.removed_chats(removed[0].place, 9) == removed[1:]
+    # The owner can begin anew, and no number of a deleted message is known in a new chat.
+    writer.changed(ReserveChat(CHAT, SHOP, ANN), now=now)
+    assert isinstance(writer.changed(AddMessage(CHAT, ANN, "again", client_id="file"), now=now), Changed)
+    _refuses(writer, MarkMessage(CHAT, EVE, first, True), "message_not_found", now=now)
+    page = store.after(CHAT, Role.OPERATOR, after=-1, limit=9)
+    assert page is not None
+    assert [(message.index, message.text) for message in page.messages] == [(0, "again")]
+    assert store.summaries([CHAT])[0].tags == ()
+
+
 def _check_presence(writer: _Writer) -> None:
     """An operator who goes offline with chats is leaving until they are returned; then chats reopen in the queue."""
     other = UUID(int=2)
@@ -555,7 +761,7 @@ def _check_memberships(writer: _Writer) -> None:
     record = writer.person(gus)
     assert record.user.firstname == "Augustus"
     assert record.sources(NOW + 60) == {SHOP, "mall"}
-    # Reads use the clock, decisions the time of their batch.
+    # Reads go by the clock, decisions by the time of their batch.
     assert gus.id not in [each.person.user.id for each in writer.store.operators([SHOP])]
     assert writer.store.operators(["mall"])[0].person == record
     assert writer.store.feed_snapshot(["mall"], 1).operators[0].person == record
@@ -593,7 +799,7 @@ def _check_uploads(writer: _Writer) -> None:
     for other in (tuple(ids[:2]), (), (ids[1],)):
         _refuses(writer, replace(send, text="x", attachments=other), "conflict")
     _refuses(writer, replace(send, attachments=tuple(ids[:2])), "conflict")
-    # An unknown file, one in use, another user's, and one named twice.
+    # These are refused: an unknown file, one in use, another user's, and one that is named twice.
     nothing = UUID(int=99)
     for files, offending in (
         ((nothing, ids[2]), (nothing,)),
@@ -603,9 +809,9 @@ def _check_uploads(writer: _Writer) -> None:
     ):
         refused = _refuses(writer, AddMessage(CHAT, ANN, "x", files), "attachment_unknown")
         assert refused.attachments == offending
-    # Neither a user with the same id and another role nor a refused message has used the file.
+    # The refused messages have not used the file, and a user with the same id and another role can't.
     _refuses(writer, AddMessage(CHAT, EVE, "x", (ids[2],)), "attachment_unknown")
-    # Of two messages of one batch the first takes it; so does one of a chat that the batch makes.
+    # Of two messages in one batch the first one gets the file, even if the batch has just created its chat.
     new = UUID(int=7)
     decided = writer.batch(
         ReserveChat(new, "mall", ANN), AddMessage(new, ANN, "a", (ids[2],)), AddMessage(CHAT, ANN, "b", (ids[2],))
@@ -692,6 +898,76 @@ def _check_recover(writer: _Writer) -> None:
     writer.talk("y")
 
 
+def _check_edits(writer: _Writer) -> None:
+    """An edit replaces the text wherever the message is read, also in the batch that adds it, and adds a revision."""
+    [first, second] = writer.talk("helo", "world")
+    edit = EditMessage(CHAT, ANN, first, "hello")
+    changed = writer.changed(edit, NOW + 5)
+    [edited] = changed.updated
+    assert (edited.index, edited.text, edited.edited_at, edited.edit_rev) == (0, "hello", NOW + 5, 3)
+    assert (changed.chat.rev, changed.chat.next_index, changed.messages, changed.chat_changed) == (3, 2, (), False)
+    assert writer.one(edit, NOW + 6)[0] == Unchanged(changed.chat, edited)
+    assert writer.store.located(second) == (CHAT, 1)
+    assert writer.store.located(second + 1_000) is None
+    for page in (
+        writer.store.newest(CHAT, Role.USER, before=1, limit=9),
+        writer.store.edited(CHAT, rev=2, limit=9),
+        writer.store.edited(CHAT, rev=0, limit=9),
+    ):
+        assert page is not None
+        assert page.messages == (edited,)
+    # A repeated client_id still finds the message after its text has changed.
+    send = AddMessage(CHAT, ANN, "onec", client_id="k")
+    # Ids need not be consecutive: the edit has taken a number as well.
+    third = writer.store.newest_number() + 1
+    [(added, _), (again, _), (repeated, _)] = writer.batch(send, EditMessage(CHAT, ANN, third, "once"), send)
+    assert isinstance(added, Changed)
+    assert isinstance(again, Changed)
+    assert repeated == Unchanged(again.chat, again.updated[0])
+    assert writer.one(send)[0] == repeated
+    page = writer.store.edited(CHAT, rev=0, limit=1)
+    assert page is not None
+    assert (page.messages, page.has_more) == ((edited,), True)
+    refused = writer.batch(
+        EditMessage(CHAT, ANN, first, ""),
+        EditMessage(CHAT, BOB, first, "mine"),
+        EditMessage(CHAT, EVE, first, "mine"),
+        EditMessage(CHAT, ANN, third + 1_000, "none"),
+        now=NOW + 7,
+    )
+    codes = [decision.code for decision, _ in refused if isinstance(decision, Refused)]
+    assert codes == ["empty", "not_allowed", "not_allowed", "not_found"]
+    [(late, _)] = writer.batch(EditMessage(CHAT, ANN, first, "late"), now=NOW + Policy().edit_within)
+    assert isinstance(late, Refused)
+    assert late.code == "too_late"
+
+
+def _check_redactions(writer: _Writer) -> None:
+    """A redaction removes the text and the files, and forgets the uploads. Index, author and counters stay."""
+    upload = _upload(71)
+    writer.batch(RecordUpload(upload))
+    before = writer.changed(AddMessage(CHAT, ANN, "secret", (upload.file.uuid,)))
+    note = writer.changed(AddMessage(CHAT, EVE, "note", type=MessageType.SYSTEM, type_role=Role.OPERATOR)).messages[0]
+    message, unread = before.messages[0], writer.store.feed_snapshot({SHOP}, 1).counters
+    for operation in (RedactMessage(CHAT, BOB, message.id), RedactMessage(CHAT, ANN, note.id, moderates=True)):
+        assert isinstance(writer.one(operation)[0], Refused)
+    changed = writer.changed(RedactMessage(CHAT, EVE, message.id, moderates=True), NOW + 10_000)
+    [redacted] = changed.updated
+    assert (redacted.text, redacted.attachments, redacted.redacted) == ("", (), True)
+    assert (redacted.index, redacted.author, redacted.time) == (message.index, ANN, message.time)
+    assert changed.removed == (upload.file.uuid,)
+    assert writer.store.uploads((upload.file.uuid,)) == ()
+    assert writer.store.feed_snapshot({SHOP}, 1).counters == unread
+    page = writer.store.after(CHAT, Role.USER, after=-1, limit=9)
+    assert page is not None
+    assert page.messages == (redacted,)
+    again = writer.one(RedactMessage(CHAT, ANN, message.id))[0]
+    assert again == Unchanged(changed.chat, redacted)
+    edit = writer.one(EditMessage(CHAT, ANN, message.id, "back"))[0]
+    assert isinstance(edit, Refused)
+    assert edit.code == "conflict"
+
+
 _CHECKS: Final = (
     _check_order,
     _check_refusals,
@@ -702,13 +978,18 @@ _CHECKS: Final = (
     _check_marks,
     _check_pages,
     _check_lists,
+    _check_summaries,
+    _check_documents,
     _check_order_of_lists,
     _check_people,
     _check_presence,
     _check_expiry,
+    _check_retention,
     _check_memberships,
     _check_uploads,
     _check_expiring_uploads,
+    _check_edits,
+    _check_redactions,
     _check_bad_value,
     _check_recover,
 )
@@ -772,8 +1053,16 @@ def _check_random_sessions(open_store: OpenStore, seed: int) -> None:
         assert counter == latest.get(SHOP, counter)
 
 
+def _check_reopened_accounts(open_store: OpenStore) -> None:
+    """A store that is opened again still has every account, sign-in and sign-out."""
+    with open_store(Policy()) as store:
+        store_accounts(_Writer(store).decision)
+    with open_store(Policy()) as store:
+        check_stored_accounts(store, _Writer(store, "second").decision)
+
+
 def _check_reopening(open_store: OpenStore) -> None:
-    """A store that is opened again has every id, key, counter and batch, and gives no id twice."""
+    """A store that is opened again still has every id, key, counter and batch, and reuses no id."""
     send = AddMessage(CHAT, ANN, "kept", client_id="k")
     batch = Batch("first", 1, NOW)
     with open_store(Policy()) as store:
@@ -857,5 +1146,8 @@ def random_operations(seed: int, number: int) -> Iterator[Operation]:
                 EndLeaving(operator.id),
                 SweepChat(chat),
                 RefreshPeople(chat),
+                SetTags(chat, chance.choice(((), ("a",), ("a", "b")))),
+                ReplaceTag(chat, "a", chance.choice((None, "b", "c"))),
+                HandOver(GUEST.id, chance.choice((ANN, BOB)), NOW + 1.0),
             )
         )

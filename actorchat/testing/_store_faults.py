@@ -10,7 +10,17 @@ from uuid import UUID
 
 import trio
 
-from actorchat.chat.model import ChatState, Identity, PersonRecord, Upload
+from actorchat.chat.accounts import Account
+from actorchat.chat.blocks import Block
+from actorchat.chat.documents import DocumentKind
+from actorchat.chat.model import (
+    ChatState,
+    Identity,
+    PersonRecord,
+    Retention,
+    StoredMessage,
+    Upload,
+)
 from actorchat.chat.operations import Operation, RefuseMessage
 from actorchat.chat.ports import (
     PAGE_BYTES,
@@ -20,9 +30,19 @@ from actorchat.chat.ports import (
     OperatorRecord,
     Page,
     StorageUnavailable,
+    SummaryRecord,
 )
+from actorchat.chat.privacy import AuditEntry
 from actorchat.protocol import Role
-from actorchat.storage.store import Batch, CommitInDoubt, DecisionAndCounters, Store
+from actorchat.storage.store import (
+    Batch,
+    CommitInDoubt,
+    DecisionAndCounters,
+    RemovedChat,
+    SearchableMessage,
+    SearchablePerson,
+    Store,
+)
 from actorchat.storage.worker_threads import Runner
 
 __all__ = ["CommitFault", "DelayedRunner", "FaultyStore"]
@@ -100,8 +120,17 @@ class FaultyStore(Store):
     ) -> Page | None:
         return self._readable.authored(chat, author_role, after=after, upto=upto, limit=limit, size=size)
 
+    def edited(self, chat: UUID, *, rev: int, limit: int, size: int = PAGE_BYTES) -> Page | None:
+        return self._readable.edited(chat, rev=rev, limit=limit, size=size)
+
+    def located(self, message_id: int) -> tuple[UUID, int] | None:
+        return self._readable.located(message_id)
+
     def chats(self, which: ChatFilter) -> ChatPage:
         return self._readable.chats(which)
+
+    def summaries(self, chats: Collection[UUID]) -> tuple[SummaryRecord, ...]:
+        return self._readable.summaries(chats)
 
     def person(self, identity: Identity) -> PersonRecord | None:
         return self._readable.person(identity)
@@ -109,8 +138,23 @@ class FaultyStore(Store):
     def operators(self, sources: Collection[str] | None) -> tuple[OperatorRecord, ...]:
         return self._readable.operators(sources)
 
+    def accounts(self) -> tuple[Account, ...]:
+        return self._readable.accounts()
+
+    def blocks(self) -> tuple[Block, ...]:
+        return self._readable.blocks()
+
+    def sources(self, limit: int) -> tuple[str, ...]:
+        return self._readable.sources(limit)
+
+    def tag_counts(self, sources: Collection[str], limit: int) -> tuple[tuple[str, int], ...]:
+        return self._readable.tag_counts(sources, limit)
+
     def feed_snapshot(self, sources: Collection[str], limit: int) -> FeedSnapshot:
         return self._readable.feed_snapshot(sources, limit)
+
+    def past_retention(self, retention: Retention, now: float, limit: int) -> tuple[tuple[UUID, float], ...]:
+        return self._readable.past_retention(retention, now, limit)
 
     def unused(self, before: float, limit: int) -> tuple[UUID, ...]:
         return self._readable.unused(before, limit)
@@ -118,11 +162,44 @@ class FaultyStore(Store):
     def due(self, now: float, limit: int) -> tuple[UUID, ...]:
         return self._readable.due(now, limit)
 
+    def documents(self, kind: DocumentKind, scope: str) -> tuple[tuple[str, str], ...]:
+        return self._readable.documents(kind, scope)
+
     def uploads(self, files: Collection[UUID]) -> tuple[Upload, ...]:
         return self._readable.uploads(files)
 
     def unbound_uploads(self, before: float, limit: int) -> tuple[UUID, ...]:
         return self._readable.unbound_uploads(before, limit)
+
+    def searchable(self, after: int, limit: int) -> tuple[SearchableMessage, ...]:
+        return self._readable.searchable(after, limit)
+
+    def searchable_edits(self, after: int, limit: int) -> tuple[SearchableMessage, ...]:
+        return self._readable.searchable_edits(after, limit)
+
+    def removed_chats(self, after: int, limit: int) -> tuple[RemovedChat, ...]:
+        return self._readable.removed_chats(after, limit)
+
+    def people_after(self, after: Identity, limit: int) -> tuple[SearchablePerson, ...]:
+        return self._readable.people_after(after, limit)
+
+    def searchable_people(self, people: Collection[Identity]) -> tuple[SearchablePerson, ...]:
+        return self._readable.searchable_people(people)
+
+    def audits(self, before: int, limit: int) -> tuple[AuditEntry, ...]:
+        return self._readable.audits(before, limit)
+
+    def written_by(self, author: Identity, after: int, limit: int) -> tuple[tuple[UUID, int], ...]:
+        return self._readable.written_by(author, after, limit)
+
+    def uploads_of(self, uploader: Identity) -> tuple[UUID, ...]:
+        return self._readable.uploads_of(uploader)
+
+    def newest_number(self) -> int:
+        return self._readable.newest_number()
+
+    def found(self, messages: Sequence[int]) -> tuple[tuple[ChatState, StoredMessage], ...]:
+        return self._readable.found(messages)
 
     def probe(self) -> None:
         self._readable.probe()

@@ -34,7 +34,7 @@ _EVENT: Final = b'{"type":"event","data":%d}'
 async def check_transport(open_transport: OpenTransport, *, timed: bool) -> None:
     """Run every check. `timed` adds those that wait for minutes; they need a virtual clock.
 
-    Raises AssertionError with the promise that was broken. There is no timeout: wrap it in `trio.fail_after`.
+    Raises AssertionError, which names the broken promise. There is no timeout: wrap it in `trio.fail_after`.
     """
     for check in (*TRANSPORT_CHECKS, *(TIMED_TRANSPORT_CHECKS if timed else ())):
         await check(open_transport)

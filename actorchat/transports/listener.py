@@ -6,7 +6,7 @@ import errno
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from math import inf
@@ -24,9 +24,10 @@ from actorchat.transports.ports import Admission
 from actorchat.transports.request_head import BadHead, HeadReader, RequestHead, Upgrade, read_head
 from actorchat.transports.throttled_log import ThrottledLog
 from actorchat.transports.unfinished_requests import UnfinishedRequests
+from actorchat.transports.unix_socket import UNIX_PEER
 from actorchat.transports.websocket_accept import accept
 
-__all__ = ["AuthorizeUpgrade", "HttpSide", "Listener", "Rejection", "UpgradeSide", "bind"]
+__all__ = ["AuthorizeUpgrade", "Deciding", "HttpSide", "Listener", "Rejection", "UpgradeSide", "bind"]
 
 _logger: Final = logging.getLogger(__name__)
 _BACKLOG: Final = 1_024
@@ -61,11 +62,17 @@ class Rejection:
     reason: str = ""
 
 
-# Any: what a coroutine yields and receives.
-AuthorizeUpgrade = Callable[[RequestHead, str], "Admission | Rejection | Coroutine[Any, Any, Admission | Rejection]"]
-"""Decides on an upgrade by its head and the client's address. If it has to wait, it returns a coroutine, which limits
-its own time.
-"""
+class Deciding(Protocol):
+    """A decision about an upgrade that has to wait, such as a coroutine. It limits its own time."""
+
+    def __await__(self) -> Generator[Any, Any, Admission | Rejection]: ...  # Any: what a coroutine yields and receives
+
+    def close(self) -> None:
+        """Give up the decision, which was not awaited."""
+
+
+AuthorizeUpgrade = Callable[[RequestHead, str], Admission | Rejection | Deciding]
+"""Decides on an upgrade by its head and the client's address."""
 
 HttpSide = Callable[[HttpStream | TlsHttpStream, RequestHead], Awaitable[bytes | None]]
 """Serves HTTP on a connection. The stream yields the head again. The connection is closed when this returns None.
@@ -90,10 +97,11 @@ class UpgradeSide(Protocol):
         """Open a websocket on `byte_stream`. Returns None if it needs no task, else an awaitable that serves it."""
 
 
-async def bind(host: str, port: int) -> tuple[socket.socket, ...]:
+async def bind(host: str, port: int, *, shared: bool = False) -> tuple[socket.socket, ...]:
     """Bind the same port on every address of `host`; port 0 = any free port. Raises OSError.
 
-    Clients can't connect before a `Listener` serves the sockets.
+    Clients can't connect before a `Listener` serves the sockets. With `shared`, a port may be bound several times by
+    this user, and the kernel spreads connections over the sockets that listen.
     """
     found = await trio.socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG
@@ -105,6 +113,8 @@ async def bind(host: str, port: int) -> tuple[socket.socket, ...]:
             bound.append(sock)
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if shared:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             if port == 0 and len(bound) > 1:
@@ -188,8 +198,11 @@ class Listener:
 
     @property
     def port(self) -> int:
-        """The port of the first socket; raises OSError after `close`."""
-        return int(self._sockets[0].getsockname()[1])
+        """The port of the first socket. Raises OSError after `close`, and for a Unix socket."""
+        address = self._sockets[0].getsockname()
+        if not isinstance(address, tuple):
+            raise OSError("a Unix socket has no port")
+        return int(address[1])
 
     @property
     def unfinished(self) -> int:
@@ -266,7 +279,7 @@ class Listener:
             self._refuse_full(sock)
             return
         try:
-            connection = self._open(sock)
+            connection = self._open(sock, peer)
         except Exception:  # the peer has reset the connection in the meantime
             _logger.debug("connection of %s was reset before it was served", peer, exc_info=True)
             sock.close()
@@ -352,10 +365,12 @@ class Listener:
             self._tasks -= 1
             await connection.byte_stream.reset()
 
-    def _open(self, sock: socket.socket) -> _Connection:
+    def _open(self, sock: socket.socket, peer: str) -> _Connection:
         sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        is_tcp = peer != UNIX_PEER
+        if is_tcp:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if is_tcp and hasattr(socket, "TCP_NOTSENT_LOWAT"):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
         nursery, kernel = self._transport.nursery, self._kernel
         if self._tls is None:
@@ -460,7 +475,8 @@ class Listener:
 
 
 def _peer(address: object) -> str:
-    return str(address[0]) if isinstance(address, tuple) else str(address)
+    # Clients of a Unix socket have no address.
+    return str(address[0]) if isinstance(address, tuple) else UNIX_PEER
 
 
 def _error_body(code: str, detail: str) -> bytes:

@@ -20,6 +20,8 @@ __all__ = ["Outbox", "Wire"]
 
 # Small buffers are joined up to this size: one system call instead of many, and no large copies.
 _JOIN_BYTES: Final = 65_536
+_NO_CODE: Final = 1005
+"""Stands for a Close without a code."""
 
 
 class Wire(Protocol):
@@ -138,16 +140,19 @@ class Outbox:
     waits here. Over the bound, waiting typing is dropped first. If that is not enough, everything is dropped and the
     peer is closed with 1013. Only the Close itself, and a single push onto an empty outbox, may exceed the bound.
 
-    `closed`: a Close was accepted or the peer is gone, so nothing more is accepted.
+    `closed`: a Close was accepted or the peer is gone, so nothing more is accepted. `close_code`: the code of that
+    Close. `gave_up`: the peer was too slow.
     """
 
-    __slots__ = ("_drained", "_limits", "_queue", "_send", "_wire", "closed")
+    __slots__ = ("_drained", "_limits", "_queue", "_send", "_wire", "close_code", "closed", "gave_up")
 
     def __init__(self, wire: Wire, limits: Limits) -> None:
         self._wire = wire
         self._send = wire.send
         self._limits = limits
         self.closed: bool = False
+        self.close_code: int | None = None
+        self.gave_up: bool = False
         self._queue: _Queue | None = None
         self._drained: trio.Event | None = None
 
@@ -189,7 +194,7 @@ class Outbox:
         await trio.lowlevel.checkpoint()
 
     def hold(self, *, unbounded: bool = False) -> None:
-        """Keep what is pushed until `flush`, so that it is sent in one call. Does nothing if something waits already.
+        """Keep pushed frames until `flush`, so that they are sent in one call. Does nothing if something waits already.
 
         With `unbounded`, the bound applies only after the flush.
         """
@@ -232,6 +237,7 @@ class Outbox:
 
     def give_up(self) -> None:
         """Drop what waits for a slow peer, except the rest of a half-sent frame, and close with 1013."""
+        self.gave_up = True
         queue = self._queue
         if queue is not None:
             queue.drop(only_typing=False)
@@ -302,6 +308,7 @@ class Outbox:
             queue = self._queue = _Queue()
         waiting = bool(queue.entries)
         queue.append(_Entry(frame, (len(frame),), _Kind.CLOSE))
+        self.close_code = int.from_bytes(frame[2:4], "big") or _NO_CODE
         self.closed = True
         self._wake()
         self._wire.closing(linger)

@@ -24,10 +24,14 @@ __all__ = ["Admission", "Application", "FeedTarget", "Limits", "Receiver", "Room
 
 @attrs.frozen
 class RoomTarget:
-    """The room of `chat`. `after` replays the messages after that index, -1 all; None replays nothing."""
+    """The room of `chat`. `after` replays the messages after that index, -1 all; None replays nothing.
+
+    A `quiet` socket of an operator reads without being announced.
+    """
 
     chat: UUID
     after: int | None = None
+    quiet: bool = False
 
 
 @attrs.frozen
@@ -41,14 +45,18 @@ class FeedTarget:
 class Admission:
     """The user of a socket, and the room or feed that it joins.
 
-    At `expires_at`, in epoch seconds, the socket is closed with 4401. `peer` is the client's address, for logs.
+    At `expires_at`, in epoch seconds, the socket is closed with 4401. `issued` is when the token was issued, None if
+    that is unknown or there is none. `peer` is the client's address, for logs. `trace` says for telemetry which
+    trace the socket belongs to.
     """
 
     user: User
     profile: Profile
     target: RoomTarget | FeedTarget
     expires_at: float | None = None
+    issued: float | None = None
     peer: str = ""
+    trace: object = None
 
 
 class Receiver(Protocol):

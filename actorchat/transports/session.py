@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from math import inf
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
@@ -26,7 +26,7 @@ from actorchat.transports.in_flight import InFlightOperations
 from actorchat.transports.outbox import Outbox, Wire
 from actorchat.transports.ports import Admission, Limits, Receiver
 
-__all__ = ["Sessions", "SocketSession"]
+__all__ = ["SessionObserver", "Sessions", "SocketSession"]
 
 _logger: Final = logging.getLogger(__name__)
 _PING: Final = Frames(ping_frame(), (len(ping_frame()),))
@@ -49,6 +49,7 @@ class SocketSession:
         "expires_at",
         "heard",
         "held",
+        "issued",
         "on_resume",
         "outbox",
         "peer",
@@ -70,6 +71,7 @@ class SocketSession:
         # Fan-out calls this once per socket, so it is the outbox's own method and not one around it.
         self.push: Callable[[Frames], None] = self.outbox.push
         self.peer: str = admission.peer
+        self.issued: float | None = admission.issued
         self.expires_at: float = inf if admission.expires_at is None else admission.expires_at
         # State of the heartbeat. It is kept here because a dict of all sessions would need more memory.
         self.heard: bool = True
@@ -224,12 +226,30 @@ class SocketSession:
             self.on_resume()
 
 
+class SessionObserver(Protocol):
+    """Is told of each session once when it begins, and once when it ends. Never raises."""
+
+    def expected(self, session: SocketSession, /) -> None:
+        """A session is being opened."""
+
+    def ended(self, session: SocketSession, close_code: int | None, /) -> None:
+        """A session has ended. `close_code` is that of the Close that was sent, None if none was."""
+
+
 class Sessions:
-    """The live sessions of one transport, and their number per user."""
+    """The live sessions of one transport, and their number per user.
+
+    `given_up` counts the sessions that were closed because their peers were too slow. `observer` may be set before the
+    first session.
+    """
 
     def __init__(self) -> None:
+        self.observer: SessionObserver | None = None
         self._live: dict[SocketSession, None] = {}
+        self._expected: dict[SocketSession, None] = {}
+        self._ended: dict[SocketSession, tuple[int, str]] = {}
         self._counts: dict[Identity, int] = {}
+        self.given_up: int = 0
         self._closing_with: tuple[int, str] | None = None
         self._some = trio.Event()
         self._none = trio.Event()
@@ -249,18 +269,49 @@ class Sessions:
         """Count a session that is being opened. Discard it once, even if it is never added."""
         identity = identity_of(session.user)
         self._counts[identity] = self._counts.get(identity, 0) + 1
+        self._expected[session] = None
+        if self.observer is not None:
+            self.observer.expected(session)
 
     def add(self, session: SocketSession) -> None:
         """Add an expected session, which can be closed from now on. While draining it is closed at once."""
         if not self._live:
             self._none = trio.Event()
+        self._expected.pop(session, None)
         self._live[session] = None
         self._some.set()
         if self._closing_with is not None:
             session.close(*self._closing_with)
+        elif self._ended and (ended := self._ended.pop(session, None)) is not None:
+            session.close(*ended)
+
+    def close_user(self, identity: Identity, code: int, reason: str = "") -> None:
+        """Close every session of that user, including those that are being opened, but none that is expected later."""
+        if identity in self._counts:
+            self.close_where(lambda session: identity_of(session.user) == identity, code, reason)
+
+    def sign_out(self, user: User, issued: float, code: int, reason: str = "") -> None:
+        """Close the sessions of a user whose tokens that were issued up to then, in epoch seconds, are worthless."""
+        identity = identity_of(user)
+
+        def ends(session: SocketSession) -> bool:
+            return identity_of(session.user) == identity and (session.issued is None or session.issued <= issued)
+
+        if identity in self._counts:
+            self.close_where(ends, code, reason)
+
+    def close_where(self, matches: Callable[[SocketSession], bool], code: int, reason: str = "") -> None:
+        """Close every session for which `matches` is true, including those that are being opened."""
+        for session in self._live:
+            if matches(session):
+                session.close(code, reason)
+        for session in self._expected:
+            if matches(session):
+                self._ended[session] = (code, reason)
 
     def discard(self, session: SocketSession) -> None:
         """Forget a session that has ended, whether or not it was added."""
+        self.given_up += session.outbox.gave_up
         identity = identity_of(session.user)
         count = self._counts[identity] - 1
         if count:
@@ -268,12 +319,16 @@ class Sessions:
         else:
             del self._counts[identity]
         self._live.pop(session, None)
+        self._expected.pop(session, None)
+        self._ended.pop(session, None)
+        if self.observer is not None:
+            self.observer.ended(session, session.outbox.close_code)
         if not self._live:
             self._some = trio.Event()
             self._none.set()
 
     async def wait_any(self) -> None:
-        """Return when there is a session."""
+        """Wait until there is a session."""
         while not self._live:
             await self._some.wait()
         await trio.lowlevel.checkpoint()

@@ -27,6 +27,7 @@ __all__ = [
     "cache_folder",
     "compile_c",
     "on_load_core",
+    "on_server_core",
     "open_load",
     "pin_server",
     "signals_held",
@@ -206,9 +207,22 @@ def pin_load() -> None:
 
 @contextmanager
 def on_load_core() -> Iterator[None]:
-    """Inside the block, pin this process to the last core, for load that it makes itself."""
+    """Inside the block, pin this process to the last core, for load that it makes itself. New processes inherit it."""
+    with _pinned(-1):
+        yield
+
+
+@contextmanager
+def on_server_core() -> Iterator[None]:
+    """Inside the block, pin this process to the first core, for parts of a server that it runs itself."""
+    with _pinned(0):
+        yield
+
+
+@contextmanager
+def _pinned(core: int) -> Iterator[None]:
     before = os.sched_getaffinity(0)
-    _pin(-1)
+    _pin(core)
     try:
         yield
     finally:

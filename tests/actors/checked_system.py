@@ -81,7 +81,7 @@ async def open_system(
     virtual = isinstance(trio.lowlevel.current_clock(), MockClock)
     opened: ActorSystem | None = None
     try:
-        # A test that hangs fails, and at once where the clock jumps: no test waits for so long on purpose.
+        # A test that hangs fails; with a virtual clock it fails at once, because no test waits for so long on purpose.
         with trio.fail_after(2e5 if virtual else 20):
             async with actorchat.actors.open_system(
                 drain=drain,

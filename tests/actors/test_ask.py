@@ -13,7 +13,7 @@ from trio.testing import MockClock
 from actorchat.actors import ActorCrashed, AskCycle, AskTimeout, DeadLetterReason, MailboxFull, Pending, Ref, Restart
 from actorchat.testing import settle
 from tests.actors.checked_system import open_system
-from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Message, Total
+from tests.actors.counter_actor import Add, Boom, Broken, Call, Counter, Hold, Message, Total
 
 
 def asking(ref: Ref[Message], then: Callable[[], object] = lambda: "end") -> Call:

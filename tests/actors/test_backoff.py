@@ -13,7 +13,7 @@ from trio.testing import MockClock
 from actorchat.actors import ActorStopped, ActorSystem, Cause, DeadLetter, DeadLetterReason, Down, Ref, Restart, Virtual
 from actorchat.testing import Probe
 from tests.actors.checked_system import open_system
-from tests.actors.messages import Add, Boom, Counter, Message, Total
+from tests.actors.counter_actor import Add, Boom, Counter, Message, Total
 
 LONG = Restart(backoff=1_000, cap=1_000, jitter=0)
 

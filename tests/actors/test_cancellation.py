@@ -12,7 +12,7 @@ import trio
 
 from actorchat.actors import ActorError, ActorSystem, Ref, Restart, Strategy, open_supervisor
 from tests.actors.checked_system import open_system
-from tests.actors.messages import Add, Boom, Call, Counter, Hold, Message
+from tests.actors.counter_actor import Add, Boom, Call, Counter, Hold, Message
 
 Work = Callable[[Counter], object]
 

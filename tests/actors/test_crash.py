@@ -27,7 +27,7 @@ from actorchat.actors import (
 )
 from actorchat.testing import settle
 from tests.actors.checked_system import open_system
-from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Total
+from tests.actors.counter_actor import Add, Boom, Broken, Call, Counter, Hold, Total
 
 RESTART = Restart(max=3, within=60, backoff=0.5, jitter=0)
 

@@ -11,7 +11,7 @@ from trio.testing import MockClock
 
 from actorchat.actors import Actor, ActorCrashed, Restart, TooManyRestarts, open_supervisor
 from tests.actors.checked_system import open_system
-from tests.actors.messages import Boom, Counter, Total
+from tests.actors.counter_actor import Boom, Counter, Total
 
 # Any: the factories are wrong on purpose.
 WRONG: list[tuple[Any, str]] = [

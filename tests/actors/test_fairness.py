@@ -7,7 +7,7 @@ import trio
 from actorchat.actors import Ref, Restart
 from actorchat.testing import settle
 from tests.actors.checked_system import open_system
-from tests.actors.messages import Add, Broken, Counter, Message, Total
+from tests.actors.counter_actor import Add, Broken, Counter, Message, Total
 
 PASSES = 6
 """The most passes of the scheduler that an ask and its reply may take."""

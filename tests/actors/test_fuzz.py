@@ -271,7 +271,7 @@ class Run:
             "fail": {ValueError},
             "silent": {NoReply},
             "crash": {ActorCrashed},
-            # Its caller may time out meanwhile; a deferred reply fails with the incarnation.
+            # The caller may time out first. A deferred reply fails with its incarnation.
             "slow": {int, AskTimeout, trio.Cancelled},
             "defer": {int, AskTimeout, trio.Cancelled, ActorCrashed, ActorStopped},
         }
@@ -282,7 +282,7 @@ class Run:
             # Another message of the batch crashed, or the batch was killed.
             ends = ends | {ActorCrashed, ActorStopped}
         if self.batched:
-            # It has begun in a batch, and waits for a slow message before it.
+            # Its batch has begun, but the message waits for a slow one before it.
             ends = ends | {AskTimeout, trio.Cancelled}
         return ends
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from actorchat.actors import DeadLetter, End, Group, Overflow
 from actorchat.testing import settle
 from tests.actors.checked_system import open_system
-from tests.actors.messages import Add, Call, Counter, Message, giving
+from tests.actors.counter_actor import Add, Call, Counter, Message, giving
 
 
 async def test_membership_changes_during_publish_affect_the_next_publish_only() -> None:

@@ -24,7 +24,7 @@ from actorchat.actors import (
 )
 from actorchat.testing import Probe, settle
 from tests.actors.checked_system import open_system
-from tests.actors.messages import Add, Call, Counter, Hold, Message, Total
+from tests.actors.counter_actor import Add, Call, Counter, Hold, Message, Total
 
 
 async def held(ref: Ref[Message]) -> trio.Event:
@@ -99,7 +99,7 @@ async def test_no_message_overtakes_a_waiting_sender() -> None:
         await trio.testing.wait_all_tasks_blocked()
         first.set()
         await trio.testing.wait_all_tasks_blocked()
-        # While the second handler runs the inbox has space; the first sender goes on when it ends.
+        # The inbox has room while the second handler runs, but the first sender continues only when that handler ends.
         nursery.start_soon(ref.send, Add(2))
         await trio.testing.wait_all_tasks_blocked()
         second.set()

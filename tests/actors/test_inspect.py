@@ -24,7 +24,7 @@ from actorchat.actors import (
 )
 from actorchat.testing import settle
 from tests.actors.checked_system import open_system
-from tests.actors.messages import Add, Boom, Call, Counter, Hold, Message, Total
+from tests.actors.counter_actor import Add, Boom, Call, Counter, Hold, Message, Total
 
 
 async def test_the_tree_shows_current_messages_and_whom_an_actor_waits_for(autojump_clock: MockClock) -> None:

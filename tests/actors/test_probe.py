@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from actorchat.actors import Cause
 from actorchat.testing import Probe
 from tests.actors.checked_system import open_system
-from tests.actors.messages import Add, Boom, Message
+from tests.actors.counter_actor import Add, Boom, Message
 
 
 async def test_a_probe_waits_for_a_message_and_names_one_that_does_not_come(autojump_clock: MockClock) -> None:

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from actorchat.actors import Actor, ActorSystem, Group, Ref, Restart, Virtual
 from tests.actors.checked_system import open_system
-from tests.actors.messages import Add, Boom, Broken, Counter, Message
+from tests.actors.counter_actor import Add, Boom, Broken, Counter, Message
 
 # One schedule without a ledger, which would itself accumulate.
 ONE_SCHEDULE = pytest.mark.parametrize("schedule", [0], indirect=True)
@@ -132,7 +132,7 @@ class ChatService:
 async def test_hours_of_churn_leave_nothing_behind(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, rooms: int, hours: int, changes: int
 ) -> None:
-    # What is captured holds tracebacks, and they hold actors.
+    # Captured log records hold tracebacks, which hold actors.
     caplog.set_level(logging.CRITICAL + 1, "actorchat.actors")
     async with open_system(seed=7) as system:
         before = alive(Ref), alive(Actor), trio.lowlevel.current_statistics().tasks_living

@@ -26,7 +26,7 @@ from actorchat.actors import (
 )
 from actorchat.testing import Probe, settle
 from tests.actors.checked_system import open_system
-from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Message, Total
+from tests.actors.counter_actor import Add, Boom, Broken, Call, Counter, Hold, Message, Total
 
 
 async def test_leaving_the_body_drains_in_reverse_order(autojump_clock: MockClock) -> None:

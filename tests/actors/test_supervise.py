@@ -24,7 +24,7 @@ from actorchat.actors import (
 )
 from actorchat.testing import Probe, settle
 from tests.actors.checked_system import open_system
-from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Message, Total
+from tests.actors.counter_actor import Add, Boom, Broken, Call, Counter, Hold, Message, Total
 
 RESTART = Restart(max=3, within=60, backoff=1, jitter=0)
 

@@ -14,7 +14,7 @@ from trio.testing import MockClock
 from actorchat.actors import ActorStopped, End, Ref, Restart
 from actorchat.testing import crash, settle
 from tests.actors.checked_system import open_system
-from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Message, Total
+from tests.actors.counter_actor import Add, Boom, Broken, Call, Counter, Hold, Message, Total
 
 
 async def seen(ref: Ref[Message]) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ import gc
 import logging
 import weakref
 from collections.abc import Sequence
+from contextvars import ContextVar
 from functools import partial
 
 import pytest
@@ -31,7 +32,7 @@ from actorchat.actors import (
 )
 from actorchat.testing import Probe, crash, settle
 from tests.actors.checked_system import open_system
-from tests.actors.messages import Add, Boom, Broken, Call, Counter, Hold, Message, Total
+from tests.actors.counter_actor import Add, Boom, Broken, Call, Counter, Hold, Message, Total
 
 
 class Anchor:
@@ -54,6 +55,29 @@ class Room(Counter):
 
 def rooms_of(system: ActorSystem, restart: Restart | None = None) -> Virtual[str, Message, Anchor]:
     return system.virtual(Room, anchor=Anchor, idle=10, restart=restart)
+
+
+async def test_actors_have_the_context_of_their_family_not_of_who_activates_them(autojump_clock: MockClock) -> None:
+    request: ContextVar[str] = ContextVar("request", default="")
+    seen: list[str] = []
+
+    class Noting(Actor[str]):
+        def __init__(self, key: str) -> None:
+            pass
+
+        async def receive(self, message: str) -> None:
+            seen.append(request.get())
+
+    request.set("family")
+    async with open_system() as system:
+        family: Virtual[str, str, None] = system.virtual(Noting, idle=10)
+        for name in ("one", "two"):
+            request.set(name)
+            family["a"].tell("hello")
+            await settle(system)
+            # Passivated in between, so that the second message activates it again.
+            await trio.sleep(100)
+    assert seen == ["family", "family"]
 
 
 async def test_nothing_runs_until_the_first_message(autojump_clock: MockClock) -> None:

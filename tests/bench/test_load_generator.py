@@ -27,10 +27,12 @@ def test_in_a_closed_loop_everybody_gets_every_message_and_no_more() -> None:
         assert connected.sockets == 15
         measured = load.closed_loop(in_flight=2, seconds=0.3)
         assert measured.messages > 0
-        # At the start and the end of the time, up to four messages of six writers are in flight.
-        assert measured.sent == pytest.approx(measured.messages, abs=24)
-        # Each message goes to the five sockets of its room, except for those in flight at the start and the end.
-        assert measured.deliveries == pytest.approx(5 * measured.messages, rel=0.05, abs=100)
+        # The clock starts and stops while each of the six writers has up to two messages in flight.
+        in_flight = 6 * 2
+        assert measured.backlog <= in_flight
+        assert measured.sent == pytest.approx(measured.messages, abs=in_flight)
+        # The same for each of the five sockets of a room; a busy machine reads some of them a little later than others.
+        assert measured.deliveries == pytest.approx(5 * measured.messages, rel=0.05, abs=5 * 2 * in_flight)
 
 
 def test_an_open_loop_sends_on_schedule_and_measures_from_the_due_time() -> None:
@@ -60,9 +62,11 @@ def test_what_a_console_gets_is_counted_apart() -> None:
         writer, reader = target.rooms(1, 2, 1)
         sockets = [writer, reader, *[attrs.evolve(reader, role="console")] * 3]
         with open_load(target.port, sockets) as (load, _):
-            measured = load.closed_loop(in_flight=1, seconds=0.3)
-    assert measured.deliveries == pytest.approx(2 * measured.messages, abs=5)
-    assert measured.to_consoles == pytest.approx(3 * measured.messages, abs=5)
+            # An open loop waits until everything has arrived, so its counts are exact.
+            measured = load.open_loop(rate=500, seconds=0.3)
+    assert measured.messages == measured.sent > 0
+    assert measured.deliveries == 2 * measured.sent
+    assert measured.to_consoles == 3 * measured.sent
 
 
 @pytest.mark.parametrize("who", ["server", "load"])

@@ -119,7 +119,7 @@ except KeyboardInterrupt:
 
 @pytest.mark.slow
 def test_an_interrupt_during_a_process_start_is_not_lost() -> None:
-    ended = subprocess.run([sys.executable, "-c", AT_A_FORK], capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run([sys.executable, "-c", AT_A_FORK], capture_output=True, text=True, timeout=90, check=False)
     assert ended.stdout == f"heard, and the process ended with {-signal.SIGTERM}\n"
 
 

@@ -1,4 +1,4 @@
-"""What a file is judged to be by its first bytes."""
+"""Which type is detected from the first bytes of a file."""
 
 import pytest
 
@@ -17,6 +17,11 @@ CASES = {
     "bmp": (b"BM\0\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0", "image", "image/bmp", False),
     "tiff": (b"II*\0\x08\0\0\0", "image", "image/tiff", False),
     "mp4": (b"\0\0\0\x20ftypisom\0\0\2\0", "video", "video/mp4", True),
+    "mp4 of a camera": (b"\0\0\0\x1cftypXAVC\0\0\0\0XAVCmp42iso2", "video", "video/mp4", True),
+    "3gp": (b"\0\0\0\x18ftyp3gp5\0\0\0\0isom3gp5", "video", "video/3gpp", False),
+    "raw of a camera": (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "image", "image/x-canon-cr3", False),
+    "unknown brand": (b"\0\0\0\x18ftypzzzz\0\0\0\0zzzzyyyy", "file", "application/octet-stream", False),
+    "brand behind the box": (b"\0\0\0\x10ftypzzzz\0\0\0\0isom", "file", "application/octet-stream", False),
     "quicktime": (b"\0\0\0\x14ftypqt  \0\0\0\0", "video", "video/quicktime", False),
     "webm": (b"\x1aE\xdf\xa3\x9fB\x86\x81\1B\x82\x84webm", "video", "video/webm", True),
     "matroska": (b"\x1aE\xdf\xa3\x9fB\x86\x81\1B\x82\x88matroska", "video", "video/x-matroska", False),
@@ -35,6 +40,7 @@ CASES = {
     "svg": (b'<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)">', "file", "application/octet-stream", False),
     "svg with a declaration": (b'<?xml version="1.0"?><svg>', "file", "application/octet-stream", False),
     "text": (b"BMW is a car maker", "file", "application/octet-stream", False),
+    "text that begins like a program": (b"MZ is the mark of Mark Z.\n", "file", "application/octet-stream", False),
     "empty": (b"", "file", "application/octet-stream", False),
     "riff of another kind": (b"RIFF\x10\0\0\0ACON", "file", "application/octet-stream", False),
 }
@@ -48,7 +54,7 @@ def test_a_file_is_what_its_first_bytes_say(head: bytes, kind: str, media_type: 
 
 @pytest.mark.parametrize(
     "head",
-    [b"MZ\x90\0", b"\x7fELF\2\1", b"\xcf\xfa\xed\xfe\7\0", b"#!/bin/sh\n", b"L\0\0\0\1\x14\2\0"],
+    [b"MZ\x90\0\3\0", b"\x7fELF\2\1", b"\xcf\xfa\xed\xfe\7\0", b"#!/bin/sh\n", b"L\0\0\0\1\x14\2\0"],
     ids=["windows", "linux", "macos", "script", "shortcut"],
 )
 def test_a_program_is_recognised_whatever_its_name(head: bytes) -> None:

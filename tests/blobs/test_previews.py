@@ -68,7 +68,7 @@ async def test_a_large_image_is_not_decoded(tmp_path: Path) -> None:
 async def test_a_file_of_many_bytes_is_not_read_into_memory(form: str, tmp_path: Path) -> None:
     path = tmp_path / "long"
     if form == "PNG":
-        # One chunk before the pixels that is as long as the file.
+        # A single chunk before the pixels, as long as the file.
         path.write_bytes(png_that_claims(10, 10)[:33] + struct.pack(">I", 80_000_000) + b"iCCP")
     else:
         Image.new("RGB", (100, 50), "red").save(path, form)
@@ -97,7 +97,7 @@ async def test_a_preview_takes_little_more_memory_than_its_image(mode: str, tmp_
     side = 3_000
     Image.new(mode, (side, side)).save(tmp_path / "image", "PNG")
     Image.new(mode, (10, 10)).save(tmp_path / "small", "PNG")
-    # The first preview loads what all need.
+    # The first preview imports the modules that all previews need.
     assert await Previews().make(tmp_path / "small", "image/png", tmp_path / "preview")
     forget_most_memory()
     before = memory("VmRSS")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.brokers.servers import RABBITMQ, RabbitMq, Valkey
+from tests.brokers.servers import RABBITMQ, Nats, RabbitMq, Valkey
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -24,6 +24,22 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 def own_valkey(tmp_path: Path) -> Iterator[Valkey]:
     """One that a test may stop, and that has its own options."""
     server = Valkey(tmp_path)
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nats]:
+    server = Nats(tmp_path_factory.mktemp("nats"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def own_nats(tmp_path: Path) -> Iterator[Nats]:
+    """One that a test may stop, and that has its own options."""
+    server = Nats(tmp_path)
     yield server
     server.kill()
 

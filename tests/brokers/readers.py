@@ -1,7 +1,11 @@
-"""Programs that read from brokers and know nothing of actorchat: raw Redis commands, and pika for AMQP."""
+"""Programs that read from brokers and know nothing of actorchat: with raw Redis commands, pika, or nats-py."""
 
+import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -106,6 +110,54 @@ def amqp_reader(url: str) -> Open:
                 await trio.to_thread.run_sync(opened.connection.close)
 
     return open_reader
+
+
+class NatsReader:
+    """Reads what the client of NATS prints, which runs on asyncio in a process of its own."""
+
+    def __init__(self, channel: BrokerChannel, process: trio.Process) -> None:
+        assert process.stdout is not None
+        self._channel, self._output = channel, process.stdout
+        self._received = b""
+
+    async def read(self, count: int) -> Sequence[BrokerMessage]:
+        return [await self._next() for _ in range(count)]
+
+    async def _next(self) -> BrokerMessage:
+        subject, headers, body = json.loads(await self.line())
+        assert headers["Nats-Msg-Id"] == headers["Actorchat-Id"]
+        assert headers["Content-Type"] == "application/json"
+        assert subject == f"{self._channel.value}.{headers['Widget-Source']}"
+        return BrokerMessage(self._channel, headers["Widget-Source"], headers["Actorchat-Id"], body.encode())
+
+    async def line(self) -> bytes:
+        while b"\n" not in self._received:
+            data = await self._output.receive_some()
+            assert data, "the client of NATS has ended"
+            self._received += data
+        line, _, self._received = self._received.partition(b"\n")
+        return line
+
+
+def nats_reader(url: str) -> Open:
+    @asynccontextmanager
+    async def open_reader(channel: BrokerChannel) -> AsyncIterator[NatsReader]:
+        command = [sys.executable, "-m", "tests.brokers.nats_client", url, channel.value]
+        async with trio.open_nursery() as nursery:
+            process = await nursery.start(partial(trio.run_process, command, stdout=subprocess.PIPE, check=False))
+            reader = NatsReader(channel, process)
+            assert await reader.line() == b"listening"
+            yield reader
+            nursery.cancel_scope.cancel()
+
+    return open_reader
+
+
+async def nats_history(url: str, channel: BrokerChannel) -> Sequence[tuple[str, bytes]]:
+    """The id and body of each message that a stream has."""
+    command = [sys.executable, "-m", "tests.brokers.nats_client", url, channel.value, "all"]
+    output = (await trio.run_process(command, capture_stdout=True)).stdout
+    return [(headers["Actorchat-Id"], body.encode()) for _, headers, body in map(json.loads, output.splitlines())]
 
 
 class MemoryReader:

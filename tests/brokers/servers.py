@@ -1,9 +1,10 @@
-"""Real brokers for the tests: Valkey from its wheel, RabbitMQ if the system has it."""
+"""Real brokers for the tests: Valkey and NATS from their wheels, RabbitMQ if the system has it."""
 
 import os
 import shutil
 import socket
 import subprocess
+import sysconfig
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -110,8 +111,31 @@ class Valkey(BrokerServer):
 
     def _answers(self, sock: socket.socket) -> bool:
         sock.sendall(b"PING\r\n")
-        # While it reads its file it answers with an error.
+        # While the server loads its data file, it answers with an error.
         return sock.recv(64)[:5] in (b"+PONG", b"-NOAU")
+
+
+class Nats(BrokerServer):
+    """Keeps what it confirmed over a kill: it syncs its files before each answer. `config` is added to its own."""
+
+    jetstream = "{{store_dir: {folder}/jetstream, sync_interval: always}}"
+    config = ""
+
+    @property
+    def command(self) -> Sequence[str]:
+        file = self.folder / "nats.conf"
+        lines = [f"listen: 127.0.0.1:{self.port}"]
+        if self.jetstream:
+            lines.append(f"jetstream: {self.jetstream.format(folder=self.folder)}")
+        file.write_text("\n".join([*lines, self.config]))
+        return [str(Path(sysconfig.get_path("scripts")) / "nats-server"), "-c", str(file)]
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    def _answers(self, sock: socket.socket) -> bool:
+        return sock.recv(5) == b"INFO "
 
 
 class RabbitMq(BrokerServer):
@@ -155,7 +179,7 @@ class RabbitMq(BrokerServer):
         super().start()
 
     def kill(self) -> None:
-        # The process that was started is a shell, which waits for the one that serves.
+        # The started process is a shell, which waits for the server's own process.
         pid = self.folder / "pid"
         if self._process is not None and pid.exists():
             os.kill(int(pid.read_text()), 9)

@@ -7,7 +7,7 @@ import pytest
 import trio
 from pamqp import base, commands, frame, header
 
-from actorchat.brokers import BrokerUnavailable, open_broker, parse_broker_url
+from actorchat.brokers import BrokerUnavailable, open_broker, open_tail, parse_broker_url
 from actorchat.protocol import BrokerChannel, BrokerMessage
 
 CAP = 10.0
@@ -52,6 +52,12 @@ class ScriptedServer:
                 await self.send(1, commands.Confirm.SelectOk())
             case commands.Exchange.Declare():
                 await self.send(1, commands.Exchange.DeclareOk())
+            case commands.Queue.Declare():
+                await self.send(1, commands.Queue.DeclareOk("q", 0, 0))
+            case commands.Queue.Bind():
+                await self.send(1, commands.Queue.BindOk())
+            case commands.Basic.Consume():
+                await self.send(1, commands.Basic.ConsumeOk("c"))
             case header.ContentHeader():
                 self.published += 1
                 if self.confirms:
@@ -97,3 +103,11 @@ async def test_a_message_that_was_not_confirmed_does_not_count_as_published() ->
                 nursery.start_soon(alarm)
                 with pytest.raises(BrokerUnavailable):
                     await connection.publish([message(1)])
+
+
+async def test_a_watcher_notices_a_broker_that_says_nothing_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actorchat.brokers.amqp._HEARTBEAT", 1)
+    with trio.fail_after(CAP):
+        async with scripted_server() as (_, url):
+            with pytest.raises(BrokerUnavailable, match="it said nothing for 2 s"):
+                await open_tail(parse_broker_url(url)).follow(list(BrokerChannel), lambda _: None)

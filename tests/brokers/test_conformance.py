@@ -4,8 +4,8 @@ import pytest
 
 from actorchat.brokers import MemoryBroker, open_broker, parse_broker_url
 from actorchat.testing import check_broker
-from tests.brokers.readers import amqp_reader, memory_reader, redis_reader
-from tests.brokers.servers import RabbitMq, Valkey
+from tests.brokers.readers import amqp_reader, memory_reader, nats_reader, redis_reader
+from tests.brokers.servers import Nats, RabbitMq, Valkey
 
 
 async def test_the_memory_broker_passes() -> None:
@@ -21,3 +21,8 @@ async def test_the_redis_broker_passes_on_valkey(valkey: Valkey) -> None:
 @pytest.mark.slow
 async def test_the_amqp_broker_passes_on_rabbitmq(rabbitmq: RabbitMq) -> None:
     await check_broker(open_broker(parse_broker_url(rabbitmq.url)), amqp_reader(rabbitmq.url))
+
+
+@pytest.mark.slow
+async def test_the_nats_broker_passes_on_nats(nats: Nats) -> None:
+    await check_broker(open_broker(parse_broker_url(nats.url)), nats_reader(nats.url))

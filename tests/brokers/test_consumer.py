@@ -52,7 +52,7 @@ async def test_repeats_are_left_out_also_by_the_next_process(valkey: Valkey) -> 
         async with open_broker_consumer(url, "message", group="g", from_start=True) as messages:
             assert [await anext(messages) for _ in range(3)] == [message(1), message(2), message(3)]
             with trio.move_on_after(0.2):
-                # Acknowledges the third.
+                # Asking for the next message acknowledges the third one.
                 await anext(messages)
         await publish(valkey, 2, 3, 4, prefix="b.")
         async with open_broker_consumer(url, "message", group="g") as messages:
@@ -75,7 +75,7 @@ async def test_a_message_that_waited_for_its_reader_is_not_finished_when_it_is_r
     with trio.fail_after(CAP):
         await publish(valkey, 1, 2, prefix="e.")
         async with open_broker_consumer(url, "message", group="g", from_start=True) as messages:
-            # The message is there before it is asked for.
+            # The message arrives before the reader asks for it.
             await trio.sleep(0.3)
             assert await anext(messages) == message(1)
             await trio.sleep(0.3)
@@ -135,7 +135,7 @@ async def test_what_another_consumer_took_over_and_finished_is_not_delivered(
             async with open_broker_consumer(url, "message", group="g", consumer="quick") as quick:
                 assert [await anext(quick) for _ in range(5)] == [message(number) for number in range(5)]
                 with trio.move_on_after(0.2):
-                    # Acknowledges the last one.
+                    # Asking for the next message acknowledges the last one.
                     await anext(quick)
             await publish(valkey, 5, prefix="g.")
             assert await anext(slow) == message(5)
@@ -145,6 +145,19 @@ async def test_what_the_reader_raises_comes_out_as_it_is(valkey: Valkey) -> None
     with trio.fail_after(CAP), pytest.raises(KeyError):
         async with open_broker_consumer(f"{valkey.url}?prefix=f.", "message", group="g"):
             raise KeyError("order")
+
+
+async def test_entries_of_other_programs_are_left_out(valkey: Valkey) -> None:
+    with trio.fail_after(CAP):
+        async with coredis.Redis("127.0.0.1", valkey.port) as client:
+            await client.xadd("foreign.message", {b"\xff": b"x"})
+            await client.xadd("foreign.message", {"body": b"{}", "Widget-Source": b"shop", "Actorchat-Id": b"\xff"})
+            await client.xadd("foreign.message", {"body": b"{}"})
+        await publish(valkey, 1, prefix="foreign.")
+        async with open_broker_consumer(
+            f"{valkey.url}?prefix=foreign.", "message", group="g", from_start=True
+        ) as messages:
+            assert await anext(messages) == message(1)
 
 
 @pytest.mark.parametrize(("url", "channel"), [("amqp://h", "message"), ("redis://h", "nonsense")])

@@ -11,7 +11,8 @@ import pytest
 import trio
 
 import actorchat
-from tests.brokers.servers import RabbitMq, Valkey
+from actorchat.brokers import open_broker, parse_broker_url
+from tests.brokers.servers import Nats, RabbitMq, Valkey
 from tests.brokers.test_server import act, settings
 
 ROOT = Path(__file__).parents[2]
@@ -67,12 +68,21 @@ async def test_the_faststream_example_reads_from_rabbitmq(rabbitmq: RabbitMq, tm
     check_faststream(await lines_of("faststream_consumer", url, rabbitmq.url, tmp_path / "lines.txt"))
 
 
+@pytest.mark.slow
+async def test_the_faststream_example_reads_from_nats(own_nats: Nats, tmp_path: Path) -> None:
+    await trio.to_thread.run_sync(own_nats.start)
+    async with open_broker(parse_broker_url(own_nats.url)).connect():
+        # It makes the streams, which a consumer needs.
+        pass
+    check_faststream(await lines_of("faststream_consumer", own_nats.url, own_nats.url, tmp_path / "lines.txt"))
+
+
 def check_faststream(lines: list[str]) -> None:
-    """Body and headers are there, and notes are told from what everybody may see."""
+    """Body and headers are there, and notes are marked as such."""
     printed = [line.split(" ", 4) for line in lines if line.startswith("[lk] ")]
     assert printed
     for _, id_, *_ in printed:
-        assert id_.count("/") == 2
+        assert id_.count("/") == 3
     told = {line.partition(" for ")[2] for line in lines}
     assert "operators only: a regular" in told
     assert "everybody: hello \N{WAVING HAND SIGN}" in told

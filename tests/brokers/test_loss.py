@@ -22,8 +22,8 @@ import trio
 
 from actorchat.brokers import Broker, open_broker, open_relays, parse_broker_url
 from actorchat.protocol import BrokerChannel, BrokerMessage, Role
-from tests.brokers.readers import Open, amqp_reader, redis_reader
-from tests.brokers.servers import RabbitMq, Valkey
+from tests.brokers.readers import Open, amqp_reader, nats_history, nats_reader, redis_reader
+from tests.brokers.servers import Nats, RabbitMq, Valkey
 from tests.brokers.test_relay import LINKS, Place
 from tests.system.server_process import ServerProcess, token
 
@@ -40,9 +40,15 @@ def seconds(pytestconfig: pytest.Config) -> float:
     return SECONDS if value is None else value
 
 
+@pytest.fixture(params=["valkey", "nats"])
+def broker(request: pytest.FixtureRequest) -> Valkey | Nats:
+    broker: Valkey | Nats = request.getfixturevalue(f"own_{request.param}")
+    return broker
+
+
 @pytest.fixture
-def server(tmp_path: Path, own_valkey: Valkey) -> Iterator[ServerProcess]:
-    server = ServerProcess(tmp_path / "data", extra={"ACTORCHAT_BROKER": own_valkey.url})
+def server(tmp_path: Path, broker: Valkey | Nats) -> Iterator[ServerProcess]:
+    server = ServerProcess(tmp_path / "data", extra={"ACTORCHAT_BROKER": broker.url})
     yield server
     with suppress(AssertionError):
         server.kill()
@@ -130,8 +136,14 @@ class Consumer:
         self.got[chat].append(json.loads(body)["id"])
 
 
-async def published(valkey: Valkey) -> Consumer:
+async def published(broker: Valkey | Nats) -> Consumer:
+    """Everything that the broker has."""
     consumer = Consumer()
+    if isinstance(broker, Nats):
+        for id_, body in await nats_history(broker.url, BrokerChannel.MESSAGE):
+            consumer.take(id_, body)
+        return consumer
+    valkey = broker
     async with coredis.Redis("127.0.0.1", valkey.port) as client:
         for entry in await client.xrange("message"):
             fields = {bytes(key): bytes(value) for key, value in entry.field_values.items()}  # type: ignore[arg-type]
@@ -141,7 +153,7 @@ async def published(valkey: Valkey) -> Consumer:
 
 @pytest.mark.slow
 async def test_every_message_arrives_once_and_in_order_though_broker_and_server_are_killed(
-    server: ServerProcess, own_valkey: Valkey, seconds: float
+    server: ServerProcess, broker: Valkey | Nats, seconds: float
 ) -> None:
     chance = random.Random(seed := random.randrange(2**32))
     print(f"seed {seed}")  # noqa: T201 - shown if it fails
@@ -154,18 +166,18 @@ async def test_every_message_arrives_once_and_in_order_though_broker_and_server_
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rooms.talk)
             for what in kills:
-                await trio.to_thread.run_sync(own_valkey.start)
+                await trio.to_thread.run_sync(broker.start)
                 await trio.sleep(chance.uniform(0.5, 1.5) * seconds / len(kills))
                 if what == "server":
                     await trio.to_thread.run_sync(server.kill)
                     await trio.to_thread.run_sync(server.start)
-                await trio.to_thread.run_sync(own_valkey.kill)
+                await trio.to_thread.run_sync(broker.kill)
             rooms.done = True
-        await trio.to_thread.run_sync(own_valkey.start)
+        await trio.to_thread.run_sync(broker.start)
         stored = await rooms.history()
         assert rooms.sent > ROOMS
         while True:
-            consumer = await published(own_valkey)
+            consumer = await published(broker)
             if sum(map(len, consumer.got.values())) >= sum(map(len, stored.values())):
                 break
             await trio.sleep(0.2)
@@ -243,3 +255,9 @@ async def test_a_line_to_valkey_that_is_cut_in_a_batch_costs_nothing_but_repeats
 @pytest.mark.slow
 async def test_a_line_to_rabbitmq_that_is_cut_in_a_batch_costs_nothing_but_repeats(rabbitmq: RabbitMq) -> None:
     assert (await check_cuts(rabbitmq.port, rabbitmq.url, amqp_reader(rabbitmq.url))).repeats
+
+
+@pytest.mark.slow
+async def test_a_line_to_nats_that_is_cut_in_a_batch_costs_nothing_at_all(nats: Nats) -> None:
+    # The server itself drops what it already has.
+    assert not (await check_cuts(nats.port, nats.url, nats_reader(nats.url))).repeats

@@ -6,14 +6,15 @@ from contextlib import asynccontextmanager
 from itertools import count
 from uuid import UUID
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
 
 from actorchat.blobs.links import SignedLinks
 from actorchat.brokers import BrokerUnavailable, Relays, open_relays
-from actorchat.brokers.bodies import MessageBuilder
-from actorchat.chat.commit_log import Trimmed
+from actorchat.brokers.message_builder import MessageBuilder
+from actorchat.chat.commit_log import LogEntry, Trimmed
 from actorchat.chat.model import Policy
 from actorchat.chat.operations import AcceptChat, AddMessage, Operation, RecordPerson, ReserveChat
 from actorchat.protocol import BrokerChannel, BrokerMessage, Message, Role, User
@@ -26,13 +27,14 @@ ANN, EVE = User(1, Role.USER, firstname="Ann"), User(1, Role.OPERATOR, firstname
 CHAT = UUID(int=1)
 LINKS = SignedLinks(b"key", lambda: NOW, seconds=60)
 NOW = 1_700_000_000
+EPOCH = 5
 
 
 class Place:
     """A store with a log, and a way to commit to it."""
 
     def __init__(self, *brokers: str) -> None:
-        self.store = MemoryStore(Policy(), brokers=brokers or ("b",))
+        self.store = MemoryStore(Policy(), lambda: EPOCH, brokers or ("b",))
         self.log = AsyncLog(self.store, InPlace(), InPlace())
         self.relays: Relays | None = None
         self._numbers = count(1)
@@ -51,9 +53,9 @@ class Place:
 class ScriptedBroker:
     """A broker that is away, full or slow when a test says so."""
 
-    def __init__(self) -> None:
+    def __init__(self, problem: str = "") -> None:
         self.got: list[BrokerMessage] = []
-        self.problem = ""
+        self.problem = problem
         self.full = ""
         self.takes = 1_000_000
         self.connections = 0
@@ -105,13 +107,13 @@ async def test_commits_are_published_in_order_with_their_ids(autojump_clock: Moc
         place.say("two")
     assert broker.texts == ["one", "two"]
     assert broker.ids == [
-        "operators/shop/1",
-        f"{CHAT}/1/0",
-        f"{CHAT}/1/1",
-        f"{CHAT}/2/0",
-        "operators/shop/2",
-        "global/shop/1",
-        f"{CHAT}/3/1",
+        "operators/shop/5/1",
+        f"{CHAT}/5/1/0",
+        f"{CHAT}/5/1/1",
+        f"{CHAT}/5/2/0",
+        "operators/shop/5/2",
+        "global/shop/5/1",
+        f"{CHAT}/5/3/1",
     ]
     assert {message.source for message in broker.got} == {"shop"}
 
@@ -125,7 +127,7 @@ async def test_operators_and_counters_of_a_tenth_of_a_second_are_one_message(aut
             place.commit(ReserveChat(chat, "shop", visitor), AddMessage(chat, visitor, "hi"), now=NOW + 500.01)
             place.commit(AcceptChat(chat, EVE), now=NOW + 500.02)
     merged = [message for message in broker.got if message.channel in (BrokerChannel.OPERATORS, BrokerChannel.GLOBAL)]
-    assert [message.id for message in merged] == ["operators/shop/1", "operators/shop/11", "global/shop/5"]
+    assert [message.id for message in merged] == ["operators/shop/5/1", "operators/shop/5/11", "global/shop/5/5"]
     assert b'"open_chats":5' in merged[1].body
     assert merged[2].body == b'{"unread_chats":5}'
 
@@ -136,8 +138,11 @@ def test_entries_that_are_read_again_give_the_same_messages() -> None:
         place.commit(AddMessage(CHAT, ANN if number % 3 else EVE, "x"), now=NOW + number * 0.04)
     entries = place.store.entries(0, 1_000_000)
 
+    def fail(entry: LogEntry, error: Exception) -> None:
+        raise error
+
     def built(after: int) -> tuple[list[BrokerMessage], list[int]]:
-        builder, messages, complete = MessageBuilder(LINKS), list[BrokerMessage](), list[int]()
+        builder, messages, complete = MessageBuilder(LINKS, fail), list[BrokerMessage](), list[int]()
         for entry in entries:
             if entry.seq > after:
                 messages += builder.add(entry)
@@ -214,7 +219,7 @@ async def test_a_crash_repeats_at_most_what_was_published_since_the_last_record(
             recorded = dict(place.store.positions())
             place.say("new")
             await trio.sleep(0.05)
-            place.store.record_relayed = lambda positions, expired: Trimmed(0, 0)  # type: ignore[method-assign]
+            place.store.record_relayed = lambda positions, expired: Trimmed(0, 0, 0)  # type: ignore[method-assign]
             scope.cancel()
     del place.store.record_relayed
     assert place.store.positions() == recorded
@@ -261,7 +266,7 @@ async def test_a_broker_that_keeps_up_with_steady_traffic_is_not_behind(autojump
         for number in range(400):
             await trio.sleep(0.05)
             place.commit(AddMessage(CHAT, ANN, str(number)), now=NOW + trio.current_time())
-            # Others change counters all the time, which are published ten times a second.
+            # An operator changes all the time; such changes are published ten times a second.
             eve = User(1, Role.OPERATOR, lastname=str(number))
             place.commit(RecordPerson(eve, frozenset({"lastname"}), frozenset({"shop"})), now=NOW + trio.current_time())
             [statistics] = relays.statistics()
@@ -282,6 +287,77 @@ async def test_what_waits_for_too_long_is_dropped_with_an_error(
         broker.problem = ""
         await trio.sleep(40)
     assert broker.texts == ["new"]
+
+
+async def test_a_clock_that_steps_drops_nothing_that_waits(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    place, broker, step = Place(), ScriptedBroker(), 0.0
+    broker.problem = "away"
+    with trio.fail_after(1_000_000):
+        async with open_relays(
+            {"b": broker}, place.log, links=LINKS, keep=50_000, clock=lambda: NOW + step + trio.current_time()
+        ) as relays:
+            place.relays = relays
+            for step in (0.0, 1e9, -1e9, 0.0):
+                for _ in range(3):
+                    await trio.sleep(1_000)
+                    place.commit(AddMessage(CHAT, ANN, f"{step}"), now=NOW + step + trio.current_time())
+            broker.problem = ""
+            await trio.sleep(100)
+            assert broker.texts == [f"{step}" for step in (0.0, 1e9, -1e9, 0.0) for _ in range(3)]
+            # They do expire, by the time that really passes.
+            broker.problem = "away"
+            place.commit(AddMessage(CHAT, ANN, "late"), now=NOW + 1e9)
+            await trio.sleep(49_000)
+            assert "not published any more" not in caplog.text
+            await trio.sleep(4_000)
+            assert "1 commits are not published any more" in caplog.text
+
+
+async def test_a_broker_that_answers_gets_what_seems_too_old_at_the_start(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    place, broker = Place(), ScriptedBroker()
+    place.say("before the clock was set")
+    with trio.fail_after(1_000_000):
+        broker.problem = "starting"
+        async with open_relays(
+            {"b": broker}, place.log, links=LINKS, keep=604_800, clock=lambda: NOW + 1e9 + trio.current_time()
+        ):
+            await trio.sleep(3_000)
+            broker.problem = ""
+            await trio.sleep(100)
+            assert broker.texts == ["before the clock was set"]
+    place.say("nobody takes it")
+    async with open_relays(
+        {"b": ScriptedBroker(problem="away")}, place.log, links=LINKS, keep=604_800, clock=lambda: NOW + 1e9
+    ):
+        await trio.sleep(4_000)
+    assert "1 commits are not published any more" in caplog.text
+
+
+@pytest.mark.parametrize("payload", [b"nonsense", b"\x90", b"\x95\x63\x80\x90\x90\x90"])
+async def test_an_entry_that_can_not_be_read_is_named_once_and_left_out(
+    payload: bytes, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    place, broker = Place(), ScriptedBroker()
+    place.say("one")
+    place.say("two")
+    place.say("three")
+    entries = place.store._entries
+    entries[2] = attrs.evolve(entries[2], payload=payload)
+    broker.takes = 1
+    async with relaying(place, b=broker):
+        await trio.sleep(1)
+        broker.takes = 1_000
+        await trio.sleep(60)
+        place.say("four")
+        await trio.sleep(5)
+    assert list(dict.fromkeys(broker.texts)) == ["one", "three", "four"]
+    lines = [message for message in caplog.messages if "can't be read" in message]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"commit 3 in the log ({len(payload)} bytes) can't be read and is not published to b: ")
 
 
 async def test_an_adapter_that_fails_in_an_unknown_way_is_tried_again(

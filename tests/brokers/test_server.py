@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import coredis
 import httpx
 import pytest
 import trio
@@ -23,8 +24,8 @@ from actorchat.protocol import (
     asyncapi_document,
     encode_entity,
 )
-from tests.brokers.readers import Open, amqp_reader, redis_reader
-from tests.brokers.servers import RabbitMq, Valkey
+from tests.brokers.readers import Open, amqp_reader, nats_reader, redis_reader
+from tests.brokers.servers import Nats, RabbitMq, Valkey
 
 ANN = User(7, Role.USER, firstname="Ann")
 EVE, BOB = User(1, Role.OPERATOR, firstname="Eve"), User(2, Role.OPERATOR, firstname="Bob")
@@ -46,7 +47,7 @@ async def act(server: actorchat.Server) -> list[Message]:
         assert visitor.chat is not None
         ann, eve = await server.api_for(ANN), await server.api_for(EVE, sources=["lk"])
         await server.api_for(BOB, sources=["lk"])
-        # In the room from the beginning, to see every message that operators may see.
+        # Joins the room first, to receive every message that operators may see.
         room = await server.connect_operator(EVE, sources=["lk"], chat=visitor.chat)
         stack.push_async_callback(room.aclose)
         first = await ann.add_message(visitor.chat, "hello \N{WAVING HAND SIGN}")
@@ -85,7 +86,7 @@ async def check_session(url: str, open_reader: Open) -> None:
         ("system", "user", "The chat was closed."),
     ]
     assert [each["message_index"] for each in bodies] == list(range(6))
-    # Byte for byte what the entity was on a socket.
+    # Each body is byte for byte the entity that sockets received.
     on_sockets = {message.id: encode_entity(message) for message in seen}
     assert {json.loads(each.body)["id"]: each.body for each in messages} | on_sockets == {
         json.loads(each.body)["id"]: each.body for each in messages
@@ -93,8 +94,10 @@ async def check_session(url: str, open_reader: Open) -> None:
     states = [(body["status"], (body["operator_user"] or {}).get("id")) for body in (json.loads(c.body) for c in chats)]
     assert states == [("new", None), ("open", EVE.id), ("new", BOB.id), ("closed", BOB.id)]
     uuid = bodies[0]["chat"]["uuid"]
-    assert [each.id for each in chats] == [f"{uuid}/{rev}/0" for rev in (1, 2, 6, 7)]
-    assert [each.id for each in messages] == [f"{uuid}/{each}" for each in ("1/1", "4/1", "5/1", "6/1", "6/2", "7/1")]
+    epoch = chats[0].id.split("/")[1]
+    assert [each.id for each in chats] == [f"{uuid}/{epoch}/{rev}/0" for rev in (1, 2, 6, 7)]
+    revisions = ("1/1", "4/1", "5/1", "6/1", "6/2", "7/1")
+    assert [each.id for each in messages] == [f"{uuid}/{epoch}/{each}" for each in revisions]
 
 
 def check_documented(messages: list[BrokerMessage]) -> None:
@@ -115,6 +118,11 @@ async def test_another_program_reads_a_whole_session_from_valkey(valkey: Valkey)
 @pytest.mark.slow
 async def test_another_program_reads_a_whole_session_from_rabbitmq(rabbitmq: RabbitMq) -> None:
     await check_session(rabbitmq.url, amqp_reader(rabbitmq.url))
+
+
+@pytest.mark.slow
+async def test_another_program_reads_a_whole_session_from_nats(nats: Nats) -> None:
+    await check_session(nats.url, nats_reader(nats.url))
 
 
 async def test_an_embedding_program_reads_from_the_broker_in_memory() -> None:
@@ -182,7 +190,7 @@ async def test_a_broker_that_is_away_from_the_start_delays_only_what_is_publishe
             [state] = answer.json()["brokers"]
             assert (state["broker"], state["status"]) == ("redis", "unavailable")
             assert str(own_valkey.port) not in answer.text
-        # What was not published outlives the server.
+        # Changes that were not published yet survive the restart of the server.
         await trio.to_thread.run_sync(own_valkey.start)
         async with actorchat.open_server(on_disk) as server, ready(server) as http:
             await act(server)
@@ -246,6 +254,26 @@ async def test_a_full_broker_is_one_clear_line_without_what_people_wrote(
     [line] = [record.getMessage() for record in caplog.records if record.name == "actorchat.brokers"]
     assert "OOM command not allowed" in line
     assert "good day" not in line
+
+
+@pytest.mark.slow
+async def test_a_key_that_is_not_a_stream_is_named_and_the_other_channels_are_not_repeated(
+    own_valkey: Valkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    own_valkey.start()
+    with trio.fail_after(CAP):
+        async with coredis.Redis("127.0.0.1", own_valkey.port) as client:
+            await client.set("message", "something else")
+            async with actorchat.open_server(settings(own_valkey.url)) as server:
+                await act(server)
+                await until(lambda: server.statistics().brokers[0].problem is not None)
+                await trio.sleep(2)
+                assert await client.xlen("chat") <= 4
+                await client.rename(b"message", b"other")
+                await until(lambda: server.statistics().brokers[0].problem is None)
+                assert await client.xlen("message") == 6
+    lines = [record.getMessage() for record in caplog.records if record.name == "actorchat.brokers"]
+    assert "its key message is not a stream: rename or delete it" in lines[0]
 
 
 @pytest.mark.slow

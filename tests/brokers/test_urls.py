@@ -1,5 +1,7 @@
 """A broker's URL is read in parts, and what is wrong with it is said without its password."""
 
+from pathlib import Path
+
 import pytest
 
 from actorchat.brokers import BrokerUrl, InvalidBrokerUrl, parse_broker_url
@@ -35,6 +37,21 @@ from actorchat.brokers import BrokerUrl, InvalidBrokerUrl, parse_broker_url
             BrokerUrl(scheme="amqp", host="rabbit", port=5672, username="me", password="secret", path="my/vhost"),
             "amqp://rabbit:5672/my/vhost",
         ),
+        (
+            "nats://me:secret@h/?prefix=shop.&maxlen=9&creds=/my.creds",
+            BrokerUrl(
+                scheme="nats",
+                host="h",
+                port=4222,
+                username="me",
+                password="secret",
+                prefix="shop.",
+                maxlen=9,
+                creds=Path("/my.creds"),
+            ),
+            "nats://h:4222?prefix=shop.",
+        ),
+        ("tls://secret@h:4443", BrokerUrl(scheme="tls", host="h", port=4443, password="secret"), "tls://h:4443"),
     ],
 )
 def test_urls_are_read_in_parts(url: str, parsed: BrokerUrl, name: str | None) -> None:
@@ -49,6 +66,8 @@ def test_urls_are_read_in_parts(url: str, parsed: BrokerUrl, name: str | None) -
         ("kafka://host", "expected redis://"),
         ("host:6379", "expected redis://"),
         ("redis://", "expected a host"),
+        ("amqp://broker..example", "broker..example can't be the name of a host"),
+        (f"nats://{'b' * 64}.example", "can't be the name of a host"),
         ("redis://:secret@host:notaport", "port"),
         ("redis://h/path", "number of a database"),
         ("redis://h?nolimit=1", "no parameter nolimit; there are format, maxlen, prefix"),
@@ -56,6 +75,10 @@ def test_urls_are_read_in_parts(url: str, parsed: BrokerUrl, name: str | None) -
         ("redis://h?format=xml", "plain or faststream"),
         ("amqp://h?prefix=a&prefix=b", "twice"),
         ("amqp://h?prefix=a%20b", "prefix: expected"),
+        ("nats://h/path", "nothing may stand behind the host"),
+        ("nats://h?prefix=a..b.", "something before each dot"),
+        ("nats://h?prefix=.", "something before each dot"),
+        ("nats://h?ca=x", "no parameter ca; there are creds, maxlen, prefix"),
         ("memory://host", "names no host"),
     ],
 )

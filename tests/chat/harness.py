@@ -43,6 +43,7 @@ class RecordingSession:
 
     def __init__(self, user: User, profile: Profile = Profile.EXTENDED) -> None:
         self.user, self.profile = user, profile
+        self.peer = "192.0.2.7"
         self.buffered_bytes = 0
         self.closed: int | None = None
         self.payloads: list[bytes] = []
@@ -136,8 +137,10 @@ class ChatHarness:
         except trio.WouldBlock:
             return await self.chats.join_room(recorder, chat, after)
 
-    async def console(self, user: User, sources: frozenset[str] = SOURCES) -> Socket:
-        recorder = RecordingSession(user)
+    async def console(
+        self, user: User, sources: frozenset[str] = SOURCES, profile: Profile = Profile.EXTENDED
+    ) -> Socket:
+        recorder = RecordingSession(user, profile)
         socket: Socket = await self.nursery.start(self._hold, recorder, self.chats.join_feed(recorder, sources))
         return socket
 

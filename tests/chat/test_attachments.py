@@ -156,7 +156,7 @@ async def test_a_refusal_names_the_files_that_it_is_about() -> None:
         send(anna, "x", FILE, OTHER)
         send(anna, "x", *[FILE] * 11)
         await harness.settle()
-        # The one that needs no storage comes first.
+        # The refusal that needs no storage comes first.
         many, unknown = anna.recorder.got(MessageNotAdded)
         assert (many.code, many.attachments) == ("too_many_attachments", (FILE,) * 11)
         assert (unknown.code, unknown.attachments) == ("attachment_unknown", (OTHER,))

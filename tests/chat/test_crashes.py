@@ -290,7 +290,7 @@ async def test_a_request_to_a_room_that_is_given_up_is_answered(
 ) -> None:
     async with open_chat() as harness:
         chat = await harness.reserve()
-        # In the journal's step, in the room that goes on, and in its five restarts: then it is given up.
+        # It raises in the journal's step, in the running room and after five restarts; then the room is given up.
         plant(monkeypatch, PendingReplies, "settle", 1, times=7)
         with trio.fail_after(300):
             changed = await harness.chats.perform(AcceptChat(chat, OLGA))

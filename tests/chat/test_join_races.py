@@ -308,7 +308,7 @@ async def test_a_room_that_is_about_to_sleep_loses_nothing(entrance: str, turns:
         mock_clock.jump(6)
         await harness.settle()
         for _ in range(3):
-            # A room sleeps after twice the idle time at the latest; `turns` covers each moment of that.
+            # A room is passivated after at most twice the idle time; `turns` covers each step of that.
             mock_clock.jump(ROOM_IDLE)
             for _ in range(turns):
                 await trio.lowlevel.checkpoint()
@@ -462,7 +462,7 @@ async def test_a_room_that_recovers_page_by_page_sends_every_event(
         # All of these are in one commit.
         take_time(monkeypatch, 0.1)
         calls = plant(monkeypatch, Publisher, "publish", 1, times=2)
-        # As if the room had been given up: what to broadcast is in storage only.
+        # As if the room had been given up: the changes to broadcast are in storage only.
         monkeypatch.setattr(Publisher, "lacks", True)
         for number in range(16):
             scene.perform(TransferChat(scene.chat, OLGA, (PETR if number % 2 else OLGA).id))

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import attrs
+import pytest
 import trio
 from trio.testing import MockClock
 
+from actorchat.chat import service
 from actorchat.chat.model import Policy
 from actorchat.chat.operations import AcceptChat, AddMessage, CloseChat
 from actorchat.protocol import (
     ChatStatus,
     ChatUpdated,
+    FeedReady,
     GlobalUpdated,
     MarkMessageRead,
     MessageAdded,
     MessageType,
     OperatorUpdated,
+    Profile,
     Role,
     User,
 )
@@ -37,7 +41,7 @@ async def test_a_reserved_chat_is_on_no_feed_until_its_first_message(autojump_cl
         olga.recorder.take()
         anna.say("hi")
         await trio.sleep(1)
-        assert olga.recorder.types() == ["chat_updated", "message_added", "global_updated"]
+        assert olga.recorder.types() == ["chat_updated", "message_added", "global_updated", "chat_summary"]
 
 
 async def test_a_new_console_gets_operators_the_global_value_and_unclosed_chats(
@@ -50,9 +54,44 @@ async def test_a_new_console_gets_operators_the_global_value_and_unclosed_chats(
             if closed:
                 await harness.chats.perform(CloseChat(chat, owner))
         olga = await harness.console(OLGA)
-        assert olga.recorder.types() == ["operator_updated", "operator_updated", "global_updated", "chat_updated"]
+        snapshot = ["operator_updated", "operator_updated", "global_updated", "chat_updated"]
+        assert olga.recorder.types() == [*snapshot, "chat_summary", "feed_ready"]
+        assert olga.recorder.got(FeedReady) == [FeedReady(complete=True)]
         assert [each.unread_chats for each in olga.recorder.got(GlobalUpdated)] == [1]
         assert [each.chat.owner_user.id for each in olga.recorder.got(ChatUpdated)] == [ANNA.id]
+
+
+async def test_a_strict_console_gets_no_end_of_the_snapshot(autojump_clock: MockClock) -> None:
+    async with open_chat() as harness:
+        olga = await harness.console(OLGA, profile=Profile.STRICT)
+        assert olga.recorder.types() == ["operator_updated", "operator_updated", "global_updated"]
+
+
+async def test_feed_ready_tells_that_the_snapshot_lacks_old_chats(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "FEED_SNAPSHOT", 2)
+    async with open_chat() as harness:
+        for owner_id, complete in ((11, True), (12, True), (13, False)):
+            owner = await harness.person(User(owner_id, Role.USER), frozenset())
+            await harness.chats.perform(AddMessage(await harness.reserve(owner), owner, "hi"))
+            olga = await harness.console(OLGA)
+            assert olga.recorder.got(FeedReady) == [FeedReady(complete)]
+            shown = [event.chat.owner_user.id for event in olga.recorder.got(ChatUpdated)]
+            assert shown == [11, 12, 13][max(0, owner_id - 12) : owner_id - 10]
+
+
+async def test_live_events_follow_feed_ready(autojump_clock: MockClock) -> None:
+    async with open_chat() as harness:
+        anna = await harness.join(await harness.reserve(), ANNA)
+        harness.nursery.start_soon(harness.console, PETR)
+        anna.say("hi")
+        olga = await harness.console(OLGA)
+        anna.say("more")
+        await trio.sleep(1)
+        types = olga.recorder.types()
+        assert olga.recorder.texts()[-1] == "more"
+        assert "message_added" not in types[: types.index("feed_ready")]
 
 
 async def test_counters_follow_what_happens_to_chats(autojump_clock: MockClock) -> None:

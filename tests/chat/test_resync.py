@@ -66,7 +66,7 @@ async def test_resuming_at_a_message_not_yet_broadcast_waits_for_it(
         faults.append(fault)
         anna.say("in doubt")
         await wait_all_tasks_blocked()
-        # As a client that has read the history over HTTP meanwhile.
+        # Like a client that has read the history over HTTP meanwhile.
         back = await harness.join(chat, ANNA, after=1)
         await trio.sleep(10)
         if fault is CommitFault.STORED:

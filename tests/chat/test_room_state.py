@@ -51,7 +51,7 @@ def test_a_new_profile_of_a_joining_socket_is_sent_once(room_state: RoomState) -
 
 def test_a_full_feed_drops_typing_but_no_stop() -> None:
     feed = FeedState("lk", lambda: None)
-    feed.consoles[Console(RecordingSession(ANNA), frozenset({"lk"}), LINKS)] = None
+    feed.add(Console(RecordingSession(ANNA), frozenset({"lk"}), LINKS))
     for number in range(FEED_TYPING + 1):
         feed.put_typing(CHAT, Identity(Role.USER, number), Frames.of([b"on"], typing=True), stopped=False)
     assert len(feed.typing) == FEED_TYPING

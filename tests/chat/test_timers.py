@@ -12,6 +12,7 @@ import trio.lowlevel
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actorchat.actors import open_system
+from actorchat.chat.accounts import SetAway
 from actorchat.chat.model import Policy
 from actorchat.chat.operations import (
     AcceptChat,
@@ -106,7 +107,7 @@ async def test_an_idle_close_reaches_the_visitor_and_the_consoles(autojump_clock
         assert extended.recorder.types() == ["chat_updated", "message_added"]
         (told,) = strict.recorder.got(MessageAdded)
         assert (told.message.type_role, told.message.chat.status) == (Role.USER, ChatStatus.CLOSED)
-        assert console.recorder.types() == ["chat_updated", "operator_updated", "global_updated"]
+        assert console.recorder.types() == ["chat_updated", "operator_updated", "global_updated", "chat_summary"]
         (shown,) = console.recorder.got(ChatUpdated)
         assert (shown.chat.status, shown.chat.operator_user) == (ChatStatus.CLOSED, OLGA)
         assert console.recorder.got(GlobalUpdated)[-1].unread_chats == 0
@@ -177,6 +178,25 @@ async def test_a_chat_given_to_an_operator_that_is_leaving_is_returned_too(autoj
         assert await stands(harness, mine) == await stands(harness, given) == ("new", None)
         # From now on an operator who is shown as offline can be given a chat and keeps it.
         await harness.chats.perform(TransferChat(given, PETR, OLGA.id))
+        assert await stands(harness, given) == ("new", OLGA.id)
+
+
+async def test_the_unanswered_chats_of_an_operator_who_goes_away_are_returned_and_open_ones_are_not(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_chat() as harness:
+        await harness.person(BORIS, frozenset())
+        await harness.console(OLGA)
+        mine, given = await asked(harness), await asked(harness, BORIS)
+        await harness.chats.perform(AcceptChat(mine, OLGA))
+        await harness.chats.perform(TransferChat(given, PETR, OLGA.id))
+        await harness.chats.decide_on_account(SetAway(OLGA.id, True))
+        await trio.sleep(1)
+        assert await stands(harness, mine) == ("open", OLGA.id)
+        assert await stands(harness, given) == ("new", None)
+        # A chat that somebody gives to the operator on purpose stays there.
+        await harness.chats.perform(TransferChat(given, PETR, OLGA.id))
+        await trio.sleep(1)
         assert await stands(harness, given) == ("new", OLGA.id)
 
 

@@ -20,9 +20,10 @@ import trio
 from click.testing import CliRunner, Result
 from rich.console import Console
 
+from actorchat.actor_tree import ActorRow, Family, InspectionRequest, Tree
 from actorchat.cli import main
 from actorchat.cli.actor_tree_table import draw
-from actorchat.server.inspection import SOCKET_NAME, ActorRow, Family, InspectionRequest, Tree
+from actorchat.server.inspection import SOCKET_NAME
 from tests.cli.server_process import TIMEOUT, ServerProcess, environment, open_server_process
 from tests.server.server_under_test import websocket
 
@@ -52,7 +53,7 @@ TREE = Tree(pid=7, families=(ROOMS,), rows=(ROW,), matched=1, page=1, pages=1, l
 def picture(tree: Tree, question: InspectionRequest | None = None, width: int = 200) -> str:
     console = Console(file=StringIO(), width=width, highlight=False)
     with console.capture() as captured:
-        console.print(draw(tree, question or InspectionRequest(), Path("data")))
+        console.print(draw(tree, question or InspectionRequest(), "data"))
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
@@ -180,6 +181,23 @@ def test_without_a_server_it_is_one_line_and_status_1(tmp_path: Path, options: t
     assert result.output == (
         f"actorchat: no server runs on {tmp_path}/nowhere; start one with: actorchat serve --data {tmp_path}/nowhere\n"
     )
+
+
+@pytest.mark.parametrize("storage", [(), ("--storage", "sqlite:///chat.db"), ("--storage", "memory://")])
+def test_there_are_nodes_with_postgresql_only(storage: tuple[str, ...], tmp_path: Path) -> None:
+    result = run("--data", str(tmp_path), "--node", "two", *storage)
+    assert result.exit_code == 1
+    assert result.output == (
+        "actorchat: only servers whose chats are in PostgreSQL have nodes: set --storage postgresql://…\n"
+    )
+
+
+def test_a_database_that_can_not_be_reached_is_one_line(tmp_path: Path) -> None:
+    result = run("--node", "two", "--storage", f"postgresql://someone:hidden@/chat?host={tmp_path}")
+    assert result.exit_code == 1
+    assert result.output.startswith("actorchat: postgresql://")
+    assert len(result.output.splitlines()) == 1
+    assert "hidden" not in result.output
 
 
 @pytest.mark.slow

@@ -314,7 +314,7 @@ def test_a_start_that_fails_for_lack_of_room_leaves_nothing_behind(
     with ExitStack() as stack:
         limited(size)(data, stack)
         assert serve() == 1
-        # The output is captured in memory, because files are limited.
+        # The output is captured in memory, because the size of files is limited.
         assert len(capsys.readouterr().err.splitlines()) == 1
     assert os.listdir(data) == []
 

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.serialization import NoEncryption
 
-from actorchat.cli import main
+from actorchat.cli import _COMMANDS, main
 from actorchat.protocol import Role, User
 from actorchat.server.auth import Tokens, ensure_secret
 from tests.server.server_under_test import SECRET
@@ -94,7 +94,7 @@ def test_the_largest_id_of_a_token_is_below_those_of_anonymous_visitors() -> Non
 
 def test_check_config_reports_every_fault(tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
-    config.write_text("prot = 1\nworkers = 2\n")
+    config.write_text("prot = 1\nworkers = 0\n")
     ended = run("check-config", "--config", str(config))
     assert ended.exit_code == 2
     assert [line.split(":")[1].strip() for line in ended.output.splitlines()] == ["prot", "workers"]
@@ -185,18 +185,15 @@ def test_asyncapi_prints_the_document() -> None:
 
 
 def test_the_help_shows_all_commands_and_nothing_else() -> None:
-    commands = [
-        line.split()[0] for line in run("--help").output.partition("Commands:")[2].splitlines() if line[:3] == "   "
-    ]
-    assert set(commands) <= {"serve", "chat", "token", "actors", "broker", "check-config", "asyncapi"}
+    shown = run("--help").output.partition("Commands:\n")[2].partition("\n\n")[0]
+    commands = [line.split()[0] for line in shown.splitlines() if line[2:3].isalpha()]
+    assert commands == list(_COMMANDS)
 
 
-@pytest.mark.parametrize("command", ["serve", "token", "check-config", "asyncapi"])
+@pytest.mark.parametrize("command", ["serve", "token", "check-config", "asyncapi", "migrate"])
 def test_every_command_explains_itself_with_examples(command: str) -> None:
     output = run(command, "--help").output
     assert f"actorchat {command}" in output.partition("Example")[2]
-    for later in ("--workers", "--bus", "postgresql"):
-        assert later not in output
 
 
 def test_an_unknown_command_is_named() -> None:

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -23,7 +25,7 @@ FREE = ("--port", "0")
 def run(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "actorchat", *arguments]
     return subprocess.run(
-        command, cwd=folder, env=environment(env), capture_output=True, text=True, timeout=30, check=False
+        command, cwd=folder, env=environment(env), capture_output=True, text=True, timeout=90, check=False
     )
 
 
@@ -50,10 +52,27 @@ async def test_serve_drains_on_sigterm_and_exits_with_0(tmp_path: Path, storage:
 
 
 @pytest.mark.slow
+async def test_the_page_and_the_console_are_printed_with_one_code_that_the_page_itself_does_not_have(
+    tmp_path: Path,
+) -> None:
+    async with open_server_process(tmp_path, *FREE) as server:
+        await server.read_until("Ctrl-C stops it.")
+        page, code = re.findall(
+            rf"{server.url}/#sign-in=(\S+)\n.*{server.url}/console#sign-in=(\S+)", server.output, re.S
+        )[0]
+        assert page == code
+        async with httpx.AsyncClient(base_url=server.url) as http:
+            # A client on this machine may be a proxy that says nothing of the one behind it.
+            assert "sign-in=" not in (await http.get("/")).text
+            answers = [(await http.post("/api/login/once", json={"code": code})).status_code for _ in range(2)]
+        assert answers == [200, 401]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("where", [">&-", "> /dev/full"], ids=["closed", "full"])
 def test_a_document_that_can_not_be_printed_is_one_line_and_status_1(tmp_path: Path, where: str) -> None:
     command = ["sh", "-c", f'"$0" -m actorchat asyncapi {where}', sys.executable]
-    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=90, check=False)
     assert ended.returncode == 1
     assert len(ended.stderr.splitlines()) == 1
     assert ended.stderr.startswith("actorchat: ")
@@ -184,11 +203,11 @@ def test_a_folder_that_can_not_be_used_is_one_line_and_status_1(tmp_path: Path, 
 
 @pytest.mark.slow
 def test_bad_settings_are_a_line_each_and_status_2(tmp_path: Path) -> None:
-    ended = run(tmp_path, "serve", "--workers", "2", "--port", "x", ACTORCHAT_SECRET="short")
+    ended = run(tmp_path, "serve", "--workers", "0", "--port", "x", ACTORCHAT_SECRET="short")
     assert ended.returncode == 2
     assert ended.stderr.splitlines() == [
         "actorchat: port: expected a port, 0 to 65535, got x (from the command line)",
-        "actorchat: workers: expected 1: this version runs in one process, got 2 (from the command line)",
+        "actorchat: workers: expected a number, 1 to 64, got 0 (from the command line)",
         "actorchat: secret: expected at least 32 bytes (from ACTORCHAT_SECRET)",
     ]
     assert os.listdir(tmp_path) == []
@@ -232,20 +251,28 @@ def test_a_failed_start_is_logged_in_json_wherever_that_format_is_set(tmp_path: 
     assert "is in use" in json.loads(ended.stderr)["event"]
 
 
-async def work_of(code: str) -> float:
+async def work_of(code: str, env: Mapping[str, str]) -> float:
     """The CPU seconds of a Python process with that program."""
     program = f"{code}; import time; print(time.process_time())"
-    done = await trio.run_process([sys.executable, "-c", program], capture_stdout=True)
+    done = await trio.run_process([sys.executable, "-c", program], capture_stdout=True, env=environment(env))
     return float(done.stdout)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("log_format", ["text", "json"])
 async def test_starting_takes_less_work_than_importing_trio_twelve_times(tmp_path: Path, log_format: str) -> None:
+    # The first start compiles the modules, which the installation of a wheel has done.
+    compiled = {"PYTHONPYCACHEPREFIX": str(tmp_path / "compiled"), "PYTHONDONTWRITEBYTECODE": ""}
+    (tmp_path / "first").mkdir()
+    async with open_server_process(tmp_path / "first", *FREE, env=compiled) as server:
+        await server.read_until("Ctrl-C")
     # CPU time in units of a reference measured at the same moment, because test machines are busy and differ.
-    unit = min([await work_of("import trio") for _ in range(3)])
-    async with open_server_process(tmp_path, *FREE, "--log-format", log_format) as server:
-        await (server.read_log_until("the server listens") if log_format == "json" else server.read_until("Ctrl-C"))
-        spent = psutil.Process(server.process.pid).cpu_times()
-        assert spent.user + spent.system < 12 * unit
-        assert await server.stop() == 0
+    unit = min([await work_of("import trio", compiled) for _ in range(3)])
+    work: list[float] = []
+    for _ in range(3):
+        async with open_server_process(tmp_path, *FREE, "--log-format", log_format, env=compiled) as server:
+            await (server.read_log_until("the server listens") if log_format == "json" else server.read_until("Ctrl-C"))
+            spent = psutil.Process(server.process.pid).cpu_times()
+            work.append(spent.user + spent.system)
+            assert await server.stop() == 0
+    assert min(work) < 12 * unit

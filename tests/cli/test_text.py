@@ -69,7 +69,7 @@ def test_every_command_prints_on_a_narrow_encoding(encoding: str, tmp_path: Path
 
     def run(*arguments: str) -> bytes:
         command = [*PROGRAM, *arguments]
-        ended = subprocess.run(command, env=environment, capture_output=True, timeout=30, check=False, cwd=tmp_path)
+        ended = subprocess.run(command, env=environment, capture_output=True, timeout=90, check=False, cwd=tmp_path)
         assert b"Traceback" not in ended.stderr, ended.stderr
         return ended.stdout + ended.stderr
 

@@ -219,6 +219,42 @@ async def test_a_replayed_message_under_the_same_key_with_another_text_settles_n
         assert await indexes(room, 1) == [0]
 
 
+async def test_an_edited_message_confirms_the_send_whose_answer_was_lost(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    keys: list[str | None] = []
+
+    async def first(peer: ServerSocket) -> None:
+        keys.append((await peer.hear_message()).client_id)
+        await peer.drop()
+
+    async def second(peer: ServerSocket) -> None:
+        await peer.tell(MessageAdded(message(0, "", user=VISITOR), keys[0]))
+        await peer.end_replay(0)
+        await stay(peer)
+
+    async with opened(ScriptedServer(nursery, first, second), after=-1) as room:
+        delivery = await room.send("removed before it was answered")
+        assert (await delivery.wait()).message_index == 0
+
+
+async def test_an_edited_message_answers_another_text_under_its_key(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    async def script(peer: ServerSocket) -> None:
+        edited = MessageAdded(message(0, "edited", user=VISITOR), "k")
+        await peer.tell(edited)
+        await peer.end_replay(0)
+        assert (await peer.hear_message()).text == "as it was"
+        await peer.tell(edited)
+        await stay(peer)
+
+    async with opened(ScriptedServer(nursery, script), after=-1) as room:
+        delivery = await room.send("as it was", client_id="k")
+        assert (await delivery.wait()).text == "edited"
+        assert await indexes(room, 1) == [0]
+
+
 async def test_an_unanswered_message_is_sent_again_only_after_the_replay(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:

@@ -33,8 +33,21 @@ def test_an_invalid_address_is_named_without_its_password(url: str) -> None:
     assert "pa55word" not in str(caught.value)
 
 
+@pytest.mark.parametrize("server", ["https://chat.test/help", "https://chat.test"])
+@pytest.mark.parametrize("link", ["/help/api/attachments/1", "https://files.test/1"])
+def test_a_link_of_the_server_has_its_path_once(server: str, link: str) -> None:
+    whole = f"https://chat.test{link}" if link.startswith("/") else link
+    assert ServerAddress.parse(server).link(link) == whole
+
+
+def test_a_link_of_a_server_that_does_not_know_its_path_gets_it() -> None:
+    assert ServerAddress.parse("https://chat.test/help").link("/api/1") == "https://chat.test/help/api/1"
+
+
 def test_a_mounted_server_has_its_sockets_under_its_path() -> None:
     server = ServerAddress.parse("https://chat.test/help")
     assert server.room(CHAT.uuid, None) == f"/help/ws/chats/{CHAT.uuid}"
     assert server.room(CHAT.uuid, -1) == f"/help/ws/chats/{CHAT.uuid}?after=-1"
+    assert server.room(CHAT.uuid, None, quiet=True) == f"/help/ws/chats/{CHAT.uuid}?quiet=1"
+    assert server.room(CHAT.uuid, 3, quiet=True) == f"/help/ws/chats/{CHAT.uuid}?after=3&quiet=1"
     assert server.feed(["a b"]) == "/help/ws/operators?source=a+b"

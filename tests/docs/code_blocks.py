@@ -17,7 +17,7 @@ _FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 
 @attrs.frozen
 class Fence:
-    """A fenced block. `line` is where its text starts; `gap` is what stands between it and the fence before."""
+    """A fenced block. `line` is where its text starts; `gap` is the text between it and the fence before."""
 
     line: int
     language: str

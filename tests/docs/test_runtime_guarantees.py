@@ -10,7 +10,7 @@ from trio.testing import MockClock
 from actorchat.actors import Down, Pending, Restart, open_system
 from actorchat.testing import Probe, settle
 from bench.actor_cases import memory_cases, trio_cases
-from tests.actors.messages import Add, Boom, Call, Counter, Message, Total
+from tests.actors.counter_actor import Add, Boom, Call, Counter, Message, Total
 from tests.docs.code_blocks import ROOT
 
 PAGE = ROOT / "docs" / "runtime-guarantees.md"

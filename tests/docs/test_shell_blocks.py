@@ -17,12 +17,33 @@ import pytest
 from actorchat.cli import main
 from actorchat.http.problems import STATUSES
 from actorchat.protocol import decode_command
-from actorchat.server.settings import AttachmentSettings, ChatSettings, HttpSettings, LimitSettings, Settings
+from actorchat.server.settings import (
+    AccountSettings,
+    AttachmentSettings,
+    BlockedSettings,
+    ChatSettings,
+    HttpSettings,
+    KeySettings,
+    LimitSettings,
+    MetricsSettings,
+    Settings,
+    TelemetrySettings,
+)
 from actorchat.server.settings_loader import load_settings
 from tests.docs.code_blocks import PAGES, ROOT, Fence, fences_of
 
 LEAST_COMMANDS = 15
-SECTIONS = {"limits": LimitSettings, "chat": ChatSettings, "http": HttpSettings, "attachments": AttachmentSettings}
+SECTIONS = {
+    "limits": LimitSettings,
+    "chat": ChatSettings,
+    "http": HttpSettings,
+    "attachments": AttachmentSettings,
+    "metrics": MetricsSettings,
+    "accounts": AccountSettings,
+    "keys": KeySettings,
+    "blocked": BlockedSettings,
+    "telemetry": TelemetrySettings,
+}
 
 
 def fences(*languages: str) -> Iterator[tuple[str, Fence]]:
@@ -33,10 +54,10 @@ def fences(*languages: str) -> Iterator[tuple[str, Fence]]:
 
 
 def commands(program: str) -> Iterator[tuple[str, list[str]]]:
-    """The arguments of every call of `program`, with where it stands."""
+    """The arguments of every call of `program`, with its place in the docs."""
     for place, fence in fences("console", "ini", "dockerfile"):
         for line in fence.text.replace("\\\n", " ").splitlines():
-            # A command may stand in a substitution, a pipe, a unit file, or as JSON in a container's file.
+            # Find the command behind a prompt, in a unit file, in a container file (as JSON), in `$(…)` or in a pipe.
             line = line.partition("  #")[0].removeprefix("$ ").removeprefix("ExecStart=")
             if line.startswith("CMD "):
                 line = shlex.join(json.loads(line.removeprefix("CMD ")))
@@ -106,12 +127,14 @@ def test_the_table_of_settings_has_each_with_its_variable_and_default() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text()
     rows = [line.strip("| ").split(" | ") for line in page.splitlines() if "| `ACTORCHAT_" in line]
     stated = {name: (row[1], row[2]) for row in rows for name in re.findall(r"`([\w.]+)`", row[0])}
-    # These two have one legal value until a server can have several processes.
-    fields = {name: default for name, default in settings_fields() if name not in ("bus", "workers")}
+    # It has one legal value until a server can have several processes.
+    fields = {name: default for name, default in settings_fields() if name != "workers"}
     assert set(stated) == set(fields)
     for name, (variable, default) in stated.items():
         assert variable.startswith(f"`ACTORCHAT_{name.replace('.', '_').upper()}`") or name == "tls_key", name
-        if isinstance(fields[name], int | float):
+        if isinstance(fields[name], bool):
+            assert default.strip("`") == str(fields[name]).lower(), name
+        elif isinstance(fields[name], int | float):
             assert float(default.strip("`")) == fields[name], name
 
 
@@ -119,5 +142,6 @@ def test_the_table_of_errors_has_each_code_with_its_status() -> None:
     page = (ROOT / "docs" / "http.md").read_text()
     rows = re.findall(r"^\| (4\d\d|5\d\d) \| (.+) \|$", page, re.M)
     stated = {(code, int(status)) for status, row in rows for code in re.findall(r"`(\w+)`", row)}
-    # A body or query parameter that can't be read has its own status.
-    assert stated == {*STATUSES.items(), ("malformed", 400)}
+    # A body or query parameter that can't be read has its own status, and so have requests that are not HTTP/1.1.
+    unread = {("malformed", 400), ("bad_request", 400), ("bad_request", 431)}
+    assert stated == {*STATUSES.items(), *unread}

@@ -223,8 +223,8 @@ async def test_a_bad_query_names_the_parameter(api: ApiClient, query: str, path:
     ("method", "path", "name"),
     [
         ("GET", "/api/chats?state=closed", "state"),
-        ("GET", "/api/chats?status=new&owner=100", "owner"),
-        ("HEAD", "/api/chats?owner=100", ""),
+        ("GET", "/api/chats?status=new&customer=100", "customer"),
+        ("HEAD", "/api/chats?customer=100", ""),
         ("POST", "/api/chats?source=lk", "source"),
         ("GET", "/api/operators?sources=lk", "sources"),
         ("GET", "/api/chats/{chat}?limit=1", "limit"),
@@ -487,6 +487,8 @@ async def test_pages_of_an_allowed_site_may_read_answers_and_errors(api: ApiClie
     ):
         assert answer.headers["access-control-allow-origin"] == "https://shop.example"
         assert answer.headers["vary"] == "Origin"
+        readable = answer.headers["access-control-expose-headers"]
+        assert readable == "ETag, Idempotency-Replayed, Link, Retry-After, X-Request-ID"
 
 
 async def test_a_preflight_allows_what_the_widget_sends(api: ApiClient) -> None:
@@ -498,7 +500,9 @@ async def test_a_preflight_allows_what_the_widget_sends(api: ApiClient) -> None:
     answer = await api.call("OPTIONS", "/api/visitors", headers=headers)
     assert (answer.status_code, answer.content) == (204, b"")
     assert "POST" in answer.headers["access-control-allow-methods"]
-    assert answer.headers["access-control-allow-headers"] == "authorization, content-type"
+    assert (
+        answer.headers["access-control-allow-headers"] == "authorization, content-type, idempotency-key, if-none-match"
+    )
 
 
 async def test_answers_and_refusals_are_not_cacheable(api: ApiClient) -> None:

@@ -1,9 +1,10 @@
 """The answers to errors: refusals, defects, timeouts and bad bodies."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NoReturn, cast
 from uuid import UUID
 
+import attrs
 import httpx
 import pytest
 import trio
@@ -11,11 +12,16 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 from trio.testing import MockClock
 
+from actorchat.chat.accounts import Rights
+from actorchat.chat.console_documents import ConsoleDocuments
+from actorchat.chat.model import ChatState
 from actorchat.chat.ports import StorageDamaged, StorageUnavailable
 from actorchat.chat.service import ChatRefused, ChatService
+from actorchat.http.answers import Health
 from actorchat.http.app import _failed, make_app
+from actorchat.http.blocks import BlockList
 from actorchat.http.origins import AllowedOrigins
-from actorchat.http.ports import Caller, Files, Visit
+from actorchat.http.ports import Caller, Files, Sender, SignIns, Visit
 from actorchat.http.problems import Problem
 from actorchat.http.requests import BODY_SECONDS
 from actorchat.protocol import User
@@ -31,12 +37,14 @@ class _Access:
     def _fail(self) -> NoReturn:
         raise self._outcome or AssertionError("nobody asked for this")
 
-    async def caller(self, authorization: str | None) -> Caller:
+    async def caller(self, authorization: str | None, sender: Sender) -> Caller:
         if self._outcome is None:
             await trio.sleep_forever()
         self._fail()
 
-    async def visit(self, authorization: str | None, source: str, address: str) -> Visit:
+    async def visit(
+        self, authorization: str | None, source: str, sender: Sender, anonymous: str | None = None
+    ) -> Visit:
         self._fail()
 
     async def reserve(self, caller: Caller, source: str, owner: User) -> NoReturn:
@@ -45,21 +53,40 @@ class _Access:
     async def chat(self, caller: Caller, chat: UUID) -> NoReturn:
         self._fail()
 
+    def moderates(self, caller: Caller, chat: ChatState) -> NoReturn:
+        self._fail()
+
     def sources(self, caller: Caller, requested: Collection[str]) -> frozenset[str]:
+        self._fail()
+
+    def require(self, caller: Caller, rights: Rights, action: str) -> None:
+        self._fail()
+
+    def count_widget(self, sender: Sender) -> NoReturn:
         self._fail()
 
     def check_source(self, source: str) -> None:
         self._fail()
 
 
-def app_over(outcome: Exception | None, unready: Problem | None = None) -> ASGIApp:
-    # No test gets as far as the chat service.
+def app_over(
+    outcome: Exception | None,
+    unready: Problem | None = None,
+    brokers: Callable[[], Sequence[Mapping[str, object]]] | None = None,
+    bus: Callable[[], str] | None = None,
+) -> ASGIApp:
+    # No request in this module reaches the chat service.
     return make_app(
         cast("ChatService", None),
         _Access(outcome),
         cast("Files", None),
+        cast("ConsoleDocuments", None),
+        cast("SignIns", None),
+        cast("BlockList", None),
         origins=AllowedOrigins(),
         unready=lambda: unready,
+        brokers=brokers,
+        bus=bus,
     )
 
 
@@ -67,6 +94,17 @@ async def get(app: ASGIApp, path: str = "/api/chats") -> httpx.Response:
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://x") as http:
         return await http.get(path)
+
+
+async def test_ready_answers_with_documented_fields_only() -> None:
+    app = app_over(None, brokers=lambda: [{"broker": "redis", "status": "ok", "behind_seconds": 0.0}], bus=lambda: "ok")
+    answer = (await get(app, "/health/ready")).json()
+    assert answer == {
+        "status": "ok",
+        "brokers": [{"broker": "redis", "status": "ok", "behind_seconds": 0.0}],
+        "bus": "ok",
+    }
+    assert set(answer) == {field.name for field in attrs.fields(Health)}
 
 
 async def test_a_defect_is_a_500_without_details_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:

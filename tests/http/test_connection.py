@@ -19,6 +19,7 @@ from actorchat.http.connection import (
     STALLED_SECONDS,
     STARTS_PER_PASS,
     HttpServer,
+    _GuardedStream,
 )
 from actorchat.server.settings import HttpSettings
 
@@ -465,7 +466,7 @@ async def test_an_unread_body_does_not_keep_the_connection_open(autojump_clock: 
 
 async def test_pipelined_requests_are_answered_at_a_bounded_rate(autojump_clock: MockClock) -> None:
     async with connected() as client, trio.open_nursery() as nursery:
-        # More than one read: requests that have not been read yet count as pipelined, too.
+        # Too many for one read, because requests that have not been read yet count as pipelined too.
         nursery.start_soon(client.send, b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n" * 2_000)
         with trio.move_on_after(10):
             await client.read_all()
@@ -525,3 +526,22 @@ async def test_pipelined_requests_of_many_connections_start_a_few_at_a_time(auto
             counts.append(len(begun) - before)
         nursery.cancel_scope.cancel()
     assert max(counts) <= STARTS_PER_PASS
+
+
+async def test_more_is_read_at_once_while_a_large_body_arrives() -> None:
+    asked: list[int | None] = []
+
+    class Reads(_Wire):
+        async def receive_some(self, max_bytes: int | None = None) -> bytes:
+            asked.append(max_bytes)
+            return await super().receive_some(max_bytes)
+
+    ours, theirs = memory_stream_pair()
+    stream = _GuardedStream(Reads(theirs))
+    for arrives in (False, True, False):
+        if arrives:
+            stream.pace.begin()
+        await ours.send_all(b"x")
+        assert await stream.receive_some(2**20) == b"x"
+        stream.pace.end()
+    assert asked == [16_384, 65_536, 16_384]

@@ -160,8 +160,8 @@ def test_any_number_of_refused_origins_is_logged_a_few_times_a_minute(caplog: py
 @pytest.mark.parametrize(
     ("further", "allowed"),
     [
-        ((), "authorization, content-type"),
-        (("traceparent", "authorization"), "authorization, content-type, traceparent"),
+        ((), "authorization, content-type, idempotency-key, if-none-match"),
+        (("traceparent", "authorization"), "authorization, content-type, idempotency-key, if-none-match, traceparent"),
     ],
 )
 async def test_a_preflight_names_the_headers_that_a_page_may_send(further: tuple[str, ...], allowed: str) -> None:

@@ -14,6 +14,8 @@ from jsonschema import (  # type: ignore[import-untyped]  # it ships no types
 from actorchat.protocol import (
     COMMANDS,
     EVENTS,
+    EXTENDED_COMMANDS,
+    EXTENDED_EVENTS,
     BrokerChannel,
     Command,
     Event,
@@ -46,6 +48,7 @@ MESSAGES: Final = [
     *EVENTS,
     "chat_updated_in_room",
     "typing_updated_in_room",
+    "message_updated_on_feed",
     *(f"broker{channel.capitalize()}" for channel in BrokerChannel),
 ]
 
@@ -134,6 +137,9 @@ def test_only_nullable_fields_of_the_contract_are_nullable(document: Document) -
         ("Chat", "operator_user"),
         ("Message", "user"),
         ("SendMessage", "client_id"),
+        ("ChatSummary", "last"),
+        ("ChatSummary", "waiting_since"),
+        ("LastMessage", "role"),
         ("MessageNotAdded", "client_id"),
         ("MessageNotAdded", "retry_after"),
     }
@@ -142,7 +148,7 @@ def test_only_nullable_fields_of_the_contract_are_nullable(document: Document) -
 def test_every_integer_is_bounded_and_only_a_command_has_defaults(document: Document) -> None:
     for name, schema in document["components"]["schemas"].items():
         for field in schema.get("properties", {}).values():
-            assert name == "SendMessage" or "default" not in field
+            assert name in ("SendMessage", "PageViewed") or "default" not in field
             if field.get("type") == "integer":
                 assert (field["minimum"], field["maximum"]) == (-(2**53), 2**53)
 
@@ -150,7 +156,8 @@ def test_every_integer_is_bounded_and_only_a_command_has_defaults(document: Docu
 def test_parts_for_extended_sockets_only_are_marked(document: Document) -> None:
     messages = document["components"]["messages"]
     marked = {name for name, message in messages.items() if message.get("x-profile") == "extended"}
-    assert marked == {"error", "receipts", "resync_required", "chat_updated_in_room", "typing_updated_in_room"}
+    extended = {cls.type for cls in (*EXTENDED_COMMANDS, *EXTENDED_EVENTS)}
+    assert marked == extended | {"chat_updated_in_room", "typing_updated_in_room", "message_updated_on_feed"}
     for name in ("SendMessage", "MessageAdded"):
         client_id = document["components"]["schemas"][name]["properties"]["client_id"]
         assert client_id["x-profile"] == "extended"

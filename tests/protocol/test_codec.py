@@ -21,6 +21,7 @@ from actorchat.protocol import (
     MessageAdded,
     MessageNotAdded,
     NotUtf8,
+    Ping,
     Profile,
     RefusalCode,
     SendMessage,
@@ -54,7 +55,7 @@ def test_the_slow_decoding_of_an_event_equals_the_fast_one(event: Event) -> None
 @given(strategies.events)
 def test_keys_are_written_in_the_order_of_the_fields(event: Event) -> None:
     data = json.loads(encode_event(event, Profile.EXTENDED))["data"]
-    fields = [name for name in vars(event) if getattr(event, name) is not None or name in data]
+    fields = [name for name in vars(event) if name in data]
     assert list(data) == fields
 
 
@@ -70,7 +71,11 @@ near_commands = st.fixed_dictionaries(
         "type": near(st.sampled_from(sorted(COMMANDS))),
         "data": near(
             st.fixed_dictionaries(
-                {"text": near(strategies.texts), "message_id": near(strategies.integers)},
+                {
+                    "text": near(strategies.texts),
+                    "message_id": near(strategies.integers),
+                    "n": near(strategies.integers),
+                },
                 optional={
                     "stopped": near(st.booleans()),
                     "attachments": near(st.lists(near(st.uuids().map(str)), max_size=3)),
@@ -211,13 +216,36 @@ def test_nulls_of_a_refusal_are_written() -> None:
 
 
 def test_events_of_the_extended_profile_cannot_be_written_for_strict_sockets() -> None:
-    assert {cls.type for cls in EXTENDED_EVENTS} == {"error", "receipts", "resync_required"}
+    assert {cls.type for cls in EXTENDED_EVENTS} == {
+        "error",
+        "receipts",
+        "resync_required",
+        "pong",
+        "feed_ready",
+        "note_added",
+        "chat_summary",
+    }
     with pytest.raises(ValueError, match="strict"):
         encode_event(ErrorEvent("malformed", "", ""), Profile.STRICT)
 
 
+def test_a_command_of_the_extended_profile_is_an_unknown_type_on_strict_sockets() -> None:
+    for payload in (b'{"type":"ping","data":{"n":1}}', b'{"type":"ping","data":{}}', b'{"type":"ping"}'):
+        assert decode_command(payload, Profile.STRICT) == UnknownType("ping")
+    assert decode_command(b'{"type":"ping","data":{"n":1}}') == Ping(1)
+    with pytest.raises(Malformed, match=r"data\.n: missing"):
+        decode_command(b'{"type":"ping","data":{}}')
+
+
 def test_the_wire_types_are_the_contracts() -> None:
-    assert list(COMMANDS) == ["send_message", "mark_message_delivered", "mark_message_read", "update_typing"]
+    assert list(COMMANDS) == [
+        "send_message",
+        "mark_message_delivered",
+        "mark_message_read",
+        "update_typing",
+        "ping",
+        "page_viewed",
+    ]
     assert list(EVENTS) == [
         "message_added",
         "message_updated",
@@ -231,6 +259,10 @@ def test_the_wire_types_are_the_contracts() -> None:
         "error",
         "receipts",
         "resync_required",
+        "pong",
+        "feed_ready",
+        "chat_summary",
+        "note_added",
     ]
 
 

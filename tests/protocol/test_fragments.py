@@ -16,6 +16,7 @@ from actorchat.protocol import (
     message_not_added_payload,
     message_updated_payload,
     user_fragment,
+    with_edit,
 )
 from tests.protocol import strategies
 
@@ -53,6 +54,18 @@ def test_message_updated_from_fragments_equals_the_event(message: Message) -> No
         attachments_fragment=attachments_fragment(message.attachments),
     )
     assert joined == encode_event(MessageUpdated(message), Profile.STRICT)
+
+
+@given(strategies.messages, st.none() | strategies.client_ids, st.booleans())
+def test_edits_added_to_fragments_equal_the_event(message: Message, client_id: str | None, redacted: bool) -> None:
+    at = message.send_time
+    added = encode_event(MessageAdded(message, client_id), Profile.EXTENDED)
+    assert with_edit(added, at, redacted) == encode_event(
+        MessageAdded(message, client_id, at, redacted), Profile.EXTENDED
+    )
+    updated = encode_event(MessageUpdated(message), Profile.STRICT)
+    assert with_edit(updated, at, redacted) == encode_event(MessageUpdated(message, at, redacted), Profile.EXTENDED)
+    assert updated == encode_event(MessageUpdated(message, at, redacted), Profile.STRICT)
 
 
 @given(strategies.refusals)

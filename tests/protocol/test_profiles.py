@@ -1,4 +1,4 @@
-"""The offered subprotocols give a socket's profile and token."""
+"""The offered subprotocols determine a socket's profile and token."""
 
 import pytest
 

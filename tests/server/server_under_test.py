@@ -7,6 +7,7 @@ from uuid import UUID
 import attrs
 import httpx
 import trio
+from opentelemetry.trace import TracerProvider
 from trio_websocket import ConnectionRejected, WebSocketConnection, wrap_client_stream
 
 from actorchat.protocol import Role, User
@@ -117,14 +118,16 @@ class ApiClient:
 
 @asynccontextmanager
 async def run_server(
-    settings: Settings | None = None, environment: Environment | None = None
+    settings: Settings | None = None,
+    environment: Environment | None = None,
+    tracer_provider: TracerProvider | None = None,
 ) -> AsyncIterator[ApiClient]:
     settings = settings or Settings(
         storage="memory://", port=0, secret=SECRET, limits=LimitSettings(messages_per_second=0)
     )
     with trio.fail_after(TIMEOUT):
         async with (
-            open_server(settings, environment=environment) as server,
+            open_server(settings, environment=environment, tracer_provider=tracer_provider) as server,
             httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT, trust_env=False) as http,
         ):
             yield ApiClient(server, http)

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,14 +22,18 @@ from PIL import Image
 from starlette.requests import Request
 from trio.testing import MockClock
 
-import actorchat.server.attachments as attachments_module
+from actorchat.blobs import BlobsUnavailable, LocalBlobs
 from actorchat.blobs.previews import MAX_PIXELS
+from actorchat.chat.model import Identity
 from actorchat.client import ApiError, open_api
 from actorchat.http.body_pace import BodyPace, large_body
 from actorchat.http.problems import Problem
 from actorchat.protocol import MessageAdded, Role
+from actorchat.server import incoming_file, unused_uploads
 from actorchat.server.attachments import MAX_USER_UPLOADS, ORPHAN_SECONDS, Attachments
-from actorchat.server.settings import AttachmentSettings, LimitSettings, Settings
+from actorchat.server.bootstrap import StartFailed
+from actorchat.server.serving import open_server
+from actorchat.server.settings import AttachmentSettings, LimitSettings, Settings, SourceAttachmentSettings
 from tests.blobs.test_previews import png_that_claims
 from tests.server.server_under_test import SECRET, ApiClient, error_of, operator, run_server, token
 
@@ -81,7 +86,8 @@ async def uploaded(api: ApiClient, content: bytes, name: str = "photo.png", who:
 
 def files(folder: Path) -> list[str]:
     """Every file of attachments on disk."""
-    return sorted(path.name for path in (folder / "attachments").rglob("*") if path.is_file())
+    found = [path.name for path in (folder / "attachments").rglob("*") if path.is_file()]
+    return sorted(name for name in found if name != "owner")
 
 
 def part_of(server: ApiClient) -> Attachments:
@@ -220,6 +226,46 @@ async def test_a_body_that_is_no_upload_is_refused(
         assert await rows(api) == 0
 
 
+PART = b'Content-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\nx\r\n--b--\r\n'
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        (b"--b\r\n" + PART, "a.txt"),
+        (b"\r\n--b\r\n" + PART, "a.txt"),
+        (b"This is MIME.\r\n--bb\r\n--b\r\n" + PART + b"The end.", "a.txt"),
+        (b"--b\r\n" + PART.replace(b'filename="a.txt"', b"filename*=UTF-8''na%C3%AFve%20%22a%22.txt"), 'naïve "a".txt'),
+        (b"--b\r\n" + PART.replace(b'filename="a.txt"', b"filename*=iso-8859-1'en'na%EFve.txt"), "naïve.txt"),
+        (b"--b\r\n" + PART.replace(b'.txt"', b".txt\"; filename*=UTF-8''b.txt"), "a.txt"),
+    ],
+    ids=["plain", "empty line before", "preamble and epilogue", "extended name", "latin name", "two names"],
+)
+async def test_bodies_as_the_standards_allow_them_are_read(body: bytes, name: str, tmp_path: Path) -> None:
+    headers = {"Authorization": f"Bearer {ANNA}", "Content-Type": "multipart/form-data; boundary=b"}
+
+    async def bytewise() -> AsyncIterator[bytes]:
+        for byte in body:
+            yield bytes([byte])
+
+    async with serving(tmp_path) as api:
+        for content in (body, bytewise()):
+            answer = await api.http.post("/api/attachments", content=content, headers=headers)
+            assert answer.status_code == 201, answer.text
+            assert (answer.json()["filename"], answer.json()["size"]) == (name, 1)
+
+
+async def test_a_wrong_body_is_not_reported_in_the_servers_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    headers = {"Authorization": f"Bearer {ANNA}", "Content-Type": "multipart/form-data; boundary=b"}
+    async with serving(tmp_path) as api:
+        for body in (b"nonsense", b"--b\r\n: \r\n", b"--b\r\nContent-Disposition\r\n\r\n"):
+            answer = await api.http.post("/api/attachments", content=body, headers=headers)
+            assert error_of(answer) == (400, "malformed", "")
+    assert not [record for record in caplog.records if "multipart" in record.name]
+
+
 async def test_an_upload_needs_a_token_and_leave_to_send_files(tmp_path: Path) -> None:
     async with serving(tmp_path) as api:
         answer = await api.http.post("/api/attachments", files={"file": ("a", b"x")})
@@ -247,7 +293,7 @@ async def test_a_client_that_vanishes_half_way_leaves_nothing(tmp_path: Path) ->
 
 
 async def until(there: Callable[[], bool]) -> None:
-    # What is on disk tells nobody that it changed; `running` bounds the wait.
+    # Polled, because nothing reports a change on disk. `running` bounds the wait.
     while not there():  # noqa: ASYNC110
         await trio.sleep(0.01)
 
@@ -310,7 +356,7 @@ def runs(number: int) -> bool:
         os.kill(number, 0)
     except ProcessLookupError:
         return False
-    # Nobody may have asked yet how it ended.
+    # It may be a zombie, which has ended but was not waited for yet.
     status = Path(f"/proc/{number}/stat")
     return not status.exists() or status.read_text().split(")")[1].split()[0] != "Z"
 
@@ -323,14 +369,82 @@ async def test_a_scanner_does_not_get_the_servers_secrets(tmp_path: Path, monkey
         assert (await upload(api, b"x")).status_code == 201
 
 
+@asynccontextmanager
+async def scan_service(handle: Callable[[bytes], int], taken: list[dict[str, str]] | None = None) -> AsyncIterator[str]:
+    """Serve POST on a port of its own; `handle` returns the status for a body. Yields the address."""
+
+    async def serve_one(stream: trio.SocketStream) -> None:
+        async with stream:
+            data = b""
+            while b"\r\n\r\n" not in data:
+                data += await stream.receive_some()
+            head, _, body = data.partition(b"\r\n\r\n")
+            lines = head.decode().split("\r\n")
+            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
+            if taken is not None:
+                taken.append({"": lines[0], **headers})
+            while len(body) < int(headers["content-length"]):
+                body += await stream.receive_some()
+            status = handle(body)
+            if status:
+                await stream.send_all(f"HTTP/1.1 {status} x\r\nContent-Length: 0\r\n\r\n".encode())
+            else:
+                await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        serve = partial(trio.serve_tcp, serve_one, 0, host="127.0.0.1")
+        [listener] = await nursery.start(serve)
+        yield f"http://127.0.0.1:{listener.socket.getsockname()[1]}/scan"
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_scan_service_holds_a_file_back_until_it_says_yes(tmp_path: Path) -> None:
+    seen: list[dict[str, str]] = []
+    large = b"g" * 1_000_000
+    bodies: list[int] = []
+
+    def judge(body: bytes) -> int:
+        bodies.append(len(body))
+        return {b"g": 204, b"b": 406, b"w": 422, b"r": 302}.get(body[:1], 500)
+
+    async with scan_service(judge, seen) as url:
+        limits = AttachmentSettings(per_minute=0, address_per_minute=0, scan_url=url)
+        async with serving(tmp_path, attachments=limits) as api:
+            await uploaded(api, large)
+            known = files(tmp_path)
+            for content in (b"bad", b"wrong"):
+                assert error_of(await upload(api, content)) == (422, "attachment_rejected", "file")
+            for content in (b"unclear", b"redirect"):
+                assert error_of(await upload(api, content)) == (503, "overloaded", "")
+            assert files(tmp_path) == known
+            assert await rows(api) == 1
+    assert bodies[0] == len(large)
+    assert seen[0][""] == "POST /scan HTTP/1.1"
+    assert (seen[0]["content-length"], seen[0]["content-type"]) == ("1000000", "application/octet-stream")
+
+
+async def test_a_scan_service_that_hangs_or_is_away_takes_no_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with scan_service(lambda _: 0) as url:
+        for address in (url, "http://user:pa55word@127.0.0.1:1/scan"):
+            limits = AttachmentSettings(scan_url=address, scan_seconds=1)
+            async with serving(tmp_path, attachments=limits) as api:
+                assert error_of(await upload(api, b"x")) == (503, "overloaded", "")
+                assert files(tmp_path) == []
+    assert "it did not finish" in caplog.text
+    assert "can't be reached" in caplog.text
+    assert "pa55word" not in caplog.text
+
+
 async def test_only_configured_types_are_accepted(tmp_path: Path) -> None:
     async with serving(tmp_path, attachments=AttachmentSettings(types=("image", "application/pdf"))) as api:
         await uploaded(api, picture())
         await uploaded(api, b"%PDF-1.7\n")
-        for content in (b"text", b"PK\x03\x04", b"MZ", b"ID3\4"):
+        for content in (b"text", b"PK\x03\x04", b"MZ\0", b"ID3\4"):
             assert error_of(await upload(api, content)) == (422, "attachment_rejected", "file")
     async with serving(tmp_path, attachments=AttachmentSettings(types=("program",))) as api:
-        await uploaded(api, b"MZ")
+        await uploaded(api, b"MZ\0")
 
 
 @pytest.mark.parametrize(
@@ -395,8 +509,11 @@ async def test_a_range_of_a_file_can_be_had(asked: str, status: int, start: int,
         elif status == 416:
             assert answer.headers["content-range"] == "bytes */1000000"
         tag = (await api.http.head(url)).headers["etag"]
-        unchanged = await api.http.get(url, headers={"If-None-Match": tag})
-        assert (unchanged.status_code, unchanged.content) == (304, b"")
+        for known in (tag, f"W/{tag}", f'"other", {tag}', f'"a,b" ,W/{tag}, "c"', "*"):
+            unchanged = await api.http.get(url, headers={"If-None-Match": known})
+            assert (unchanged.status_code, unchanged.content) == (304, b"")
+        for other in ('"other"', f'{tag[:-1]}x"', "W/", tag[1:-1], '"*"'):
+            assert (await api.http.get(url, headers={"If-None-Match": other})).status_code == 200
         whole = await api.http.get(url, headers={"Range": "bytes=0-0", "If-Range": '"other"'})
         assert (whole.status_code, len(whole.content)) == (200, 1_000_000)
 
@@ -426,6 +543,20 @@ async def test_a_link_of_a_file_that_is_gone_leads_nowhere(tmp_path: Path) -> No
         for path in (tmp_path / "attachments").rglob(UUID(attachment["uuid"]).hex):
             path.unlink()
         assert error_of(await api.http.get(attachment["url"])) == (404, "not_found", "")
+
+
+async def test_a_file_without_a_preview_and_a_file_that_is_gone_are_told_apart(tmp_path: Path) -> None:
+    async with serving(tmp_path) as api:
+        attachment = await uploaded(api, b"text", "a.txt")
+        url, _, ticket = attachment["url"].partition("?")
+        answer = await api.http.get(f"{url}/preview?{ticket}")
+        assert (error_of(answer)[:2], answer.json()["error"]["detail"]) == (
+            (404, "not_found"),
+            "the file has no preview",
+        )
+        await part_of(api)._chats.expire_uploads((UUID(attachment["uuid"]),), 1e10)
+        answer = await api.http.get(attachment["url"])
+        assert (error_of(answer)[:2], answer.json()["error"]["detail"]) == ((404, "not_found"), "there is no such file")
 
 
 async def test_files_that_no_message_took_are_deleted_with_their_rows(tmp_path: Path) -> None:
@@ -476,6 +607,49 @@ async def test_a_server_without_a_database_leaves_the_files_of_another_one(tmp_p
         await uploaded(api, b"y")
         await part_of(api).delete_orphans()
     assert files(tmp_path) == known
+
+
+async def test_a_second_database_never_deletes_the_files_of_the_first(tmp_path: Path) -> None:
+    async with serving(tmp_path) as api:
+        attachment = await uploaded(api, b"x")
+    left = tmp_path / "attachments" / "incoming" / uuid4().hex
+    left.write_bytes(b"half")
+    known = files(tmp_path)
+    settings = Settings(data=tmp_path, storage=f"sqlite:///{tmp_path / 'other.db'}", port=0, secret=SECRET)
+    with pytest.raises(StartFailed, match="attachments belong to another database: start the server with that one"):
+        async with open_server(settings):
+            pass
+    assert files(tmp_path) == known
+    async with serving(tmp_path) as api:
+        part = part_of(api)
+        real = part._clock
+        part._clock = lambda: real() + ORPHAN_SECONDS + 5
+        await part.delete_orphans()
+    assert files(tmp_path) == [UUID(attachment["uuid"]).hex]
+
+
+async def test_the_database_that_stores_a_file_first_gets_the_folder(tmp_path: Path) -> None:
+    other = Settings(data=tmp_path, storage=f"sqlite:///{tmp_path / 'other.db'}", port=0, secret=SECRET)
+    # Both start before there is a file.
+    async with run_server(other) as second, serving(tmp_path) as first:
+        await uploaded(first, b"x")
+        for path in (tmp_path / "attachments").rglob("*"):
+            os.utime(path, (1, 1))
+        known = files(tmp_path)
+        assert error_of(await upload(second, b"y")) == (503, "storage_unavailable", "")
+        with pytest.raises(BlobsUnavailable, match="belong to another database"):
+            await part_of(second).delete_orphans()
+        assert files(tmp_path) == known
+
+
+async def test_a_restored_backup_of_the_database_keeps_its_files(tmp_path: Path) -> None:
+    async with serving(tmp_path) as api:
+        attachment = await uploaded(api, b"x")
+    (tmp_path / "actorchat.db").rename(tmp_path / "backup.db")
+    (tmp_path / "backup.db").rename(tmp_path / "actorchat.db")
+    async with serving(tmp_path) as api:
+        assert (await api.http.get(attachment["url"])).content == b"x"
+        await uploaded(api, b"y")
 
 
 async def test_a_server_that_keeps_no_files_takes_them_while_it_runs() -> None:
@@ -550,7 +724,7 @@ async def test_a_large_upload_is_read_no_faster_than_it_is_written(
     real = trio.to_thread.run_sync
 
     async def slow(call: Any, *args: Any, **kwargs: Any) -> Any:
-        if call is attachments_module._append:
+        if call is incoming_file._append:
             await held.wait()
         return await real(call, *args, **kwargs)
 
@@ -614,11 +788,31 @@ async def test_a_draining_server_cuts_an_upload_off_and_leaves_nothing(tmp_path:
         await stream.aclose()
 
 
+async def test_a_download_that_storage_cuts_off_is_one_line_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(tmp_path) as api:
+        attachment = await uploaded(api, bytes(1_000_000))
+        read = LocalBlobs.read
+
+        async def fail_later(self: LocalBlobs, key: str, start: int, size: int) -> bytes:
+            if start:
+                raise BlobsUnavailable("the disk is gone")
+            return await read(self, key, start, size)
+
+        monkeypatch.setattr(LocalBlobs, "read", fail_later)
+        with pytest.raises(httpx.RemoteProtocolError):
+            await api.http.get(attachment["url"])
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
+        "files can't be stored or read: the disk is gone"
+    ]
+
+
 async def test_a_nearly_full_disk_takes_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(tmp_path) as api:
         await uploaded(api, b"x")
         known = files(tmp_path)
-        monkeypatch.setattr(attachments_module, "MIN_FREE_BYTES", 2**62)
+        monkeypatch.setattr(incoming_file, "MIN_FREE_BYTES", 2**62)
         assert error_of(await upload(api, b"x")) == (503, "storage_unavailable", "")
         assert files(tmp_path) == known
 
@@ -631,9 +825,118 @@ async def test_an_upload_ends_when_the_disk_is_nearly_full(tmp_path: Path, monke
 
         def disk_usage(folder: Path) -> object:
             asked.append(folder)
-            # Others fill the disk while the file arrives.
+            # As if other programs filled the disk while the file arrives.
             return SimpleNamespace(free=2**40 if len(asked) < 4 else 2**20)
 
         monkeypatch.setattr(shutil, "disk_usage", disk_usage)
         assert error_of(await upload(api, bytes(2_000_000))) == (503, "storage_unavailable", "")
         assert files(tmp_path) == known
+
+
+async def test_a_source_may_have_its_own_rules_for_files(tmp_path: Path) -> None:
+    limits = AttachmentSettings(
+        per_minute=0,
+        address_per_minute=0,
+        size=1_000,
+        types=("image", "file"),
+        sources={
+            "mall": SourceAttachmentSettings(types=("image",), per_message=1),
+            "lk": SourceAttachmentSettings(size=100_000),
+        },
+    )
+    async with serving(tmp_path, attachments=limits) as api:
+        _, lk = await api.visit("lk", ANNA)
+        _, mall = await api.visit("mall", ANNA)
+        _, other = await api.visit("other", ANNA)
+        # A visitor's token names no source, so the largest size and all types are accepted.
+        refused = await upload(api, b"x" * 100_001)
+        assert (error_of(refused), "100000" in refused.text) == ((413, "too_large", "file"), True)
+        assert error_of(await upload(api, b"ID3\4")) == (422, "attachment_rejected", "file")
+        large, text = await uploaded(api, b"x" * 100_000), await uploaded(api, b"x")
+        first, second = await uploaded(api, picture(5, 5)), await uploaded(api, picture(6, 6))
+        for chat, sent, code in (
+            (other, [large], "attachment_rejected"),
+            (mall, [text], "attachment_rejected"),
+            (mall, [first, second], "too_many_attachments"),
+        ):
+            answer = await api.write(ANNA, chat, attachments=[each["uuid"] for each in sent])
+            assert error_of(answer) == (422, code, "attachments")
+        # What was refused can be sent elsewhere.
+        for chat, sent in ((lk, [large, text]), (mall, [first]), (other, [second])):
+            answer = await api.write(ANNA, chat, attachments=[each["uuid"] for each in sent])
+            assert answer.status_code == 201, answer.text
+        # An operator's token names its sources.
+        assert error_of(await upload(api, b"x", who=operator(sources=["mall"]))) == (422, "attachment_rejected", "file")
+        assert error_of(await upload(api, b"x" * 1_001, who=operator(sources=["mall", "other"]))) == (
+            413,
+            "too_large",
+            "file",
+        )
+
+
+async def test_the_rules_of_a_source_hold_for_programs(tmp_path: Path) -> None:
+    limits = AttachmentSettings(sources={"lk": SourceAttachmentSettings(types=("program",))})
+    async with serving(tmp_path, attachments=limits) as api:
+        _, lk = await api.visit("lk", ANNA)
+        _, mall = await api.visit("mall", ANNA)
+        program = await uploaded(api, b"MZ\0")
+        answer = await api.write(ANNA, mall, attachments=[program["uuid"]])
+        assert error_of(answer) == (422, "attachment_rejected", "attachments")
+        answer = await api.write(ANNA, lk, attachments=[program["uuid"]])
+        assert answer.status_code == 201
+        [shown] = answer.json()["attachments"]
+        assert (await api.http.get(shown["url"])).headers["content-type"] == "application/octet-stream"
+
+
+async def test_files_that_no_message_uses_are_limited_per_person(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unused_uploads, "MIN_BYTES", 100)
+    limits = AttachmentSettings(per_minute=0, address_per_minute=0, unused_bytes=1_000)
+    async with serving(tmp_path, attachments=limits) as api:
+        _, chat = await api.visit(token=ANNA)
+        # The first file is accepted whatever its size.
+        first = await uploaded(api, b"x" * 5_000)
+        known = files(tmp_path)
+        for content in (b"x", b"x" * 400_000):
+            assert error_of(await upload(api, content)) == (429, "rate_limited", "")
+        assert files(tmp_path) == known
+        await uploaded(api, b"x", who=BEN)
+        assert (await api.write(ANNA, chat, attachments=[first["uuid"]])).status_code == 201
+        small = [await uploaded(api, b"x") for _ in range(10)]
+        assert error_of(await upload(api, b"x")) == (429, "rate_limited", "")
+    # They still count after a restart.
+    async with serving(tmp_path, attachments=limits) as api:
+        assert error_of(await upload(api, b"x")) == (429, "rate_limited", "")
+        part = part_of(api)
+        real = part._clock
+        part._clock = lambda: real() + 86_401
+        await part.expire_unused()
+        assert part._unused._bytes == {}
+        part._clock = real
+        for _ in small:
+            await uploaded(api, b"x")
+        assert error_of(await upload(api, b"x")) == (429, "rate_limited", "")
+
+
+async def test_files_that_no_message_uses_are_limited_per_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unused_uploads, "MIN_BYTES", 100)
+    limits = AttachmentSettings(per_minute=0, address_per_minute=0, address_unused_bytes=1_000)
+    async with serving(tmp_path, attachments=limits) as api:
+        _, chat = await api.visit(token=ANNA)
+        sent = [await uploaded(api, b"x" * 450, who=who) for who in (ANNA, BEN)]
+        await uploaded(api, b"x", who=BEN)
+        assert error_of(await upload(api, b"x", who=token(Role.USER, 102))) == (429, "rate_limited", "")
+        # Refused uploads don't count.
+        assert error_of(await upload(api, b"", who=ANNA)) == (422, "empty", "file")
+        assert (await api.write(ANNA, chat, attachments=[sent[0]["uuid"]])).status_code == 201
+        await uploaded(api, b"x", who=token(Role.USER, 102))
+        unused = part_of(api)._unused
+        await unused.forget_used()
+        assert unused._bytes == {
+            unused.open(Identity(Role.USER, 1), "127.0.0.1").keys[1]: 650,
+            Identity(Role.USER, 101): 550,
+            Identity(Role.USER, 102): 100,
+        }

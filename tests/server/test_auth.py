@@ -31,10 +31,10 @@ from actorchat.server.auth import (
     Tokens,
     anonymous_id,
     ensure_secret,
-    load_public_key,
     local_token,
     read_secret,
 )
+from actorchat.server.keys import load_public_key
 from actorchat.server.settings import InvalidSettings
 
 SECRET = "a-secret-of-thirty-two-bytes-or-more"
@@ -250,7 +250,7 @@ def elsewhere(tmp_path: Path, kind: str) -> tuple[str, str, Tokens, str]:
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     path = tmp_path / "site.pem"
     path.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    return private, kind, Tokens(SECRET, load_public_key(path), now=lambda: NOW), path.read_text()
+    return private, kind, Tokens(SECRET, [load_public_key(path)], now=lambda: NOW), path.read_text()
 
 
 @pytest.mark.parametrize("kind", ["RS256", "EdDSA"])
@@ -338,7 +338,7 @@ def test_a_secret_that_others_may_use_stops_the_start_with_what_to_type(tmp_path
 
 
 def test_where_files_have_no_modes_a_secret_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # As on a mounted Windows folder, where all files have the same mode.
+    # Like on a mounted Windows folder, where all files have the same mode.
     ensure_secret(tmp_path)
     (tmp_path / "secret").chmod(0o777)
     umask, real_open = os.umask(0), os.open

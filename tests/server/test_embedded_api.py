@@ -1,13 +1,16 @@
 """The API for code in the server's process has the same calls and rights as the HTTP API."""
 
+from typing import Any
 from uuid import UUID
 
 import pytest
 
 import actorchat
-from actorchat.client import open_api
-from actorchat.protocol import ChatStatus, MessageType, Role, User
+from actorchat import Rights
+from actorchat.client import ApiError, open_api
+from actorchat.protocol import ChatStatus, MessageType, Role, User, WidgetConfig
 from tests.server.server_under_test import operator, run_server
+from tests.server.test_accounts import close_code
 
 ANN = User(7, Role.USER, firstname="Ann")
 OLGA = User(1, Role.OPERATOR, firstname="Olga")
@@ -110,6 +113,61 @@ async def test_rights_are_those_of_the_http_api() -> None:
         bot = await server.api_for(OLGA, sources=["lk"])
         with pytest.raises(ValueError, match="type_role"):
             await bot.add_message(chat, "x", type=MessageType.SYSTEM)
+
+
+async def test_blocks_and_their_refusals_are_the_same_in_process_as_over_http() -> None:
+    async with run_server() as api:
+        visitor, chat = await api.talk()
+        token = api.server.issue_token(OLGA, sources=["lk"], rights=Rights.SUPERVISOR)
+        bot = await api.server.api_for(OLGA, sources=["lk"], rights=Rights.SUPERVISOR)
+        async with open_api(api.server.url, token=token) as http, api.socket(f"/ws/chats/{chat}", visitor) as room:
+            ann = (await http.chat_page()).chats[0].owner_user.id
+            mine = await bot.block(user=ann, reason="advertising")
+            assert (mine.user, mine.address, mine.reason, mine.by, mine.until) == (ann, None, "advertising", 1, None)
+            assert await close_code(room) == 4403
+            theirs = await http.block(address="192.0.2.0/24", seconds=60)
+            assert await bot.blocks() == await http.blocks() == (theirs, mine)
+            await bot.unblock(theirs.id)
+            await http.unblock(mine.id)
+            assert await bot.blocks() == await http.blocks() == ()
+            wrong: list[tuple[str, dict[str, Any]]] = [  # Any: arguments of every type
+                ("malformed", {}),
+                ("malformed", {"address": "nonsense"}),
+                ("malformed", {"address": "192.0.2.1", "seconds": 0}),
+                ("malformed", {"address": "192.0.2.1", "reason": "x" * 501}),
+                ("not_found", {"user": 12345}),
+            ]
+            for code, body in wrong:
+                with pytest.raises(actorchat.ChatRefused) as refused:
+                    await bot.block(**body)
+                with pytest.raises(ApiError) as refused_over_http:
+                    await http.block(**body)
+                assert refused.value.code == refused_over_http.value.code == code
+            with pytest.raises(actorchat.ChatRefused, match="not_found"):
+                await bot.unblock(12345)
+
+
+async def test_what_supervisors_and_administrators_do_is_refused_to_others_in_process() -> None:
+    async with actorchat.open_server(MEMORY) as server:
+        await _chat_of_ann(server)
+        bot = await server.api_for(OLGA, sources=["lk"])
+        supervisor = await server.api_for(OLGA, sources=["lk"], rights=Rights.SUPERVISOR)
+        reply = await supervisor.add_reply("Hi", "Hello", source="lk")
+        for call in (
+            bot.blocks(),
+            bot.block(address="192.0.2.1"),
+            bot.unblock(1),
+            bot.add_reply("Hi", "Hello", source="lk"),
+            bot.change_reply(reply.id, title="Ho"),
+            bot.delete_reply(reply.id),
+            bot.set_widget("lk", WidgetConfig()),
+            supervisor.set_widget("lk", WidgetConfig()),
+            (await server.api_for(ANN)).blocks(),
+        ):
+            with pytest.raises(actorchat.ChatRefused) as refused:
+                await call
+            assert refused.value.code == "not_allowed"
+        assert (await supervisor.change_reply(reply.id, title="Ho")).title == "Ho"
 
 
 async def test_an_issued_token_signs_its_user_in_over_http() -> None:

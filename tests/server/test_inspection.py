@@ -7,7 +7,7 @@ import socket
 import stat
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,15 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from actorchat.actor_tree import CHECKPOINT_EVERY, ActorTree, InspectionRequest, SortOrder, make_page
 from actorchat.actors import ActorInfo, open_system
 from actorchat.server.inspection import (
     ANSWER_SECONDS,
-    CHECKPOINT_EVERY,
     MAX_CONVERSATIONS,
     MAX_REQUEST_BYTES,
     SOCKET_NAME,
     InspectionFailed,
-    InspectionRequest,
-    SortOrder,
     inspect_server,
-    make_page,
     serve_inspection,
 )
 from actorchat.server.serving import Server, open_server
@@ -297,7 +294,7 @@ async def test_too_many_inspections_at_once_are_refused(tmp_path: Path) -> None:
 
 async def test_an_inspection_client_without_a_request_is_closed(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with open_system() as system, trio.open_nursery() as nursery:
-        await nursery.start(serve_inspection, tmp_path, system)
+        await nursery.start(serve_inspection, tmp_path, ActorTree(system))
         assert await say(tmp_path, b'{"limit":') == {}
         assert trio.current_time() == pytest.approx(ANSWER_SECONDS)
         nursery.cancel_scope.cancel()
@@ -319,7 +316,7 @@ async def test_an_error_in_an_inspection_does_not_stop_the_server(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with open_system() as system, trio.open_nursery() as nursery:
-        await nursery.start(serve_inspection, tmp_path, system)
+        await nursery.start(serve_inspection, tmp_path, ActorTree(system))
         system.dead_letters.counts = None  # type: ignore[assignment] # makes every inspection fail
         with pytest.raises(InspectionFailed, match="closed the connection without an answer"):
             await inspect_server(tmp_path, InspectionRequest())
@@ -341,3 +338,29 @@ async def test_an_answer_of_another_version_is_reported_as_such(tmp_path: Path) 
             with pytest.raises(InspectionFailed, match="another answer format"):
                 await inspect_server(tmp_path, InspectionRequest())
             nursery.cancel_scope.cancel()
+
+
+async def test_a_server_takes_over_the_socket_when_the_other_one_in_its_folder_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actorchat.server.inspection.RETRY_SECONDS", 0.01)
+    second_serves, first_ended = trio.Event(), trio.Event()
+
+    async def first(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async with serving(tmp_path):
+            task_status.started()
+            await second_serves.wait()
+        first_ended.set()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(first)
+        async with serving(tmp_path) as second:
+            await second.connect_visitor(source="lk")
+            second_serves.set()
+            await first_ended.wait()
+            while True:
+                with suppress(InspectionFailed):
+                    found = await inspect_server(tmp_path, InspectionRequest(filter="Room"))
+                    break
+                await trio.sleep(0.01)
+            assert found.matched == 1

@@ -7,16 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from actorchat.server.logging_setup import configure_logging
+from tests.server.logging_state import logging_restored
 
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
-    root, ours = logging.getLogger(), logging.getLogger("actorchat")
-    before = root.handlers[:], root.level, ours.level
-    yield
-    root.handlers[:], level, own_level = before
-    root.setLevel(level)
-    ours.setLevel(own_level)
+    with logging_restored():
+        yield
 
 
 def test_a_json_line_holds_everything_of_a_failure(capsys: pytest.CaptureFixture[str]) -> None:

@@ -185,7 +185,13 @@ class _Doubt:
 
     @asynccontextmanager
     async def open_store(
-        self, url: str, policy: Policy, *, clock: Callable[[], float], brokers: Collection[str] = ()
+        self,
+        url: str,
+        policy: Policy,
+        *,
+        clock: Callable[[], float],
+        brokers: Collection[str] = (),
+        folder: Path | None = None,
     ) -> AsyncIterator[Storage]:
         async with open_store(url, policy, clock=clock) as storage:
             yield attrs.evolve(storage, store=FaultyStore(storage.store, self._faults(), away_for=sys.maxsize))

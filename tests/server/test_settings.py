@@ -26,22 +26,27 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"port": "eighty"}, "port: expected a port, 0 to 65535, got eighty"),
         ({"port": True}, "port: expected a port, 0 to 65535, got True"),
         ({"host": ""}, "host: expected a host name or address, got ''"),
-        ({"storage": "mysql://x"}, "storage: expected sqlite:///path or memory://, got mysql://x"),
-        ({"storage": "sqlite:///:memory:"}, "storage: expected sqlite:///path or memory://, got sqlite:///:memory:"),
+        ({"storage": "mysql://x"}, "storage: expected sqlite:///path, postgresql://… or memory://, got mysql://x"),
+        (
+            {"storage": "sqlite:///:memory:"},
+            "storage: expected sqlite:///path, postgresql://… or memory://, got sqlite:///:memory:",
+        ),
         (
             {"broker": ["kafka://x"]},
-            "broker: expected redis://, rediss://, amqp://, amqps:// or memory://, got kafka://x",
+            "broker: expected redis://, rediss://, amqp://, amqps://, nats://, tls:// or memory://, got kafka://x",
         ),
         ({"broker": "redis://:pw@h/x"}, "broker: expected the number of a database behind the host"),
         ({"broker": ["redis://h", "redis://:pw@h:6379?maxlen=5"]}, "broker: redis://h:6379 occurs twice"),
         ({"broker_keep": 5}, "broker_keep: expected a number of seconds, 60 to 1000000000, got 5"),
-        ({"bus": "redis://x"}, "bus: expected local, the only bus of this version, got redis://x"),
+        ({"bus": "kafka://x"}, "bus: expected auto, local, postgres, postgresql://… or redis://…, got kafka://x"),
+        ({"bus": "postgres"}, "bus: a bus connects servers on one PostgreSQL database: set storage to that"),
+        ({"node_name": "a b"}, "node_name: expected up to 64 letters, digits and . _ -, or nothing, got 'a b'"),
         ({"transport": "fast"}, "transport: expected auto or reactor or trio-websocket, got fast"),
         (
             {"transport": "reactor", "tls_cert": "c.pem", "tls_key": "k.pem"},
             "transport: the reactor does not support TLS; with tls_cert, expected auto or trio-websocket",
         ),
-        ({"workers": 2}, "workers: expected 1: this version runs in one process, got 2"),
+        ({"workers": 0}, "workers: expected a number, 1 to 64, got 0"),
         ({"log_format": "xml"}, "log_format: expected text or json, got xml"),
         ({"tls_cert": "c.pem"}, "tls_key: missing: TLS needs it together with tls_cert"),
         (
@@ -60,6 +65,34 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"attachments": {"url": "chat.example"}}, "attachments.url: expected "),
         ({"attachments": {"link_seconds": 5}}, "attachments.link_seconds: expected "),
         ({"attachments": {"scan": "clamdscan '"}}, "attachments.scan: expected "),
+        (
+            {"attachments": {"sources": {"shop": {"size": 0}}}},
+            "attachments.sources.shop.size: expected a whole number of bytes, 1 to 1099511627776, got 0",
+        ),
+        (
+            {"attachments": {"sources": {"shop": {"bytes": 5}}}},
+            "attachments.sources: shop has no setting bytes: expected some of size, types, per_message",
+        ),
+        ({"attachments": {"sources": {"a b": {}}}}, "attachments.sources: expected tables like [attachments.sources."),
+        ({"attachments": {"sources": "[]"}}, "attachments.sources: expected tables like [attachments.sources.shop]"),
+        ({"attachments": {"sources": "shop"}}, "attachments.sources: expected tables like [attachments.sources.shop]"),
+        ({"attachments": {"scan_url": "clamav:3310"}}, "attachments.scan_url: expected an address like http"),
+        ({"attachments": {"scan_url": "http://clamav..lan/"}}, "attachments.scan_url: expected an address like http"),
+        ({"attachments": {"scan_url": "http://xn--a/"}}, "attachments.scan_url: expected an address like http"),
+        ({"attachments": {"scan_url": "http://cl*mäv/"}}, "attachments.scan_url: expected an address like http"),
+        (
+            {"attachments": {"scan": "clamdscan", "scan_url": "http://127.0.0.1/scan"}},
+            "attachments.scan_url: expected nothing, because attachments.scan is set",
+        ),
+        ({"attachments": {"store": "s3://a"}}, "attachments.store: expected s3://bucket/prefix"),
+        (
+            {"attachments": {"store": "s3://key:pa/55@bucket"}},
+            "attachments.store: write / in a key as %2F, got s3://key:***@bucket",
+        ),
+        (
+            {"storage": "memory://", "attachments": {"store": "s3://bucket"}},
+            "attachments.store: expected nothing, because memory:// keeps no record of the files in the bucket",
+        ),
         ({"limits": {"burst": 0}}, "limits.burst: expected a number, 1 or more, got 0"),
         ({"limits": {"text_length": 10**6}}, "limits.text_length: expected a whole number, 1 to 16000"),
         ({"limits": {"messages_per_second": "nan"}}, "limits.messages_per_second: expected a number, 0 (off) or more"),
@@ -125,11 +158,11 @@ def test_a_secret_is_in_no_repr() -> None:
 
 
 PASSWORDS = {
-    "postgresql://ann:pa55word@db/chats": "postgresql://ann:***@db/chats",
-    "postgresql://ann:p@:5/5word@db.example:5432/chats?sslmode=require": (
-        "postgresql://ann:***@db.example:5432/chats?sslmode=require"
+    "mysql://ann:pa55word@db/chats": "mysql://ann:***@db/chats",
+    "mysql://ann:p@:5/5word@db.example:5432/chats?sslmode=require": (
+        "mysql://ann:***@db.example:5432/chats?sslmode=require"
     ),
-    "postgresql://db/chats?user=ann&password=pa55word&x=1": "postgresql://db/chats?user=ann&password=***&x=1",
+    "mysql://db/chats?user=ann&password=pa55word&x=1": "mysql://db/chats?user=ann&password=***&x=1",
     "redis://:pa55word@cache": "redis://***@cache",
     "https://pa55word@cache/": "https://***@cache/",
     "host=db sslpassword=pa55word user=ann": "'host=db sslpassword=*** user=ann'",
@@ -157,11 +190,12 @@ def test_an_error_about_a_setting_does_not_quote_its_password(
 def test_a_url_is_shown_without_its_password_and_with_all_else(value: str, shown: str) -> None:
     with pytest.raises(InvalidSettings) as caught:
         Settings(storage=value)
-    assert str(caught.value) == f"storage: expected sqlite:///path or memory://, got {shown}"
+    assert str(caught.value) == f"storage: expected sqlite:///path, postgresql://… or memory://, got {shown}"
 
 
 def test_a_repr_shows_no_password() -> None:
     assert "5word" not in repr(Settings(storage="sqlite:///x?password=pa55word", host="http://ann:pa55word@x"))
+    assert "5word" not in repr(Settings(storage="postgresql://ann:pa55word@db/chats"))
 
 
 def test_embedding_checks_the_same() -> None:
@@ -181,18 +215,18 @@ def test_all_faults_of_all_sources_of_settings_are_reported_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tmp_path / "c.toml"
-    config.write_text("prot = 1\nworkers = 2\n[limits]\nburts = 3\n[limit]\nburst = 1\n")
+    config.write_text("prot = 1\nworkers = 0\n[limits]\nburts = 3\n[limit]\nburst = 1\n")
     monkeypatch.setenv("ACTORCHAT_CHAT_CAPACITY", "many")
     monkeypatch.setenv("ACTORCHAT_LIMITS_BURTS", "3")
     with pytest.raises(InvalidSettings) as caught:
-        load_settings(config, {"bus": "redis://x"})
+        load_settings(config, {"bus": "kafka://x"})
     assert [str(fault) for fault in caught.value.faults] == [
         f"prot: there is no such setting: did you mean port? (from {config})",
         f"limits.burts: there is no such setting: did you mean limits.burst? (from {config})",
         f"limit: there is no such setting: did you mean limits? (from {config})",
         "ACTORCHAT_LIMITS_BURTS: there is no such setting: did you mean ACTORCHAT_LIMITS_BURST?",
-        "bus: expected local, the only bus of this version, got redis://x (from the command line)",
-        f"workers: expected 1: this version runs in one process, got 2 (from {config})",
+        "bus: expected auto, local, postgres, postgresql://… or redis://…, got kafka://x (from the command line)",
+        f"workers: expected a number, 1 to 64, got 0 (from {config})",
         "chat.capacity: expected a whole number, 0 (unlimited) or more, got many (from ACTORCHAT_CHAT_CAPACITY)",
     ]
 
@@ -304,3 +338,38 @@ def test_auto_chooses_the_reactor_without_tls(monkeypatch: pytest.MonkeyPatch) -
     assert Settings().websocket_transport == "trio-websocket"
     with pytest.raises(InvalidSettings, match="transport: the reactor does not work on this system"):
         Settings(transport="reactor")
+
+
+def test_rules_of_sources_come_from_a_file_and_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('[attachments.sources.shop]\ntypes = ["image"]\nper_message = 1\n')
+    rules = load_settings(file).file_rules
+    assert (rules.of("shop").types, rules.of("shop").per_message) == (frozenset({"image"}), 1)
+    assert rules.of("shop").size == rules.of("mall").size == 20_971_520
+    monkeypatch.setenv("ACTORCHAT_ATTACHMENTS_SOURCES", '{"mall": {"size": 5}}')
+    assert load_settings().file_rules.of("mall").size == 5
+
+
+@pytest.mark.parametrize("days", [-1, "soon", True, 40_000, {"shop": 1}])
+def test_days_of_retention_are_numbers(days: object) -> None:
+    with pytest.raises(
+        InvalidSettings, match=r"chat\.retention_days: expected a number of days, 0 \(for ever\) or more"
+    ):
+        Settings(secret=SECRET, chat=ChatSettings(retention_days=days))  # type: ignore[arg-type]
+    with pytest.raises(InvalidSettings, match=r"chat\.source_retention_days: expected a table of sources"):
+        Settings(secret=SECRET, chat=ChatSettings(source_retention_days={"shop": days}))  # type: ignore[dict-item]
+
+
+def test_each_source_has_its_retention(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "actorchat.toml").write_text("[chat]\nretention_days = 365\n[chat.source_retention_days]\nshop = 0.5\n")
+    retention = load_settings(tmp_path / "actorchat.toml", {"secret": SECRET}).policy.retention
+    assert [retention.of(source) for source in ("shop", "lk")] == [43_200, 365 * 86_400]
+    assert retention
+    monkeypatch.setenv("ACTORCHAT_CHAT_SOURCE_RETENTION_DAYS", "shop=90, law=0")
+    retention = load_settings(tmp_path / "actorchat.toml", {"secret": SECRET}).policy.retention
+    assert [retention.of(source) for source in ("shop", "law")] == [90 * 86_400, 0]
+    assert not Settings(secret=SECRET).policy.retention
+    with pytest.raises(InvalidSettings, match=r"chat\.source_retention_days: law is not among sources"):
+        load_settings(tmp_path / "actorchat.toml", {"secret": SECRET, "sources": ["shop"]})

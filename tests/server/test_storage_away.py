@@ -67,7 +67,12 @@ async def test_reads_that_fail_make_the_server_unready_until_they_work(caplog: p
 
     @asynccontextmanager
     async def open_faulty(
-        url: str, policy: Policy, *, clock: Callable[[], float], brokers: Collection[str] = ()
+        url: str,
+        policy: Policy,
+        *,
+        clock: Callable[[], float],
+        brokers: Collection[str] = (),
+        folder: Path | None = None,
     ) -> AsyncIterator[Storage]:
         store = FaultyStore(MemoryStore(policy))
         stores.append(store)

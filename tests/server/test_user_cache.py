@@ -6,10 +6,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from actorchat.chat.accounts import SignOut
 from actorchat.chat.model import Identity
 from actorchat.protocol import Role, User
 from actorchat.server import user_cache as people_module
-from actorchat.server.auth import Claims, Tokens
+from actorchat.server.auth import BadToken, Claims, Tokens
 from actorchat.server.user_cache import UserCache
 from tests.chat.harness import open_chat
 
@@ -37,6 +38,18 @@ async def test_the_user_cache_keeps_recently_used_entries(
         assert is_remembered(people, 1)
         await people.record(claims_of(3))
         assert (is_remembered(people, 1), is_remembered(people, 2)) == (True, False)
+
+
+async def test_a_sign_out_is_known_after_its_record_was_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(people_module, "_MAX_CACHED", 1)
+    async with open_chat() as harness:
+        people = UserCache(harness.chats)
+        await harness.chats.decide_on_account(SignOut(User(1, Role.USER), 1_000.0))
+        await people.record(claims_of(2))
+        # An upgrade that was authorized before the sign-out asks again at its end.
+        with pytest.raises(BadToken, match="signed out"):
+            people.check_current(User(1, Role.USER), 999.0)
+        people.check_current(User(1, Role.USER), 1_001.0)
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])

@@ -10,7 +10,7 @@ from trio.testing import MockClock
 from actorchat.chat.ports import StorageUnavailable
 from actorchat.chat.service import ChatRefused
 from actorchat.http.origins import AllowedOrigins
-from actorchat.http.ports import Caller
+from actorchat.http.ports import Caller, Sender
 from actorchat.server.access_control import AccessControl
 from actorchat.server.websocket_routes import WebsocketAccess
 from actorchat.transports.listener import Rejection
@@ -34,10 +34,10 @@ class _AccessControl:
     def __init__(self, outcome: Exception | None) -> None:
         self._outcome = outcome
 
-    def caller_nowait(self, authorization: str | None) -> Caller:
+    def caller_nowait(self, authorization: str | None, sender: Sender) -> Caller:
         raise trio.WouldBlock
 
-    async def caller(self, authorization: str | None) -> Caller:
+    async def caller(self, authorization: str | None, sender: Sender) -> Caller:
         if self._outcome is not None:
             raise self._outcome
         await trio.sleep_forever()

@@ -230,6 +230,26 @@ async def test_the_feed_is_for_operators_and_their_sources(api: ApiClient) -> No
     assert await outcome(api, "/ws/operators?source=lk&source=shop", both) == (101, "operator_updated")
 
 
+EXTENDED = ("actorchat.v1.ext",)
+
+
+async def test_an_operator_may_read_quietly_and_others_may_not(api: ApiClient) -> None:
+    visitor, chat = await api.visit()
+    assert (await api.write(visitor, chat)).status_code == 201
+    async with api.socket(room(chat), visitor) as visitors:
+        assert (await first(visitors))[1] == "user_connected"
+        # A quiet socket is not present itself, so the first event is about the visitor.
+        async with api.socket(room(chat, "?quiet=1&after=-1"), operator(), EXTENDED) as quiet:
+            types = [orjson.loads(await quiet.get_message())["type"] for _ in range(2)]
+            assert types == ["user_connected", "message_added"]
+            assert (await api.write(visitor, chat)).status_code == 201
+            assert (await first(visitors))[1] == "message_added"
+    assert await outcome(api, room(chat, "?quiet=1"), visitor, EXTENDED) == (403, "not_allowed")
+    assert await outcome(api, room(chat, "?quiet=1"), operator()) == (400, "malformed")
+    for query in ("?quiet=", "?quiet=0", "?quiet=1&quiet=1"):
+        assert await outcome(api, room(chat, query), operator(), EXTENDED) == (400, "malformed")
+
+
 @pytest.mark.parametrize("query", ["?after=", "?after=x", "?after=-2", "?after=1.5", "?after=1&after=2"])
 async def test_a_bad_resume_point_is_400(api: ApiClient, query: str) -> None:
     visitor, chat = await api.visit()

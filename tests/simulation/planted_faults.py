@@ -16,18 +16,28 @@ from unittest import mock
 import attrs
 import click
 import msgspec
+import trio
 
 from actorchat.actors._inbox import Inbox
 from actorchat.chat import broadcast, replay, room, rules
+from actorchat.chat.broadcast import Broadcast
 from actorchat.chat.model import ChatState
 from actorchat.chat.operator_directory import Directory
 from actorchat.chat.operator_feed import Console, Feed, Flush
 from actorchat.chat.renamed_users import RenamedUsers
+from actorchat.chat.retention_sweeper import RetentionSweeper
 from actorchat.chat.room_state import RoomState
 from actorchat.chat.typing_throttle import TypingThrottle
 from actorchat.client.event_dedup import EventDeduplicator
 from actorchat.client.outbox import Outbox as ClientOutbox
 from actorchat.client.pending_receipts import PendingReceipts
+from actorchat.server import user_cache
+from actorchat.server.access_control import AccessControl
+from actorchat.server.accounts import Accounts
+from actorchat.server.attachments import Attachments
+from actorchat.server.blocks import Blocks
+from actorchat.server.passwords import Passwords
+from actorchat.server.privacy import Privacy
 from actorchat.storage import sql_writer
 from actorchat.storage.async_reader import AsyncReader
 from actorchat.storage.decider import _Decider, decide_batch
@@ -363,6 +373,60 @@ def _operations_leak(whole: Function) -> Function:
     return done
 
 
+def _bound_again(whole: Function) -> Function:
+    """An upload can be bound to several messages."""
+
+    def take(chat: Any, operation: Any, context: Any) -> Any:
+        free = [upload and msgspec.structs.replace(upload, bound=False) for upload in context.uploads]
+        return whole(chat, operation, msgspec.structs.replace(context, uploads=tuple(free)))
+
+    return take
+
+
+def _erase_some(whole: Function) -> Function:
+    """An erasure leaves one message in four."""
+
+    async def erase(self: Any, messages: Any, *rest: Any) -> None:
+        async def most() -> Any:
+            number = count(1)
+            async for message in messages:
+                if next(number) % 4:
+                    yield message
+
+        await whole(self, most(), *rest)
+
+    return erase
+
+
+def _too_early(whole: Function) -> Function:
+    """Chats are deleted as soon as they are closed."""
+
+    async def select(self: Any, now: float) -> Any:
+        return [(chat, now) for chat, _ in await whole(self, now + 1_000_000)]
+
+    return select
+
+
+def _expire_at_once(whole: Function) -> Function:
+    """Unused uploads expire at once."""
+
+    async def expire(self: Any) -> None:
+        with mock.patch.object(self, "_clock", return_value=self._clock() + 1_000_000):
+            await whole(self)
+
+    return expire
+
+
+def _always_true(whole: Function) -> Function:
+    """An async function that returns True."""
+
+    async def true(*_: Any) -> bool:
+        await trio.lowlevel.checkpoint()
+        return True
+
+    return true
+
+
 PLANTED: Final[Mapping[str, Plant]] = {
     "announce-before-commit": _replace(Journal, "_commit", _broadcast_first),
     "doubt-taken-for-stored": _replace(Journal, "_recover", _trust_doubt),
@@ -399,6 +463,19 @@ PLANTED: Final[Mapping[str, Plant]] = {
     "expired-though-used": _replace(_Decider, "_used", lambda whole: lambda self, chat: chat),
     "refused-before-the-key": _replace(room, "refusal_of", _always(None)),
     "places-leak": _replace(SocketSession, "operation_done", _operations_leak),
+    "edit-shown-to-nobody": _replace(Broadcast, "_encode_edit", _nothing),
+    "redacted-text-in-resume": _replace(RoomState, "change_messages", _nothing),
+    "bound-twice": _replace(rules, "_take_uploads", _bound_again),
+    "uploads-expire-at-once": _replace(Attachments, "expire_unused", _expire_at_once),
+    "bytes-of-redacted-files-kept": _replace(Attachments, "remove_soon", _nothing),
+    "sockets-outlive-a-sign-out": _replace(Sessions, "sign_out", _nothing),
+    "tokens-outlive-a-sign-out": _replace(user_cache, "_check_signed_out", _nothing),
+    "disabled-account-works": _replace(Accounts, "check_enabled", _nothing),
+    "any-password-signs-in": _replace(Passwords, "verify", _always_true),
+    "blocked-visitor-comes-back": _replace(Blocks, "blocks_user", _always(False)),
+    "everybody-administrates": _replace(AccessControl, "require", _nothing),
+    "erasure-leaves-messages": _replace(Privacy, "_erase_messages", _erase_some),
+    "deleted-too-early": _replace(RetentionSweeper, "_select", _too_early),
 }
 """The faults by name, each as a context manager that plants it."""
 

@@ -10,8 +10,14 @@ import pytest
 
 from tests.simulation.planted_faults import MOST_SEEDS, PLANTED, run_planted
 
-FIRST: Final[Mapping[str, int]] = {"silent-peers-kept": 15, "snapshot-and-live-overlap": 10}
-"""The first seed for faults that are found late: a seed near one that finds it."""
+FIRST: Final[Mapping[str, int]] = {
+    "client-forgets-marks": 4,
+    "lost-control-message": 23,
+    "new-key-in-doubt": 3,
+    "silent-peers-kept": 15,
+    "snapshot-and-live-overlap": 45,
+}
+"""The first seed for faults that are found late: one that finds it, as of the last change of what people do."""
 
 
 @pytest.mark.slow
@@ -21,5 +27,5 @@ def test_a_planted_fault_is_found(name: str) -> None:
     results = (run_planted(seed, name=name) for seed in range(first, first + MOST_SEEDS))
     found = next((result for result in results if result.kind is not None), None)
     assert found is not None, f"not found in {MOST_SEEDS} seeds"
-    # A plant that fails by itself, because what it patches has changed, would always be found.
+    # A plant that raises by itself, because the code that it patches has changed, would always count as found.
     assert not re.search("(Attribute|Name|Type)Error", found.detail), found.detail

@@ -1,5 +1,6 @@
 """Each commit leaves one row in the log, in its own transaction, as long as there is a broker."""
 
+import logging
 import sqlite3
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
@@ -10,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from actorchat.chat.commit_log import LoggedCommit, decode_commit
+from actorchat.chat.commit_log import LoggedCommit, TooOld, Trimmed, decode_commit
 from actorchat.chat.model import Identity, Policy, Stage
 from actorchat.chat.operations import (
     AcceptChat,
@@ -25,20 +26,25 @@ from actorchat.chat.operations import (
 from actorchat.chat.ports import StorageUnavailable
 from actorchat.protocol import MessageType, Role, User
 from actorchat.storage.memory import MemoryStore
+from actorchat.storage.postgres.store import PostgresStore
 from actorchat.storage.sqlite import SqliteStore
 from actorchat.storage.store import Batch, CommitInDoubt
 from actorchat.testing import random_operations
 from tests.storage.failing_disk import Disk
 from tests.storage.sample_chat import ANN, CHAT, EVE, NOW, RESERVE
 
-LoggingStore = MemoryStore | SqliteStore
+LoggingStore = MemoryStore | SqliteStore | PostgresStore
+NONE = TooOld(0, 0, 0)
 Open = Callable[[Collection[str]], LoggingStore]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     if request.param == "memory":
         return lambda brokers: MemoryStore(Policy(), brokers=brokers)
+    if request.param == "postgresql":
+        url = request.getfixturevalue("new_postgres")()
+        return lambda brokers: PostgresStore(url, Policy(), brokers=brokers)
     return lambda brokers: SqliteStore(tmp_path / "chat.db", Policy(), brokers=brokers)
 
 
@@ -124,7 +130,12 @@ def test_receipts_and_reservations_leave_no_entry(open_store: Open) -> None:
         message_id = commits(write.store, before)[0].changes[0].messages[0].id
         after = newest(write.store)
         write(MarkMessage(CHAT, ANN, message_id, True), RESERVE)
-        assert newest(write.store) == after
+        if isinstance(write.store, PostgresStore):
+            # Other servers show receipts. Brokers are shown nothing.
+            [commit] = commits(write.store, after)
+            assert [(each.changed, each.messages) for each in commit.changes] == [(False, ())]
+        else:
+            assert newest(write.store) == after
 
 
 def test_an_operator_is_logged_only_if_consoles_are_shown_a_change(open_store: Open) -> None:
@@ -133,7 +144,8 @@ def test_an_operator_is_logged_only_if_consoles_are_shown_a_change(open_store: O
         assert [(first.users[each.user].id, each.sources) for each in first.operators] == [(EVE.id, ("shop",))]
         before = newest(write.store)
         write(RecordPerson(EVE, frozenset(), frozenset({"shop"}), token="another", until=NOW + 60))
-        assert newest(write.store) == before
+        assert not any(commit.operators for commit in commits(write.store, before))
+        before = newest(write.store)
         write(SetOnline(EVE.id, True))
         [online] = commits(write.store, before)
         assert [each.is_online for each in online.operators] == [True]
@@ -157,7 +169,7 @@ def test_a_new_broker_begins_behind_what_is_logged(open_store: Open) -> None:
         assert write.store.positions() == {"a": 0}
         seen = newest(write.store)
         assert seen
-        if isinstance(write.store, SqliteStore):
+        if not isinstance(write.store, MemoryStore):
             write.store.close()
             with closing(open_store(("a", "b"))) as store:
                 assert store.positions() == {"a": 0, "b": seen}
@@ -170,10 +182,10 @@ def test_entries_go_when_every_broker_has_them_but_no_number_comes_twice(open_st
         for text in "xyz":
             write(AddMessage(CHAT, ANN, text))
         seqs = [entry.seq for entry in write.store.entries(0, 1_000_000)]
-        assert write.store.record_relayed({"a": seqs[-1]}, 0).deleted == 0
-        write.store.record_relayed({"b": seqs[1]}, 0)
+        assert write.store.record_relayed({"a": seqs[-1]}, NONE).deleted == 0
+        write.store.record_relayed({"b": seqs[1]}, NONE)
         assert [entry.seq for entry in write.store.entries(0, 1_000_000)] == seqs[2:]
-        write.store.record_relayed({"b": seqs[-1]}, 0)
+        write.store.record_relayed({"b": seqs[-1]}, NONE)
         write(AddMessage(CHAT, ANN, "next"))
         assert newest(write.store) == seqs[-1] + 1
         assert write.store.positions() == {"a": seqs[-1], "b": seqs[-1]}
@@ -183,9 +195,87 @@ def test_entries_that_are_too_old_go_and_are_counted_as_lost(open_store: Open) -
     with writing(open_store) as write:
         for age, text in ((3, "x"), (2, "y"), (1, "z")):
             write(AddMessage(CHAT, ANN, text), now=NOW + 100 - age)
-        trimmed = write.store.record_relayed({}, NOW + 98)
-        assert (trimmed.deleted, trimmed.lost) == (2, 2)
+        last = newest(write.store)
+        assert write.store.record_relayed({}, TooOld(0, last, NOW + 98)) == Trimmed(2, 2, last)
         assert [commit.changes[0].messages[0].text for commit in commits(write.store)] == ["y", "z"]
+        assert write.store.record_relayed({}, TooOld(0, last - 2, NOW + 99)) == Trimmed(0, 0, last)
+        assert write.store.record_relayed({}, TooOld(last - 1, 0, 0)) == Trimmed(1, 1, last)
+
+
+def test_an_entry_from_a_wrong_clock_takes_no_older_ones_with_it(open_store: Open) -> None:
+    with writing(open_store) as write:
+        write(AddMessage(CHAT, ANN, "x"), now=NOW + 100)
+        write(AddMessage(CHAT, ANN, "y"), now=NOW - 1_000_000)
+        last = newest(write.store)
+        trimmed = write.store.record_relayed({}, TooOld(1, last, NOW + 50))
+        assert (trimmed.deleted, trimmed.lost) == (1, 1)
+        assert [commit.changes[0].messages[0].text for commit in commits(write.store)] == ["x", "y"]
+
+
+def test_every_start_has_a_higher_epoch_also_from_a_restored_backup(tmp_path: Path) -> None:
+    path, backup, now = tmp_path / "chat.db", tmp_path / "backup.db", [NOW]
+
+    def run(text: str) -> int:
+        with writing(
+            lambda brokers: SqliteStore(path, Policy(), clock=lambda: now[0], brokers=brokers), ("a",)
+        ) as write:
+            write(AddMessage(CHAT, ANN, text))
+            return commits(write.store)[-1].epoch
+
+    first = run("x")
+    path.rename(backup)
+    backup.replace(path)
+    second = run("y")
+    assert first < second
+    backup.write_bytes(path.read_bytes())
+    # The clock stands still, and then steps back.
+    third = run("z")
+    now[0] -= 10_000
+    assert second < third < run("late")
+    now[0] += 20_000
+    lost = run("lost")
+    backup.replace(path)
+    now[0] += 1
+    assert run("after the restore") > lost
+    with closing(SqliteStore(path, Policy(), brokers=("a",))) as store:
+        # What was logged before keeps the epoch that it was published with.
+        assert [commit.epoch for commit in commits(store)][:2] == [first, first]
+
+
+def test_changed_brokers_are_named_in_the_log_with_what_they_miss(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    path = tmp_path / "chat.db"
+    with writing(lambda brokers: SqliteStore(path, Policy(), brokers=brokers), ("redis://old",)) as write:
+        write(AddMessage(CHAT, ANN, "x"), now=NOW)
+        write(AddMessage(CHAT, ANN, "y"), now=NOW)
+    caplog.clear()
+    SqliteStore(path, Policy(), brokers=("redis://new",)).close()
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        (
+            "WARNING",
+            "redis://old is no longer a message broker in the settings: 3 commits that it has not confirmed are not"
+            " published to it any more",
+        ),
+        ("INFO", "redis://new is a new message broker: it gets what is committed from now on"),
+    ]
+    caplog.clear()
+    SqliteStore(path, Policy(), brokers=("redis://new",)).close()
+    assert not caplog.records
+    SqliteStore(path, Policy()).close()
+    [line] = caplog.messages
+    assert line == "redis://new is no longer a message broker in the settings: it had confirmed everything"
+
+
+def test_a_position_behind_the_end_of_the_log_is_set_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "chat.db"
+    with writing(lambda brokers: SqliteStore(path, Policy(), brokers=brokers)) as write:
+        end = newest(write.store)
+        write.store.record_relayed({"a": end + 10}, NONE)
+    with closing(SqliteStore(path, Policy(), brokers=("a",))) as store:
+        assert store.positions() == {"a": end}
+    assert "the commit log ends before the position of a" in caplog.text
 
 
 def test_entries_are_read_by_size_and_at_least_one(open_store: Open) -> None:
@@ -228,7 +318,7 @@ def test_a_commit_in_doubt_has_its_entry_exactly_if_it_is_stored(tmp_path: Path)
             with pytest.raises(CommitInDoubt):
                 store.commit([AddMessage(CHAT, ANN, str(number))], batch)
             with pytest.raises(StorageUnavailable):
-                store.record_relayed({"a": 1}, 0)
+                store.record_relayed({"a": 1}, NONE)
             assert store.recover(batch) is (moment == "after")
         texts = [message.text for commit in commits(store) for each in commit.changes for message in each.messages]
         assert texts == ["3"]

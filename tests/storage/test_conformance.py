@@ -9,6 +9,7 @@ import pytest
 
 from actorchat.chat.model import Policy
 from actorchat.storage.memory import MemoryStore
+from actorchat.storage.postgres.store import PostgresStore
 from actorchat.storage.sqlite import SqliteStore
 from actorchat.storage.store import Store
 from actorchat.testing import FaultyStore, OpenStore, check_store
@@ -38,6 +39,15 @@ def test_the_memory_store_passes() -> None:
 @pytest.mark.slow
 def test_the_sqlite_store_passes(tmp_path: Path) -> None:
     check_store(sqlite_places(tmp_path))
+
+
+@pytest.mark.slow
+def test_the_postgresql_store_passes(new_postgres: Callable[[], str]) -> None:
+    def place() -> OpenStore:
+        url = new_postgres()
+        return lambda policy: closing(PostgresStore(url, policy))
+
+    check_store(place)
 
 
 def test_the_faulty_store_passes_while_nothing_is_scripted() -> None:

@@ -128,7 +128,7 @@ def damage_chats(path: Path) -> None:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         [(size,)] = connection.execute("PRAGMA page_size")
     content = bytearray(path.read_bytes())
-    # The page of the table, where the source follows the UUID, not the page of the index.
+    # Find the page of the table, where the source follows the UUID, and not the page of the index.
     start = content.index(MANY[100].hex.encode() + b"shop") // size * size
     content[start : start + 8] = b"\xff" * 8
     path.write_bytes(content)

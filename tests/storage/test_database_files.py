@@ -144,7 +144,7 @@ async def test_a_deleted_lock_file_lets_no_second_store_in(path: Path) -> None:
                 async with opened(path):
                     raise AssertionError("was opened")
         assert await running.say("a") is None
-        # The refused stores have dropped none of SQLite's locks, so another program does not close as the last one.
+        # The refused stores have not dropped SQLite's locks, so another program's connection is not the last one.
         outside(path, "SELECT * FROM messages")
         assert running.beside("-wal").exists()
         assert await running.say("b") is None

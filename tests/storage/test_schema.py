@@ -84,8 +84,9 @@ def old_database(path: Path, revision: str, statements: Sequence[str]) -> None:
 FIRST = (
     "INSERT INTO people VALUES ('user', 1, '', '', 'Ann', '', '[]', 0)",
     "INSERT INTO people VALUES ('operator', 1, '', '', 'Eve', '', '[\"shop\"]', 1)",
-    # number, uuid, source, owner, stage, operator, rev, next_index, four watermarks, last_visitor_index, last_activity,
-    # awaiting_since, due_at: accepted long after the question, waiting, accepted without a message, reserved.
+    # Columns: number, uuid, source, owner, stage, operator, rev, next_index, four watermarks, last_visitor_index,
+    # last_activity, awaiting_since, due_at. Chat 1 was accepted long after the question, 2 waits for an operator,
+    # 3 was accepted without a message, 4 is reserved.
     "INSERT INTO chats VALUES"
     " (1, '00000000000000000000000000000001', 'shop', 1, 'open', 1, 2, 1, -1, -1, -1, -1, 0, 1000, 900, 910.0),"
     " (2, '00000000000000000000000000000002', 'shop', 1, 'new', NULL, 1, 1, -1, -1, -1, -1, 0, 950, 950, 1050.0),"

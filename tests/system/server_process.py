@@ -20,7 +20,7 @@ __all__ = ["SECRET", "TRANSPORTS", "ServerProcess", "server_process", "token"]
 
 TRANSPORTS: Final = ("reactor", "trio-websocket")
 SECRET: Final = "a-secret-for-tests-of-enough-bytes"
-START_SECONDS: Final = 30.0
+START_SECONDS: Final = 120.0
 """Seconds that a start may take; a slower server is killed, and the test fails."""
 STOP_SECONDS: Final = 15.0
 
@@ -64,6 +64,16 @@ class ServerProcess:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def folder(self) -> Path:
+        """Its data folder."""
+        return self._folder
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Its environment, for commands that use the same data."""
+        return self._environment
 
     @property
     def pid(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -21,7 +22,9 @@ DOCUMENT = FrameValidator()
 LONGEST = 50
 
 
-def play(steps: list[Step], *, on_closed: str = "reopen", capacity: int = 0, url: str = "memory://") -> None:
+def play(
+    steps: list[Step], *, on_closed: str = "reopen", capacity: int = 0, url: str = "memory://", nodes: int = 1
+) -> None:
     clock = MockClock()
 
     async def main() -> None:
@@ -29,7 +32,9 @@ def play(steps: list[Step], *, on_closed: str = "reopen", capacity: int = 0, url
         limits = Limits(messages_per_second=0, text_length=LONGEST)
         model = Model(on_closed=on_closed, capacity=capacity, longest=LONGEST)
         with saboteur() as crash:
-            async with open_virtual_time_chat(clock, DOCUMENT, url=url, policy=policy, limits=limits) as chat_driver:
+            async with open_virtual_time_chat(
+                clock, DOCUMENT, url=url, policy=policy, limits=limits, nodes=nodes
+            ) as chat_driver:
                 await Session(chat_driver, model, crash).run(steps)
 
     trio.run(main, clock=clock)
@@ -65,3 +70,9 @@ def test_sessions_under_other_policies_agree_with_the_model(on_closed: str, capa
 @pytest.mark.slow
 def test_a_session_on_sqlite_agrees_with_the_model(tmp_path: Path) -> None:
     play(random_steps(3, 150), url=f"sqlite:///{tmp_path / 'chat.db'}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_session_on_postgresql_agrees_with_the_model(nodes: int, new_postgres: Callable[[], str]) -> None:
+    play(random_steps(1, 1_000), url=new_postgres(), nodes=nodes)

@@ -5,7 +5,7 @@ System messages for one role are in between: the other role sees a gap there, an
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import cycle, islice, product
 from pathlib import Path
@@ -111,10 +111,10 @@ RESUMING = tuple(Place(over, role) for over, role in product(("memory", "tcp"), 
 
 
 class Talk:
-    """The room and all of its sockets."""
+    """The room and all of its sockets, spread over the servers."""
 
-    def __init__(self, server: Server, http: Http, chat: UUID) -> None:
-        self.server, self.http, self.chat = server, http, chat
+    def __init__(self, servers: Sequence[Server], http: Http, chat: UUID) -> None:
+        self.servers, self.http, self.chat = servers, http, chat
         self.halfway = trio.Event()
         self.resumed: list[Handle] = []
 
@@ -125,8 +125,8 @@ class Talk:
             for handle in (*room, *feeds):
                 # The first event shows that the socket has joined.
                 await handle.next()
-            for place in RESUMING:
-                nursery.start_soon(self._join_late, place)
+            for place, server in zip(RESUMING, cycle(self.servers), strict=False):
+                nursery.start_soon(self._join_late, place, server)
             for number, handle in enumerate(room):
                 nursery.start_soon(handle.read, standard + NOTES // 2, self.halfway)
                 nursery.start_soon(self._talk, handle, number)
@@ -142,9 +142,9 @@ class Talk:
         for _, role in zip(range(NOTES), cycle(Role), strict=False):
             await self.http.post(OPERATOR, self.chat, text=f"for {role}", type="system", type_role=role.value)
 
-    async def _join_late(self, place: Place) -> None:
+    async def _join_late(self, place: Place, server: Server) -> None:
         await self.halfway.wait()
-        async with place.open(self.server, self.chat, after=-1) as handle:
+        async with place.open(server, self.chat, after=-1) as handle:
             self.resumed.append(handle)
             await handle.read(EARLIER + SENDERS * EACH + NOTES // 2)
 
@@ -159,25 +159,40 @@ class Talk:
         return ids
 
 
-@pytest.fixture(params=product(("memory://", None), TRANSPORTS), ids=lambda param: f"{param[0] or 'sqlite'}-{param[1]}")
-async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Server]:
-    storage, transport = request.param
+@pytest.fixture(
+    params=[*product(("memory://", None), TRANSPORTS, [1]), ("postgresql", "reactor", 1), ("postgresql", "reactor", 2)],
+    ids=lambda param: f"{param[0] or 'sqlite'}-{param[1]}-{param[2]}",
+)
+async def servers(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Server, ...]]:
+    storage, transport, count = request.param
+    if storage == "postgresql":
+        storage = request.getfixturevalue("new_postgres")()
     limits = LimitSettings(messages_per_second=0)
-    settings = Settings(storage=storage, data=tmp_path, port=0, secret=SECRET, limits=limits, transport=transport)
-    async with open_server(settings) as server:
-        yield server
+    settings = Settings(storage=storage, port=0, secret=SECRET, limits=limits, transport=transport)
+    async with AsyncExitStack() as stack:
+        nodes = [attrs.evolve(settings, data=tmp_path / str(number)) for number in range(count)]
+        yield tuple([await stack.enter_async_context(open_server(node)) for node in nodes])
 
 
 @pytest.mark.slow
-async def test_a_hundred_senders_are_seen_in_one_order_everywhere(server: Server) -> None:
+async def test_a_hundred_senders_are_seen_in_one_order_everywhere(servers: tuple[Server, ...]) -> None:
     with trio.fail_after(CAP):
-        async with open_http(server.url) as http, AsyncExitStack() as stack:
+        async with open_http(servers[0].url) as http, AsyncExitStack() as stack:
             chat = await http.reserve(VISITOR)
             await http.post(VISITOR, chat, text="first")
             await http.post(OPERATOR, chat, text="second")
-            room = [await stack.enter_async_context(place.open(server, chat)) for place in ROOM_PLACES]
-            feeds = [await stack.enter_async_context(place.open(server, chat)) for place in FEED_PLACES]
-            talk = Talk(server, http, chat)
+            room, feeds = [
+                [
+                    await stack.enter_async_context(place.open(server, chat))
+                    for place, server in zip(places, cycle(spread), strict=False)
+                ]
+                # Each kind of place is on each server.
+                for places, spread in (
+                    (ROOM_PLACES, [each for each in servers for _ in range(8)]),
+                    (FEED_PLACES, servers),
+                )
+            ]
+            talk = Talk(servers, http, chat)
             await talk.run(room, feeds)
             stored = {Role.USER: await http.history(VISITOR, chat, limit=37)}
             stored[Role.OPERATOR] = await http.history(OPERATOR, chat, limit=37)
@@ -185,7 +200,7 @@ async def test_a_hundred_senders_are_seen_in_one_order_everywhere(server: Server
             assert await talk.backwards(VISITOR) == history[Role.USER]
             assert await talk.backwards(OPERATOR) == history[Role.OPERATOR]
             middle = stored[Role.OPERATOR][SENDERS].message_index
-            for place, after in product(RESUMING, (-1, middle)):
+            for (place, after), server in zip(product(RESUMING, (-1, middle)), cycle(servers), strict=False):
                 missed = [message.id for message in stored[place.role] if message.message_index > after]
                 async with place.open(server, chat, after=after) as handle:
                     await handle.read(len(missed))

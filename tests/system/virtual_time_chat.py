@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import chain
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -18,10 +19,16 @@ from actorchat.blobs.links import SignedLinks
 from actorchat.chat import ChatService, Limits, open_chats, settle_dead_letter
 from actorchat.chat.commands import FeedReceiver, RoomReceiver
 from actorchat.chat.model import Policy
+from actorchat.nodes import LocalBus
+from actorchat.nodes.node import Node, NodeState
+from actorchat.nodes.tables import MemoryTables
 from actorchat.protocol import Frames, Malformed, Profile, UnknownType, User, asyncapi_document, decode_command
-from actorchat.storage import Runner, Store, open_journal, open_store
+from actorchat.storage import InPlace, Runner, Store, open_journal, open_store
+from actorchat.storage.async_log import AsyncNodeLog
 from actorchat.storage.async_reader import AsyncReader
 from actorchat.storage.journal import Journal
+from actorchat.storage.memory import MemoryStore
+from actorchat.storage.postgres.store import PostgresStore
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -86,10 +93,12 @@ class ClientSession:
     document: FrameValidator | None
     chat: UUID | None = None
     sources: frozenset[str] = frozenset()
+    node: int = 0
     closed: int | None = None
     in_flight: int = 0
     frames: list[Json] = attrs.Factory(list)
     buffered_bytes: int = 0
+    peer: str = ""
     receiver: RoomReceiver | FeedReceiver | None = None
     scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
     left: trio.Event = attrs.Factory(trio.Event)
@@ -163,33 +172,65 @@ class CountingRunner:
         return False
 
 
-@attrs.define(eq=False)
-class VirtualTimeChat:
-    """The chat service, its clock, and the means to join it."""
+@attrs.frozen(eq=False)
+class VirtualNode:
+    """One chat service. Its calls of storage run in `runner`."""
 
     chats: ChatService
     system: ActorSystem
     journal: Journal
+    runner: CountingRunner
+
+
+@attrs.define(eq=False)
+class VirtualTimeChat:
+    """The chat service, its clock, and the means to join it. With several nodes, each use goes to the next of them."""
+
+    nodes: list[VirtualNode]
     clock: MockClock
     nursery: trio.Nursery
-    runner: CountingRunner
     document: FrameValidator | None
+    _uses: int = 0
+
+    @property
+    def chats(self) -> ChatService:
+        return self.nodes[0].chats
+
+    @property
+    def system(self) -> ActorSystem:
+        return self.nodes[0].system
+
+    @property
+    def journal(self) -> Journal:
+        return self.nodes[0].journal
+
+    def next_chats(self) -> ChatService:
+        """The chat service of the next node."""
+        return self.nodes[self._next_node()].chats
+
+    def _next_node(self) -> int:
+        self._uses += 1
+        return self._uses % len(self.nodes)
+
+    async def drain(self) -> None:
+        for node in self.nodes:
+            await node.chats.drain()
 
     async def settle(self) -> None:
         """Wait until nothing more can happen before the clock moves."""
         while True:
             await wait_all_tasks_blocked()
-            if await self.runner.wait_idle():
+            if all([await node.runner.wait_idle() for node in self.nodes]):
                 return
 
     async def join(self, chat: UUID, user: User, profile: Profile, after: int | None = None) -> ClientSession:
-        tab = ClientSession(user, profile, self.document, chat)
-        await self.nursery.start(self._hold, tab, self.chats.join_room(tab, chat, after))
+        tab = ClientSession(user, profile, self.document, chat, node=self._next_node())
+        await self.nursery.start(self._hold, tab, self.nodes[tab.node].chats.join_room(tab, chat, after))
         return tab
 
     async def console(self, user: User, profile: Profile, sources: frozenset[str]) -> ClientSession:
-        tab = ClientSession(user, profile, self.document, None, sources)
-        await self.nursery.start(self._hold, tab, self.chats.join_feed(tab, sources))
+        tab = ClientSession(user, profile, self.document, None, sources, self._next_node())
+        await self.nursery.start(self._hold, tab, self.nodes[tab.node].chats.join_feed(tab, sources))
         return tab
 
     async def leave(self, tab: ClientSession) -> None:
@@ -209,7 +250,7 @@ class VirtualTimeChat:
 
     def kill_room(self, chat: UUID) -> None:
         """Kill the room's actor. The next event in the room activates a new one."""
-        for ref in self.system.live():
+        for ref in chain.from_iterable(node.system.live() for node in self.nodes):
             if str(chat) in ref.name:
                 ref.kill()
 
@@ -225,31 +266,63 @@ async def open_virtual_time_chat(
     wrap_runner: Callable[[Runner], Runner] | None = None,
     wrap_store: Callable[[Store], Store] | None = None,
     capacity: int = 10_000,
+    nodes: int = 1,
 ) -> AsyncIterator[VirtualTimeChat]:
     """Open the chat service. `document`, unless it is None, checks every frame.
 
-    `wrap_runner` can delay commits and reads; `wrap_store` can observe commits and make them fail.
+    `wrap_runner` can delay commits and reads; `wrap_store` can observe commits and make them fail. Several `nodes` are
+    on one database, `memory://` or PostgreSQL, and on one bus.
     """
     policy = policy or Policy()
     async with AsyncExitStack() as stack:
-        storage = await stack.enter_async_context(open_store(url, policy))
-        store = storage.store if wrap_store is None else wrap_store(storage.store)
-        runner = CountingRunner(storage.runner if wrap_runner is None else wrap_runner(storage.runner))
-        journal = await stack.enter_async_context(
-            open_journal(store, runner, capacity=capacity, clock=trio.current_time)
-        )
-        system = await stack.enter_async_context(open_system(on_dead_letter=settle_dead_letter))
-        chats = await stack.enter_async_context(
-            open_chats(
-                system=system,
-                journal=journal,
-                chat_reader=AsyncReader(store, runner),
-                policy=policy,
-                limits=limits or Limits(messages_per_second=0),
-                links=SignedLinks(b"a key of tests", trio.current_time, seconds=600),
-                clock=trio.current_time,
-            )
-        )
         nursery = await stack.enter_async_context(trio.open_nursery())
-        yield VirtualTimeChat(chats, system, journal, clock, nursery, runner, document)
-        nursery.cancel_scope.cancel()
+        stack.callback(nursery.cancel_scope.cancel)
+        memory = MemoryStore(policy, nodes=True)
+        bus, tables = LocalBus(), MemoryTables(trio.current_time)
+
+        async def open_node(number: int) -> VirtualNode:
+            stored: Store = memory
+            in_threads: Runner = InPlace()
+            if nodes == 1 or url != "memory://":
+                storage = await stack.enter_async_context(open_store(url, policy))
+                stored, in_threads = storage.store, storage.runner
+            store = stored if wrap_store is None else wrap_store(stored)
+            runner = CountingRunner(in_threads if wrap_runner is None else wrap_runner(in_threads))
+            node: Node | None = None
+            writer = f"writer-{number}"
+            if nodes > 1:
+                assert isinstance(stored, MemoryStore | PostgresStore)
+                state, log = NodeState(f"node-{number}", "1.0"), AsyncNodeLog(stored, runner)
+                node = Node(state, writer, log=log, tables=tables, runner=InPlace(), bus=bus.join())
+                await node.begin()
+            journal = await stack.enter_async_context(
+                open_journal(
+                    store,
+                    runner,
+                    capacity=capacity,
+                    clock=trio.current_time,
+                    writer=writer,
+                    committed=None if node is None else node.committed,
+                )
+            )
+            system = await stack.enter_async_context(open_system(on_dead_letter=settle_dead_letter))
+            chats = await stack.enter_async_context(
+                open_chats(
+                    system=system,
+                    journal=journal,
+                    chat_reader=AsyncReader(store, runner),
+                    policy=policy,
+                    limits=limits or Limits(messages_per_second=0),
+                    links=SignedLinks(b"a key of tests", trio.current_time, seconds=600),
+                    clock=trio.current_time,
+                    elsewhere=node,
+                )
+            )
+            if node is not None and chats.remote is not None:
+                await nursery.start(node.run, chats, chats.remote)
+            return VirtualNode(chats, system, journal, runner)
+
+        opened = [await open_node(number) for number in range(nodes)]
+        sessions = await stack.enter_async_context(trio.open_nursery())
+        yield VirtualTimeChat(opened, clock, sessions, document)
+        sessions.cancel_scope.cancel()

@@ -291,7 +291,7 @@ def _limits() -> Iterator[Case]:
     large = b"*" * (4 * kib * kib)
     sizes = (64, 256, kib, 4 * kib, 16 * kib, 64 * kib, 256 * kib, kib * kib, 4 * kib * kib)
     for number, size in enumerate(sizes, 1):
-        # Of the 4 MiB only as much is sent as exceeds the limit.
+        # Of the 4 MiB, only enough is sent to exceed the limit.
         sent = (b"".join(parts(large, size)[: 1 + 2 * LIMIT // size]),)
         yield Case(f"9.3.{number}", sent, code=TOO_BIG)
         sent = (b"".join(parts(large, size, BINARY)[: 1 + 2 * LIMIT // size]),)

@@ -8,7 +8,7 @@ import attrs
 
 from actorchat.actors import Actor, Coalesce, Group, Ref, Request, open_system
 from actorchat.testing import Probe
-from tests.typing.calls import Anchored, Cache, Get, Gone, Keys, Message, Put, load
+from tests.typing.correct_calls import Anchored, Cache, Get, Gone, Keys, Message, Put, load
 
 
 @attrs.frozen

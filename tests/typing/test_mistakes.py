@@ -13,7 +13,7 @@ import pytest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-FILES = ("calls.py", "mistakes.py")
+FILES = ("correct_calls.py", "mistakes.py")
 Found = set[tuple[str, int]]
 
 

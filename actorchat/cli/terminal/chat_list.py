@@ -8,9 +8,9 @@ import trio
 from actorchat.cli.terminal.chat_list_view import MAX_UNREAD, ChatListView, Row
 from actorchat.cli.terminal.chat_view import ChatView
 from actorchat.cli.terminal.command_parser import InvalidInput, RunCommand, help_lines, parse_line
-from actorchat.cli.terminal.conversation import BackToList, ChatExit, Conversation, QuitProgram, initial_index
 from actorchat.cli.terminal.drawing import other_chats_line, row_line
 from actorchat.cli.terminal.event_lines import chat_of, describe_connection, describe_item
+from actorchat.cli.terminal.open_chat import BackToList, ChatExit, OpenChat, QuitProgram, initial_index
 from actorchat.cli.terminal.ui import Entered, Left, TerminalUi
 from actorchat.cli.text import QUOTED_WIDTH, shorten
 from actorchat.client import (
@@ -53,7 +53,7 @@ class ChatListSession:
         self._token = token
         self._source = source
         self._view = ChatListView()
-        self._open: Conversation | None = None
+        self._open: OpenChat | None = None
         self._shown: Row | None = None
         self._error: ConnectionEnded | None = None
         self._unreachable = ""
@@ -144,9 +144,7 @@ class ChatListSession:
         try:
             after = await initial_index(self._api, chat)
             async with open_room(self._url, chat, token=self._token, after=after) as room:
-                self._open = Conversation(
-                    self._ui, self._api, room, ChatView(self._me, row.chat, server=self._api.origin)
-                )
+                self._open = OpenChat(self._ui, self._api, room, ChatView(self._me, row.chat, server=self._api.origin))
                 self._shown = row
                 self._set_view(self._view.with_chat_read(chat).with_notice(""))
                 if row.typing is not None:

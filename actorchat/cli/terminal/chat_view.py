@@ -5,6 +5,7 @@ from typing import Final
 import attrs
 
 from actorchat.client import ConnectionState, Delivery, NotAdded
+from actorchat.client.server_urls import ServerAddress
 from actorchat.protocol.entities import Attachment, Chat, Message, MessageStatus, MessageType, Role, User
 from actorchat.protocol.events import (
     ChatUpdated,
@@ -86,7 +87,7 @@ class ChatView:
 
     def link(self, attachment: Attachment) -> str:
         """The address of a file, for a browser."""
-        return f"{self.server}{attachment.url}" if attachment.url.startswith("/") else attachment.url
+        return ServerAddress.parse(self.server).link(attachment.url) if self.server else attachment.url
 
     @property
     def other(self) -> Role:

@@ -26,7 +26,7 @@ class RunCommand:
 
 @attrs.frozen
 class InvalidInput:
-    """The line is no valid command here."""
+    """The line is not a valid command here."""
 
     reason: str
 

@@ -11,7 +11,6 @@ import trio
 
 from actorchat.cli.terminal.chat_list import ChatListSession
 from actorchat.cli.terminal.chat_view import ChatView
-from actorchat.cli.terminal.conversation import Conversation, initial_index
 from actorchat.cli.terminal.identity import (
     IdentityError,
     VisitorTokens,
@@ -20,6 +19,7 @@ from actorchat.cli.terminal.identity import (
     user_in_token,
 )
 from actorchat.cli.terminal.line_ui import LineUi
+from actorchat.cli.terminal.open_chat import OpenChat, initial_index
 from actorchat.cli.terminal.ui import TerminalUi
 from actorchat.cli.text import QUOTED_WIDTH, shorten
 from actorchat.client import Api, ApiError, NoSuchChat, Visit, open_api, open_feed, open_room
@@ -93,11 +93,11 @@ async def _run_visitor(options: SessionOptions) -> None:
             _open_ui() as ui,
             open_room(options.url, visit.chat.uuid, token=visit.token, after=after) as room,
         ):
-            conversation = Conversation(ui, api, room, ChatView(visit.user, visit.chat, server=api.origin))
-            await conversation.run()
-        if conversation.unconfirmed_texts:
-            raise Unsent(conversation.unconfirmed_texts)
-        _raise_if_lines_failed(ui, conversation.failed_lines)
+            open_chat = OpenChat(ui, api, room, ChatView(visit.user, visit.chat, server=api.origin))
+            await open_chat.run()
+        if open_chat.unconfirmed_texts:
+            raise Unsent(open_chat.unconfirmed_texts)
+        _raise_if_lines_failed(ui, open_chat.failed_lines)
 
 
 async def _start_visit(options: SessionOptions) -> Visit:

@@ -7,7 +7,10 @@ clients, people and faults; so does `python -m actorchat.testing.simulation --se
 from actorchat.testing.simulation.broker import Broker, BrokerUnavailable, Consumer, Published
 from actorchat.testing.simulation.bus import Bus, BusMember
 from actorchat.testing.simulation.chat_world import ChatVerdict, play
-from actorchat.testing.simulation.database import (
+from actorchat.testing.simulation.interpreter import NotSimulated
+from actorchat.testing.simulation.network import Network
+from actorchat.testing.simulation.plan import Plan, Setup, Step, make_plan
+from actorchat.testing.simulation.postgresql import (
     CommitLost,
     Database,
     DatabaseConnection,
@@ -17,9 +20,6 @@ from actorchat.testing.simulation.database import (
     Transaction,
     UniqueViolation,
 )
-from actorchat.testing.simulation.interpreter import NotSimulated
-from actorchat.testing.simulation.network import Network
-from actorchat.testing.simulation.plan import Plan, Setup, Step, make_plan
 from actorchat.testing.simulation.sockets import ClientStream, Listener, ServerStream
 from actorchat.testing.simulation.world import Node, Program, Verdict, Violation, World, simulate
 

@@ -50,8 +50,8 @@ def main(
 ) -> None:
     """Run the whole server in a simulation with faults, and check that it keeps every promise.
 
-    Each seed gives another plan of people and faults, and always the same one. Without options 100 random seeds are
-    run. Exits with 1 if a promise was broken.
+    The seed determines the plan of people and faults, so a seed always plays the same plan. Without options 100 random
+    seeds are run. Exits with 1 if a promise was broken.
     """
     if seed is not None or path is not None:
         plan = load_plan(path) if path is not None else make_plan(seed or 0, faults=only or None)

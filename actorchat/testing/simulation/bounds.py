@@ -13,8 +13,8 @@ from unittest import mock
 
 import attrs
 
-from actorchat.chat import operator_feed, replay, room, room_state, service, sweeper
-from actorchat.server import auth, user_cache
+from actorchat.chat import operator_feed, replay, retention_sweeper, room, room_state, service, sweeper
+from actorchat.server import attachments, auth, user_cache
 from actorchat.server.environment import Environment
 from actorchat.storage import decider, journal, row_cache
 
@@ -60,7 +60,9 @@ BOUNDS: Final[Mapping[str, Bound]] = {
     "cached": _constant(row_cache, "_MAX_CACHED", 1, 2, 5),
     "held_items": _constant(operator_feed, "HELD_ITEMS", 1, 4),
     "remembered": _constant(user_cache, "_MAX_CACHED", 1, 3),
-    "return_grace": _constant(sweeper, "RETURN_GRACE", 0, 3),
+    "return_grace": Bound((0, 3), ((sweeper, "RETURN_GRACE"), (retention_sweeper, "RETURN_GRACE"))),
+    "retention_interval": _constant(retention_sweeper, "INTERVAL", 1, 7),
+    "upload_sweep": _constant(attachments, "SWEEP_SECONDS", 1, 10),
     "tokens": _constant(auth, "CACHED_TOKENS", 1, 3),
 }
 

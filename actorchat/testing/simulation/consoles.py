@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from actorchat.client import ConnectionEnded, NotAuthenticated, open_feed
+from actorchat.client import ConnectionEnded, open_feed
 from actorchat.testing.simulation.sockets import dial
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Consoles:
 
     async def _hold(self, sources: tuple[str, ...], inbox: int) -> None:
         person = self._person
-        world, expires = person.world, person.expires
+        world, used = person.world, person.token_use()
         scope = trio.CancelScope()
         self._open.append(scope)
         try:
@@ -55,9 +55,7 @@ class Consoles:
                         pass
         except ConnectionEnded as error:
             world.log(person.name, "console ended", error.code)
-            if isinstance(error, NotAuthenticated) and world.may_have_expired(expires):
-                person.renew_if_expired()
-            else:
+            if not person.judge_end(error, used):
                 world.fail("client", f"{person.name}: the console ended with {error!r}")
         finally:
             self._open.remove(scope)

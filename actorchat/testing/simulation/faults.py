@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from actorchat.testing.simulation.crashes import PLACES
+from actorchat.testing.simulation.actor_crashes import PLACES
 from actorchat.testing.simulation.network import Connection
 from actorchat.testing.simulation.plan import NEMESIS
 
@@ -41,6 +41,7 @@ class Nemesis:
             "sabotage": self._sabotage,
             "kill_room": self._kill_room,
             "clock": self._jump_clock,
+            "files_away": self._files_away,
         }
 
     async def run(self) -> None:
@@ -57,7 +58,8 @@ class Nemesis:
     def calm(self) -> None:
         """End all faults."""
         world = self._world
-        world.disk.calm()
+        world.storage.calm()
+        world.blobs.calm()
         world.crashes.calm()
         world.network.calm = True
         world.network.slow = 0.0
@@ -82,23 +84,23 @@ class Nemesis:
         return a / 200
 
     async def _away(self, a: int, b: int, c: int) -> float:
-        disk = self._world.disk
-        disk.faults.append("away")
-        disk.failing_recovers = a % 8
+        storage = self._world.storage
+        storage.faults.append("away")
+        storage.failing_recovers = a % 8
         return float(a % 8)
 
     async def _doubt(self, a: int, b: int, c: int) -> float:
-        disk = self._world.disk
-        disk.faults.append("stored" if b % 2 else "forgotten")
-        disk.failing_recovers = a % 8
+        storage = self._world.storage
+        storage.faults.append("stored" if b % 2 else "forgotten")
+        storage.failing_recovers = a % 8
         return float(a % 8)
 
     async def _slow_disk(self, a: int, b: int, c: int) -> float:
-        self._world.disk.slow_until = trio.current_time() + a / 100
+        self._world.storage.slow_until = trio.current_time() + a / 100
         return a / 100
 
     async def _unreadable(self, a: int, b: int, c: int) -> float:
-        self._world.disk.unreadable_until = trio.current_time() + a / 250
+        self._world.storage.unreadable_until = trio.current_time() + a / 250
         return a / 250
 
     def _connection(self, pick: int) -> Connection | None:
@@ -139,6 +141,10 @@ class Nemesis:
             if rooms:
                 rooms[a % len(rooms)].kill()
         return 0.0
+
+    async def _files_away(self, a: int, b: int, c: int) -> float:
+        self._world.blobs.away_until = trio.current_time() + a / 100
+        return a / 100
 
     async def _jump_clock(self, a: int, b: int, c: int) -> float:
         self._world.jump_clock((a - 300) / 10)

@@ -18,15 +18,18 @@ from contextlib import ExitStack, contextmanager
 from heapq import heappush
 from itertools import count
 from random import Random
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 from unittest import mock
 
 import trio
 
 # Trio has no public switch for a deterministic order of tasks. Its own tests use this one.
 import trio._core._run as trio_run
+import trio._path as trio_path
 
 __all__ = ["NotSimulated", "real_seconds", "sealed"]
+
+T = TypeVar("T")
 
 real_seconds: Final = time.perf_counter
 """The real clock, also inside `sealed`."""
@@ -40,7 +43,8 @@ class NotSimulated(Exception):  # noqa: N818 - the name is clear without "Error"
 def sealed(entropy: Random, wall: Callable[[], float], monotonic: Callable[[], float]) -> Iterator[None]:
     """Inside the block, make everything that differs between two runs come from `entropy` and the clocks.
 
-    `wall` returns epoch seconds. Starting a thread, and connecting or binding a real socket, raises `NotSimulated`.
+    `wall` returns epoch seconds. `trio.to_thread.run_sync` calls its function in place, without a thread. Starting a
+    thread, and connecting or binding a real socket, raises `NotSimulated`.
     Import what a program needs before the block: modules that are imported inside it keep the replaced functions.
     """
     with ExitStack() as stack:
@@ -59,6 +63,8 @@ def sealed(entropy: Random, wall: Callable[[], float], monotonic: Callable[[], f
         replace(time, "time", wall)
         replace(time, "monotonic", monotonic)
         replace(time, "perf_counter", monotonic)
+        replace(trio.to_thread, "run_sync", _run_in_place)
+        replace(trio_path, "run_sync", _run_in_place)
         replace(threading.Thread, "start", _refuse("start a thread"))
         replace(socket.socket, "connect", _refuse("connect a real socket"))
         replace(socket.socket, "bind", _refuse("bind a real socket"))
@@ -81,6 +87,25 @@ def _add_deadline() -> Callable[[trio_run.Deadlines, float, trio.CancelScope], N
         self._active += 1
 
     return add
+
+
+async def _run_in_place(
+    sync_fn: Callable[..., T],
+    *args: Any,  # Any: as Trio declares it
+    thread_name: str | None = None,
+    abandon_on_cancel: bool = False,
+    limiter: trio.CapacityLimiter | None = None,
+) -> T:
+    await trio.lowlevel.checkpoint_if_cancelled()
+    borrower = object()
+    if limiter is not None:
+        await limiter.acquire_on_behalf_of(borrower)
+    try:
+        return sync_fn(*args)
+    finally:
+        if limiter is not None:
+            limiter.release_on_behalf_of(borrower)
+        await trio.lowlevel.cancel_shielded_checkpoint()
 
 
 def _refuse(what: str) -> Callable[..., NoReturn]:

@@ -58,11 +58,17 @@ _CLIENT = (
     "The client yields the room's events in the server's order, each once and none missing, over any number of sockets."
 )
 _NOTHING_LEFT = "Nothing leaks: no task, socket, session or operation outlives its cause."
+_EDITED = (
+    "A reader that comes after an edit or a redaction gets the message as it is then; others get one message_updated."
+)
+_SIGNED_OUT = "POST /api/sign-out ends every socket of that identity with 4410; its tokens are worthless."
+_FILES = "Every stored file can be read; a redacted or erased message's files and links die with it."
 _HTTP = "Errors are {error: {code, detail, path}} with the codes of the contract; the server never answers 500."
 
 INVARIANTS: Final[Mapping[str, str]] = {
     "after-close": "Nothing follows a Close.",
     "api": _HTTP,
+    "blocked": "A block closes the visitor's sockets, and refuses new ones and messages.",
     "bounded": "A session that can't take bytes at once gets a bounded outbox.",
     "chat-order": _ORDER,
     "chat-repeat": "chat_updated: created, or status, owner, operator or widget changed; one per commit.",
@@ -80,9 +86,12 @@ INVARIANTS: Final[Mapping[str, str]] = {
     "drain-close": _DRAIN,
     "drain-over-crash": _DRAIN,
     "durable-before-visible": _DURABLE,
+    "edits": _EDITED,
+    "erased": "An erasure removes a person's texts, files and names; a visitor's chats lose all their messages.",
     "error-log": "The server logs an error only if a fault caused it.",
     "expiry": "A chat that never got a message is kept for reserved_timeout, from when it was last asked for.",
     "feed-order": _FEED,
+    "files": _FILES,
     "foreign": "A visitor may open only its own chat; a feed shows chats of its sources.",
     "history": _ORDER,
     "ids": "id: integer, global, never repeated (also across restarts).",
@@ -107,9 +116,13 @@ INVARIANTS: Final[Mapping[str, str]] = {
     "reserve": "With a visitor's token: the same open chat back.",
     "resume": _RESUME,
     "rev": "Every commit on a chat adds one to its dense rev.",
+    "rights": "Only administrators may erase people and see blocks.",
     "rules": _DECIDED,
+    "summary": "chat_summary: after each commit that changes the chat, what a list shows of it; the last one is right.",
     "send-order": "Messages are stored in the order of their sends.",
     "sessions": _NOTHING_LEFT,
+    "sign-in": "A wrong password and a disabled account sign nobody in.",
+    "signed-out": _SIGNED_OUT,
     "silent-peer": "The server pings every 25 s and closes a silent peer after 60 s.",
     "status": _RECEIPTS,
     "status-repeat": _RECEIPTS,
@@ -126,6 +139,7 @@ INVARIANTS: Final[Mapping[str, str]] = {
     "typing": _TYPING,
     "typing-overflow": "On overflow: drop typing first. A stop that was dropped is sent again.",
     "unknown": _STRICT,
+    "uploads": "Only the uploader may bind a file, once, into one chat. Unbound uploads expire after a day.",
 }
 """Each sentence by its kind of violation."""
 

@@ -5,6 +5,7 @@ It imports nothing of the server. People are pairs (role, id), times are seconds
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 from unittest.mock import ANY
@@ -56,6 +57,15 @@ Answer = Commit | Refusal | Repeat | Nothing
 
 
 @attrs.define(eq=False)
+class Upload:
+    """A file. `bound` once a message has it."""
+
+    uploader: Person
+    created: int
+    bound: bool = False
+
+
+@attrs.define(eq=False)
 class Typing:
     on: bool = False
     sent_at: float = -1.0
@@ -98,18 +108,29 @@ class Model:
     """The state of all chats. Each method applies one operation and returns what must be broadcast."""
 
     def __init__(
-        self, *, on_closed: str = "reopen", capacity: int = 0, longest: int = 4_000, keys_kept: int = KEYS_KEPT
+        self,
+        *,
+        on_closed: str = "reopen",
+        capacity: int = 0,
+        longest: int = 4_000,
+        keys_kept: int = KEYS_KEPT,
+        edit_within: float = 900,
+        upload_timeout: float = 86_400,
     ) -> None:
         self.on_closed = on_closed
         self.capacity = capacity
         self.longest = longest
         self.keys_kept = keys_kept
+        self.edit_within = edit_within
+        self.upload_timeout = upload_timeout
         self.people: dict[Person, Json] = {}
         self.sources: dict[Person, frozenset[str]] = {}
         self.online: set[Person] = set()
+        self.away: set[Person] = set()
         self.consoles: dict[Person, int] = {}
         self.consoles_gone_at: dict[Person, float] = {}
         self.chats: dict[UUID, Chat] = {}
+        self.uploads: dict[UUID, Upload] = {}
 
     # People
 
@@ -130,7 +151,10 @@ class Model:
 
     def operator_wire(self, who: Person) -> Json:
         new, open_ = self.load(who)
-        return {"user": self.people[who], "is_online": who in self.online, "new_chats": new, "open_chats": open_}
+        return {"user": self.people[who], "is_online": self.is_online(who), "new_chats": new, "open_chats": open_}
+
+    def is_online(self, who: Person) -> bool:
+        return who in self.online and who not in self.away
 
     def unread(self, sources: frozenset[str]) -> int:
         return sum(self._unread(chat) for chat in self.chats.values() if chat.source in sources)
@@ -223,23 +247,24 @@ class Model:
         now: float,
         key: str | None = None,
         *,
-        attachments: int = 0,
+        attachments: Sequence[UUID] = (),
         note_for: str | None = None,
     ) -> Answer:
         """Send a standard message, or with `note_for` a system message for that role."""
-        if not text and not attachments:
-            return Refusal("empty")
-        if len(text) > self.longest:
-            return Refusal("too_long")
-        if attachments > 10:
-            return Refusal("too_many_attachments")
         body = ("standard" if note_for is None else "system", note_for or who[0], text)
         known = dict(chat.keys.get(who, [])[-self.keys_kept :])
         if key is not None and key in known:
             stored = chat.messages[known[key]]
-            same = not attachments and (stored["type"], stored["role"], stored["text"]) == body
-            return Repeat(known[key]) if same else Refusal("conflict")
-        if attachments:
+            same = (stored["type"], stored["role"], stored["text"]) == body and stored["files"] == tuple(attachments)
+            # The original of an edited message is not stored any more, so nothing can be compared with it.
+            return Repeat(known[key]) if same or stored["edited"] else Refusal("conflict")
+        if not text and not attachments:
+            return Refusal("empty")
+        if len(text) > self.longest:
+            return Refusal("too_long")
+        if len(attachments) > 10:
+            return Refusal("too_many_attachments")
+        if attachments and not self._may_bind(who, attachments, now):
             return Refusal("attachment_unknown")
         before = (chat.stage, chat.operator)
         if note_for is not None:
@@ -248,8 +273,20 @@ class Model:
             refusal = self._visitor_writes(chat) if who[0] == "user" else self._take(chat, who)
         if refusal is not None:
             return refusal
-        self._add(chat, body[0], body[1], text, who, now, key)
+        self._add(chat, body[0], body[1], text, who, now, key, tuple(attachments))
+        for file in attachments:
+            self.uploads[file].bound = True
         return self._commit(chat, before, 1, author=who, key=key)
+
+    def _may_bind(self, who: Person, files: Sequence[UUID], now: float) -> bool:
+        """Whether all of them are unused uploads of this person that have not expired, each named once."""
+        uploads = [self.uploads.get(file) for file in files]
+        oldest = int(now) - self.upload_timeout
+        usable = [
+            upload is not None and not upload.bound and upload.uploader == who and upload.created > oldest
+            for upload in uploads
+        ]
+        return all(usable) and len(set(files)) == len(files)
 
     def _visitor_writes(self, chat: Chat) -> Refusal | None:
         if chat.stage == "reserved":
@@ -262,7 +299,7 @@ class Model:
         if self.on_closed == "refuse":
             return Refusal("chat_closed")
         operator = chat.operator
-        there = operator in self.online and chat.source in self.sources.get(operator, ())
+        there = operator is not None and self.is_online(operator) and chat.source in self.sources.get(operator, ())
         if self.on_closed == "queue" or operator is None or not there or self._full(operator):
             chat.stage, chat.operator = "new", None
         else:
@@ -281,12 +318,23 @@ class Model:
         return 0 < self.capacity <= sum(self.load(operator))
 
     def _add(
-        self, chat: Chat, type_: str, role: str, text: str, author: Person | None, now: float, key: str | None = None
+        self,
+        chat: Chat,
+        type_: str,
+        role: str,
+        text: str,
+        author: Person | None,
+        now: float,
+        key: str | None = None,
+        files: tuple[UUID, ...] = (),
     ) -> None:
         index = len(chat.messages)
         chat.messages.append(
-            {"type": type_, "role": role, "text": text, "author": author, "time": int(now), "index": index, "key": key}
-        )
+            {
+                "type": type_, "role": role, "text": text, "author": author, "time": int(now), "index": index,
+                "key": key, "files": files, "edited": False, "redacted": False, "by_server": text is ANY,
+            }
+        )  # fmt: skip
         if key is not None and author is not None:
             chat.keys.setdefault(author, []).append((key, index))
 
@@ -317,6 +365,68 @@ class Model:
         changed = [each for each, was in zip(chat.messages, before, strict=True) if self._status(chat, each) != was]
         updated = tuple(self.message_wire(chat, each) for each in changed)
         return Commit(chat.uuid, self.chat_wire(chat), False, (), receipts=((who[0], now[0], now[1]),), updated=updated)
+
+    # Edits
+
+    def edit(self, chat: Chat, who: Person, index: int | None, text: str, now: float) -> Answer:
+        """Replace the text of a message. `index` None stands for a message of another chat."""
+        message = None if index is None else chat.messages[index]
+        refusal = self._unchangeable(message, who, now, moderates=False)
+        if refusal is not None or message is None:
+            return refusal or Refusal("not_found")
+        if message["redacted"]:
+            return Refusal("conflict")
+        if message["text"] == text:
+            return Repeat(message["index"])
+        if not text and not message["files"]:
+            return Refusal("empty")
+        return self._change(chat, message, text=text)
+
+    def redact(
+        self, chat: Chat, who: Person, index: int | None, now: float, *, moderates: bool = False, erases: bool = False
+    ) -> Answer:
+        """Remove a message's text and files. `erases`: as a part of the erasure of a person."""
+        message = None if index is None else chat.messages[index]
+        refusal = None if erases else self._unchangeable(message, who, now, moderates=moderates)
+        if refusal is not None or message is None:
+            return refusal or Refusal("not_found")
+        if message["redacted"]:
+            return Repeat(message["index"])
+        for file in message["files"]:
+            del self.uploads[file]
+        return self._change(chat, message, text="", files=(), redacted=True, by_server=False)
+
+    def _unchangeable(self, message: Json | None, who: Person, now: float, *, moderates: bool) -> Refusal | None:
+        if message is None or not sees(who[0], message):
+            return Refusal("not_found")
+        if message["author"] is None or message["by_server"]:
+            return Refusal("not_allowed")
+        if moderates:
+            return None
+        if message["author"] != who:
+            return Refusal("not_allowed")
+        return Refusal("too_late") if int(now) - message["time"] >= self.edit_within else None
+
+    def _change(self, chat: Chat, message: Json, **changes: object) -> Commit:
+        message.update(changes, edited=True)
+        updated = (self.message_wire(chat, message),)
+        return Commit(chat.uuid, self.chat_wire(chat), False, (), updated=updated)
+
+    def expire_uploads(self, files: Sequence[UUID], before: float) -> list[UUID]:
+        """Forget those of `files` that no message has and that were uploaded at `before` or earlier. Returns them."""
+        found = [file for file in files if file in self.uploads]
+        gone = [file for file in found if not self.uploads[file].bound and self.uploads[file].created <= before]
+        for file in gone:
+            del self.uploads[file]
+        return gone
+
+    def remove(self, chat: Chat) -> list[UUID]:
+        """Delete a chat with its messages, as retention does. Returns their files."""
+        files = [file for message in chat.messages for file in message["files"]]
+        for file in files:
+            del self.uploads[file]
+        del self.chats[chat.uuid]
+        return files
 
     # Transitions
 
@@ -432,6 +542,12 @@ class Model:
     def refresh(self, chat: Chat) -> Commit | Nothing:
         """Broadcast the chat again, with its people as they are now."""
         return Commit(chat.uuid, self.chat_wire(chat), True, ()) if chat.active else Nothing()
+
+    def tag(self, chat: Chat) -> Commit | Refusal:
+        """Change the chat's tags, which no socket is told except in summaries."""
+        if chat.stage == "reserved":
+            return Refusal("conflict")
+        return Commit(chat.uuid, self.chat_wire(chat), False, ())
 
     def renamed(self, who: Person) -> list[Commit]:
         """Broadcast all active chats of a person whose new name is stored."""

@@ -4,20 +4,37 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from math import inf
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
+import attrs
 import httpx
 import trio
 
-from actorchat.client import Api, ApiError, ApiUnreachable, NotAdded, Undelivered
+from actorchat.chat.accounts import Rights
+from actorchat.chat.model import StoredMessage
+from actorchat.client import (
+    Api,
+    ApiError,
+    ApiUnreachable,
+    ConnectionEnded,
+    NotAdded,
+    NotAllowed,
+    NotAuthenticated,
+    SignedOut,
+    Undelivered,
+)
 from actorchat.protocol import ChatStatus, Message, MessageType, Role, User
+from actorchat.testing.simulation.administration import Administration
 from actorchat.testing.simulation.consoles import Consoles
+from actorchat.testing.simulation.files import Files
 from actorchat.testing.simulation.http import SimulatedTransport
 from actorchat.testing.simulation.model import Person as Who
 from actorchat.testing.simulation.plan import Step
 from actorchat.testing.simulation.raw_sockets import RawSockets
+from actorchat.testing.simulation.socket_watch import stored_content
 from actorchat.testing.simulation.tabs import Tabs
 from actorchat.testing.simulation.truth import ChatTruth, person_of
 
@@ -43,7 +60,7 @@ _WRONG_REQUESTS: Final = (
 )
 """Requests that must be refused, with the statuses that are allowed."""
 
-_UNJUDGED: Final = frozenset({"conflict", "not_authenticated"})
+_UNJUDGED: Final = frozenset({"conflict", "not_authenticated", "blocked"})
 """Refusals of a message after which it may still be stored."""
 
 _ALWAYS_POSSIBLE: Final = frozenset({401, 403, 429, 503})
@@ -57,11 +74,22 @@ def make_people(world: ChatWorld) -> dict[str, Person]:
     return people
 
 
+@attrs.frozen
+class TokenUse:
+    """The use of a token that was `issued` and `expires` at these epoch seconds, from the time `since` on."""
+
+    issued: float
+    expires: float
+    since: float
+
+
 class Person(ABC):
-    """One user. `current` is the user's token, which expires at `expires`."""
+    """One user. `current` is the user's token, which was `issued` and `expires` at these epoch seconds."""
 
     role: Role
     sources: frozenset[str]
+    site_rights: Rights | None = None
+    """The rights in the tokens that the site issues. `rights` are those of `current`."""
 
     def __init__(self, world: ChatWorld, name: str, id_: int) -> None:
         self.world = world
@@ -77,6 +105,8 @@ class Person(ABC):
         """The client_ids used more than once."""
         self.current: str = ""
         self.expires: float = 0.0
+        self.issued: float = 0.0
+        self.rights: Rights | None = None
         self.http: httpx.AsyncClient = httpx.AsyncClient(
             base_url=URL, transport=SimulatedTransport(world.network), timeout=15.0, trust_env=False
         )
@@ -86,6 +116,7 @@ class Person(ABC):
         self._counter = 0
         self.tabs: Tabs = Tabs(self)
         self.raws: RawSockets = RawSockets(self)
+        self.files: Files = Files(self)
 
     @property
     def handlers(self) -> Mapping[str, Handler]:
@@ -93,6 +124,7 @@ class Person(ABC):
         return {
             **self.tabs.handlers,
             **self.raws.handlers,
+            **self.files.handlers,
             "rename": self._rename,
             "post": self._post_message,
             "history": self._read_history,
@@ -100,6 +132,9 @@ class Person(ABC):
             "close": self._close,
             "reopen": self._reopen,
             "wrong_request": self._wrong_request,
+            "edit": self._edit,
+            "redact": self._redact,
+            "sign_out": self._sign_out,
         }
 
     @abstractmethod
@@ -132,21 +167,21 @@ class Person(ABC):
         self.scope.cancel()
 
     async def _take(self, step: Step, handler: Handler) -> None:
-        world, expires = self.world, self.expires
+        world, used = self.world, self.token_use()
         world.log(self.name, step.verb, step.a, step.b, step.c)
         world.coverage.operation(step.verb, trio.current_time())
         try:
             await handler(step.a, step.b, step.c)
         except ApiError as error:
             world.log(self.name, "api error", error.code)
-            self._judge_error(error, min(expires, self.expires))
+            self._judge_error(error, used)
         except ApiUnreachable as error:
             world.log(self.name, "unreachable", error.asked)
 
-    def _judge_error(self, error: ApiError, expires: float) -> None:
+    def _judge_error(self, error: ApiError, used: TokenUse) -> None:
         world = self.world
-        if error.code == "not_authenticated" and world.may_have_expired(expires):
-            self.renew_if_expired()
+        if error.code == "not_authenticated" and self.may_be_worthless(used):
+            self.renew_if_worthless()
         elif error.status == 500 or error.code in ("not_authenticated", "not_participant"):
             world.fail("api", f"{self.name}: {error.status} {error}")
 
@@ -155,13 +190,42 @@ class Person(ABC):
     def renew(self, ttl: float = 10_000.0) -> None:
         """Get a new token, as the site's backend would issue it."""
         user = User(self.id, self.role, firstname=self.firstname)
-        self.current = self.world.tokens.issue(user, self.sources, ttl)
-        self.expires = self.world.wall() + ttl
-        self.http.headers["Authorization"] = f"Bearer {self.current}"
+        now, rights = self.world.wall(), self.site_rights
+        token = self.world.tokens.issue(user, self.sources, ttl, rights)
+        self.use(token, issued=round(now, 3), expires=now + ttl, rights=rights)
 
-    def renew_if_expired(self) -> None:
-        if self.world.may_have_expired(self.expires):
+    def use(self, token: str, *, issued: float, expires: float, rights: Rights | None) -> None:
+        """Use this token from now on."""
+        self.current, self.issued, self.expires, self.rights = token, issued, expires, rights
+        self.http.headers["Authorization"] = f"Bearer {token}"
+
+    def token_use(self) -> TokenUse:
+        """Describe a use of the current token that begins now."""
+        return TokenUse(self.issued, self.expires, trio.current_time())
+
+    def may_be_worthless(self, used: TokenUse) -> bool:
+        """Whether the server may have refused the token: it has expired, or its user has signed out or was disabled."""
+        world = self.world
+        expired = world.may_have_expired(min(used.expires, self.expires))
+        return expired or self.is_signed_out(used.issued) or world.may_seem_disabled(self.who, used.since)
+
+    def is_signed_out(self, issued: float) -> bool:
+        record = self.world.truth.people.get(self.who)
+        return record is not None and issued <= record.signed_out_at
+
+    def renew_if_worthless(self) -> None:
+        if self.may_be_worthless(self.token_use()):
             self.renew()
+
+    def judge_end(self, error: ConnectionEnded, used: TokenUse) -> bool:
+        """Whether a socket that was opened with that token may have ended like this. Renews a worthless token."""
+        self.renew_if_worthless()
+        if isinstance(error, SignedOut):
+            # A sign-out also ends sockets with newer tokens.
+            return self.world.truth.signed_out.get(self.who, -inf) >= used.since or self.is_signed_out(used.issued)
+        if isinstance(error, NotAllowed):
+            return self.role is Role.USER and self.id in self.world.truth.blocked
+        return isinstance(error, NotAuthenticated) and self.may_be_worthless(used)
 
     async def _rename(self, a: int, b: int, c: int) -> None:
         self.firstname = f"{self.name} {b % 5}"
@@ -204,13 +268,14 @@ class Person(ABC):
         *,
         type: MessageType = MessageType.STANDARD,
         type_role: Role | None = None,
+        files: Sequence[UUID] = (),
     ) -> None:
         """Send a message over HTTP, and check the answer."""
         world, truth = self.world, self.world.truth
         truth.attempts[chat, self.who, key] += 1
         refused_before = truth.refusals[chat, self.who, key]
         try:
-            message = await self.api.add_message(UUID(chat), text, client_id=key, type=type, type_role=type_role)
+            message = await self.api.add_message(UUID(chat), text, files, client_id=key, type=type, type_role=type_role)
         except ApiError as error:
             # After a 503 earlier requests, and even this one, may or may not have been carried out.
             if error.status != 503:
@@ -222,16 +287,25 @@ class Person(ABC):
             raise
         truth.settle_attempt(chat, self.who, key)
         stored = truth.message(chat, message.message_index)
-        same = stored is not None and (stored.id, stored.text, stored.client_id) == (message.id, text, key)
+        same = stored is not None and (stored.id, stored.client_id) == (message.id, key)
+        same = same and self._was(chat, message.message_index, text)
         world.check(same, "durable-before-visible", f"HTTP answered {message}, stored is {stored}")
+
+    def _was(self, chat: str, index: int, text: str) -> bool:
+        """Whether the message was stored with this text. It may have been edited since."""
+        whole = self.world.truth.chat(chat)
+        return whole is not None and whole.original(index).text == text
 
     async def _read_history(self, a: int, b: int, c: int) -> None:
         chat = self.chat(a)
         if chat is None:
             return
         truth, role = self.world.truth.chats[chat], self.who[0]
-        announced = truth.announced
+        announced, edits = truth.announced, self.world.truth.edits
         page = await self.api.history(UUID(chat), limit=1 + b % 60)
+        self.files.saw(page.messages)
+        for message in page.messages:
+            self._judge_content(truth, message, edits)
         indexes = [message.message_index for message in page.messages]
         visible = truth.visible[role]
         if indexes:
@@ -240,6 +314,79 @@ class Person(ABC):
         reach = [index for index in visible if index <= announced]
         if reach and (not indexes or indexes[-1] < reach[-1]):
             self.world.fail("history", f"{reach[-1]} was broadcast before {indexes[-3:]} was read")
+
+    def _judge_content(self, chat: ChatTruth, message: Message, edits: int) -> None:
+        """Check that a message is shown as it was after the first `edits` edits, or later."""
+        told = (message.text, [str(file.uuid) for file in message.attachments])
+        versions = chat.versions(message.message_index)
+        oldest = max(version.number for version in versions if version.number <= edits)
+        fitting = [version for version in versions if version.number >= oldest and stored_content(version) == told]
+        what = f"{self.name}: message {message.message_index} is shown as {told} after edit {oldest}"
+        self.world.check(fitting, "edits", what)
+
+    # Edits
+
+    def _message(self, pick: int, *, own: bool) -> tuple[str, StoredMessage] | None:
+        """Choose a message of the person, or any that they may see, mostly a new one."""
+        found = [
+            (uuid, message)
+            for uuid in self.chats()
+            for message in self.world.truth.chats[uuid].messages
+            if not own or self._wrote(message.author)
+        ]
+        return found[-1 - pick % min(len(found), 12)] if found else None
+
+    async def _edit(self, a: int, b: int, c: int) -> None:
+        chosen = self._message(a, own=b % 6 > 0)
+        if chosen is not None:
+            chat, message = chosen
+            text = "" if c % 9 == 0 else f"{self.next_text()} edited"
+            self._judge_changed(chat, await self.api.edit(message.id, text), text)
+
+    async def _redact(self, a: int, b: int, c: int) -> None:
+        chosen = self._message(a, own=b % 3 > 0)
+        if chosen is not None:
+            chat, message = chosen
+            self._judge_changed(chat, await self.api.redact(message.id), "")
+
+    def _judge_changed(self, chat: str, message: Message, text: str) -> None:
+        """Check that an accepted edit or redaction is committed."""
+        whole = self.world.truth.chat(chat)
+        versions = () if whole is None else whole.versions(message.message_index)
+        told = (message.text, [str(file.uuid) for file in message.attachments])
+        stored = any(stored_content(version) == told for version in versions)
+        what = f"HTTP answered {told} to an edit with {text!r}, stored were {list(map(stored_content, versions))}"
+        self.world.check(stored and message.text == text, "durable-before-visible", what)
+
+    async def _sign_out(self, a: int, b: int, c: int) -> None:
+        """Sign out, and check that the token is worthless then."""
+        token = self.current
+        await self.request("POST", "/api/sign-out")
+        self.renew()
+        try:
+            answer = await self.http.get("/api/chats", headers={"Authorization": f"Bearer {token}"})
+        except httpx.HTTPError:
+            return
+        refused = answer.status_code == 401 or answer.status_code in _ALWAYS_POSSIBLE
+        self.world.check(refused, "signed-out", f"{self.name}: {answer.status_code} for a token after the sign-out")
+
+    async def request(self, method: str, path: str, body: Mapping[str, object] | None = None) -> httpx.Response:
+        """Send a request without a method of its own in the client. Raises ApiError and ApiUnreachable."""
+        try:
+            answer = await self.http.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            raise ApiUnreachable(str(error)) from error
+        if not answer.is_success:
+            raise ApiError(answer.status_code, self.code_of(answer), "")
+        return answer
+
+    @staticmethod
+    def code_of(answer: httpx.Response) -> str:
+        """The error code of an answer."""
+        try:
+            return str(answer.json()["error"]["code"])
+        except (ValueError, KeyError, TypeError):
+            return f"http_{answer.status_code}"
 
     async def _look(self, a: int, b: int, c: int) -> None:
         """Read one chat, or a list of chats, over HTTP, and check the answer."""
@@ -279,6 +426,10 @@ class Person(ABC):
         """Check that HTTP returns what was committed."""
         for _ in range(3):
             self.renew()
+            if self.is_signed_out(self.issued):
+                # The clock was set back: new tokens are older than the sign-out for a while.
+                self.world.log(self.name, "is still signed out")
+                return
             try:
                 told = await self._listed()
                 whole = {uuid: await self._walk(uuid) for uuid in self.chats()}
@@ -289,6 +440,8 @@ class Person(ABC):
             self.world.fail("api", f"{self.name}: every read over HTTP fails")
             return
         truths = self.world.truth.chats
+        # A chat may have been deleted since it was read.
+        told = {each for each in told if each[0] in truths}
         listed = {(uuid, *truths[uuid].look) for uuid in self.chats() if truths[uuid].model.listed}
         self.world.check(told == listed, "list", f"{self.name}: {sorted(told)}, is {sorted(listed)}")
         for uuid, indexes in whole.items():
@@ -328,7 +481,7 @@ class Person(ABC):
         stored = truth.stored(chat, self.who, key)
         whole = truth.chat(chat)
         messages = () if whole is None else whole.messages
-        twice = [each.index for each in messages if each.text == text and self._wrote(each.author)]
+        twice = [each.index for each in messages if self._wrote(each.author) and self._was(chat, each.index, text)]
         if len(twice) > 1 and key not in self.again and "key_horizon" not in world.plan.setup.bounds:
             world.fail("stored-twice", f"{what} is {twice}")
         if outcome is None:
@@ -337,8 +490,12 @@ class Person(ABC):
             if outcome.code != "conflict" and stored is not None and key not in self.again:
                 world.fail("refused-though-stored", f"{what}: {outcome} and stored as {stored.index}")
         elif isinstance(outcome, Message):
-            told = truth.message(chat, outcome.message_index)
-            if told is None or (told.id, told.text, told.client_id) != (outcome.id, text, key):
+            told, edited = truth.message(chat, outcome.message_index), False
+            if whole is not None and told is not None:
+                # An edited message answers every text under its client_id.
+                edited = key in self.again and len(whole.versions(told.index)) > 1
+            same = told is not None and (told.id, told.client_id) == (outcome.id, key)
+            if not same or not (edited or self._was(chat, outcome.message_index, text)):
                 kind = "key-reuse" if key in self.again else "delivery"
                 world.fail(kind, f"{what} was answered with {outcome.message_index}, which is {told}")
 
@@ -389,13 +546,16 @@ class Operator(Person):
     def __init__(self, world: ChatWorld, name: str, id_: int) -> None:
         self.sources: frozenset[str] = frozenset(SOURCES) if id_ % 2 else frozenset({"lk"})
         super().__init__(world, name, id_)
+        self.site_rights = Rights.ADMIN if id_ == 1 else None
         self.consoles: Consoles = Consoles(self)
+        self.administration: Administration = Administration(self)
 
     @property
     def handlers(self) -> Mapping[str, Handler]:
         return {
             **super().handlers,
             **self.consoles.handlers,
+            **self.administration.handlers,
             "accept": self._accept,
             "transfer": self._transfer,
             "give_back": self._give_back,
@@ -431,20 +591,10 @@ class Operator(Person):
         source = sorted(self.sources)[a % len(self.sources)]
         if ("user", visitor) not in self.world.truth.people:
             return
-        answer = await self.http_json("POST", "/api/chats", {"source": source, "owner": visitor})
-        if answer is not None:
-            fine = self.world.truth.chat(answer) is not None
-            self.world.check(fine, "reserve", f"{self.name} was given the chat {answer}")
-
-    async def http_json(self, method: str, path: str, body: Mapping[str, object]) -> str | None:
-        """Send a JSON request, and return the `uuid` in the answer, or None if it has none."""
-        try:
-            answer = await self.http.request(method, path, json=body)
-        except httpx.HTTPError:
-            return None
-        if not answer.is_success:
-            raise ApiError(answer.status_code, _code_of(answer), "")
-        return str(answer.json()["uuid"])
+        answer = await self.request("POST", "/api/chats", {"source": source, "owner": visitor})
+        chat = str(answer.json()["uuid"])
+        fine = self.world.truth.chat(chat) is not None
+        self.world.check(fine, "reserve", f"{self.name} was given the chat {chat}")
 
     async def _note(self, a: int, b: int, c: int) -> None:
         chat = self.chat(a)
@@ -456,13 +606,6 @@ class Operator(Person):
     async def _expire(self, a: int, b: int, c: int) -> None:
         """Get a token that expires soon."""
         self.renew(ttl=3 + b % 20)
-
-
-def _code_of(answer: httpx.Response) -> str:
-    try:
-        return str(answer.json()["error"]["code"])
-    except (ValueError, KeyError, TypeError):
-        return f"http_{answer.status_code}"
 
 
 async def _until_answered(ask: Callable[[], Awaitable[object]]) -> None:

@@ -22,7 +22,7 @@ __all__ = ["FAULTS", "OPERATOR", "VISITOR", "Plan", "Setup", "Step", "load_plan"
 VISITOR: Final = {
     "tab": 5, "send": 14, "burst": 3, "mark": 8, "typing": 5, "leave": 3, "raw": 2, "raw_send": 5, "wrong": 2,
     "post": 2, "close": 1, "reopen": 1, "history": 2, "look": 1, "visit": 1, "wrong_request": 1, "stall": 2,
-    "rename": 1, "again": 2, "twice": 2,
+    "rename": 1, "again": 2, "twice": 2, "edit": 3, "redact": 2, "upload": 2, "attach": 2, "fetch": 1, "sign_out": 1,
 }  # fmt: skip
 """The verbs of visitors, with their weights."""
 
@@ -30,12 +30,14 @@ OPERATOR: Final = {
     "tab": 5, "send": 9, "burst": 2, "mark": 8, "typing": 3, "leave": 3, "raw": 2, "raw_send": 3, "wrong": 1,
     "post": 2, "console": 4, "console_off": 2, "accept": 4, "close": 3, "reopen": 2, "transfer": 2, "give_back": 2,
     "reserve": 1, "note": 3, "history": 2, "look": 1, "wrong_request": 1, "stall": 1, "rename": 1, "expire": 1,
-    "again": 1, "twice": 2,
+    "again": 1, "twice": 2, "edit": 3, "redact": 2, "upload": 2, "attach": 2, "fetch": 1, "sign_out": 1, "account": 2,
+    "disable": 1, "login": 3, "away": 1, "block": 1, "erase": 1,
 }  # fmt: skip
 
 FAULTS: Final = {
     "crash": 3, "restart": 2, "crash_draining": 1, "away": 2, "doubt": 3, "slow_disk": 2, "unreadable": 2, "cut": 8,
     "silence": 4, "slow_net": 2, "refuse": 2, "sabotage": 3, "kill_room": 2, "clock": 1,
+    "files_away": 1,
 }  # fmt: skip
 
 NEMESIS: Final = "nemesis"
@@ -72,6 +74,9 @@ class Setup:
     answer_timeout: float = 0
     idle_timeout: float = 0
     reserved_timeout: float = 86_400.0
+    upload_timeout: float = 86_400.0
+    edit_within: float = 900.0
+    retention: float = 0
     bounds: Mapping[str, float] = attrs.Factory(dict)
 
     @property
@@ -108,7 +113,7 @@ def make_plan(seed: int, *, faults: Collection[str] | None = None) -> Plan:
 
 
 def _make_setup(chance: Random) -> Setup:
-    return Setup(
+    setup = Setup(
         visitors=chance.choice((1, 2, 2, 3)),
         operators=chance.choice((1, 2, 2, 3)),
         seconds=chance.choice((20.0, 40.0, 70.0)),
@@ -122,7 +127,12 @@ def _make_setup(chance: Random) -> Setup:
         idle_timeout=chance.choice((0, 0, 0, 15)),
         bounds={name: chance.choice(bound.values) for name, bound in BOUNDS.items() if chance.random() < 0.25},
         reserved_timeout=chance.choice((86_400.0, 86_400.0, 20.0, 2.0)),
+        upload_timeout=chance.choice((86_400.0, 60.0)),
+        edit_within=chance.choice((900.0, 900.0, 4.0)),
+        retention=chance.choice((0, 0, 20.0, 5.0, 400.0)),
     )
+    # Otherwise the deletion of old chats would run once.
+    return attrs.evolve(setup, bounds={"retention_interval": 3, **setup.bounds}) if setup.retention else setup
 
 
 def _steps(

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from actorchat.chat.model import OnClosed
+from actorchat.server.bootstrap import StartFailed
 from actorchat.server.serving import Server, start_server
-from actorchat.server.settings import ChatSettings, LimitSettings, Settings
+from actorchat.server.settings import AttachmentSettings, ChatSettings, LimitSettings, Settings
 from actorchat.testing.simulation.plan import Setup
 
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["SECRET", "ServerProcess", "settings_of"]
 
 SECRET: Final = "a secret of at least thirty-two bytes"  # noqa: S105 - of servers that only exist in simulations
+
+
+_RESTART_SECONDS: Final = 1.0
+_DAY: Final = 86_400
 
 
 def settings_of(setup: Setup) -> Settings:
@@ -33,7 +38,10 @@ def settings_of(setup: Setup) -> Settings:
             answer_timeout=setup.answer_timeout,
             idle_timeout=setup.idle_timeout,
             reserved_timeout=setup.reserved_timeout,
+            edit_within=setup.edit_within,
+            retention_days=setup.retention / _DAY,
         ),
+        attachments=AttachmentSettings(unused_timeout=setup.upload_timeout),
     )
 
 
@@ -66,7 +74,7 @@ class ServerProcess:
         try:
             with trio.CancelScope() as self._scope:
                 async with AsyncExitStack() as stack:
-                    self.server = await start_server(stack, self._settings, world.environment)
+                    self.server = await self._start(stack)
                     world.log("server", "up")
                     self._settled.set()
                     task_status.started()
@@ -80,6 +88,19 @@ class ServerProcess:
             world.network.die(silent=False)
             self._ended.set()
             world.log("server", "down")
+
+    async def _start(self, stack: AsyncExitStack) -> Server:
+        """Start the server; if that fails, try again each second, as a service manager does."""
+        world = self._world
+        while True:
+            try:
+                async with AsyncExitStack() as attempt:
+                    server = await start_server(attempt, self._settings, world.environment)
+                    stack.push_async_exit(attempt.pop_all())
+                    return server
+            except StartFailed as error:
+                world.log("server", "not started", str(error))
+                await trio.sleep(_RESTART_SECONDS)
 
     async def _drain(self, server: Server) -> None:
         world = self._world
@@ -134,7 +155,7 @@ class ServerProcess:
         """Kill the server: its memory is lost, what was durable stays. `silent`: its machine fails as well."""
         self.killed = True
         self._world.network.die(silent=silent)
-        self._world.disk.crash()
+        self._world.storage.crash()
         self._scope.cancel()
 
     async def _start_again(self, downtime: float) -> None:

@@ -22,6 +22,9 @@ _PLAIN: Final = {
     "answer_timeout": 0,
     "idle_timeout": 0,
     "reserved_timeout": 86_400.0,
+    "upload_timeout": 86_400.0,
+    "edit_within": 900.0,
+    "retention": 0,
 }
 
 

@@ -11,9 +11,9 @@ import msgspec
 import trio
 
 from actorchat.chat.model import StoredMessage
-from actorchat.testing.simulation.model import Json, Person
+from actorchat.testing.simulation.model import Json, Person, sees, wire_time
 from actorchat.testing.simulation.network import Connection
-from actorchat.testing.simulation.truth import RANK, ChatTruth, Look, Truth, person_of
+from actorchat.testing.simulation.truth import RANK, ChatTruth, Look, Truth, Version, person_of
 from actorchat.testing.simulation.wrong_frames import Fault, fault_of
 
 __all__ = ["FeedWatch", "RoomWatch", "Watch", "Watcher"]
@@ -46,12 +46,26 @@ def look_of(chat: Json) -> Look:
     return (chat["status"], None if chat["operator_user"] is None else chat["operator_user"]["id"])
 
 
+def content_of(message: Json) -> tuple[str, list[str]]:
+    """The text of a message on the wire, and the uuids of its files."""
+    return (message["text"], [file["uuid"] for file in message["attachments"]])
+
+
+def stored_content(version: Version) -> tuple[str, list[str]]:
+    message = version.message
+    return (message.text, [str(file.uuid) for file in message.attachments])
+
+
 def who_of(user: Json) -> Person:
     return (user["role"], user["id"])
 
 
 class Watch:
-    """Checks one socket. `over` is true once either end sent a Close; `code` is the code of the server's."""
+    """Checks one socket.
+
+    `over` is true once either end sent a Close; `code` is the code of the server's. `issued` is when its token was
+    issued, in epoch seconds.
+    """
 
     def __init__(self, watcher: Watcher, connection: Connection, who: Person, *, extended: bool) -> None:
         self.watcher = watcher
@@ -61,6 +75,10 @@ class Watch:
         self.truth: Truth = watcher.truth
         self.over = False
         self.code: int | None = None
+        self.issued: float = 0.0
+        # How many edits were known when the socket was opened, and the newest one of each message that it got.
+        self._known_before = 0
+        self._versions: dict[tuple[str, int], int] = {}
 
     @property
     def prompt(self) -> bool:
@@ -80,14 +98,15 @@ class Watch:
 
     def opened(self) -> None:
         """The server has accepted the upgrade."""
+        self._known_before = len(self.truth.known_edits)
 
-    def said(self, payload: bytes, *, binary: bool) -> None:
+    def frame_read(self, payload: bytes, *, binary: bool) -> None:
         """The server has read a frame."""
 
-    def sent(self, fault: Fault) -> None:
+    def faulty_part_read(self, fault: Fault) -> None:
         """The server has read a part of a frame which is enough reason to close the socket."""
 
-    def told(self, event: Json) -> None:
+    def event_written(self, event: Json) -> None:
         """The server has written an event."""
 
     def closed(self, code: int) -> None:
@@ -98,18 +117,40 @@ class Watch:
 
     def judge_message(self, chat: str, message: Json) -> StoredMessage | None:
         """Return the stored message, and check that `message` shows it as it was committed."""
-        stored = self.truth.message(chat, message["message_index"])
-        if stored is None:
+        stored, truth = self.truth.message(chat, message["message_index"]), self.truth.chat(chat)
+        if stored is None or truth is None:
             self.bad("durable-before-visible", f"message {message['message_index']} of {chat} is not committed")
             return None
         author = None if message["user"] is None else who_of(message["user"])
         stored_author = None if stored.author is None else person_of(stored.author)
-        told = (message["id"], message["text"], message["type"], message["type_role"], author)
-        if told != (stored.id, stored.text, stored.type.value, stored.type_role.value, stored_author):
+        told = (message["id"], message["type"], message["type_role"], author)
+        if told != (stored.id, stored.type.value, stored.type_role.value, stored_author):
             self.bad("content", f"{message} was stored as {stored}")
-        if RANK[message["status"]] > RANK[self.truth.chats[chat].status(stored)]:
+        self._judge_version(truth, message)
+        if RANK[message["status"]] > RANK[truth.status(stored)]:
             self.bad("status", f"message {stored.index} is shown as {message['status']}")
         return stored
+
+    def _judge_version(self, chat: ChatTruth, message: Json) -> None:
+        """Check that a message is not shown as it was before an edit that is older than this socket or was shown."""
+        index, told = message["message_index"], content_of(message)
+        place, versions = (chat.uuid, index), chat.versions(index)
+        known = [each.number for each in versions if self.truth.was_known(each.number, self._known_before)]
+        oldest = max([*known, self._versions.get(place, 0)], default=0)
+        fitting = [version.number for version in versions if told == stored_content(version)]
+        if not fitting:
+            self.bad("content", f"message {index} is shown as {told}, it was {list(map(stored_content, versions))}")
+        elif fitting[-1] < oldest:
+            self.bad("edits", f"message {index} is shown as {told} after edit {oldest}")
+        self._versions[place] = next((number for number in fitting if number >= oldest), oldest)
+
+    def _judge_newest(self, chat: ChatTruth) -> None:
+        """Check that the edits of all messages that the socket has shown have arrived."""
+        for index in chat.edited_indexes:
+            told = self._versions.get((chat.uuid, index))
+            newest = chat.versions(index)[-1].number
+            if told is not None and told != newest:
+                self.bad("edits", f"message {index} is shown as of edit {told}, the newest is {newest}", chat.uuid)
 
 
 class RoomWatch(Watch):
@@ -132,7 +173,10 @@ class RoomWatch(Watch):
         self._announced_before = -1
         self._receipts: dict[str, tuple[int, int]] = {}
         self._statuses: dict[int, str] = {}
-        # The last chat_updated, and the first place in what the chat has looked like that it may show.
+        # The newest edit of each message that `message_updated` has shown.
+        self._edits: dict[int, int] = {}
+        self._shown_early: set[int] = set()
+        # What the last chat_updated showed, and the earliest position in `ChatTruth.looks` that this can be.
         self._look: Look | None = None
         self._place = 0
         # Sends of this socket by (client_id, text): all, those seen in the room's order, and those answered.
@@ -164,13 +208,14 @@ class RoomWatch(Watch):
         return chat
 
     def opened(self) -> None:
+        super().opened()
         self._announced_before = self.truth_of_chat.announced
 
-    def said(self, payload: bytes, *, binary: bool) -> None:
+    def frame_read(self, payload: bytes, *, binary: bool) -> None:
         if self.over:
             return
         fault = fault_of(payload, binary=binary)
-        self._malformed.said(fault)
+        self._malformed.frame_read(fault)
         if fault is not None:
             return
         frame = _decode(payload)
@@ -181,10 +226,10 @@ class RoomWatch(Watch):
             self._refused_before[key, data["text"]].append(self.truth.refusals[self.chat, self.who, key])
             self.truth.attempts[self.chat, self.who, key] += 1
 
-    def sent(self, fault: Fault) -> None:
-        self._malformed.said(fault)
+    def faulty_part_read(self, fault: Fault) -> None:
+        self._malformed.frame_read(fault)
 
-    def told(self, event: Json) -> None:
+    def event_written(self, event: Json) -> None:
         name, data = event["type"], event["data"]
         # Refusals may come before anything else.
         early = ("user_connected", "message_not_added", "error", "message_added")
@@ -202,7 +247,7 @@ class RoomWatch(Watch):
         what = f"{name} {data['role']}" if name == "receipts" else name
         if what == self._due[0]:
             self._due.pop(0)
-        elif name not in ("message_added", "message_not_added", "error") or len(self._due) < 3:
+        elif name not in ("message_added", "message_updated", "message_not_added", "error") or len(self._due) < 3:
             self.bad("resume", f"{what} comes before {self._due[0]}")
 
     def closed(self, code: int) -> None:
@@ -249,8 +294,6 @@ class RoomWatch(Watch):
         expected_key = stored.client_id if own and self.extended else None
         if data.get("client_id") != expected_key:
             self.bad("client-id", f"message {stored.index}: {data.get('client_id')} instead of {expected_key}")
-        outcome = (expected_key, stored.text)
-        answers = own and self._answered[outcome] < self._sent[outcome]
         chat = self.truth_of_chat
         if self.last is None:
             # Messages committed before it joined may be missing here; all later ones must come.
@@ -259,6 +302,8 @@ class RoomWatch(Watch):
             ordered = joined is not None and (stored.index == first or self._announced_before < stored.index < joined)
         else:
             ordered = stored.index == chat.next_visible(self.who[0], self.last)
+        outcome = self._outcome_of(stored, expected_key, ordered=ordered)
+        answers = own and self._answered[outcome] < self._sent[outcome]
         if ordered:
             self.last = stored.index
             chat.announced = max(chat.announced, stored.index)
@@ -272,16 +317,56 @@ class RoomWatch(Watch):
                 self.truth.settle_attempt(self.chat, self.who, expected_key)
         self._statuses.setdefault(stored.index, message["status"])
 
+    def _outcome_of(self, stored: StoredMessage, key: str | None, *, ordered: bool) -> tuple[str | None, str]:
+        """The send that the message answers. An edited message also answers another text under its `client_id`."""
+        versions = self.truth_of_chat.versions(stored.index)
+        outcome = (key, versions[0].message.text)
+        if ordered or len(versions) == 1 or self._is_open(outcome):
+            return outcome
+        return next((each for each in self._sent if each[0] == key and self._is_open(each)), outcome)
+
+    def _is_open(self, outcome: tuple[str | None, str]) -> bool:
+        return self._echoed[outcome] + self._answered[outcome] < self._sent[outcome]
+
     def _on_message_updated(self, data: Json) -> None:
         stored = self.judge_message(self.chat, data["message"])
         if stored is None:
             return
+        if stored.type.value == "system" and stored.type_role.value != self.who[0]:
+            self.bad("notes", f"an edit of a system message for {stored.type_role}")
+        # A replay may show a new text before the event of its edit, so what `message_added` showed does not count.
+        told, number = self._edits.get(stored.index, 0), self._versions[self.chat, stored.index]
+        self._edits[stored.index] = number
+        self.truth.know_edit(number)
         status = data["message"]["status"]
         before = self._statuses.get(stored.index)
-        if before is not None and RANK[status] <= RANK[before]:
-            kind = "status-repeat" if status == before else "status"
-            self.bad(kind, f"message {stored.index} is {status} after {before}")
+        if before is not None and RANK[status] < RANK[before]:
+            self.bad("status", f"message {stored.index} is {status} after {before}")
+        repeated = number == told and (self.extended or status == before)
+        if number != told and status != before:
+            # A late event of a new status shows the newest text. That edit's own event comes after it.
+            self._shown_early.add(number)
+        elif repeated and not self.extended and number in self._shown_early:
+            self._shown_early.remove(number)
+            repeated = False
+        # After a crash the room can't know which edits it had sent.
+        if repeated and self.chat not in self.watcher.shaken:
+            self.bad("status-repeat", f"message {stored.index} is {status} after {before}, with the same text")
+        self._judge_edit(data, stored)
         self._statuses[stored.index] = status
+
+    def _judge_edit(self, data: Json, stored: StoredMessage) -> None:
+        """Check that only extended sockets are told when a message was edited and that it is redacted."""
+        told = (data.get("edited_at"), data.get("redacted", False))
+        if not self.extended:
+            if data.keys() != {"message"}:
+                self.bad("strict", f"message_updated on a strict socket has {sorted(data)}")
+            return
+        number = self._versions[self.chat, stored.index]
+        version = next(each.message for each in self.truth_of_chat.versions(stored.index) if each.number == number)
+        at = None if version.edited_at is None else wire_time(version.edited_at)
+        if told != (at, version.redacted):
+            self.bad("edits", f"message {stored.index}: {told} instead of {(at, version.redacted)}")
 
     def _on_message_not_added(self, data: Json) -> None:
         if data["code"] == "malformed":
@@ -351,6 +436,7 @@ class RoomWatch(Watch):
             missing = chat.next_visible(role, max(joined, self._announced_before))
         else:
             missing = chat.next_visible(role, self.last)
+        self._judge_newest(chat)
         if missing is not None:
             self.bad("incomplete", f"message {missing} of {chat.last_visible(role)} is missing; last {self.last}")
         for outcome, sent in self._sent.items():
@@ -399,7 +485,7 @@ class _Malformed:
     told_errors: int = 0
     told_refusals: int = 0
 
-    def said(self, fault: Fault | None) -> None:
+    def frame_read(self, fault: Fault | None) -> None:
         if self.closes_with:
             return
         if fault is None or fault is Fault.UNKNOWN:
@@ -451,6 +537,7 @@ class FeedWatch(Watch):
         # The positions in each chat's events that the socket may have reached: an event may match several.
         self._places: dict[str, set[int]] = {}
         self._chats: dict[str, Json] = {}
+        self._summaries: dict[str, Json] = {}
         self._operators: dict[int, Json] = {}
         self._unread: int | None = None
         self._unread_place = 0
@@ -461,9 +548,10 @@ class FeedWatch(Watch):
         self._floor: dict[str, int] | None = None
 
     def opened(self) -> None:
+        super().opened()
         self._opened_at = trio.current_time()
 
-    def told(self, event: Json) -> None:
+    def event_written(self, event: Json) -> None:
         name, data = event["type"], event["data"]
         if self._floor is None and name != "error":
             self._floor = {uuid: len(chat.feed) for uuid, chat in self.truth.chats.items()}
@@ -487,8 +575,23 @@ class FeedWatch(Watch):
         elif name == "typing_updated":
             key = (data["chat_id"], data["user"]["role"], data["user"]["id"])
             (self._typing.discard if data["stopped"] else self._typing.add)(key)
-        elif name != "error" or not self.extended:
+        elif name in ("note_added", "message_updated") and self.extended:
+            stored = self.judge_message(data["message"]["chat"]["uuid"], data["message"])
+            if stored is not None and stored.type.value == "system" and stored.type_role.value != "operator":
+                self.bad("notes", "a system message for visitors on the feed")
+        elif name == "chat_summary" and self.extended:
+            self._on_summary(data)
+        elif name not in ("error", "pong", "feed_ready") or not self.extended:
             self.bad("unknown", name)
+
+    def _on_summary(self, summary: Json) -> None:
+        chat = self.truth.chat(summary["chat"]["uuid"])
+        if chat is None:
+            self.bad("foreign", f"a summary of the unknown chat {summary['chat']['uuid']}")
+        elif chat.model.source not in self.sources:
+            self.bad("foreign", "a summary of a chat of another source")
+        else:
+            self._summaries[chat.uuid] = summary
 
     def _on_chat(self, chat: Json) -> None:
         self._advance(chat, ("chat", *look_of(chat)))
@@ -516,7 +619,11 @@ class FeedWatch(Watch):
         if chat["widget"]["source"] not in self.sources:
             self.bad("foreign", "a chat of another source")
         self._chats[uuid] = chat
-        events = self.truth.chats[uuid].feed
+        truth = self.truth.chat(uuid)
+        if truth is None:
+            self.bad("durable-before-visible", f"the chat {uuid} is not committed", uuid)
+            return
+        events = truth.feed
         if uuid not in self._places:
             # A snapshot shows the chat as it was after any of its events.
             places = {n for n, each in enumerate(events) if event in (each, _look_at(events, n))}
@@ -544,6 +651,10 @@ class FeedWatch(Watch):
                 self.bad("incomplete", f"chat {uuid[:4]}: shown up to {shown} of {end}: {chat.feed[-6:]}", uuid)
             elif chat.model.active:
                 self._judge_profiles(uuid)
+            if self.extended and chat.feed and shown is not None:
+                self._judge_summary(chat)
+            if self.extended:
+                self._judge_newest(chat)
         for who in self.truth.model.operators(self.sources):
             self._judge_operator(who)
         unread = self.truth.model.unread(self.sources)
@@ -551,6 +662,23 @@ class FeedWatch(Watch):
             self.bad("counters", f"unread: got {self._unread}, is {unread}")
         if self._typing:
             self.bad("typing-overflow" if self.watcher.drops_typing else "typing", f"{self._typing} never stopped")
+
+    def _judge_summary(self, chat: ChatTruth) -> None:
+        """Check that the last summary shows the chat as it is."""
+        summary = self._summaries.get(chat.uuid)
+        if summary is None:
+            self.bad("summary", f"chat {chat.uuid[:4]} has no summary")
+            return
+        seen = [
+            each for each in chat.messages if sees("operator", {"type": each.type.value, "role": each.type_role.value})
+        ]
+        read = chat.model.marks["operator"][1]
+        unread = [each for each in seen if (each.type.value, each.type_role.value) == ("standard", "user")]
+        last = None if summary["last"] is None else summary["last"]["text"]
+        told = (look_of(summary["chat"]), last, summary["unread"])
+        now = (chat.look, seen[-1].text[:160] if seen else None, sum(each.index > read for each in unread))
+        if told != now:
+            self.bad("summary", f"chat {chat.uuid[:4]}: got {told}, is {now}")
 
     def _judge_profiles(self, uuid: str) -> None:
         shown = self._chats[uuid]
@@ -562,7 +690,7 @@ class FeedWatch(Watch):
 
     def _judge_operator(self, who: Person) -> None:
         load, told = self.truth.model.load(who), self._operators.get(who[1])
-        online = any(
+        online = who not in self.truth.model.away and any(
             isinstance(watch, FeedWatch) and watch.who == who and not watch.over for watch in self.watcher.watches
         )
         if told is None:

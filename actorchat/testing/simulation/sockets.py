@@ -195,6 +195,8 @@ class ServerSocket:
 
 
 class _ListeningSocket:
+    family: socket.AddressFamily = socket.AF_INET
+
     def __init__(self, descriptors: Descriptors, backlog: Backlog) -> None:
         self._descriptors, self._backlog = descriptors, backlog
         self._fd = descriptors.open(backlog)

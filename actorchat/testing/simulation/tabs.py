@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import attrs
 import outcome
@@ -16,7 +17,6 @@ from actorchat.client import (
     ConnectionEnded,
     NoSuchChat,
     NotAdded,
-    NotAuthenticated,
     Undelivered,
     open_room,
 )
@@ -122,7 +122,7 @@ class Tabs:
 
     async def _hold(self, tab: Tab, after: int | None, inbox: int) -> None:
         person, world = self._person, self._world
-        expires = person.expires
+        used = person.token_use()
         try:
             with tab.scope:
                 async with open_room(
@@ -142,9 +142,8 @@ class Tabs:
                             await trio.sleep_until(tab.stalled_until)
         except ConnectionEnded as error:
             world.log(person.name, "tab ended", error.code)
-            if isinstance(error, NotAuthenticated) and world.may_have_expired(expires):
-                person.renew_if_expired()
-            elif not (isinstance(error, NoSuchChat) and tab.chat in world.truth.expired):
+            deleted = isinstance(error, NoSuchChat) and tab.chat in world.truth.expired
+            if not deleted and not person.judge_end(error, used):
                 world.fail("client", f"{person.name}: the tab ended with {error!r}")
         finally:
             tab.room = None
@@ -157,7 +156,8 @@ class Tabs:
             return
         person, world = self._person, self._world
         message, index = event.message, event.message.message_index
-        chat, role = world.truth.chats[tab.chat], person.who[0]
+        chat, role = world.truth.chat(tab.chat), person.who[0]
+        assert chat is not None  # noqa: S101 - tabs are opened in chats that exist
         if tab.last is None:
             # If the first socket is lost before any event, the room replays the whole chat.
             replayed = index == chat.next_visible(role, -1)
@@ -183,19 +183,20 @@ class Tabs:
         else:
             await tab.room.aclose()
 
-    async def _hand_over(self, tab: Tab, text: str, key: str | None) -> None:
+    async def _hand_over(self, tab: Tab, text: str, key: str | None, files: Sequence[UUID] = ()) -> None:
         if tab.room is None:
             return
         with trio.move_on_after(3.0):
-            delivery = await tab.room.send(text, client_id=key)
+            delivery = await tab.room.send(text, files, client_id=key)
             self._person.keys.append((tab.chat, key or delivery.client_id, text))
             self.deliveries.append(Sent(tab, delivery))
 
     async def _send(self, a: int, b: int, c: int) -> None:
         tab = self._pick(a)
         if tab is not None:
+            files = self._person.files.pick(b, c) if c % 5 == 0 else ()
             try:
-                await self._hand_over(tab, self._person.next_text(), None)
+                await self._hand_over(tab, self._person.next_text(), None, files)
             except (ClientError, trio.ClosedResourceError):
                 return
 
@@ -265,7 +266,8 @@ class Tabs:
         for tab in self._open:
             if tab.room is None:
                 continue
-            chat, role = world.truth.chats[tab.chat], person.who[0]
+            chat, role = world.truth.chat(tab.chat), person.who[0]
+            assert chat is not None  # noqa: S101 - as above
             if tab.last is not None:
                 last = chat.last_visible(role)
                 what = f"{person.name}: a tab has {tab.last} of {last}, {tab.room.state}"

@@ -5,10 +5,15 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 from unittest.mock import ANY
 from uuid import UUID
 
+import trio
+
+from actorchat.chat.accounts import Account, AccountOperation, AccountStored, ChangeAccount, SignOut
+from actorchat.chat.blocks import Block, BlockRemoved, BlockStored
+from actorchat.chat.documents import ChangeDocument
 from actorchat.chat.model import (
     ChatState,
     OperatorCounters,
@@ -26,37 +31,57 @@ from actorchat.chat.operations import (
     ChatOperation,
     CloseChat,
     Decision,
+    EditMessage,
     EndLeaving,
     ExpireChat,
     Expired,
     ExpireUploads,
+    HandOver,
     MarkMessage,
     Operation,
     PersonRecorded,
     RecordPerson,
     RecordUpload,
+    RedactMessage,
     RefreshPeople,
     Refused,
     RefuseMessage,
     ReleaseChat,
     ReopenChat,
+    ReplaceTag,
     ReserveChat,
     ReturnChat,
     SetOnline,
+    SetTags,
     SweepChat,
     TransferChat,
     Unchanged,
+    UploadsExpired,
 )
+from actorchat.chat.privacy import ErasePerson, RecordAudit
 from actorchat.protocol import MessageType, Role, User
 from actorchat.storage import Batch, DecisionAndCounters, Store
-from actorchat.testing.simulation.model import Answer, Chat, Commit, Model, Nothing, Person, Refusal, Repeat, sees
+from actorchat.testing.simulation.model import (
+    Answer,
+    Chat,
+    Commit,
+    Model,
+    Nothing,
+    Person,
+    Refusal,
+    Repeat,
+    Upload,
+    sees,
+)
 
-__all__ = ["RANK", "ChatTruth", "Look", "Truth", "person_of"]
+__all__ = ["RANK", "ChatTruth", "Look", "Truth", "Version", "person_of"]
 
 RANK: Final = {"new": 0, "delivered": 1, "read": 2}
 """The order of a message's statuses."""
 
 _ROLES: Final = ("user", "operator")
+
+_EDITS: Final = frozenset({"EditMessage", "RedactMessage"})
 
 _COMPARED: Final = (
     *("stage", "rev", "next_index"),
@@ -74,12 +99,20 @@ def person_of(user: User) -> Person:
     return (user.role.value, user.id)
 
 
+class Version(NamedTuple):
+    """A message after the edit with this `number`; 0 stands for the message as it was stored."""
+
+    number: int
+    message: StoredMessage
+
+
 class ChatTruth:
     """One chat as committed.
 
     `looks` has its look after each change that lists show. `feed` are the events that its source's feed must send.
     `announced` is the highest index that any socket got in order. `assigned_at` is when its operator got it, and
-    `used_at` when it was last requested while it was reserved.
+    `used_at` when it was last requested while it was reserved. `messages` are as they are now; `versions` returns all
+    that a message ever was.
     """
 
     def __init__(self, uuid: str, model: Chat, state: ChatState) -> None:
@@ -87,6 +120,7 @@ class ChatTruth:
         self.model = model
         self.state = state
         self.messages: list[StoredMessage] = []
+        self._edits: dict[int, list[Version]] = {}
         self.visible: dict[str, list[int]] = {role: [] for role in _ROLES}
         self.looks: list[Look] = []
         self.feed: list[FeedEvent] = []
@@ -98,6 +132,22 @@ class ChatTruth:
     @property
     def look(self) -> Look:
         return (self.state.wire().status.value, None if self.state.operator is None else self.state.operator.id)
+
+    def versions(self, index: int) -> Sequence[Version]:
+        """The message as it was stored, and after each edit and redaction."""
+        return self._edits.get(index) or (Version(0, self.messages[index]),)
+
+    def original(self, index: int) -> StoredMessage:
+        return self.versions(index)[0].message
+
+    def edited(self, message: StoredMessage, number: int) -> None:
+        """Record that a message was changed by the edit with that `number`."""
+        self._edits[message.index] = [*self.versions(message.index), Version(number, message)]
+        self.messages[message.index] = message
+
+    @property
+    def edited_indexes(self) -> Sequence[int]:
+        return tuple(self._edits)
 
     def next_visible(self, role: str, last: int) -> int | None:
         """The index of the first message after `last` that the role may see."""
@@ -115,15 +165,25 @@ class ChatTruth:
 class Truth:
     """Everything that was committed. `committed` must be called with each commit; faults are reported to `fail`.
 
-    Both counters are by chat, person and `client_id`: `attempts` counts the sends that may still be stored, and
-    `refusals` those that were refused while nothing was stored under that `client_id`.
+    `attempts` and `refusals` have a number for each chat, person and `client_id`: the sends that may still be stored,
+    and the sends that were refused while nothing was stored under that `client_id`. `edits` is the number of edits and
+    redactions so far; `known_edits` has those that the server has announced, in this order. `blocks` and `accounts` are
+    the stored ones by their id. These have times of Trio's clock: `gone` of each file's deletion, `signed_out` of
+    everybody's last sign-out, `blocked` of each visitor's last block, `disabled` of the end of each account, and
+    `enabled_at` of its return.
     """
 
     def __init__(
         self, fail: Callable[[str, str], object], log: Callable[..., object], policy: Policy, keys_kept: int
     ) -> None:
         self._fail, self._log, self._policy = fail, log, policy
-        self.model: Model = Model(on_closed=policy.on_closed.value, capacity=policy.capacity, keys_kept=keys_kept)
+        self.model: Model = Model(
+            on_closed=policy.on_closed.value,
+            capacity=policy.capacity,
+            keys_kept=keys_kept,
+            edit_within=policy.edit_within,
+            upload_timeout=policy.upload_timeout,
+        )
         self.chats: dict[str, ChatTruth] = {}
         self.expired: dict[str, ChatTruth] = {}
         self.people: dict[Person, PersonRecord] = {}
@@ -131,6 +191,19 @@ class Truth:
         self.refusals: Counter[tuple[str, Person, str | None]] = Counter()
         self.commits: int = 0
         self.operations: int = 0
+        self.edits: int = 0
+        self.known_edits: dict[int, int] = {}
+        self.gone: dict[UUID, float] = {}
+        self.blocks: dict[int, Block] = {}
+        self.blocked: dict[int, float] = {}
+        self.accounts: dict[int, Account] = {}
+        self.disabled: dict[Person, float] = {}
+        self.enabled_at: dict[Person, float] = {}
+        self.signed_out: dict[Person, float] = {}
+        self.has_new_token: Callable[[Person], bool] = lambda who: False
+        """Whether a person has a token that is newer than their last sign-out."""
+        # The number of messages in each chat of a visitor at their last sign-out.
+        self._lengths: dict[Person, dict[str, int]] = {}
         # Each operator's counters after each commit, with the chat and the number of events in its feed.
         self.loads: dict[int, list[tuple[tuple[int, int], str, int]]] = defaultdict(lambda: [((0, 0), "", 0)])
         self.unread: dict[str, list[int]] = defaultdict(lambda: [0])
@@ -138,11 +211,11 @@ class Truth:
         self._counter_revs: dict[tuple[str, int | str], int] = defaultdict(int)
 
     def chat(self, uuid: str) -> ChatTruth | None:
-        """The chat, even if it was deleted unused; None if there never was one."""
+        """The chat, even if it was deleted; None if there never was one."""
         return self.chats.get(uuid) or self.expired.get(uuid)
 
     def message(self, chat: str, index: int) -> StoredMessage | None:
-        truth = self.chats.get(chat)
+        truth = self.chat(chat)
         return truth.messages[index] if truth is not None and 0 <= index < len(truth.messages) else None
 
     def stored(self, chat: str, who: Person, key: str) -> StoredMessage | None:
@@ -167,6 +240,23 @@ class Truth:
         if key is not None and self.stored(chat, who, key) is None:
             self.refusals[chat, who, key] += 1
 
+    def know_edit(self, number: int) -> None:
+        """Record that the server has announced this edit, after its commit."""
+        self.known_edits.setdefault(number, len(self.known_edits))
+
+    def was_known(self, number: int, before: int) -> bool:
+        """Whether the edit was among the first `before` that were announced."""
+        return self.known_edits.get(number, before) < before
+
+    def removed_texts(self) -> frozenset[str]:
+        """The texts of messages before an edit, a redaction or the deletion of their chat, that no message has now."""
+        kept = {message.text for chat in self.chats.values() for message in chat.messages}
+        removed = {message.text for chat in self.expired.values() for message in chat.messages}
+        for chat in (*self.chats.values(), *self.expired.values()):
+            for index in chat.edited_indexes:
+                removed |= {version.message.text for version in chat.versions(index)}
+        return frozenset(removed - kept - {""})
+
     # Commits
 
     def committed(self, operations: Sequence[Operation], decided: Sequence[DecisionAndCounters], batch: Batch) -> None:
@@ -185,6 +275,17 @@ class Truth:
         if isinstance(operation, RecordPerson | SetOnline | EndLeaving):
             if isinstance(decision, PersonRecorded):
                 self._record(decision.person, now)
+        elif isinstance(operation, AccountOperation):
+            self._account(operation, decision, now)
+        elif isinstance(operation, ErasePerson):
+            self._erased(operation, decision, now)
+        elif isinstance(operation, RecordUpload):
+            upload = operation.upload
+            self._expect(upload.file.uuid not in self.model.uploads, "uploads", f"{upload.file.uuid} is stored twice")
+            uploader = (upload.uploader.role.value, upload.uploader.id)
+            self.model.uploads[upload.file.uuid] = Upload(uploader, upload.created)
+        elif isinstance(operation, ExpireUploads):
+            self._expire_uploads(operation, decision, now)
         elif isinstance(operation, ReserveChat):
             if isinstance(decision, Changed):
                 self._reserve(operation, decision, now)
@@ -192,11 +293,15 @@ class Truth:
                 self._used(decision.chat.uuid, now)
         elif isinstance(operation, ExpireChat):
             if isinstance(decision, Expired):
-                self._expired(operation)
-            elif operation.in_use:
+                self._expired(operation, decision, now)
+            elif operation.in_use and operation.retention is None:
                 self._found_in_use(operation, now)
-        elif isinstance(operation, RecordUpload | ExpireUploads):
-            self._expect(False, "rules", f"{operation}: nobody uploads files in a simulation")
+        elif isinstance(operation, ChangeDocument):
+            pass
+        elif isinstance(operation, RecordAudit):
+            self._expect(False, "rules", f"{operation}: nobody is exported in a simulation")
+        elif isinstance(operation, HandOver):
+            self._expect(False, "rules", f"{operation}: nobody signs in in a simulation")
         else:
             chat = self.chats.get(str(operation.chat))
             if chat is None:
@@ -209,7 +314,61 @@ class Truth:
         who = person_of(record.user)
         self.people[who] = record
         (self.model.online.add if record.online else self.model.online.discard)(who)
+        (self.model.away.add if record.away else self.model.away.discard)(who)
         self.model.person(who, record.user.firstname, record.sources(now))
+
+    def _account(self, operation: AccountOperation, decision: Decision, now: float) -> None:
+        if isinstance(decision, PersonRecorded | AccountStored):
+            self._record(decision.person, now)
+            if isinstance(operation, SignOut) or (isinstance(operation, ChangeAccount) and operation.sign_out_at):
+                self._sign_out(person_of(decision.person.user))
+        if isinstance(decision, AccountStored):
+            account = self.accounts[decision.account.id] = decision.account
+            if account.disabled:
+                self.disabled.setdefault(("operator", account.id), trio.current_time())
+            elif self.disabled.pop(("operator", account.id), None) is not None:
+                self.enabled_at[("operator", account.id)] = trio.current_time()
+        elif isinstance(decision, BlockStored):
+            for ended in decision.ended:
+                del self.blocks[ended.id]
+            self.blocks[decision.block.id] = decision.block
+            if decision.block.user is not None:
+                self.blocked[decision.block.user] = trio.current_time()
+        elif isinstance(decision, BlockRemoved):
+            del self.blocks[decision.block.id]
+
+    def _sign_out(self, who: Person) -> None:
+        self.signed_out[who] = trio.current_time()
+        theirs = [chat for chat in self.chats.values() if chat.model.owner == who]
+        self._lengths[who] = {chat.uuid: len(chat.messages) for chat in theirs}
+
+    def _erased(self, operation: ErasePerson, decision: Decision, now: float) -> None:
+        """Check that nothing of an erased person's texts and files is left."""
+        subject = operation.audit.subject
+        if not isinstance(decision, PersonRecorded) or subject is None:
+            self._fail("erased", f"{operation}: {_brief(decision)}")
+            return
+        who = (subject.role.value, subject.id)
+        self._record(decision.person, now)
+        self._expect(not decision.person.user.firstname, "erased", f"{who} is still {decision.person.user.firstname!r}")
+        # Who has signed in again meanwhile may have written again.
+        is_back, lengths = self.has_new_token(who), self._lengths.get(who, {})
+        for chat in self.chats.values():
+            own = [each.index for each in chat.messages if each.author is not None and person_of(each.author) == who]
+            erased = [*range(lengths.get(chat.uuid, 0)), *([] if is_back else own)]
+            left = [index for index in erased if not chat.messages[index].redacted]
+            self._expect(not left, "erased", f"{who}: messages {left} of {chat.uuid} are left")
+        files = [file for file, upload in self.model.uploads.items() if upload.uploader == who and not upload.bound]
+        self._expect(is_back or not files, "erased", f"{who}: files {files} are left")
+
+    def _expire_uploads(self, operation: ExpireUploads, decision: Decision, now: float) -> None:
+        owners = {upload.uploader for file in operation.files if (upload := self.model.uploads.get(file)) is not None}
+        timely = operation.before <= now - self.model.upload_timeout or owners <= self.signed_out.keys()
+        self._expect(timely, "uploads", f"{operation} at {now}: too early")
+        gone = self.model.expire_uploads(operation.files, operation.before)
+        told = list(decision.files) if isinstance(decision, UploadsExpired) else None
+        self._expect(told == gone, "uploads", f"{operation}: {told}, the model says {gone}")
+        self.gone.update(dict.fromkeys(gone, trio.current_time()))
 
     def _reserve(self, operation: ReserveChat, decision: Changed, now: float) -> None:
         owner = self._known(operation.owner)
@@ -230,15 +389,24 @@ class Truth:
         if chat is not None and int(chat.used_at) <= operation.before:
             self._used(operation.chat, now)
 
-    def _expired(self, operation: ExpireChat) -> None:
+    def _expired(self, operation: ExpireChat, decision: Expired, now: float) -> None:
         chat = self.chats.pop(str(operation.chat), None)
         if chat is None:
             self._fail("expiry", f"{operation} of an unknown chat")
             return
-        reserved = chat.model.stage == "reserved" and not operation.in_use
-        # Rows store whole seconds.
-        self._expect(reserved and int(chat.used_at) <= operation.before, "expiry", f"{operation} at {chat.used_at}")
-        del self.model.chats[operation.chat]
+        if operation.retention is None:
+            # Rows store whole seconds.
+            due = chat.model.stage == "reserved" and int(chat.used_at) <= operation.before
+            what = f"{operation} at {chat.used_at}"
+        else:
+            kept = now - chat.state.last_activity
+            due = chat.model.stage == "closed" and kept >= self._policy.retention.of(chat.model.source) > 0
+            what = f"{chat.uuid[:4]}, which is {chat.model.stage}, is deleted after {kept:.1f} s"
+        self._expect(due and not operation.in_use, "expiry", what)
+        files = self.model.remove(chat.model)
+        told = (decision.messages, sorted(decision.files))
+        self._expect(told == (len(chat.messages), sorted(files)), "expiry", f"{chat.uuid[:4]}: {told} are deleted")
+        self.gone.update(dict.fromkeys(files, trio.current_time()))
         self.expired[chat.uuid] = chat
 
     def _ask_model(self, chat: ChatTruth, operation: ChatOperation, decision: Decision, now: float) -> Answer:
@@ -246,18 +414,26 @@ class Truth:
         if isinstance(operation, AddMessage):
             return self._ask_send(chat, operation, decision, now)
         if isinstance(operation, MarkMessage):
-            place = self._ids.get(operation.message_id)
-            index = place[1] if place is not None and place[0] == chat.uuid else None
+            index = self._index(chat, operation.message_id)
             return model.mark(theirs, person_of(operation.reader), index, operation.read)
+        if isinstance(operation, EditMessage):
+            index = self._index(chat, operation.message_id)
+            return model.edit(theirs, person_of(operation.by), index, operation.text, now)
+        if isinstance(operation, RedactMessage):
+            index, by = self._index(chat, operation.message_id), person_of(operation.by)
+            return model.redact(theirs, by, index, now, moderates=operation.moderates, erases=operation.erases)
         if isinstance(operation, ReleaseChat):
             holder = ("operator", operation.operator_id)
             record = self.people.get(holder)
-            leaving = theirs.active and theirs.operator == holder and record is not None and record.leaving
+            held = theirs.active and theirs.operator == holder and record is not None
+            leaving = held and record is not None and (record.leaving or (record.away and theirs.stage == "new"))
             return model.requeue(theirs, None, now) if leaving else Nothing()
         if isinstance(operation, SweepChat):
             return self._ask_sweep(chat, decision, now)
         if isinstance(operation, RefreshPeople):
             return model.refresh(theirs)
+        if isinstance(operation, SetTags | ReplaceTag):
+            return model.tag(theirs)
         by = self._known(operation.by)
         if isinstance(operation, AcceptChat):
             return model.accept(theirs, by)
@@ -270,14 +446,18 @@ class Truth:
         assert isinstance(operation, ReturnChat)  # noqa: S101 - all other operations are handled above
         return model.give_back(theirs, by, now)
 
+    def _index(self, chat: ChatTruth, message_id: int) -> int | None:
+        """The message's index, None if it is in another chat."""
+        place = self._ids.get(message_id)
+        return place[1] if place is not None and place[0] == chat.uuid else None
+
     def _ask_refusal(self, chat: ChatTruth, operation: RefuseMessage, now: float) -> Answer:
         message, theirs = operation.message, chat.model
         who = self._known(message.author)
         if message.client_id in dict(theirs.keys.get(who, [])[-self.model.keys_kept :]):
             note_for = message.type_role.value if message.type is MessageType.SYSTEM else None
-            attachments = len(message.attachments)
             return self.model.send(
-                theirs, who, message.text, now, message.client_id, attachments=attachments, note_for=note_for
+                theirs, who, message.text, now, message.client_id, attachments=message.attachments, note_for=note_for
             )
         return Refusal(operation.refusal.code)
 
@@ -303,8 +483,8 @@ class Truth:
             self._expect(self.attempts[chat.uuid, who, key] > 0, "stored-after-refused", what)
             self._expect(key not in kept, "stored-twice", what)
         note_for = operation.type_role.value if operation.type is MessageType.SYSTEM else None
-        attachments = len(operation.attachments)
-        return self.model.send(theirs, who, operation.text, now, key, attachments=attachments, note_for=note_for)
+        files = operation.attachments
+        return self.model.send(theirs, who, operation.text, now, key, attachments=files, note_for=note_for)
 
     def _known(self, user: User) -> Person:
         who = person_of(user)
@@ -334,14 +514,14 @@ class Truth:
         self._expect(same, "rules", f"{name}: {_brief(decision)}, the model says {answer}")
         if isinstance(decision, Changed) and isinstance(answer, Commit):
             before, held_by = chat.state, chat.look[1]
-            self._compare_change(chat, name, decision, answer)
+            self._compare_change(chat, name, decision, answer, now)
             taken = chat.state.stage is Stage.OPEN and before.stage is not Stage.OPEN
             if taken or chat.look[1] != held_by:
                 chat.assigned_at = now
             if not isinstance(operation, RefuseMessage):
                 chat.customer_waits = _customer_waits(operation, before=chat.customer_waits)
 
-    def _compare_change(self, chat: ChatTruth, name: str, decision: Changed, answer: Commit) -> None:
+    def _compare_change(self, chat: ChatTruth, name: str, decision: Changed, answer: Commit, now: float) -> None:
         after, model, expect = decision.chat, chat.model, self._expect
         expect(after.rev == chat.state.rev + 1, "rev", f"{chat.state.rev} -> {after.rev}")
         operator = None if after.operator is None else person_of(after.operator)
@@ -355,6 +535,9 @@ class Truth:
         expect(len(decision.messages) == len(answer.messages), "rules", f"{name}: {len(decision.messages)} messages")
         for message in decision.messages:
             self._add(chat, name, message)
+        expect(len(decision.updated) == (len(answer.updated) if name in _EDITS else 0), "rules", f"{name}: updated")
+        for message in decision.updated:
+            self._edit(chat, name, message, decision.removed, now)
         chat.state = after
         if decision.chat_changed:
             chat.looks.append(chat.look)
@@ -376,6 +559,17 @@ class Truth:
         for role in _ROLES:
             if sees(role, theirs):
                 chat.visible[role].append(index)
+
+    def _edit(self, chat: ChatTruth, name: str, message: StoredMessage, removed: Sequence[UUID], now: float) -> None:
+        before, theirs = chat.messages[message.index], chat.model.messages[message.index]
+        told = (message.id, message.text, message.redacted, tuple([file.uuid for file in message.attachments]))
+        expected = (before.id, theirs["text"], theirs["redacted"], theirs["files"])
+        self._expect(told == expected, "rules", f"{name}: {told}, the model says {expected}")
+        gone = {file.uuid for file in before.attachments} - {file.uuid for file in message.attachments}
+        self._expect(gone == set(removed), "uploads", f"{name}: the files {removed} are deleted, of {gone}")
+        self.gone.update(dict.fromkeys(gone, trio.current_time()))
+        self.edits += 1
+        chat.edited(message, self.edits)
 
     def _count(self, counter: OperatorCounters | SourceCounters, chat: str) -> None:
         kind: tuple[str, int | str]
@@ -437,7 +631,10 @@ def _customer_waits(operation: ChatOperation, *, before: bool) -> bool:
 
 def _gist(message: StoredMessage) -> tuple[object, ...]:
     author = None if message.author is None else person_of(message.author)
-    return (message.id, message.index, message.text, message.type, message.type_role, author, message.client_id)
+    return (
+        *(message.id, message.index, message.text, message.type, message.type_role, author, message.client_id),
+        *(message.redacted, message.edited_at, tuple([file.uuid for file in message.attachments])),
+    )
 
 
 def _brief(decision: Decision) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import codecs
 from collections.abc import Iterator
 from typing import Final
@@ -11,9 +10,10 @@ from urllib.parse import parse_qs, urlsplit
 import attrs
 import msgspec
 
-from actorchat.testing.simulation.model import Json, Person
+from actorchat.testing.simulation.model import Person
 from actorchat.testing.simulation.network import Connection
 from actorchat.testing.simulation.socket_watch import FeedWatch, RoomWatch, Watch, Watcher
+from actorchat.testing.simulation.tokens import claims_of
 from actorchat.testing.simulation.wrong_frames import Fault
 
 __all__ = ["Opening", "SocketTap"]
@@ -36,6 +36,7 @@ class Opening:
     path: str
     query: dict[str, list[str]]
     sources: frozenset[str]
+    issued: float
 
     @classmethod
     def parse(cls, head: str) -> Opening:
@@ -47,14 +48,14 @@ class Opening:
         offered = [name.strip() for name in headers.get("sec-websocket-protocol", "").split(",")]
         bearer = [name.removeprefix("bearer.") for name in offered if name.startswith("bearer.")]
         token = bearer[0] if bearer else headers["authorization"].removeprefix("Bearer ")
-        body = token.split(".")[1]
-        claims: Json = _decode(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+        claims = claims_of(token)
         return cls(
             who=(claims["role"], int(claims["sub"])),
             extended="actorchat.v1.ext" in offered,
             path=target.path,
             query=parse_qs(target.query),
             sources=frozenset(claims.get("src") or ()),
+            issued=claims["iat"],
         )
 
 
@@ -83,16 +84,18 @@ class SocketTap:
             if "upgrade: websocket" not in head.lower():
                 self._is_http = True
                 return
-            self.watch = self._make_watch(Opening.parse(head))
+            opening = Opening.parse(head)
+            self.watch = self._make_watch(opening)
+            self.watch.issued = opening.issued
         for opcode, payload in _frames(self._up):
             if opcode == CLOSE:
                 self.watch.over = True
             elif opcode in (TEXT, BINARY):
-                self.watch.said(payload, binary=opcode == BINARY)
+                self.watch.frame_read(payload, binary=opcode == BINARY)
         # The server may close the socket before it has read such a frame to its end.
         fault = _fault_of_part(self._up)
         if fault is not None:
-            self.watch.sent(fault)
+            self.watch.faulty_part_read(fault)
 
     def server_wrote(self, data: bytes) -> None:
         watch = self.watch
@@ -116,7 +119,7 @@ class SocketTap:
                 self._watcher.log("told", number, payload.decode())
                 if watch.code is not None:
                     watch.bad("after-close", "an event after the Close")
-                watch.told(_decode(payload))
+                watch.event_written(_decode(payload))
             elif opcode == CLOSE:
                 watch.code = int.from_bytes(payload[:2]) if payload else 1005
                 watch.over = True

@@ -1,6 +1,6 @@
-"""The fast path for plain TCP: one task reads, writes and watches over every socket.
+"""The fast transport for plain TCP: one task reads from and writes to all sockets, and keeps their deadlines.
 
-Refuses to know chats, as all transports do, and TLS.
+It does not support TLS and, like all transports, does not depend on the chat.
 """
 
 from actorchat.transports.reactor.loop import Budget, ReactorStatistics

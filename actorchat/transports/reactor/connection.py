@@ -221,7 +221,7 @@ class Connection:
         if self.ended:
             return
         if session.refused and not session.closed:
-            # It waited for its own operations, which is no throttling: it is read on in a quiet moment.
+            # Until now it waited for its own operations and was not throttled. Read the rest in a quiet moment.
             self._reactor.throttle(self, left_over=True)
         else:
             session.refused = False

@@ -64,7 +64,7 @@ class FrameReader:
         self.peer_closed: bool = False
         self._sink = sink
         self._limit = limit
-        # Unread bytes, which begin with a frame. They are not enough to go on until there are `_need` of them.
+        # Unread bytes, which begin with a frame. Reading continues once there are `_need` of them.
         self._unread: bytearray | None = None
         self._need = 0
         # The state, the text so far and the size so far of a fragmented message.

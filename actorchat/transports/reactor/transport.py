@@ -80,7 +80,7 @@ async def open_reactor_transport(
 ) -> AsyncIterator[ReactorTransport]:
     """A transport with its reactor and heartbeat. Leaving the block resets open sockets, so drain first.
 
-    All calls of `serve` must have returned by then. `wall` gives epoch seconds; `clock` measures the passes of the
+    All calls of `serve` must have returned by then. `wall` returns epoch seconds; `clock` measures the passes of the
     reactor.
     """
     limits = limits or Limits()

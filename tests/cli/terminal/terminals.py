@@ -13,7 +13,7 @@ from typing import Final
 import pexpect  # type: ignore[import-untyped]  # it comes without types
 import pyte
 
-PATIENCE: Final = 20.0
+PATIENCE: Final = 60.0
 """Seconds to wait for an expected output."""
 
 COLUMNS: Final = 110

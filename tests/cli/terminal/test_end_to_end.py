@@ -151,7 +151,7 @@ def test_without_a_terminal_lines_are_messages_and_events_are_lines(
 ) -> None:
     command = [*PROGRAM, "chat", shared_server.url, "--state", str(tmp_path / "visitors.json")]
     output = "one\n//two\n/close\n/help\n"
-    ended = subprocess.run(command, input=output, capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run(command, input=output, capture_output=True, text=True, timeout=90, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
     lines = ended.stdout.splitlines()
     assert [line for line in lines if line.startswith("[")][:2] == ["[0] you: one", "[1] you: /two"]
@@ -166,7 +166,7 @@ def test_without_a_terminal_any_text_is_printed_on_a_narrow_encoding(
     command = [*PROGRAM, "chat", shared_server.url, "--state", str(tmp_path / "visitors.json")]
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
     output = "é😀\n".encode() + b"\xe9\n"
-    ended = subprocess.run(command, input=output, capture_output=True, timeout=30, check=False, env=environment)
+    ended = subprocess.run(command, input=output, capture_output=True, timeout=90, check=False, env=environment)
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert b"[0] you: " + printed in ended.stdout
 
@@ -185,7 +185,7 @@ def test_with_stdin_and_stdout_closed_there_is_no_output_and_no_error(
         "--state",
         str(tmp_path / "v.json"),
     ]
-    ended = subprocess.run(command, capture_output=True, timeout=30, check=False)
+    ended = subprocess.run(command, capture_output=True, timeout=90, check=False)
     assert (ended.returncode, ended.stderr) == (0, b"")
 
 
@@ -264,7 +264,7 @@ def test_a_text_that_was_refused_stands_in_the_input_again(small: Terminal) -> N
 def visitor_who_wrote(server: ServerProcess, folder: Path, text: str, *more: str) -> None:
     command = [*PROGRAM, "chat", server.url, "--state", str(folder / f"{text}.json")]
     output = "\n".join((text, *more, ""))
-    subprocess.run(command, input=output, capture_output=True, text=True, timeout=30, check=True)
+    subprocess.run(command, input=output, capture_output=True, text=True, timeout=90, check=True)
 
 
 def test_the_chat_list_previews_unread_messages_and_shows_closed_chats(server: ServerProcess, tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_the_chat_list_previews_unread_messages_and_shows_closed_chats(server: S
             program.stdin.write("1\n")
             program.stdin.flush()
             operator.wait_for("0 unread chats", "is it", gone="2 unread")
-            program.communicate(timeout=30)
+            program.communicate(timeout=90)
         assert program.returncode == 0
     finally:
         operator.kill()
@@ -331,7 +331,7 @@ def test_the_title_shows_a_lost_connection_instead_of_the_old_status(
 def test_a_script_lists_closed_chats_with_their_last_words(server: ServerProcess, tmp_path: Path) -> None:
     visitor_who_wrote(server, tmp_path, "goodbye", "/close")
     command = [*PROGRAM, "chat", server.url, "--operator", "--data", str(server.data)]
-    ended = subprocess.run(command, input="/closed\n/list\n", capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run(command, input="/closed\n/list\n", capture_output=True, text=True, timeout=90, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
     listed = [line for line in ended.stdout.splitlines() if "closed" in line]
     assert len(listed) == 1
@@ -343,7 +343,7 @@ def test_a_script_lists_closed_chats_with_their_last_words(server: ServerProcess
 def test_a_script_whose_message_is_refused_fails(shared_server: ServerProcess, tmp_path: Path) -> None:
     command = [*PROGRAM, "chat", shared_server.url, "--state", str(tmp_path / "visitors.json")]
     output = f"fine\n{'x' * 5000}\n"
-    ended = subprocess.run(command, input=output, capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run(command, input=output, capture_output=True, text=True, timeout=90, check=False)
     assert (ended.returncode, ended.stderr) == (1, "actorchat: a line of input failed\n")
     assert "[0] you: fine" in ended.stdout
     assert max(map(len, ended.stdout.splitlines())) < 200
@@ -352,7 +352,7 @@ def test_a_script_whose_message_is_refused_fails(shared_server: ServerProcess, t
 def test_a_script_of_an_operator_hears_why_there_is_no_connection(shared_server: ServerProcess) -> None:
     for url, why in ((shared_server.url, "the token is invalid"), ("http://127.0.0.1:1", "onnection refused")):
         command = [*PROGRAM, "chat", url, "--operator", "--token", BAD_TOKEN]
-        ended = subprocess.run(command, input="hi\n", capture_output=True, text=True, timeout=30, check=False)
+        ended = subprocess.run(command, input="hi\n", capture_output=True, text=True, timeout=90, check=False)
         assert ended.returncode == 1
         assert ended.stderr.count("\n") == 1
         assert why in ended.stderr
@@ -374,7 +374,7 @@ def test_a_source_that_the_server_does_not_have_is_named(tmp_path: Path, operato
     with server_process(tmp_path / "data", sources="shop") as server:
         who = ["--operator", "--data", str(server.data)] if operator else ["--state", str(tmp_path / "visitors.json")]
         command = [*PROGRAM, "chat", server.url, *who]
-        ended = subprocess.run(command, input="", capture_output=True, text=True, timeout=30, check=False)
+        ended = subprocess.run(command, input="", capture_output=True, text=True, timeout=90, check=False)
     assert ended.stderr == "actorchat: there is no source 'lk'; choose a source with --source\n"
     assert ended.returncode == 1
 
@@ -398,7 +398,7 @@ def test_a_script_sends_a_file_whose_link_opens_it(shared_server: ServerProcess,
     (tmp_path / "my notes.txt").write_text("what I wanted to say")
     command = [*PROGRAM, "chat", shared_server.url, "--state", str(tmp_path / "visitors.json")]
     lines = f"/attach {tmp_path}/my notes.txt\n/attach {tmp_path}/missing.txt\ndone\n"
-    ended = subprocess.run(command, input=lines, capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run(command, input=lines, capture_output=True, text=True, timeout=90, check=False)
     assert ended.stderr == "actorchat: a line of input failed\n", ended.stdout
     [link] = re.findall(r"\[0\] you:  \[my notes\.txt (http://\S+)\]", ended.stdout)
     assert httpx.get(link, trust_env=False).content == b"what I wanted to say"

@@ -1,0 +1,157 @@
+"""Makes a server a node of its deployment, if its chats are in a database that several servers share."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from typing import Final
+
+import trio
+
+from actorchat.chat.foreign_commits import NodeCaches
+from actorchat.chat.ports import ChatReader, StorageUnavailable
+from actorchat.nodes.factory import open_bus
+from actorchat.nodes.node import Node, NodeState
+from actorchat.server.accounts import Accounts
+from actorchat.server.auth import Tokens
+from actorchat.server.blocks import Blocks
+from actorchat.server.bootstrap import StartFailed
+from actorchat.server.environment import Environment
+from actorchat.server.settings import Settings
+from actorchat.server.user_cache import UserCache
+from actorchat.storage import Storage
+from actorchat.storage.worker_threads import open_workers
+
+__all__ = ["CacheReloader", "check_secrets", "encode_statistics", "open_node"]
+
+RETRY: Final = 0.5
+"""Seconds before storage is read again after a failure."""
+
+
+async def open_node(
+    stack: AsyncExitStack, settings: Settings, environment: Environment, storage: Storage, writer: str
+) -> Node | None:
+    """Register this server among the nodes of its database. None if it is the only one. Raises `StorageUnavailable`.
+
+    It has to be called before anything is read that other nodes may change.
+    """
+    if storage.node_log is None:
+        return None
+    # Imported here, because the library is an extra.
+    from actorchat.nodes.postgres_tables import PostgresTables
+
+    runner = await stack.enter_async_context(open_workers("nodes"))
+    tables = PostgresTables(settings.storage_url)
+    stack.push_async_callback(runner.run, tables.close)
+    name = settings.node_name
+    if not name or settings.workers > 1:
+        name = f"{name or socket.gethostname()[:40]}-{environment.random.getrandbits(24):06x}"
+    where = settings.unix if settings.unix is not None else f"{settings.host}:{settings.port}"
+    state = NodeState(name, version("actorchat"), str(where))
+    bus = open_bus(settings.bus_url, settings.storage_url, f"actorchat {storage.identity}")
+    node = Node(state, writer, log=storage.node_log, tables=tables, runner=runner, bus=bus)
+    await node.begin()
+    return node
+
+
+def encode_statistics(*, sockets: int, lag: float, losses: int, secrets: Sequence[str]) -> str:
+    """The numbers of a node that others are shown, as JSON. `secrets` are the fingerprints of those that it accepts."""
+    return json.dumps({"sockets": sockets, "lag": round(lag, 3), "losses": losses, "secrets": secrets})
+
+
+async def check_secrets(node: Node, tokens: Tokens) -> None:
+    """Refuse to be a node beside others that would not accept this one's tokens, nor their own here.
+
+    Raises `StartFailed` and `StorageUnavailable`.
+    """
+    own = frozenset(tokens.fingerprints())
+    node.state.statistics = lambda: encode_statistics(sockets=0, lag=0.0, losses=0, secrets=tokens.fingerprints())
+    registry = node.registry
+    await registry.renew()
+    await registry.look()
+    for row in registry.others:
+        secrets = _secrets_of(row.statistics)
+        # Of two that start at once, one goes on.
+        if row.alive and secrets and own.isdisjoint(secrets) and (row.state != "starting" or row.node < registry.name):
+            await registry.leave()
+            raise StartFailed(
+                f"this server signs tokens with another secret than the node {row.node} of the same database: give all"
+                " nodes the same `secret` (ACTORCHAT_SECRET)"
+            )
+
+
+def _secrets_of(statistics: str) -> frozenset[str]:
+    """The fingerprints that a node tells, none if it runs an older version."""
+    try:
+        return frozenset(map(str, json.loads(statistics).get("secrets", ())))
+    except (ValueError, AttributeError, TypeError):
+        return frozenset()
+
+
+class CacheReloader:
+    """Reads accounts and blocks again after another node has changed them. `on_accounts` is called afterwards."""
+
+    def __init__(
+        self,
+        chat_reader: ChatReader,
+        accounts: Accounts,
+        blocks: Blocks,
+        on_accounts: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._on_accounts = on_accounts
+        self._chat_reader = chat_reader
+        self._accounts = accounts
+        self._blocks = blocks
+        self._accounts_due = trio.Event()
+        self._blocks_due = trio.Event()
+
+    def follow(self, caches: NodeCaches, users: UserCache, forget_widget: Callable[[str | None], object]) -> None:
+        """Let `caches` tell what has to be read again."""
+        caches.is_known = users.is_in_memory
+        caches.forget_people = users.forget
+        caches.forget_widget = forget_widget
+        caches.reload_accounts = lambda: self._accounts_due.set()
+        caches.reload_blocks = lambda: self._blocks_due.set()
+
+    async def run(self) -> None:
+        """Read what is due, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._reload_accounts)
+            nursery.start_soon(self._reload_blocks)
+
+    async def _reload_accounts(self) -> None:
+        while True:
+            await self._accounts_due.wait()
+            self._accounts_due = trio.Event()
+            changes = self._accounts.changes
+            try:
+                stored = await self._chat_reader.accounts()
+            except StorageUnavailable:
+                await trio.sleep(RETRY)
+                self._accounts_due.set()
+                continue
+            if self._accounts.changes != changes:
+                # What this node has decided meanwhile may be newer than what was read.
+                self._accounts_due.set()
+            else:
+                self._accounts.load(stored)
+                self._on_accounts()
+
+    async def _reload_blocks(self) -> None:
+        while True:
+            await self._blocks_due.wait()
+            self._blocks_due = trio.Event()
+            changes = self._blocks.changes
+            try:
+                stored = await self._chat_reader.blocks()
+            except StorageUnavailable:
+                await trio.sleep(RETRY)
+                self._blocks_due.set()
+                continue
+            if self._blocks.changes != changes:
+                self._blocks_due.set()
+            else:
+                self._blocks.replace(stored)

@@ -1,0 +1,1 @@
+import{a as o}from"./console-chunk-S5OWD2BZ.js";export{o as ru};

@@ -1,0 +1,100 @@
+"""Every bus passes the conformance checks, on a real server where it has one."""
+
+import time
+from base64 import b64encode
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import psycopg
+import trio
+import trio.testing
+
+from actorchat.brokers.urls import parse_broker_url
+from actorchat.nodes import LocalBus, Note, Told
+from actorchat.nodes.notes import encode_frame, encode_note
+from actorchat.nodes.postgres_bus import PostgresBus
+from actorchat.nodes.redis_bus import RedisBus
+from actorchat.testing import check_bus
+from tests.brokers.servers import Valkey
+from tests.postgres_server import PostgresServer
+
+
+async def test_the_local_bus_passes() -> None:
+    await check_bus(LocalBus().join)
+
+
+async def test_the_postgres_bus_passes_on_postgresql(postgres_server: PostgresServer) -> None:
+    url = await trio.to_thread.run_sync(postgres_server.new_database)
+
+    async def cut() -> None:
+        await trio.to_thread.run_sync(
+            postgres_server.execute,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'actorchat bus'",
+        )
+
+    await check_bus(partial(PostgresBus, url, "actorchat test"), cut)
+
+
+def be_late(meanwhile: Callable[[], object]) -> None:
+    time.sleep(0.2)
+    meanwhile()
+    time.sleep(0.2)
+
+
+async def test_a_note_that_is_read_together_with_an_answer_is_heard_at_once(postgres_server: PostgresServer) -> None:
+    url = await trio.to_thread.run_sync(postgres_server.new_database)
+    bus = PostgresBus(url, "actorchat test")
+    heard_something = trio.Event()
+    frame = b64encode(encode_frame(b"12345678", [encode_note(Told("two", 1, 0))])).decode()
+    with psycopg.connect(url, autocommit=True) as other, trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(bus.run, lambda _: heard_something.set())
+            for _ in range(5):
+                heard_something = trio.Event()
+                await trio.testing.wait_all_tasks_blocked(0.1)
+                bus.tell(Told("one", 1, 0))
+                await trio.lowlevel.checkpoint()
+                await trio.lowlevel.checkpoint()
+                # The loop is late: the answer and the note behind it have arrived when it reads.
+                be_late(lambda: other.execute("SELECT pg_notify('actorchat test', %s)", (frame,)))
+                await heard_something.wait()
+            nursery.cancel_scope.cancel()
+
+
+async def test_the_redis_bus_passes_on_valkey(valkey: Valkey) -> None:
+    async def cut() -> None:
+        async with await trio.open_tcp_stream("127.0.0.1", valkey.port) as stream:
+            await stream.send_all(b"CLIENT KILL TYPE PUBSUB\r\nCLIENT KILL TYPE NORMAL SKIPME YES\r\n")
+            await stream.receive_some()
+
+    await check_bus(partial(RedisBus, parse_broker_url(valkey.url), "actorchat test"), cut)
+
+
+async def test_a_bus_whose_server_is_away_says_why_and_comes_back(tmp_path: Path) -> None:
+    server = Valkey(tmp_path)
+    one, two = (RedisBus(parse_broker_url(server.url), "actorchat test") for _ in range(2))
+    heard: list[Note] = []
+    try:
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                # Both have started although nobody listens there.
+                await nursery.start(one.run, heard.append)
+                await nursery.start(two.run, heard.append)
+                assert "connection" in (one.problem or "")
+                await one.flush()
+                for _ in range(2):
+                    await trio.to_thread.run_sync(server.start)
+                    heard.clear()
+                    while not heard:
+                        one.tell(Told("one", 1, 0))
+                        await trio.sleep(0.05)
+                    assert (one.problem, two.problem) == (None, None)
+                    server.kill()
+                    while one.problem is None or two.problem is None:
+                        one.tell(Told("one", 2, 1))
+                        two.tell(Told("two", 2, 1))
+                        await trio.sleep(0.05)
+                nursery.cancel_scope.cancel()
+    finally:
+        server.kill()

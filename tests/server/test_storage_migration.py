@@ -1,0 +1,253 @@
+"""`actorchat migrate` moves all rows to PostgreSQL, also when it is interrupted, and nothing that is not the same."""
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from actorchat.chat.accounts import Account, AddAccount
+from actorchat.chat.documents import ChangeDocument, DocumentKey, DocumentKind
+from actorchat.chat.model import Policy
+from actorchat.chat.operations import AddMessage, Changed, EditMessage, Operation, ReserveChat, SetTags
+from actorchat.protocol import Role, User
+from actorchat.server.backup import BackupProgress
+from actorchat.server.settings import Settings
+from actorchat.server.storage_migration import MigrationFailed, migrate_storage
+from actorchat.storage import StoreUrlError
+from actorchat.storage.postgres.sqlite_import import TABLES
+from actorchat.storage.postgres.store import PostgresStore
+from actorchat.storage.sqlite import SqliteStore
+from actorchat.storage.store import Batch, Store
+from actorchat.testing import random_operations
+from tests.storage.sample_chat import EVE, NOW, all_messages, say
+from tests.storage.test_store_equality import everything
+
+
+@pytest.fixture
+def url(new_postgres: Callable[[], str]) -> str:
+    return new_postgres()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data=tmp_path)
+
+
+def fill(settings: Settings, brokers: Sequence[str] = ()) -> None:
+    """Write chats as a server does that is stopped afterwards."""
+    operations: list[Operation] = [
+        *random_operations(5, 1_800),
+        AddAccount(account=Account(id=EVE.id, login="eve"), user=EVE),
+        ChangeDocument(DocumentKey(DocumentKind.SETTINGS, "shop", ""), lambda known: '{"title": "Shop"}'),
+    ]
+    path = Path(settings.storage_url.removeprefix("sqlite:///"))
+    with closing(SqliteStore(path, Policy(), brokers=brokers)) as store:
+        waiting = iter(operations)
+        for number in range(1, 100):
+            store.commit(list(islice(waiting, 20)), Batch("test", number, NOW + number))
+        bob, chat = User(50, Role.USER, firstname="Bob"), UUID(int=99)
+        said = AddMessage(chat, bob, "a word")
+        [_, (added, _)] = store.commit([ReserveChat(chat, "shop", bob), said], Batch("test", 100, NOW + 100))
+        assert isinstance(added, Changed)
+        edit = EditMessage(chat, bob, added.messages[0].id, "another word")
+        store.commit([edit, SetTags(chat, ("b",))], Batch("test", 101, NOW + 101))
+    with closing(sqlite3.connect(path)) as connection:
+        for table in ("chats", "messages", "people", "edits", "chat_tags", "accounts", "documents", "moves"):
+            assert connection.execute(f"SELECT * FROM {table} LIMIT 1").fetchall(), table  # noqa: S608 - a constant
+
+
+class StoppedError(Exception):
+    pass
+
+
+class Interrupting(BackupProgress):
+    """Interrupts the copy when so many rows are done."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self.first: int | None = None
+        self.last = 0
+
+    def begin(self, step: str) -> Callable[[int, int], None]:
+        def report(done: int, total: int) -> None:
+            self.first = done if self.first is None else self.first
+            self.last = done
+            if done >= self.rows:
+                raise StoppedError
+
+        return report
+
+
+def moved(settings: Settings, url: str, *, skip: bool = False) -> int:
+    return migrate_storage(settings, url, skip_unpublished=skip, progress=BackupProgress())
+
+
+def contents(store: Store) -> object:
+    return everything(store), store.accounts(), all_messages(store), store.newest_number() > 0
+
+
+def test_everything_is_the_same_and_goes_on_with_new_numbers(settings: Settings, url: str) -> None:
+    fill(settings)
+    assert moved(settings, url) > 100
+    path = Path(settings.storage_url.removeprefix("sqlite:///"))
+    with closing(SqliteStore(path, Policy())) as old, closing(PostgresStore(url, Policy())) as new:
+        assert contents(new) == contents(old)
+        assert (new.identity, new.corrected_counters) == (old.identity, 0)
+        assert new.searchable(0, 5_000) == old.searchable(0, 5_000)
+        newest = old.newest_number()
+        message = all_messages(old)[0].id
+        assert new.located(message) == old.located(message)
+        reserve = ReserveChat(UUID(int=77), "shop", User(60, Role.USER, firstname="Cyd"))
+        [(decision, _)] = new.commit([reserve], Batch("new", 1, NOW + 999))
+        added = new.commit([say("after the move")], Batch("new", 2, NOW + 1_000))
+        assert isinstance(decision, Changed)
+        [(said, _)] = added
+        assert not isinstance(said, Changed) or said.messages[0].id > newest
+
+
+def test_an_interrupted_move_goes_on_where_it_was(
+    settings: Settings, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actorchat.storage.postgres.sqlite_import._PAGE", 10)
+    fill(settings)
+    begun = 0
+    for rows in (50, 120):
+        interrupting = Interrupting(rows)
+        with pytest.raises(StoppedError):
+            migrate_storage(settings, url, skip_unpublished=False, progress=interrupting)
+        assert interrupting.first == begun
+        begun = interrupting.last
+        with pytest.raises(StoreUrlError, match="run actorchat migrate again"):
+            PostgresStore(url, Policy())
+    moved(settings, url)
+    path = Path(settings.storage_url.removeprefix("sqlite:///"))
+    with closing(SqliteStore(path, Policy())) as old, closing(PostgresStore(url, Policy())) as new:
+        assert contents(new) == contents(old)
+
+
+@pytest.mark.parametrize("change", ["UPDATE messages SET text = 'x' WHERE id = 3", "DELETE FROM chats"])
+def test_a_difference_is_named_and_no_server_opens_the_database(
+    settings: Settings, url: str, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    monkeypatch.setattr("actorchat.storage.postgres.sqlite_import._PAGE", 100)
+    fill(settings)
+
+    class Changing(BackupProgress):
+        def begin(self, step: str) -> Callable[[int, int], None]:
+            if step == "comparing":
+                with psycopg.connect(url, autocommit=True) as connection:
+                    connection.execute(change.encode())
+            return super().begin(step)
+
+    with pytest.raises(MigrationFailed, match=r"the row (id=3 of messages differs in text|number=\d+ of chats is in)"):
+        migrate_storage(settings, url, skip_unpublished=False, progress=Changing())
+    with pytest.raises(StoreUrlError, match="run actorchat migrate again"):
+        PostgresStore(url, Policy())
+
+
+def test_only_an_empty_database_that_no_server_uses_is_filled(settings: Settings, url: str, tmp_path: Path) -> None:
+    fill(settings)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("INSERT INTO nodes VALUES ('a', 1, '1', 'ready', '', '{}', 0, now() + interval '1 hour')")
+        with pytest.raises(MigrationFailed, match=r"a server uses .*: stop it first"):
+            moved(settings, url)
+        connection.execute("DELETE FROM nodes")
+        with pytest.raises(StoppedError):
+            migrate_storage(settings, url, skip_unpublished=False, progress=Interrupting(1))
+        other = Settings(data=tmp_path / "other")
+        (tmp_path / "other").mkdir()
+        fill(other)
+        with pytest.raises(MigrationFailed, match="a part of the chats of another SQLite database"):
+            moved(other, url)
+    moved(settings, url)
+    with pytest.raises(MigrationFailed, match="is not empty"):
+        moved(settings, url)
+
+
+def test_commits_that_a_broker_lacks_are_not_lost_unasked(tmp_path: Path, url: str) -> None:
+    settings = Settings(data=tmp_path, broker=("redis://127.0.0.1:6379",))
+    name = "redis://127.0.0.1:6379"
+    fill(settings, brokers=[name])
+    with pytest.raises(MigrationFailed, match=f"{name} has not confirmed everything"):
+        moved(settings, url)
+    assert moved(settings, url, skip=True)
+
+
+def test_brokers_that_only_the_database_names_count_too_and_the_database_stays_byte_for_byte(
+    settings: Settings, url: str
+) -> None:
+    name = "redis://127.0.0.1:6379"
+    fill(settings, brokers=[name])
+    path = Path(settings.storage_url.removeprefix("sqlite:///"))
+    before = path.read_bytes()
+    with pytest.raises(MigrationFailed, match=f"{name} has not confirmed everything"):
+        moved(settings, url)
+    assert path.read_bytes() == before
+    assert moved(settings, url, skip=True)
+    assert path.read_bytes() == before
+
+
+def test_a_broker_that_has_confirmed_everything_is_in_nobodys_way(settings: Settings, url: str) -> None:
+    name = "redis://127.0.0.1:6379"
+    fill(settings, brokers=[name])
+    path = Path(settings.storage_url.removeprefix("sqlite:///"))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE relayed SET seq = (SELECT max(seq) FROM log)")
+    assert moved(settings, url)
+
+
+def test_a_database_without_a_name_keeps_its_log_when_it_gets_one(settings: Settings, url: str) -> None:
+    fill(settings, brokers=["redis://127.0.0.1:6379"])
+    path = Path(settings.storage_url.removeprefix("sqlite:///"))
+    count = "SELECT (SELECT count(*) FROM log), (SELECT max(seq) FROM relayed)"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("DELETE FROM settings WHERE name = 'identity'")
+        connection.commit()
+        before = connection.execute(count).fetchall()
+    assert moved(settings, url, skip=True)
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute(count).fetchall() == before
+
+
+def test_a_running_server_and_wrong_urls_are_named(settings: Settings, url: str, tmp_path: Path) -> None:
+    with pytest.raises(MigrationFailed, match="does not exist: is --data the folder"):
+        moved(settings, url)
+    fill(settings)
+    path = Path(settings.storage_url.removeprefix("sqlite:///"))
+    for target, said in (("mysql://x", "to PostgreSQL only"), ("postgresql://127.0.0.1:1/x", "refused")):
+        with pytest.raises(MigrationFailed, match=said):
+            moved(settings, target)
+    with pytest.raises(MigrationFailed, match="only a SQLite database"):
+        moved(Settings(storage="memory://"), url)
+    command = [sys.executable, "-m", "actorchat", "migrate", url, "--data", str(tmp_path)]
+    with closing(SqliteStore(path, Policy())):
+        # A server in another process holds the lock.
+        held = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                f"from pathlib import Path; from actorchat.storage.database_lock import lock_database;"
+                f"lock_database(Path({str(path)!r})); import subprocess, sys;"
+                f"sys.exit(subprocess.run({command!r}).returncode)",
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert held.returncode == 1
+    assert "uses" in held.stderr or "in use" in held.stderr
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, "rows copied and compared" in done.stdout) == (0, True), done.stderr
+    assert "the files of chats are still in the data folder" in done.stderr
+
+
+def test_every_table_with_content_is_moved() -> None:
+    names = {table.name for table in TABLES}
+    assert {"chats", "messages", "uploads", "people", "accounts", "sessions", "blocks", "audit", "documents"} <= names

@@ -1,0 +1,135 @@
+"""After a failover to a standby, or a restore, nothing is decided on what storage has lost."""
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+
+import psycopg
+import pytest
+
+from actorchat.chat.commit_log import decode_commit
+from actorchat.chat.model import Policy
+from actorchat.chat.operations import AddMessage, Changed
+from actorchat.chat.ports import StorageUnavailable
+from actorchat.storage.postgres.store import PostgresStore
+from actorchat.storage.store import Batch, CommitInDoubt
+from tests.postgres_server import STARTS_WITHIN, cut_replication, has_everything, primary_and_standby, wait_for
+from tests.storage.sample_chat import ANN, CHAT, NOW, RESERVE, all_messages
+
+
+class Talk:
+    """Adds messages to the sample chat, and recovers as the journal does."""
+
+    def __init__(self, store: PostgresStore) -> None:
+        self.store = store
+        self.number = 1
+        store.commit([RESERVE], Batch("w", 1, NOW))
+
+    def say(self, text: str) -> Changed | None:
+        """The change that was acknowledged, None if the message was refused."""
+        self.number += 1
+        batch = Batch("w", self.number, NOW)
+        try:
+            [(decision, _)] = self.store.commit([AddMessage(CHAT, ANN, text)], batch)
+        except CommitInDoubt as doubt:
+            [(decision, _)] = doubt.decided
+            if not self._recovered(batch):
+                return None
+        except StorageUnavailable:
+            self._recovered(batch)
+            return None
+        assert isinstance(decision, Changed)
+        return decision
+
+    def _recovered(self, batch: Batch) -> bool:
+        deadline = time.monotonic() + STARTS_WITHIN
+        while True:
+            try:
+                return self.store.recover(batch)
+            except StorageUnavailable:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+
+def epochs(store: PostgresStore) -> list[int]:
+    return [decode_commit(row.payload).epoch for row in store.batches("w", after=1, upto=99, limit=99)]
+
+
+@pytest.mark.slow
+def test_a_standby_that_lagged_is_noticed_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    with primary_and_standby() as (primary, standby):
+        url = f"postgresql://actorchat@127.0.0.1:{primary.port},127.0.0.1:{standby.port}/postgres"
+        with closing(PostgresStore(url, Policy())) as store:
+            talk = Talk(store)
+            assert talk.say("kept")
+            wait_for(lambda: has_everything(primary, standby))
+            [before, *_] = epochs(store)
+            cut_replication(standby)
+            lost = talk.say("lost")
+            assert lost is not None
+            primary.kill()
+            standby.execute("SELECT pg_promote()")
+            assert store.losses == 0
+            while (again := talk.say("again")) is None:
+                pass
+            # The lost message's revision and index were given again, and nobody may take them for the lost one.
+            assert (again.chat.rev, again.messages[0].index) == (lost.chat.rev, lost.messages[0].index)
+            assert [message.text for message in all_messages(store)] == ["kept", "again"]
+            assert store.losses == 1
+            assert epochs(store)[-1] > before
+    assert "may have lost commits: the history of the database was" in caplog.text
+
+
+@pytest.mark.slow
+def test_with_a_synchronous_standby_no_acknowledged_message_is_lost() -> None:
+    with primary_and_standby("synchronous_standby_names='standby'") as (primary, standby):
+        url = f"postgresql://actorchat@127.0.0.1:{primary.port},127.0.0.1:{standby.port}/postgres"
+        wait_for(lambda: primary.execute("SELECT sync_state FROM pg_stat_replication") == [("sync",)])
+        with closing(PostgresStore(url, Policy())) as store:
+            talk = Talk(store)
+            told = [text for text in map(str, range(20)) if talk.say(text)]
+            assert len(told) == 20
+            primary.kill()
+            standby.execute("ALTER SYSTEM SET synchronous_standby_names = ''")
+            standby.execute("SELECT pg_promote()")
+            while not talk.say("after"):
+                pass
+            assert [message.text for message in all_messages(store)] == [*told, "after"]
+
+
+def test_rows_that_are_older_than_what_was_committed_are_noticed(
+    new_postgres: Callable[[], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    url = new_postgres()
+    with closing(PostgresStore(url, Policy())) as store, psycopg.connect(url, autocommit=True) as connection:
+        talk = Talk(store)
+        before = store.epoch()
+        # Computed columns can't be inserted.
+        connection.execute("CREATE TABLE earlier AS SELECT * FROM chats")
+        connection.execute("ALTER TABLE chats ALTER COLUMN inactive_since DROP EXPRESSION")
+        assert talk.say("lost")
+        # As somebody restores older tables, without a new timeline.
+        connection.execute("DELETE FROM messages")
+        connection.execute("DELETE FROM chats")
+        connection.execute("INSERT INTO chats SELECT * FROM earlier")
+        again = talk.say("again")
+        assert again is not None
+        assert (again.chat.rev, again.messages[0].index) == (1, 0)
+        assert [message.text for message in all_messages(store)] == ["again"]
+        assert store.losses == 1
+        # So that all nodes hear of it, with the next commit.
+        assert store.epoch() == epochs(store)[-1] > before
+    assert "is stored with revision 0, not 1" in caplog.text
+
+
+def test_a_server_that_hears_of_a_later_epoch_forgets_what_it_has_read(new_postgres: Callable[[], str]) -> None:
+    with closing(PostgresStore(new_postgres(), Policy())) as store:
+        talk = Talk(store)
+        assert talk.say("first")
+        heard = store.epoch() + 5
+        store.follow_epoch(heard)
+        store.follow_epoch(heard - 1)
+        assert talk.say("second")
+        assert (store.losses, store.epoch(), epochs(store)[-1]) == (1, heard, heard)
+        assert talk.say("third")
+        assert store.losses == 1
