@@ -9,8 +9,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -32,9 +32,11 @@ from actorchat.server.settings import DEFAULT_DATA, InvalidSettings, Settings
 from actorchat.server.settings_loader import load_settings, unknown_variables, wanted_log_format
 
 if TYPE_CHECKING:
+    from actorchat.chat.model import Policy
     from actorchat.server.environment import Environment
+    from actorchat.storage import Storage
 
-__all__ = ["serve"]
+__all__ = ["serve", "worker_environment"]
 
 _log: Final = logging.getLogger("actorchat.cli")
 
@@ -155,7 +157,7 @@ async def _serve(
     manager = ServiceManager()
     last_resort = threading.Timer(DRAIN_SECONDS + LAST_RESORT_SECONDS, os._exit, (FAILED,))
     last_resort.daemon = True
-    environment = None if worker is None else _worker_environment(settings, worker)
+    environment = None if worker is None else worker_environment(settings, worker)
     async with open_server(settings, environment=environment) as server:
         # The objects that exist now, mostly modules, live until the exit: exclude them from garbage collection.
         gc.freeze()
@@ -198,22 +200,37 @@ async def _serve(
     return server.drained
 
 
-def _worker_environment(settings: Settings, worker: WorkerLink) -> Environment:
+def worker_environment(settings: Settings, worker: WorkerLink) -> Environment:
     """The environment of a worker: its parent has bound its sockets, and its own files are in a folder of its own.
 
     The first worker uses the data folder itself, where commands such as `actorchat operators` look for a server.
     """
     from actorchat.server.environment import Environment
+    from actorchat.storage import open_store
 
     async def listen(host: str, port: int) -> tuple[socket.socket, ...]:
         await trio.lowlevel.checkpoint()
         return worker.sockets
 
+    @asynccontextmanager
+    async def open_announced(
+        url: str,
+        policy: Policy,
+        *,
+        clock: Callable[[], float],
+        brokers: Collection[str] = (),
+        folder: Path | None = None,
+    ) -> AsyncIterator[Storage]:
+        worker.opens_storage()
+        async with open_store(url, policy, clock=clock, brokers=brokers, folder=folder) as storage:
+            worker.has_storage()
+            yield storage
+
     folder = settings.folder
     if folder is not None and worker.number > 0:
         folder = folder / "workers" / str(worker.number)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return Environment(listen=listen, process_folder=folder)
+    return Environment(listen=listen, open_store=open_announced, process_folder=folder)
 
 
 async def _serve_with_workers(settings: Settings, terminal: Terminal) -> bool:
@@ -225,7 +242,8 @@ async def _serve_with_workers(settings: Settings, terminal: Terminal) -> bool:
         sockets = await bind_for_workers(stack, settings)
         signals = stack.enter_context(trio.open_signal_receiver(*_STOP_SIGNALS, signal.SIGHUP))
         async with trio.open_nursery() as nursery:
-            workers, serving = Workers(nursery, sockets, sys.argv[1:]), trio.CancelScope()
+            command = [sys.executable, "-m", "actorchat", *sys.argv[1:]]
+            workers, serving = Workers(nursery, sockets, command), trio.CancelScope()
 
             async def start() -> None:
                 if await workers.start():

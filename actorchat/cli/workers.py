@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -26,13 +25,24 @@ WORKER: Final = "ACTORCHAT_WORKER"
 """The environment variable that makes a process a worker: its number, its link and its listening sockets."""
 
 START_SECONDS: Final = 60.0
-"""How long a worker may take until it serves. One that needs longer is ended."""
+"""How long a worker may take to start, without opening the storage. One that needs longer is ended."""
 
-_FIRST_PAUSE, _LAST_PAUSE = 0.5, 30.0
+STORAGE_SECONDS: Final = 1_830.0
+"""How long a worker may take to open the storage. It may upgrade the database, or wait for a server that does, in three
+transactions. PostgreSQL ends each of them after ten minutes."""
+
+STABLE_SECONDS: Final = 60.0
+"""A worker that has served this long is started again at once when it ends. Others are started after a pause."""
+
+_FIRST_PAUSE, _LAST_PAUSE = 0.5, 10.0
+"""The pause grows, but not for long: connections that the kernel gives to this worker wait for it."""
+
 _END_SECONDS: Final = 15.0
 """How long a worker may take to end. It ends by itself within 12 seconds, unless it hangs."""
 
 _READY: Final = b"r"
+_OPENS_STORAGE: Final = b"o"
+_HAS_STORAGE: Final = b"s"
 
 
 @attrs.frozen
@@ -45,8 +55,19 @@ class WorkerLink:
 
     def ready(self) -> None:
         """Tell that this worker serves. Never raises: if the parent is gone, `parent_gone` returns."""
+        self._tell(_READY)
+
+    def opens_storage(self) -> None:
+        """Tell that this worker opens the storage, which may take long. Never raises."""
+        self._tell(_OPENS_STORAGE)
+
+    def has_storage(self) -> None:
+        """Tell that the storage is open. Never raises."""
+        self._tell(_HAS_STORAGE)
+
+    def _tell(self, what: bytes) -> None:
         try:
-            self.link.send(_READY)
+            self.link.send(what)
         except OSError as error:
             _log.warning("the process that started this worker is gone: %s", error.strerror or error)
 
@@ -71,13 +92,18 @@ def worker_link() -> WorkerLink | None:
 
 @attrs.define(eq=False)
 class _Process:
-    """A running worker. `ready` is set when it serves, `ended` when it has ended, with `status`."""
+    """A running worker. `ready` is set when it serves, `ended` when it has ended, with `status`.
+
+    `starting` is the scope in which its start is awaited; `since` the time at which it served.
+    """
 
     number: int
     process: subprocess.Popen[bytes]
     link: trio.socket.SocketType
     ready: trio.Event = attrs.Factory(trio.Event)
     ended: trio.Event = attrs.Factory(trio.Event)
+    starting: trio.CancelScope = attrs.Factory(trio.CancelScope)
+    since: float = 0.0
     replaced: bool = False
     status: int = 0
 
@@ -85,14 +111,43 @@ class _Process:
         """Wait until it serves, and until it ends."""
         with self.link:
             try:
-                if await self.link.recv(1) == _READY:
-                    self.ready.set()
-                    await self.link.recv(1)
+                while told := await self.link.recv(1):
+                    if told == _READY:
+                        self.since = trio.current_time()
+                        self.ready.set()
+                    else:
+                        seconds = STORAGE_SECONDS if told == _OPENS_STORAGE else START_SECONDS
+                        self.starting.deadline = trio.current_time() + seconds
             except OSError:
                 # It was killed.
                 pass
         self.status = await trio.to_thread.run_sync(self.process.wait)
         self.ended.set()
+
+    async def serves(self) -> bool:
+        """Wait until it serves. Returns False if it does not; then it has ended."""
+        self.starting.deadline = trio.current_time() + START_SECONDS
+        with self.starting:
+            await _either(self.ready.wait, self.ended.wait)
+        if self.starting.cancelled_caught:
+            _log.error("worker %d takes too long to start: it is killed", self.number)
+            self.signal(signal.SIGKILL)
+            await self.ended.wait()
+            return False
+        if not self.ready.is_set() and self.status < 0 and not self.replaced:
+            # Otherwise it has told why.
+            _log.error("worker %d %s before it served", self.number, self.end_shown)
+        return self.ready.is_set()
+
+    @property
+    def end_shown(self) -> str:
+        """How it has ended, for messages."""
+        if self.status >= 0:
+            return f"ended with status {self.status}"
+        try:
+            return f"was ended by {signal.Signals(-self.status).name}"
+        except ValueError:
+            return f"was ended by signal {-self.status}"
 
     async def end(self, number: int = signal.SIGTERM) -> None:
         """Send a signal, and wait for the end; after `_END_SECONDS`, kill it."""
@@ -111,7 +166,7 @@ class _Process:
 
 
 class Workers:
-    """The workers of a server. `sockets` are the listening sockets of each, `arguments` those of `actorchat`.
+    """The workers of a server. `sockets` are the listening sockets of each, `command` starts one.
 
     `nursery` gets a task for each worker.
     """
@@ -120,42 +175,54 @@ class Workers:
         self,
         nursery: trio.Nursery,
         sockets: Sequence[tuple[socket.socket, ...]],
-        arguments: Sequence[str],
+        command: Sequence[str],
     ) -> None:
         self._nursery = nursery
         self._sockets = sockets
-        self._command = [sys.executable, "-m", "actorchat", *arguments]
-        # The newest worker of each number, and all that have not ended: while one is replaced there are two of it.
+        self._command = command
+        # The newest worker of each number that has served, and all that have not ended.
         self._running: dict[int, _Process] = {}
         self._live: set[_Process] = set()
-        self._rolling = trio.Lock()
+        # How long each number waited before its last start.
+        self._pauses = dict.fromkeys(range(len(sockets)), 0.0)
+        # Held while workers start.
+        self._starting = trio.Lock()
+        self._roll_waits = False
         self.stopping: bool = False
 
     async def start(self) -> bool:
-        """Start all. Returns True when they serve, False if one does not start."""
-        # The first one makes what all of them need, such as the tables and the secret.
-        if not await self._start(0):
-            return False
-        async with trio.open_nursery() as nursery:
-            for number in range(1, len(self._sockets)):
-                nursery.start_soon(self._start, number)
-        return all(process.ready.is_set() for process in self._running.values())
+        """Start all. Returns True when they serve, False if one does not start; then no more are started."""
+        async with self._starting:
+            # The first one makes what all of them need, such as the tables and the secret.
+            started = {0: await self._start(0)}
+
+            async def start(number: int) -> None:
+                started[number] = await self._start(number)
+
+            if started[0]:
+                async with trio.open_nursery() as nursery:
+                    for number in range(1, len(self._sockets)):
+                        nursery.start_soon(start, number)
+            self.stopping = self.stopping or not all(started.values())
+            return all(started.values())
 
     async def roll(self) -> None:
         """Replace all workers, one at a time: each ends when its successor serves. If one does not start, stop there.
 
         Does nothing if another call waits to begin.
         """
-        if self._rolling.statistics().tasks_waiting:
+        if self._roll_waits:
             return
-        async with self._rolling:
+        self._roll_waits = True
+        async with self._starting:
+            self._roll_waits = False
             for number in range(len(self._sockets)):
+                if self.stopping:
+                    return
                 before = self._running[number]
                 if not await self._start(number):
-                    self._running[number] = before
-                    if self.stopping:
-                        return
-                    _log.error("worker %d can't be replaced: the old ones stay", number)
+                    if not self.stopping:
+                        _log.error("worker %d can't be replaced: the old ones stay", number)
                     return
                 await before.end()
             _log.info("all workers are replaced")
@@ -178,29 +245,35 @@ class Workers:
         return all(process.status == 0 for process in self._running.values())
 
     async def _start(self, number: int) -> bool:
-        """Start a worker. Returns True when it serves; it has told itself why it does not."""
+        """Start a worker. Returns True when it serves; otherwise it has ended, and the reason is in the log."""
         if self.stopping:
             return False
-        process = self._running[number] = self._spawn(number)
+        try:
+            process = self._spawn(number)
+        except OSError as error:
+            _log.error("worker %d can't be started: %s", number, error.strerror or error)
+            return False
         self._live.add(process)
         self._nursery.start_soon(self._follow, process)
-        with trio.move_on_after(START_SECONDS) as limit:
-            await _either(process.ready.wait, process.ended.wait)
-        if limit.cancelled_caught:
-            _log.error("worker %d does not start within %d seconds: it is killed", number, START_SECONDS)
-            process.signal(signal.SIGKILL)
-            await process.ended.wait()
-        return process.ready.is_set() and not limit.cancelled_caught
+        if not await process.serves():
+            return False
+        self._running[number] = process
+        return True
 
     def _spawn(self, number: int) -> _Process:
+        """Start the process of a worker. Raises OSError."""
         ours, theirs = socket.socketpair()
         handles = [theirs.fileno(), *(sock.fileno() for sock in self._sockets[number])]
         environment = {**os.environ, WORKER: ",".join(map(str, [number, *handles]))}
         with theirs:
-            # In a group of its own, because Ctrl-C in a terminal signals all processes of a group.
-            process = subprocess.Popen(  # noqa: S603 - this program itself
-                self._command, env=environment, pass_fds=handles, process_group=0
-            )
+            try:
+                # In a group of its own, because Ctrl-C in a terminal signals all processes of a group.
+                process = subprocess.Popen(  # noqa: S603 - this program itself
+                    self._command, env=environment, pass_fds=handles, process_group=0
+                )
+            except OSError:
+                ours.close()
+                raise
         ours.setblocking(False)
         return _Process(number, process, trio.socket.from_stdlib_socket(ours))
 
@@ -210,15 +283,22 @@ class Workers:
         with trio.CancelScope(shield=True):
             await process.follow()
         self._live.discard(process)
-        pause = _FIRST_PAUSE
-        while process.ready.is_set() and not process.replaced and not self.stopping:
-            _log.error("worker %d has ended with status %d: another one starts", process.number, process.status)
-            async with self._rolling:
-                if self._running[process.number] is not process or await self._start(process.number):
-                    return
-                self._running[process.number] = process
+        if not process.ready.is_set():
+            return
+        number = process.number
+        if trio.current_time() - process.since >= STABLE_SECONDS:
+            self._pauses[number] = 0.0
+        happened = process.end_shown
+        while not process.replaced and not self.stopping:
+            pause = self._pauses[number]
+            self._pauses[number] = min(max(pause * 2, _FIRST_PAUSE), _LAST_PAUSE)
+            when = f" in {pause:g} s" if pause else ""
+            _log.error("worker %d %s: another one starts%s", number, happened, when)
             await trio.sleep(pause)
-            pause = min(pause * 2, _LAST_PAUSE)
+            async with self._starting:
+                if self._running[number] is not process or await self._start(number):
+                    return
+            happened = "has not started"
 
 
 async def _either(*waits: Callable[[], Awaitable[object]]) -> None:
