@@ -1,4 +1,4 @@
-"""What can be observed of a system: how incarnations end, dead letters, lifecycle events and hooks."""
+"""The observable events of a system: how incarnations end, dead letters, lifecycle events and hooks."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class DeadLetters:
 
 
 class EventKind(enum.Enum):
-    """What happened to an actor."""
+    """The kind of a lifecycle event of an actor."""
 
     STARTED = "started"
     RESTARTING = "restarting"

@@ -19,7 +19,7 @@ M_contra = TypeVar("M_contra", contravariant=True)
 
 
 class Overflow(enum.Enum):
-    """What a full inbox does with another message. Lost messages become dead letters.
+    """The policy of a full inbox for another message. Lost messages become dead letters.
 
     `Ref.send` waits for room with any policy. `Coalesce` is a fifth policy, `Stop` is `STOP` with a hint.
     """

@@ -46,7 +46,7 @@ INACTIVE = frozenset({State.STOPPED, State.DORMANT})
 
 
 class Directive(enum.IntEnum):
-    """What an incarnation has to do before its next message. A later entry of this list overrides an earlier one."""
+    """Tells an incarnation what to do before its next message. A later entry of this list overrides an earlier one."""
 
     NONE = 0
     PASSIVATE = 1

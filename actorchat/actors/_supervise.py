@@ -85,7 +85,7 @@ class InboxOptions(TypedDict, Generic[M], total=False):
     inbox: int
     """The largest number of waiting messages, at least 1 (ValueError); 1,024 by default."""
     overflow: Overflow | Stop | Coalesce[M]
-    """What happens to a message over that bound; `Overflow.REJECT` by default."""
+    """The policy for a message over that bound; `Overflow.REJECT` by default."""
 
 
 class ActorOptions(InboxOptions[M], total=False):

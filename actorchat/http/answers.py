@@ -74,7 +74,7 @@ class HistoryPage:
 
 @attrs.frozen(slots=False)
 class SummaryPage:
-    """What lists of chats show, and the cursor of the next page, null on the last one."""
+    """A page of a list of chats, and the cursor of the next page, null on the last one."""
 
     chats: list[ChatSummary]
     next: str | None

@@ -24,7 +24,7 @@ from actorchat.protocol.times import wire_time
 __all__ = ["SEE_AND_CHANGE", "BlockBody", "BlockList", "BlockRoutes", "add_block", "block_answer"]
 
 SEE_AND_CHANGE: Final = "see and change blocks"
-"""What the routes do, as refusals say it."""
+"""The action that needs rights, as it is named in refusals."""
 
 _MAX_SECONDS: Final = 10**9
 

@@ -28,7 +28,7 @@ __all__ = ["CHANGE_SHARED_REPLIES", "CHANGE_WIDGET", "ConsoleRoutes"]
 
 CHANGE_WIDGET: Final = "change the widget of a source"
 CHANGE_SHARED_REPLIES: Final = "change the saved replies of a source"
-"""What only some operators can do, as refusals say it."""
+"""The actions that need rights, as they are named in refusals."""
 
 T = TypeVar("T")
 

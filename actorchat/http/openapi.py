@@ -55,7 +55,7 @@ _LINKS: Final = {
     "POST /api/chats": ("chat", "$response.body#/uuid"),
     "POST /api/chats/{chat:uuid}/messages": ("message", "$response.body#/id"),
 }
-"""What other endpoints take as a path parameter: its name, and where it is in the answer."""
+"""The ids that other endpoints take as path parameters: the name, and where the answer has the id."""
 
 _REPLAYED: Final = {"Idempotency-Replayed": "`true` if this answers an earlier call with the same `Idempotency-Key`."}
 

@@ -33,7 +33,7 @@ START_OVER_RETRY = 1.0
 
 @attrs.define
 class NodeState:
-    """What other nodes and the operators of the deployment are told of this one.
+    """The state of this node that other nodes and the operators of the deployment see.
 
     `statistics()` returns JSON. `cut_off()` is called when the database was away for long.
     """

@@ -58,7 +58,7 @@ _MOST_CHANGES: Final = 8
 
 @attrs.define
 class _Seen:
-    """What is known of another node's presence: up to which number, under which registration."""
+    """How far another node's presence is known: up to which number, under which registration."""
 
     epoch: int
     number: int

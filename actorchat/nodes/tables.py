@@ -92,7 +92,7 @@ class Tables(Protocol):
         """Ask a node, which may answer for so many seconds. False if there are `MOST_INQUIRIES` already."""
 
     def asked(self, node: str, epoch: int) -> Sequence[Inquiry]:
-        """What the node is asked and has not answered, nothing if the epoch is not its own. Deletes expired rows."""
+        """Return the node's unanswered inquiries, nothing if the epoch is not its own. Delete expired rows."""
 
     def answer(self, inquiry: UUID, answer: bytes) -> None:
         """Store the first answer, if the inquiry is still there."""

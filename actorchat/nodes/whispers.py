@@ -52,7 +52,7 @@ _spent: Final = msgspec.msgpack.Decoder(tuple[_Spent, ...])
 
 
 class Whispers:
-    """What nodes tell each other over the bus only. `show` shows typing of other nodes."""
+    """Messages between nodes that go over the bus only. `show` shows typing of other nodes."""
 
     def __init__(
         self,

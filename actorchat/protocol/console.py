@@ -56,7 +56,7 @@ class FileLimits:
 
 @attrs.frozen(slots=False)
 class WidgetInfo:
-    """What a widget shows before anybody has written. ``online``: somebody is there to answer now."""
+    """The content of a widget before anybody has written. ``online``: somebody is there to answer now."""
 
     source: str
     config: WidgetConfig
@@ -100,7 +100,7 @@ class PageView:
 
 @attrs.frozen(slots=False)
 class VisitorInfo:
-    """What is known about the owner of a chat. ``pages`` are the latest ones, the newest first.
+    """The owner of a chat, with the pages they viewed. ``pages`` are the latest ones, the newest first.
 
     ``address`` is the network address of the latest page view; None if it is unknown, and for operators without the
     rights of a supervisor.

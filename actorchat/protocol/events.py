@@ -216,7 +216,7 @@ class FeedReady:
 
 @attrs.frozen(slots=False)
 class ChatSummary:
-    """What a list of chats shows of one chat, on the feed. *(ext)*
+    """One chat as a list of chats shows it, on the feed. *(ext)*
 
     ``last`` is null in a chat without messages. ``unread`` is the number of the visitor's messages that no operator has
     read, 1000 for more. ``waiting_since`` is the time since which the visitor waits for an answer, null if they don't.

@@ -175,7 +175,7 @@ class Tokens:
         return self._secret
 
     def fingerprints(self) -> tuple[str, ...]:
-        """What tells others whether they accept the same secrets, and no more: one for each that is accepted here."""
+        """One fingerprint for each accepted secret. Other nodes compare them; a secret can't be computed from one."""
         return tuple([_derived(secret, "fingerprint").hex()[:16] for secret in self._secrets])
 
     def derive_key(self, purpose: str) -> bytes:

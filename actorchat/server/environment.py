@@ -39,7 +39,7 @@ class OpenStore(Protocol):
 
 @attrs.frozen(kw_only=True)
 class Environment:
-    """What a server uses of the outside world. The defaults are the real machine's.
+    """The outside world as a server uses it. The defaults are the real machine's.
 
     `wall` returns epoch seconds. `stopwatch` returns seconds and measures one pass of the reactor. `random` makes ids
     and jitter, but no secrets. `listen` binds a host and port like `actorchat.transports.listener.bind`. `connections`

@@ -16,7 +16,7 @@ from actorchat.transports.unfinished_requests import site_of
 __all__ = ["MIN_BYTES", "Charge", "UnusedUploads"]
 
 MIN_BYTES: Final = 65_536
-"""What each upload counts at least, so that very many small files count too."""
+"""The least that each upload counts, so that very many small files count too."""
 
 _PAGE: Final = 1_000
 

@@ -34,7 +34,7 @@ _LOGGERS: Final = (
     "opentelemetry.sdk._shared_internal",
     "opentelemetry.sdk.trace.export",
 )
-"""What warns of a collector that is away, in the versions of the libraries that are supported."""
+"""The loggers that warn of an unreachable collector, in the supported versions of the libraries."""
 
 _log: Final = logging.getLogger("actorchat.telemetry")
 

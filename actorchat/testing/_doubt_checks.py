@@ -21,7 +21,7 @@ _SETTLE_SECONDS: Final = 30.0
 
 
 class CommitCut(Enum):
-    """What becomes of a COMMIT whose connection is cut."""
+    """The outcomes of a COMMIT whose connection is cut."""
 
     LOST = auto()
     """It never reaches the database."""

@@ -39,7 +39,7 @@ _LOCK_SECONDS: Final = 5
 
 _OLDEST: Final = 17
 _NEW_OPTION: Final = "transaction_timeout"
-"""What older servers can't do, and say when a connection is opened."""
+"""An option that older servers do not know: they refuse a connection that has it."""
 
 _DEFAULTS: Final = {
     "application_name": "actorchat",

@@ -112,7 +112,7 @@ def _migrate(connection: Connection, name: str) -> None:
 
 
 def _not_allowed(connection: Connection, name: str, version: str | None, error: psycopg.Error) -> StoreUrlError:
-    """What to do if the user may not create the tables, or not upgrade those with schema `version`."""
+    """Return the error for a user who may not create the tables, or not upgrade those with schema `version`."""
     connection.rollback()
     [(user, schema, database)] = connection.execute(
         "SELECT quote_ident(current_user), quote_ident(current_schema()), quote_ident(current_database())"

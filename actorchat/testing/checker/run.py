@@ -158,7 +158,7 @@ class _Check:
                 without=options.without,
                 database_port=None if database is None else partial(_port, database),
                 bus_port=None if bus is None else partial(_port, bus),
-                random=Random(self._random.random()),  # noqa: S311
+                random=Random(self._random.random()),  # noqa: S311 - it chooses faults
             )
             for number in range(options.nodes)
         ]
