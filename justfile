@@ -109,6 +109,10 @@ checker *args:
 checker-planted *args:
     {{python}} -m tests.system.switched_off {{args}}
 
+# `actorchat migrate` with 1,000,000 messages, killed twice on the way; every table of both databases is compared.
+migrate-large *args:
+    {{python}} -m tests.system.large_migration {{args}}
+
 # The HTTP API from its OpenAPI document: more than 5,000 requests that Schemathesis makes, to a server process.
 fuzz *args:
     {{python}} -m tests.http.fuzz {{args}}
