@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from actorchat.chat.accounts import Rights
     from actorchat.chat.ports import StorageUnavailable
-    from actorchat.chat.service import ChatRefused
+    from actorchat.chat.submitter import ChatRefused
     from actorchat.server.bootstrap import StartFailed
     from actorchat.server.embedded import LocalSocket
     from actorchat.server.embedded_api import LocalApi

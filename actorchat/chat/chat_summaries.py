@@ -1,15 +1,17 @@
-"""Makes the summaries of chats that lists and consoles show, and tracks which operators view which chat."""
+"""Reads the summaries of chats that lists and consoles show, and tracks which operators view which chat."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from uuid import UUID
 
+from actorchat.chat.elsewhere import RemotePeople
 from actorchat.chat.model import Identity, identity_of
-from actorchat.chat.ports import SummaryRecord
-from actorchat.protocol import MAX_SUMMARY_CHARS, ChatSummary, LastMessage, User, wire_time
+from actorchat.chat.ports import ChatReader, StorageDamaged, SummaryRecord
+from actorchat.protocol import MAX_SUMMARY_CHARS, ChatSummary, LastMessage, Role, User, wire_time
 
-__all__ = ["Viewers", "summary_of"]
+__all__ = ["Summaries", "Viewers"]
 
 
 class Viewers:
@@ -44,7 +46,48 @@ class Viewers:
         return tuple(sorted((self._profile(user) for user, _ in viewers.values()), key=lambda user: user.id))
 
 
-def summary_of(record: SummaryRecord, viewers: tuple[User, ...]) -> ChatSummary:
+class Summaries:
+    """The summaries of all chats. `viewers` are the operators on this node; `profile` returns a user as shown now.
+
+    `remote` are the people on other nodes, None if there are none.
+    """
+
+    def __init__(
+        self,
+        chat_reader: ChatReader,
+        viewers: Viewers,
+        profile: Callable[[User], User],
+        remote: RemotePeople | None,
+    ) -> None:
+        self._chat_reader = chat_reader
+        self._viewers = viewers
+        self._profile = profile
+        self._remote = remote
+
+    async def read(self, chats: Sequence[UUID]) -> tuple[ChatSummary, ...]:
+        """The summaries of `chats`, in that order, without reserved and unknown ones. Raises `StorageUnavailable`."""
+        try:
+            records = await self._chat_reader.summaries(chats)
+        except StorageDamaged:
+            found: list[SummaryRecord] = []
+            for chat in chats:
+                # The summaries of the other chats are shown although this one can't be read.
+                with suppress(StorageDamaged):
+                    found.extend(await self._chat_reader.summaries((chat,)))
+            records = tuple(found)
+        known = {record.chat.uuid: record for record in records}
+        return tuple(_summary(known[chat], self._viewers_of(chat)) for chat in chats if chat in known)
+
+    def _viewers_of(self, chat: UUID) -> tuple[User, ...]:
+        here = self._viewers.of(chat)
+        if self._remote is None:
+            return here
+        ids = {user.id for user in here}
+        remote = [user for user in self._remote.at(chat) if user.role is Role.OPERATOR and user.id not in ids]
+        return tuple(sorted((*here, *map(self._profile, remote)), key=lambda user: user.id))
+
+
+def _summary(record: SummaryRecord, viewers: tuple[User, ...]) -> ChatSummary:
     """The summary on the wire."""
     chat, message = record.chat, record.last
     last = None

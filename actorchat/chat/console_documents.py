@@ -13,7 +13,8 @@ import trio
 from actorchat.chat.documents import DocumentKey, DocumentKind
 from actorchat.chat.file_rules import FileRules
 from actorchat.chat.ports import OperatorRecord
-from actorchat.chat.service import ChatRefused, ChatService
+from actorchat.chat.service import ChatService
+from actorchat.chat.submitter import ChatRefused
 from actorchat.protocol import FileLimits, SavedReply, TeamMember, WidgetConfig, WidgetInfo
 
 __all__ = ["ConsoleDocuments"]

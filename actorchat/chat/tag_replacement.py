@@ -11,7 +11,8 @@ import trio
 
 from actorchat.chat.operations import ReplaceTag
 from actorchat.chat.ports import ChatFilter
-from actorchat.chat.service import ChatRefused, ChatService
+from actorchat.chat.service import ChatService
+from actorchat.chat.submitter import ChatRefused
 from actorchat.protocol import RefusalCode
 
 __all__ = ["TagReplacement", "replace_tag"]

@@ -34,7 +34,8 @@ from actorchat.chat.operations import (
 )
 from actorchat.chat.ports import ChatFilter, ChatReader, ListPlace, Page
 from actorchat.chat.search import SearchKind
-from actorchat.chat.service import ChatRefused, ChatService
+from actorchat.chat.service import ChatService
+from actorchat.chat.submitter import ChatRefused
 from actorchat.http.base_path import base_path_of
 from actorchat.http.cursors import cursor_of
 from actorchat.http.idempotency import IdempotentCalls
@@ -199,7 +200,7 @@ class Api:
         if body.context is not None:
             # The chat is more important than the page that it was begun on.
             with suppress(ChatRefused):
-                await self._chats.record_page(visit.user, body.context, sender.address)
+                await self._chats.visits.record(visit.user, body.context, sender.address)
         answer = {"token": visit.token, "user": visit.user, "chat": visit.chat.wire()}
         return json_response(answer, 201 if visit.anonymous else 200)
 
@@ -238,7 +239,7 @@ class Api:
         if query.text("view") is None:
             answer = json_response([chat.wire() for chat in page.chats])
         else:
-            summaries = await self._chats.summaries([chat.uuid for chat in page.chats])
+            summaries = await self._chats.summaries.read([chat.uuid for chat in page.chats])
             following = None if page.next is None else cursor_of(page.next)
             answer = json_response({"chats": summaries, "next": following})
         if page.next is not None:
@@ -345,7 +346,7 @@ class Api:
 
     async def _tags(self, call: _Call, chat: ChatState) -> Response:
         call.require_operator("see tags")
-        [summary] = await self._chats.summaries([chat.uuid]) or [None]
+        [summary] = await self._chats.summaries.read([chat.uuid]) or [None]
         return json_response({"tags": () if summary is None else summary.tags})
 
     async def _set_tags(self, call: _Call, chat: ChatState) -> Response:

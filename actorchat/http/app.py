@@ -16,7 +16,8 @@ from starlette.types import ASGIApp, Scope
 
 from actorchat.chat.console_documents import ConsoleDocuments
 from actorchat.chat.ports import StorageDamaged, StorageUnavailable
-from actorchat.chat.service import ChatRefused, ChatService
+from actorchat.chat.service import ChatService
+from actorchat.chat.submitter import ChatRefused
 from actorchat.http.accounts import AccountRoutes
 from actorchat.http.api import Api
 from actorchat.http.attachments import AttachmentRoutes

@@ -185,7 +185,7 @@ class ConsoleRoutes:
     async def _visitor(self, call: _Call) -> Response:
         chat = await self._access.chat(call.caller, call.request.path_params["chat"])
         with_address = self._access.moderates(call.caller, chat)
-        return json_response(await self._chats.visitor(chat, with_address=with_address))
+        return json_response(await self._chats.visits.owner_of(chat, with_address=with_address))
 
 
 def _route(path: str, **handlers: _Handler) -> Route:

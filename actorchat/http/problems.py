@@ -12,7 +12,7 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from actorchat.chat.service import ChatRefused
+from actorchat.chat.submitter import ChatRefused
 from actorchat.protocol import encode_entity
 
 __all__ = ["Problem", "ResponseCutOff", "json_response", "problem_of_refusal", "with_tag"]

@@ -133,7 +133,7 @@ class Node:
             went_back = partial(self._went_back, chats)
             self._follower.apply_to(chats.foreign_commits, lambda: self._starts_over.set(), went_back)
             nursery.start_soon(self._follower.run)
-            nursery.start_soon(chats.foreign_people.run)
+            nursery.start_soon(chats.people.foreign.run)
             nursery.start_soon(self._start_over, chats)
             nursery.start_soon(self._presence.run)
             nursery.start_soon(self._whispers.run)

@@ -16,7 +16,8 @@ from actorchat.chat.accounts import Rights
 from actorchat.chat.model import ChatState, Identity, PersonRecord, identity_of
 from actorchat.chat.operations import Refused
 from actorchat.chat.ports import StorageUnavailable
-from actorchat.chat.service import ChatRefused, ChatService
+from actorchat.chat.service import ChatService
+from actorchat.chat.submitter import ChatRefused
 from actorchat.http.origins import AllowedOrigins
 from actorchat.http.ports import Caller, Sender, Visit
 from actorchat.http.problems import Problem

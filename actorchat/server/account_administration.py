@@ -8,7 +8,7 @@ import attrs
 
 from actorchat.chat.accounts import Account, InvalidLogin, Rights
 from actorchat.chat.ports import StorageUnavailable
-from actorchat.chat.service import ChatRefused
+from actorchat.chat.submitter import ChatRefused
 from actorchat.http.source_names import is_source_name
 from actorchat.server.accounts import Accounts, UnknownAccount
 from actorchat.server.auth import FIRST_ANONYMOUS_ID, is_storable

@@ -35,7 +35,8 @@ from actorchat.chat.limits import TokenBucket
 from actorchat.chat.model import Identity, PersonRecord
 from actorchat.chat.operations import HandOver, PersonRecorded
 from actorchat.chat.privacy import AuditEntry
-from actorchat.chat.service import ChatRefused, ChatService
+from actorchat.chat.service import ChatService
+from actorchat.chat.submitter import ChatRefused
 from actorchat.http.ports import Caller, OperatorProfile, SignedIn
 from actorchat.http.problems import Problem
 from actorchat.protocol import Role, User
@@ -108,7 +109,7 @@ class Accounts:
         self._log_bucket: TokenBucket | None = None
         self.changes: int = 0
         """How many accounts this server has stored."""
-        chats.on_account = self._stored
+        chats.people.on_account = self._stored
 
     def load(self, stored: Iterable[Account]) -> None:
         """Take over the accounts that were read from storage."""
@@ -315,7 +316,7 @@ class Accounts:
         now = self._now()
         # The issuer's clock may be ahead of this one.
         at = now if caller.issued is None else max(now, caller.issued)
-        await self._chats.decide_on_account(SignOut(User(caller.user.id, caller.user.role), at))
+        await self._chats.people.decide_on_account(SignOut(User(caller.user.id, caller.user.role), at))
 
     async def hand_over(self, anonymous: int, caller: Caller, issued: float | None = None) -> None:
         """Give the caller the chats of an anonymous visitor, whose tokens become worthless. Raises ChatRefused.
@@ -333,7 +334,7 @@ class Accounts:
 
     async def set_away(self, caller: Caller, away: bool) -> PersonRecord:
         """Set whether the operator is away, and return the operator's record. Raises ChatRefused."""
-        decision = await self._chats.decide_on_account(SetAway(caller.user.id, away))
+        decision = await self._chats.people.decide_on_account(SetAway(caller.user.id, away))
         assert isinstance(decision, PersonRecorded)  # noqa: S101 - what this operation comes to
         return decision.person
 
@@ -401,7 +402,7 @@ class Accounts:
         user = User(operator_id, Role.OPERATOR, firstname=firstname, lastname=lastname)
         if audit is not None:
             audit = attrs.evolve(audit, subject=Identity(Role.OPERATOR, operator_id))
-        decision = await self._chats.decide_on_account(AddAccount(account, user, audit))
+        decision = await self._chats.people.decide_on_account(AddAccount(account, user, audit))
         assert isinstance(decision, AccountStored)  # noqa: S101 - what this operation comes to
         return decision.account
 
@@ -447,7 +448,7 @@ class Accounts:
             keeps_admin=keeps_admin,
             audit=audit,
         )
-        decision = await self._chats.decide_on_account(operation)
+        decision = await self._chats.people.decide_on_account(operation)
         assert isinstance(decision, AccountStored)  # noqa: S101 - what this operation comes to
         return decision.account
 
@@ -456,7 +457,7 @@ class Accounts:
     ) -> AccountStored | SessionStored | SessionEnded | PersonRecorded | None:
         """Return the decision, None if the rules refuse the operation. Raises ChatRefused for other refusals."""
         try:
-            return await self._chats.decide_on_account(operation)
+            return await self._chats.people.decide_on_account(operation)
         except ChatRefused as refused:
             if refused.code in ("not_authenticated", "not_found", "conflict"):
                 return None

@@ -24,7 +24,8 @@ from actorchat.chat.file_rules import FileRule, FileRules
 from actorchat.chat.links import attachments_for
 from actorchat.chat.model import Identity, StoredAttachment, Upload, identity_of
 from actorchat.chat.ports import StorageUnavailable
-from actorchat.chat.service import ChatRefused, ChatService
+from actorchat.chat.service import ChatService
+from actorchat.chat.submitter import ChatRefused
 from actorchat.http.ports import Caller, FileAnswer
 from actorchat.http.problems import Problem
 from actorchat.protocol import Attachment

@@ -32,7 +32,8 @@ from actorchat.chat.operations import (
 )
 from actorchat.chat.ports import ChatFilter, Page
 from actorchat.chat.search import Search, SearchFilter, SearchKind
-from actorchat.chat.service import ChatRefused, ChatService
+from actorchat.chat.service import ChatService
+from actorchat.chat.submitter import ChatRefused
 from actorchat.client.api import Block, ChatPage, HistoryPage, MessageEdit, MessagesFound, PeopleFound, SummaryPage
 from actorchat.http.blocks import SEE_AND_CHANGE, BlockBody, BlockList, add_block, block_answer
 from actorchat.http.console import CHANGE_SHARED_REPLIES, CHANGE_WIDGET, ReplyBody, ReplyChangeBody
@@ -142,7 +143,7 @@ class LocalApi:
         """Like `chat_page`, with what a list shows of each chat, for operators."""
         self._require_operator("see summaries")
         chats, next_cursor = await self._page(status, source, owner, name, tag, limit, cursor)
-        return SummaryPage(await self._chats.summaries([chat.uuid for chat in chats]), next_cursor)
+        return SummaryPage(await self._chats.summaries.read([chat.uuid for chat in chats]), next_cursor)
 
     async def _page(
         self,
@@ -481,7 +482,7 @@ class LocalApi:
         """Return what is known about the owner of a chat, for operators. Supervisors also see the network address."""
         self._require_operator("see visitors")
         state = await _allowed(self._access.chat(self._caller, chat))
-        return await self._chats.visitor(state, with_address=self._access.moderates(self._caller, state))
+        return await self._chats.visits.owner_of(state, with_address=self._access.moderates(self._caller, state))
 
     async def blocks(self) -> tuple[Block, ...]:
         """Return the blocks, the newest first. For supervisors."""

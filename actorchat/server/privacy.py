@@ -21,7 +21,8 @@ from actorchat.chat.model import ChatState, Identity, StoredAttachment, StoredMe
 from actorchat.chat.operations import Changed, CloseChat, RedactMessage
 from actorchat.chat.ports import ChatFilter
 from actorchat.chat.privacy import AuditAction, AuditEntry
-from actorchat.chat.service import ChatRefused, ChatService
+from actorchat.chat.service import ChatService
+from actorchat.chat.submitter import ChatRefused
 from actorchat.http.ports import Caller
 from actorchat.protocol import Attachment, Role, User, encode_entity, wire_time
 from actorchat.server.accounts import Accounts
@@ -93,7 +94,7 @@ class Privacy:
             counts["files"] += len(unused)
         for key in [key async for key, _ in self._documents_of(person)]:
             await self._chats.change_document(key, lambda _: None)
-        await self._chats.erase_person(self._entry(AuditAction.ERASE, person, by, counts))
+        await self._chats.people.erase(self._entry(AuditAction.ERASE, person, by, counts))
         return dict(counts)
 
     async def export(self, person: Identity, by: str, target: Path) -> dict[str, int]:

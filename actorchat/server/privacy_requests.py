@@ -9,7 +9,7 @@ import attrs
 from actorchat.chat.model import Identity
 from actorchat.chat.ports import StorageUnavailable
 from actorchat.chat.privacy import AuditAction
-from actorchat.chat.service import ChatRefused
+from actorchat.chat.submitter import ChatRefused
 from actorchat.protocol import Role
 from actorchat.server.privacy import Privacy, UnknownPerson
 from actorchat.storage.error_messages import describe_os_error

@@ -585,7 +585,7 @@ async def start_server(
     websockets = await stack.enter_async_context(_open_websockets(settings, application, environment))
     memory.sessions.observer = websockets.sessions.observer = spans
     if tracing is not None:
-        chats.on_operation = tracing.commits.on_operation
+        chats.submitter.on_operation = tracing.commits.on_operation
     state = _State()
 
     def end_sockets(user: User, issued: float) -> None:
@@ -609,7 +609,7 @@ async def start_server(
                     "blocked",
                 )
 
-    chats.on_sign_out = end_sockets
+    chats.people.on_sign_out = end_sockets
     blocks.on_block = end_blocked
 
     def unready() -> Problem | None:
@@ -846,13 +846,13 @@ def _committed(storage: Storage, relays: Relays | None, node: Node | None) -> Ca
 
 def _follow_people(chats: ChatService, search: Search) -> None:
     """Report each stored record of a person to the search index as well."""
-    remember = chats.on_person
+    remember = chats.people.on_person
 
     def stored(person: PersonRecord) -> None:
         remember(person)
         search.person_changed((person.user,))
 
-    chats.on_person = stored
+    chats.people.on_person = stored
     chats.caches.owners_changed = search.owners_changed
 
 

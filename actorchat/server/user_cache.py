@@ -41,7 +41,7 @@ class UserCache:
         # Whose record is being read.
         self._reading: Counter[Identity] = Counter()
         self._sign_outs: OrderedDict[Identity, float] = OrderedDict()
-        chats.on_person = self._remember
+        chats.people.on_person = self._remember
 
     def record_nowait(self, claims: Claims) -> PersonRecord:
         """Like `record`, but raises WouldBlock if storage has to be read or written."""
@@ -76,7 +76,7 @@ class UserCache:
             # An anonymous visitor is stored and deleted with its chat. Without a profile there is nothing to store yet.
             stored = PersonRecord(claims.user)
         elif stored is None or self._changes(stored, claims):
-            recorded = await self._chats.record_person(claims.as_operation())
+            recorded = await self._chats.people.record(claims.as_operation())
             # `_remember` receives records in commit order; the tasks that wait for them may wake in another order.
             current = self._records.get(identity) or recorded
             self._check_claims(current, claims)

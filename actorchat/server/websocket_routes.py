@@ -12,7 +12,8 @@ import trio
 
 from actorchat.chat.model import Identity, identity_of
 from actorchat.chat.ports import Session, StorageUnavailable
-from actorchat.chat.service import ChatRefused, ChatService
+from actorchat.chat.service import ChatService
+from actorchat.chat.submitter import ChatRefused
 from actorchat.http.base_path import without_base_path
 from actorchat.http.cors import foreign_origin
 from actorchat.http.origins import AllowedOrigins
@@ -209,7 +210,7 @@ class WebsocketRoutes:
         target = admission.target
         if isinstance(target, RoomTarget):
             try:
-                return self._chats.join_room_nowait(session, target.chat, target.after, quiet=target.quiet)
+                return self._chats.joining.room_nowait(session, target.chat, target.after, quiet=target.quiet)
             except trio.WouldBlock:
                 pass
         return self._join(session, target)
@@ -217,8 +218,8 @@ class WebsocketRoutes:
     async def _join(self, session: Session, target: RoomTarget | FeedTarget) -> Receiver:
         try:
             if isinstance(target, RoomTarget):
-                return await self._chats.join_room(session, target.chat, target.after, quiet=target.quiet)
-            return await self._chats.join_feed(session, target.sources)
+                return await self._chats.joining.room(session, target.chat, target.after, quiet=target.quiet)
+            return await self._chats.joining.feed(session, target.sources)
         except ChatRefused as refused:
             session.close(_JOIN_CLOSE_CODES.get(refused.code, CloseCode.OVERLOADED), refused.code)
         except StorageUnavailable:

@@ -112,7 +112,7 @@ class ChatHarness:
 
     async def person(self, user: User, sources: frozenset[str] = SOURCES) -> User:
         claims = frozenset({"firstname"})
-        return (await self.chats.record_person(RecordPerson(user, claims, sources))).user
+        return (await self.chats.people.record(RecordPerson(user, claims, sources))).user
 
     async def reserve(self, owner: User = ANNA) -> UUID:
         chat, _ = await self.chats.reserve_chat("lk", owner)
@@ -133,15 +133,15 @@ class ChatHarness:
     async def _enter(self, recorder: RecordingSession, chat: UUID, after: int | None) -> RoomReceiver:
         """Join as the websocket routes do: at once if the room is open, and otherwise after waiting."""
         try:
-            return self.chats.join_room_nowait(recorder, chat, after)
+            return self.chats.joining.room_nowait(recorder, chat, after)
         except trio.WouldBlock:
-            return await self.chats.join_room(recorder, chat, after)
+            return await self.chats.joining.room(recorder, chat, after)
 
     async def console(
         self, user: User, sources: frozenset[str] = SOURCES, profile: Profile = Profile.EXTENDED
     ) -> Socket:
         recorder = RecordingSession(user, profile)
-        socket: Socket = await self.nursery.start(self._hold, recorder, self.chats.join_feed(recorder, sources))
+        socket: Socket = await self.nursery.start(self._hold, recorder, self.chats.joining.feed(recorder, sources))
         return socket
 
     async def _hold(self, recorder: RecordingSession, joining: Any, task_status: trio.TaskStatus[Socket]) -> None:

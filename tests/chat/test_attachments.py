@@ -10,7 +10,7 @@ import trio
 
 from actorchat.chat.model import StoredAttachment, Upload, identity_of
 from actorchat.chat.operations import AddMessage, Changed, Unchanged
-from actorchat.chat.service import ChatRefused
+from actorchat.chat.submitter import ChatRefused
 from actorchat.protocol import (
     Attachment,
     AttachmentType,

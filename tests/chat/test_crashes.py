@@ -231,7 +231,7 @@ async def test_a_message_accepted_before_its_batch_crashed_is_not_refused(
 
         async def enter() -> None:
             with pytest.raises(StorageUnavailable):
-                await harness.chats.join_room(RecordingSession(OLGA), chat, None)
+                await harness.chats.joining.room(RecordingSession(OLGA), chat, None)
 
         async with trio.open_nursery() as nursery:
             anna.say("taken")
@@ -313,10 +313,10 @@ async def test_a_room_that_was_given_up_reads_storage_before_anyone_joins(
         assert anna.recorder.closed is not None
         monkeypatch.undo()
         with pytest.raises(trio.WouldBlock):
-            harness.chats.join_room_nowait(RecordingSession(OLGA), chat, None)
+            harness.chats.joining.room_nowait(RecordingSession(OLGA), chat, None)
         await harness.join(chat, OLGA)
         assert harness.chats.chat_nowait(chat) == await harness.state(chat)
-        petr = harness.chats.join_room_nowait(RecordingSession(PETR), chat, None)
+        petr = harness.chats.joining.room_nowait(RecordingSession(PETR), chat, None)
         petr.leave()
 
 

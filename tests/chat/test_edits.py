@@ -13,7 +13,7 @@ from actorchat.chat.commands import OperationRequest
 from actorchat.chat.limits import InFlightLimiter
 from actorchat.chat.model import Policy
 from actorchat.chat.operations import AddMessage, Changed, CloseChat, EditMessage, RedactMessage
-from actorchat.chat.service import ChatRefused
+from actorchat.chat.submitter import ChatRefused
 from actorchat.protocol import MarkMessageRead, MessageAdded, MessageType, MessageUpdated, Profile, Role, User
 from tests.chat.harness import ChatHarness, Socket, open_chat
 from tests.chat.people import ANNA, OLGA

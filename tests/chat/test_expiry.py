@@ -43,7 +43,7 @@ async def test_an_unused_chat_expires_with_its_anonymous_owner(
         assert await is_there(harness, used)
         assert await harness.chats.chat_reader.person(Identity(Role.USER, GUEST.id)) is None
         with pytest.raises(ChatRefused, match="not_found"):
-            await harness.chats.join_room(RecordingSession(GUEST), unused, None)
+            await harness.chats.joining.room(RecordingSession(GUEST), unused, None)
         with pytest.raises(ChatRefused, match="not_found"):
             await harness.chats.perform(AddMessage(unused, GUEST, "hi"))
         # The guest's token is still valid, and gets another chat.
@@ -145,8 +145,8 @@ async def test_a_join_during_a_deletion_waits_for_its_outcome(
     async with expiring(autojump_clock, fault) as (chat_driver, chat):
         recorder, before = RecordingSession(GUEST), trio.current_time()
         with pytest.raises(trio.WouldBlock):
-            chat_driver.chats.join_room_nowait(recorder, chat, None)
-        assert await tried(chat_driver.chats.join_room(recorder, chat, None)) == ("done" if kept else "not_found")
+            chat_driver.chats.joining.room_nowait(recorder, chat, None)
+        assert await tried(chat_driver.chats.joining.room(recorder, chat, None)) == ("done" if kept else "not_found")
         assert trio.current_time() - before >= 0.5
         assert await is_there(chat_driver, chat) is kept
         assert recorder.types() == (["user_connected"] if kept else [])
@@ -197,7 +197,7 @@ async def test_a_room_read_before_its_chat_was_deleted_does_not_open(autojump_cl
         assert not await is_there(chat_driver, chat.uuid)
         with pytest.raises(trio.WouldBlock):
             chat_driver.chats.chat_nowait(chat.uuid)
-        assert await tried(chat_driver.chats.join_room(RecordingSession(GUEST), chat.uuid, None)) == "not_found"
+        assert await tried(chat_driver.chats.joining.room(RecordingSession(GUEST), chat.uuid, None)) == "not_found"
 
 
 async def test_what_storage_could_not_delete_is_deleted_later(autojump_clock: MockClock) -> None:

@@ -17,7 +17,7 @@ from actorchat.chat.operations import (
     RedactMessage,
     TransferChat,
 )
-from actorchat.chat.service import ChatRefused
+from actorchat.chat.submitter import ChatRefused
 from actorchat.protocol import Event, MessageAdded, MessageType, MessageUpdated, NoteAdded, Profile, Role, User
 from tests.chat.harness import ChatHarness, open_chat
 from tests.chat.people import ANNA, OLGA, PETR

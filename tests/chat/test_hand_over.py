@@ -36,7 +36,7 @@ HAND_OVER = HandOver(GUEST.id, ANNA, 50.0)
 def ended(harness: ChatHarness) -> list[Identity]:
     """The users whose sockets are ended from now on."""
     found: list[Identity] = []
-    harness.chats.on_sign_out = lambda user, issued: found.append(identity_of(user))
+    harness.chats.people.on_sign_out = lambda user, issued: found.append(identity_of(user))
     return found
 
 

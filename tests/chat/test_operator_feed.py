@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from actorchat.chat import service
+from actorchat.chat import joining
 from actorchat.chat.model import Policy
 from actorchat.chat.operations import AcceptChat, AddMessage, CloseChat
 from actorchat.protocol import (
@@ -70,7 +70,7 @@ async def test_a_strict_console_gets_no_end_of_the_snapshot(autojump_clock: Mock
 async def test_feed_ready_tells_that_the_snapshot_lacks_old_chats(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "FEED_SNAPSHOT", 2)
+    monkeypatch.setattr(joining, "FEED_SNAPSHOT", 2)
     async with open_chat() as harness:
         for owner_id, complete in ((11, True), (12, True), (13, False)):
             owner = await harness.person(User(owner_id, Role.USER), frozenset())

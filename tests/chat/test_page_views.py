@@ -84,12 +84,12 @@ async def test_pages_that_a_visitor_reports_on_its_socket_are_stored(autojump_cl
         assert anna.receiver.receive(PageViewed("https://shop.example/a?x=1", "A")) is False
         assert anna.receiver.receive(PageViewed("https://shop.example/b", "B")) is False
         await trio.sleep(1)
-        info = await harness.chats.visitor(await harness.state(chat))
+        info = await harness.chats.visits.owner_of(await harness.state(chat))
         assert [(page.url, page.title) for page in info.pages] == [
             ("https://shop.example/b", "B"),
             ("https://shop.example/a", "A"),
         ]
-        shown = await harness.chats.visitor(await harness.state(chat), with_address=True)
+        shown = await harness.chats.visits.owner_of(await harness.state(chat), with_address=True)
         assert (shown.address, info.address) == (anna.recorder.peer, None)
         olga.recorder.take()
         olga.receiver.receive(PageViewed("https://shop.example/c", "C"))
@@ -128,6 +128,6 @@ async def test_pages_of_requests_count_against_the_same_limit(autojump_clock: Mo
     async with open_chat() as harness:
         chat = await harness.reserve()
         for n in range(25):
-            await harness.chats.record_page(ANNA, PageContext(url=f"https://shop.example/{n}"))
-        info = await harness.chats.visitor(await harness.state(chat))
+            await harness.chats.visits.record(ANNA, PageContext(url=f"https://shop.example/{n}"))
+        info = await harness.chats.visits.owner_of(await harness.state(chat))
         assert len(info.pages) == 20

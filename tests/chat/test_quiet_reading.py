@@ -27,7 +27,7 @@ async def read_quietly(
     harness: ChatHarness, chat: object, after: int | None = None
 ) -> tuple[RecordingSession, RoomReceiver]:
     recorder = RecordingSession(OLGA)
-    receiver = await harness.chats.join_room(recorder, chat, after, quiet=True)  # type: ignore[arg-type]
+    receiver = await harness.chats.joining.room(recorder, chat, after, quiet=True)  # type: ignore[arg-type]
     return recorder, receiver
 
 

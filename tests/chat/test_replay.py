@@ -82,7 +82,7 @@ def count_encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 async def resume(harness: ChatHarness, chat: UUID, recorder: RecordingSession) -> None:
     """Join with a full replay, in a task of its own."""
-    harness.nursery.start_soon(partial(harness.chats.join_room, recorder, chat, -1))
+    harness.nursery.start_soon(partial(harness.chats.joining.room, recorder, chat, -1))
     await harness.settle()
 
 
@@ -137,7 +137,7 @@ async def test_only_a_few_replays_are_encoded_at_a_time(autojump_clock: MockCloc
         chat = await long_chat(harness)
         crowd = [Pieces(OLGA) for _ in range(50)]
         for pieces in crowd:
-            harness.nursery.start_soon(partial(harness.chats.join_room, pieces, chat, -1))
+            harness.nursery.start_soon(partial(harness.chats.joining.room, pieces, chat, -1))
         at_once: list[int] = []
         while any(pieces.indexes()[-1:] != [COUNT - 1] for pieces in crowd):
             before = sum(pieces.count for pieces in crowd)
@@ -154,7 +154,7 @@ async def test_a_stalled_strict_session_is_sent_a_bounded_amount(
         chat = await long_chat(harness)
         stalled = Stalled(ANNA, Profile.STRICT)
         olga = await harness.join(chat, OLGA, after=-1)
-        receiver = await harness.chats.join_room(stalled, chat, None)
+        receiver = await harness.chats.joining.room(stalled, chat, None)
         await read_all(olga)
         await harness.settle()
         # 150 messages have a new status: more than the room's tail, so they are read from storage.
@@ -179,7 +179,7 @@ async def test_a_console_that_stalls_in_its_snapshot_keeps_a_bounded_number_of_b
             owner = attrs.evolve(ANNA, id=1_000 + number)
             await harness.chats.perform(AddMessage(await harness.reserve(owner), owner, "hi"))
         stalled = Stalled(OLGA)
-        harness.nursery.start_soon(harness.chats.join_feed, stalled, frozenset({"lk"}))
+        harness.nursery.start_soon(harness.chats.joining.feed, stalled, frozenset({"lk"}))
         await harness.settle()
         assert stalled.buffered_bytes > 65_536
         anna = await harness.join(await harness.reserve(), ANNA)
@@ -210,7 +210,7 @@ async def test_a_few_consoles_at_a_time_read_their_snapshot(
         monkeypatch.setattr(AsyncReader, "feed_snapshot", slowly)
         consoles = [RecordingSession(OLGA) for _ in range(50)]
         for console in consoles:
-            harness.nursery.start_soon(harness.chats.join_feed, console, frozenset({"lk"}))
+            harness.nursery.start_soon(harness.chats.joining.feed, console, frozenset({"lk"}))
         await trio.sleep(5)
         assert all(console.got(GlobalUpdated) for console in consoles)
         assert most == CONCURRENT_REPLAYS

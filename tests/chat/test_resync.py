@@ -92,6 +92,6 @@ async def test_a_socket_that_waits_too_long_for_a_broadcast_is_closed_to_retry(a
         anna.say("in doubt")
         await wait_all_tasks_blocked()
         with pytest.raises(StorageUnavailable, match="not announced"):
-            await harness.chats.join_room(RecordingSession(ANNA), chat, 0)
+            await harness.chats.joining.room(RecordingSession(ANNA), chat, 0)
         await trio.sleep(60)
         assert (await harness.join(chat, ANNA, after=0)).recorder.indexes() == []

@@ -58,7 +58,7 @@ async def test_each_source_keeps_closed_chats_for_its_own_time(autojump_clock: M
         await trio.sleep(60 * DAY)
         assert await is_there(harness, chats[2])
         with pytest.raises(ChatRefused, match="not_found"):
-            await harness.chats.join_room(RecordingSession(OLGA), chats[0], None)
+            await harness.chats.joining.room(RecordingSession(OLGA), chats[0], None)
 
 
 async def test_an_anonymous_visitor_is_forgotten_with_the_last_chat(autojump_clock: MockClock) -> None:

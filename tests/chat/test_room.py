@@ -513,18 +513,18 @@ async def test_only_an_open_room_is_joined_without_waiting(autojump_clock: MockC
         chat = await harness.reserve()
         for after in (None, -1):
             with pytest.raises(trio.WouldBlock):
-                harness.chats.join_room_nowait(RecordingSession(OLGA), chat, after)
+                harness.chats.joining.room_nowait(RecordingSession(OLGA), chat, after)
         with pytest.raises(trio.WouldBlock):
             harness.chats.chat_nowait(chat)
         anna = await harness.join(chat, ANNA)
         assert harness.chats.chat_nowait(chat) == await harness.state(chat)
         olga, strict = RecordingSession(OLGA), RecordingSession(PETR, Profile.STRICT)
         receivers = [
-            harness.chats.join_room_nowait(olga, chat, None),
-            harness.chats.join_room_nowait(strict, chat, 0),
+            harness.chats.joining.room_nowait(olga, chat, None),
+            harness.chats.joining.room_nowait(strict, chat, 0),
         ]
         with pytest.raises(trio.WouldBlock):
-            harness.chats.join_room_nowait(RecordingSession(OLGA), chat, 0)
+            harness.chats.joining.room_nowait(RecordingSession(OLGA), chat, 0)
         anna.say("hello")
         await harness.settle()
         assert [event.user.id for event in olga.got(UserConnected)] == [ANNA.id, OLGA.id, PETR.id]

@@ -169,11 +169,11 @@ async def test_a_chat_given_to_an_operator_that_is_leaving_is_returned_too(autoj
         await harness.leave(olga)
         await trio.sleep(1)
         # As if the server were killed right after the operator was stored as offline.
-        await harness.chats.store_presence(OLGA.id, True)
-        record = await harness.chats.store_presence(OLGA.id, False)
+        await harness.chats.people.store_presence(OLGA.id, True)
+        record = await harness.chats.people.store_presence(OLGA.id, False)
         assert record.leaving
         await harness.chats.perform(TransferChat(given, PETR, OLGA.id))
-        record = await harness.chats.return_chats(OLGA.id)
+        record = await harness.chats.people.return_chats(OLGA.id)
         assert not record.leaving
         assert await stands(harness, mine) == await stands(harness, given) == ("new", None)
         # From now on an operator who is shown as offline can be given a chat and keeps it.
@@ -190,7 +190,7 @@ async def test_the_unanswered_chats_of_an_operator_who_goes_away_are_returned_an
         mine, given = await asked(harness), await asked(harness, BORIS)
         await harness.chats.perform(AcceptChat(mine, OLGA))
         await harness.chats.perform(TransferChat(given, PETR, OLGA.id))
-        await harness.chats.decide_on_account(SetAway(OLGA.id, True))
+        await harness.chats.people.decide_on_account(SetAway(OLGA.id, True))
         await trio.sleep(1)
         assert await stands(harness, mine) == ("open", OLGA.id)
         assert await stands(harness, given) == ("new", None)
@@ -206,9 +206,9 @@ async def test_a_return_that_a_kill_interrupted_is_completed_at_the_next_start(t
         async with open_chat(store=url) as harness:
             chat = await asked(harness)
             await harness.chats.perform(AcceptChat(chat, OLGA))
-            await harness.chats.store_presence(OLGA.id, True)
+            await harness.chats.people.store_presence(OLGA.id, True)
             # The server ends after this commit, of which the directory is not notified.
-            assert (await harness.chats.store_presence(OLGA.id, False)).leaving
+            assert (await harness.chats.people.store_presence(OLGA.id, False)).leaving
             assert await stands(harness, chat) == ("open", OLGA.id)
         async with open_chat(store=url) as harness:
             while await stands(harness, chat) != ("new", None):
@@ -224,7 +224,7 @@ async def test_an_operator_without_a_console_keeps_its_chats_over_restarts(tmp_p
         await harness.chats.perform(AcceptChat(chat, OLGA))
     async with open_chat(store=url) as harness:
         await wait_all_tasks_blocked()
-        assert not (await harness.chats.return_chats(OLGA.id)).leaving
+        assert not (await harness.chats.people.return_chats(OLGA.id)).leaving
         assert await stands(harness, chat) == ("open", OLGA.id)
 
 

@@ -16,7 +16,8 @@ from actorchat.chat.accounts import Rights
 from actorchat.chat.console_documents import ConsoleDocuments
 from actorchat.chat.model import ChatState
 from actorchat.chat.ports import StorageDamaged, StorageUnavailable
-from actorchat.chat.service import ChatRefused, ChatService
+from actorchat.chat.service import ChatService
+from actorchat.chat.submitter import ChatRefused
 from actorchat.http.answers import Health
 from actorchat.http.app import _failed, make_app
 from actorchat.http.blocks import BlockList

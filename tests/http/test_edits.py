@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from actorchat.chat.accounts import Rights
-from actorchat.chat.service import ChatRefused
+from actorchat.chat.submitter import ChatRefused
 from actorchat.client import ApiError, open_api
 from actorchat.protocol import Role, User
 from actorchat.server.auth import Tokens

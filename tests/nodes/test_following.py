@@ -122,7 +122,7 @@ async def test_nodes_that_rename_a_user_at_once_show_the_same_name(autojump_cloc
         for number in range(10):
             async with trio.open_nursery() as nursery:
                 for node in cluster.nodes:
-                    nursery.start_soon(node.chats.record_person, rename(f"Anna {number} of {node.node.state.name}"))
+                    nursery.start_soon(node.chats.people.record, rename(f"Anna {number} of {node.node.state.name}"))
         await trio.sleep(20 * PERIOD)
         record = cluster.store.person(identity_of(ANNA))
         assert record is not None
@@ -136,11 +136,11 @@ async def test_an_own_outcome_does_not_hide_a_newer_name_of_another_node(autojum
         socket = await two.join(chat, ANNA)
         cluster.delay = lambda: 1.0
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(two.chats.record_person, rename("older"))
+            nursery.start_soon(two.chats.people.record, rename("older"))
             # It is committed, and its outcome is on the way.
             await trio.sleep(0.75)
             cluster.delay = lambda: 0.0
-            await one.chats.record_person(rename("newer"))
+            await one.chats.people.record(rename("newer"))
         await trio.sleep(SECONDS_LATER)
         assert socket.recorder.got(UserConnected)[-1].user.firstname == "newer"
 

@@ -208,7 +208,7 @@ async def test_a_person_whose_profile_is_the_same_is_not_shown_again(autojump_cl
         await two.join(chat, OLGA)
         await two.console(OLGA)
         await trio.sleep(SOON)
-        await one.chats.store_presence(OLGA.id, online=True)
+        await one.chats.people.store_presence(OLGA.id, online=True)
         await trio.sleep(SOON)
         assert presence(anna) == [("came", "Anna"), ("came", "Olga")]
 
@@ -280,9 +280,9 @@ async def test_a_sign_out_ends_the_sockets_of_all_nodes(autojump_clock: MockCloc
         one, two = cluster.nodes
         await new_chat(cluster)
         ended: list[tuple[User, float]] = []
-        two.chats.on_sign_out = lambda user, issued: ended.append((user, issued))
+        two.chats.people.on_sign_out = lambda user, issued: ended.append((user, issued))
         at = trio.current_time()
-        await one.chats.decide_on_account(SignOut(ANNA, at))
+        await one.chats.people.decide_on_account(SignOut(ANNA, at))
         await trio.sleep(SOON)
         assert ended == [(ANNA, at)]
 

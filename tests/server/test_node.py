@@ -71,7 +71,7 @@ async def test_a_late_word_of_a_sign_out_leaves_sockets_with_newer_tokens_open(
                 await socket.next()
                 for at in (time.time() - 60, time.time() + 60):
                     assert socket.peer.close_code is None
-                    server._parts.chats.on_sign_out(olga, at)
+                    server._parts.chats.people.on_sign_out(olga, at)
                 assert await socket.gone() == CloseCode.SIGNED_OUT
 
 

@@ -44,7 +44,7 @@ async def test_a_sign_out_is_known_after_its_record_was_dropped(monkeypatch: pyt
     monkeypatch.setattr(people_module, "_MAX_CACHED", 1)
     async with open_chat() as harness:
         people = UserCache(harness.chats)
-        await harness.chats.decide_on_account(SignOut(User(1, Role.USER), 1_000.0))
+        await harness.chats.people.decide_on_account(SignOut(User(1, Role.USER), 1_000.0))
         await people.record(claims_of(2))
         # An upgrade that was authorized before the sign-out asks again at its end.
         with pytest.raises(BadToken, match="signed out"):

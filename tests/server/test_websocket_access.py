@@ -8,7 +8,7 @@ import trio
 from trio.testing import MockClock
 
 from actorchat.chat.ports import StorageUnavailable
-from actorchat.chat.service import ChatRefused
+from actorchat.chat.submitter import ChatRefused
 from actorchat.http.origins import AllowedOrigins
 from actorchat.http.ports import Caller, Sender
 from actorchat.server.access_control import AccessControl

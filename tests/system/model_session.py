@@ -133,7 +133,7 @@ class Session:
 
     async def _record(self, who: Person, name: str, sources: frozenset[str]) -> None:
         user = User(id=who[1], role=Role(who[0]), firstname=name)
-        await self.chat_driver.next_chats().record_person(RecordPerson(user, frozenset({"firstname"}), sources))
+        await self.chat_driver.next_chats().people.record(RecordPerson(user, frozenset({"firstname"}), sources))
         self.model.person(who, name, sources)
 
     async def _reserve(self, owner: Person, source: str) -> None:

@@ -82,7 +82,7 @@ class Race:
 
     async def schedule(self, number: int) -> None:
         owner = User(id=100 + number, role=Role.USER, firstname=f"V{number}")
-        await self.chat_driver.chats.record_person(RecordPerson(owner, frozenset({"firstname"})))
+        await self.chat_driver.chats.people.record(RecordPerson(owner, frozenset({"firstname"})))
         self.model.person(("user", owner.id), owner.firstname)
         state, _ = await self.chat_driver.chats.reserve_chat("lk", owner)
         self.model.reserve(state.uuid, "lk", ("user", owner.id))
@@ -300,7 +300,7 @@ def run_block(seed: int, url: str = "memory://", nodes: int = 1) -> None:
             model = Model(capacity=load)
             consoles = []
             for user in OPERATORS:
-                await chat_driver.chats.record_person(RecordPerson(user, frozenset({"firstname"}), LK))
+                await chat_driver.chats.people.record(RecordPerson(user, frozenset({"firstname"}), LK))
                 model.person(person(user), user.firstname, LK)
                 consoles.append(await chat_driver.console(user, Profile.EXTENDED, LK))
                 model.open_console(person(user))

@@ -225,12 +225,12 @@ class VirtualTimeChat:
 
     async def join(self, chat: UUID, user: User, profile: Profile, after: int | None = None) -> ClientSession:
         tab = ClientSession(user, profile, self.document, chat, node=self._next_node())
-        await self.nursery.start(self._hold, tab, self.nodes[tab.node].chats.join_room(tab, chat, after))
+        await self.nursery.start(self._hold, tab, self.nodes[tab.node].chats.joining.room(tab, chat, after))
         return tab
 
     async def console(self, user: User, profile: Profile, sources: frozenset[str]) -> ClientSession:
         tab = ClientSession(user, profile, self.document, None, sources, self._next_node())
-        await self.nursery.start(self._hold, tab, self.nodes[tab.node].chats.join_feed(tab, sources))
+        await self.nursery.start(self._hold, tab, self.nodes[tab.node].chats.joining.feed(tab, sources))
         return tab
 
     async def leave(self, tab: ClientSession) -> None:

@@ -175,7 +175,7 @@ class ServerProcess:
             "operations in flight": chats._in_flight_limiter.in_flight,
             "HTTP connections": len(parts.http),
             "consoles": len(chats.consoles.views),
-            "feeds": sum(chats._listened.values()),
+            "feeds": sum(chats.joining.listened.values()),
             "operations waiting": parts.journal.statistics().waiting,
             "people present": sum(len(room_state.present) for room_state in rosters),
             "typing": sum(typist.throttle.on for room_state in rosters for typist in room_state.typists.values()),
