@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import attrs
 
@@ -32,10 +32,8 @@ from actorchat.chat.operations import Decision, PersonRecorded, RecordPerson, Re
 from actorchat.chat.person_records import record_person
 from actorchat.chat.privacy import AuditEntry
 from actorchat.protocol import RefusalCode
+from actorchat.storage.changes import Changes
 from actorchat.storage.row_cache import PersonKey, RowCache, person_key
-
-if TYPE_CHECKING:
-    from actorchat.storage.decider import Changes
 
 __all__ = ["AccountDecider"]
 

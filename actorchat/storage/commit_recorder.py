@@ -9,7 +9,7 @@ from actorchat.chat.documents import DocumentKind
 from actorchat.chat.model import OperatorCounters, PersonRecord
 from actorchat.chat.operations import HandedOver
 from actorchat.protocol import Operator, Role
-from actorchat.storage.decider import Changes
+from actorchat.storage.changes import Changes
 from actorchat.storage.row_cache import RowCache
 from actorchat.storage.store import DecisionAndCounters
 

@@ -48,16 +48,9 @@ from actorchat.chat.ports import (
 from actorchat.chat.privacy import AuditAction, AuditEntry
 from actorchat.chat.rules import MarkedMessage
 from actorchat.protocol import MessageType, Role, User
+from actorchat.storage.changes import Changes, Draft, GivenChat, apply_changes
 from actorchat.storage.commit_recorder import CommitRecorder
-from actorchat.storage.decider import (
-    Changes,
-    Draft,
-    GivenChat,
-    apply_changes,
-    decide_batch,
-    decide_each,
-    with_tag_replaced,
-)
+from actorchat.storage.decider import decide_batch, decide_each, with_tag_replaced
 from actorchat.storage.row_cache import ChatRow, RowCache, cut_page, person_key, with_known_people
 from actorchat.storage.store import (
     Batch,

@@ -15,7 +15,8 @@ from actorchat.chat.operations import Operation, RefuseMessage, ReplaceTag
 from actorchat.chat.privacy import AuditAction
 from actorchat.chat.rules import MarkedMessage
 from actorchat.protocol import Role
-from actorchat.storage.decider import Changes, apply_changes, decide_batch
+from actorchat.storage.changes import Changes, apply_changes
+from actorchat.storage.decider import decide_batch
 from actorchat.storage.preload import Preload, missing_chats, missing_rest, owners, reservations
 from actorchat.storage.row_cache import ChatRow, PersonKey, RecentKeys, RowCache, person_key
 from actorchat.storage.row_mapping import (

@@ -22,8 +22,9 @@ from actorchat.chat.model import Policy
 from actorchat.chat.operations import Changed, Decision, Operation, Refused, RefuseMessage, Undecided, refusal_of
 from actorchat.chat.ports import StorageUnavailable
 from actorchat.protocol import RefusalCode
+from actorchat.storage.changes import Changes
 from actorchat.storage.commit_recorder import CommitRecorder
-from actorchat.storage.decider import Changes, decide_each
+from actorchat.storage.decider import decide_each
 from actorchat.storage.postgres.advisory import take_start
 from actorchat.storage.postgres.commit_tables import (
     LOG_SECONDS,

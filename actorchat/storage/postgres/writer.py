@@ -15,7 +15,8 @@ from actorchat.chat.model import ANONYMOUS_IDS, OperatorCounters, Policy, Source
 from actorchat.chat.operations import AddMessage, Operation, RefuseMessage
 from actorchat.chat.ports import StorageUnavailable
 from actorchat.protocol import Role, User
-from actorchat.storage.decider import Changes, decide_batch
+from actorchat.storage.changes import Changes
+from actorchat.storage.decider import decide_batch
 from actorchat.storage.postgres.advisory import TAKE, TRY_TO_TAKE, Locks, in_order
 from actorchat.storage.postgres.connecting import Connection
 from actorchat.storage.postgres.cursor import PostgresCursor

@@ -18,7 +18,7 @@ from actorchat.nodes.presence import Presence
 from actorchat.nodes.reconnecting import BusUnavailable, Line
 from actorchat.nodes.registry import Registry
 from actorchat.server import websocket_routes
-from actorchat.storage.decider import NewKeys
+from actorchat.storage.changes import NewKeys
 from actorchat.storage.journal import Journal
 from actorchat.storage.postgres import store
 from actorchat.storage.postgres.statements import PostgresStatements
