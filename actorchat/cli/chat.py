@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from actorchat.cli.errors import FAILED, fail
+from actorchat.cli.errors import BAD_SETTINGS, FAILED, fail
+from actorchat.cli.options import config_option
 
 __all__ = ["chat"]
 
@@ -17,20 +18,24 @@ __all__ = ["chat"]
     help="The widget source.  [default: lk; for an operator with --token, all sources of the token]",
 )
 @click.option("--token", metavar="T", help="A token that says which user you are.")
-@click.option("--operator", is_flag=True, help="Chat as an operator, not as a visitor; needs --token or --data.")
+@click.option(
+    "--operator", is_flag=True, help="Chat as an operator, not as a visitor; needs --token, --data or ACTORCHAT_SECRET."
+)
 @click.option(
     "--data",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="The data folder of a server on this machine; its secret signs the operator's token.",
+    help="The data folder of a server on this machine; its secret signs the operator's token, unless the settings have"
+    " one, as ACTORCHAT_SECRET.",
 )
+@config_option
 @click.option(
     "--user-id",
     type=click.IntRange(1, 2**52 - 1),
     metavar="N",
-    help="With --data: the operator's id.  [default: 1]",
+    help="The operator's id, if there is no --token.  [default: 1]",
 )
-@click.option("--name", metavar="NAME", help="With --data: the operator's first name.")
+@click.option("--name", metavar="NAME", help="The operator's first name, if there is no --token.")
 @click.option(
     "--state",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -43,6 +48,7 @@ def chat(
     token: str | None,
     operator: bool,
     data: Path | None,
+    config: Path | None,
     user_id: int | None,
     name: str | None,
     state: Path | None,
@@ -64,7 +70,7 @@ def chat(
       echo "Is anybody there?" | actorchat chat http://127.0.0.1:8000
     """
     try:
-        _chat(url, source, token, operator, data, user_id, name, state)
+        _chat(url, source, token, operator, data, config, user_id, name, state)
     except KeyboardInterrupt:
         # Ctrl-C before the chat has started.
         return
@@ -76,19 +82,22 @@ def _chat(
     token: str | None,
     operator: bool,
     data: Path | None,
+    config: Path | None,
     user_id: int | None,
     name: str | None,
     state: Path | None,
 ) -> None:
-    if operator and token is None and data is None:
-        raise click.UsageError("--operator needs --token T, or --data DIR of a server on this machine")
-    if token is not None and data is not None:
-        raise click.UsageError("--token and --data cannot be used together")
-    if data is not None and not operator:
-        raise click.UsageError("--data is for operators: add --operator")
+    for option, given in (("--data", data), ("--config", config)):
+        if token is not None and given is not None:
+            raise click.UsageError(f"--token and {option} cannot be used together")
+        if given is not None and not operator:
+            raise click.UsageError(f"{option} is for operators: add --operator")
     for option, value in (("--user-id", user_id), ("--name", name)):
-        if value is not None and data is None:
-            raise click.UsageError(f"{option} needs --operator and --data DIR: a token already names its user")
+        if value is not None and (token is not None or not operator):
+            raise click.UsageError(f"{option} needs --operator without --token: a token already names its user")
+    secret: str | None = None
+    if operator and token is None:
+        data, secret = _signer(data, config)
     # Imported here, inside the handler of Ctrl-C, because importing takes a while.
     from actorchat.cli.terminal.identity import VisitorTokens, default_state_file
     from actorchat.cli.terminal.runner import run_terminal
@@ -106,7 +115,24 @@ def _chat(
         raise click.BadParameter(str(error), param_hint="URL") from None
     memory = VisitorTokens(state or default_state_file())
     failure = run_terminal(
-        SessionOptions(server, source, token, data, memory, user_id or 1, name or ""), operator=operator
+        SessionOptions(server, source, token, data, secret, memory, user_id or 1, name or ""), operator=operator
     )
     if failure is not None:
         fail((failure,), FAILED)
+
+
+def _signer(data: Path | None, config: Path | None) -> tuple[Path | None, str | None]:
+    """The data folder and the secret in the settings; at least one of them signs the operator's token."""
+    # Imported here, because a client of a remote server does not need the server's code.
+    from actorchat.server.settings import InvalidSettings
+    from actorchat.server.settings_loader import load_settings
+
+    try:
+        settings = load_settings(config, {"data": data})
+    except InvalidSettings as error:
+        fail(error.faults, BAD_SETTINGS)
+    if settings.data is None and settings.secret is None:
+        raise click.UsageError(
+            "--operator needs --token T, or --data DIR of a server on this machine, or its secret as ACTORCHAT_SECRET"
+        )
+    return settings.data, settings.secret

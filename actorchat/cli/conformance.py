@@ -17,6 +17,7 @@ from actorchat.http.source_names import is_source_name
 from actorchat.protocol import Role
 from actorchat.server.auth import local_token
 from actorchat.server.settings import InvalidSettings
+from actorchat.server.settings_loader import load_settings
 
 if TYPE_CHECKING:
     from actorchat.testing.conformance import Result
@@ -42,14 +43,14 @@ def conformance(
 
     It makes visitors and chats of its own, about 50, so use a source for tests. Rules about operators need tokens, or
     --data DIR with the data folder of a server on this machine. Exits with 1 if a rule is broken, and says which and
-    how.
+    how; with 2 if nothing was judged, for example because the server can't be reached.
 
     \b
     Examples:
       actorchat conformance http://127.0.0.1:8000 --data ./actorchat-data
       actorchat conformance https://chat.example --source test --token "$FIRST" --token "$SECOND"
     """
-    from actorchat.testing.conformance import RULES
+    from actorchat.testing.conformance import RULES, Broken
 
     if not is_source_name(source):
         raise click.BadParameter(f"{source!r} is not the name of a source", param_hint="--source")
@@ -60,7 +61,7 @@ def conformance(
         tokens = (*tokens, *_own_tokens(data, source))
     try:
         results = trio.run(_judge, url, source, tokens, only, as_json)
-    except (ValueError, ssl.SSLError) as error:
+    except (ValueError, ssl.SSLError, Broken) as error:
         fail((error,), BAD_SETTINGS)
     broken = sum(result.outcome == "broken" for result in results)
     skipped = sum(result.outcome == "skipped" for result in results)
@@ -73,7 +74,10 @@ def conformance(
 
 def _own_tokens(data: Path, source: str) -> tuple[str, ...]:
     try:
-        return tuple(local_token(data, role=Role.OPERATOR, user_id=id_, sources=(source,)) for id_ in _OPERATORS)
+        secret = load_settings(None, {"data": data}).secret
+        return tuple(
+            local_token(data, role=Role.OPERATOR, user_id=id_, sources=(source,), secret=secret) for id_ in _OPERATORS
+        )
     except InvalidSettings as error:
         fail(error.faults, BAD_SETTINGS)
     except OSError as error:
@@ -85,6 +89,9 @@ async def _judge(url: str, source: str, tokens: tuple[str, ...], only: tuple[str
 
     results = []
     async with open_deployment(url, source, tokens) as deployment:
+        # Otherwise every rule would be broken for the same reason.
+        async with deployment.connection():
+            pass
         async for result in judge(deployment, only):
             results.append(result)
             _print(result, as_json)

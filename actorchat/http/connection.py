@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from contextlib import suppress
 from itertools import islice
@@ -23,6 +24,7 @@ from starlette.types import ASGIApp
 
 from actorchat.http.body_pace import PACE_STATE, BodyPace
 from actorchat.http.request_target import split_target
+from actorchat.http.unix_user import UNIX_USER, unix_user
 from actorchat.protocol import encode_entity
 
 __all__ = ["HttpServer"]
@@ -94,7 +96,11 @@ class HttpServer:
         `stream` has an attribute `socket` like `trio.SocketStream`, or is a TLS stream after its handshake.
         """
         guarded = _GuardedStream(stream)
-        state = {PACE_STATE: guarded.pace}
+        state: dict[str, object] = {PACE_STATE: guarded.pace}
+        # TLS streams have no such attribute.
+        sock = getattr(stream, "socket", None)
+        if sock is not None and sock.family == getattr(socket, "AF_UNIX", None):
+            state[UNIX_USER] = unix_user(sock)
         connection = _Connection(self._app, self._config, self._context, state, guarded)  # type: ignore[arg-type] # duck-typed
         connection.starting = self._starting
         connection.idle, connection.busy = self._idle, self._busy

@@ -7,9 +7,10 @@ chat or a person.
 from __future__ import annotations
 
 import hmac
+import os
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -23,6 +24,7 @@ from actorchat.histogram import HistogramSnapshot
 from actorchat.http.problems import Problem
 from actorchat.http.proxies import FORWARDED
 from actorchat.http.request_counts import RequestCounts
+from actorchat.http.unix_user import UNIX_USER
 from actorchat.server.attachments import UploadStatistics
 from actorchat.server.settings import MetricsSettings
 from actorchat.storage import JournalStatistics
@@ -35,6 +37,9 @@ __all__ = ["Metrics", "Sources"]
 
 _FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 """Headers that show that a proxy has passed the request on."""
+
+_LOOPBACK: Final = ip_address("127.0.0.1")
+"""The address of the server's user at a Unix socket."""
 
 
 @attrs.frozen(kw_only=True)
@@ -55,6 +60,13 @@ class Sources:
     http_connections: Callable[[], int]
     draining: Callable[[], bool]
     storage_readable: Callable[[], bool]
+
+
+def _address(request: Request) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(request.client.host if request.client else "")
+    except ValueError:
+        return None
 
 
 class Metrics:
@@ -84,15 +96,24 @@ class Metrics:
             if self._token is None or not hmac.compare_digest(given.encode(), self._token.encode()):
                 raise Problem("not_authenticated", "the token is not that of the setting metrics.token")
             return
-        address = request.client.host if request.client else ""
-        if any(name in request.headers for name in _FORWARDED) and FORWARDED not in request.scope:
+        forwarded = FORWARDED in request.scope
+        if any(name in request.headers for name in _FORWARDED) and not forwarded:
             raise Problem("not_allowed", "metrics are not shown through a proxy; use the setting metrics.token")
-        try:
-            client = ip_address(address)
-        except ValueError:
-            client = None
+        state = request.scope.get("state", {})
+        if UNIX_USER in state and not forwarded:
+            # A proxy that adds no headers runs as another user.
+            client = _LOOPBACK if state[UNIX_USER] in (os.geteuid(), 0) else None
+        else:
+            client = _address(request)
+            if UNIX_USER in state and client is not None and client.is_loopback:
+                # A proxy that passes on what strangers claim; nobody has named it as a trusted one.
+                client = None
         if client is None or not any(client in network for network in self._networks):
-            raise Problem("not_allowed", "metrics are shown to the addresses of metrics.networks, or with a token")
+            raise Problem(
+                "not_allowed",
+                "metrics are shown to the addresses of metrics.networks, to the server's user through its Unix socket,"
+                " or with a token",
+            )
 
     def _make_registry(self) -> CollectorRegistry:
         from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector

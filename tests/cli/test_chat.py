@@ -1,10 +1,13 @@
 from pathlib import Path
 
 import pytest
+import trio
 from click.testing import CliRunner
 
 from actorchat.cli.chat import chat
+from actorchat.cli.terminal.session import SessionOptions
 from actorchat.server.auth import ensure_secret
+from tests.server.server_under_test import SECRET
 
 NOWHERE = "http://127.0.0.1:1"
 
@@ -25,6 +28,8 @@ def run(*arguments: str) -> tuple[int, str]:
         (NOWHERE, "--user-id", "1"),
         (NOWHERE, "--name", "Olga"),
         (NOWHERE, "--data", "x"),
+        (NOWHERE, "--config", "x"),
+        (NOWHERE, "--operator", "--token", "x", "--config", "x"),
         (NOWHERE, "--operator", "--token", "x", "--user-id", "3"),
         (NOWHERE, "--source", "LK!"),
         (NOWHERE, "--nonsense"),
@@ -85,3 +90,33 @@ def test_an_operators_secret_that_is_too_short_is_one_line_and_status_1(tmp_path
     next(tmp_path.iterdir()).write_text("short")
     code, output = run(NOWHERE, "--operator", "--data", str(tmp_path))
     assert (code, output.count("\n")) == (1, 1)
+
+
+@pytest.mark.parametrize("place", ["environment", "settings file"])
+def test_the_secret_in_the_settings_signs_an_operators_token(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[SessionOptions] = []
+
+    async def session(options: SessionOptions, *, operator: bool) -> None:
+        await trio.lowlevel.checkpoint()
+        asked.append(options)
+
+    monkeypatch.setattr("actorchat.cli.terminal.runner.run_session", session)
+    given = [NOWHERE, "--operator", "--user-id", "7"]
+    if place == "environment":
+        monkeypatch.setenv("ACTORCHAT_SECRET", SECRET)
+    else:
+        config = tmp_path / "actorchat.toml"
+        config.write_text(f'secret = "{SECRET}"')
+        config.chmod(0o600)
+        given += ["--config", str(config)]
+    assert run(*given) == (0, "")
+    assert [(options.secret, options.user_id) for options in asked] == [(SECRET, 7)]
+
+
+def test_wrong_settings_of_an_operators_server_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACTORCHAT_SECRET", "short")
+    code, output = run(NOWHERE, "--operator")
+    assert code == 2
+    assert "secret" in output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import stat
 from collections.abc import AsyncIterator
@@ -14,9 +15,10 @@ import pytest
 import trio
 
 from actorchat.client import open_api
+from actorchat.http.unix_user import unix_user
 from actorchat.server.bootstrap import StartFailed
 from actorchat.server.serving import Server, open_server
-from actorchat.server.settings import InvalidSettings, LimitSettings, Settings
+from actorchat.server.settings import InvalidSettings, LimitSettings, MetricsSettings, Settings
 from actorchat.testing import RawPeer
 from tests.server.server_under_test import SECRET, operator, run_server
 
@@ -26,10 +28,14 @@ SETTINGS = Settings(storage="memory://", port=0, secret=SECRET, limits=LimitSett
 
 
 @asynccontextmanager
-async def serving(path: Path, transport: str = "auto") -> AsyncIterator[tuple[Server, httpx.AsyncClient]]:
+async def serving(
+    path: Path, transport: str = "auto", metrics: MetricsSettings | None = None
+) -> AsyncIterator[tuple[Server, httpx.AsyncClient]]:
     with trio.fail_after(30):
         async with (
-            open_server(attrs.evolve(SETTINGS, unix=path, transport=transport)) as server,
+            open_server(
+                attrs.evolve(SETTINGS, unix=path, transport=transport, metrics=metrics or SETTINGS.metrics)
+            ) as server,
             httpx.AsyncClient(base_url="http://x", transport=httpx.AsyncHTTPTransport(uds=str(path))) as http,
         ):
             yield server, http
@@ -69,7 +75,49 @@ async def test_the_headers_of_the_proxy_count(tmp_path: Path) -> None:
             for address in ("9.9.9.1", "9.9.9.2", "9.9.9.2")
         ]
         assert statuses == [201, 201, 429]
+
+
+@pytest.mark.parametrize("transport", ["reactor", "trio-websocket"])
+async def test_the_servers_user_may_read_metrics(tmp_path: Path, transport: str) -> None:
+    async with serving(tmp_path / "s", transport) as (_, http):
+        answer = await http.get("/metrics")
+        assert (answer.status_code, "actorchat_" in answer.text) == (200, True)
+    none = MetricsSettings(networks=())
+    async with serving(tmp_path / "s", transport, none) as (_, http):
         assert (await http.get("/metrics")).status_code == 403
+
+
+@pytest.mark.parametrize("user", [1, None])
+async def test_a_proxy_without_headers_and_another_user_does_not_open_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: int | None
+) -> None:
+    monkeypatch.setattr("actorchat.http.connection.unix_user", lambda sock: user)
+    async with serving(tmp_path / "s") as (_, http):
+        answer = await http.get("/metrics")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "not_allowed")
+
+
+async def test_the_address_that_a_proxy_names_decides_about_metrics_but_not_loopback(tmp_path: Path) -> None:
+    settings = MetricsSettings(networks=("9.9.0.0/16", "127.0.0.0/8", "::1/128"))
+    async with serving(tmp_path / "s", metrics=settings) as (_, http):
+        for headers, status in (
+            ({"X-Forwarded-For": "9.9.9.1"}, 200),
+            ({"X-Forwarded-For": "8.8.8.8"}, 403),
+            ({"X-Forwarded-For": "127.0.0.1"}, 403),
+            ({"X-Forwarded-For": "::1"}, 403),
+            ({"X-Forwarded-For": "unknown"}, 403),
+            ({"Forwarded": "for=127.0.0.1"}, 403),
+            ({"X-Real-IP": "127.0.0.1"}, 403),
+            ({"Via": "1.1 proxy"}, 403),
+        ):
+            assert (await http.get("/metrics", headers=headers)).status_code == status, headers
+
+
+@pytest.mark.skipif(not hasattr(socket, "SO_PEERCRED"), reason="the user of a peer is found on Linux only")
+def test_the_user_at_the_other_end_of_a_unix_socket_is_found() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert unix_user(ours) == os.geteuid()
 
 
 async def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> None:

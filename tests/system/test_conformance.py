@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
@@ -75,10 +77,36 @@ def test_without_tokens_rules_about_operators_are_skipped(tmp_path: Path) -> Non
 
 
 def test_the_command_exits_with_1_and_names_the_rule_if_it_is_another_server() -> None:
-    ended = CliRunner().invoke(main, ["conformance", "http://127.0.0.1:1", "--rule", "empty-messages-are-refused"])
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as other:
+        thread = threading.Thread(target=other.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{other.server_port}"
+        ended = CliRunner().invoke(main, ["conformance", url, "--rule", "empty-messages-are-refused"])
+        other.shutdown()
+        thread.join()
     assert ended.exit_code == 1
     assert "FAIL empty-messages-are-refused: A message without text" in ended.output
     assert "0 rules kept, 1 broken" in ended.output
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_the_command_exits_with_2_and_one_line_if_the_server_can_not_be_reached(options: tuple[str, ...]) -> None:
+    ended = CliRunner().invoke(main, ["conformance", "http://127.0.0.1:1", *options])
+    assert ended.exit_code == 2
+    assert ended.output.startswith("actorchat: can't connect to 127.0.0.1:1")
+    assert ended.output.count("\n") == 1
+
+
+def test_the_secret_in_the_environment_signs_the_tokens_of_the_operators(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACTORCHAT_SECRET", SECRET)
+    with server_process(tmp_path / "data") as server:
+        rule = next(rule.name for rule in RULES if rule.operators)
+        ended = CliRunner().invoke(
+            main, ["conformance", server.url, "--data", str(tmp_path / "data"), "--rule", rule, "--json"]
+        )
+    assert json.loads(ended.output)["outcome"] == "kept"
 
 
 @pytest.mark.parametrize("wrong", [("ftp://x",), ("http://x", "--rule", "no-such-rule"), ("http://x", "--source", "É")])

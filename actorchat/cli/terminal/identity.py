@@ -64,15 +64,21 @@ class VisitorTokens:
         return tokens
 
 
-def make_operator_token(data: Path, user_id: int, name: str, source: str) -> str:
-    """Sign a token with the secret in a local server's data folder. Raises IdentityError."""
+def make_operator_token(data: Path, secret: str | None, user_id: int, name: str, source: str) -> str:
+    """Sign a token with `secret`, or with the one in a local server's data folder. Raises IdentityError."""
     # Imported here, because a client of a remote server does not need the server's code.
     from actorchat.server.auth import local_token
     from actorchat.server.settings import InvalidSettings
 
     try:
         return local_token(
-            data, role=Role.OPERATOR, user_id=user_id, sources=(source,), firstname=name, ttl=TOKEN_SECONDS
+            data,
+            role=Role.OPERATOR,
+            user_id=user_id,
+            sources=(source,),
+            firstname=name,
+            ttl=TOKEN_SECONDS,
+            secret=secret,
         )
     except FileNotFoundError:
         raise IdentityError(f"{data} has no secret of a server; is --data the server's data folder?") from None

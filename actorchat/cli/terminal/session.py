@@ -31,12 +31,16 @@ DEFAULT_SOURCE = "lk"
 
 @attrs.frozen
 class SessionOptions:
-    """The options of `actorchat chat`; ``source`` None means the default source, or all sources of a given token."""
+    """The options of `actorchat chat`; ``source`` None means the default source, or all sources of a given token.
+
+    An operator without a token has a ``secret`` that signs one, or a ``data`` folder with a secret.
+    """
 
     server: ServerAddress
     source: str | None
     token: str | None
     data: Path | None
+    secret: str | None
     visitor_tokens: VisitorTokens
     user_id: int
     name: str
@@ -139,7 +143,7 @@ async def _run_operator(options: SessionOptions) -> None:
         token, sources = options.token, () if options.source is None else (options.source,)
     else:
         source = options.source or DEFAULT_SOURCE
-        token = make_operator_token(options.data or Path(), options.user_id, options.name, source)
+        token = make_operator_token(options.data or Path(), options.secret, options.user_id, options.name, source)
         sources = (source,)
     me = user_in_token(token)
     if me.role is not Role.OPERATOR:

@@ -59,13 +59,13 @@ def test_the_identity_file_is_in_the_platforms_state_folder(monkeypatch: pytest.
 
 def test_an_operator_beside_the_server_makes_its_own_token(tmp_path: Path) -> None:
     ensure_secret(tmp_path)
-    made = make_operator_token(tmp_path, 9, "Olga", "lk")
+    made = make_operator_token(tmp_path, None, 9, "Olga", "lk")
     assert user_in_token(made) == User(9, Role.OPERATOR, firstname="Olga")
 
 
 def test_a_folder_without_a_secret_is_named(tmp_path: Path) -> None:
     with pytest.raises(IdentityError, match="has no secret of a server"):
-        make_operator_token(tmp_path, 9, "Olga", "lk")
+        make_operator_token(tmp_path, None, 9, "Olga", "lk")
 
 
 @pytest.mark.parametrize(

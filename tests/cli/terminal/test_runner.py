@@ -12,7 +12,9 @@ from actorchat.cli.terminal.identity import IdentityError, VisitorTokens
 from actorchat.cli.terminal.session import SessionOptions
 from actorchat.client.server_urls import ServerAddress
 
-OPTIONS = SessionOptions(ServerAddress.parse("http://127.0.0.1:1"), None, None, None, VisitorTokens(Path()), 1, "")
+OPTIONS = SessionOptions(
+    ServerAddress.parse("http://127.0.0.1:1"), None, None, None, None, VisitorTokens(Path()), 1, ""
+)
 # The command module is imported here, because the test races with the imports that the command does itself.
 LOADED = "from actorchat.cli import chat, main; print('loaded', flush=True); main()"
 
