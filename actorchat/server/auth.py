@@ -29,7 +29,8 @@ from actorchat.chat.operations import RecordPerson
 from actorchat.http.source_names import is_source_name
 from actorchat.protocol import Role, User
 from actorchat.server.keys import ALGORITHMS, PublicKey
-from actorchat.server.settings import InvalidSettings, SettingFault, weakness_of
+from actorchat.server.setting_values import weakness_of
+from actorchat.server.settings import InvalidSettings, SettingFault
 
 if TYPE_CHECKING:
     from jwt.types import Options
