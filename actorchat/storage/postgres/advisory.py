@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
-from typing import Final
+from typing import Any, Final
+
+import psycopg
 
 from actorchat.storage.postgres.connecting import START_SECONDS, Connection
 from actorchat.storage.row_mapping import keys
@@ -57,7 +59,7 @@ def in_order(locks: Mapping[int, bool]) -> str:
     return keys(sorted(locks.items()))
 
 
-def take(connection: Connection, locks: Iterable[int]) -> None:
+def take(connection: psycopg.Connection[tuple[Any, ...]], locks: Iterable[int]) -> None:
     """Take exclusive locks, in the transaction of the connection."""
     connection.execute(TAKE, (in_order(dict.fromkeys(locks, True)),))
 

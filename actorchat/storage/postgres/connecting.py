@@ -28,8 +28,6 @@ __all__ = [
     "is_alive",
 ]
 
-Connection = psycopg.Connection[tuple[Any, ...]]
-
 COMMIT_SECONDS: Final = 3
 """The longest transaction of a batch. A server that stops in the middle of one holds locks no longer than this."""
 
@@ -41,6 +39,8 @@ _OLDEST: Final = 17
 _NEW_OPTION: Final = "transaction_timeout"
 """An option that older servers do not know: they refuse a connection that has it."""
 
+_LIMIT: Final = b"SELECT extract(epoch FROM current_setting('transaction_timeout')::interval)::int8"
+
 _DEFAULTS: Final = {
     "application_name": "actorchat",
     "connect_timeout": "5",
@@ -51,6 +51,29 @@ _DEFAULTS: Final = {
     # With several hosts in the URL, the one that is not a standby.
     "target_session_attrs": "read-write",
 }
+
+
+class Connection(psycopg.Connection[tuple[Any, ...]]):
+    """A connection whose transactions end after the time that was asked for.
+
+    `limits` are statements that each transaction has to begin with: none, unless a pooler has dropped the options of
+    the connection, so that it has the limit of its user. `transaction` executes them itself.
+    """
+
+    limits: tuple[str, ...] = ()
+
+    @contextmanager
+    def transaction(
+        self, savepoint_name: str | None = None, force_rollback: bool = False
+    ) -> Iterator[psycopg.Transaction]:
+        with super().transaction(savepoint_name, force_rollback) as transaction:
+            self.set_limits()
+            yield transaction
+
+    def set_limits(self) -> None:
+        """Execute `limits`, in a transaction that has just begun."""
+        for statement in self.limits:
+            self.execute(statement.encode())
 
 
 class Connector:
@@ -77,13 +100,19 @@ class Connector:
         parameters = {**self._parameters, "options": options if given is None else f"{options} {given}"}
         # Statements are prepared at once: they are few, and each one runs again and again.
         try:
-            connection: Connection = psycopg.connect(
-                **parameters, autocommit=True, prepare_threshold=0, context=_ADAPTERS
-            )
+            connection = Connection.connect(**parameters, autocommit=True, prepare_threshold=0, context=_ADAPTERS)
         except psycopg.OperationalError as error:
             # In whatever language the server speaks, unless it is about an option of the URL.
             if _NEW_OPTION in str(error) and _NEW_OPTION not in (given or ""):
                 raise _too_old(self.name, f"a PostgreSQL older than {_OLDEST}") from None
+            raise
+        try:
+            if connection.execute(_LIMIT).fetchall() != [(seconds,)]:
+                # Zero first, because a timer that is running does not change.
+                limit = f"SET LOCAL {_NEW_OPTION} = '{seconds}s'"
+                connection.limits = (f"SET LOCAL {_NEW_OPTION} = 0", limit)
+        except BaseException:
+            close(connection)
             raise
         return connection
 

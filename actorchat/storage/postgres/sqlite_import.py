@@ -183,7 +183,8 @@ class SqliteImport:
             self.target.execute("SELECT setval('message_blocks', %s)", (number // BLOCK * BLOCK + 1,))
             self.target.execute("SELECT setval('chat_numbers', %s, false)", (chat + 1,))
             self.target.execute("DELETE FROM settings WHERE name = %s", (IMPORT,))
-        self.target.execute("ANALYZE")
+        with self.target.transaction():
+            self.target.execute("ANALYZE")
 
     def _highest(self, *columns: tuple[str, str]) -> int:
         newest = (self.source.execute(f"SELECT max({column}) FROM {table}").fetchone()[0] for table, column in columns)  # noqa: S608 - constants

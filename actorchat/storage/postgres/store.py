@@ -479,6 +479,7 @@ class PostgresStore(StoredReads):
             connection.pipeline(),
         ):
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            connection.set_limits()
             yield PostgresCursor(connection, self._statements.row_names)
             connection.execute("COMMIT")
 

@@ -88,6 +88,7 @@ def _migrate(connection: Connection, name: str) -> None:
     version: str | None = None
     try:
         with engine.connect() as alchemy, alchemy.begin():
+            connection.set_limits()
             take_start(connection)
             # Another server may have upgraded it meanwhile, perhaps from an empty database.
             version = schema_version(connection, name)

@@ -122,14 +122,15 @@ class PostgresWriter(SqlWriter):
         cursor = PostgresCursor(connection, sql.row_names)
         questions: list[tuple[str, Row]] = [
             ("BEGIN", ()),
-            # Its own row first: who recovers this writer waits here for the end of this transaction.
-            (sql.take_batch, (batch.number, int(batch.now), batch.writer, fences)),
+            *((statement, ()) for statement in connection.limits),
         ]
 
         def ask(statement: str, *parameters: object) -> int:
             questions.append((statement, parameters))
             return len(questions) - 1
 
+        # Its own row first: who recovers this writer waits here for the end of this transaction.
+        fence = ask(sql.take_batch, batch.number, int(batch.now), batch.writer, fences)
         if wanted.locks:
             ask(TAKE, in_order(wanted.locks))
         chats = None
@@ -139,7 +140,7 @@ class PostgresWriter(SqlWriter):
         numbers = ask(sql.draw_chat_numbers, wanted.new_chats) if wanted.new_chats else None
         known = ask(sql.people_as_they_are, _people(people)) if people else None
         answers = cursor.ask(questions)
-        if not answers[1]:
+        if not answers[fence]:
             raise FencedOff(batch.writer)
         [(first, self.drawn)] = answers[drawn]
         rows.next_message_id, self._block_end = first, first + BLOCK
