@@ -16,14 +16,16 @@ from actorchat.storage.sql_reads import Cursor
 from actorchat.storage.sql_writer import BatchCursor
 from actorchat.storage.statements import Statements
 
-__all__ = ["IDENTITY", "database_identity", "prepare_start"]
+__all__ = ["IDENTITY", "WRITER_SECONDS", "database_identity", "prepare_start"]
 
 _log = logging.getLogger("actorchat.storage")
 
 IDENTITY: Final = "identity"
 """The setting with the random name of the database."""
 
-_WRITER_SECONDS: Final = 86_400
+WRITER_SECONDS: Final = 86_400
+"""A writer that has not shown for so long that it is there is forgotten."""
+
 _TIMERS: Final = "timers"
 # The version of the rules in `ChatState.due_at`. A higher number makes the next start recompute all stored due times.
 _DUE_TIMES_VERSION: Final = 2
@@ -53,7 +55,7 @@ def prepare_start(
     if timers_changed:
         cursor.executemany(statements.update_due, due)
         cursor.execute(statements.put_setting, (_TIMERS, timers))
-    cursor.execute(statements.forget_writers, (now - _WRITER_SECONDS,))
+    cursor.execute(statements.forget_writers, (now - WRITER_SECONDS,))
     return _correct(cursor, statements, counted)
 
 

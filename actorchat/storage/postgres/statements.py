@@ -15,6 +15,9 @@ __all__ = ["BLOCK", "PostgresStatements"]
 BLOCK: Final = 8_192
 """The numbers that a batch draws at once for messages, edits and places. 2**53 numbers last for 10**12 batches."""
 
+_MOST_TRIMMED: Final = 20_000
+"""Numbers of batches that are deleted at once."""
+
 
 def _columns(table: Table) -> str:
     return ", ".join(f'{table.name}."{column.name}"' for column in table.c)
@@ -143,14 +146,23 @@ class PostgresStatements(Statements):
         self.delete_entries: str = "DELETE FROM commit_places WHERE seq <= %s"
         self.forget_queue: str = "DELETE FROM commit_queue"
         self.forget_places: str = "DELETE FROM commit_places"
-        self.trim_commits: str = """
-            DELETE FROM commits WHERE writer = %s AND batch <= %s
-            AND NOT EXISTS (SELECT FROM commit_queue q WHERE q.writer = commits.writer AND q.batch = commits.batch)
-            AND NOT EXISTS (SELECT FROM commit_places p WHERE p.writer = commits.writer AND p.batch = commits.batch)"""
+        # A writer keeps its newest row, by which the others know how far they have come. What a broker lacks is in the
+        # newest rows too. A step deletes so many at most, so that it does not take long.
+        self.trim_commits: str = f"""
+            DELETE FROM commits WHERE writer = %(writer)s AND batch < least(
+                %(upto)s + 1,
+                (SELECT max(batch) FROM commits WHERE writer = %(writer)s),
+                (SELECT min(batch) FROM commits WHERE writer = %(writer)s) + {_MOST_TRIMMED},
+                (SELECT min(batch) FROM commit_queue WHERE writer = %(writer)s),
+                (SELECT min(batch) FROM commit_places WHERE writer = %(writer)s))"""  # noqa: S608 - constants
         self.trim_old_commits: str = """
             DELETE FROM commits WHERE "time" < %s
             AND NOT EXISTS (SELECT FROM commit_queue q WHERE q.writer = commits.writer AND q.batch = commits.batch)
-            AND NOT EXISTS (SELECT FROM commit_places p WHERE p.writer = commits.writer AND p.batch = commits.batch)"""
+            AND NOT EXISTS (SELECT FROM commit_places p WHERE p.writer = commits.writer AND p.batch = commits.batch)
+            AND (
+                batch < (SELECT max(batch) FROM commits c WHERE c.writer = commits.writer)
+                OR NOT EXISTS (SELECT FROM writers w WHERE w.writer = commits.writer AND w."time" >= %s)
+            )"""
 
         self.database_time: str = "SELECT extract(epoch FROM clock_timestamp())::float8"
 

@@ -53,7 +53,7 @@ from actorchat.storage.postgres.writer import FencedOff, LockFirst, PostgresWrit
 from actorchat.storage.row_mapping import DamagedRow
 from actorchat.storage.sql_reads import SqlReads
 from actorchat.storage.sql_writer import SqlWriter
-from actorchat.storage.startup_repair import database_identity, prepare_start
+from actorchat.storage.startup_repair import WRITER_SECONDS, database_identity, prepare_start
 from actorchat.storage.store import (
     Batch,
     CommitInDoubt,
@@ -76,7 +76,12 @@ _START_TRIES: Final = 20
 _KEEP_SECONDS: Final = 3_600.0
 """Seconds after which a writer that commits nothing shows that it is still there."""
 
-_TRIM_PERIOD: Final = 5.0
+_TEND_PERIOD: Final = 5.0
+"""Seconds between two looks at the clock of the database, and between two deletions of what is old in the log."""
+
+_STEP_SECONDS: Final = 1.0
+"""A clock that changes by more is reported."""
+
 _MOST_LEFT_OUT: Final = 1_000
 _NOT_OF_A_VALUE: Final = (StorageUnavailable, StorageWentBack, LockFirst)
 _IS_DAMAGED: Final = "a part of the database that this needs is damaged"
@@ -133,7 +138,7 @@ class PostgresStore(StoredReads):
         self._heard_epoch = 0
         self._in_doubt = 0
         self._last: Batch | None = None
-        self._kept_at = -inf
+        self._kept_at = self._tended_at = -inf
         # The writer's batches with the monotonic time, from time to time: what is older than `LOG_SECONDS` is trimmed.
         self._log_ages: deque[tuple[float, Batch]] = deque()
         self._left_out: set[str] = set()
@@ -171,7 +176,7 @@ class PostgresStore(StoredReads):
             self._batches.committed(prepared.changes)
         self.messages_stored += prepared.messages
         self._last = batch
-        self._trim_own(connection, batch)
+        self._tend(connection)
         return prepared.decided
 
     def recover(self, batch: Batch) -> bool:
@@ -205,8 +210,7 @@ class PostgresStore(StoredReads):
             if self._last is not None and abs(self.now() - self._kept_at) >= _KEEP_SECONDS:
                 self._kept_at = self.now()
                 connection.execute(self._statements.keep_writer.encode(), (int(self._kept_at), self._last.writer))
-            if self._last is not None:
-                self._trim_own(connection, self._last)
+            self._tend(connection)
 
     def record_relayed(self, positions: Mapping[str, int], expired: TooOld) -> Trimmed:
         with self._outages_reported():
@@ -390,22 +394,38 @@ class PostgresStore(StoredReads):
             self._last_logged = logged
             self._logged[logged.writer] = logged.number
 
-    def _trim_own(self, connection: Connection, batch: Batch) -> None:
-        """Delete what is old in the log of this writer, a little every few seconds."""
+    def _tend(self, connection: Connection) -> None:
+        """Every few seconds, look at the clock of the database, and delete what is old in the log of this writer."""
         now = time.monotonic()
-        ages = self._log_ages
-        if ages and now - ages[-1][0] < _TRIM_PERIOD:
+        if now - self._tended_at < _TEND_PERIOD:
             return
-        ages.append((now, batch))
+        self._tended_at = now
+        try:
+            before = self._ahead
+            self._look_at_clock(connection)
+            if abs(self._ahead - before) > _STEP_SECONDS:
+                _log.warning(
+                    "a clock was set: that of %s is %.1f s ahead of this machine's, and was %.1f s",
+                    self._name,
+                    self._ahead,
+                    before,
+                )
+            self._trim_own(connection, now)
+        except psycopg.Error as error:
+            # The batch is committed. The next one reconnects if it has to.
+            _log.warning("the clock can't be read, or the log of commits not be trimmed now: %s", shown(error))
+
+    def _trim_own(self, connection: Connection, now: float) -> None:
+        if self._last is None:
+            return
+        ages = self._log_ages
+        ages.append((now, self._last))
         old: Batch | None = None
         while now - ages[0][0] >= LOG_SECONDS:
             _, old = ages.popleft()
         if old is not None:
-            try:
-                connection.execute(self._statements.trim_commits.encode(), (old.writer, old.number))
-            except psycopg.Error as error:
-                # The batch is committed. The next one reconnects if it has to.
-                _log.warning("the log of commits can't be trimmed now: %s", shown(error))
+            upto = {"writer": old.writer, "upto": old.number}
+            connection.execute(self._statements.trim_commits.encode(), upto)
 
     # Connections
 
@@ -428,8 +448,10 @@ class PostgresStore(StoredReads):
     def _look_at_clock(self, connection: Connection) -> None:
         asked = self._clock()
         [(answered,)] = connection.execute(self._statements.database_time.encode()).fetchall()
-        # Answered in the middle of the wait, more or less.
-        self._ahead = answered - (asked + self._clock()) / 2
+        least, most = answered - self._clock(), answered - asked
+        # What is known stays if it may be right, so that a slow answer changes nothing.
+        if not least <= self._ahead <= most:
+            self._ahead = (least + most) / 2
 
     def _look_at_history(self, connection: Connection) -> None:
         history = read_history(connection, self._statements)
@@ -506,6 +528,7 @@ class PostgresStore(StoredReads):
             connection = self._connector.open(START_SECONDS)
             try:
                 check_server(connection, self._name)
+                self._look_at_clock(connection)
                 upgrade(connection, self._name)
                 check_imported(connection, self._name)
                 for attempt in range(_START_TRIES):
@@ -519,10 +542,9 @@ class PostgresStore(StoredReads):
                 with connection.transaction():
                     cursor = PostgresCursor(connection, self._statements.row_names)
                     follow_brokers(cursor, self._statements, brokers)
-                    now = self._clock()
-                    connection.execute(self._statements.trim_old_commits.encode(), (now - LOG_SECONDS,))
+                    old = self.now() - LOG_SECONDS
+                    connection.execute(self._statements.trim_old_commits.encode(), (old, int(old) - WRITER_SECONDS))
                 # Here, because a connection for commits does not wait long enough for another server's start.
-                self._look_at_clock(connection)
                 self._look_at_history(connection)
             finally:
                 close(connection)
@@ -533,7 +555,7 @@ class PostgresStore(StoredReads):
         cursor = PostgresCursor(connection, self._statements.row_names)
         try:
             self.identity = database_identity(cursor, self._statements)
-            self.corrected_counters = prepare_start(cursor, self._statements, self._policy, int(self._clock()))
+            self.corrected_counters = prepare_start(cursor, self._statements, self._policy, int(self.now()))
         except (DamagedRow, ValueError, TypeError, LookupError) as error:
             raise StoreUrlError(
                 f"{self._name} holds a value that actorchat did not write ({error}): it is damaged; restore a backup"

@@ -62,7 +62,7 @@ def _without_filling() -> None:
 def _without_starting_over() -> None:
     # So that a server that was away for seconds has missed what it can't read.
     _replace(store, "LOG_SECONDS", 1.0)
-    _replace(store, "_TRIM_PERIOD", 0.2)
+    _replace(store, "_TEND_PERIOD", 0.2)
     _replace(Node, "_start_over", _never)
 
 
