@@ -235,7 +235,7 @@ def worker_environment(settings: Settings, worker: WorkerLink) -> Environment:
 
 async def _serve_with_workers(settings: Settings, terminal: Terminal) -> bool:
     """Run `settings.workers` servers, each in a process of its own. Returns whether all have stored everything."""
-    from actorchat.server.serving import bind_for_workers
+    from actorchat.server.binding import bind_for_workers
 
     manager = ServiceManager()
     async with AsyncExitStack() as stack:

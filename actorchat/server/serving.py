@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
@@ -28,7 +25,7 @@ from actorchat.chat.blocks import Block
 from actorchat.chat.console_documents import ConsoleDocuments
 from actorchat.chat.limits import Limits
 from actorchat.chat.links import Links
-from actorchat.chat.model import Identity, PersonRecord
+from actorchat.chat.model import PersonRecord
 from actorchat.chat.ports import ChatReader, StorageUnavailable
 from actorchat.chat.search import Search
 from actorchat.chat.service import ChatService, open_chats, settle_dead_letter
@@ -52,6 +49,7 @@ from actorchat.server.accounts import Accounts
 from actorchat.server.attachment_store import open_attachment_store
 from actorchat.server.attachments import Attachments
 from actorchat.server.auth import Tokens, read_secret
+from actorchat.server.binding import bind_sockets
 from actorchat.server.blocks import Blocks
 from actorchat.server.bootstrap import (
     StartFailed,
@@ -77,17 +75,17 @@ from actorchat.server.restore_plan import BackupFailed, complete_restore
 from actorchat.server.scanning import open_scanner
 from actorchat.server.server_numbers import server_numbers
 from actorchat.server.settings import Settings, broker_urls
+from actorchat.server.socket_endings import SocketEndings
+from actorchat.server.tracing_setup import open_tracing
 from actorchat.server.user_cache import UserCache
 from actorchat.server.websocket_routes import WebsocketAccess, WebsocketRoutes
 from actorchat.storage import Journal, JournalStatistics, Storage, StoreUrlError, open_journal
 from actorchat.transports.http_stream import HttpStream, TlsHttpStream
-from actorchat.transports.listener import HttpSide, Listener, bind
+from actorchat.transports.listener import HttpSide, Listener
 from actorchat.transports.memory import MemoryTransport, open_memory_transport
 from actorchat.transports.ports import Application
 from actorchat.transports.reactor import ReactorTransport, open_reactor_transport
 from actorchat.transports.request_head import RequestHead
-from actorchat.transports.session import Sessions
-from actorchat.transports.unix_socket import bind_unix, identity_of, remove_unix
 from actorchat.transports.websocket import WebsocketTransport, open_websocket_transport
 from actorchat.web import Assets, Pages, public_paths, web_routes
 
@@ -101,7 +99,6 @@ __all__ = [
     "Server",
     "ServerStatistics",
     "administer_accounts",
-    "bind_for_workers",
     "open_server",
     "serve_privacy",
     "start_server",
@@ -489,8 +486,8 @@ async def start_server(
     tls = tls_context(settings)
     check_public_keys(settings)
     # First, because it ends last: spans of the parts that stop are sent too.
-    tracing = await _open_tracing(stack, settings, tracer_provider)
-    sockets = await _listen(stack, settings, environment)
+    tracing = await open_tracing(stack, settings, tracer_provider)
+    sockets = await bind_sockets(stack, settings, environment)
     for sock in sockets:
         stack.callback(sock.close)
     with new_folder(settings.folder), _complete_restore(settings), prepare_tokens(settings, wall) as make_tokens:
@@ -588,29 +585,9 @@ async def start_server(
         chats.submitter.on_operation = tracing.commits.on_operation
     state = _State()
 
-    def end_sockets(user: User, issued: float) -> None:
-        for sessions in (memory.sessions, websockets.sessions):
-            sessions.sign_out(user, issued, CloseCode.SIGNED_OUT, "signed out")
-
-    def end_disabled() -> None:
-        for sessions in (memory.sessions, websockets.sessions):
-            sessions.close_where(
-                lambda session: accounts.is_disabled(session.user), CloseCode.SIGNED_OUT, "the account is disabled"
-            )
-
-    def end_blocked(block: Block) -> None:
-        for sessions in (memory.sessions, websockets.sessions):
-            if block.user is not None:
-                sessions.close_user(Identity(Role.USER, block.user), CloseCode.NOT_ALLOWED, "blocked")
-            else:
-                sessions.close_where(
-                    lambda session: session.user.role is Role.USER and blocks.blocks_address(session.peer),
-                    CloseCode.NOT_ALLOWED,
-                    "blocked",
-                )
-
-    chats.people.on_sign_out = end_sockets
-    blocks.on_block = end_blocked
+    endings = SocketEndings((memory.sessions, websockets.sessions), accounts, blocks)
+    chats.people.on_sign_out = endings.end_signed_out
+    blocks.on_block = endings.end_blocked
 
     def unready() -> Problem | None:
         if state.draining:
@@ -712,7 +689,7 @@ async def start_server(
     stack.callback(nursery.cancel_scope.cancel)
     nursery.start_soon(storage.chat_reader.watch)
     if node is not None and chats.remote is not None:
-        reloader = CacheReloader(storage.chat_reader, accounts, blocks, end_disabled)
+        reloader = CacheReloader(storage.chat_reader, accounts, blocks, endings.end_disabled)
         reloader.follow(chats.caches, users, documents.forget_widget)
         nursery.start_soon(reloader.run)
         if relays is not None:
@@ -723,7 +700,7 @@ async def start_server(
             losses=node.losses,
             secrets=tokens.fingerprints(),
         )
-        node.state.cut_off = lambda: _send_elsewhere(memory.sessions, websockets.sessions)
+        node.state.cut_off = endings.end_all
         await nursery.start(node.run, chats, chats.remote)
         nursery.start_soon(answer_nodes, node.registry, actors)
     nursery.start_soon(key_set.watch)
@@ -784,33 +761,6 @@ async def _check_secrets(node: Node, tokens: Tokens) -> None:
         raise StartFailed(f"the storage can't be used: {error}") from None
 
 
-def _send_elsewhere(*all_sessions: Sessions) -> None:
-    """Close all sockets, so that their clients connect to a server that can reach the database."""
-    for sessions in all_sessions:
-        sessions.close_where(lambda session: True, CloseCode.DRAINING, "this server can't reach the database")
-
-
-async def _open_tracing(stack: AsyncExitStack, settings: Settings, provider: TracerProvider | None) -> Tracing | None:
-    telemetry = settings.telemetry
-    # What OpenTelemetry's own libraries do with this variable.
-    disabled = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
-    if provider is None and (not telemetry.enabled or disabled):
-        return None
-    try:
-        # Not imported otherwise: it is an extra.
-        from actorchat.telemetry.tracing import Tracing
-
-        if provider is None:
-            from actorchat.telemetry.export import open_provider
-
-            exporting = open_provider(telemetry.endpoint, telemetry.service_name)
-            provider = await stack.enter_async_context(exporting)
-        return Tracing(provider, continue_traces=telemetry.continue_traces)
-    except ValueError as error:
-        # A variable of OpenTelemetry's environment is invalid.
-        raise StartFailed(f"telemetry can't be set up: {error}") from None
-
-
 @contextmanager
 def _complete_restore(settings: Settings) -> Iterator[None]:
     """Before the block, finish a restore that was killed after it had taken effect."""
@@ -868,56 +818,6 @@ def _open_websockets(
             kernel=environment.kernel,
         )
     return open_websocket_transport(application, limits=environment.sockets, wall=environment.wall)
-
-
-async def bind_for_workers(stack: AsyncExitStack, settings: Settings) -> tuple[tuple[socket.socket, ...], ...]:
-    """Bind the port once for each worker; closing `stack` closes the sockets. Raises StartFailed."""
-    bound: list[tuple[socket.socket, ...]] = []
-    port = settings.port or 0
-    # Without sharing it, as a worker must not join the port of another program of this user.
-    for sock in await _bind(bind, settings.host, port):
-        port = sock.getsockname()[1]
-        sock.close()
-    for _ in range(settings.workers):
-        sockets = await _bind(partial(bind, shared=True), settings.host, port)
-        for sock in sockets:
-            stack.callback(sock.close)
-        bound.append(sockets)
-    return tuple(bound)
-
-
-async def _listen(stack: AsyncExitStack, settings: Settings, environment: Environment) -> tuple[socket.socket, ...]:
-    if settings.unix is not None:
-        return (_listen_unix(settings.unix, stack),)
-    if settings.port is None:
-        return ()
-    return await _bind(environment.listen, settings.host, settings.port)
-
-
-async def _bind(
-    listen: Callable[[str, int], Awaitable[tuple[socket.socket, ...]]], host: str, port: int
-) -> tuple[socket.socket, ...]:
-    try:
-        return await listen(host, port)
-    except OSError as error:
-        where = f"{host}:{port}"
-        if error.errno == errno.EADDRINUSE:
-            advice = "another program listens on it; choose another port with --port"
-            raise StartFailed(f"{where} is in use: {advice}") from None
-        raise StartFailed(f"can't listen on {where}: {error.strerror or error}") from None
-    except UnicodeError:
-        raise StartFailed(f"can't listen on {host}:{port}: invalid host name") from None
-
-
-def _listen_unix(path: Path, stack: AsyncExitStack) -> socket.socket:
-    try:
-        sock = bind_unix(path)
-        stack.callback(remove_unix, path, identity_of(path))
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise StartFailed(f"{path} is in use: another server listens on it; choose another path") from None
-        raise StartFailed(f"can't listen on {path}: {error.strerror or error}") from None
-    return sock
 
 
 async def _open_storage(stack: AsyncExitStack, settings: Settings, environment: Environment) -> Storage:
