@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from actorchat.chat.accounts import Rights
     from actorchat.chat.ports import StorageUnavailable
     from actorchat.chat.submitter import ChatRefused
-    from actorchat.server.bootstrap import StartFailed
+    from actorchat.server.bootstrap import ServerEnded, StartFailed
     from actorchat.server.embedded import LocalSocket
     from actorchat.server.embedded_api import LocalApi
     from actorchat.server.serving import Server, ServerStatistics, open_server
@@ -53,6 +53,7 @@ __all__ = [
     "MetricsSettings",
     "Rights",
     "Server",
+    "ServerEnded",
     "ServerStatistics",
     "Settings",
     "SourceAttachmentSettings",
@@ -78,6 +79,7 @@ _MODULES: Final = {
     "LocalSocket": "actorchat.server.embedded",
     "Rights": "actorchat.chat.accounts",
     "Server": "actorchat.server.serving",
+    "ServerEnded": "actorchat.server.bootstrap",
     "ServerStatistics": "actorchat.server.serving",
     "Settings": "actorchat.server.settings",
     "StartFailed": "actorchat.server.bootstrap",

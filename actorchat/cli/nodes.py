@@ -57,7 +57,7 @@ def nodes(data: Path | None, storage: str | None, config: Path | None, as_json: 
         for row in rows:
             echo_json(_values(row))
         return
-    lines = [_COLUMNS, *(tuple(str(value) for value in _values(row).values()) for row in rows)]
+    lines = [_COLUMNS, *(tuple(str(value) or "-" for value in _values(row).values()) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(_COLUMNS))]
     for line in lines:
         echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())

@@ -303,8 +303,9 @@ async def _ask(settings: Settings, request: AccountRequest, *, needs_server: boo
         raise InspectionFailed(f"{detail}: list the accounts to see what was done") from None
     from actorchat.server.serving import administer_accounts, open_server
 
-    # The lock of the file excludes a server that starts meanwhile. On PostgreSQL there may be others.
-    alone = attrs.evolve(settings, port=None, tls_cert=None, tls_key=None, transport="auto")
+    # The lock of the file excludes a server that starts meanwhile. On PostgreSQL there may be others,
+    # and one of them may have the name of the settings.
+    alone = attrs.evolve(settings, port=None, tls_cert=None, tls_key=None, transport="auto", workers=1, node_name="")
     async with open_server(alone) as server:
         return await administer_accounts(server, request)
 

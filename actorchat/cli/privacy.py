@@ -138,7 +138,8 @@ async def _ask(settings: Settings, request: PrivacyRequest) -> PrivacyAnswer:
             raise StartFailed(f"{folder} has no database, and {detail}") from None
     from actorchat.server.serving import open_server, serve_privacy
 
-    # The lock of the file excludes a server that starts meanwhile. On PostgreSQL there may be others.
-    alone = attrs.evolve(settings, port=None, tls_cert=None, tls_key=None, transport="auto")
+    # The lock of the file excludes a server that starts meanwhile. On PostgreSQL there may be others,
+    # and one of them may have the name of the settings.
+    alone = attrs.evolve(settings, port=None, tls_cert=None, tls_key=None, transport="auto", workers=1, node_name="")
     async with open_server(alone) as server:
         return await serve_privacy(server, request)

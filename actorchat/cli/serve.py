@@ -25,7 +25,7 @@ from actorchat.cli.output import discard_unwritable_output, echo
 from actorchat.cli.service_manager import ServiceManager
 from actorchat.cli.settings_reload import Reloader, Terminal
 from actorchat.cli.workers import WorkerLink, Workers, worker_link
-from actorchat.server.bootstrap import StartFailed, file_warnings
+from actorchat.server.bootstrap import ServerEnded, StartFailed, file_warnings
 from actorchat.server.file_descriptors import raise_open_file_limit
 from actorchat.server.operator_command import operator_options
 from actorchat.server.settings import DEFAULT_DATA, InvalidSettings, Settings
@@ -130,7 +130,7 @@ def _run(config: Path | None, options: Mapping[str, object], terminal: Terminal)
             drained = trio.run(_serve, settings, load, terminal, worker, clock=SteadyClock())
     except InvalidSettings as error:
         fail(error.faults, BAD_SETTINGS, as_json=as_json)
-    except StartFailed as error:
+    except (StartFailed, ServerEnded) as error:
         fail((error,), FAILED, as_json=as_json)
     except Exception:
         if not as_json:

@@ -16,6 +16,7 @@ from actorchat.nodes.notes import Note, Told, Whisper
 from actorchat.nodes.ports import Bus
 from actorchat.nodes.presence import KIND as PRESENCE
 from actorchat.nodes.presence import Presence
+from actorchat.nodes.process import name_process
 from actorchat.nodes.registry import LIFE, Registry
 from actorchat.nodes.tables import NodeRow, Tables
 from actorchat.nodes.whispers import RATES, TYPING, Whispers
@@ -35,7 +36,8 @@ START_OVER_RETRY = 1.0
 class NodeState:
     """The state of this node that other nodes and the operators of the deployment see.
 
-    `statistics()` returns JSON. `cut_off()` is called when the database was away for long.
+    `statistics()` returns JSON. `cut_off()` is called when the database was away for long, `replaced(holder)` when
+    another process has taken over the name.
     """
 
     name: str
@@ -44,6 +46,8 @@ class NodeState:
     state: str = "starting"
     statistics: Callable[[], str] = lambda: "{}"
     cut_off: Callable[[], object] = lambda: None
+    replaced: Callable[[NodeRow], object] = lambda _: None
+    process: str = attrs.field(factory=name_process)
 
 
 class Node:
@@ -75,7 +79,7 @@ class Node:
             state=state.state,
             address=state.address,
             statistics="{}",
-            presence=0,
+            process=state.process,
         )
         self.registry: Registry = Registry(
             tables,
@@ -85,6 +89,7 @@ class Node:
             changed=self._nodes_changed,
             registered=self._registered,
             cut_off=lambda: state.cut_off(),
+            replaced=lambda holder: state.replaced(holder),
         )
 
     @property
@@ -98,7 +103,10 @@ class Node:
         return self._follower.lag
 
     async def begin(self) -> None:
-        """Take note of what is committed before anything is read, and register. Raises `StorageUnavailable`."""
+        """Take note of what is committed before anything is read, and register.
+
+        Raises `NameTaken` and `StorageUnavailable`.
+        """
         await self.registry.register()
         await self._follower.begin()
 
@@ -140,11 +148,10 @@ class Node:
             nursery.start_soon(self.registry.run)
             task_status.started()
 
-    async def leave(self) -> None:
-        """Send what was told, and delete this node's row, presence and leases. Raises `StorageUnavailable`."""
+    async def flush(self) -> None:
+        """Send what was told, for `FLUSH_SECONDS` at most."""
         with trio.move_on_after(FLUSH_SECONDS):
             await self.bus.flush()
-        await self.registry.leave()
 
     def _whisper(self, kind: str, body: bytes) -> None:
         self.bus.tell(Whisper(self.registry.name, self.registry.epoch, kind, body))
@@ -173,9 +180,6 @@ class Node:
         self.losses += 1
         chats.storage_went_back()
         self._starts_over.set()
-        if self._presence is not None:
-            # Its table is unlogged, so it is empty after a failover.
-            self._presence.put_again()
 
     async def _start_over(self, chats: ChatService) -> None:
         while True:

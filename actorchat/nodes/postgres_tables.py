@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from typing import Final
 from uuid import UUID
 
+from psycopg.rows import class_row
+
 from actorchat.chat.elsewhere import Place
 from actorchat.chat.model import Identity
 from actorchat.chat.ports import StorageUnavailable
@@ -22,12 +24,13 @@ _NODE: Final = "node"
 _NOWHERE: Final = UUID(int=0)
 
 _REGISTER: Final = b"""
-    INSERT INTO nodes (node, epoch, version, state, address, statistics, presence, expires_at)
-    VALUES (%s, (extract(epoch FROM clock_timestamp()) * 1000)::bigint, %s, %s, %s, %s, 0,
+    INSERT INTO nodes (node, epoch, version, state, address, statistics, process, presence, expires_at)
+    VALUES (%s, (extract(epoch FROM clock_timestamp()) * 1000)::bigint, %s, %s, %s, %s, %s, 0,
         now() + make_interval(secs => %s))
     ON CONFLICT (node) DO UPDATE SET epoch = greatest(nodes.epoch + 1, excluded.epoch), version = excluded.version,
-        state = excluded.state, address = excluded.address, statistics = excluded.statistics, presence = 0,
-        expires_at = excluded.expires_at
+        state = excluded.state, address = excluded.address, statistics = excluded.statistics,
+        process = excluded.process, presence = 0, expires_at = excluded.expires_at
+        WHERE nodes.expires_at <= now() OR nodes.process = excluded.process OR nodes.epoch = %s
     RETURNING epoch"""
 """The epoch comes from the clock, so that a name that was deleted and is claimed again has a higher one."""
 _RENEW: Final = b"""
@@ -37,9 +40,11 @@ _RENEW: Final = b"""
         AND EXISTS (SELECT FROM presence p WHERE (p.chat, p.role, p.id, p.node) = (%s, 'node', 0, nodes.node))
     RETURNING epoch"""
 _NODES: Final = b"""
-    SELECT node, epoch, version, state, address, statistics, presence,
-        greatest(0, extract(epoch FROM now() - expires_at))::float8
+    SELECT node, epoch, version, state, address, statistics, process, presence,
+        extract(epoch FROM expires_at)::float8 AS expires,
+        greatest(0, extract(epoch FROM now() - expires_at))::float8 AS silent
     FROM nodes ORDER BY node"""
+_LEAVE: Final = b"DELETE FROM nodes WHERE node = %s AND process = %s RETURNING node"
 _BURY: Final = b"""
     DELETE FROM nodes WHERE expires_at <= now() - make_interval(secs => %s) RETURNING node"""
 _HOLD: Final = b"""
@@ -48,11 +53,11 @@ _HOLD: Final = b"""
         SET holder = excluded.holder, epoch = excluded.epoch, expires_at = excluded.expires_at
         WHERE (leases.holder, leases.epoch) = (excluded.holder, excluded.epoch) OR leases.expires_at <= now()
     RETURNING name"""
-_MARK: Final = b"INSERT INTO presence (chat, role, id, node, sockets) VALUES (%s, 'node', 0, %s, 0)"
+_MARK: Final = b"INSERT INTO presence (chat, role, id, node) VALUES (%s, 'node', 0, %s)"
 """A row of each registered node. The table is unlogged, so it is empty after a crash of the database."""
 _PRESENT: Final = b"""
-    INSERT INTO presence (chat, role, id, node, sockets)
-    SELECT chat, role, id, %s, 1 FROM unnest(%s::uuid[], %s::text[], %s::bigint[]) AS v(chat, role, id)
+    INSERT INTO presence (chat, role, id, node)
+    SELECT chat, role, id, %s FROM unnest(%s::uuid[], %s::text[], %s::bigint[]) AS v(chat, role, id)
     ON CONFLICT DO NOTHING"""
 _GONE: Final = b"""
     DELETE FROM presence USING unnest(%s::uuid[], %s::text[], %s::bigint[]) AS v(chat, role, id)
@@ -81,14 +86,16 @@ class PostgresTables:
         self._connector = Connector(url)
         self._connection: Connection | None = None
 
-    def register(self, row: NodeRow, seconds: float) -> int:
+    def register(self, row: NodeRow, seconds: float, ended: int = 0) -> int | None:
+        values = (row.node, row.version, row.state, row.address, row.statistics, row.process, float(seconds), ended)
         with self._using() as connection, connection.transaction():
             # First, because it makes another process that registers the same name wait.
-            values = (row.node, row.version, row.state, row.address, row.statistics, float(seconds))
-            [(epoch,)] = connection.execute(_REGISTER, values).fetchall()
+            claimed = connection.execute(_REGISTER, values).fetchall()
+            if not claimed:
+                return None
             connection.execute(b"DELETE FROM presence WHERE node = %s", (row.node,))
             connection.execute(_MARK, (_NOWHERE, row.node))
-        return int(epoch)
+        return int(claimed[0][0])
 
     def renew(self, row: NodeRow, seconds: float) -> bool:
         values = (row.version, row.state, row.address, row.statistics, float(seconds), row.node, row.epoch, _NOWHERE)
@@ -97,24 +104,11 @@ class PostgresTables:
 
     def nodes(self) -> Sequence[NodeRow]:
         with self._using() as connection:
-            return [
-                NodeRow(
-                    node=node,
-                    epoch=epoch,
-                    version=version,
-                    state=state,
-                    address=address,
-                    statistics=statistics,
-                    presence=presence,
-                    silent=silent,
-                )
-                for node, epoch, version, state, address, statistics, presence, silent in connection.execute(_NODES)
-            ]
+            return connection.cursor(row_factory=class_row(NodeRow)).execute(_NODES).fetchall()
 
-    def leave(self, node: str, epoch: int) -> None:
+    def leave(self, node: str, process: str) -> None:
         with self._using() as connection, connection.transaction():
-            deleted = connection.execute(b"DELETE FROM nodes WHERE node = %s AND epoch = %s RETURNING 1", (node, epoch))
-            if deleted.fetchall():
+            if connection.execute(_LEAVE, (node, process)).fetchall():
                 self._forget(connection, node)
 
     def bury(self, silent: float) -> Sequence[str]:

@@ -103,11 +103,6 @@ class Presence:
         self._came, self._went = dict(self._here), set()
         self._wake.set()
 
-    def put_again(self) -> None:
-        """The stored presence may be lost: tell and store it all again."""
-        self._came = dict(self._here)
-        self._wake.set()
-
     async def run(self) -> None:
         """Tell and store changes, and read those of other nodes that no whisper told, until cancelled."""
         async with trio.open_nursery() as nursery:

@@ -12,10 +12,11 @@ import attrs
 import trio
 
 from actorchat.chat.ports import StorageUnavailable
+from actorchat.nodes.process import has_ended
 from actorchat.nodes.tables import NodeRow, Tables
 from actorchat.storage.worker_threads import Runner
 
-__all__ = ["LIFE", "PERIOD", "Registry"]
+__all__ = ["LIFE", "PERIOD", "NameTaken", "Registry"]
 
 _log = logging.getLogger("actorchat.nodes")
 
@@ -35,11 +36,27 @@ CUT_OFF: Final = 30.0
 """Seconds without the tables after which this node gives up its sockets, so that they go to others."""
 
 
+CLAIM_PERIOD: Final = 0.5
+"""Seconds between two attempts to claim a name that another process has."""
+
+PATIENCE: Final = 20.0
+"""Seconds after which a claim is given up, also if the other process is stopping: that takes ten seconds at most."""
+
+
+class NameTaken(Exception):  # noqa: N818 - says what happened
+    """Another node that lives has the name: `holder`."""
+
+    def __init__(self, holder: NodeRow) -> None:
+        super().__init__(f"the node name {holder.node} is taken by a server at {holder.address or 'no address'}")
+        self.holder = holder
+
+
 class Registry:
     """The registration of one node. `describe()` returns its state and statistics.
 
     `changed(rows)` is called once a second with all other nodes, the dead ones too. `registered()` is called after each
-    registration, which begins with an empty presence. `cut_off()` is called when the tables were away for `CUT_OFF`.
+    registration, which begins with an empty presence. `cut_off()` is called when the tables were away for `CUT_OFF`,
+    `replaced(holder)` when another process has taken over the name: this node is registered no more.
     """
 
     def __init__(
@@ -52,16 +69,19 @@ class Registry:
         changed: Callable[[Sequence[NodeRow]], object],
         registered: Callable[[], object],
         cut_off: Callable[[], object],
+        replaced: Callable[[NodeRow], object],
     ) -> None:
         self.tables = tables
         self.runner = runner
         self._row = row
-        self._describe, self._changed, self._registered, self._cut_off = describe, changed, registered, cut_off
+        self._describe, self._changed, self._registered = describe, changed, registered
+        self._cut_off, self._replaced = cut_off, replaced
         self.others: tuple[NodeRow, ...] = ()
         self.reached_at: float = -inf
         self._renewed_at = -inf
         self._leases: dict[str, float] = {}
         self._left = False
+        self._due = trio.Event()
 
     @property
     def name(self) -> str:
@@ -72,17 +92,42 @@ class Registry:
         return self._row.epoch
 
     async def register(self) -> None:
-        """Claim the node's name. Raises `StorageUnavailable`."""
+        """Claim the node's name. Raises `NameTaken` and `StorageUnavailable`.
+
+        If another process has the name, this waits until its lease runs out or it has left, or it is seen to have
+        ended. If it renews its lease instead, it lives. A process that is stopping is waited for. `PATIENCE` bounds it.
+        """
+        first: NodeRow | None = None
+        ended = 0
+        deadline = trio.current_time() + PATIENCE
+        while not self._left and not await self._claim(ended):
+            holder = next((row for row in await self._read_nodes() if row.node == self.name), None)
+            if holder is not None:
+                if first is None:
+                    first = holder
+                    _log.warning("the node name %s is in use: waiting until it is free", self.name)
+                if has_ended(holder.process):
+                    ended = holder.epoch
+                    continue
+                lives = (holder.epoch, holder.expires) != (first.epoch, first.expires)
+                if (lives and holder.state != "draining") or trio.current_time() >= deadline:
+                    raise NameTaken(holder)
+            await trio.sleep(CLAIM_PERIOD)
+
+    async def _claim(self, ended: int) -> bool:
         state, statistics = self._describe()
         row = attrs.evolve(self._row, state=state, statistics=statistics)
-        epoch = await self.runner.run(partial(self.tables.register, row, LIFE))
+        epoch = await self.runner.run(partial(self.tables.register, row, LIFE, ended))
+        if epoch is None:
+            return False
         self._row = attrs.evolve(row, epoch=epoch)
         self.reached_at = self._renewed_at = trio.current_time()
         self._leases.clear()
         self._registered()
+        return True
 
     async def run(self) -> None:
-        """Renew the registration and look at the others, until cancelled."""
+        """Renew the registration and look at the others, until cancelled or until another process has the name."""
         told = False
         while not self._left:
             try:
@@ -93,27 +138,42 @@ class Registry:
                     told = True
                     _log.error("this node can't reach the database for %.0f s: it closes its sockets", CUT_OFF)
                     self._cut_off()
-            await trio.sleep(PERIOD)
+            except NameTaken as error:
+                self._left = True
+                self._replaced(error.holder)
+            with trio.move_on_after(PERIOD):
+                await self._due.wait()
+            self._due = trio.Event()
+
+    def announce(self) -> None:
+        """Let `run` store the node's state now, and not only with the next renewal."""
+        self._due.set()
 
     async def look(self) -> None:
-        """Renew the registration if it is time, and look at the others now. Raises `StorageUnavailable`."""
-        if trio.current_time() - self._renewed_at >= RENEWAL:
+        """Renew the registration if it is time, and look at the others. Raises `NameTaken` and `StorageUnavailable`."""
+        if trio.current_time() - self._renewed_at >= RENEWAL or self._describe()[0] != self._row.state:
             await self.renew()
-        rows = await self.runner.run(self.tables.nodes)
-        self.reached_at = trio.current_time()
+        rows = await self._read_nodes()
         if any(row.silent >= BURIAL for row in rows):
             for node in await self.runner.run(partial(self.tables.bury, BURIAL)):
                 _log.warning("the node %s is gone", node)
         self.others = tuple([row for row in rows if row.node != self._row.node])
         self._changed(self.others)
 
+    async def _read_nodes(self) -> Sequence[NodeRow]:
+        rows = await self.runner.run(self.tables.nodes)
+        self.reached_at = trio.current_time()
+        return rows
+
     async def renew(self) -> None:
-        """Store the node's state now. Raises `StorageUnavailable`."""
+        """Store the node's state now. Raises `NameTaken` and `StorageUnavailable`."""
+        if self._left:
+            return
         state, statistics = self._describe()
         self._row = attrs.evolve(self._row, state=state, statistics=statistics)
         if await self.runner.run(partial(self.tables.renew, self._row, LIFE)):
             self._renewed_at = trio.current_time()
-        else:
+        elif not self._left:
             reasons = "it was taken for dead, another one has its name, or the database has crashed"
             _log.warning("this node registers again: %s", reasons)
             await self.register()
@@ -134,6 +194,9 @@ class Registry:
         return held
 
     async def leave(self) -> None:
-        """Delete the node, which holds no lease any more. Raises `StorageUnavailable`."""
+        """Delete the node, which holds no lease any more. Raises `StorageUnavailable`.
+
+        Calls that are under way come first, so that none of them registers the node again.
+        """
         self._left = True
-        await self.runner.run(partial(self.tables.leave, self.name, self.epoch))
+        await self.runner.run(partial(self.tables.leave, self.name, self._row.process))

@@ -10,6 +10,7 @@ from uuid import UUID
 import attrs
 
 from actorchat.chat.elsewhere import Place
+from actorchat.chat.ports import StorageUnavailable
 
 __all__ = ["MOST_INQUIRIES", "Inquiry", "MemoryTables", "NodeRow", "Tables"]
 
@@ -19,10 +20,11 @@ MOST_INQUIRIES: Final = 16
 
 @attrs.frozen(kw_only=True)
 class NodeRow:
-    """One node. `state` is `starting`, `ready`, `draining` or `away`: it can't reach storage. `statistics` is JSON.
+    """One node. `state` is `starting`, `ready` or `draining`. `statistics` is JSON.
 
-    `presence` grows with each change of the node's presence. `alive`: its lease has not expired. `silent` is for how
-    many seconds it has been expired, 0 if it has not.
+    `process` names the server in its process, see `actorchat.nodes.process`. `presence` grows with each change of the
+    node's presence. `expires` is when the node's lease ends, by the clock of the tables. `alive`: it has not ended.
+    `silent` is for how many seconds it has been expired, 0 if it has not.
     """
 
     node: str
@@ -31,7 +33,9 @@ class NodeRow:
     state: str
     address: str
     statistics: str
-    presence: int
+    process: str
+    presence: int = 0
+    expires: float = 0.0
     silent: float = 0.0
 
     @property
@@ -53,10 +57,10 @@ class Tables(Protocol):
     Leases and the lives of nodes are measured by one clock, that of the database.
     """
 
-    def register(self, row: NodeRow, seconds: float) -> int:
+    def register(self, row: NodeRow, seconds: float, ended: int = 0) -> int | None:
         """Claim the name `row.node` for so many seconds. Its presence is empty then. Returns its new epoch.
 
-        An older process with that name has lost it.
+        None if another process has the name: its lease has not expired, and its epoch is not `ended`.
         """
 
     def renew(self, row: NodeRow, seconds: float) -> bool:
@@ -68,8 +72,8 @@ class Tables(Protocol):
     def nodes(self) -> Sequence[NodeRow]:
         """All nodes, by name."""
 
-    def leave(self, node: str, epoch: int) -> None:
-        """Delete the node with its presence and its leases, if the epoch is its own."""
+    def leave(self, node: str, process: str) -> None:
+        """Delete the node with its presence and its leases, if that process has it."""
 
     def bury(self, silent: float) -> Sequence[str]:
         """Delete nodes that have been expired for so many seconds, with what they had, and return their names."""
@@ -109,6 +113,7 @@ class _Node:
     row: NodeRow
     expires: float
     places: set[Place] = attrs.Factory(set)
+    lost: bool = False
 
 
 @attrs.define
@@ -129,14 +134,17 @@ class MemoryTables:
         self._leases: dict[str, tuple[str, int, float]] = {}
         self._asked: dict[UUID, _Asked] = {}
 
-    def register(self, row: NodeRow, seconds: float) -> int:
+    def register(self, row: NodeRow, seconds: float, ended: int = 0) -> int | None:
+        now, known = self._clock(), self._nodes.get(row.node)
+        if known is not None and known.expires > now and known.row.process != row.process and known.row.epoch != ended:
+            return None
         epoch = next(self._epochs)
-        self._nodes[row.node] = _Node(attrs.evolve(row, epoch=epoch, presence=0), self._clock() + seconds)
+        self._nodes[row.node] = _Node(attrs.evolve(row, epoch=epoch, presence=0), now + seconds)
         return epoch
 
     def renew(self, row: NodeRow, seconds: float) -> bool:
         known = self._nodes.get(row.node)
-        if known is None or known.row.epoch != row.epoch:
+        if known is None or known.row.epoch != row.epoch or known.lost:
             return False
         known.row = attrs.evolve(row, presence=known.row.presence)
         known.expires = self._clock() + seconds
@@ -144,12 +152,20 @@ class MemoryTables:
 
     def nodes(self) -> Sequence[NodeRow]:
         now = self._clock()
-        return [attrs.evolve(each.row, silent=max(0.0, now - each.expires)) for _, each in sorted(self._nodes.items())]
+        return [
+            attrs.evolve(each.row, expires=each.expires, silent=max(0.0, now - each.expires))
+            for _, each in sorted(self._nodes.items())
+        ]
 
-    def leave(self, node: str, epoch: int) -> None:
+    def leave(self, node: str, process: str) -> None:
         known = self._nodes.get(node)
-        if known is not None and known.row.epoch == epoch:
+        if known is not None and known.row.process == process:
             self._delete(node)
+
+    def lose_presence(self) -> None:
+        """Lose the presence of all nodes, as a database does that has crashed."""
+        for node in self._nodes.values():
+            node.lost, node.places = True, set()
 
     def _delete(self, node: str) -> None:
         del self._nodes[node]
@@ -181,7 +197,11 @@ class MemoryTables:
 
     def presence_of(self, node: str) -> tuple[int, Sequence[Place]]:
         known = self._nodes.get(node)
-        return (0, ()) if known is None else (known.row.presence, tuple(known.places))
+        if known is None:
+            return 0, ()
+        if known.lost:
+            raise StorageUnavailable(f"the presence of {node} is lost")
+        return known.row.presence, tuple(known.places)
 
     def ask(self, inquiry: Inquiry, node: str, seconds: float) -> bool:
         self._expire()

@@ -24,6 +24,7 @@ from actorchat.server.settings import DEFAULT_DATA, InvalidSettings, SettingFaul
 from actorchat.storage.error_messages import describe_os_error
 
 __all__ = [
+    "ServerEnded",
     "StartFailed",
     "check_files",
     "check_public_keys",
@@ -38,6 +39,10 @@ __all__ = [
 
 class StartFailed(Exception):  # noqa: N818 - says what happened
     """The server can't start. The text is one line for the administrator."""
+
+
+class ServerEnded(Exception):  # noqa: N818 - says what happened
+    """The running server has stopped by itself. The text is one line for the administrator."""
 
 
 def check_files(settings: Settings) -> tuple[SettingFault, ...]:

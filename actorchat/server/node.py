@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from importlib.metadata import version
 from typing import Final
 
@@ -15,28 +15,36 @@ from actorchat.chat.foreign_commits import NodeCaches
 from actorchat.chat.ports import ChatReader, StorageUnavailable
 from actorchat.nodes.factory import open_bus
 from actorchat.nodes.node import Node, NodeState
+from actorchat.nodes.registry import NameTaken
+from actorchat.nodes.tables import NodeRow
 from actorchat.server.accounts import Accounts
 from actorchat.server.auth import Tokens
 from actorchat.server.blocks import Blocks
-from actorchat.server.bootstrap import StartFailed
+from actorchat.server.bootstrap import ServerEnded, StartFailed
 from actorchat.server.environment import Environment
 from actorchat.server.settings import Settings
 from actorchat.server.user_cache import UserCache
 from actorchat.storage import Storage
 from actorchat.storage.worker_threads import open_workers
 
-__all__ = ["CacheReloader", "check_secrets", "encode_statistics", "open_node"]
+__all__ = ["CacheReloader", "check_secrets", "encode_statistics", "open_node", "replaced_by"]
 
 RETRY: Final = 0.5
 """Seconds before storage is read again after a failure."""
 
 
 async def open_node(
-    stack: AsyncExitStack, settings: Settings, environment: Environment, storage: Storage, writer: str
+    stack: AsyncExitStack,
+    settings: Settings,
+    environment: Environment,
+    storage: Storage,
+    writer: str,
+    sockets: Sequence[socket.socket],
 ) -> Node | None:
-    """Register this server among the nodes of its database. None if it is the only one. Raises `StorageUnavailable`.
+    """Register this server, which listens on `sockets`, among the nodes of its database. None if it can't have others.
 
-    It has to be called before anything is read that other nodes may change.
+    It has to be called before anything is read that other nodes may change. Closing `stack` unregisters a node that has
+    not become ready. Raises `StartFailed` and `StorageUnavailable`.
     """
     if storage.node_log is None:
         return None
@@ -48,13 +56,47 @@ async def open_node(
     stack.push_async_callback(runner.run, tables.close)
     name = settings.node_name
     if not name or settings.workers > 1:
-        name = f"{name or socket.gethostname()[:40]}-{environment.random.getrandbits(24):06x}"
-    where = settings.unix if settings.unix is not None else f"{settings.host}:{settings.port}"
-    state = NodeState(name, version("actorchat"), str(where))
+        # Different after each start, and on machines with one host name.
+        name = f"{name or socket.gethostname()[:40]}-{environment.random.getrandbits(40):010x}"
+    state = NodeState(name, version("actorchat"), _address(settings, sockets))
     bus = open_bus(settings.bus_url, settings.storage_url, f"actorchat {storage.identity}")
     node = Node(state, writer, log=storage.node_log, tables=tables, runner=runner, bus=bus)
-    await node.begin()
+    stack.push_async_callback(_leave_unless_ready, node)
+    try:
+        await node.begin()
+    except NameTaken as error:
+        name, where = error.holder.node, _where(error.holder)
+        advice = "give this server another `node_name` (ACTORCHAT_NODE_NAME), or none"
+        raise StartFailed(f"the node {name} is running already{where}: {advice}") from None
     return node
+
+
+def _address(settings: Settings, sockets: Sequence[socket.socket]) -> str:
+    """Where a server listens on `sockets`, "" if there are none."""
+    if settings.unix is not None:
+        return str(settings.unix)
+    if not sockets:
+        return ""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"{host}:{sockets[0].getsockname()[1]}"
+
+
+async def _leave_unless_ready(node: Node) -> None:
+    if node.state.state == "starting":
+        with suppress(StorageUnavailable):
+            await node.registry.leave()
+
+
+def replaced_by(holder: NodeRow) -> ServerEnded:
+    """The error of a node whose name `holder` has taken over."""
+    return ServerEnded(
+        f"another server{_where(holder)} has taken over the node name {holder.node}, so this one ends: give each server"
+        " a `node_name` (ACTORCHAT_NODE_NAME) of its own, or none"
+    )
+
+
+def _where(node: NodeRow) -> str:
+    return f" at {node.address}" if node.address else ""
 
 
 def encode_statistics(*, sockets: int, lag: float, losses: int, secrets: Sequence[str]) -> str:
@@ -65,7 +107,7 @@ def encode_statistics(*, sockets: int, lag: float, losses: int, secrets: Sequenc
 async def check_secrets(node: Node, tokens: Tokens) -> None:
     """Refuse to be a node beside others that would not accept this one's tokens, nor their own here.
 
-    Raises `StartFailed` and `StorageUnavailable`.
+    Raises `NameTaken`, `StartFailed` and `StorageUnavailable`.
     """
     own = frozenset(tokens.fingerprints())
     node.state.statistics = lambda: encode_statistics(sockets=0, lag=0.0, losses=0, secrets=tokens.fingerprints())
@@ -76,7 +118,6 @@ async def check_secrets(node: Node, tokens: Tokens) -> None:
         secrets = _secrets_of(row.statistics)
         # Of two that start at once, one goes on.
         if row.alive and secrets and own.isdisjoint(secrets) and (row.state != "starting" or row.node < registry.name):
-            await registry.leave()
             raise StartFailed(
                 f"this server signs tokens with another secret than the node {row.node} of the same database: give all"
                 " nodes the same `secret` (ACTORCHAT_SECRET)"

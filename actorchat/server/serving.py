@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
@@ -41,6 +42,7 @@ from actorchat.http.proxies import Proxies
 from actorchat.http.request_counts import RequestCounts
 from actorchat.http.tags import TagRoutes
 from actorchat.nodes.node import Node
+from actorchat.nodes.registry import NameTaken
 from actorchat.protocol import BrokerChannel, BrokerMessage, CloseCode, Profile, Role, User
 from actorchat.server.access_control import AccessControl
 from actorchat.server.account_administration import AccountAnswer, AccountRequest, administer
@@ -52,6 +54,7 @@ from actorchat.server.auth import Tokens, read_secret
 from actorchat.server.binding import bind_sockets
 from actorchat.server.blocks import Blocks
 from actorchat.server.bootstrap import (
+    ServerEnded,
     StartFailed,
     check_public_keys,
     new_folder,
@@ -66,7 +69,7 @@ from actorchat.server.inspection import serve_inspection
 from actorchat.server.jwks import KeySet
 from actorchat.server.keys import PublicKey, load_public_keys
 from actorchat.server.metrics import Metrics, Sources
-from actorchat.server.node import CacheReloader, check_secrets, encode_statistics, open_node
+from actorchat.server.node import CacheReloader, check_secrets, encode_statistics, open_node, replaced_by
 from actorchat.server.node_inspection import answer_nodes
 from actorchat.server.operator_command import operator_options
 from actorchat.server.privacy import Privacy
@@ -161,6 +164,14 @@ class _State:
     port: int | None = None
     draining: bool = False
     drained: bool = False
+    ended: ServerEnded | None = None
+    """Why the server has to stop by itself."""
+    on_end: Callable[[], object] = lambda: None
+
+    def end(self, reason: ServerEnded) -> None:
+        """Stop the server, which raises `reason` then."""
+        self.ended = reason
+        self.on_end()
 
 
 class Server:
@@ -181,6 +192,7 @@ class Server:
         state.draining = True
         if parts.node is not None:
             parts.node.state.state = "draining"
+            parts.node.registry.announce()
         with trio.move_on_after(DRAIN_SECONDS):
             if state.listener is not None:
                 state.listener.close()
@@ -192,14 +204,16 @@ class Server:
                     await committed.wait()
                 nursery.start_soon(parts.memory.drain, CloseCode.DRAINING)
                 nursery.start_soon(parts.websockets.drain, CloseCode.DRAINING)
-            if parts.node is not None and parts.node.reaches_database:
-                # Otherwise the others find out in a few seconds.
-                with suppress(StorageUnavailable):
-                    await parts.node.leave()
+            if parts.node is not None:
+                await parts.node.flush()
             state.drained = True
         if not state.drained:
             _log.error("draining took longer than %.0f s: the remaining connections are cut", DRAIN_SECONDS)
             parts.http.abort()
+        if parts.node is not None and parts.node.reaches_database:
+            # Otherwise the others find out in a few seconds.
+            with suppress(StorageUnavailable):
+                await parts.node.registry.leave()
 
     async def _finish_operations(self, committed: trio.Event) -> None:
         """Set `committed` once all accepted operations are committed or refused, and their events sent."""
@@ -430,20 +444,30 @@ async def open_server(
     raised as they are, without an exception group. `environment` replaces the real clocks, network and storage;
     `actorchat.testing.simulation` makes one. `tracer_provider` is the program's own OpenTelemetry: the server's spans
     are made with it, whatever the settings say.
-    Raises InvalidSettings or StartFailed if the server can't start.
+    Raises InvalidSettings or StartFailed if the server can't start. If it has to stop by itself, because another server
+    has taken over its `node_name`, the block is cancelled, and ServerEnded is raised.
     """
     stop = trio.Event()
+    state: _State | None = None
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         try:
             run = partial(_run, settings or Settings(), environment or Environment(), stop, tracer_provider)
-            yield await nursery.start(run)
+            server: Server = await nursery.start(run)
+            state = server._state
+            with trio.CancelScope() as block:
+                state.on_end = block.cancel
+                if state.ended is not None:
+                    block.cancel()
+                yield server
         except BaseException as error:
             # Raised again below, because the nursery would wrap it in an exception group.
             failure = error
         stop.set()
     if failure is not None:
         raise failure
+    if state is not None and state.ended is not None:
+        raise state.ended
 
 
 async def _run(
@@ -495,7 +519,7 @@ async def start_server(
         storage = await _open_storage(stack, settings, environment)
         store.use_for(storage.identity)
         writer = f"{random.getrandbits(128):032x}"
-        node = await _open_node(stack, settings, environment, storage, writer)
+        node = await _open_node(stack, settings, environment, storage, writer, sockets)
         # Before the first nursery, which would wrap a failed start in an exception group.
         stored_accounts, stored_blocks = await _read_accounts_and_blocks(storage.chat_reader)
         tokens = make_tokens()
@@ -701,6 +725,7 @@ async def start_server(
             secrets=tokens.fingerprints(),
         )
         node.state.cut_off = endings.end_all
+        node.state.replaced = lambda holder: state.end(replaced_by(holder))
         await nursery.start(node.run, chats, chats.remote)
         nursery.start_soon(answer_nodes, node.registry, actors)
     nursery.start_soon(key_set.watch)
@@ -740,16 +765,22 @@ async def start_server(
         await nursery.start(listener.serve)
     if node is not None:
         node.state.state = "ready"
-        with suppress(StorageUnavailable):
+        # If the name is taken, the node itself finds out again.
+        with suppress(StorageUnavailable, NameTaken):
             await node.registry.renew()
     return Server(settings, parts, state)
 
 
 async def _open_node(
-    stack: AsyncExitStack, settings: Settings, environment: Environment, storage: Storage, writer: str
+    stack: AsyncExitStack,
+    settings: Settings,
+    environment: Environment,
+    storage: Storage,
+    writer: str,
+    sockets: tuple[socket.socket, ...],
 ) -> Node | None:
     try:
-        return await open_node(stack, settings, environment, storage, writer)
+        return await open_node(stack, settings, environment, storage, writer, sockets)
     except StorageUnavailable as error:
         raise StartFailed(f"the storage can't be used: {error}") from None
 
@@ -759,6 +790,8 @@ async def _check_secrets(node: Node, tokens: Tokens) -> None:
         await check_secrets(node, tokens)
     except StorageUnavailable as error:
         raise StartFailed(f"the storage can't be used: {error}") from None
+    except NameTaken as error:
+        raise StartFailed(str(replaced_by(error.holder))) from None
 
 
 @contextmanager

@@ -49,7 +49,7 @@ __all__ = [
     "writers",
 ]
 
-HEAD: Final = "0018"
+HEAD: Final = "0019"
 """The newest migration. A database at this version is opened without Alembic."""
 
 metadata: MetaData = MetaData()

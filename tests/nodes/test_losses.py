@@ -23,7 +23,7 @@ from actorchat.protocol import (
 from actorchat.storage.memory import MemoryStore
 from actorchat.storage.store import Batch, DecisionAndCounters
 from tests.chat.people import ANNA, BORIS, OLGA
-from tests.nodes.cluster import BusFaults, NodeHarness, open_cluster
+from tests.nodes.cluster import BusFaults, open_cluster
 
 BUSES = [BusFaults(), BusFaults(lose=1.0), BusFaults(late=0.5, repeat=0.5)]
 
@@ -204,7 +204,7 @@ async def test_presence_stays_and_is_stored_again(autojump_clock: MockClock) -> 
         anna, _ = await one.join(chat, ANNA), await two.join(chat, OLGA)
         await trio.sleep(3)
         # As after a failover: the table of presence is unlogged.
-        forget_presence(two)
+        cluster.tables.lose_presence()
         store.go_back(store.committed)
         await trio.sleep(3)
         assert anna.recorder.closed is None
@@ -214,9 +214,3 @@ async def test_presence_stays_and_is_stored_again(autojump_clock: MockClock) -> 
         await trio.sleep(3)
         boris = await third.join(chat, ANNA)
         assert {event.user.id for event in boris.recorder.got(UserConnected)} == {ANNA.id, OLGA.id}
-
-
-def forget_presence(node: NodeHarness) -> None:
-    tables = node.node.registry.tables
-    number, places = tables.presence_of(node.node.registry.name)
-    tables.put_presence(node.node.registry.name, node.node.registry.epoch, number, [], places)

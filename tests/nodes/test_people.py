@@ -120,7 +120,7 @@ async def test_a_frozen_node_registers_again_with_everybody_who_is_there(autojum
         olga = await one.join(chat, OLGA)
         await two.join(chat, ANNA)
         await trio.sleep(SOON)
-        cluster.tables.leave("node-1", two.node.registry.epoch)
+        cluster.tables.leave("node-1", two.node.state.process)
         await trio.sleep(2)
         assert presence(olga)[2:] == [("went", "Anna")]
         await trio.sleep(5)

@@ -8,7 +8,6 @@ from contextlib import closing
 from uuid import UUID, uuid4
 
 import attrs
-import psycopg
 import pytest
 
 from actorchat.chat.elsewhere import CONSOLES, Place
@@ -19,7 +18,8 @@ from actorchat.nodes.tables import MOST_INQUIRIES, Inquiry, MemoryTables, NodeRo
 from actorchat.protocol import Role
 from actorchat.storage.postgres.store import PostgresStore
 
-ROW = NodeRow(node="one", epoch=0, version="1.0", state="ready", address="here", statistics="{}", presence=0)
+ROW = NodeRow(node="one", epoch=0, version="1.0", state="ready", address="here", statistics="{}", process="first")
+SECOND = attrs.evolve(ROW, process="second")
 ANNA: Place = (UUID(int=5), Identity(Role.USER, 2**52))
 OLGA: Place = (CONSOLES, Identity(Role.OPERATOR, 1))
 EXPIRED = 1e-6
@@ -39,36 +39,71 @@ def tables(request: pytest.FixtureRequest) -> Iterator[Tables]:
 
 
 def test_a_node_is_listed_until_it_leaves(tables: Tables) -> None:
-    epoch = tables.register(ROW, 60)
+    epoch = registered(tables, ROW)
     assert [(row.node, row.epoch, row.state, row.alive) for row in tables.nodes()] == [("one", epoch, "ready", True)]
     assert tables.renew(attrs.evolve(ROW, epoch=epoch, state="draining", statistics='{"sockets": 1}'), 60)
     [row] = tables.nodes()
     assert (row.state, row.statistics, row.address) == ("draining", '{"sockets": 1}', "here")
-    tables.leave("one", epoch)
+    tables.leave("one", "first")
     assert list(tables.nodes()) == []
 
 
+def registered(tables: Tables, row: NodeRow, seconds: float = 60, ended: int = 0) -> int:
+    epoch = tables.register(row, seconds, ended)
+    assert epoch is not None
+    return epoch
+
+
+def test_a_name_belongs_to_one_process_until_its_lease_ends(tables: Tables) -> None:
+    epoch = registered(tables, ROW)
+    assert tables.register(SECOND, 60) is None
+    assert tables.register(SECOND, 60, ended=epoch - 1) is None
+    [row] = tables.nodes()
+    assert (row.process, row.epoch) == ("first", epoch)
+    # A process whose claim was stored without an answer claims it again.
+    assert registered(tables, ROW) > epoch
+    assert tables.renew(attrs.evolve(ROW, epoch=tables.nodes()[0].epoch), EXPIRED)
+    while tables.nodes()[0].alive:
+        time.sleep(0.001)
+    assert registered(tables, SECOND) > epoch
+    assert tables.register(ROW, 60) is None
+
+
+def test_a_name_is_free_if_its_process_has_ended(tables: Tables) -> None:
+    epoch = registered(tables, ROW)
+    assert registered(tables, SECOND, ended=epoch) > epoch
+
+
+def test_a_renewal_is_seen_in_the_end_of_the_lease(tables: Tables) -> None:
+    row = attrs.evolve(ROW, epoch=registered(tables, ROW))
+    before = tables.nodes()[0].expires
+    assert tables.nodes()[0].expires == before
+    time.sleep(0.001)
+    assert tables.renew(row, 60)
+    assert tables.nodes()[0].expires > before
+
+
 def test_an_older_process_of_a_name_changes_nothing(tables: Tables) -> None:
-    older = tables.register(ROW, 60)
+    older = registered(tables, ROW)
     tables.put_presence("one", older, 1, [ANNA], [])
-    newer = tables.register(ROW, 60)
+    newer = registered(tables, SECOND, ended=older)
     assert newer > older
     assert tables.presence_of("one") == (0, []) or tables.presence_of("one") == (0, ())
     assert not tables.renew(attrs.evolve(ROW, epoch=older), 60)
     tables.put_presence("one", older, 9, [OLGA], [])
-    tables.leave("one", older)
+    tables.leave("one", "first")
     assert tables.presence_of("one")[0] == 0
     assert [row.epoch for row in tables.nodes()] == [newer]
 
 
 def test_a_name_that_is_claimed_again_has_a_higher_epoch_than_all_before(tables: Tables) -> None:
-    older = tables.register(ROW, 60)
-    tables.leave("one", older)
-    assert tables.register(ROW, 60) > older
+    older = registered(tables, ROW)
+    tables.leave("one", "first")
+    assert registered(tables, SECOND) > older
 
 
 def test_presence_is_read_with_its_number(tables: Tables) -> None:
-    epoch = tables.register(ROW, 60)
+    epoch = registered(tables, ROW)
     tables.put_presence("one", epoch, 1, [ANNA, OLGA], [])
     tables.put_presence("one", epoch, 2, [ANNA], [OLGA])
     number, places = tables.presence_of("one")
@@ -78,7 +113,7 @@ def test_presence_is_read_with_its_number(tables: Tables) -> None:
 
 
 def test_a_dead_node_is_buried_with_what_it_had(tables: Tables) -> None:
-    epoch = tables.register(ROW, EXPIRED)
+    epoch = registered(tables, ROW, EXPIRED)
     tables.put_presence("one", epoch, 1, [ANNA], [])
     assert tables.hold("sweeper", "one", epoch, 60)
     while tables.nodes()[0].alive:
@@ -101,8 +136,8 @@ def test_one_node_at_a_time_holds_a_lease(tables: Tables) -> None:
 
 
 def test_an_inquiry_is_answered_once_by_the_node_that_it_is_for(tables: Tables) -> None:
-    older = tables.register(ROW, 60)
-    epoch, other = tables.register(ROW, 60), tables.register(attrs.evolve(ROW, node="two"), 60)
+    older = registered(tables, ROW)
+    epoch, other = registered(tables, ROW), registered(tables, attrs.evolve(ROW, node="two"))
     inquiry = Inquiry(uuid4(), b"who?")
     assert tables.ask(inquiry, "one", 60)
     assert list(tables.asked("two", other)) == list(tables.asked("one", older)) == []
@@ -117,7 +152,7 @@ def test_an_inquiry_is_answered_once_by_the_node_that_it_is_for(tables: Tables) 
 
 
 def test_inquiries_are_bounded_and_expire(tables: Tables) -> None:
-    epoch = tables.register(ROW, 60)
+    epoch = registered(tables, ROW)
     for _ in range(MOST_INQUIRIES):
         assert tables.ask(Inquiry(uuid4(), b""), "two", 0.5)
     inquiry = Inquiry(uuid4(), b"")
@@ -132,21 +167,23 @@ def test_inquiries_are_bounded_and_expire(tables: Tables) -> None:
 
 
 def test_a_crash_of_the_database_loses_presence_until_the_node_has_registered_again(
-    new_postgres: Callable[[], str],
+    tables: Tables,
 ) -> None:
-    url = new_postgres()
-    with closing(PostgresStore(url, Policy())), closing(PostgresTables(url)) as tables:
-        epoch = tables.register(ROW, 60)
-        row = attrs.evolve(ROW, epoch=epoch)
-        tables.put_presence("one", epoch, 1, [ANNA], [])
-        assert tables.renew(row, 60)
-        with psycopg.connect(url, autocommit=True) as connection:
+    epoch = registered(tables, ROW)
+    row = attrs.evolve(ROW, epoch=epoch)
+    tables.put_presence("one", epoch, 1, [ANNA], [])
+    assert tables.renew(row, 60)
+    if isinstance(tables, MemoryTables):
+        tables.lose_presence()
+    else:
+        assert isinstance(tables, PostgresTables)
+        with tables._using() as connection:
             # As PostgreSQL does with an unlogged table.
             connection.execute("TRUNCATE presence")
-        with pytest.raises(StorageUnavailable, match="lost the presence of one"):
-            tables.presence_of("one")
-        assert not tables.renew(row, 60)
-        epoch = tables.register(ROW, 60)
-        assert tables.renew(attrs.evolve(ROW, epoch=epoch), 60)
-        tables.put_presence("one", epoch, 1, [ANNA], [])
-        assert tables.presence_of("one") == (1, [ANNA])
+    with pytest.raises(StorageUnavailable, match="presence of one"):
+        tables.presence_of("one")
+    assert not tables.renew(row, 60)
+    epoch = registered(tables, ROW)
+    assert tables.renew(attrs.evolve(ROW, epoch=epoch), 60)
+    tables.put_presence("one", epoch, 1, [ANNA], [])
+    assert [tables.presence_of("one")[0], *tables.presence_of("one")[1]] == [1, ANNA]

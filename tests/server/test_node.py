@@ -1,21 +1,27 @@
-"""Servers on one database know at once which accounts, blocks and widgets another one has changed."""
+"""Servers on one database have different names, and know at once what another one has changed."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, closing
 from math import inf
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 
 from actorchat.chat.accounts import Rights
 from actorchat.http.ports import Caller
-from actorchat.protocol import CloseCode, Role, User, WidgetConfig
+from actorchat.nodes import registry
+from actorchat.nodes.postgres_tables import PostgresTables
+from actorchat.nodes.tables import NodeRow
+from actorchat.protocol import CloseCode, MessageAdded, Role, User, WidgetConfig
+from actorchat.server import serving
 from actorchat.server.auth import Tokens
-from actorchat.server.bootstrap import StartFailed
+from actorchat.server.bootstrap import ServerEnded, StartFailed
+from actorchat.server.embedded import LocalSocket
 from actorchat.server.serving import Server, open_server
 from actorchat.server.settings import KeySettings, Settings
 from tests.system.clients import open_socket
@@ -117,3 +123,151 @@ async def test_a_server_with_another_secret_than_the_nodes_that_run_does_not_sta
             async with open_server(settings("two", other, SECRET)) as two:
                 assert two._parts.node is not None
                 assert [row.node for row in two._parts.node.registry.others] == ["one"]
+
+
+def listed(server: Server) -> list[NodeRow]:
+    node = server._parts.node
+    assert node is not None
+    return list(node.registry.tables.nodes())
+
+
+async def test_a_server_with_the_name_of_a_node_that_runs_does_not_start(
+    tmp_path: Path, new_postgres: Callable[[], str]
+) -> None:
+    url = await trio.to_thread.run_sync(new_postgres)
+
+    def settings(folder: str) -> Settings:
+        return Settings(storage=url, port=0, data=tmp_path / folder, secret=SECRET, node_name="one")
+
+    with trio.fail_after(CAP):
+        async with open_server(settings("first")) as server:
+            before = listed(server)
+            with pytest.raises(
+                StartFailed, match=rf"the node one is running already at 127\.0\.0\.1:{server.port}: give"
+            ):
+                async with open_server(settings("second")):
+                    pass
+            assert [(row.node, row.epoch) for row in listed(server)] == [(row.node, row.epoch) for row in before]
+        async with open_server(settings("second")) as server:
+            assert [row.node for row in listed(server)] == ["one"]
+
+
+async def test_a_server_whose_name_was_taken_over_stores_what_it_has_accepted_and_ends(
+    tmp_path: Path, new_postgres: Callable[[], str]
+) -> None:
+    url = await trio.to_thread.run_sync(new_postgres)
+    settings = Settings(storage=url, port=None, data=tmp_path, secret=SECRET, node_name="one")
+    sockets: list[LocalSocket] = []
+
+    async def run_until_replaced() -> None:
+        async with open_server(settings) as server:
+            sockets.append(await server.connect_visitor(source="lk", user=ANNA))
+            await sockets[0].send_message("hello")
+            [row] = listed(server)
+            other = attrs.evolve(row, process="another", address="there")
+            # As after a time in which this process was frozen.
+            epoch = tables.register(other, 600, row.epoch)
+            assert epoch is not None
+            while True:
+                await trio.sleep(0.5)
+                tables.renew(attrs.evolve(other, epoch=epoch), 600)
+
+    with trio.fail_after(CAP), closing(PostgresTables(url)) as tables:
+        with pytest.raises(
+            ServerEnded, match="another server at there has taken over the node name one, so this one ends"
+        ):
+            await run_until_replaced()
+        assert sockets[0].close_code == CloseCode.DRAINING
+        assert [row.process for row in tables.nodes()] == ["another"]
+        tables.leave("one", "another")
+        async with open_server(settings) as server:
+            anna = await server.connect_visitor(source="lk", user=ANNA, after=-1)
+            texts = [event.message.text async for event in until_message(anna)]
+            assert texts == ["hello"]
+
+
+async def until_message(socket: LocalSocket) -> AsyncIterator[MessageAdded]:
+    async for event in socket:
+        if isinstance(event, MessageAdded):
+            yield event
+            return
+
+
+async def test_names_that_servers_make_are_different_on_one_machine(
+    tmp_path: Path, new_postgres: Callable[[], str]
+) -> None:
+    url = await trio.to_thread.run_sync(new_postgres)
+    with trio.fail_after(CAP):
+        async with AsyncExitStack() as stack:
+            # Workers of one server have a setting in common.
+            for folder, name, workers in (("one", "", 1), ("two", "", 1), ("3", "named", 2), ("4", "named", 2)):
+                settings = Settings(
+                    storage=url, port=0, data=tmp_path / folder, secret=SECRET, node_name=name, workers=workers
+                )
+                await stack.enter_async_context(open_server(settings))
+            tables = stack.enter_context(closing(PostgresTables(url)))
+            names = [row.node for row in tables.nodes()]
+            assert len(set(names)) == 4
+            assert len([name for name in names if name.startswith("named-")]) == 2
+
+
+async def test_a_server_that_stops_is_listed_as_draining_at_once_and_then_no_more(
+    tmp_path: Path, new_postgres: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = await trio.to_thread.run_sync(new_postgres)
+    monkeypatch.setattr(registry, "RENEWAL", inf)
+    finish = trio.Event()
+    states: list[str] = []
+    with trio.fail_after(CAP), closing(PostgresTables(url)) as tables:
+        settings = Settings(storage=url, port=None, data=tmp_path, secret=SECRET)
+        async with trio.open_nursery() as nursery, open_server(settings) as server:
+            monkeypatch.setattr(server._parts.chats, "drain", finish.wait)
+            assert [row.state for row in tables.nodes()] == ["ready"]
+
+            async def watch() -> None:
+                while states[-1:] != ["draining"]:
+                    await trio.sleep(0.01)
+                    states.extend(row.state for row in tables.nodes())
+                finish.set()
+
+            nursery.start_soon(watch)
+        assert server.drained
+        assert tables.nodes() == []
+
+
+async def test_a_server_that_drains_for_too_long_is_not_listed_either(
+    tmp_path: Path, new_postgres: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = await trio.to_thread.run_sync(new_postgres)
+    monkeypatch.setattr(serving, "DRAIN_SECONDS", 0.2)
+    with trio.fail_after(CAP), closing(PostgresTables(url)) as tables:
+        async with open_server(Settings(storage=url, port=None, data=tmp_path, secret=SECRET)) as server:
+            monkeypatch.setattr(server._parts.chats, "drain", trio.sleep_forever)
+        assert not server.drained
+        assert tables.nodes() == []
+
+
+async def test_a_server_that_does_not_start_is_not_listed(
+    tmp_path: Path, new_postgres: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = await trio.to_thread.run_sync(new_postgres)
+
+    async def fail(*_: object) -> None:
+        raise StartFailed("the broker is unknown")
+
+    monkeypatch.setattr(serving, "_open_relays", fail)
+    with trio.fail_after(CAP), closing(PostgresTables(url)) as tables:
+        with pytest.raises(StartFailed, match="the broker is unknown"):
+            async with open_server(Settings(storage=url, port=None, data=tmp_path, secret=SECRET)):
+                pass
+        assert tables.nodes() == []
+
+
+@pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+async def test_the_address_of_a_node_has_the_port_that_the_system_has_chosen(
+    host: str, shown: str, tmp_path: Path, new_postgres: Callable[[], str]
+) -> None:
+    url = await trio.to_thread.run_sync(new_postgres)
+    with trio.fail_after(CAP):
+        async with open_server(Settings(storage=url, host=host, port=0, data=tmp_path, secret=SECRET)) as server:
+            assert [row.address for row in listed(server)] == [f"{shown}:{server.port}"]

@@ -26,7 +26,7 @@ from actorchat.storage.postgres.store import PostgresStore
 CAP = 120.0
 SECRET = "a-secret-for-tests-of-enough-bytes"
 ROOMS = InspectionRequest(filter="Room", limit=1000)
-TWO = NodeRow(node="two", epoch=0, version="1.0", state="ready", address="", statistics="{}", presence=0)
+TWO = NodeRow(node="two", epoch=0, version="1.0", state="ready", address="", statistics="{}", process="two")
 
 
 @asynccontextmanager
@@ -104,6 +104,7 @@ async def test_a_silent_node_is_given_up_and_its_inquiry_expires(
     monkeypatch.setattr(node_inspection, "NODE_SECONDS", 0.5)
     with closing(PostgresStore(url, Policy())), closing(PostgresTables(url)) as tables, trio.fail_after(CAP):
         epoch = tables.register(TWO, 600)
+        assert epoch is not None
         with pytest.raises(InspectionFailed, match=r"^the node two did not answer within"):
             await inspect_node(tables, "two", ROOMS)
         while tables.asked("two", epoch):  # noqa: ASYNC110 - the database's clock is waited for
@@ -122,6 +123,7 @@ async def test_only_so_many_wait_for_answers_at_a_time() -> None:
 async def test_an_answer_of_another_version_is_one_line() -> None:
     tables = MemoryTables(time.monotonic)
     epoch = tables.register(TWO, 60)
+    assert epoch is not None
 
     async def answer() -> None:
         while not (asked := tables.asked("two", epoch)):  # noqa: ASYNC110 - a table is waited for

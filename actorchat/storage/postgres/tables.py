@@ -93,6 +93,7 @@ Table(
     Column("statistics", Text, nullable=False),
     Column("presence", BigInteger, nullable=False),
     Column("expires_at", DateTime(timezone=True), nullable=False),
+    Column("process", Text, nullable=False, server_default=""),
 )
 
 # Which server does what only one is to do.
@@ -113,7 +114,6 @@ _presence = Table(
     Column("role", String(8), primary_key=True),
     Column("id", BigInteger, primary_key=True, autoincrement=False),
     Column("node", _Name, primary_key=True),
-    Column("sockets", BigInteger, nullable=False),
     prefixes=["UNLOGGED"],
 )
 Index("presence_node", _presence.c.node)
