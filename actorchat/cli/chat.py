@@ -10,7 +10,7 @@ from actorchat.cli.options import config_option
 __all__ = ["chat"]
 
 
-@click.command()
+@click.command(short_help="Chat in the terminal, as a visitor or an operator.")
 @click.argument("url")
 @click.option(
     "--source",
@@ -23,7 +23,7 @@ __all__ = ["chat"]
 )
 @click.option(
     "--data",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=click.Path(file_okay=False, path_type=Path, readable=False),
     metavar="DIR",
     help="The data folder of a server on this machine; its secret signs the operator's token, unless the settings have"
     " one, as ACTORCHAT_SECRET.",

@@ -10,14 +10,14 @@ import click
 import trio
 
 from actorchat.cli.errors import BAD_SETTINGS, FAILED, fail
-from actorchat.cli.options import data_option
 from actorchat.cli.output import echo, echo_json
 from actorchat.cli.text import one_line
 from actorchat.http.source_names import is_source_name
 from actorchat.protocol import Role
-from actorchat.server.auth import local_token
+from actorchat.server.auth import SECRET_FILE, local_token
 from actorchat.server.settings import InvalidSettings
 from actorchat.server.settings_loader import load_settings
+from actorchat.storage.error_messages import describe_os_error
 
 if TYPE_CHECKING:
     from actorchat.testing.conformance import Result
@@ -32,7 +32,12 @@ _OPERATORS: Final = (4_000_000_001, 4_000_000_002)
 @click.command(short_help="Judge a deployment against the contract.")
 @click.argument("url")
 @click.option("--token", "tokens", multiple=True, metavar="T", help="An operator's token; two are best.")
-@data_option
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, readable=False),
+    metavar="DIR",
+    help="The data folder of a server on this machine; its secret signs the tokens of two operators.",
+)
 @click.option("--source", default="lk", show_default=True, metavar="S", help="The widget source to use.")
 @click.option("--rule", "only", multiple=True, metavar="NAME", help="Only this rule. May repeat.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
@@ -80,8 +85,12 @@ def _own_tokens(data: Path, source: str) -> tuple[str, ...]:
         )
     except InvalidSettings as error:
         fail(error.faults, BAD_SETTINGS)
+    except FileNotFoundError:
+        fail(
+            (f"{data} has no secret: the server creates it when it first starts. Is --data the right folder?",), FAILED
+        )
     except OSError as error:
-        fail((f"cannot read the secret in {data}: {error.strerror}",), FAILED)
+        fail((f"the secret can't be read: {describe_os_error(data / SECRET_FILE, error)}",), FAILED)
 
 
 async def _judge(url: str, source: str, tokens: tuple[str, ...], only: tuple[str, ...], as_json: bool) -> list[Result]:

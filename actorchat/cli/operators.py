@@ -200,16 +200,17 @@ def edit(
 @data_option
 @config_option
 def link(login: str | None, data: Path | None, config: Path | None) -> None:
-    """Print a code for POST /api/login/once, which works once and within 15 minutes, until the server stops.
+    """Print a code that signs in to the console once, within 15 minutes, until the server stops.
 
     It signs in with the account LOGIN, by default with the first administrator's, which is created if there is none.
-    The server has to run.
+    The server has to run. Programs use the code with POST /api/login/once.
     """
     from actorchat.server.account_administration import AccountAction, AccountRequest
 
     request = AccountRequest(action=AccountAction.LINK, login=login or "")
     answer = _carry_out(_settings(data, config), request, needs_server=True)
     echo(f"This code signs in once, within 15 minutes: {answer.code}")
+    echo(f"Open the console with it, at the address of your server: https://chat.example/console#sign-in={answer.code}")
 
 
 def _settings(data: Path | None, config: Path | None) -> Settings:

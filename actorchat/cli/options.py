@@ -34,7 +34,8 @@ class Duration(click.ParamType[float]):
 
 data_option: Callable[[F], F] = click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    # Commands say more about a folder that can't be read than click does.
+    type=click.Path(path_type=Path, readable=False),
     metavar="DIR",
     help="The folder with the database and the secret. [default: ./actorchat-data]",
 )
@@ -44,7 +45,10 @@ storage_option: Callable[[F], F] = click.option(
     help="sqlite:///path, postgresql://host/database or memory://. [default: a file in --data]",
 )
 config_option: Callable[[F], F] = click.option(
-    "--config", type=click.Path(path_type=Path), metavar="FILE", help="A TOML file with settings; options override it."
+    "--config",
+    type=click.Path(path_type=Path, readable=False),
+    metavar="FILE",
+    help="A TOML file with settings; options override it.",
 )
 
 

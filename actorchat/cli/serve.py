@@ -64,7 +64,7 @@ def serve(config: Path | None, **options: object) -> None:
 
     Every accepted message is stored before the server exits; a second Ctrl-C stops it at once. The first run creates
     the data folder, the database and the signing secret. SIGHUP reloads the TLS certificate, the keys, the log
-    format and the log level.
+    format and the log level; with --workers it replaces the processes one at a time.
 
     \b
     Examples:

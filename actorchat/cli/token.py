@@ -18,7 +18,7 @@ from actorchat.server.settings_loader import load_settings
 __all__ = ["token"]
 
 
-@click.command()
+@click.command(short_help="Print a signed token of a user.")
 @click.option("--role", type=click.Choice([role.value for role in Role]), required=True, help="The role of the user.")
 @click.option(
     "--user-id",

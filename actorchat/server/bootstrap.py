@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from actorchat.server.auth import (
     SECRET_FILE,
@@ -35,6 +36,9 @@ __all__ = [
     "previous_secrets",
     "tls_context",
 ]
+
+
+_RELATIVE: Final = "is relative to the current folder, which was deleted"
 
 
 class StartFailed(Exception):  # noqa: N818 - says what happened
@@ -68,7 +72,7 @@ def _file_faults(settings: Settings) -> Iterator[SettingFault]:
     try:
         folder = folder.absolute()
     except FileNotFoundError:
-        yield SettingFault("data", f"{folder} is relative to the current folder, which was deleted")
+        yield SettingFault("data", f"{folder} {_RELATIVE}")
         return
     # The server creates missing folders in the nearest existing one.
     existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
@@ -160,9 +164,9 @@ def _create(folder: Path) -> None:
         kind = "a symbolic link that does not lead to a folder" if folder.is_symlink() else "not a folder"
         raise StartFailed(f"the data folder can't be used: {folder} is {kind}") from None
     except FileNotFoundError:
-        # mkdir creates missing parents, so only the current folder can be missing.
-        detail = f"{folder} is relative to the current folder, which was deleted"
-        raise StartFailed(f"the data folder can't be used: {detail}") from None
+        # mkdir creates missing parents, except in a current folder that was deleted and in file systems like /proc.
+        reason = "can't be created there" if folder.is_absolute() else _RELATIVE
+        raise StartFailed(f"the data folder can't be used: {folder} {reason}") from None
     except OSError as error:
         raise StartFailed(f"the data folder can't be used: {describe_os_error(folder, error)}") from None
 

@@ -134,13 +134,17 @@ def _known_only(
                 SettingFault(path, f"expected the table [{path}], got {without_secrets(repr(value))}", origin)
             )
         else:
-            faults.append(_unknown(path, [*names, *sections], origin))
+            is_table = not prefix and isinstance(value, dict)
+            faults.append(_unknown(path, sections if is_table else {*names, *sections}, origin))
     return kept
 
 
-def _unknown(path: str, known: list[str], origin: str) -> SettingFault:
-    close = get_close_matches(path, known, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(sorted(known))}"
+def _unknown(path: str, known: Collection[str], origin: str) -> SettingFault:
+    close = get_close_matches(path, sorted(known), n=1, cutoff=0.5)
+    # The others in the same table: all of them would be a page of names.
+    table = path.rpartition(".")[0]
+    beside = sorted(name for name in known if name.rpartition(".")[0] == table)
+    hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(beside)}"
     return SettingFault(path, f"there is no such setting: {hint}", origin)
 
 

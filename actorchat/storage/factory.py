@@ -87,7 +87,7 @@ async def open_store(
         reader = AsyncReader(memory, in_place)
         yield Storage(memory, in_place, reader, log=log, messages=lambda: memory.messages_stored, search=search)
     elif scheme == "sqlite" and len(rest) > 1 and rest[0] == "/":
-        async with _open_sqlite(Path(rest[1:]), policy, clock, brokers) as storage:
+        async with _open_sqlite(_sqlite_path(rest[1:]), policy, clock, brokers) as storage:
             yield storage
     elif scheme == "postgresql" and rest:
         async with _open_postgres(url, policy, clock, brokers, folder) as storage:
@@ -97,6 +97,16 @@ async def open_store(
             f"{without_secrets(url)!r} is not a storage URL: use sqlite:///path/to/file, postgresql://host/database or"
             " memory://"
         )
+
+
+def _sqlite_path(given: str) -> Path:
+    """The path in a URL. Raises `StoreUrlError` if it looks like an absolute one that lacks its slash."""
+    path = Path(given)
+    if not path.is_absolute() and not path.parent.is_dir() and Path("/", path).parent.is_dir():
+        raise StoreUrlError(
+            f"{path.parent.absolute()} does not exist: an absolute path has four slashes, as in sqlite:////{given}"
+        )
+    return path
 
 
 @asynccontextmanager

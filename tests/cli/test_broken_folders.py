@@ -330,6 +330,33 @@ def test_a_name_that_is_too_long_is_one_line_and_status_1(
     assert all("File name too long" in line for line in lines)
 
 
+def test_an_absolute_path_that_lacks_a_slash_is_one_line_with_the_right_one(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = str(tmp_path / "chat.db").removeprefix("/")
+    assert serve("--storage", f"sqlite:///{given}") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"does not exist: an absolute path has four slashes, as in sqlite:////{given}")
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="this platform has no /proc")
+def test_a_folder_that_can_not_be_created_is_one_line_and_status_1(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert serve("--data", "/proc/chat") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "actorchat: the data folder can't be used: /proc/chat can't be created there"
+
+
+def test_a_folder_in_an_option_that_may_not_be_read_is_one_line_and_status_1(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data.chmod(0o000)
+    assert serve("--data", str(data)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "has the mode 0000" in line
+
+
 def test_a_deleted_current_folder_is_one_line_and_status_1(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

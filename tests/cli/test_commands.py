@@ -190,6 +190,10 @@ def test_the_help_shows_all_commands_and_nothing_else() -> None:
     assert commands == list(_COMMANDS)
 
 
+def test_the_help_says_in_whole_sentences_what_commands_do() -> None:
+    assert "..." not in run("--help").output.partition("Commands:")[2]
+
+
 @pytest.mark.parametrize("command", ["serve", "token", "check-config", "asyncapi", "migrate"])
 def test_every_command_explains_itself_with_examples(command: str) -> None:
     output = run(command, "--help").output

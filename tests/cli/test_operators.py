@@ -135,7 +135,9 @@ async def test_the_commands_change_the_accounts_of_a_running_server(tmp_path: Pa
             assert (await sign_in(api), await sign_in(api, "battery staple")) == (401, 200)
             await carry_out("disable", "anna")
             assert await sign_in(api, "battery staple") == 403
-            code = (await carry_out("link")).split()[-1]
+            first, second = (await carry_out("link")).splitlines()
+            code = first.split()[-1]
+            assert second.endswith(f"/console#sign-in={code}")
             answer = await api.call("POST", "/api/login/once", json={"code": code})
             assert answer.status_code == 200
             assert "admin" in await carry_out("list")

@@ -211,6 +211,36 @@ def test_a_setting_that_should_be_a_table_is_a_fault(tmp_path: Path) -> None:
         load_settings(config)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[chat]\nqqqqqqqqqqqqqqqqq = 1", ["chat.capacity", "chat.on_closed"]),
+        ("[chat.qqqqqqqqqqqqqqqqq]\nx = 1", ["chat.capacity", "chat.on_closed"]),
+        ("qqq = 1", ["chat", "host", "port"]),
+        ("[qqq]\nx = 1", ["chat", "http", "limits"]),
+    ],
+)
+def test_a_fault_about_an_unknown_name_lists_those_in_its_table(text: str, expected: list[str], tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text(text)
+    with pytest.raises(InvalidSettings) as caught:
+        load_settings(config)
+    [fault] = map(str, caught.value.faults)
+    listed = fault.partition("expected one of ")[2].partition(" (")[0].split(", ")
+    assert set(expected) <= set(listed)
+    assert len({name.rpartition(".")[0] for name in listed}) == 1
+
+
+def test_a_table_is_taken_for_a_misspelt_table_only(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("[nonsense]\nx = 1\n[limit]\nx = 1\n")
+    with pytest.raises(InvalidSettings) as caught:
+        load_settings(config)
+    first, second = map(str, caught.value.faults)
+    assert "node_name" not in first
+    assert "did you mean limits?" in second
+
+
 def test_all_faults_of_all_sources_of_settings_are_reported_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

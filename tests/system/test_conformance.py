@@ -97,6 +97,12 @@ def test_the_command_exits_with_2_and_one_line_if_the_server_can_not_be_reached(
     assert ended.output.count("\n") == 1
 
 
+def test_a_folder_without_a_secret_is_named(tmp_path: Path) -> None:
+    ended = CliRunner().invoke(main, ["conformance", "http://127.0.0.1:1", "--data", str(tmp_path)])
+    assert (ended.exit_code, ended.output.count("\n")) == (1, 1)
+    assert f"{tmp_path} has no secret" in ended.output
+
+
 def test_the_secret_in_the_environment_signs_the_tokens_of_the_operators(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
