@@ -125,7 +125,7 @@ async def _open_sqlite(
                 log = AsyncLog(store, readers, writer) if brokers else None
                 reader = AsyncReader(store, readers)
                 index = SearchIndex(search_path(path))
-                search = StoreSearch(store, index, searcher, in_background=True, database=store.identity)
+                search = StoreSearch(store, index, searcher, in_background=True, database=lambda: store.identity)
                 try:
                     yield Storage(
                         store, writer, reader, store.tidy, log, store.identity, lambda: store.messages_stored, search
@@ -157,9 +157,15 @@ async def _open_postgres(
             log = AsyncLog(store, readers, writer) if brokers else None
             reader = AsyncReader(store, readers)
             index = SearchIndex(None if folder is None else folder / "actorchat-search.db")
-            # Other servers commit too, and this one is not told of all that they do.
             search = StoreSearch(
-                store, index, searcher, in_background=True, database=store.identity, look_again=SEARCH_SECONDS
+                store,
+                index,
+                searcher,
+                in_background=True,
+                # In another epoch, numbers that the index has read may be those of other messages.
+                database=lambda: f"{store.identity} {store.epoch()}",
+                # Other servers commit too, and this one is not told of all that they do.
+                look_again=SEARCH_SECONDS,
             )
             try:
                 yield Storage(

@@ -66,8 +66,9 @@ T = TypeVar("T")
 class StoreSearch:
     """`actorchat.chat.search.Search` over `store`. `runner` is used by one call at a time.
 
-    `database` is the identity of the store's database. With `in_background`, `run` must be running. Otherwise the index
-    is brought up to date by each search. `look_again` is how many seconds `run` waits at most for a change.
+    `database` returns the identity of the store's database; if it changes, the index is built again. With
+    `in_background`, `run` must be running. Otherwise the index is brought up to date by each search. `look_again` is
+    how many seconds `run` waits at most for a change.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class StoreSearch:
         runner: Runner,
         *,
         in_background: bool,
-        database: str = "",
+        database: Callable[[], str] = lambda: "",
         look_again: float = inf,
     ) -> None:
         self.in_background: bool = in_background
@@ -88,6 +89,7 @@ class StoreSearch:
         self._runner = runner
         self._lock = trio.Lock()
         self._position: SearchPosition | None = None
+        self._opened_for = ""
         self._changed = trio.Event()
         self._changed.set()
         self._renamed: dict[Identity, None] = {}
@@ -190,8 +192,9 @@ class StoreSearch:
         return find(which)
 
     def _opened(self) -> SearchPosition:
-        if self._position is None:
-            self._position = self._index.open(self._store.newest_number(), self._database)
+        database = self._database()
+        if self._position is None or database != self._opened_for:
+            self._position, self._opened_for = self._index.open(self._store.newest_number(), database), database
             self._scan = Identity(Role.USER, -1)
         return self._position
 

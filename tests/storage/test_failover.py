@@ -6,13 +6,19 @@ from contextlib import closing
 
 import psycopg
 import pytest
+import trio
 
 from actorchat.chat.commit_log import decode_commit
 from actorchat.chat.model import Policy
-from actorchat.chat.operations import AddMessage, Changed
+from actorchat.chat.operations import AddMessage, Changed, EditMessage
 from actorchat.chat.ports import StorageUnavailable
+from actorchat.chat.search import SearchFilter
+from actorchat.protocol import Role
 from actorchat.storage.postgres.store import PostgresStore
+from actorchat.storage.search import StoreSearch
+from actorchat.storage.search_index import SearchIndex
 from actorchat.storage.store import Batch, CommitInDoubt
+from actorchat.storage.worker_threads import InPlace
 from tests.postgres_server import STARTS_WITHIN, cut_replication, has_everything, primary_and_standby, wait_for
 from tests.storage.sample_chat import ANN, CHAT, NOW, RESERVE, all_messages
 
@@ -120,6 +126,72 @@ def test_rows_that_are_older_than_what_was_committed_are_noticed(
         # So that all nodes hear of it, with the next commit.
         assert store.epoch() == epochs(store)[-1] > before
     assert "is stored with revision 0, not 1" in caplog.text
+
+
+@pytest.mark.slow
+def test_no_id_of_a_lost_message_is_given_again_however_far_the_standby_lagged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with primary_and_standby() as (primary, standby):
+        url = f"postgresql://actorchat@127.0.0.1:{primary.port},127.0.0.1:{standby.port}/postgres"
+        with closing(PostgresStore(url, Policy())) as store:
+            talk = Talk(store)
+            assert talk.say("kept")
+            wait_for(lambda: has_everything(primary, standby))
+            cut_replication(standby)
+            # PostgreSQL itself leaves out 32 values of a sequence.
+            lost = [talk.say(str(number)) for number in range(100)]
+            newest = max(message.id for each in lost if each is not None for message in each.messages)
+            primary.kill()
+            standby.execute("SELECT pg_promote()")
+            while (again := talk.say("again")) is None:
+                pass
+            assert again.messages[0].id > newest
+    assert "new messages get ids above" in caplog.text
+
+
+def test_the_search_finds_what_is_stored_after_a_loss(new_postgres: Callable[[], str]) -> None:
+    url = new_postgres()
+    with (
+        closing(PostgresStore(url, Policy())) as store,
+        closing(SearchIndex(None)) as index,
+        psycopg.connect(url, autocommit=True) as connection,
+    ):
+        search = StoreSearch(
+            store, index, InPlace(), in_background=False, database=lambda: f"{store.identity} {store.epoch()}"
+        )
+
+        def found(word: str) -> list[str]:
+            which = SearchFilter(words=(word,), role=Role.OPERATOR)
+            return [message.text for _, message in trio.run(search.messages, which).messages]
+
+        talk = Talk(store)
+        said = talk.say("before")
+        assert said is not None
+        connection.execute("CREATE TABLE earlier_messages AS SELECT * FROM messages")
+        connection.execute("CREATE TABLE earlier_chats AS SELECT * FROM chats")
+        connection.execute("ALTER TABLE chats ALTER COLUMN inactive_since DROP EXPRESSION")
+        edit = EditMessage(CHAT, ANN, said.messages[0].id, "afterwards")
+        store.commit([edit], Batch("w", 3, NOW))
+        talk.number = 3
+        wait_for(lambda: found("afterwards") == ["afterwards"])
+        # As somebody restores older tables.
+        for table in ("messages", "chats"):
+            connection.execute(f"DELETE FROM {table}".encode())  # noqa: S608 - constants
+            connection.execute(f"INSERT INTO {table} SELECT * FROM earlier_{table}".encode())  # noqa: S608 - constants
+        connection.execute("DELETE FROM edits")
+        assert talk.say("again")
+        assert store.losses == 1
+        wait_for(lambda: found("again") == ["again"])
+        assert (found("before"), found("afterwards")) == (["before"], [])
+
+
+def test_a_server_that_commits_nothing_hears_of_a_later_epoch_too(new_postgres: Callable[[], str]) -> None:
+    with closing(PostgresStore(new_postgres(), Policy())) as store:
+        heard = store.epoch() + 5
+        store.follow_epoch(heard)
+        store.tidy()
+        assert (store.losses, store.epoch()) == (1, heard)
 
 
 def test_a_server_that_hears_of_a_later_epoch_forgets_what_it_has_read(new_postgres: Callable[[], str]) -> None:

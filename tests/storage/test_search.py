@@ -56,7 +56,7 @@ class Searched:
     def __init__(self, store: Store, index: SearchIndex, database: str = "") -> None:
         self.store = store
         self.index = index
-        self.search = StoreSearch(store, index, InPlace(), in_background=False, database=database)
+        self.search = StoreSearch(store, index, InPlace(), in_background=False, database=lambda: database)
         self._numbers = count(1)
 
     def do(self, *operations: Operation) -> list[Changed]:

@@ -46,8 +46,12 @@ def stored_epoch(
         epoch, same = _known(connection, statements, history)
         if epoch and same and not went_back:
             return epoch
-        if epoch and not same:
-            _log.warning("the database was restored from a backup, or another server of it took over")
+        if epoch:
+            if not same:
+                _log.warning("the database was restored from a backup, or another server of it took over")
+            # The sequence may be older than what was drawn from it, and clients have seen these numbers.
+            [(number,)] = connection.execute(statements.leave_numbers_out.encode()).fetchall()
+            _log.warning("new messages get ids above %d, so that none of a lost message is given again", number)
         # Higher than any that a lost later state of the database has had.
         epoch = max(now, epoch + 1)
         cursor = PostgresCursor(connection, statements.row_names)

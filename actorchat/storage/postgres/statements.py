@@ -15,6 +15,9 @@ __all__ = ["BLOCK", "PostgresStatements"]
 BLOCK: Final = 8_192
 """The numbers that a batch draws at once for messages, edits and places. 2**53 numbers last for 10**12 batches."""
 
+_MOST_LOST: Final = 2**24
+"""Batches that may be lost before a number is given twice. 2**53 numbers last for 65,000 losses."""
+
 _MOST_TRIMMED: Final = 20_000
 """Numbers of batches that are deleted at once."""
 
@@ -170,6 +173,8 @@ class PostgresStatements(Statements):
         self.history: str = """
             SELECT (SELECT system_identifier FROM pg_control_system()) || ' '
                 || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) || ' ' || 'writers'::regclass::oid"""
+        self.leave_numbers_out: str = f"""
+            SELECT setval('message_blocks', last_value + {_MOST_LOST * BLOCK}) FROM message_blocks"""  # noqa: S608 - constants
         self.drawn_so_far: str = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM message_blocks"
         self.newest_transaction: str = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
         self.oldest_transaction: str = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint"

@@ -161,9 +161,7 @@ class PostgresStore(StoredReads):
     def commit(self, operations: Sequence[Operation], batch: Batch) -> list[DecisionAndCounters]:
         with self._outages_reported():
             connection = self._connected()
-            if self._heard_epoch > self._epoch:
-                self._note_loss("another server has found an older state")
-                self._epoch = self._heard_epoch
+            self._adopt_epoch()
             fences = self._fences_of(connection, batch)
             prepared = self._prepared(connection, operations, batch, fences)
             if prepared.changes is not None and prepared.changes.nothing:
@@ -207,6 +205,7 @@ class PostgresStore(StoredReads):
         with self._outages_reported():
             connection = self._connected()
             connection.execute("SELECT 1")
+            self._adopt_epoch()
             if self._last is not None and abs(self.now() - self._kept_at) >= _KEEP_SECONDS:
                 self._kept_at = self.now()
                 connection.execute(self._statements.keep_writer.encode(), (int(self._kept_at), self._last.writer))
@@ -466,6 +465,11 @@ class PostgresStore(StoredReads):
     def _read_epoch(self, connection: Connection, history: str, *, went_back: bool = False) -> None:
         epoch = stored_epoch(connection, self._statements, history, int(self.now()), went_back=went_back)
         self._epoch = max(epoch, self._heard_epoch)
+
+    def _adopt_epoch(self) -> None:
+        if self._heard_epoch > self._epoch:
+            self._note_loss("another server has found an older state")
+            self._epoch = self._heard_epoch
 
     def _note_loss(self, reason: str) -> None:
         """Forget what was read: an older state may be stored, in which other commits got the same revisions."""
