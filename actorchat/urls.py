@@ -1,11 +1,11 @@
-"""Checks the hosts of URLs, and removes passwords and tokens from URLs before they are shown."""
+"""Checks the hosts and schemes of URLs, and removes passwords and tokens from URLs before they are shown."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
-__all__ = ["is_host", "without_secrets"]
+__all__ = ["is_host", "names_postgres", "without_secrets"]
 
 _MAX_HOST_BYTES: Final = 253
 
@@ -24,6 +24,11 @@ def is_host(host: str) -> bool:
         return host.isprintable() and 0 < len(host.encode("idna")) <= _MAX_HOST_BYTES
     except UnicodeError:
         return False
+
+
+def names_postgres(url: str) -> bool:
+    """Whether `url` has a scheme of PostgreSQL: libpq takes two, and hosting companies often give the shorter one."""
+    return url.startswith(("postgresql://", "postgres://"))
 
 
 def without_secrets(text: str) -> str:

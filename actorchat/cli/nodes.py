@@ -14,6 +14,7 @@ from actorchat.cli.options import config_option, data_option, storage_option
 from actorchat.cli.output import echo, echo_json
 from actorchat.server.settings import InvalidSettings
 from actorchat.server.settings_loader import load_settings
+from actorchat.urls import names_postgres
 
 if TYPE_CHECKING:
     from actorchat.nodes.postgres_tables import PostgresTables
@@ -65,7 +66,7 @@ def nodes(data: Path | None, storage: str | None, config: Path | None, as_json: 
 
 def open_tables(settings: Settings) -> PostgresTables:
     """The tables that the nodes of a deployment share, not connected yet. Exits if its chats are not in PostgreSQL."""
-    if not settings.storage_url.startswith("postgresql://"):
+    if not names_postgres(settings.storage_url):
         fail(("only servers whose chats are in PostgreSQL have nodes: set --storage postgresql://…",), FAILED)
     from actorchat.nodes.postgres_tables import PostgresTables
     from actorchat.storage import StoreUrlError

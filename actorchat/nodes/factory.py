@@ -9,6 +9,7 @@ import trio
 from actorchat.brokers.urls import parse_broker_url
 from actorchat.nodes.notes import Note
 from actorchat.nodes.ports import Bus
+from actorchat.urls import names_postgres
 
 __all__ = ["open_bus"]
 
@@ -39,7 +40,7 @@ def open_bus(setting: str, storage_url: str, channel: str) -> Bus:
     """
     if setting == "local":
         return _NoBus()
-    if setting == "postgres" or setting.startswith("postgresql://"):
+    if setting == "postgres" or names_postgres(setting):
         from actorchat.nodes.postgres_bus import PostgresBus
 
         return PostgresBus(storage_url if setting == "postgres" else setting, channel)

@@ -18,7 +18,7 @@ from actorchat.chat.blocks import normal_network
 from actorchat.http.origins import InvalidOrigin, parse_origin
 from actorchat.http.proxies import parse_network
 from actorchat.http.source_names import is_source_name
-from actorchat.urls import is_host, without_secrets
+from actorchat.urls import is_host, names_postgres, without_secrets
 
 __all__ = [
     "FILE_TYPES",
@@ -278,7 +278,7 @@ def parse_source_origins(value: Any) -> dict[str, tuple[str, ...]]:
 
 def parse_storage(value: Any) -> str:
     scheme, _, path = value.partition(":///")
-    if value.startswith("postgresql://") and value != "postgresql://" and "\0" not in value:
+    if names_postgres(value) and not value.endswith("://") and "\0" not in value:
         if find_spec("psycopg") is None:
             raise InvalidValue('postgresql:// needs a library: type pip install "actorchat[postgres]"')
         return str(value)
@@ -300,7 +300,7 @@ def parse_bus(value: Any) -> str:
     text = parse_text(value)
     if text in ("auto", "local", "postgres"):
         return text
-    if text.startswith("postgresql://"):
+    if names_postgres(text):
         return parse_storage(text)
     if not text.startswith(("redis://", "rediss://")):
         raise ValueError

@@ -65,6 +65,7 @@ from actorchat.server.setting_values import (
     setting,
     valid,
 )
+from actorchat.urls import names_postgres
 
 __all__ = [
     "DEFAULT_DATA",
@@ -428,7 +429,7 @@ class Settings:
             yield from self.attachments._conflicts(self.storage)
         values: tuple[object, ...] = (self.storage, self.bus)
         if not any(isinstance(value, Invalid) for value in values):
-            shared = (self.storage or "").startswith("postgresql://")
+            shared = names_postgres(self.storage or "")
             if not shared and self.bus not in ("auto", "local"):
                 yield SettingFault("bus", "a bus connects servers on one PostgreSQL database: set storage to that")
         known = self.sources
@@ -456,7 +457,7 @@ class Settings:
             yield SettingFault("workers", "this system has no ports that several processes share; use 1")
         elif self.unix is not None or self.port is None:
             yield SettingFault("workers", "several workers listen on a port, not on a Unix socket")
-        elif not str(self.storage).startswith("postgresql://"):
+        elif not names_postgres(str(self.storage)):
             yield SettingFault(
                 "workers",
                 "several workers need --storage postgresql://…: SQLite's one writer is most of the work of a chat, so"
@@ -510,7 +511,7 @@ class Settings:
         """The bus between servers on the same database: `postgres`, `local` or a URL."""
         if self.bus != "auto":
             return self.bus
-        return "postgres" if self.storage_url.startswith("postgresql://") else "local"
+        return "postgres" if names_postgres(self.storage_url) else "local"
 
     @property
     def database_file(self) -> Path | None:

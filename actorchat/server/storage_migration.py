@@ -23,6 +23,7 @@ from actorchat.storage.schema_upgrade import check_owner
 from actorchat.storage.sqlite import SqliteStore
 from actorchat.storage.startup_repair import IDENTITY
 from actorchat.storage.store import StoreUrlError
+from actorchat.urls import names_postgres
 
 __all__ = ["MigrationFailed", "migrate_storage"]
 
@@ -40,7 +41,7 @@ def migrate_storage(settings: Settings, target: str, *, skip_unpublished: bool, 
     scheme, _, path = settings.storage_url.partition(":///")
     if scheme != "sqlite":
         raise MigrationFailed("only a SQLite database can be moved: name it with --data or --storage")
-    if not target.startswith("postgresql://"):
+    if not names_postgres(target):
         raise MigrationFailed("the chats can be moved to PostgreSQL only: postgresql://user@host/database")
     if not Path(path).is_file():
         raise MigrationFailed(f"{path} does not exist: is --data the folder of the server?")

@@ -21,7 +21,7 @@ from actorchat.storage.search import StoreSearch
 from actorchat.storage.search_index import SearchIndex
 from actorchat.storage.store import Store, StoreUrlError
 from actorchat.storage.worker_threads import InPlace, Runner, open_workers
-from actorchat.urls import without_secrets
+from actorchat.urls import names_postgres, without_secrets
 
 if TYPE_CHECKING:
     from actorchat.storage.sqlite import SqliteStore
@@ -89,7 +89,7 @@ async def open_store(
     elif scheme == "sqlite" and len(rest) > 1 and rest[0] == "/":
         async with _open_sqlite(_sqlite_path(rest[1:]), policy, clock, brokers) as storage:
             yield storage
-    elif scheme == "postgresql" and rest:
+    elif names_postgres(url) and rest:
         async with _open_postgres(url, policy, clock, brokers, folder) as storage:
             yield storage
     else:
