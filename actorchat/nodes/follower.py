@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
@@ -12,6 +11,7 @@ import trio
 
 from actorchat.chat.node_commits import NodeCommit, NodeCommitReader
 from actorchat.chat.ports import StorageUnavailable
+from actorchat.nodes.early_batches import EarlyBatches
 from actorchat.nodes.notes import Told
 from actorchat.storage.store import LoggedBatch
 
@@ -26,10 +26,9 @@ PAGE: Final = 200
 """Batches that are read at a time."""
 
 MOST_BEHIND: Final = 20_000
-"""Batches that are read one after the other. A node that has missed more starts over."""
-
-MOST_EARLY: Final = 2_000
-"""Batches from the bus that wait for others. Beyond it they are read from the log instead."""
+MOST_BYTES: Final = 16_777_216
+"""Batches, and bytes of their payloads, that are read and then applied in one step. A node that has missed more starts
+over."""
 
 RETRY: Final = 0.5
 """Seconds before the log is read again after a failure."""
@@ -53,6 +52,23 @@ class Applies(Protocol):
     def needs_others(self, commit: NodeCommit) -> bool: ...
 
     def apply(self, commits: Sequence[NodeCommit]) -> None: ...
+
+
+@attrs.frozen
+class _Read:
+    """A batch that was read from the log. `commit` is None if this version of the program can't read its payload."""
+
+    writer: str
+    number: int
+    commit: NodeCommit | None
+
+
+@attrs.define
+class _Budget:
+    """How much one look at the log may still read."""
+
+    batches: int
+    bytes: int
 
 
 @attrs.define(eq=False)
@@ -81,9 +97,9 @@ class Follower:
         # The epoch of what was applied last, see `NodeCommit`.
         self._epoch = 0
         self._seen: dict[str, int] = {}
-        # By writer and number: batches that the bus told before one that precedes them.
-        self._early: OrderedDict[tuple[str, int], Told] = OrderedDict()
+        self._early = EarlyBatches()
         self._waiters: list[_Waiter] = []
+        self._ended = False
         self._wake = trio.Event()
         self._behind_since: float | None = None
         self.looked_at: float = 0.0
@@ -123,74 +139,80 @@ class Follower:
 
     def heard(self, told: Told) -> None:
         """Apply a batch that the bus told, or read what is missing before it."""
-        if told.writer == self._own or told.number <= self._seen.get(told.writer, 0):
+        seen = self._seen.get(told.writer, 0)
+        if told.writer == self._own or told.number <= seen:
             return
-        self._early[told.writer, told.number] = told
-        if len(self._early) > MOST_EARLY:
-            self._early.popitem(last=False)
-        if not self._apply_early(told.writer):
-            if self._behind_since is None:
-                self._behind_since = trio.current_time()
-            self._wake.set()
+        if told.previous > seen:
+            self._early.add(told)
+        elif self._apply_from(told):
+            return
+        self._read_soon()
+
+    def _read_soon(self) -> None:
+        if self._behind_since is None:
+            self._behind_since = trio.current_time()
+        self._wake.set()
 
     async def caught_up(self) -> None:
         """Return when everything was applied that other nodes had committed when this was called.
 
-        Raises `StorageUnavailable`.
+        Raises `StorageUnavailable`, also if `run` has ended.
         """
-        waiter = _Waiter()
-        self._waiters.append(waiter)
-        self._wake.set()
-        await waiter.done.wait()
+        waiter = _Waiter(failed=self._ended)
+        if not self._ended:
+            self._waiters.append(waiter)
+            self._wake.set()
+            await waiter.done.wait()
         if waiter.failed:
             raise StorageUnavailable("what other nodes have committed can't be read")
 
     async def run(self) -> None:
         """Read the log each second, and whenever a batch is missing, until cancelled."""
-        while True:
-            with trio.move_on_after(PERIOD):
-                await self._wake.wait()
-            self._wake = trio.Event()
-            if self._applies is None:
-                continue
-            waiters, self._waiters = self._waiters, []
-            try:
-                await self._look(self._applies)
-            except StorageUnavailable:
-                for waiter in waiters:
-                    waiter.failed = True
-                    waiter.done.set()
-                await trio.sleep(RETRY)
-            else:
-                for waiter in waiters:
-                    waiter.done.set()
+        try:
+            while True:
+                with trio.move_on_after(PERIOD):
+                    await self._wake.wait()
+                self._wake = trio.Event()
+                if self._applies is not None:
+                    await self._look_for_waiters(self._applies)
+        finally:
+            self._ended = True
+            _answer(self._waiters, failed=True)
+
+    async def _look_for_waiters(self, applies: Applies) -> None:
+        waiters, self._waiters = self._waiters, []
+        looked = False
+        try:
+            await self._look(applies)
+            looked = True
+        except StorageUnavailable:
+            pass
+        finally:
+            _answer(waiters, failed=not looked)
+        if not looked:
+            await trio.sleep(RETRY)
 
     async def _look(self, applies: Applies) -> None:
         """Read and apply everything that is committed now."""
         self.compare_epochs()
-        told = set(self._early)
-        # One read sees, with each batch, all that were committed before it.
+        told = self._early.all()
+        # One read sees, with each batch, all that were committed before it. So all are applied together.
         newest = await self._log.newest_batches()
-        read: list[LoggedBatch] = []
+        read: list[_Read] = []
+        budget = _Budget(MOST_BEHIND, MOST_BYTES)
         missed = False
         for writer, upto in newest.items():
-            seen = self._seen.get(writer, 0)
-            if writer == self._own or upto <= seen:
-                continue
-            rows = await self._read(writer, seen, upto, MOST_BEHIND - len(read))
-            # The log is trimmed after a while.
-            missed = missed or not rows or rows[0].previous > seen or rows[-1].number < upto
-            read += rows
+            if not missed and writer != self._own and upto > self._seen.get(writer, 0):
+                missed = not await self._read(writer, upto, budget, read)
         self.looked_at = trio.current_time()
         commits: list[NodeCommit] = []
         for row in read:
             # The bus may have told it meanwhile.
             if row.number > self._seen.get(row.writer, 0):
-                commit = self._decode(row.payload)
-                missed = missed or commit is None
-                if commit is not None:
-                    self._enter(commit.epoch)
-                    commits.append(commit)
+                missed = missed or row.commit is None
+                if row.commit is not None:
+                    self._enter(row.commit.epoch)
+                    commits.append(row.commit)
         for writer, upto in newest.items():
             self._seen[writer] = max(upto, self._seen.get(writer, 0))
         if missed:
@@ -199,57 +221,66 @@ class Follower:
         elif commits:
             applies.apply(commits)
         self._behind_since = None
-        # A batch is told when it is committed. If it is not in the log then, storage has lost it.
-        for key in [key for key in told if key[1] > newest.get(key[0], 0)]:
-            self._early.pop(key, None)
-        self._tidy(newest)
+        for each in told:
+            # A batch is told when it is committed. If it is not in the log then, storage has lost it.
+            self._early.drop(each)
+        self._apply_early()
+        for writer in self._seen.keys() - newest.keys() - {each.writer for each in self._early.all()}:
+            # Nothing of a node that has ended long ago is in the log any more.
+            del self._seen[writer]
 
-    async def _read(self, writer: str, seen: int, upto: int, most: int) -> list[LoggedBatch]:
-        rows: list[LoggedBatch] = []
-        while seen < upto and len(rows) < most:
+    async def _read(self, writer: str, upto: int, budget: _Budget, read: list[_Read]) -> bool:
+        """Append the batches of `writer` up to `upto` to `read`. False if some are missing, or too many."""
+        seen = self._seen.get(writer, 0)
+        while seen < upto:
             page = await self._log.batches(writer, after=seen, upto=upto, limit=PAGE)
-            if not page:
-                break
-            rows += page
+            # The log is trimmed after a while.
+            if not page or page[0].previous > seen:
+                return False
+            budget.batches -= len(page)
+            budget.bytes -= sum(len(row.payload) for row in page)
+            if budget.batches < 0 or budget.bytes < 0:
+                return False
+            # Page by page, so that other tasks run between them.
+            read += [_Read(row.writer, row.number, self._decode(row.payload)) for row in page]
             seen = page[-1].number
-        return rows
+        return True
 
-    def _tidy(self, newest: Mapping[str, int]) -> None:
-        """Forget what has been applied, and apply what follows it."""
-        for key in [key for key in self._early if key[1] <= self._seen.get(key[0], 0)]:
-            del self._early[key]
-        for writer in {writer for writer, _ in self._early}:
-            if not self._apply_early(writer):
-                self._behind_since = self._behind_since or trio.current_time()
-                self._wake.set()
-        for writer in self._seen.keys() - newest.keys():
-            if not any(writer == each for each, _ in self._early):
-                # Nothing of a node that has ended long ago is in the log any more.
-                del self._seen[writer]
+    def _apply_early(self) -> None:
+        """Apply what the bus told during a look, and look again if something is missing."""
+        for told in self._early.all():
+            seen = self._seen.get(told.writer, 0)
+            if told.number <= seen:
+                self._early.drop(told)
+            elif told.previous <= seen:
+                self._early.drop(told)
+                if not self._apply_from(told):
+                    self._read_soon()
+        if self._early:
+            self._read_soon()
 
-    def _apply_early(self, writer: str) -> bool:
-        """Apply the batches of `writer` that the bus told and that are next. False if others are missing."""
-        applies = self._applies
-        if applies is None:
+    def _apply_from(self, told: Told) -> bool:
+        """Apply `told`, which is next, and those that follow it. False if the log has to be read instead."""
+        following: Told | None = told
+        while following is not None:
+            if not self._apply_told(following):
+                return False
+            following = self._early.take(told.writer, following.number)
+        return True
+
+    def _apply_told(self, told: Told) -> bool:
+        commit = None if self._applies is None or told.payload is None else self._decode(told.payload)
+        if commit is None or self._applies is None:
             return False
-        while True:
-            seen = self._seen.get(writer, 0)
-            waiting = sorted(number for each, number in self._early if each == writer and number > seen)
-            if not waiting:
-                return True
-            told = self._early[writer, waiting[0]]
-            commit = None if told.payload is None or told.previous > seen else self._decode(told.payload)
-            if commit is None:
-                return False
-            if commit.epoch > self._epoch:
-                self._enter(commit.epoch)
-                return False
-            if commit.epoch < self._epoch or applies.needs_others(commit):
-                # Of an earlier epoch, only the log knows what is still stored.
-                return False
-            del self._early[writer, waiting[0]]
-            self._seen[writer] = told.number
-            applies.apply((commit,))
+        if commit.epoch > self._epoch:
+            self._enter(commit.epoch)
+            return False
+        if commit.epoch < self._epoch or self._applies.needs_others(commit):
+            # Of an earlier epoch, only the log knows what is still stored.
+            return False
+        self._seen[told.writer] = told.number
+        self._applies.apply((commit,))
+        return True
 
     def _decode(self, payload: bytes) -> NodeCommit | None:
         try:
@@ -257,3 +288,9 @@ class Follower:
         except ValueError as error:
             _log.warning("a commit of another node can't be read: %s", error)
             return None
+
+
+def _answer(waiters: Sequence[_Waiter], *, failed: bool) -> None:
+    for waiter in waiters:
+        waiter.failed = failed
+        waiter.done.set()

@@ -53,6 +53,7 @@ from actorchat.storage.commit_recorder import CommitRecorder
 from actorchat.storage.decider import decide_batch, decide_each, with_tag_replaced
 from actorchat.storage.row_cache import ChatRow, RowCache, cut_page, person_key, with_known_people
 from actorchat.storage.store import (
+    LOG_PAGE_BYTES,
     Batch,
     DecisionAndCounters,
     LoggedBatch,
@@ -139,10 +140,18 @@ class MemoryStore:
     def newest_batches(self) -> Mapping[str, int]:
         return {writer: rows[-1].number for writer, rows in (self._logged or {}).items()}
 
-    def batches(self, writer: str, *, after: int, upto: int, limit: int) -> Sequence[LoggedBatch]:
+    def batches(
+        self, writer: str, *, after: int, upto: int, limit: int, size: int = LOG_PAGE_BYTES
+    ) -> Sequence[LoggedBatch]:
         rows = (self._logged or {}).get(writer, [])
         start, end = (bisect_right(rows, number, key=attrgetter("number")) for number in (after, upto))
-        return rows[start : min(end, start + limit)]
+        page: list[LoggedBatch] = []
+        for row in rows[start : min(end, start + limit)]:
+            page.append(row)
+            size -= len(row.payload)
+            if size <= 0:
+                break
+        return page
 
     def last_logged(self) -> LoggedBatch | None:
         return self._last_logged

@@ -6,7 +6,7 @@ Every implementation passes `actorchat.testing.check_store`.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 from uuid import UUID
 
 import attrs
@@ -38,6 +38,7 @@ from actorchat.chat.privacy import AuditEntry
 from actorchat.protocol import Role, User
 
 __all__ = [
+    "LOG_PAGE_BYTES",
     "Batch",
     "CommitInDoubt",
     "Counters",
@@ -51,6 +52,9 @@ __all__ = [
     "StoreUrlError",
     "StoredLog",
 ]
+
+LOG_PAGE_BYTES: Final = 1_048_576
+"""Batches of the log are read until their payloads have this many bytes."""
 
 DecisionAndCounters = tuple[Decision, Counters]
 """The decision about one operation, and the counters that it changed, with their new values."""
@@ -303,8 +307,13 @@ class NodeLog(Protocol):
     def newest_batches(self) -> Mapping[str, int]:
         """For each writer the number of its newest batch in the log. Writers without a batch may be missing."""
 
-    def batches(self, writer: str, *, after: int, upto: int, limit: int) -> Sequence[LoggedBatch]:
-        """The writer's batches with `after < number <= upto`, by number, the oldest `limit` ones."""
+    def batches(
+        self, writer: str, *, after: int, upto: int, limit: int, size: int = LOG_PAGE_BYTES
+    ) -> Sequence[LoggedBatch]:
+        """The writer's batches with `after < number <= upto`, by number, the oldest `limit` ones.
+
+        They end with the batch that makes their payloads reach `size` bytes. So there may be fewer, but never none.
+        """
 
     def last_logged(self) -> LoggedBatch | None:
         """The newest batch that this store has logged itself. Called between commits; reads no storage."""

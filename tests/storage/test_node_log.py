@@ -173,3 +173,13 @@ def test_batches_are_read_by_writer_and_in_pages(write: Writer) -> None:
     assert [row.number for row in write.store.batches("writer", after=2, upto=5, limit=2)] == [3, 4]
     assert [row.number for row in write.store.batches("other", after=3, upto=9, limit=9)] == [4, 5]
     assert write.store.batches("nobody", after=0, upto=9, limit=9) == []
+
+
+def test_a_page_of_batches_ends_when_it_has_enough_bytes_and_is_never_empty(write: Writer) -> None:
+    for number in range(4):
+        write(AddMessage(CHAT, ANN, f"{number}" * 1_000))
+    sizes = [len(row.payload) for row in write.store.batches(write.name, after=1, upto=9, limit=9)]
+    assert len(sizes) == 4
+    for size, numbers in ((1, [2]), (sizes[0], [2]), (sizes[0] + 1, [2, 3]), (sum(sizes), [2, 3, 4, 5])):
+        page = write.store.batches(write.name, after=1, upto=9, limit=9, size=size)
+        assert [row.number for row in page] == numbers

@@ -129,8 +129,10 @@ class PostgresStatements(Statements):
             INSERT INTO commit_queue (writer, batch, drawn)
             SELECT %s::text, %s, %s WHERE EXISTS (SELECT FROM relayed)"""
         self.commits: str = """
-            SELECT batch, previous, "time", payload FROM commits WHERE writer = %s AND batch > %s AND batch <= %s
-            ORDER BY batch LIMIT %s"""
+            SELECT batch, previous, "time", payload FROM (
+                SELECT *, sum(octet_length(payload)) OVER (ORDER BY batch) - octet_length(payload) AS before
+                FROM commits WHERE writer = %s AND batch > %s AND batch <= %s ORDER BY batch LIMIT %s
+            ) AS page WHERE before < %s ORDER BY batch"""
         self.try_to_place: str = "SELECT pg_try_advisory_xact_lock(%s)"
         self.place_commits: str = """
             WITH taken AS (DELETE FROM commit_queue RETURNING writer, batch, drawn)

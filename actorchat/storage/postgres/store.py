@@ -55,6 +55,7 @@ from actorchat.storage.sql_reads import SqlReads
 from actorchat.storage.sql_writer import SqlWriter
 from actorchat.storage.startup_repair import WRITER_SECONDS, database_identity, prepare_start
 from actorchat.storage.store import (
+    LOG_PAGE_BYTES,
     Batch,
     CommitInDoubt,
     DecisionAndCounters,
@@ -237,9 +238,12 @@ class PostgresStore(StoredReads):
         with self._outages_named(), self._readers.connection() as connection:
             return dict(connection.execute(self._statements.newest_batches.encode()).fetchall())
 
-    def batches(self, writer: str, *, after: int, upto: int, limit: int) -> Sequence[LoggedBatch]:
+    def batches(
+        self, writer: str, *, after: int, upto: int, limit: int, size: int = LOG_PAGE_BYTES
+    ) -> Sequence[LoggedBatch]:
         with self._outages_named(), self._readers.connection() as connection:
-            found = connection.execute(self._statements.commits.encode(), (writer, after, upto, limit)).fetchall()
+            values = (writer, after, upto, limit, size)
+            found = connection.execute(self._statements.commits.encode(), values).fetchall()
             return [LoggedBatch(writer, *row) for row in found]
 
     def last_logged(self) -> LoggedBatch | None:
