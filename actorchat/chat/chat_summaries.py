@@ -9,7 +9,8 @@ from uuid import UUID
 from actorchat.chat.elsewhere import RemotePeople
 from actorchat.chat.model import Identity, identity_of
 from actorchat.chat.ports import ChatReader, StorageDamaged, SummaryRecord
-from actorchat.protocol import MAX_SUMMARY_CHARS, ChatSummary, LastMessage, Role, User, wire_time
+from actorchat.chat.rules import CLOSING_TEXTS
+from actorchat.protocol import MAX_SUMMARY_CHARS, ChatSummary, Closing, LastMessage, Role, User, wire_time
 
 __all__ = ["Summaries", "Viewers"]
 
@@ -89,8 +90,8 @@ class Summaries:
 
 def _summary(record: SummaryRecord, viewers: tuple[User, ...]) -> ChatSummary:
     """The summary on the wire."""
-    chat, message = record.chat, record.last
-    last = None
+    chat, message, told = record.chat, record.last, record.told
+    last = closed = None
     if message is not None:
         author = message.author
         last = LastMessage(
@@ -100,6 +101,8 @@ def _summary(record: SummaryRecord, viewers: tuple[User, ...]) -> ChatSummary:
             type=message.type,
             send_time=wire_time(message.time),
         )
+    if told is not None and told.text in CLOSING_TEXTS:
+        closed = Closing(told.author, wire_time(told.time))
     return ChatSummary(
         chat=chat.wire(),
         last=last,
@@ -109,4 +112,5 @@ def _summary(record: SummaryRecord, viewers: tuple[User, ...]) -> ChatSummary:
         created=wire_time(record.created),
         tags=record.tags,
         viewers=viewers,
+        closed=closed,
     )

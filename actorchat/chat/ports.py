@@ -143,7 +143,8 @@ class SummaryRecord:
     """The summary of a chat in lists: `last` is the newest message that operators may see.
 
     `unread` is the number of messages that no operator has read, at most `MOST_UNREAD`. `created` is the time of the
-    first message in epoch seconds; of the last activity, if there is no message. `tags` are sorted.
+    first message in epoch seconds; of the last activity, if there is no message. `tags` are sorted. `told` is the
+    newest system message for the owner of a closed chat, such as the one that says that it was closed.
     """
 
     chat: ChatState
@@ -151,6 +152,7 @@ class SummaryRecord:
     unread: int
     created: int
     tags: tuple[str, ...]
+    told: StoredMessage | None
 
 
 @attrs.frozen

@@ -51,7 +51,15 @@ from actorchat.chat.operations import (
 )
 from actorchat.protocol import MessageType, RefusalCode, Role, User, wire_time
 
-__all__ = ["TOO_LATE", "DecisionContext", "MarkedMessage", "decide", "prospective_operator", "record_presence"]
+__all__ = [
+    "CLOSING_TEXTS",
+    "TOO_LATE",
+    "DecisionContext",
+    "MarkedMessage",
+    "decide",
+    "prospective_operator",
+    "record_presence",
+]
 
 TOO_LATE = "too_late"
 """The code of the refusal to change a message that is older than `Policy.edit_within`."""
@@ -144,6 +152,9 @@ _TEXTS_OF_SERVER = frozenset(
     {_CLOSED, _REOPENED, _TRANSFERRED, _RETURNED, _UNANSWERED, _OFFLINE, _IDLE, _CONTINUED, _JOINED}
 )
 
+
+CLOSING_TEXTS = frozenset({_CLOSED, _IDLE})
+"""What the owner of a chat is told when it is closed, unless it continues in another one."""
 
 _NOT_PARTICIPANT = Refused(RefusalCode.NOT_PARTICIPANT, "the chat belongs to another visitor")
 

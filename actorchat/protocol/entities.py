@@ -157,6 +157,14 @@ class LastMessage:
 
 
 @attrs.frozen(slots=False)
+class Closing:
+    """How a chat was closed. ``user`` is null if the server did it, because nobody wrote for a while. *(ext)*"""
+
+    user: User | None
+    time: WireTime
+
+
+@attrs.frozen(slots=False)
 class Operator:
     """An operator with presence and the numbers of assigned chats."""
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import attrs
 
-from actorchat.protocol.entities import Chat, ClientId, LastMessage, Message, Role, SafeInt, User, WireTime
+from actorchat.protocol.entities import Chat, ClientId, Closing, LastMessage, Message, Role, SafeInt, User, WireTime
 
 
 class RefusalCode(StrEnum):
@@ -221,7 +221,8 @@ class ChatSummary:
     ``last`` is null in a chat without messages. ``unread`` is the number of the visitor's messages that no operator has
     read, 1000 for more. ``waiting_since`` is the time since which the visitor waits for an answer, null if they don't.
     ``activity`` is the time of the last message or transition, ``created`` that of the first message. ``viewers`` are
-    the operators that have the room open, quietly or not.
+    the operators that have the room open, quietly or not. ``closed`` is null unless the chat is closed, and in a chat
+    that was closed because it continues in another one.
     """
 
     type: ClassVar[str] = "chat_summary"
@@ -234,6 +235,7 @@ class ChatSummary:
     created: WireTime
     tags: tuple[str, ...]
     viewers: tuple[User, ...]
+    closed: Closing | None = None
 
 
 @attrs.frozen(slots=False)

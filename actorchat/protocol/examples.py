@@ -20,6 +20,7 @@ from actorchat.protocol.entities import (
     AttachmentType,
     Chat,
     ChatStatus,
+    Closing,
     GlobalData,
     LastMessage,
     Message,
@@ -120,6 +121,7 @@ EVENT_EXAMPLES: Final[tuple[Event, ...]] = (
         created="2025-01-20T16:30:12+03:00",
         tags=("delivery",),
         viewers=(_USER,),
+        closed=Closing(_USER, "2025-01-20T16:52:40+03:00"),
     ),
     NoteAdded(attrs.evolve(_MESSAGE, type=MessageType.SYSTEM, type_role=Role.OPERATOR, attachments=())),
 )

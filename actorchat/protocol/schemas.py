@@ -19,6 +19,7 @@ _ENTITIES: Final = (
     entities.Attachment,
     entities.Message,
     entities.LastMessage,
+    entities.Closing,
     entities.Operator,
     entities.GlobalData,
 )

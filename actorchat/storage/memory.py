@@ -391,12 +391,17 @@ class MemoryStore:
             for message in (log[index] for index in range(chat.operators_read + 1, len(log)))
             if message.type is MessageType.STANDARD and message.type_role is Role.USER
         )
+        told = None
+        if chat.stage is Stage.CLOSED:
+            system = (message for message in reversed(log) if message.type is MessageType.SYSTEM)
+            told = next((message for message in system if message.type_role is Role.USER), None)
         return SummaryRecord(
             chat,
             None if last is None else self._now(last),
             sum(1 for _ in islice(unread, MOST_UNREAD)),
             log[0].time if log else chat.last_activity,
             self._tags.get(row.number, ()),
+            None if told is None else self._now(told),
         )
 
     def person(self, identity: Identity) -> PersonRecord | None:

@@ -17,6 +17,7 @@ from actorchat.chat.model import (
     PersonRecord,
     Retention,
     SourceCounters,
+    Stage,
     StoredMessage,
     Upload,
 )
@@ -146,6 +147,8 @@ class SqlReads:
         states = {row[0]: chat for row in rows for chat in self._sound([row]) if chat.listed}
         numbers = keys(states)
         last = {row[0]: read_row(message_of, row[1:]) for row in self._all(statements.last_shown, (numbers,))}
+        closed = [number for number, chat in states.items() if chat.stage is Stage.CLOSED]
+        told = {row[0]: read_row(message_of, row[1:]) for row in self._all(statements.last_told, (keys(closed),))}
         created: dict[int, int] = dict(self._all(statements.first_times, (numbers,)))
         tags: dict[int, list[str]] = {}
         for number, tag in self._all(statements.tags, (numbers,)):
@@ -163,6 +166,7 @@ class SqlReads:
                 unread.get(number, 0),
                 created.get(number, chat.last_activity),
                 tuple(tags.get(number, ())),
+                told.get(number),
             )
             for number, chat in states.items()
         )

@@ -11,6 +11,7 @@ from typing import Any, Final
 from sqlalchemy import (
     Column,
     ColumnElement,
+    FromClause,
     Table,
     and_,
     bindparam,
@@ -536,7 +537,16 @@ class Statements:
         )
         # Summaries of chats: their rows by UUID, then the rest by number.
         self.summary_chats: str = text_(with_people.where(among(chats.c.uuid)), "keys")
-        self.last_shown: str = self._last_shown()
+        self.last_shown: str = self._newest(
+            lambda message: or_(
+                message.c.type == literal_column("'standard'"), message.c.type_role == literal_column("'operator'")
+            )
+        )
+        self.last_told: str = self._newest(
+            lambda message: and_(
+                message.c.type == literal_column("'system'"), message.c.type_role == literal_column("'user'")
+            )
+        )
         self.unread: str = self._unread()
         self.first_times: str = text_(
             select(messages.c.chat, messages.c.time).where(
@@ -766,16 +776,13 @@ class Statements:
             "keys",
         )
 
-    def _last_shown(self) -> str:
-        """The newest message that operators may see of each chat, with its author. Each row begins with the chat."""
+    def _newest(self, wanted: Callable[[FromClause], ColumnElement[bool]]) -> str:
+        """The newest of the `wanted` messages of each chat, with its author. Each row begins with the chat."""
         asked, newer = self._dialect.keys("keys"), messages.alias("newer")
         chat = self._dialect.key(asked, messages.c.chat)
         newest = (
             select(newer.c.message_index)
-            .where(
-                newer.c.chat == chat,
-                or_(newer.c.type == literal_column("'standard'"), newer.c.type_role == literal_column("'operator'")),
-            )
+            .where(newer.c.chat == chat, wanted(newer))
             .order_by(newer.c.message_index.desc())
             .limit(literal_column("1"))
             .offset(_start)

@@ -11,12 +11,13 @@ from trio.testing import MockClock
 
 from actorchat.chat import operator_feed
 from actorchat.chat.model import Policy
-from actorchat.chat.operations import AcceptChat, AddMessage, CloseChat, SetTags
+from actorchat.chat.operations import AcceptChat, AddMessage, CloseChat, ReopenChat, SetTags
 from actorchat.chat.ports import StorageDamaged, StorageUnavailable, SummaryRecord
 from actorchat.protocol import (
     ChatStatus,
     ChatSummary,
     CloseCode,
+    Closing,
     FeedReady,
     LastMessage,
     MarkMessageRead,
@@ -110,6 +111,28 @@ async def test_each_change_of_a_chat_brings_a_new_summary(autojump_clock: MockCl
         await harness.chats.perform(CloseChat(chat, OLGA))
         await trio.sleep(1)
         assert last_summary(console).chat.status is ChatStatus.CLOSED
+
+
+async def test_the_summary_of_a_closed_chat_says_who_closed_it_and_when(autojump_clock: MockClock) -> None:
+    async with open_chat(policy=Policy(idle_timeout=60)) as harness:
+        console = await harness.console(PETR)
+        chat = await written(harness, "hi")
+        await harness.chats.perform(AcceptChat(chat, OLGA))
+        await trio.sleep(1)
+        assert last_summary(console).closed is None
+        await harness.chats.perform(CloseChat(chat, OLGA))
+        await harness.chats.perform(AddMessage(chat, OLGA, "a note", type=MessageType.SYSTEM, type_role=Role.OPERATOR))
+        await trio.sleep(1)
+        assert last_summary(console).closed == Closing(OLGA, wire_time(1))
+        await harness.chats.perform(ReopenChat(chat, ANNA))
+        await trio.sleep(1)
+        assert last_summary(console).closed is None
+        await harness.chats.perform(AddMessage(chat, OLGA, "hello"))
+        await trio.sleep(70)
+        assert last_summary(console).chat.status is ChatStatus.CLOSED
+        closed = last_summary(console).closed
+        assert closed is not None
+        assert closed.user is None
 
 
 async def test_operators_that_open_and_leave_a_room_are_its_viewers(autojump_clock: MockClock) -> None:

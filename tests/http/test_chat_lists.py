@@ -41,12 +41,12 @@ async def test_a_summary_has_what_a_list_shows_of_a_chat(api: ApiClient) -> None
     body = answer.json()
     assert (list(body), body["next"]) == (["chats", "next"], None)
     [summary] = body["chats"]
-    fields = ["chat", "last", "unread", "waiting_since", "activity", "created", "tags", "viewers"]
+    fields = ["chat", "last", "unread", "waiting_since", "activity", "created", "tags", "viewers", "closed"]
     assert list(summary) == fields
     assert summary["chat"] == (await api.call("GET", f"/api/chats/{chat}", operator())).json()
     last = summary["last"]
     assert (last["text"], last["role"], last["name"], last["type"]) == ("Where is it?", "user", "Ann", "standard")
-    assert (summary["unread"], summary["tags"], summary["viewers"]) == (2, [], [])
+    assert (summary["unread"], summary["tags"], summary["viewers"], summary["closed"]) == (2, [], [], None)
     assert summary["waiting_since"] is not None
     refused = await api.call("GET", "/api/chats?view=summary", customer(7))
     assert error_of(refused) == (403, "not_allowed", "")

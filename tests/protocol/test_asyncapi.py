@@ -138,6 +138,8 @@ def test_only_nullable_fields_of_the_contract_are_nullable(document: Document) -
         ("Message", "user"),
         ("SendMessage", "client_id"),
         ("ChatSummary", "last"),
+        ("ChatSummary", "closed"),
+        ("Closing", "user"),
         ("ChatSummary", "waiting_since"),
         ("LastMessage", "role"),
         ("MessageNotAdded", "client_id"),

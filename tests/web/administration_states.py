@@ -56,12 +56,13 @@ class Administrator(Operator):
 
 
 def add_people_and_tags(admin: Administrator, chat: str) -> None:
-    """Add operators, one of whom is disabled, and give the chat tags."""
+    """Add operators, one of whom is disabled, give the chat tags, and block its owner."""
     for login, first, last, rights, sources in PEOPLE:
         admin.call("POST", "/accounts", login=login, firstname=first, lastname=last, rights=rights, sources=sources)
     accounts = {account["login"]: account["id"] for account in admin.call("GET", "/accounts")}
     admin.call("PATCH", f"/accounts/{accounts['noor']}", disabled=True)
     admin.call("PUT", f"/chats/{chat}/tags", tags=TAGS)
+    admin.call("POST", "/blocks", user=admin.call("GET", f"/chats/{chat}")["owner_user"]["id"], reason="Insults")
 
 
 def show_administration(page: Page, take: Callable[[str], None]) -> None:
@@ -110,7 +111,7 @@ def show_administration(page: Page, take: Callable[[str], None]) -> None:
     take("blocks-add")
     page.locator("dialog .btn.p").click()
     page.locator("dialog .btn.p:not(.bad)").click()
-    page.locator(".line").first.wait_for()
+    page.locator(".line h3 a").wait_for()
     take("blocks")
     menu.nth(4).click()
     page.locator(".grid").wait_for()

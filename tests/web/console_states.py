@@ -38,6 +38,11 @@ VISITORS: Final = (
     (103, "يوسف", "سالم", "شكرا، وصلت المصابيح بحالة ممتازة"),
     (104, "Marta", "López", "Is there a discount for three or more?"),
 )
+REPLIES: Final = (
+    ("hello", "A greeting", "Hello {name}, this is {operator}. How can I help?"),
+    ("ship", "Delivery", "We make each lamp to order and ship it within two weeks, everywhere in Europe."),
+    ("", "Возврат", "Вернуть лампу можно в течение 30 дней, доставку мы оплатим."),
+)
 PAGE: Final = {
     "url": "https://lumen-hale.example/lamps/harrow",
     "title": "Harrow floor lamp",
@@ -63,8 +68,16 @@ class Visitor:
         self._client.close()
 
 
+def add_saved_replies(server: ServerProcess) -> None:
+    admin = Administrator(server)
+    for shortcut, title, text in REPLIES:
+        admin.call("POST", "/replies", source="lk", shortcut=shortcut, title=title, text=text)
+    admin.close()
+
+
 def show_states(page: Page, server: ServerProcess, colleague: Operator, take: Callable[[str], None]) -> None:
     """Sign in as the account `olga`, which must exist, and call `take` with the name of each state."""
+    add_saved_replies(server)
     page.goto(f"{server.url}/console")
     page.locator("form").wait_for()
     take("sign-in")
@@ -150,6 +163,9 @@ def show_states(page: Page, server: ServerProcess, colleague: Operator, take: Ca
     page.locator(".row", has_text="Marta").click()
     page.locator(".comp .why").wait_for()
     take("chat-of-a-colleague")
+    colleague.call("POST", f"/chats/{visitors[3].chat}/close")
+    page.locator(".ev", has_text="Jan").wait_for()
+    take("closed")
     page.keyboard.press("Escape")
     page.locator(".rail > button").nth(1).click()
     page.locator(".page").wait_for()

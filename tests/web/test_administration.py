@@ -459,7 +459,7 @@ def test_axe_finds_nothing_on_any_page_at_three_widths_light_and_dark(
         visitor = Visitor(server, administrator.token_of_user(101, "Daniel"))
         visitor.say("hello")
         add_people_and_tags(administrator, visitor.chat)
-        page = browser.new_page(locale="en")
+        page = browser.new_page(locale="en", reduced_motion="reduce")
         page.set_default_timeout(PATIENCE * 1000)
 
         def check(state: str) -> None:

@@ -219,8 +219,36 @@ def test_the_first_minute_of_widget_and_console(page: Page, open_console: Open) 
     console.page.locator(".meta .read").wait_for()
     console.page.get_by_role("button", name="Close", exact=True).click()
     page.get_by_text("This chat is closed").wait_for()
+    told = console.page.locator(".ev", has_text="You closed the chat")
+    told.wait_for()
     console.page.get_by_role("button", name="Reopen").click()
     console.page.locator(".tag.open", has_text="Yours").wait_for()
+    expect(told).to_have_count(0)
+
+
+def test_the_conversation_says_who_passed_on_returned_and_closed_the_chat(
+    open_console: Open, server: ServerProcess
+) -> None:
+    colleague = Operator(server, 2, "Jan", "Tailor")
+    visitor = Visitor(server, colleague.token_of_user(113, "Marta", "Novak"))
+    visitor.say("Who has done what?")
+    console = open_console("olga")
+    console.open("Who has done what?")
+    told = console.page.locator(".ev", has_text="chat")
+    colleague.call("POST", f"/chats/{visitor.chat}/accept")
+    colleague.call("POST", f"/chats/{visitor.chat}/return")
+    expect(told).to_have_text(["Jan Tailor returned the chat to the queue"])
+    console.page.get_by_role("button", name="Accept").click()
+    console.page.locator(".tag.open", has_text="Yours").wait_for()
+    colleague.call("POST", f"/chats/{visitor.chat}/transfer", operator_id=2)
+    expect(told.last).to_have_text("The chat was passed to another operator by Jan Tailor")
+    colleague.call("POST", f"/chats/{visitor.chat}/close")
+    expect(told.last).to_have_text(re.compile("^Jan Tailor closed the chat, "))
+    console.page.reload()
+    expect(told).to_have_count(3)
+    expect(told.last).to_have_text(re.compile("^Jan Tailor closed the chat, "))
+    visitor.close()
+    colleague.close()
 
 
 def test_of_two_consoles_that_accept_at_once_one_is_told_who_was_faster(page: Page, open_console: Open) -> None:
@@ -505,12 +533,36 @@ def test_a_supervisor_blocks_a_visitor_and_lets_them_back(page: Page, open_conso
     console.page.get_by_role("navigation", name="Administration").get_by_role("button", name="Blocks").click()
     line = console.page.locator(".line", has_text="Advertising")
     expect(line).to_contain_text("Blocked by Olga")
+    expect(line).to_contain_text("127.0.0.1")
     line.get_by_role("button", name="Unblock").click()
     expect(console.page.get_by_role("status").filter(has_text="can write again.")).to_be_visible()
     expect(console.page.get_by_text("Nobody is blocked.")).to_be_visible()
     page.reload()
     widget.send("Sorry")
     widget.wait_for("Sorry")
+
+
+def test_the_blocks_are_listed_with_the_names_of_visitors_that_lead_to_their_chats(
+    open_console: Open, server: ServerProcess
+) -> None:
+    chief = Administrator(server)
+    visitor = Visitor(server, chief.token_of_user(114, "Boris", "Block"))
+    visitor.say("Cheap watches")
+    chief.call("POST", "/blocks", user=114, reason="Watches")
+    console = open_console("olga")
+    console.page.goto(f"{console.url}#blocks")
+    console.page.reload()
+    line = console.page.locator(".line", has_text="Watches")
+    expect(line).to_contain_text("Boris Block")
+    expect(line).to_contain_text("127.0.0.1")
+    expect(line).to_contain_text("Blocked by Clara Chief")
+    line.get_by_role("link", name="Boris Block").click()
+    console.wait_for("Cheap watches")
+    console.page.go_back()
+    line.get_by_role("button", name="Unblock Boris Block").click()
+    expect(console.page.get_by_role("status").filter(has_text="Boris Block can write again.")).to_be_visible()
+    visitor.close()
+    chief.close()
 
 
 def test_an_operator_neither_blocks_nor_sees_the_address(
@@ -823,7 +875,10 @@ def test_axe_finds_nothing_in_any_state(
     with running_server(tmp_path / "data", site) as server:
         add_account(server, "olga")
         colleague = Operator(server, 2, "Jan", "Tailor")
-        context = browser.new_context(viewport={"width": width, "height": 800}, locale="en", color_scheme=theme)
+        # The colours of a button that is just changing would be judged, too.
+        context = browser.new_context(
+            viewport={"width": width, "height": 800}, locale="en", color_scheme=theme, reduced_motion="reduce"
+        )
         page = context.new_page()
         page.set_default_timeout(PATIENCE * 1000)
         show_states(page, server, colleague, lambda state: found.update({state: violations(page)}))

@@ -79,13 +79,15 @@ export function Card({ room, now }: { room: Room; now: number }) {
       <section>
         <h3>{t("earlier")}</h3>
         {others.length === 0 && <p class="small">{t("noEarlier")}</p>}
-        {others.slice(0, 8).map(({ chat: other, last, activity }) => (
+        {others.slice(0, 8).map(({ chat: other, last, activity, closed }) => (
           <button type="button" class="past" key={other.uuid} onClick={() => ui.select(other.uuid)}>
             <p>{line(last?.text ?? "") || t("fileAlone")}</p>
             <small class="num">{shortTime(t, activity, now)}</small>
             <small>
               {other.status === "closed"
-                ? t("statusClosed")
+                ? closed?.user
+                  ? t("cardClosedBy", { name: ui.personName(closed.user) })
+                  : t("statusClosed")
                 : other.operator_user
                   ? t("with", { name: ui.operatorName(other.operator_user) })
                   : t("statusNew")}

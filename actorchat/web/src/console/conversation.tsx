@@ -15,9 +15,10 @@ export function Conversation({ room }: { room: Room }) {
   const { t, desk } = ui
   const { uuid, chat } = room
   const typing = desk.typing.get(uuid) ?? ""
+  const closed = desk.summary(uuid)?.closed ?? null
   const log = useMemo(
-    () => <RoomLog room={room} typing={typing} key={uuid} />,
-    [room, room.chat, room.messages, room.pending, room.receipts, room.hasOlder, room.loaded, typing, ui.t],
+    () => <RoomLog room={room} typing={typing} closed={closed} key={uuid} />,
+    [room, room.chat, room.messages, room.pending, room.receipts, room.hasOlder, room.loaded, typing, closed, ui.t],
   )
   const name = chat ? ui.nameOf(chat.owner_user) : ""
   return (

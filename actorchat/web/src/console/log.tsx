@@ -1,5 +1,5 @@
 import { useContext, useEffect, useMemo, useState } from "preact/hooks"
-import type { Room } from "../sdk/desk-types.ts"
+import type { ChatSummary, Room } from "../sdk/desk-types.ts"
 import type { Message, User } from "../sdk/types.ts"
 import { clean } from "../ui/clean.ts"
 import { Group, Log, reasonOf, RowView, stateOf, type LogView, type RowProperties } from "../ui/log.tsx"
@@ -7,8 +7,14 @@ import { ConsoleContext } from "./context.ts"
 import { Icon } from "./icons.tsx"
 import type { Language } from "./locales/en.ts"
 import { memo } from "./memo.tsx"
-import { Face } from "./people.tsx"
+import { Face, shortTime } from "./people.tsx"
 import { isNote, systemKey } from "./system-texts.ts"
+
+/** What the line says if it is known who has done it: another operator, or the one who reads it. */
+const ACTED: Partial<Record<keyof Language, readonly ["passedBy" | "returnedBy", "passedByYou" | "returnedByYou"]>> = {
+  systemTransferred: ["passedBy", "passedByYou"],
+  systemQueue: ["returnedBy", "returnedByYou"],
+}
 
 const REASONS: Record<string, keyof Language> = { not_owner: "errorNotOwner", over_capacity: "errorCapacity" }
 
@@ -37,8 +43,8 @@ function isSameRow(a: KeptProperties, b: KeptProperties): boolean {
   return (before.kind === "system" || before.kind === "pending") && before.kind === row.kind && before.message === row.message
 }
 
-/** The messages and notes of a chat, and what the visitor is writing just now. */
-export function RoomLog({ room, typing }: { room: Room; typing: string }) {
+/** The messages and notes of a chat, who closed it, and what the visitor is writing just now. */
+export function RoomLog({ room, typing, closed }: { room: Room; typing: string; closed: ChatSummary["closed"] }) {
   const ui = useContext(ConsoleContext)
   const { t } = ui
   const [isBottom, setBottom] = useState(true)
@@ -92,6 +98,7 @@ export function RoomLog({ room, typing }: { room: Room; typing: string }) {
   const owner = room.chat?.owner_user
   return (
     <Log view={view} onBottom={setBottom}>
+      {closed && room.status === "closed" && <ClosedLine closed={closed} />}
       {typing && owner && (
         <div class="g live">
           <Face user={owner} name={ui.nameOf(owner)} size="s" />
@@ -107,10 +114,26 @@ export function RoomLog({ room, typing }: { room: Room; typing: string }) {
   )
 }
 
-function SystemLine({ message }: { message: Message }) {
-  const { t } = useContext(ConsoleContext)
-  const key = systemKey(message.text)
-  return <p class="ev">{key ? t(key) : clean(message.text)}</p>
+/** The server tells operators in another way than visitors that a chat was closed. */
+function ClosedLine({ closed: { user, time } }: { closed: NonNullable<ChatSummary["closed"]> }) {
+  const ui = useContext(ConsoleContext)
+  const { t } = ui
+  const when = { time: shortTime(t, time, Date.now()) }
+  return (
+    <p class="ev">
+      {!user ? t("closedByServer", when) : ui.isMine(user) ? t("closedByYou", when) : t("closedBy", { name: ui.personName(user), ...when })}
+    </p>
+  )
+}
+
+function SystemLine({ message: { text, user } }: { message: Message }) {
+  const ui = useContext(ConsoleContext)
+  const { t } = ui
+  const key = systemKey(text)
+  const named = user && key && ACTED[key]
+  if (!named) return <p class="ev">{key ? t(key) : clean(text)}</p>
+  const [byOthers, byYou] = named
+  return <p class="ev">{ui.isMine(user) ? t(byYou) : t(byOthers, { name: ui.operatorName(user) })}</p>
 }
 
 function Note({ message, view }: { message: Message; view: LogView }) {
@@ -119,7 +142,7 @@ function Note({ message, view }: { message: Message; view: LogView }) {
   const label = (
     <div class="lb">
       <Icon name="lock" size={14} />
-      <span>{t("noteFrom", { name: view.nameOf(user) })}</span>
+      <span>{t("noteFrom", { name: clean(user.firstname) || view.nameOf(user) })}</span>
     </div>
   )
   return <Group user={user} messages={[message]} view={view} note={label} />

@@ -39,6 +39,8 @@ export interface ChatSummary {
   tags: string[]
   /** The operators that have the chat open now. */
   viewers: User[]
+  /** Who closed a closed chat, null for the server, and when. */
+  closed: { user: User | null; time: string } | null
 }
 
 /** A page of a list of chats. */

@@ -16,6 +16,7 @@ const chat = (uuid: string, minute: number, change: Partial<ChatSummary["chat"]>
   created: at(0),
   tags: [],
   viewers: [],
+  closed: null,
 })
 const open = { status: "open", operator_user: olga } as const
 const closed = { status: "closed" } as const

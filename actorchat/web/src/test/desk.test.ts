@@ -21,6 +21,7 @@ const summary = (chat: ChatRecord): ChatSummary => ({
   created: "2026-01-20T16:31:04+00:00",
   tags: [],
   viewers: [],
+  closed: null,
 })
 
 class Office {

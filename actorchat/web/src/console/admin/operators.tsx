@@ -6,7 +6,7 @@ import { ConsoleContext } from "../context.ts"
 import { Modal } from "../dialogs/modal.tsx"
 import { Face, shortTime } from "../people.tsx"
 import { AdminContext, type Errors, useReading, useTask } from "./context.ts"
-import { Copy, Failed, Filter, Loading, Outcome } from "./parts.tsx"
+import { Copy, DialogForm, Failed, Filter, Loading, Outcome } from "./parts.tsx"
 import type { Account, NewAccount } from "./types.ts"
 
 const RIGHTS: readonly Rights[] = ["operator", "supervisor", "admin"]
@@ -117,28 +117,13 @@ function AddDialog({ accounts, close, read }: DialogProperties) {
   }
   return (
     <Modal title={t("addOperator")} close={close}>
-      <form
-        class="form two"
-        onSubmit={event => {
-          event.preventDefault()
-          void add(event.currentTarget)
-        }}
-      >
+      <DialogForm task={task} submit={add} label={t("add")} close={close} isTwoColumns>
         <label class="span">
           {t("loginField")}
           <input name="login" required maxLength={128} autocomplete="off" autocapitalize="none" spellcheck={false} autofocus />
         </label>
         <Fields accounts={accounts} />
-        <Outcome error={task.error} />
-        <span class="actions span">
-          <button class="btn p" disabled={task.isBusy}>
-            {t("add")}
-          </button>
-          <button type="button" class="btn" onClick={close}>
-            {t("cancel")}
-          </button>
-        </span>
-      </form>
+      </DialogForm>
     </Modal>
   )
 }
@@ -159,22 +144,9 @@ function EditDialog({ account, accounts, close, read }: DialogProperties & { acc
   }
   return (
     <Modal title={name} close={close}>
-      <form
-        class="form two"
-        onSubmit={event => {
-          event.preventDefault()
-          void save(event.currentTarget)
-        }}
-      >
+      <DialogForm task={task} submit={save} label={t("save")} more={<span role="status">{said}</span>} isTwoColumns>
         <Fields accounts={accounts} account={account} />
-        <Outcome error={task.error} />
-        <span class="actions span">
-          <button class="btn p" disabled={task.isBusy}>
-            {t("save")}
-          </button>
-          <span role="status">{said}</span>
-        </span>
-      </form>
+      </DialogForm>
       <h3>{t("access")}</h3>
       {account.id === ui.desk.me?.user.id ? <p class="lead">{t("ownAccount")}</p> : <Access account={account} read={read} />}
     </Modal>

@@ -1,7 +1,8 @@
+import type { ComponentChildren } from "preact"
 import { useContext, useRef, useState } from "preact/hooks"
 import { ConsoleContext } from "../context.ts"
 import { Icon } from "../icons.tsx"
-import { AdminContext } from "./context.ts"
+import { AdminContext, type Task } from "./context.ts"
 
 /** Says why something could not be read, with a button to try again. */
 export function Failed({ error, again }: { error: string; again: () => void }) {
@@ -26,6 +27,49 @@ export function Outcome({ error }: { error: string }) {
     <p class={error ? "error span" : "span"} role="alert">
       {error}
     </p>
+  )
+}
+
+interface FormProperties {
+  task: Task
+  submit: (form: HTMLFormElement) => Promise<void>
+  /** The text of the button that submits. */
+  label: string
+  children: ComponentChildren
+  /** Whether the button takes something away. */
+  isBad?: boolean
+  isTwoColumns?: boolean
+  /** There is a button to cancel, if it is given. */
+  close?: () => void
+  /** What stands beside the buttons. */
+  more?: ComponentChildren
+}
+
+/** A form of a dialog. It says why it did not work, and can't be sent twice at once. */
+export function DialogForm({ task, submit, label, children, isBad, isTwoColumns, close, more }: FormProperties) {
+  const { t } = useContext(AdminContext)
+  return (
+    <form
+      class={`form${isTwoColumns ? " two" : ""}`}
+      onSubmit={event => {
+        event.preventDefault()
+        void submit(event.currentTarget)
+      }}
+    >
+      {children}
+      <Outcome error={task.error} />
+      <span class="actions span">
+        <button class={`btn p${isBad ? " bad" : ""}`} disabled={task.isBusy}>
+          {label}
+        </button>
+        {close && (
+          <button type="button" class="btn" onClick={close}>
+            {t("cancel")}
+          </button>
+        )}
+        {more}
+      </span>
+    </form>
   )
 }
 

@@ -2,7 +2,7 @@ import { useContext, useState } from "preact/hooks"
 import { clean } from "../../ui/clean.ts"
 import { Modal } from "../dialogs/modal.tsx"
 import { AdminContext, type Errors, useReading, useTask } from "./context.ts"
-import { Failed, Filter, Loading } from "./parts.tsx"
+import { DialogForm, Failed, Filter, Loading } from "./parts.tsx"
 import type { TagCount } from "./types.ts"
 
 /** From so many tags on the list can be searched. */
@@ -95,12 +95,13 @@ function ChangeDialog({ tag: { tag, chats }, isRemoval, tags, close, done }: Cha
   }
   return (
     <Modal title={isRemoval ? t("removeTitle", { name }) : t("renameTitle", { name })} close={close}>
-      <form
-        class="form"
-        onSubmit={event => {
-          event.preventDefault()
-          void change(event.currentTarget)
-        }}
+      <DialogForm
+        task={task}
+        submit={change}
+        label={isRemoval ? t("remove") : known ? t("merge") : t("rename")}
+        isBad={isRemoval}
+        close={close}
+        more={<span role="status">{changed > 0 && task.isBusy ? t("changedSoFar", { count: changed }) : ""}</span>}
       >
         {isRemoval ? (
           <p>{t("removeQuestion", { count: chats })}</p>
@@ -120,19 +121,7 @@ function ChangeDialog({ tag: { tag, chats }, isRemoval, tags, close, done }: Cha
             </p>
           </>
         )}
-        <p class={task.error ? "error" : ""} role="alert">
-          {task.error}
-        </p>
-        <span class="actions">
-          <button class={`btn p${isRemoval ? " bad" : ""}`} disabled={task.isBusy}>
-            {isRemoval ? t("remove") : known ? t("merge") : t("rename")}
-          </button>
-          <button type="button" class="btn" onClick={close}>
-            {t("cancel")}
-          </button>
-          <span role="status">{changed > 0 && task.isBusy ? t("changedSoFar", { count: changed }) : ""}</span>
-        </span>
-      </form>
+      </DialogForm>
     </Modal>
   )
 }

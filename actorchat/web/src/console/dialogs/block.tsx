@@ -2,7 +2,7 @@ import { useContext, useState } from "preact/hooks"
 import type { Refusal, User } from "../../sdk/types.ts"
 import { format } from "../../ui/formats.ts"
 import { AdminContext, type Errors, useTask } from "../admin/context.ts"
-import { Outcome } from "../admin/parts.tsx"
+import { DialogForm } from "../admin/parts.tsx"
 import type { Block } from "../admin/types.ts"
 import { ConsoleContext } from "../context.ts"
 import { Modal } from "./modal.tsx"
@@ -65,13 +65,7 @@ export function BlockDialog({ user, address, close, done }: Properties) {
           </span>
         </>
       ) : (
-        <form
-          class="form"
-          onSubmit={event => {
-            event.preventDefault()
-            void block(event.currentTarget)
-          }}
-        >
+        <DialogForm task={task} submit={block} label={t("block")} close={close} isBad>
           {user ? (
             <fieldset>
               <legend>{t("blockWhom")}</legend>
@@ -114,16 +108,7 @@ export function BlockDialog({ user, address, close, done }: Properties) {
             {t("blockReason")}
             <input name="reason" maxLength={500} autocomplete="off" />
           </label>
-          <Outcome error={task.error} />
-          <span class="actions">
-            <button class="btn p bad" disabled={task.isBusy}>
-              {t("block")}
-            </button>
-            <button type="button" class="btn" onClick={close}>
-              {t("cancel")}
-            </button>
-          </span>
-        </form>
+        </DialogForm>
       )}
     </Modal>
   )

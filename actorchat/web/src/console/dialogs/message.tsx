@@ -1,7 +1,7 @@
-import { useContext, useRef, useState } from "preact/hooks"
+import { useContext, useState } from "preact/hooks"
 import type { Message } from "../../sdk/types.ts"
 import { AdminContext, type Errors, useTask } from "../admin/context.ts"
-import { Outcome } from "../admin/parts.tsx"
+import { DialogForm, Outcome } from "../admin/parts.tsx"
 import { ConsoleContext } from "../context.ts"
 import { isNote } from "../system-texts.ts"
 import { Modal } from "./modal.tsx"
@@ -18,15 +18,14 @@ export function MessageDialog({ message }: { message: Message }) {
   const ui = useContext(ConsoleContext)
   const { api, t } = useContext(AdminContext)
   const [isAsking, setAsking] = useState(false)
-  const form = useRef<HTMLFormElement>(null)
   const task = useTask(ERRORS)
   const { id, text, user, attachments } = message
   const isOwn = !!user && ui.isMine(user)
   const note = isNote(message)
   const canEdit = isOwn && !!text
   const close = (): void => ui.openDialog(null)
-  const save = async (): Promise<void> => {
-    const written = String(new FormData(form.current as HTMLFormElement).get("text") ?? "").trim()
+  const save = async (form: HTMLFormElement): Promise<void> => {
+    const written = String(new FormData(form).get("text") ?? "").trim()
     if (!written || written === text) return close()
     if (await task.run(() => api.editMessage(id, written))) close()
   }
@@ -51,13 +50,16 @@ export function MessageDialog({ message }: { message: Message }) {
           </span>
         </div>
       ) : (
-        <form
-          class="form"
-          ref={form}
-          onSubmit={event => {
-            event.preventDefault()
-            void save()
-          }}
+        <DialogForm
+          task={task}
+          submit={save}
+          label={t("save")}
+          close={close}
+          more={
+            <button type="button" class="btn far" onClick={() => setAsking(true)}>
+              {t("removeMore")}
+            </button>
+          }
         >
           <label>
             {t("text")}
@@ -70,24 +72,12 @@ export function MessageDialog({ message }: { message: Message }) {
               defaultValue={text}
               ref={toEnd}
               onKeyDown={event => {
-                if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.current?.requestSubmit()
+                if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) event.currentTarget.form?.requestSubmit()
               }}
             />
           </label>
           <p class="small">{t(note ? "editNoteHint" : "editHint")}</p>
-          <Outcome error={task.error} />
-          <span class="actions">
-            <button class="btn p" disabled={task.isBusy}>
-              {t("save")}
-            </button>
-            <button type="button" class="btn" onClick={close}>
-              {t("cancel")}
-            </button>
-            <button type="button" class="btn far" onClick={() => setAsking(true)}>
-              {t("removeMore")}
-            </button>
-          </span>
-        </form>
+        </DialogForm>
       )}
     </Modal>
   )
