@@ -26,7 +26,7 @@ from tests.web.administration_states import (
 )
 from tests.web.browser import PATIENCE, Operator, open_browser, running_server, running_site
 from tests.web.pictures import lamp
-from tests.web.screenshots import LANGUAGES, SIZES, THEMES
+from tests.web.screenshots import LANGUAGES, SIZES, THEMES, save_for_docs
 
 __all__ = ["Visitor", "show_states"]
 
@@ -241,11 +241,10 @@ def take_pictures(folder: Path, width: int, theme: str, language: str, too_wide:
 
 
 def update_docs(pictures: Path) -> None:
-    """Put the pictures that the documentation shows into `docs/images`, with few colours and thereby small."""
+    """Put the pictures that the documentation shows into `docs/images`."""
     for state, name in (("chat", "console"), ("metrics-hover", "metrics")):
         with Image.open(pictures / f"console-{state}-1440-light-en.png") as picture:
-            small = picture.quantize(192, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-        small.save(Path(__file__).parents[2] / "docs" / "images" / f"{name}.png", optimize=True)
+            save_for_docs(picture, name)
 
 
 if __name__ == "__main__":
