@@ -119,14 +119,15 @@ def take_all(folder: Path, browser: Browser, server: ServerProcess, site: Custom
 
 
 def save_for_docs(picture: Image.Image, name: str) -> None:
-    """Save a picture into `docs/images`, with few colours and thereby small. Rare colours, such as a dot's, are kept."""
+    """Save a picture into `docs/images`, with few colours and thereby small. Rare colours are kept, such as a dot's."""
+    folder = Path(__file__).parents[2] / "docs" / "images"
+    folder.mkdir(exist_ok=True)
     small = picture.convert("RGB").quantize(192, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    small.save(Path(__file__).parents[2] / "docs" / "images" / f"{name}.png", optimize=True)
+    small.save(folder / f"{name}.png", optimize=True)
 
 
 def update_docs(pictures: Path) -> None:
     """Put the picture that the documentation shows into `docs/images`."""
-    folder.mkdir(exist_ok=True)
     with Image.open(pictures / "chat-1440-light-en.png") as picture:
         save_for_docs(picture.crop((0, 60, 1440, 900)), "widget")
 
