@@ -122,7 +122,7 @@ def save_for_docs(picture: Image.Image, name: str) -> None:
     """Save a picture into `docs/images`, with few colours and thereby small. Rare colours are kept, such as a dot's."""
     folder = Path(__file__).parents[2] / "docs" / "images"
     folder.mkdir(exist_ok=True)
-    small = picture.convert("RGB").quantize(192, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    small = picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
     small.save(folder / f"{name}.png", optimize=True)
 
 
