@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
+from getpass import GetPassWarning
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
@@ -241,7 +243,12 @@ def _new_password(from_stdin: bool) -> str:
     if from_stdin:
         password = sys.stdin.readline().rstrip("\r\n")
     else:
-        password = click.prompt("Password", hide_input=True, confirmation_prompt="The password again", err=True)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", GetPassWarning)
+                password = click.prompt("Password", hide_input=True, confirmation_prompt="The password again", err=True)
+        except GetPassWarning:
+            raise click.UsageError("there is no terminal to ask for the password: add --password-stdin") from None
     try:
         check_password(password)
     except InvalidPassword as error:

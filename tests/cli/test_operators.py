@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,23 @@ def test_the_password_is_asked_for_twice() -> None:
     assert ended.exit_code == 0, ended.output
     assert "do not match" in ended.output
     assert PASSWORD not in ended.output
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="a console has no session there")
+def test_a_password_is_not_asked_for_without_a_terminal() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "actorchat", "operators", "add", "anna", "--source", "lk"],
+        input=f"{PASSWORD}\n{PASSWORD}\n",
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "there is no terminal to ask for the password: add --password-stdin" in ended.stderr
+    assert "Warning" not in ended.stderr
 
 
 @pytest.mark.parametrize(

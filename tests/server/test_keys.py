@@ -10,12 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import attrs
 import jwt
 import pytest
 import trio
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from trio.testing import MockClock
+from trio_websocket import ConnectionRejected
 
 from actorchat.cli.settings_reload import Reloader
 from actorchat.server.auth import BadToken, Tokens, UnknownKey
@@ -290,6 +292,22 @@ async def test_keys_are_replaced_without_a_restart(tmp_path: Path) -> None:
         pem(tmp_path, "site.pem", new)
         await api.server.reload_keys(settings)
         assert await status(own) == 401
+
+
+async def test_a_socket_outlives_the_key_of_its_token_and_no_other_one_opens_with_it() -> None:
+    settings = Settings(storage="memory://", port=0, secret=SECRET)
+    async with run_server(settings) as api:
+        visitor, chat = await api.visit()
+        async with api.socket(f"/ws/chats/{chat}", visitor) as socket:
+            await api.server.reload_keys(attrs.evolve(settings, secret=NEW_SECRET))
+            with pytest.raises(ConnectionRejected) as refused:
+                async with api.socket(f"/ws/chats/{chat}", visitor):
+                    pass
+            assert refused.value.status_code == 401
+            await socket.send_message('{"type": "send_message", "data": {"text": "still here", "attachments": []}}')
+            with trio.fail_after(TIMEOUT):
+                while "still here" not in await socket.get_message():
+                    pass
 
 
 async def test_a_slow_provider_is_given_up(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:

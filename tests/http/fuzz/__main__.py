@@ -27,11 +27,13 @@ __all__ = ["RoundFailed", "fuzz"]
 ROOT: Final = Path(__file__).parents[3]
 ROUND_SECONDS: Final = 1_800.0
 
-# Valid data may be refused for what it names, such as a chat that does not exist, or for the state of a chat.
+# Valid data may be refused for what it names, such as a chat that does not exist, or for the state of a chat. Invalid
+# data may be too large as well, and is then not looked at.
 _CONFIG: Final = """
 hooks = "tests.http.fuzz.hooks"
 [checks]
 positive_data_acceptance.expected-statuses = ["2xx", "3xx", "400", "401", "403", "404", "409", "422", "429"]
+negative_data_rejection.expected-statuses = ["4xx"]
 """
 
 
