@@ -1,13 +1,11 @@
-"""Assembles, starts and stops a server."""
+"""Runs a server, and is its interface for embedding programs."""
 
 from __future__ import annotations
 
 import logging
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Collection
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from itertools import chain
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -15,87 +13,33 @@ from uuid import UUID
 
 import attrs
 import trio
-from starlette.routing import Route
 
-from actorchat.actor_tree import ActorTree
-from actorchat.actors import open_system
-from actorchat.blobs.links import SignedLinks
-from actorchat.brokers import MemoryBroker, Relays, RelayStatistics, open_broker, open_relays
-from actorchat.chat.accounts import Account, Rights
-from actorchat.chat.blocks import Block
-from actorchat.chat.console_documents import ConsoleDocuments
-from actorchat.chat.limits import Limits
-from actorchat.chat.links import Links
-from actorchat.chat.model import PersonRecord
-from actorchat.chat.ports import ChatReader, StorageUnavailable
-from actorchat.chat.search import Search
-from actorchat.chat.service import ChatService, open_chats, settle_dead_letter
-from actorchat.http.account_administration import AccountListRoutes
-from actorchat.http.app import make_app
+from actorchat.brokers import RelayStatistics
+from actorchat.chat.accounts import Rights
+from actorchat.chat.ports import StorageUnavailable
 from actorchat.http.connection import HttpServer
-from actorchat.http.live import LiveRoutes
-from actorchat.http.origins import AllowedOrigins
 from actorchat.http.ports import Caller
-from actorchat.http.privacy import PrivacyRoutes
-from actorchat.http.problems import Problem
-from actorchat.http.proxies import Proxies
-from actorchat.http.request_counts import RequestCounts
-from actorchat.http.tags import TagRoutes
-from actorchat.nodes.node import Node
-from actorchat.nodes.registry import NameTaken
-from actorchat.protocol import BrokerChannel, BrokerMessage, CloseCode, Profile, Role, User
-from actorchat.server.access_control import AccessControl
+from actorchat.protocol import BrokerChannel, BrokerMessage, CloseCode, Profile, User
 from actorchat.server.account_administration import AccountAnswer, AccountRequest, administer
-from actorchat.server.account_list import AccountAdministration
-from actorchat.server.accounts import Accounts
-from actorchat.server.attachment_store import open_attachment_store
-from actorchat.server.attachments import Attachments
-from actorchat.server.auth import Tokens, read_secret
-from actorchat.server.binding import bind_sockets
-from actorchat.server.blocks import Blocks
+from actorchat.server.auth import read_secret
 from actorchat.server.bootstrap import (
-    ServerEnded,
     StartFailed,
-    check_public_keys,
-    new_folder,
-    prepare_tokens,
     previous_secrets,
     tls_context,
 )
-from actorchat.server.embedded import EmbeddedSockets, LocalSocket
+from actorchat.server.embedded import LocalSocket
 from actorchat.server.embedded_api import LocalApi
 from actorchat.server.environment import Environment
-from actorchat.server.inspection import serve_inspection
-from actorchat.server.jwks import KeySet
 from actorchat.server.keys import PublicKey, load_public_keys
-from actorchat.server.metrics import Metrics, Sources
-from actorchat.server.node import CacheReloader, check_secrets, encode_statistics, open_node, replaced_by
-from actorchat.server.node_inspection import answer_nodes
-from actorchat.server.operator_command import operator_options
-from actorchat.server.privacy import Privacy
+from actorchat.server.parts import Parts, State
 from actorchat.server.privacy_requests import PrivacyAnswer, PrivacyRequest, carry_out
-from actorchat.server.restore_plan import BackupFailed, complete_restore
-from actorchat.server.scanning import open_scanner
-from actorchat.server.server_numbers import server_numbers
-from actorchat.server.settings import Settings, broker_urls
-from actorchat.server.socket_endings import SocketEndings
-from actorchat.server.tracing_setup import open_tracing
-from actorchat.server.user_cache import UserCache
-from actorchat.server.websocket_routes import WebsocketAccess, WebsocketRoutes
-from actorchat.storage import Journal, JournalStatistics, Storage, StoreUrlError, open_journal
-from actorchat.transports.http_stream import HttpStream, TlsHttpStream
-from actorchat.transports.listener import HttpSide, Listener
-from actorchat.transports.memory import MemoryTransport, open_memory_transport
-from actorchat.transports.ports import Application
-from actorchat.transports.reactor import ReactorTransport, open_reactor_transport
-from actorchat.transports.request_head import RequestHead
-from actorchat.transports.websocket import WebsocketTransport, open_websocket_transport
-from actorchat.web import Assets, Pages, public_paths, web_routes
+from actorchat.server.settings import Settings
+from actorchat.server.starting import start_parts
+from actorchat.storage import JournalStatistics
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
-    from actorchat.telemetry.tracing import Tracing
 
 __all__ = [
     "DRAIN_SECONDS",
@@ -134,52 +78,13 @@ class ServerStatistics:
     brokers: tuple[RelayStatistics, ...] = ()
 
 
-@attrs.frozen(kw_only=True)
-class _Parts:
-    chats: ChatService
-    documents: ConsoleDocuments
-    journal: Journal
-    local: EmbeddedSockets
-    access_control: AccessControl
-    accounts: Accounts
-    blocks: Blocks
-    tokens: Tokens
-    key_set: KeySet
-    attachments: Attachments
-    privacy: Privacy
-    memory: MemoryTransport
-    websockets: ReactorTransport | WebsocketTransport
-    http: HttpServer
-    relays: Relays | None
-    memory_broker: MemoryBroker | None
-    has_console: bool
-    node: Node | None
-
-
-@attrs.define
-class _State:
-    """The mutable state of a server."""
-
-    listener: Listener | None = None
-    port: int | None = None
-    draining: bool = False
-    drained: bool = False
-    ended: ServerEnded | None = None
-    """Why the server has to stop by itself."""
-    on_end: Callable[[], object] = lambda: None
-
-    def end(self, reason: ServerEnded) -> None:
-        """Stop the server, which raises `reason` then."""
-        self.ended = reason
-        self.on_end()
-
-
 class Server:
     """A running server, made by `open_server`. It stops when that block is left."""
 
-    def __init__(self, settings: Settings, parts: _Parts, state: _State) -> None:
+    def __init__(self, settings: Settings, parts: Parts, http: HttpServer, state: State) -> None:
         self.settings: Settings = settings
         self._parts = parts
+        self._http = http
         self._state = state
 
     async def drain(self) -> None:
@@ -209,7 +114,7 @@ class Server:
             state.drained = True
         if not state.drained:
             _log.error("draining took longer than %.0f s: the remaining connections are cut", DRAIN_SECONDS)
-            parts.http.abort()
+            self._http.abort()
         if parts.node is not None and parts.node.reaches_database:
             # Otherwise the others find out in a few seconds.
             with suppress(StorageUnavailable):
@@ -223,7 +128,7 @@ class Server:
 
     async def _end_http(self, committed: trio.Event) -> None:
         """Close idle HTTP connections at once, and others after their answer or when time is up."""
-        http, ended = self._parts.http, trio.Event()
+        http, ended = self._http, trio.Event()
 
         async def end() -> None:
             await http.drain()
@@ -363,7 +268,7 @@ class Server:
         a Unix socket, where browsers can't open it.
         Raises RuntimeError as `port` does.
         """
-        if not self._parts.has_console or self.settings.unix is not None:
+        if "console.html" not in self._parts.assets or self.settings.unix is not None:
             return None
         return f"{self.url}/console#sign-in={self._parts.accounts.one_time_code()}"
 
@@ -397,7 +302,7 @@ class Server:
         return ServerStatistics(
             websockets=len(parts.websockets.sessions),
             memory_sockets=len(parts.memory.sessions),
-            http_connections=len(parts.http),
+            http_connections=len(self._http),
             draining=self._state.draining,
             journal=parts.journal.statistics(),
             brokers=() if parts.relays is None else parts.relays.statistics(),
@@ -448,7 +353,7 @@ async def open_server(
     has taken over its `node_name`, the block is cancelled, and ServerEnded is raised.
     """
     stop = trio.Event()
-    state: _State | None = None
+    state: State | None = None
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         try:
@@ -506,431 +411,5 @@ async def start_server(
 
     Steps that can fail come before steps that leave files: a failed start leaves no new folder and no secret.
     """
-    wall, random = environment.wall, environment.random
-    tls = tls_context(settings)
-    check_public_keys(settings)
-    # First, because it ends last: spans of the parts that stop are sent too.
-    tracing = await open_tracing(stack, settings, tracer_provider)
-    sockets = await bind_sockets(stack, settings, environment)
-    for sock in sockets:
-        stack.callback(sock.close)
-    with new_folder(settings.folder), _complete_restore(settings), prepare_tokens(settings, wall) as make_tokens:
-        store = await stack.enter_async_context(open_attachment_store(settings, environment.open_blobs))
-        storage = await _open_storage(stack, settings, environment)
-        store.use_for(storage.identity)
-        writer = f"{random.getrandbits(128):032x}"
-        node = await _open_node(stack, settings, environment, storage, writer, sockets)
-        # Before the first nursery, which would wrap a failed start in an exception group.
-        stored_accounts, stored_blocks = await _read_accounts_and_blocks(storage.chat_reader)
-        tokens = make_tokens()
-        if node is not None:
-            await _check_secrets(node, tokens)
-    links = SignedLinks(
-        tokens.derive_key("attachments"),
-        wall,
-        seconds=settings.attachments.link_seconds,
-        base=settings.attachments.url or settings.base_path,
-    )
-    memory_broker, relays = await _open_relays(stack, settings, environment, storage, links, tracing, node)
-    journal = await stack.enter_async_context(
-        open_journal(
-            storage.store,
-            storage.runner,
-            capacity=environment.journal_capacity,
-            clock=storage.clock or wall,
-            writer=writer,
-            tidy=storage.tidy,
-            committed=_committed(storage, relays, node),
-            observe=None if tracing is None else tracing.commits.committed,
-        )
-    )
-    system = await stack.enter_async_context(
-        open_system(on_dead_letter=settle_dead_letter, seed=random.getrandbits(64))
-    )
-    chats = await stack.enter_async_context(
-        open_chats(
-            system=system,
-            journal=journal,
-            chat_reader=storage.chat_reader,
-            policy=settings.policy,
-            limits=_limits(settings, environment),
-            links=links,
-            clock=wall,
-            random=random,
-            kept_parameters=settings.chat.page_parameters,
-            elsewhere=node,
-        )
-    )
-    users = UserCache(chats, random, wall)
-    accounts = Accounts(
-        chats,
-        tokens,
-        settings.accounts,
-        sources=settings.sources,
-        capacity=settings.chat.capacity,
-        clock=wall,
-        random=random,
-    )
-    blocks = Blocks(
-        chats,
-        networks=settings.blocked.addresses,
-        users=settings.blocked.users,
-        clock=wall,
-    )
-    accounts.load(stored_accounts)
-    blocks.load(stored_blocks)
-    chats.search = storage.search
-    if storage.search is not None:
-        _follow_people(chats, storage.search)
-    key_set = KeySet(settings.keys.jwks, tokens.use_external_keys)
-    tokens.use_external_keys(None if settings.keys.jwks is None else ())
-    access_control = AccessControl(
-        chats,
-        tokens,
-        users,
-        accounts,
-        blocks,
-        anonymous=settings.anonymous,
-        origins={source: AllowedOrigins(origins) for source, origins in settings.source_origins.items()},
-        other_origins=AllowedOrigins(settings.origins) if settings.source_origins else None,
-        key_set=key_set,
-        sources=settings.sources,
-        visitors_per_minute=settings.limits.visitors_per_minute,
-        chats_per_minute=settings.limits.chats_per_minute,
-        address_chats_per_minute=settings.limits.address_chats_per_minute,
-    )
-    routes = WebsocketRoutes(chats)
-    spans = None if tracing is None else tracing.sockets(routes)
-    application = spans or routes
-    memory = await stack.enter_async_context(open_memory_transport(application, limits=environment.sockets, wall=wall))
-    websockets = await stack.enter_async_context(_open_websockets(settings, application, environment))
-    memory.sessions.observer = websockets.sessions.observer = spans
-    if tracing is not None:
-        chats.submitter.on_operation = tracing.commits.on_operation
-    state = _State()
-
-    endings = SocketEndings((memory.sessions, websockets.sessions), accounts, blocks)
-    chats.people.on_sign_out = endings.end_signed_out
-    blocks.on_block = endings.end_blocked
-
-    def unready() -> Problem | None:
-        if state.draining:
-            return Problem("draining", "the server is stopping")
-        if journal.statistics().away:
-            return Problem("storage_unavailable", "storage is unavailable")
-        if storage.chat_reader.unreadable:
-            return Problem("storage_unavailable", "storage can't be read")
-        if node is not None and not node.reaches_database:
-            return Problem("storage_unavailable", "the other servers can't be told that this one is here")
-        return None
-
-    origins = AllowedOrigins([*settings.origins, *chain.from_iterable(settings.source_origins.values())])
-    proxies = Proxies(settings.http.trusted_proxies, settings.http.proxy_headers)
-    attachments = Attachments(
-        chats,
-        store,
-        links,
-        await stack.enter_async_context(open_scanner(settings.attachments)),
-        settings.attachments,
-        rules=settings.file_rules,
-        clock=wall,
-        random=random,
-    )
-    chats.on_removed = attachments.remove_soon
-    assets = Assets.of_package()
-    source = settings.sources[0] if settings.sources else "lk"
-    pages = Pages(assets, source, partial(operator_options, settings))
-    counts = RequestCounts()
-    numbers = Sources(
-        system=system,
-        requests=counts,
-        journal=journal.statistics,
-        chats=chats.statistics,
-        uploads=attachments.statistics,
-        brokers=tuple if relays is None else relays.statistics,
-        messages=storage.messages,
-        losses=lambda: 0 if node is None else node.losses,
-        sockets=lambda: len(websockets.sessions),
-        memory_sockets=lambda: len(memory.sessions),
-        slow_sockets=lambda: websockets.sessions.given_up + memory.sessions.given_up,
-        http_connections=lambda: len(http),
-        draining=lambda: state.draining,
-        storage_readable=lambda: not storage.chat_reader.unreadable,
-    )
-    metrics = Metrics(settings.metrics, numbers)
-    actors = ActorTree(system)
-    documents = ConsoleDocuments(chats, settings.file_rules, settings.limits.text_length)
-    privacy = Privacy(chats, accounts, attachments, wall)
-    app = make_app(
-        chats,
-        access_control,
-        attachments,
-        documents,
-        accounts,
-        blocks,
-        origins=origins,
-        cors_headers=settings.http.cors_headers,
-        proxies=proxies,
-        unready=unready,
-        brokers=None if relays is None else partial(_broker_states, settings, relays),
-        bus=None if node is None else lambda: "ok" if node.bus.problem is None else "unavailable",
-        losses=None if node is None else lambda: node.losses,
-        pages=[
-            *web_routes(assets, pages),
-            Route("/metrics", metrics.answer),
-            *PrivacyRoutes(access_control, privacy).routes(),
-            *AccountListRoutes(access_control, AccountAdministration(chats, accounts, wall)).routes(),
-            *TagRoutes(access_control, chats, wall).routes(),
-            *LiveRoutes(access_control, actors, partial(server_numbers, numbers, wall)).routes(),
-        ],
-        is_public=public_paths,
-        counts=counts,
-        base_path=settings.base_path,
-        traced=None if tracing is None else tracing.requests,
-    )
-    http = HttpServer(app, keep_alive=settings.http.keep_alive)
-    parts = _Parts(
-        chats=chats,
-        documents=documents,
-        journal=journal,
-        local=EmbeddedSockets(chats, users, memory),
-        access_control=access_control,
-        accounts=accounts,
-        blocks=blocks,
-        tokens=tokens,
-        key_set=key_set,
-        attachments=attachments,
-        privacy=privacy,
-        memory=memory,
-        websockets=websockets,
-        http=http,
-        relays=relays,
-        memory_broker=memory_broker,
-        has_console=assets.get("console.html") is not None,
-        node=node,
-    )
-    nursery = await stack.enter_async_context(trio.open_nursery())
-    stack.callback(nursery.cancel_scope.cancel)
-    nursery.start_soon(storage.chat_reader.watch)
-    if node is not None and chats.remote is not None:
-        reloader = CacheReloader(storage.chat_reader, accounts, blocks, endings.end_disabled)
-        reloader.follow(chats.caches, users, documents.forget_widget)
-        nursery.start_soon(reloader.run)
-        if relays is not None:
-            node.on_foreign_commit = relays.committed
-        node.state.statistics = lambda: encode_statistics(
-            sockets=len(websockets.sessions) + len(memory.sessions),
-            lag=node.lag,
-            losses=node.losses,
-            secrets=tokens.fingerprints(),
-        )
-        node.state.cut_off = endings.end_all
-        node.state.replaced = lambda holder: state.end(replaced_by(holder))
-        await nursery.start(node.run, chats, chats.remote)
-        nursery.start_soon(answer_nodes, node.registry, actors)
-    nursery.start_soon(key_set.watch)
-    nursery.start_soon(attachments.delete_removed)
-    if storage.search is not None and storage.search.in_background:
-        nursery.start_soon(storage.search.run, lambda: journal.statistics().operations)
-    if settings.folder is None:
-        attachments.sweep_after_first_upload(nursery)
-    else:
-        await attachments.clean()
-        nursery.start_soon(attachments.sweep)
-        folder = environment.process_folder or settings.folder
-        await nursery.start(serve_inspection, folder, actors, accounts, privacy)
-    if sockets:
-        access = WebsocketAccess(
-            access_control,
-            origins,
-            proxies,
-            max_sockets={
-                Role.USER: settings.limits.visitor_sockets,
-                Role.OPERATOR: settings.limits.operator_sockets,
-            },
-            count=websockets.sessions.count,
-            base_path=settings.base_path,
-        )
-        listener = Listener(
-            sockets,
-            transport=websockets,
-            authorize=access if spans is None else spans.traced(access),
-            http=_http_side(http),
-            tls=tls,
-            max_connections=environment.connections(),
-            close_idle=http.close_idle,
-            kernel=environment.kernel,
-        )
-        state.listener, state.port = listener, None if settings.unix is not None else listener.port
-        await nursery.start(listener.serve)
-    if node is not None:
-        node.state.state = "ready"
-        # If the name is taken, the node itself finds out again.
-        with suppress(StorageUnavailable, NameTaken):
-            await node.registry.renew()
-    return Server(settings, parts, state)
-
-
-async def _open_node(
-    stack: AsyncExitStack,
-    settings: Settings,
-    environment: Environment,
-    storage: Storage,
-    writer: str,
-    sockets: tuple[socket.socket, ...],
-) -> Node | None:
-    try:
-        return await open_node(stack, settings, environment, storage, writer, sockets)
-    except StorageUnavailable as error:
-        raise StartFailed(f"the storage can't be used: {error}") from None
-
-
-async def _check_secrets(node: Node, tokens: Tokens) -> None:
-    try:
-        await check_secrets(node, tokens)
-    except StorageUnavailable as error:
-        raise StartFailed(f"the storage can't be used: {error}") from None
-    except NameTaken as error:
-        raise StartFailed(str(replaced_by(error.holder))) from None
-
-
-@contextmanager
-def _complete_restore(settings: Settings) -> Iterator[None]:
-    """Before the block, finish a restore that was killed after it had taken effect."""
-    path = settings.database_file
-    if settings.folder is not None and path is not None:
-        try:
-            if complete_restore(settings.folder, path):
-                _log.warning("a restore that had been interrupted is complete now")
-        except (BackupFailed, StorageUnavailable, StoreUrlError) as error:
-            raise StartFailed(f"an interrupted restore can't be completed: {error}") from None
-    yield
-
-
-def _committed(storage: Storage, relays: Relays | None, node: Node | None) -> Callable[[], object] | None:
-    """Return what is called after each commit: it tells other servers, and wakes the relays and the search index."""
-    search = storage.search if storage.search is not None and storage.search.in_background else None
-    calls: list[Callable[[], object]] = []
-    if node is not None:
-        calls.append(node.committed)
-    if relays is not None:
-        calls.append(relays.committed)
-    if search is not None:
-        calls.append(search.changed)
-    if len(calls) < 2:
-        return calls[0] if calls else None
-
-    def committed() -> None:
-        for call in calls:
-            call()
-
-    return committed
-
-
-def _follow_people(chats: ChatService, search: Search) -> None:
-    """Report each stored record of a person to the search index as well."""
-    remember = chats.people.on_person
-
-    def stored(person: PersonRecord) -> None:
-        remember(person)
-        search.person_changed((person.user,))
-
-    chats.people.on_person = stored
-    chats.caches.owners_changed = search.owners_changed
-
-
-def _open_websockets(
-    settings: Settings, application: Application, environment: Environment
-) -> AbstractAsyncContextManager[ReactorTransport | WebsocketTransport]:
-    if settings.websocket_transport == "reactor":
-        return open_reactor_transport(
-            application,
-            limits=environment.sockets,
-            wall=environment.wall,
-            clock=environment.stopwatch,
-            kernel=environment.kernel,
-        )
-    return open_websocket_transport(application, limits=environment.sockets, wall=environment.wall)
-
-
-async def _open_storage(stack: AsyncExitStack, settings: Settings, environment: Environment) -> Storage:
-    try:
-        return await stack.enter_async_context(
-            environment.open_store(
-                settings.storage_url,
-                settings.policy,
-                clock=environment.wall,
-                brokers=[url.name for url in broker_urls(settings)],
-                folder=environment.process_folder or settings.folder,
-            )
-        )
-    except (StorageUnavailable, StoreUrlError) as error:
-        raise StartFailed(f"the storage can't be used: {error}") from None
-
-
-async def _read_accounts_and_blocks(reader: ChatReader) -> tuple[tuple[Account, ...], tuple[Block, ...]]:
-    try:
-        return await reader.accounts(), await reader.blocks()
-    except StorageUnavailable as error:
-        raise StartFailed(f"the storage can't be used: {error}") from None
-
-
-async def _open_relays(
-    stack: AsyncExitStack,
-    settings: Settings,
-    environment: Environment,
-    storage: Storage,
-    links: Links,
-    tracing: Tracing | None,
-    node: Node | None,
-) -> tuple[MemoryBroker | None, Relays | None]:
-    if storage.log is None:
-        return None, None
-    brokers = {url.name: open_broker(url) for url in broker_urls(settings)}
-    memory = next((broker for broker in brokers.values() if isinstance(broker, MemoryBroker)), None)
-    try:
-        relays = await stack.enter_async_context(
-            open_relays(
-                brokers,
-                storage.log,
-                links=links,
-                keep=settings.broker_keep,
-                clock=environment.wall,
-                random=environment.random,
-                observe=None if tracing is None else tracing.publishing.publishing,
-                lease=None if node is None else partial(node.holds, "relay"),
-            )
-        )
-    except StorageUnavailable as error:
-        raise StartFailed(f"the storage can't be used: {error}") from None
-    return memory, relays
-
-
-def _broker_states(settings: Settings, relays: Relays) -> list[dict[str, object]]:
-    """Return the state of the brokers for the public health check, without hosts and error messages."""
-    return [
-        {
-            "broker": url.scheme,
-            "status": "ok" if each.problem is None else "unavailable",
-            "behind_seconds": round(each.behind, 1),
-        }
-        for url, each in zip(broker_urls(settings), relays.statistics(), strict=True)
-    ]
-
-
-def _limits(settings: Settings, environment: Environment) -> Limits:
-    limits = settings.limits
-    return Limits(
-        messages_per_second=limits.messages_per_second,
-        burst=limits.burst,
-        text_length=limits.text_length,
-        attachments=limits.attachments,
-        operations_in_flight=environment.operations_in_flight,
-    )
-
-
-def _http_side(http: HttpServer) -> HttpSide:
-    def serve(stream: HttpStream | TlsHttpStream, head: RequestHead) -> Awaitable[bytes | None]:
-        return http.serve(stream)
-
-    return serve
+    parts, http, state = await start_parts(stack, settings, environment, tracer_provider)
+    return Server(settings, parts, http, state)

@@ -23,6 +23,7 @@ from actorchat.server.environment import Environment
 from actorchat.server.passwords import hash_password
 from actorchat.server.serving import administer_accounts
 from actorchat.server.settings import AccountSettings, LimitSettings, Settings
+from actorchat.web import Assets
 from tests.server.server_under_test import SECRET, ApiClient, error_of, operator, run_server
 
 PASSWORD = "correct horse"
@@ -357,9 +358,11 @@ async def test_a_one_time_code_signs_in_as_a_new_administrator_once(api: ApiClie
 async def test_the_link_to_the_console_signs_in_once_if_there_is_a_console(
     api: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api.server, "_parts", attrs.evolve(api.server._parts, has_console=False))
+    monkeypatch.setattr(api.server, "_parts", attrs.evolve(api.server._parts, assets=Assets({})))
     assert api.server.console_link() is None
-    monkeypatch.setattr(api.server, "_parts", attrs.evolve(api.server._parts, has_console=True))
+    monkeypatch.setattr(
+        api.server, "_parts", attrs.evolve(api.server._parts, assets=Assets({"console.html": b"<!doctype html>"}))
+    )
     link = api.server.console_link()
     assert link is not None
     page, _, code = link.partition("#sign-in=")

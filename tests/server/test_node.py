@@ -18,7 +18,7 @@ from actorchat.nodes import registry
 from actorchat.nodes.postgres_tables import PostgresTables
 from actorchat.nodes.tables import NodeRow
 from actorchat.protocol import CloseCode, MessageAdded, Role, User, WidgetConfig
-from actorchat.server import serving
+from actorchat.server import serving, starting
 from actorchat.server.auth import Tokens
 from actorchat.server.bootstrap import ServerEnded, StartFailed
 from actorchat.server.embedded import LocalSocket
@@ -255,7 +255,7 @@ async def test_a_server_that_does_not_start_is_not_listed(
     async def fail(*_: object) -> None:
         raise StartFailed("the broker is unknown")
 
-    monkeypatch.setattr(serving, "_open_relays", fail)
+    monkeypatch.setattr(starting, "_open_relays", fail)
     with trio.fail_after(CAP), closing(PostgresTables(url)) as tables:
         with pytest.raises(StartFailed, match="the broker is unknown"):
             async with open_server(Settings(storage=url, port=None, data=tmp_path, secret=SECRET)):

@@ -244,7 +244,7 @@ async def test_a_drain_with_slow_storage_still_counts_as_drained(autojump_clock:
 
 async def test_an_unread_answer_does_not_prevent_the_stop(autojump_clock: MockClock) -> None:
     async with open_server(MEMORY) as server:
-        http, cut = server._parts.http, trio.Event()
+        http, cut = server._http, trio.Event()
         http.drain = cut.wait  # type: ignore[method-assign] # simulates a connection that does not end
         http.abort = cut.set  # type: ignore[method-assign] # simulates a connection that does not end
         begun = trio.current_time()

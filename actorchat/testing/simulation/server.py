@@ -173,7 +173,7 @@ class ServerProcess:
         rosters = [chats._rooms.anchor(key).room_state for key in list(chats._rooms._refs)]
         return {
             "operations in flight": chats._in_flight_limiter.in_flight,
-            "HTTP connections": len(parts.http),
+            "HTTP connections": len(self.server._http),
             "consoles": len(chats.consoles.views),
             "feeds": sum(chats.joining.listened.values()),
             "operations waiting": parts.journal.statistics().waiting,
