@@ -119,6 +119,11 @@ def open_console(browser: Browser, server: ServerProcess, accounts: set[str]) ->
     assert errors == []
 
 
+def new_user() -> int:
+    """Return the id of a user of the site: another one in each run, if the test is run again after a failure."""
+    return 1_000_000 + randbelow(10**9)
+
+
 def write_as_visitor(page: Page, text: str) -> Widget:
     widget = Widget(page)
     widget.open()
@@ -230,10 +235,11 @@ def test_the_conversation_says_who_passed_on_returned_and_closed_the_chat(
     open_console: Open, server: ServerProcess
 ) -> None:
     colleague = Operator(server, 2, "Jan", "Tailor")
-    visitor = Visitor(server, colleague.token_of_user(113, "Marta", "Novak"))
-    visitor.say("Who has done what?")
+    visitor = Visitor(server, colleague.token_of_user(new_user(), "Marta", "Novak"))
+    text = f"Who has done what? {visitor.chat}"
+    visitor.say(text)
     console = open_console("olga")
-    console.open("Who has done what?")
+    console.open(text)
     told = console.page.locator(".ev", has_text="chat")
     colleague.call("POST", f"/chats/{visitor.chat}/accept")
     colleague.call("POST", f"/chats/{visitor.chat}/return")
@@ -546,13 +552,14 @@ def test_the_blocks_are_listed_with_the_names_of_visitors_that_lead_to_their_cha
     open_console: Open, server: ServerProcess
 ) -> None:
     chief = Administrator(server)
-    visitor = Visitor(server, chief.token_of_user(114, "Boris", "Block"))
+    user = new_user()
+    visitor = Visitor(server, chief.token_of_user(user, "Boris", "Block"))
     visitor.say("Cheap watches")
-    chief.call("POST", "/blocks", user=114, reason="Watches")
+    chief.call("POST", "/blocks", user=user, reason=f"Watches {user}")
     console = open_console("olga")
     console.page.goto(f"{console.url}#blocks")
     console.page.reload()
-    line = console.page.locator(".line", has_text="Watches")
+    line = console.page.locator(".line", has_text=f"Watches {user}")
     expect(line).to_contain_text("Boris Block")
     expect(line).to_contain_text("127.0.0.1")
     expect(line).to_contain_text("Blocked by Clara Chief")
