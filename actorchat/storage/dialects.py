@@ -11,7 +11,9 @@ from typing import Any, Protocol
 
 from sqlalchemy import JSON, Column, ColumnElement, Table, Text, bindparam, cast, column, func, literal_column, select
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.engine import Dialect as Compiler
+from sqlalchemy.sql.compiler import SQLCompiler
 
 __all__ = ["PostgresDialect", "RowColumns", "SqlDialect", "SqliteDialect"]
 
@@ -51,11 +53,17 @@ class SqlDialect(Protocol):
         """Insert written rows, whose values are named as their columns; has `on_conflict_do_update`."""
 
 
+class _SqliteCompiler(SQLiteCompiler):
+    # Its own adds an offset as a parameter to each limit.
+    limit_clause = SQLCompiler.limit_clause
+
+
 class SqliteDialect:
     """The dialect of SQLite."""
 
     def __init__(self) -> None:
         self.compiler: Compiler = sqlite.dialect(paramstyle="qmark")
+        self.compiler.statement_compiler = _SqliteCompiler
         self.rows_are_json: bool = False
 
     def keys(self, name: str) -> Any:

@@ -11,18 +11,15 @@ from actorchat.chat.commit_log import MOST_TRIMMED, TooOld, Trimmed
 from actorchat.storage.sql_writer import BatchCursor
 from actorchat.storage.statements import Statements
 
-__all__ = ["prepare_log", "tell_of_new", "tell_of_position", "tell_of_removed", "trim_log"]
+__all__ = ["follow_brokers", "prepare_log", "trim_log"]
 
 _log = logging.getLogger("actorchat.storage")
 
 _EPOCH: Final = "log_epoch"
 
 
-def prepare_log(cursor: BatchCursor, statements: Statements, brokers: Collection[str], now: int) -> int:
-    """Follow exactly the configured brokers. Returns the epoch of what is logged from now on.
-
-    The newest entry stays, so that no number is given twice. `now` is in epoch seconds.
-    """
+def follow_brokers(cursor: BatchCursor, statements: Statements, brokers: Collection[str]) -> None:
+    """Follow exactly the configured brokers: a new one gets what is committed from now on."""
     cursor.execute(statements.newest_entry)
     [(newest,)] = cursor.fetchall()
     cursor.execute(statements.relayed)
@@ -31,14 +28,22 @@ def prepare_log(cursor: BatchCursor, statements: Statements, brokers: Collection
         if broker not in brokers:
             cursor.execute(statements.delete_relayed, (broker,))
             cursor.execute(statements.count_entries, (position,))
-            tell_of_removed(broker, cursor.fetchall()[0][0])
+            _tell_of_removed(broker, cursor.fetchall()[0][0])
         elif position > newest:
             # What is logged next would count as published.
             cursor.execute(statements.put_relayed, (newest, broker))
-            tell_of_position(broker)
+            _log.warning("the commit log ends before the position of %s: it was set back to the end", broker)
     for broker in sorted(set(brokers) - known.keys()):
-        cursor.execute(statements.add_relayed, (broker,))
-        tell_of_new(broker)
+        cursor.execute(statements.add_relayed, (broker, newest))
+        _log.info("%s is a new message broker: it gets what is committed from now on", broker)
+
+
+def prepare_log(cursor: BatchCursor, statements: Statements, brokers: Collection[str], now: int) -> int:
+    """Follow exactly the configured brokers. Returns the epoch of what is logged from now on.
+
+    The newest entry stays, so that no number is given twice. `now` is in epoch seconds.
+    """
+    follow_brokers(cursor, statements, brokers)
     if not brokers:
         cursor.execute(statements.delete_old_entries)
         cursor.execute(statements.empty_entries)
@@ -51,15 +56,7 @@ def prepare_log(cursor: BatchCursor, statements: Statements, brokers: Collection
     return epoch
 
 
-def tell_of_new(broker: str) -> None:
-    _log.info("%s is a new message broker: it gets what is committed from now on", broker)
-
-
-def tell_of_position(broker: str) -> None:
-    _log.warning("the commit log ends before the position of %s: it was set back to the end", broker)
-
-
-def tell_of_removed(broker: str, missed: int) -> None:
+def _tell_of_removed(broker: str, missed: int) -> None:
     if missed:
         _log.warning(
             "%s is no longer a message broker in the settings: %d commits that it has not confirmed are not published"

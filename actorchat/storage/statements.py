@@ -5,7 +5,7 @@ SQLAlchemy only compiles the statements: executing them through it would take lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -67,17 +67,24 @@ _PROGRESS: Final = (
     "place",
 )
 
-# Given explicitly, because the SQLite dialect would otherwise add an offset as a parameter.
-_start: ColumnElement[int] = literal_column("0")
 # A number below every place.
 _NOWHERE: Final[ColumnElement[int]] = literal_column(str(-(2**62)))
 _ACTIVE_STAGES: Final = frozenset({Stage.NEW, Stage.OPEN})
 _active = literal_column("stage").in_([literal_column("'new'"), literal_column("'open'")])
+_unclosed = chats.c.stage != literal_column("'closed'")
 _closed = literal_column("stage") == literal_column("'closed'")
 _reserved = literal_column("stage") == literal_column("'reserved'")
 _listed = chats.c.stage != literal_column("'reserved'")
 _state = tuple(column for column in chats.c if column.name != "due_at")
 _owner, _operator = people.alias("owner"), people.alias("operator")
+_of_chat = chats.c.number == messages.c.chat
+_edit_is = and_(edits.c.chat == messages.c.chat, edits.c.message_index == messages.c.message_index)
+_author_is = and_(people.c.role == messages.c.author_role, people.c.id == messages.c.author_id)
+_message = (
+    *(column for column in messages.c if column.name != "chat"),
+    *(edits.c.time, edits.c.redacted, edits.c.rev),
+    *(people.c[name] for name in _PROFILE),
+)
 
 
 class Statements:
@@ -96,26 +103,13 @@ class Statements:
         # Statements of a batch: the rows that it needs and the rows that it writes.
         self.chats_by_uuid: str = text_(select(*_state).where(among(chats.c.uuid)), "keys")
         pairs = self._dialect.tuples("keys")
+        owner_is = chats.c.owner_id == self._dialect.item(pairs, 0, chats.c.owner_id)
+        owned = select(*_state).select_from(pairs.join(chats, owner_is))
         self.unclosed_chats: str = text_(
-            select(*_state)
-            .select_from(pairs.join(chats, chats.c.owner_id == self._dialect.item(pairs, 0, chats.c.owner_id)))
-            .where(
-                chats.c.source == self._dialect.item(pairs, 1, chats.c.source),
-                chats.c.stage != literal_column("'closed'"),
-            ),
-            "keys",
+            owned.where(chats.c.source == self._dialect.item(pairs, 1, chats.c.source), _unclosed), "keys"
         )
-        self.chats_of_owners: str = text_(
-            select(*_state)
-            .select_from(pairs.join(chats, chats.c.owner_id == self._dialect.item(pairs, 0, chats.c.owner_id)))
-            .where(
-                or_(
-                    chats.c.stage != literal_column("'closed'"),
-                    self._dialect.item(pairs, 1, chats.c.owner_id) == literal_column("1"),
-                )
-            ),
-            "keys",
-        )
+        also_closed = self._dialect.item(pairs, 1, chats.c.owner_id) == literal_column("1")
+        self.chats_of_owners: str = text_(owned.where(or_(_unclosed, also_closed)), "keys")
         self.active_chats: str = text_(select(*_state).where(_active))
         self.people_by_id: str = text_(
             select(*people.c).where(people.c.role == bindparam("role"), among(people.c.id)), "role", "keys"
@@ -142,38 +136,29 @@ class Statements:
         self.insert_chat: str = self._insert(chats)
         self.insert_message: str = self._insert(messages, leave=("attachments",))
         self.insert_message_with_files: str = self._insert(messages)
-        self.update_message: str = many(
-            lambda row: (
-                update(messages)
-                .where(messages.c.chat == row("of"), messages.c.message_index == row("at"))
-                .values({"text": row("new_text"), "attachments": row("new_attachments")})
-            ),
-            new_text=messages.c.text,
-            new_attachments=messages.c.attachments,
-            of=messages.c.chat,
-            at=messages.c.message_index,
+        self.update_message: str = self._update(
+            {"new_text": messages.c.text, "new_attachments": messages.c.attachments},
+            {"of": messages.c.chat, "at": messages.c.message_index},
         )
         self.insert_audit: str = self._insert(audit, leave=("number",))
         self.audits: str = text_(
             select(*audit.c)
             .where(audit.c.number < bindparam("before"))
             .order_by(audit.c.number.desc())
-            .limit(bindparam("limit"))
-            .offset(_start),
+            .limit(bindparam("limit")),
             "before",
             "limit",
         )
         self.written_by: str = text_(
             select(chats.c.uuid, messages.c.id)
-            .select_from(messages.join(chats, chats.c.number == messages.c.chat))
+            .select_from(messages.join(chats, _of_chat))
             .where(
                 messages.c.author_role == bindparam("role"),
                 messages.c.author_id == bindparam("author"),
                 messages.c.id > bindparam("after"),
             )
             .order_by(messages.c.id)
-            .limit(bindparam("limit"))
-            .offset(_start),
+            .limit(bindparam("limit")),
             "role",
             "author",
             "after",
@@ -188,59 +173,26 @@ class Statements:
         )
         self.put_edit: str = self._put(edits)
         self.insert_upload: str = self._insert(uploads)
-        self.take_upload: str = many(
-            lambda row: (
-                update(uploads)
-                .where(uploads.c.uuid == row("of"))
-                .values({"chat": row("new_chat"), "message_index": row("new_index")})
-            ),
-            new_chat=uploads.c.chat,
-            new_index=uploads.c.message_index,
-            of=uploads.c.uuid,
+        self.take_upload: str = self._update(
+            {"new_chat": uploads.c.chat, "new_index": uploads.c.message_index}, {"of": uploads.c.uuid}
         )
         self.delete_upload: str = self._delete(uploads.c.uuid)
         self.give_chat: str = self._update_chat(("owner_id",))
-        self.give_messages: str = many(
-            lambda row: (
-                update(messages)
-                .where(
-                    messages.c.chat == row("of"),
-                    messages.c.author_role == literal_column("'user'"),
-                    messages.c.author_id == row("giver"),
-                )
-                .values(author_id=row("taker"))
-            ),
-            taker=messages.c.author_id,
-            of=messages.c.chat,
-            giver=messages.c.author_id,
+        self.give_messages: str = self._update(
+            {"taker": messages.c.author_id},
+            {"of": messages.c.chat, "giver": messages.c.author_id},
+            messages.c.author_role == literal_column("'user'"),
         )
-        self.give_upload: str = many(
-            lambda row: (
-                update(uploads)
-                .where(
-                    uploads.c.uuid == row("of"),
-                    uploads.c.uploader_role == literal_column("'user'"),
-                    uploads.c.uploader_id == row("giver"),
-                )
-                .values(uploader_id=row("taker"))
-            ),
-            taker=uploads.c.uploader_id,
-            of=uploads.c.uuid,
-            giver=uploads.c.uploader_id,
+        by_user = uploads.c.uploader_role == literal_column("'user'")
+        self.give_upload: str = self._update(
+            {"taker": uploads.c.uploader_id}, {"of": uploads.c.uuid, "giver": uploads.c.uploader_id}, by_user
         )
         # By the index of unbound uploads, whose condition is spelled like this.
-        self.give_uploads: str = many(
-            lambda row: (
-                update(uploads)
-                .where(
-                    literal_column("chat IS NULL"),
-                    uploads.c.uploader_role == literal_column("'user'"),
-                    uploads.c.uploader_id == row("giver"),
-                )
-                .values(uploader_id=row("taker"))
-            ),
-            taker=uploads.c.uploader_id,
-            giver=uploads.c.uploader_id,
+        self.give_uploads: str = self._update(
+            {"taker": uploads.c.uploader_id},
+            {"giver": uploads.c.uploader_id},
+            by_user,
+            literal_column("chat IS NULL"),
         )
         self.uploads: str = text_(select(*uploads.c).where(among(uploads.c.uuid)), "keys")
         # The same in SQLite, whose transactions exclude each other.
@@ -250,8 +202,7 @@ class Statements:
             select(uploads.c.uuid)
             .where(literal_column("chat IS NULL"), uploads.c.created <= bindparam("before"))
             .order_by(uploads.c.created)
-            .limit(bindparam("limit"))
-            .offset(_start),
+            .limit(bindparam("limit")),
             "before",
             "limit",
         )
@@ -319,10 +270,7 @@ class Statements:
         self.update_due: str = self._update_chat(("due_at",))
         self.put_person: str = self._put(people)
         self.known_sources: str = text_(
-            select(source_counters.c.source)
-            .order_by(source_counters.c.source)
-            .limit(bindparam("limit"))
-            .offset(_start),
+            select(source_counters.c.source).order_by(source_counters.c.source).limit(bindparam("limit")),
             "limit",
         )
         self.accounts: str = text_(select(*accounts.c).order_by(accounts.c.operator_id))
@@ -363,11 +311,7 @@ class Statements:
             "after",
         )
         self.oldest_entries: str = text_(
-            select(log.c.seq, log.c.time)
-            .where(log.c.seq < newest_entry)
-            .order_by(log.c.seq)
-            .limit(bindparam("limit"))
-            .offset(_start),
+            select(log.c.seq, log.c.time).where(log.c.seq < newest_entry).order_by(log.c.seq).limit(bindparam("limit")),
             "limit",
         )
         self.delete_entries: str = text_(log.delete().where(log.c.seq <= bindparam("seq")), "seq")
@@ -375,25 +319,13 @@ class Statements:
         nothing: ColumnElement[bytes] = literal_column("x''")
         self.empty_entries: str = text_(log.update().values(payload=nothing).where(log.c.payload != nothing))
         self.relayed: str = text_(select(relayed.c.broker, relayed.c.seq))
-        self.put_relayed: str = many(
-            lambda row: relayed.update().values(seq=row("new_seq")).where(relayed.c.broker == row("of")),
-            new_seq=relayed.c.seq,
-            of=relayed.c.broker,
-        )
-        self.add_relayed: str = text_(
-            relayed.insert().from_select(
-                ["broker", "seq"],
-                select(bindparam("broker"), func.coalesce(newest_entry, literal_column("0"))),
-            ),
-            "broker",
-        )
+        self.put_relayed: str = self._update({"new_seq": relayed.c.seq}, {"of": relayed.c.broker})
+        self.add_relayed: str = self._insert(relayed)
         self.delete_relayed: str = text_(relayed.delete().where(relayed.c.broker == bindparam("broker")), "broker")
 
         # Read the newest row of each table that reads need.
         self.probes: tuple[str, ...] = tuple(
-            text_(
-                select(table).order_by(next(iter(table.primary_key)).desc()).limit(literal_column("1")).offset(_start)
-            )
+            text_(select(table).order_by(next(iter(table.primary_key)).desc()).limit(literal_column("1")))
             for table in (chats, messages, people, operator_counters, source_counters)
         )
 
@@ -408,8 +340,7 @@ class Statements:
             select(chats.c.number)
             .where(chats.c.due_at <= bindparam("now"))
             .order_by(chats.c.due_at)
-            .limit(bindparam("limit"))
-            .offset(_start),
+            .limit(bindparam("limit")),
             "now",
             "limit",
         )
@@ -417,8 +348,7 @@ class Statements:
             select(chats.c.number)
             .where(_reserved, chats.c.last_activity <= bindparam("before"))
             .order_by(chats.c.last_activity)
-            .limit(bindparam("limit"))
-            .offset(_start),
+            .limit(bindparam("limit")),
             "before",
             "limit",
         )
@@ -427,24 +357,24 @@ class Statements:
         index = messages.c.message_index
         limit: ColumnElement[int] = bindparam("limit")
         self.newest: str = text_(
-            page.where(index < bindparam("before"), visible).order_by(index.desc()).limit(limit).offset(_start),
+            page.where(index < bindparam("before"), visible).order_by(index.desc()).limit(limit),
             "chat",
             "before",
             "role",
             "limit",
         )
         self.after: str = text_(
-            page.where(index > bindparam("after"), visible).order_by(index).limit(limit).offset(_start),
+            page.where(index > bindparam("after"), visible).order_by(index).limit(limit),
             "chat",
             "after",
             "role",
             "limit",
         )
         self.all_after: str = text_(
-            page.where(index > bindparam("after")).order_by(index).limit(limit).offset(_start), "chat", "after", "limit"
+            page.where(index > bindparam("after")).order_by(index).limit(limit), "chat", "after", "limit"
         )
         self.edited: str = text_(
-            page.where(edits.c.rev > bindparam("rev")).order_by(edits.c.rev).limit(limit).offset(_start),
+            page.where(edits.c.rev > bindparam("rev")).order_by(edits.c.rev).limit(limit),
             "chat",
             "rev",
             "limit",
@@ -455,7 +385,7 @@ class Statements:
         self.chats_by_number: str = text_(with_people.where(among(chats.c.number)), "keys")
         self.located: str = text_(
             select(chats.c.uuid, messages.c.message_index)
-            .select_from(messages.join(chats, chats.c.number == messages.c.chat))
+            .select_from(messages.join(chats, _of_chat))
             .where(messages.c.id == bindparam("id")),
             "id",
         )
@@ -469,25 +399,21 @@ class Statements:
             messages.c.text,
             messages.c.attachments,
         )
-        of_chat = chats.c.number == messages.c.chat
         self.searchable: str = text_(
             select(messages.c.id.label("number"), *searchable)
-            .select_from(messages.join(chats, of_chat))
+            .select_from(messages.join(chats, _of_chat))
             .where(messages.c.id > bindparam("after"))
             .order_by(messages.c.id)
-            .limit(limit)
-            .offset(_start),
+            .limit(limit),
             "after",
             "limit",
         )
-        of_edit = and_(edits.c.chat == messages.c.chat, edits.c.message_index == messages.c.message_index)
         self.searchable_edits: str = text_(
             select(edits.c.place, *searchable)
-            .select_from(edits.join(messages, of_edit).join(chats, of_chat))
+            .select_from(edits.join(messages, _edit_is).join(chats, _of_chat))
             .where(edits.c.place > bindparam("after"))
             .order_by(edits.c.place)
-            .limit(limit)
-            .offset(_start),
+            .limit(limit),
             "after",
             "limit",
         )
@@ -499,8 +425,7 @@ class Statements:
                 or_(*(people.c[name] != literal_column("''") for name in _PROFILE[1:])),
             )
             .order_by(people.c.id)
-            .limit(limit)
-            .offset(_start),
+            .limit(limit),
             "role",
             "id",
             "limit",
@@ -517,8 +442,7 @@ class Statements:
                 messages.c.type_role == bindparam("role"),
             )
             .order_by(index)
-            .limit(limit)
-            .offset(_start),
+            .limit(limit),
             "chat",
             "after",
             "upto",
@@ -530,8 +454,7 @@ class Statements:
             select(index)
             .where(messages.c.chat == bindparam("chat"), messages.c.rev <= bindparam("rev"))
             .order_by(index.desc())
-            .limit(literal_column("1"))
-            .offset(_start),
+            .limit(literal_column("1")),
             "chat",
             "rev",
         )
@@ -563,8 +486,7 @@ class Statements:
             .where(among(chats.c.source))
             .group_by(chat_tags.c.tag)
             .order_by(func.count().desc(), chat_tags.c.tag)
-            .limit(bindparam("limit"))
-            .offset(_start),
+            .limit(bindparam("limit")),
             "keys",
             "limit",
         )
@@ -585,10 +507,7 @@ class Statements:
             .order_by(people.c.id)
         )
         self.feed_chats: str = text_(
-            with_people.where(_active, among(chats.c.source))
-            .order_by(chats.c.place.desc())
-            .limit(limit)
-            .offset(_start),
+            with_people.where(_active, among(chats.c.source)).order_by(chats.c.place.desc()).limit(limit),
             "keys",
             "limit",
         )
@@ -600,8 +519,7 @@ class Statements:
             select(chats.c.uuid)
             .where(_closed, chats.c.source == bindparam("source"), chats.c.last_activity <= bindparam("before"))
             .order_by(chats.c.last_activity, chats.c.uuid)
-            .limit(limit)
-            .offset(_start),
+            .limit(limit),
             "source",
             "before",
             "limit",
@@ -610,8 +528,7 @@ class Statements:
             select(*removed_chats.c)
             .where(removed_chats.c.place > bindparam("after"))
             .order_by(removed_chats.c.place)
-            .limit(limit)
-            .offset(_start),
+            .limit(limit),
             "after",
             "limit",
         )
@@ -620,8 +537,7 @@ class Statements:
             # The condition has to be spelled as in the index of reserved chats.
             .where(_reserved, chats.c.last_activity <= bindparam("before"))
             .order_by(chats.c.last_activity, chats.c.uuid)
-            .limit(limit)
-            .offset(_start),
+            .limit(limit),
             "before",
             "limit",
         )
@@ -629,8 +545,7 @@ class Statements:
             select(chats.c.uuid)
             .where(chats.c.due_at <= bindparam("now"))
             .order_by(chats.c.due_at, chats.c.uuid)
-            .limit(limit)
-            .offset(_start),
+            .limit(limit),
             "now",
             "limit",
         )
@@ -668,7 +583,7 @@ class Statements:
             parameters = ("start", "start", "start", *parameters, "place")
         else:
             query = query.add_columns(chats.c.place.label("stood")).order_by(chats.c.place.desc())
-        query = query.limit(bindparam("limit")).offset(_start)
+        query = query.limit(bindparam("limit"))
         found = self._filtered[present, only_active] = self._text(query, *parameters, "limit")
         return found
 
@@ -717,14 +632,22 @@ class Statements:
         )
 
     def _update_chat(self, names: Sequence[str]) -> str:
-        columns: dict[str, ColumnElement[Any]] = {f"new_{name}": chats.c[name] for name in names}
-        return self._many(
-            lambda row: (
-                update(chats).where(chats.c.number == row("of")).values({name: row(f"new_{name}") for name in names})
-            ),
-            **columns,
-            of=chats.c.number,
-        )
+        return self._update({f"new_{name}": chats.c[name] for name in names}, {"of": chats.c.number})
+
+    def _update(
+        self, new: Mapping[str, Column[Any]], where: Mapping[str, Column[Any]], *also: ColumnElement[bool]
+    ) -> str:
+        """Set the columns of `new` in the rows whose columns of `where` have these values and for which `also` holds.
+
+        The names are those of the values.
+        """
+        table = next(iter(new.values())).table
+
+        def build(row: RowColumns) -> ClauseElement:
+            conditions = (column == row(name) for name, column in where.items())
+            return update(table).where(*conditions, *also).values({of.name: row(name) for name, of in new.items()})
+
+        return self._many(build, **new, **where)
 
     def _copy_tag(self) -> str:
         """Give a chat a new tag beside another one, if it has that and does not have the new one."""
@@ -785,21 +708,12 @@ class Statements:
             .where(newer.c.chat == chat, wanted(newer))
             .order_by(newer.c.message_index.desc())
             .limit(literal_column("1"))
-            .offset(_start)
             .correlate(asked)
             .scalar_subquery()
         )
-        author_is = and_(people.c.role == messages.c.author_role, people.c.id == messages.c.author_id)
-        edit_is = and_(edits.c.chat == messages.c.chat, edits.c.message_index == messages.c.message_index)
-        columns = [column for column in messages.c if column.name != "chat"]
         found = asked.join(messages, and_(messages.c.chat == chat, messages.c.message_index == newest))
-        query = select(
-            messages.c.chat,
-            *columns,
-            *(edits.c.time, edits.c.redacted, edits.c.rev),
-            *(people.c[name] for name in _PROFILE),
-        )
-        return self._text(query.select_from(found.outerjoin(edits, edit_is).outerjoin(people, author_is)), "keys")
+        found = found.outerjoin(edits, _edit_is).outerjoin(people, _author_is)
+        return self._text(select(messages.c.chat, *_message).select_from(found), "keys")
 
     def _unread(self) -> str:
         """The number of visitor's messages behind an index, at most `MOST_UNREAD`. Takes [[chat, index], …]."""
@@ -814,7 +728,6 @@ class Statements:
                 messages.c.type_role == literal_column("'user'"),
             )
             .limit(literal_column(str(MOST_UNREAD)))
-            .offset(_start)
             .correlate(asked)
             .subquery()
         )
@@ -829,12 +742,8 @@ class Statements:
         ).select_from(chats.outerjoin(_owner, owner_is).outerjoin(_operator, operator_is))
 
     def _messages_with_authors(self, *more: ColumnElement[Any]) -> Any:
-        author_is = and_(people.c.role == messages.c.author_role, people.c.id == messages.c.author_id)
-        edit_is = and_(edits.c.chat == messages.c.chat, edits.c.message_index == messages.c.message_index)
-        columns = [column for column in messages.c if column.name != "chat"]
-        return select(
-            *columns, edits.c.time, edits.c.redacted, edits.c.rev, *(people.c[name] for name in _PROFILE), *more
-        ).select_from(messages.outerjoin(edits, edit_is).outerjoin(people, author_is))
+        found = messages.outerjoin(edits, _edit_is).outerjoin(people, _author_is)
+        return select(*_message, *more).select_from(found)
 
 
 def _stood(dialect: SqlDialect) -> ColumnElement[Any]:
@@ -846,7 +755,7 @@ def _stood(dialect: SqlDialect) -> ColumnElement[Any]:
 
     def newest(place: ColumnElement[int], chat: ColumnElement[int], order: ColumnElement[int]) -> ColumnElement[int]:
         found = select(place).where(chat == chats.c.number, place <= start).order_by(order.desc())
-        found = found.limit(literal_column("1")).offset(_start).correlate(chats)
+        found = found.limit(literal_column("1")).correlate(chats)
         return func.coalesce(found.scalar_subquery(), _NOWHERE)
 
     message = newest(messages.c.id, messages.c.chat, messages.c.message_index)

@@ -1,22 +1,18 @@
-"""Reads, orders and trims the log of commits, which servers read by writer and brokers in one order."""
+"""Reads and orders the log of commits, which servers read by writer and brokers in one order."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Collection, Mapping, Sequence
-from itertools import takewhile
+from collections.abc import Collection
 from typing import Final
 
-from actorchat.chat.commit_log import MOST_TRIMMED, LogEntry, TooOld, Trimmed
-from actorchat.storage.log_tables import tell_of_new, tell_of_position, tell_of_removed
+from actorchat.chat.commit_log import LogEntry
+from actorchat.storage.log_tables import follow_brokers
 from actorchat.storage.postgres.advisory import PLACES, take
 from actorchat.storage.postgres.connecting import Connection
 from actorchat.storage.postgres.cursor import PostgresCursor
 from actorchat.storage.postgres.statements import PostgresStatements
 
-__all__ = ["LOG_SECONDS", "follow_brokers", "place_commits", "placed_entries", "trim_places"]
-
-_log = logging.getLogger("actorchat.storage")
+__all__ = ["LOG_SECONDS", "place_commits", "placed_entries", "prepare_places"]
 
 LOG_SECONDS: Final = 600.0
 """Commits stay in the log for at least this time, so that a server that was away for a while can read them."""
@@ -24,26 +20,11 @@ LOG_SECONDS: Final = 600.0
 _PAGE: Final = 500
 
 
-def follow_brokers(cursor: PostgresCursor, statements: PostgresStatements, brokers: Collection[str]) -> None:
+def prepare_places(cursor: PostgresCursor, statements: PostgresStatements, brokers: Collection[str]) -> None:
     """Follow exactly the configured brokers, in the caller's transaction."""
     take(cursor.connection, [PLACES])
     cursor.execute(statements.place_commits)
-    cursor.execute(statements.last_place)
-    [(newest,)] = cursor.fetchall()
-    cursor.execute(statements.relayed)
-    known: dict[str, int] = dict(cursor.fetchall())
-    for broker, position in sorted(known.items()):
-        if broker not in brokers:
-            cursor.execute(statements.delete_relayed, (broker,))
-            cursor.execute(statements.count_entries, (position,))
-            tell_of_removed(broker, cursor.fetchall()[0][0])
-        elif position > newest:
-            # What is logged next would count as published.
-            cursor.execute(statements.put_relayed, (newest, broker))
-            tell_of_position(broker)
-    for broker in sorted(set(brokers) - known.keys()):
-        cursor.execute(statements.add_relayed, (broker, newest))
-        tell_of_new(broker)
+    follow_brokers(cursor, statements, brokers)
     if not brokers:
         cursor.execute(statements.forget_queue)
         cursor.execute(statements.forget_places)
@@ -76,21 +57,3 @@ def placed_entries(connection: Connection, statements: PostgresStatements, after
         if len(rows) < _PAGE:
             break
     return found
-
-
-def trim_places(
-    cursor: PostgresCursor, statements: PostgresStatements, positions: Mapping[str, int], expired: TooOld
-) -> Trimmed:
-    """Record the positions of brokers, and forget the places of commits that all have confirmed or that are too old."""
-    for broker, seq in sorted(positions.items()):
-        cursor.execute(statements.put_relayed, (seq, broker))
-    cursor.execute(statements.last_place)
-    [(newest,)] = cursor.fetchall()
-    cursor.execute(statements.relayed)
-    done = min((seq for _, seq in cursor.fetchall()), default=0)
-    cursor.execute(statements.oldest_entries, (MOST_TRIMMED,))
-    oldest: Sequence[tuple[int, float]] = [(row[0], row[1]) for row in cursor.fetchall()]
-    deletable = [seq for seq, _ in takewhile(lambda row: row[0] <= done or expired.covers(*row), oldest)]
-    if deletable:
-        cursor.execute(statements.delete_entries, (deletable[-1],))
-    return Trimmed(len(deletable), sum(seq > done for seq in deletable), newest)

@@ -141,10 +141,8 @@ class PostgresStatements(Statements):
         self.placed: str = """
             SELECT seq, "time", payload FROM commit_places JOIN commits USING (writer, batch)
             WHERE seq > %s ORDER BY seq LIMIT %s"""
-        self.last_place: str = """
+        self.newest_entry: str = """
             SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM commit_place_numbers"""
-        self.add_relayed: str = "INSERT INTO relayed (broker, seq) VALUES (%s, %s)"
-        self.put_relayed: str = "UPDATE relayed SET seq = %s WHERE broker = %s"
         self.count_entries: str = "SELECT count(*) FROM commit_places WHERE seq > %s"
         self.oldest_entries: str = """
             SELECT seq, "time" FROM commit_places JOIN commits USING (writer, batch) ORDER BY seq LIMIT %s"""

@@ -25,13 +25,13 @@ from actorchat.protocol import RefusalCode
 from actorchat.storage.changes import Changes
 from actorchat.storage.commit_recorder import CommitRecorder
 from actorchat.storage.decider import decide_each
+from actorchat.storage.log_tables import trim_log
 from actorchat.storage.postgres.advisory import take_start
 from actorchat.storage.postgres.commit_tables import (
     LOG_SECONDS,
-    follow_brokers,
     place_commits,
     placed_entries,
-    trim_places,
+    prepare_places,
 )
 from actorchat.storage.postgres.connecting import (
     COMMIT_SECONDS,
@@ -217,7 +217,7 @@ class PostgresStore(StoredReads):
             connection = self._connected()
             with connection.transaction():
                 cursor = PostgresCursor(connection, self._statements.row_names)
-                return trim_places(cursor, self._statements, positions, expired)
+                return trim_log(cursor, self._statements, positions, expired)
 
     def close(self) -> None:
         self._disconnect()
@@ -549,7 +549,7 @@ class PostgresStore(StoredReads):
                         raise StorageUnavailable(f"{self._name}: other servers write too much to start now")
                 with connection.transaction():
                     cursor = PostgresCursor(connection, self._statements.row_names)
-                    follow_brokers(cursor, self._statements, brokers)
+                    prepare_places(cursor, self._statements, brokers)
                     old = self.now() - LOG_SECONDS
                     connection.execute(self._statements.trim_old_commits.encode(), (old, int(old) - WRITER_SECONDS))
                 # Here, because a connection for commits does not wait long enough for another server's start.
