@@ -212,6 +212,9 @@ class ChatReader(Protocol):
 
     async def person(self, identity: Identity) -> PersonRecord | None: ...
 
+    async def people(self, identities: Collection[Identity]) -> tuple[PersonRecord, ...]:
+        """Those of these people who are stored, in any order."""
+
     async def operators(self, sources: Collection[str] | None) -> tuple[OperatorRecord, ...]:
         """Every operator with at least one of these sources, or all operators for None, ordered by id."""
 

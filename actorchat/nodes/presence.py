@@ -186,14 +186,13 @@ class Presence:
         registry = self._registry
         number, places = await registry.runner.run(partial(registry.tables.presence_of, row.node))
         known = self._remote.known_at(row.node)
-        users = {place: known.get(place) or await self._user(place[1]) for place in places}
+        unknown = {place[1] for place in places if place not in known}
+        records = await self._chat_reader.people(unknown) if unknown else ()
+        read = {identity_of(record.user): record.user for record in records}
+        users = {place: known.get(place) or read.get(place[1]) or User(place[1].id, place[1].role) for place in places}
         seen = self._seen.get(row.node)
         if seen is not None and seen.epoch == row.epoch and seen.number > number:
             # Whispers that came meanwhile are newer.
             return
         self._seen[row.node] = _Seen(row.epoch, number)
         self._remote.replace(row.node, users)
-
-    async def _user(self, identity: Identity) -> User:
-        record = await self._chat_reader.person(identity)
-        return User(identity.id, identity.role) if record is None else record.user

@@ -101,6 +101,9 @@ class AsyncReader:
     async def person(self, identity: Identity) -> PersonRecord | None:
         return await self._run(partial(self._store.person, identity))
 
+    async def people(self, identities: Collection[Identity]) -> tuple[PersonRecord, ...]:
+        return await self._run(partial(self._store.people, identities))
+
     async def operators(self, sources: Collection[str] | None) -> tuple[OperatorRecord, ...]:
         return await self._run(partial(self._store.operators, sources))
 

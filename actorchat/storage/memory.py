@@ -407,6 +407,10 @@ class MemoryStore:
     def person(self, identity: Identity) -> PersonRecord | None:
         return self._rows.people.get((identity.role is Role.OPERATOR, identity.id))
 
+    def people(self, identities: Collection[Identity]) -> tuple[PersonRecord, ...]:
+        found = (self.person(identity) for identity in identities)
+        return tuple(record for record in found if record is not None)
+
     def operators(self, sources: Collection[str] | None) -> tuple[OperatorRecord, ...]:
         wanted, now = None if sources is None else frozenset(sources), self._clock()
         people = sorted((key[1], record) for key, record in self._rows.people.items() if key[0])

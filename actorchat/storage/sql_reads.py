@@ -175,6 +175,15 @@ class SqlReads:
         rows = self._all(self._statements.person, (role_text(identity.role), identity.id))
         return read_row(person_of, rows[0]) if rows else None
 
+    def people(self, identities: Collection[Identity]) -> tuple[PersonRecord, ...]:
+        found: list[PersonRecord] = []
+        for role in Role:
+            ids = sorted({identity.id for identity in identities if identity.role is role})
+            if ids:
+                rows = self._all(self._statements.people_by_id, (role_text(role), keys(ids)))
+                found += [read_row(person_of, row) for row in rows]
+        return tuple(found)
+
     def operators(self, sources: Collection[str] | None) -> tuple[OperatorRecord, ...]:
         wanted = None if sources is None else frozenset(sources)
         records = (
@@ -283,8 +292,7 @@ class SqlReads:
         return tuple(self._searchable_person(read_row(person_of, row)) for row in rows)
 
     def searchable_people(self, people: Collection[Identity]) -> tuple[SearchablePerson, ...]:
-        found = (self.person(identity) for identity in people)
-        return tuple(self._searchable_person(person) for person in found if person is not None)
+        return tuple(map(self._searchable_person, self.people(people)))
 
     def _searchable_person(self, person: PersonRecord) -> SearchablePerson:
         if person.user.role is Role.OPERATOR:

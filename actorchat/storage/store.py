@@ -157,6 +157,9 @@ class Reads(Protocol):
     def person(self, identity: Identity) -> PersonRecord | None:
         """The stored profile and sources of a person, None if there are none."""
 
+    def people(self, identities: Collection[Identity]) -> tuple[PersonRecord, ...]:
+        """The stored profiles and sources of those people who have them, in any order."""
+
     def operators(self, sources: Collection[str] | None) -> tuple[OperatorRecord, ...]:
         """The operators of at least one of `sources`, by id; None: all operators."""
 

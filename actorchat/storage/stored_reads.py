@@ -69,6 +69,10 @@ class StoredReads(ABC):
         with self._reading() as reads:
             return reads.person(identity)
 
+    def people(self, identities: Collection[Identity]) -> tuple[PersonRecord, ...]:
+        with self._reading() as reads:
+            return reads.people(identities)
+
     def operators(self, sources: Collection[str] | None) -> tuple[OperatorRecord, ...]:
         with self._reading() as reads:
             return reads.operators(sources)

@@ -561,6 +561,10 @@ def _check_people(writer: _Writer) -> None:
     assert decided[1][0].chat.owner == decided[1][0].messages[0].author == ann
     assert writer.store.person(Identity(Role.USER, ANN.id)) == PersonRecord(ann)
     assert writer.store.person(Identity(Role.USER, 99)) is None
+    people = [Identity(Role.USER, ANN.id), Identity(Role.OPERATOR, EVE.id), Identity(Role.USER, 99)]
+    stored = sorted(writer.store.people([*people, Identity(Role.OPERATOR, 99)]), key=lambda record: record.user.role)
+    assert stored == [writer.store.person(people[1]), PersonRecord(ann)]
+    assert writer.store.people([]) == ()
     [chat] = writer.store.chats(ChatFilter()).chats
     assert chat.owner == ann
     refreshed = writer.changed(RefreshPeople(CHAT), now=NOW + 9)

@@ -135,6 +135,9 @@ class FaultyStore(Store):
     def person(self, identity: Identity) -> PersonRecord | None:
         return self._readable.person(identity)
 
+    def people(self, identities: Collection[Identity]) -> tuple[PersonRecord, ...]:
+        return self._readable.people(identities)
+
     def operators(self, sources: Collection[str] | None) -> tuple[OperatorRecord, ...]:
         return self._readable.operators(sources)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TypeVar
 from uuid import UUID
 
@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from actorchat.chat import Limits
 from actorchat.chat.accounts import SignOut
-from actorchat.chat.model import Identity, Policy
+from actorchat.chat.model import Identity, PersonRecord, Policy, identity_of
 from actorchat.chat.operations import AddMessage
 from actorchat.chat.ports import StorageUnavailable
 from actorchat.protocol import (
@@ -96,6 +96,29 @@ async def test_a_user_who_moves_to_another_node_in_time_has_not_left(autojump_cl
         await two.join(chat, ANNA)
         await trio.sleep(10)
         assert presence(olga) == [("came", "Olga"), ("came", "Anna")]
+
+
+async def test_everybody_whom_no_bus_told_of_is_read_at_once(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_cluster(faults=SILENT) as cluster:
+        one, two = cluster.nodes
+        chat = await new_chat(cluster)
+        anna = await one.join(chat, ANNA)
+        await trio.sleep(3)
+        reads: list[Collection[Identity]] = []
+        people = cluster.store.people
+
+        def read(identities: Collection[Identity]) -> tuple[PersonRecord, ...]:
+            reads.append(identities)
+            return people(identities)
+
+        monkeypatch.setattr(cluster.store, "people", read)
+        for operator in (OLGA, PETR):
+            await two.join(chat, operator)
+        await trio.sleep(3)
+        assert sorted(presence(anna)[1:]) == [("came", "Olga"), ("came", "Petr")]
+        assert reads == [{identity_of(OLGA), identity_of(PETR)}]
 
 
 async def test_people_of_a_dead_node_have_left(autojump_clock: MockClock) -> None:
