@@ -14,6 +14,7 @@ import psycopg
 import trio
 from psycopg import pq, sql
 
+from actorchat.brokers.connection_support import first_error
 from actorchat.nodes.notes import InvalidFrame, Note, Outgoing, decode_frame, encode_frame
 from actorchat.nodes.reconnecting import BusUnavailable, Line
 from actorchat.storage.postgres.connecting import Connection, Connector
@@ -74,12 +75,18 @@ class PostgresBus:
                     nursery.start_soon(self._receive, connection.pgconn, answers, heard)
                     nursery.start_soon(self._send, answers)
             finally:
-                self._sent.set()
                 connection.close()
-        except* psycopg.Error as group:
-            raise BusUnavailable(_reason(group)) from None
-        except* trio.TooSlowError:
-            raise BusUnavailable(f"no answer within {_ANSWER_SECONDS:.0f} s") from None
+        except BaseException as error:
+            # A connection that fails while the bus is cancelled is not to be reported any more.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            cause = first_error(error)
+            if isinstance(cause, trio.TooSlowError):
+                raise BusUnavailable(f"no answer within {_ANSWER_SECONDS:.0f} s") from None
+            if isinstance(cause, psycopg.Error):
+                raise BusUnavailable(" ".join(str(cause).split()) or type(cause).__name__) from None
+            raise
+        finally:
+            self._sent.set()
 
     def _connect(self) -> Connection:
         # No transaction is open for long here: a node that listens waits between them.
@@ -115,8 +122,10 @@ class PostgresBus:
     async def _send(self, answers: _Answers) -> None:
         channel = self._channel.encode()
         while True:
-            with trio.move_on_after(_PING_PERIOD):
-                await self._wake.wait()
+            # After a failure, notes may wait that nobody tells again.
+            if not self._outgoing:
+                with trio.move_on_after(_PING_PERIOD):
+                    await self._wake.wait()
             self._wake = trio.Event()
             if not self._outgoing:
                 await answers.query(b"SELECT 1", [])
@@ -173,9 +182,3 @@ async def _in_thread(connect: Callable[[], Connection]) -> Connection:
                 made.pop().close()
         raise
     return made.pop()
-
-
-def _reason(error: BaseException) -> str:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return " ".join(str(error).split()) or type(error).__name__

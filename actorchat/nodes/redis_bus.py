@@ -63,12 +63,12 @@ class RedisBus:
             async with self._client() as client, self._subscribed(client, heard):
                 self._line.up()
                 await self._send(client)
-        except trio.TooSlowError:
-            raise BusUnavailable(f"no answer within {_ANSWER_SECONDS:.0f} s") from None
         except BaseException as error:
-            # The client reports a cancellation as a lost connection, and wraps errors of its tasks in groups.
+            # The client reports a cancellation as a lost connection, and wraps errors in groups.
             await trio.lowlevel.checkpoint_if_cancelled()
             cause = first_error(error)
+            if isinstance(cause, trio.TooSlowError):
+                raise BusUnavailable(f"no answer within {_ANSWER_SECONDS:.0f} s") from None
             if isinstance(cause, coredis.exceptions.RedisError | OSError | trio.ClosedResourceError):
                 raise BusUnavailable(reason_of(cause)) from None
             raise
@@ -117,8 +117,10 @@ class RedisBus:
 
     async def _send(self, client: coredis.Redis[bytes]) -> None:
         while True:
-            with trio.move_on_after(_PING_PERIOD):
-                await self._wake.wait()
+            # After a failure, notes may wait that nobody tells again.
+            if not self._outgoing:
+                with trio.move_on_after(_PING_PERIOD):
+                    await self._wake.wait()
             self._wake = trio.Event()
             with trio.fail_after(_ANSWER_SECONDS):
                 if not self._outgoing:

@@ -13,7 +13,7 @@ import trio
 from actorchat.actors import open_system
 from actorchat.chat import Limits, open_chats, settle_dead_letter
 from actorchat.chat.model import Policy
-from actorchat.nodes import Bus, LocalBus, Note
+from actorchat.nodes import Bus, MemoryBus, Note
 from actorchat.nodes.node import Node, NodeState
 from actorchat.nodes.tables import MemoryTables
 from actorchat.storage import open_journal
@@ -84,7 +84,7 @@ class Cluster:
     faults: BusFaults
     nursery: trio.Nursery
     tables: MemoryTables = attrs.Factory(lambda: MemoryTables(trio.current_time))
-    bus: LocalBus = attrs.Factory(LocalBus)
+    bus: MemoryBus = attrs.Factory(MemoryBus)
     nodes: list[NodeHarness] = attrs.Factory(list)
 
     async def start_node(self, faults: BusFaults | None = None) -> NodeHarness:

@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from actorchat.brokers.urls import parse_broker_url
-from actorchat.nodes import LocalBus, Note, Told
+from actorchat.nodes import MemoryBus, Note, Told
 from actorchat.nodes.notes import encode_frame, encode_note
 from actorchat.nodes.postgres_bus import PostgresBus
 from actorchat.nodes.redis_bus import RedisBus
@@ -20,8 +20,8 @@ from tests.brokers.servers import Valkey
 from tests.postgres_server import PostgresServer
 
 
-async def test_the_local_bus_passes() -> None:
-    await check_bus(LocalBus().join)
+async def test_the_memory_bus_passes() -> None:
+    await check_bus(MemoryBus().join)
 
 
 async def test_the_postgres_bus_passes_on_postgresql(postgres_server: PostgresServer) -> None:
@@ -59,6 +59,57 @@ async def test_a_note_that_is_read_together_with_an_answer_is_heard_at_once(post
                 # The loop is late: the answer and the note behind it have arrived when it reads.
                 be_late(lambda: other.execute("SELECT pg_notify('actorchat test', %s)", (frame,)))
                 await heard_something.wait()
+            nursery.cancel_scope.cancel()
+
+
+class FailingBus(PostgresBus):
+    """Its connection fails in the moment in which `scope` is cancelled."""
+
+    scope = trio.CancelScope()
+
+    async def _receive(self, *_: object) -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        self.scope.cancel()
+        raise psycopg.OperationalError("the connection is lost")
+
+
+async def test_a_connection_that_fails_while_the_bus_is_cancelled_is_no_error(postgres_server: PostgresServer) -> None:
+    url = await trio.to_thread.run_sync(postgres_server.new_database)
+    bus = FailingBus(url, "actorchat test")
+    with trio.fail_after(10), trio.CancelScope() as bus.scope:
+        await bus.run(lambda _: None)
+    assert bus.scope.cancelled_caught
+
+
+async def test_notes_that_a_lost_connection_has_left_are_sent_over_the_next_one(
+    postgres_server: PostgresServer, valkey: Valkey
+) -> None:
+    url = await trio.to_thread.run_sync(postgres_server.new_database)
+    for open_bus in (
+        partial(PostgresBus, url, "actorchat test"),
+        partial(RedisBus, parse_broker_url(valkey.url), "left notes"),
+    ):
+        one, two = open_bus(), open_bus()
+        heard = trio.Event()
+        with trio.fail_after(4):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(two.run, lambda note, heard=heard: heard.set())
+                one.tell(Told("one", 1, 0))
+                # It was woken by that note, and its connection failed before it was sent.
+                one._wake = trio.Event()
+                nursery.start_soon(one.run, lambda _: None)
+                await heard.wait()
+                nursery.cancel_scope.cancel()
+
+
+async def test_nobody_waits_for_a_bus_whose_first_connection_fails(postgres_server: PostgresServer) -> None:
+    url = await trio.to_thread.run_sync(postgres_server.new_database)
+    bus = PostgresBus(url.replace(url.rpartition("/")[2], "nowhere"), "actorchat test")
+    bus.tell(Told("one", 1, 0))
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bus.run, lambda _: None)
+            await bus.flush()
             nursery.cancel_scope.cancel()
 
 

@@ -19,7 +19,7 @@ from actorchat.blobs.links import SignedLinks
 from actorchat.chat import ChatService, Limits, open_chats, settle_dead_letter
 from actorchat.chat.commands import FeedReceiver, RoomReceiver
 from actorchat.chat.model import Policy
-from actorchat.nodes import LocalBus
+from actorchat.nodes import MemoryBus
 from actorchat.nodes.node import Node, NodeState
 from actorchat.nodes.tables import MemoryTables
 from actorchat.protocol import Frames, Malformed, Profile, UnknownType, User, asyncapi_document, decode_command
@@ -278,7 +278,7 @@ async def open_virtual_time_chat(
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
         memory = MemoryStore(policy, nodes=True)
-        bus, tables = LocalBus(), MemoryTables(trio.current_time)
+        bus, tables = MemoryBus(), MemoryTables(trio.current_time)
 
         async def open_node(number: int) -> VirtualNode:
             stored: Store = memory

@@ -8,26 +8,26 @@ import trio
 
 from actorchat.nodes.notes import Note, Outgoing, decode_frame, encode_frame, encode_note
 
-__all__ = ["LocalBus", "LocalBusMember"]
+__all__ = ["MemoryBus", "MemoryBusMember"]
 
 _FRAME_BYTES = 65_536
 
 
-class LocalBus:
+class MemoryBus:
     """The bus itself. Each node joins it; notes arrive in order, and none is lost below the bound."""
 
     def __init__(self) -> None:
-        self._members: set[LocalBusMember] = set()
+        self._members: set[MemoryBusMember] = set()
 
-    def join(self) -> LocalBusMember:
+    def join(self) -> MemoryBusMember:
         """One node's end: a `Bus`."""
-        return LocalBusMember(self._members)
+        return MemoryBusMember(self._members)
 
 
-class LocalBusMember:
-    """A `Bus`, made by `LocalBus.join`."""
+class MemoryBusMember:
+    """A `Bus`, made by `MemoryBus.join`."""
 
-    def __init__(self, members: set[LocalBusMember]) -> None:
+    def __init__(self, members: set[MemoryBusMember]) -> None:
         self.problem: str | None = None
         self._members = members
         self._arrived = Outgoing()
