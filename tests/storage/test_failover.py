@@ -186,6 +186,22 @@ def test_the_search_finds_what_is_stored_after_a_loss(new_postgres: Callable[[],
         assert (found("before"), found("afterwards")) == (["before"], [])
 
 
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_failover_behind_a_pooler_is_noticed_without_a_new_connection(
+    new_postgres: Callable[[], str], monkeypatch: pytest.MonkeyPatch, pooled: bool
+) -> None:
+    monkeypatch.setattr("actorchat.storage.postgres.store._TEND_PERIOD", 0.0)
+    # The last option counts, as if a pooler had dropped those before it.
+    url = new_postgres() + ("?options=-c%20transaction_timeout%3D9s" if pooled else "")
+    with closing(PostgresStore(url, Policy())) as store:
+        assert Talk(store).say("kept")
+        before = store.epoch()
+        monkeypatch.setattr("actorchat.storage.postgres.store.read_history", lambda *_: "of the standby")
+        store.tidy()
+        # Without a pooler, another server is another connection.
+        assert (store.losses, store.epoch() > before) == (pooled, pooled)
+
+
 def test_a_server_that_commits_nothing_hears_of_a_later_epoch_too(new_postgres: Callable[[], str]) -> None:
     with closing(PostgresStore(new_postgres(), Policy())) as store:
         heard = store.epoch() + 5

@@ -398,7 +398,7 @@ class PostgresStore(StoredReads):
             self._logged[logged.writer] = logged.number
 
     def _tend(self, connection: Connection) -> None:
-        """Every few seconds, look at the clock of the database, and delete what is old in the log of this writer."""
+        """Every few seconds, look at what may have changed, and delete what is old in the log of this writer."""
         now = time.monotonic()
         if now - self._tended_at < _TEND_PERIOD:
             return
@@ -413,10 +413,13 @@ class PostgresStore(StoredReads):
                     self._ahead,
                     before,
                 )
+            if connection.limits and self._history:
+                # A pooler keeps this connection when another server takes over behind it.
+                self._look_at_history(connection)
             self._trim_own(connection, now)
         except psycopg.Error as error:
             # The batch is committed. The next one reconnects if it has to.
-            _log.warning("the clock can't be read, or the log of commits not be trimmed now: %s", shown(error))
+            _log.warning("the database can't be looked after now: %s", shown(error))
 
     def _trim_own(self, connection: Connection, now: float) -> None:
         if self._last is None:
