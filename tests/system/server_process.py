@@ -119,14 +119,19 @@ class ServerProcess:
         """End the server with SIGTERM, and return the exit status after it has drained."""
         return self._end(signal.SIGTERM)
 
+    def wait(self) -> int:
+        """Wait until the server ends by itself, and return the exit status."""
+        return self._end(None)
+
     def close(self) -> None:
         """Kill the server if it runs."""
         if self._process is not None:
             self.kill()
 
-    def _end(self, number: signal.Signals) -> int:
+    def _end(self, number: signal.Signals | None) -> int:
         process = self._running()
-        process.send_signal(number)
+        if number is not None:
+            process.send_signal(number)
         try:
             return process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -177,6 +179,33 @@ async def test_chats_go_on_over_a_cut_bus_and_a_killed_node(
         async with httpx.AsyncClient(trust_env=False) as client:
             answer = await client.get(f"{one.url}/health/ready")
             assert (answer.status_code, answer.json()["bus"]) == (200, "ok")
+
+
+def test_of_two_servers_with_one_name_one_runs(tmp_path: Path, new_postgres: Callable[[], str]) -> None:
+    extra = {"ACTORCHAT_STORAGE": new_postgres(), "ACTORCHAT_NODE_NAME": "one"}
+    first, second = (ServerProcess(tmp_path / name, extra=extra) for name in ("first", "second"))
+    try:
+        first.start()
+        with pytest.raises(
+            AssertionError, match=rf"the node one is running already at 127\.0\.0\.1:{first.port}: give"
+        ):
+            second.start()
+        # A server that has crashed starts again under its name.
+        first.kill()
+        first.start()
+        os.kill(first.pid, signal.SIGSTOP)
+        second.start()
+        os.kill(first.pid, signal.SIGCONT)
+        assert first.wait() == 1
+        reason = (
+            f"actorchat: another server at 127.0.0.1:{second.port} has taken over the node name one, so this one ends"
+        )
+        assert reason in first.log.splitlines()[-1]
+        assert "Traceback" not in first.log + second.log
+        assert [row["address"] for row in listed(second, extra["ACTORCHAT_STORAGE"])] == [f"127.0.0.1:{second.port}"]
+    finally:
+        first.close()
+        second.close()
 
 
 async def test_after_a_failover_that_lost_messages_every_node_shows_what_is_stored(tmp_path: Path) -> None:
