@@ -73,7 +73,7 @@ from actorchat.chat.retention_sweeper import RetentionSweeper
 from actorchat.chat.room import Room, RoomMessage, RoomPorts
 from actorchat.chat.room_state import RoomState
 from actorchat.chat.search import Search
-from actorchat.chat.submitter import ChatRefused, Submitter
+from actorchat.chat.submitter import ChatRefused, Submitter, refusal_error
 from actorchat.chat.sweeper import ReservedSweeper, Sweeper, is_alone
 from actorchat.chat.typing_broadcast import put_typing, show_typing_here
 from actorchat.chat.typing_throttle import Typed
@@ -350,7 +350,7 @@ class ChatService:
         """
         refused = self._in_flight_limiter.take()
         if refused is not None and refusal_of(operation, refused) is None:
-            raise ChatRefused.by(refused)
+            raise refusal_error(refused)
         if refused is not None and not self._in_flight_limiter.take_refusal():
             raise ChatRefused(RefusalCode.OVERLOADED, "the server has too much to do", 1.0)
         item = OperationRequest(
@@ -368,7 +368,7 @@ class ChatService:
         if isinstance(decision, Undecided):
             raise ChatRefused(RefusalCode.STORAGE_UNAVAILABLE, f"{decision.detail}; {_OUTCOME_UNKNOWN}")
         assert isinstance(decision, Refused)  # noqa: S101 - rooms perform chat operations only
-        raise ChatRefused.by(decision)
+        raise refusal_error(decision)
 
     def chat_nowait(self, chat: UUID) -> ChatState:
         """The chat as last published by its room. Raises WouldBlock if the room is not open."""

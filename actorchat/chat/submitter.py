@@ -11,7 +11,7 @@ from actorchat.chat.operations import Operation, Outcome, Refused
 from actorchat.chat.ports import Journal
 from actorchat.protocol import RefusalCode
 
-__all__ = ["ChatRefused", "Submitter"]
+__all__ = ["ChatRefused", "Submitter", "refusal_error"]
 
 
 class ChatRefused(Exception):  # noqa: N818 - an answer, not a failure
@@ -26,10 +26,10 @@ class ChatRefused(Exception):  # noqa: N818 - an answer, not a failure
         self.detail = detail
         self.retry_after = retry_after
 
-    @classmethod
-    def by(cls, refused: Refused) -> ChatRefused:
-        """Return the error for a decision."""
-        return cls(refused.code, refused.detail, refused.retry_after)
+
+def refusal_error(refused: Refused) -> ChatRefused:
+    """Return the error for a decision."""
+    return ChatRefused(refused.code, refused.detail, refused.retry_after)
 
 
 class _Reply:
@@ -83,16 +83,16 @@ class Submitter:
         """
         refused = self._in_flight_limiter.take()
         if refused is not None:
-            raise ChatRefused.by(refused)
+            raise refusal_error(refused)
         try:
             reply = _Reply(tell, self.on_operation())
             if not self._journal.submit(operation, reply):
-                raise ChatRefused.by(_overloaded())
+                raise refusal_error(_overloaded())
             outcome = await reply.wait()
         finally:
             self._in_flight_limiter.done()
         if isinstance(outcome.decision, Refused):
-            raise ChatRefused.by(outcome.decision)
+            raise refusal_error(outcome.decision)
         return outcome
 
     def submit_unanswered(self, operation: Operation) -> Refused | None:

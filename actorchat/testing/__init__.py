@@ -11,8 +11,9 @@ from actorchat.testing._doubt_checks import CommitCut, CommitLine, check_doubt
 from actorchat.testing._probe import Probe
 from actorchat.testing._raw_peer import RawPeer
 from actorchat.testing._settle import settle
-from actorchat.testing._store_checks import OpenStore, check_store, random_operations
+from actorchat.testing._store_checks import check_store
 from actorchat.testing._store_faults import CommitFault, DelayedRunner, FaultyStore
+from actorchat.testing._store_writer import OpenStore, random_operations
 from actorchat.testing._transport_checks import (
     TIMED_TRANSPORT_CHECKS,
     TRANSPORT_CHECKS,

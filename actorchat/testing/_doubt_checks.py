@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from actorchat.chat.operations import AddMessage, Changed, ReserveChat
 from actorchat.chat.ports import StorageUnavailable
 from actorchat.storage.store import Batch, CommitInDoubt, Store
-from actorchat.testing._store_checks import ANN, CHAT, NOW, SHOP
+from actorchat.testing._store_writer import ANN, CHAT, NOW, SHOP
 
 __all__ = ["CommitCut", "CommitLine", "check_doubt"]
 

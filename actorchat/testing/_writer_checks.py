@@ -19,7 +19,7 @@ from actorchat.chat.operations import Changed, MarkMessage, Operation, PersonRec
 from actorchat.chat.ports import ChatFilter, StorageUnavailable
 from actorchat.protocol import Role
 from actorchat.storage.store import Batch, CommitInDoubt, DecisionAndCounters, Store
-from actorchat.testing._store_checks import ANN, BOB, EVE, FAY, NOW, SHOP, OpenStore, random_operations
+from actorchat.testing._store_writer import ANN, BOB, EVE, FAY, NOW, SHOP, OpenStore, random_operations
 
 __all__ = ["check_many_writers"]
 

@@ -18,7 +18,8 @@ from actorchat.protocol import Role, User
 from actorchat.storage.memory import MemoryStore
 from actorchat.storage.sqlite import SqliteStore
 from actorchat.storage.store import Batch
-from actorchat.testing._store_checks import check_walk, random_operations
+from actorchat.testing._list_checks import check_walk
+from actorchat.testing._store_writer import random_operations
 from tests.storage.sample_chat import EVE, NOW
 
 FILTERS = st.builds(
