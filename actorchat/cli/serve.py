@@ -109,7 +109,9 @@ def _run(config: Path | None, options: Mapping[str, object], terminal: Terminal)
     # First, because its variable is no setting.
     worker = worker_link()
     as_json = wanted_log_format(config, options) == "json"
-    warn(unknown_variables(), as_json=as_json)
+    if worker is None:
+        # Workers have the environment of the process that started them.
+        warn(unknown_variables(), as_json=as_json)
     try:
         settings = _load(config, options)
     except InvalidSettings as error:

@@ -43,6 +43,9 @@ SOCKET_NAME: Final = "actors.sock"
 RETRY_SECONDS: Final = 1.0
 """How often a server looks whether another one in its folder, such as the worker that it replaces, has ended."""
 
+SILENT_TRIES: Final = 20
+"""How often it looks before it warns. A worker that is replaced ends within 15 seconds."""
+
 ANSWER_SECONDS: Final = 5.0
 """Seconds that one request and its answer may take, on the server and on the client."""
 MAX_CONVERSATIONS: Final = 16
@@ -102,7 +105,7 @@ async def serve_inspection(
     server that has one in `folder` to end. If the socket can't be created, logs a warning and returns. Errors are
     logged, never raised.
     """
-    waits = False
+    tries = 0
     while True:
         with ExitStack() as stack:
             try:
@@ -113,7 +116,7 @@ async def serve_inspection(
                 _log.warning("`actorchat actors tree` does not work for %s: %s", folder, error.strerror or error)
                 task_status.started()
                 return
-            if not waits:
+            if not tries:
                 task_status.started()
             if listener is not None:
                 try:
@@ -122,9 +125,9 @@ async def serve_inspection(
                 except Exception:
                     _log.exception("`actorchat actors tree` stopped working for %s", folder)
                     return
-            elif not waits:
-                waits = True
+            elif tries == SILENT_TRIES:
                 _log.warning("another server uses %s: `actorchat actors tree` shows the actors of that server", folder)
+        tries += 1
         await trio.sleep(RETRY_SECONDS)
 
 

@@ -26,7 +26,12 @@ class Parent:
     def __init__(self, url: str, folder: Path) -> None:
         self.log = folder / "log.txt"
         command = [sys.executable, "-m", "actorchat", "serve", "--port", "0", "--workers", "2"]
-        environment = {**os.environ, "ACTORCHAT_STORAGE": url, "ACTORCHAT_DATA": str(folder / "data")}
+        environment = {
+            **os.environ,
+            "ACTORCHAT_STORAGE": url,
+            "ACTORCHAT_DATA": str(folder / "data"),
+            "ACTORCHAT_NONSENSE": "1",
+        }
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         self.url = self.until(lambda: re.search(r"serves (\S+) with 2 workers", self.text))[1]
@@ -92,6 +97,8 @@ def test_workers_are_restarted_replaced_and_stopped(parent: Parent) -> None:
     assert parent.stop() == 0
     assert "can't be replaced" not in parent.text
     assert "is killed" not in parent.text
+    assert "another server uses" not in parent.text
+    assert parent.text.count("ACTORCHAT_NONSENSE is ignored") == 1
 
 
 @pytest.mark.slow

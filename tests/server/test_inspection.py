@@ -196,17 +196,49 @@ async def test_the_socket_of_a_killed_server_is_replaced(tmp_path: Path) -> None
         assert (await inspect_server(tmp_path, InspectionRequest())).pid == os.getpid()
 
 
-async def test_the_socket_of_a_running_server_is_not_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_socket_of_a_running_server_is_not_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actorchat.server.inspection.RETRY_SECONDS", 0.01)
     async with serving(tmp_path) as first:
         async with serving(tmp_path):
             member = await first.connect_visitor(source="lk")
             assert [row.name for row in (await inspect_server(tmp_path, InspectionRequest(filter="Room"))).rows] == [
                 str(member.chat)
             ]
+            with trio.fail_after(TIMEOUT):
+                while not caplog.records:  # noqa: ASYNC110 - the log has no event
+                    await trio.sleep(0.01)
         assert (await inspect_server(tmp_path, InspectionRequest(filter="Room"))).matched == 1
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
         f"another server uses {tmp_path}: `actorchat actors tree` shows the actors of that server"
     ]
+
+
+async def test_a_server_that_is_about_to_end_is_no_reason_for_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actorchat.server.inspection.RETRY_SECONDS", 0.01)
+    stop = trio.Event()
+
+    async def first(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async with serving(tmp_path):
+            task_status.started()
+            await stop.wait()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(first)
+        async with serving(tmp_path) as second:
+            stop.set()
+            member = await second.connect_visitor(source="lk")
+            with trio.fail_after(TIMEOUT):
+                while True:
+                    with suppress(InspectionFailed):
+                        rows = (await inspect_server(tmp_path, InspectionRequest(filter="Room"))).rows
+                        if [row.name for row in rows] == [str(member.chat)]:
+                            break
+                    await trio.sleep(0.01)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 async def test_a_file_that_is_not_a_socket_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
