@@ -664,6 +664,35 @@ def test_the_palette_finds_commands_and_chats_by_keyboard_alone(
     assert widget.stored.count() == 1
 
 
+def test_the_late_end_of_a_dialog_does_not_close_the_next_one(open_console: Open, server: ServerProcess) -> None:
+    colleague = Operator(server, 2, "Jan", "Tailor")
+    visitor = Visitor(server, colleague.token_of_user(new_user(), "Lena"))
+    text = f"One dialog after the other {visitor.chat}"
+    visitor.say(text)
+    console = open_console("olga")
+    console.open(text)
+    console.page.get_by_role("button", name="Accept").click()
+    console.page.get_by_role("button", name="Transfer").click()
+    console.page.get_by_role("dialog", name="Transfer the chat").wait_for()
+    palette = console.page.get_by_role("combobox", name="Commands and chats")
+    for _ in range(2):
+        # The key comes before the browser says that the dialog, or the palette itself, is closed.
+        console.page.evaluate(
+            """() => {
+                document.querySelector("dialog").close()
+                const key = { key: "k", code: "KeyK", ctrlKey: true, bubbles: true, cancelable: true }
+                document.body.dispatchEvent(new KeyboardEvent("keydown", key))
+            }"""
+        )
+        expect(palette).to_be_focused()
+        console.page.wait_for_timeout(200)
+        expect(palette).to_be_focused()
+    console.page.keyboard.press("Escape")
+    expect(palette).to_have_count(0)
+    visitor.close()
+    colleague.close()
+
+
 def test_two_letters_lead_to_the_lists_and_letters_of_other_alphabets_count_by_their_place(
     page: Page, open_console: Open
 ) -> None:

@@ -16,7 +16,7 @@ import attrs
 from actorchat.chat import operator_feed, replay, retention_sweeper, room, room_state, service, sweeper
 from actorchat.server import attachments, auth, user_cache
 from actorchat.server.environment import Environment
-from actorchat.storage import decider, journal, row_cache
+from actorchat.storage import changes, journal, row_cache
 
 __all__ = ["BOUNDS", "Bound", "bounded_environment", "small_constants"]
 
@@ -56,7 +56,7 @@ BOUNDS: Final[Mapping[str, Bound]] = {
     "outbox_frames": _field("sockets.outbox_frames", 2, 5, 40),
     "outbox_low": _field("sockets.outbox_low", 0, 500),
     "socket_in_flight": _field("sockets.operations_in_flight", 1, 2),
-    "key_horizon": Bound((4, 16), ((decider, "KEY_HORIZON"), (row_cache, "KEY_HORIZON"))),
+    "key_horizon": Bound((4, 16), ((changes, "KEY_HORIZON"), (row_cache, "KEY_HORIZON"))),
     "cached": _constant(row_cache, "_MAX_CACHED", 1, 2, 5),
     "held_items": _constant(operator_feed, "HELD_ITEMS", 1, 4),
     "remembered": _constant(user_cache, "_MAX_CACHED", 1, 3),

@@ -9,8 +9,8 @@ const TABS: Record<string, Tab> = { n: "new", m: "mine", a: "all", c: "closed" }
 export class Keys {
   #ui: Console
   #draw: () => void
-  /** When `g` was pressed. */
-  #going = 0
+  /** When `g` was pressed. Times count from the page's start. */
+  #going = -Infinity
 
   /** `draw` draws the console at once. */
   constructor(ui: Console, draw: () => void) {
@@ -24,8 +24,16 @@ export class Keys {
     const key = keyOf(event)
     if (key === "k" && (isApple() ? event.metaKey : event.ctrlKey) && !event.altKey && !event.shiftKey) {
       event.preventDefault()
-      if (ui.dialog === "palette") ui.openDialog(null)
-      else if (!document.querySelector("dialog[open]")) this.#openPalette()
+      const shown = document.querySelector("dialog")
+      if (ui.dialog === "palette" && (!shown || shown.open)) ui.openDialog(null)
+      else if (!shown?.open) {
+        if (shown) {
+          // The browser has closed it, and will say so later.
+          ui.openDialog(null)
+          this.#draw()
+        }
+        this.#openPalette()
+      }
       return
     }
     if (event.ctrlKey || event.metaKey || document.querySelector("dialog[open]")) return
@@ -92,7 +100,7 @@ export class Keys {
   #letter(event: KeyboardEvent, key: string): void {
     const ui = this.#ui
     const tab = event.timeStamp - this.#going < GO_WITHIN ? TABS[key] : undefined
-    this.#going = key === "g" ? event.timeStamp : 0
+    this.#going = key === "g" ? event.timeStamp : -Infinity
     if (tab) {
       event.preventDefault()
       ui.goTo(tab)

@@ -18,7 +18,8 @@ export function Modal({ title, children, close, broad }: { title: string; childr
       ref={dialog}
       class={broad ? "broad" : ""}
       aria-label={title}
-      onClose={close ?? (() => ui.openDialog(null))}
+      // The browser tells it later. By then another dialog may be open, which must stay.
+      onClose={event => event.currentTarget.isConnected && (close ?? (() => ui.openDialog(null)))()}
       onClick={event => event.target === dialog.current && dialog.current?.close()}
     >
       <div class="inner">

@@ -95,7 +95,8 @@ export function Palette() {
       class="palette"
       ref={dialog}
       aria-label={t("palette")}
-      onClose={() => ui.dialog === "palette" && ui.openDialog(null)}
+      // The browser tells it later. By then another dialog may be open, which must stay.
+      onClose={event => event.currentTarget.isConnected && ui.dialog === "palette" && ui.openDialog(null)}
       onClick={event => event.target === dialog.current && dialog.current?.close()}
     >
       <div class="find">
