@@ -148,7 +148,8 @@ class SqlReads:
         numbers = keys(states)
         last = {row[0]: read_row(message_of, row[1:]) for row in self._all(statements.last_shown, (numbers,))}
         closed = [number for number, chat in states.items() if chat.stage is Stage.CLOSED]
-        told = {row[0]: read_row(message_of, row[1:]) for row in self._all(statements.last_told, (keys(closed),))}
+        told_rows = self._all(statements.last_told, (keys(closed),)) if closed else []
+        told = {row[0]: read_row(message_of, row[1:]) for row in told_rows}
         created: dict[int, int] = dict(self._all(statements.first_times, (numbers,)))
         tags: dict[int, list[str]] = {}
         for number, tag in self._all(statements.tags, (numbers,)):

@@ -2,7 +2,7 @@
 
 import sqlite3
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from uuid import UUID
@@ -15,6 +15,7 @@ from actorchat.chat.operations import (
     AcceptChat,
     AddMessage,
     Changed,
+    CloseChat,
     Operation,
     RecordPerson,
     Refused,
@@ -25,6 +26,8 @@ from actorchat.chat.operations import (
 from actorchat.chat.ports import ChatFilter, StorageUnavailable
 from actorchat.protocol import Role
 from actorchat.storage import sql_writer, startup_repair
+from actorchat.storage.connections import connect
+from actorchat.storage.sql_reads import SqlReads
 from actorchat.storage.sqlite import SqliteStore
 from actorchat.storage.statements import Statements
 from actorchat.storage.store import Batch, CommitInDoubt, DecisionAndCounters, StoreUrlError
@@ -362,3 +365,26 @@ def test_lists_of_active_chats_read_no_closed_ones(
     plan = disk.writers[-1].execute(f"EXPLAIN QUERY PLAN {sql}", [None] * sql.count("?")).fetchall()
     assert any("INDEX chats_active" in step for *_, step in plan)
     assert not any(step.startswith("SCAN chats") and "INDEX" not in step for *_, step in plan)
+
+
+def test_summaries_read_the_last_word_of_closed_chats_only_if_there_are_any(tmp_path: Path, store: SqliteStore) -> None:
+    asked: list[str] = []
+
+    class Noting(sqlite3.Cursor):
+        def execute(self, sql: str, parameters: Sequence[object] = (), /) -> "Noting":  # type: ignore[override]
+            asked.append(sql)
+            super().execute(sql, parameters)
+            return self
+
+    def ask() -> bool:
+        asked.clear()
+        with closing(connect(tmp_path / "chat.db", read_only=True)) as connection:
+            statements = Statements()
+            reads = SqlReads(connection.cursor(Noting), statements, NOW, lambda chat, error: None)
+            [found] = reads.summaries([CHAT])
+        assert found.last is not None
+        return statements.last_told in asked
+
+    assert not ask()
+    store.commit([RecordPerson(EVE, frozenset({"shop"})), AcceptChat(CHAT, EVE), CloseChat(CHAT, EVE)], batch(2))
+    assert ask()
