@@ -413,8 +413,8 @@ class PostgresStore(StoredReads):
                     self._ahead,
                     before,
                 )
-            if connection.limits and self._history:
-                # A pooler keeps this connection when another server takes over behind it.
+            if self._history:
+                # A pooler, which can't be told from a server, keeps this connection when another one takes over.
                 self._look_at_history(connection)
             self._trim_own(connection, now)
         except psycopg.Error as error:
@@ -461,13 +461,16 @@ class PostgresStore(StoredReads):
 
     def _look_at_history(self, connection: Connection) -> None:
         history = read_history(connection, self._statements)
-        if history != self._history or not self._epoch:
-            if self._history:
-                self._note_loss(f"the history of the database was {self._history}, and is {history} now")
-                # The writer's row, and the last batch in its log, may be older ones.
-                self._fences.clear()
-            self._read_epoch(connection, history)
-            self._history = history
+        # A standby that has not taken over yet tells none.
+        if self._epoch and history in ("", self._history):
+            return
+        # First, because it may fail, and the next look must not count the same loss again.
+        self._read_epoch(connection, history)
+        before, self._history = self._history, history
+        if before:
+            self._note_loss(f"the history of the database was {before}, and is {history} now")
+            # The writer's row, and the last batch in its log, may be older ones.
+            self._fences.clear()
 
     def _read_epoch(self, connection: Connection, history: str, *, went_back: bool = False) -> None:
         epoch = stored_epoch(connection, self._statements, history, int(self.now()), went_back=went_back)
