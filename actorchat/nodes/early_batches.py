@@ -9,12 +9,13 @@ import attrs
 
 from actorchat.nodes.notes import Told
 
-__all__ = ["MOST_BYTES", "MOST_EARLY", "EarlyBatches"]
+__all__ = ["MOST_EARLY", "MOST_EARLY_BYTES", "EarlyBatches"]
 
 MOST_EARLY: Final = 2_000
-MOST_BYTES: Final = 8_388_608
-"""How many batches may wait, and the bytes of their payloads. Over either limit the oldest are dropped: the log has
-them."""
+"""How many batches may wait. If there are more, the oldest are dropped: the log has them."""
+
+MOST_EARLY_BYTES: Final = 8_388_608
+"""How many bytes the payloads of these batches may have. If they have more, the oldest are dropped."""
 
 
 @attrs.define
@@ -34,7 +35,7 @@ class EarlyBatches:
         self.take(told.writer, told.previous)
         self._waiting[told.writer, told.previous] = told
         self.bytes += len(told.payload)
-        while len(self._waiting) > MOST_EARLY or self.bytes > MOST_BYTES:
+        while len(self._waiting) > MOST_EARLY or self.bytes > MOST_EARLY_BYTES:
             self._removed(self._waiting.popitem(last=False)[1])
 
     def take(self, writer: str, number: int) -> Told | None:

@@ -26,9 +26,10 @@ PAGE: Final = 200
 """Batches that are read at a time."""
 
 MOST_BEHIND: Final = 20_000
+"""Batches that are read and then applied in one step. A node that has missed more starts over."""
+
 MOST_BYTES: Final = 16_777_216
-"""Batches, and bytes of their payloads, that are read and then applied in one step. A node that has missed more starts
-over."""
+"""Bytes of the payloads of these batches. A node that has missed more starts over."""
 
 RETRY: Final = 0.5
 """Seconds before the log is read again after a failure."""
@@ -196,6 +197,7 @@ class Follower:
         """Read and apply everything that is committed now."""
         self.compare_epochs()
         told = self._early.all()
+        known = dict(self._seen)
         # One read sees, with each batch, all that were committed before it. So all are applied together.
         newest = await self._log.newest_batches()
         read: list[_Read] = []
@@ -225,9 +227,11 @@ class Follower:
             # A batch is told when it is committed. If it is not in the log then, storage has lost it.
             self._early.drop(each)
         self._apply_early()
-        for writer in self._seen.keys() - newest.keys() - {each.writer for each in self._early.all()}:
-            # Nothing of a node that has ended long ago is in the log any more.
-            del self._seen[writer]
+        early = {each.writer for each in self._early.all()}
+        for writer, number in known.items():
+            # Nothing of a node that has ended long ago is in the log any more, and the bus has told nothing of it.
+            if writer not in newest and writer not in early and self._seen[writer] == number:
+                del self._seen[writer]
 
     async def _read(self, writer: str, upto: int, budget: _Budget, read: list[_Read]) -> bool:
         """Append the batches of `writer` up to `upto` to `read`. False if some are missing, or too many."""

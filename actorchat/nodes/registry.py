@@ -35,7 +35,6 @@ BURIAL: Final = 30.0
 CUT_OFF: Final = 30.0
 """Seconds without the tables after which this node gives up its sockets, so that they go to others."""
 
-
 CLAIM_PERIOD: Final = 0.5
 """Seconds between two attempts to claim a name that another process has."""
 
@@ -47,7 +46,7 @@ class NameTaken(Exception):  # noqa: N818 - says what happened
     """Another node that lives has the name: `holder`."""
 
     def __init__(self, holder: NodeRow) -> None:
-        super().__init__(f"the node name {holder.node} is taken by a server at {holder.address or 'no address'}")
+        super().__init__(holder.node)
         self.holder = holder
 
 
@@ -78,6 +77,7 @@ class Registry:
         self._cut_off, self._replaced = cut_off, replaced
         self.others: tuple[NodeRow, ...] = ()
         self.reached_at: float = -inf
+        """When the tables were last reached while they had this registration, in Trio's clock."""
         self._renewed_at = -inf
         self._leases: dict[str, float] = {}
         self._left = False
@@ -101,7 +101,8 @@ class Registry:
         ended = 0
         deadline = trio.current_time() + PATIENCE
         while not self._left and not await self._claim(ended):
-            holder = next((row for row in await self._read_nodes() if row.node == self.name), None)
+            rows = await self.runner.run(self.tables.nodes)
+            holder = next((row for row in rows if row.node == self.name), None)
             if holder is not None:
                 if first is None:
                     first = holder
@@ -153,26 +154,24 @@ class Registry:
         """Renew the registration if it is time, and look at the others. Raises `NameTaken` and `StorageUnavailable`."""
         if trio.current_time() - self._renewed_at >= RENEWAL or self._describe()[0] != self._row.state:
             await self.renew()
-        rows = await self._read_nodes()
+        rows = await self.runner.run(self.tables.nodes)
+        self.reached_at = trio.current_time()
         if any(row.silent >= BURIAL for row in rows):
             for node in await self.runner.run(partial(self.tables.bury, BURIAL)):
                 _log.warning("the node %s is gone", node)
         self.others = tuple([row for row in rows if row.node != self._row.node])
         self._changed(self.others)
 
-    async def _read_nodes(self) -> Sequence[NodeRow]:
-        rows = await self.runner.run(self.tables.nodes)
-        self.reached_at = trio.current_time()
-        return rows
-
     async def renew(self) -> None:
         """Store the node's state now. Raises `NameTaken` and `StorageUnavailable`."""
         if self._left:
             return
         state, statistics = self._describe()
-        self._row = attrs.evolve(self._row, state=state, statistics=statistics)
-        if await self.runner.run(partial(self.tables.renew, self._row, LIFE)):
-            self._renewed_at = trio.current_time()
+        row = attrs.evolve(self._row, state=state, statistics=statistics)
+        if await self.runner.run(partial(self.tables.renew, row, LIFE)):
+            # Another call may have registered again meanwhile.
+            if row.epoch == self.epoch:
+                self._row, self._renewed_at = row, trio.current_time()
         elif not self._left:
             reasons = "it was taken for dead, another one has its name, or the database has crashed"
             _log.warning("this node registers again: %s", reasons)

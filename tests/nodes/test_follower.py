@@ -34,14 +34,20 @@ class Log:
     meanwhile: Callable[[], object] = lambda: None
     stuck: bool = False
     reads: int = 0
+    trimmed: int = 0
 
     def add(self, count: int, size: int = 1) -> list[Told]:
         """Log so many batches, and return what the bus tells of them."""
-        first = len(self.rows) + 1
+        first = self.trimmed + len(self.rows) + 1
         for number in range(first, first + count):
             payload = str(number).encode().ljust(size)
             self.rows.append(LoggedBatch(WRITER, number, number - 1, 0.0, payload))
-        return [Told(row.writer, row.number, row.previous, row.payload) for row in self.rows[first - 1 :]]
+        return [Told(row.writer, row.number, row.previous, row.payload) for row in self.rows[-count:]] if count else []
+
+    def trim(self) -> None:
+        """Delete all batches."""
+        self.trimmed += len(self.rows)
+        self.rows.clear()
 
     async def newest_batches(self) -> Mapping[str, int]:
         await trio.lowlevel.checkpoint()
@@ -135,7 +141,7 @@ async def test_batches_that_wait_are_bounded_by_count_and_bytes_and_the_oldest_a
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(early_batches, "MOST_EARLY", 50)
-    monkeypatch.setattr(early_batches, "MOST_BYTES", 10_000)
+    monkeypatch.setattr(early_batches, "MOST_EARLY_BYTES", 10_000)
     for size, most in ((1, 50), (1_000, 10), (20_000, 0)):
         log = Log()
         following, shown = await follow(log)
@@ -186,6 +192,39 @@ async def test_a_batch_that_is_told_while_the_log_is_read_is_applied_once(autoju
         await following.caught_up()
         nursery.cancel_scope.cancel()
     assert shown.numbers == list(range(1, 13))
+
+
+class LateLog(Log):
+    """A log that calls `meanwhile` after it was read which batches there are."""
+
+    async def newest_batches(self) -> Mapping[str, int]:
+        newest = await super().newest_batches()
+        self.meanwhile()
+        return newest
+
+
+@pytest.mark.parametrize("trimmed", [0, 3])
+async def test_the_first_batch_of_a_writer_that_is_told_while_the_log_is_read_is_applied_once(
+    autojump_clock: MockClock, trimmed: int
+) -> None:
+    log = LateLog()
+    following, shown = await follow(log)
+    for each in log.add(trimmed):
+        following.heard(each)
+    log.trim()
+
+    def hear() -> None:
+        log.meanwhile = lambda: None
+        for each in log.add(1):
+            following.heard(each)
+
+    log.meanwhile = hear
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(following.run)
+        await following.caught_up()
+        await following.caught_up()
+        nursery.cancel_scope.cancel()
+    assert (shown.numbers, shown.started_over) == (list(range(1, trimmed + 2)), 0)
 
 
 async def test_nobody_waits_for_a_follower_that_has_ended(autojump_clock: MockClock) -> None:

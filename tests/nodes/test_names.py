@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import TypeVar
 
 import attrs
 import pytest
 import trio
 from trio.testing import MockClock
 
+from actorchat.chat.ports import StorageUnavailable
 from actorchat.nodes import process
 from actorchat.nodes.process import has_ended, name_process
 from actorchat.nodes.registry import LIFE, PATIENCE, PERIOD, NameTaken, Registry
 from actorchat.nodes.tables import MemoryTables, NodeRow, Tables
 from actorchat.storage.worker_threads import InPlace
+
+T = TypeVar("T")
 
 
 @attrs.define
@@ -63,8 +68,9 @@ async def test_a_name_whose_node_lives_is_refused_as_soon_as_that_renews_its_lea
     async with trio.open_nursery() as nursery:
         nursery.start_soon(older.registry.run)
         begun = trio.current_time()
-        with pytest.raises(NameTaken, match="the node name one is taken by a server at here"):
+        with pytest.raises(NameTaken) as refused:
             await newer.registry.register()
+        assert refused.value.holder.process == older.process
         assert trio.current_time() - begun < 5
         await trio.sleep(60)
         assert older.replaced_by == []
@@ -194,6 +200,44 @@ async def test_a_new_state_is_stored_at_once(tables: MemoryTables, autojump_cloc
         one.state = "ready"
         await trio.sleep(1.5 * PERIOD)
         assert [row.state for row in tables.nodes()] == ["ready"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_state_that_could_not_be_stored_is_stored_with_the_next_look(
+    tables: MemoryTables, autojump_clock: MockClock
+) -> None:
+    one = Candidate(tables)
+    await one.registry.register()
+    one.state = "draining"
+    one.registry.runner = CutOff()
+    with pytest.raises(StorageUnavailable):
+        await one.registry.look()
+    one.registry.runner = InPlace()
+    await one.registry.look()
+    assert [row.state for row in tables.nodes()] == ["draining"]
+
+
+class CutOff:
+    """A `Runner` whose database can't be reached."""
+
+    async def run(self, call: Callable[[], T], meanwhile: Callable[[], object] | None = None) -> T:
+        raise StorageUnavailable("cut off")
+
+
+async def test_a_node_that_waits_for_its_name_counts_as_away(tables: MemoryTables, autojump_clock: MockClock) -> None:
+    frozen, newer = Candidate(tables), Candidate(tables, state="draining")
+    await frozen.registry.register()
+    await trio.sleep(LIFE + 1)
+    await newer.registry.register()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(newer.registry.run)
+        nursery.start_soon(frozen.registry.run)
+        await trio.sleep(PATIENCE - 1)
+        assert frozen.replaced_by == []
+        assert trio.current_time() - frozen.registry.reached_at >= LIFE
+        await newer.registry.leave()
+        await trio.sleep(PERIOD)
+        assert trio.current_time() - frozen.registry.reached_at <= PERIOD
         nursery.cancel_scope.cancel()
 
 

@@ -8,6 +8,7 @@ from contextlib import closing
 from uuid import UUID, uuid4
 
 import attrs
+import psycopg
 import pytest
 
 from actorchat.chat.elsewhere import CONSOLES, Place
@@ -187,3 +188,21 @@ def test_a_crash_of_the_database_loses_presence_until_the_node_has_registered_ag
     assert tables.renew(attrs.evolve(ROW, epoch=epoch), 60)
     tables.put_presence("one", epoch, 1, [ANNA], [])
     assert [tables.presence_of("one")[0], *tables.presence_of("one")[1]] == [1, ANNA]
+
+
+def test_nodes_of_the_version_before_can_store_their_presence(new_postgres: Callable[[], str]) -> None:
+    url = new_postgres()
+    with closing(PostgresStore(url, Policy())), closing(PostgresTables(url)) as tables:
+        registered(tables, ROW)
+        with psycopg.connect(url) as before:
+            before.execute(
+                "INSERT INTO nodes (node, epoch, version, state, address, statistics, presence, expires_at)"
+                " VALUES ('two', 1, '0.9', 'ready', 'there', '{}', 1, now() + interval '1 minute')"
+            )
+            before.execute(
+                "INSERT INTO presence (chat, role, id, node, sockets)"
+                " VALUES (%s, 'node', 0, 'two', 0), (%s, 'user', %s, 'two', 1)",
+                (UUID(int=0), ANNA[0], ANNA[1].id),
+            )
+        assert [(row.node, row.process) for row in tables.nodes()] == [("one", "first"), ("two", "")]
+        assert tables.presence_of("two") == (1, [ANNA])

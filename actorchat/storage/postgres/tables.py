@@ -114,6 +114,8 @@ _presence = Table(
     Column("role", String(8), primary_key=True),
     Column("id", BigInteger, primary_key=True, autoincrement=False),
     Column("node", _Name, primary_key=True),
+    # Nobody reads it, but earlier versions write it.
+    Column("sockets", BigInteger, nullable=False, server_default=text("0")),
     prefixes=["UNLOGGED"],
 )
 Index("presence_node", _presence.c.node)

@@ -1,4 +1,4 @@
-"""On PostgreSQL, each node names its process, and presence no longer counts sockets, which nobody read."""
+"""On PostgreSQL, each node names its process, and presence may leave out the number of sockets, which nobody reads."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,4 +11,5 @@ def upgrade() -> None:
     if op.get_bind().dialect.name != "postgresql":
         return
     op.add_column("nodes", sa.Column("process", sa.Text, nullable=False, server_default=""))
-    op.drop_column("presence", "sockets")
+    # Nodes of the version before write it while they are replaced one by one.
+    op.alter_column("presence", "sockets", server_default=sa.text("0"))
