@@ -27,9 +27,21 @@ const store = openStore("actorchat.console.", storage())
 
 // Changes of components are drawn together with those of the desk. Hidden pages get no animation frames.
 const soon = (f: () => void): number => (document.hidden ? setTimeout(f, 50) : requestAnimationFrame(f))
-options.debounceRendering = soon
+let waiting: (() => void) | null = null
+options.debounceRendering = drawComponents => {
+  waiting = drawComponents
+  soon(drawWaiting)
+}
+// Otherwise Enter right after a letter would act on the text as it was drawn last, without that letter.
+for (const type of ["keydown", "submit", "click"]) addEventListener(type, drawWaiting, true)
 
 void start()
+
+function drawWaiting(): void {
+  const drawComponents = waiting
+  waiting = null
+  drawComponents?.()
+}
 
 async function start(): Promise<void> {
   const settings = settingsOf(parse(store.get("settings")))
