@@ -34,6 +34,7 @@ from actorchat.server.settings_loader import load_settings, unknown_variables, w
 if TYPE_CHECKING:
     from actorchat.chat.model import Policy
     from actorchat.server.environment import Environment
+    from actorchat.server.serving import Server
     from actorchat.storage import Storage
 
 __all__ = ["serve", "worker_environment"]
@@ -160,46 +161,57 @@ async def _serve(
     last_resort = threading.Timer(DRAIN_SECONDS + LAST_RESORT_SECONDS, os._exit, (FAILED,))
     last_resort.daemon = True
     environment = None if worker is None else worker_environment(settings, worker)
-    async with open_server(settings, environment=environment) as server:
-        # The objects that exist now, mostly modules, live until the exit: exclude them from garbage collection.
-        gc.freeze()
-        received = _STOP_SIGNALS if _HANGUP is None else (*_STOP_SIGNALS, _HANGUP)
-        with trio.open_signal_receiver(*received) as signals:
-            if worker is None:
-                _print_welcome(server.url, server.settings, server.console_link)
-                manager.ready(f"serves {server.url}")
-            else:
-                worker.ready()
+    try:
+        async with open_server(settings, environment=environment) as server:
             reloader = Reloader(server, settings, load)
-
-            async def reload() -> None:
-                manager.reloading()
-                await reloader.reload()
-                manager.ready(f"serves {server.url}")
-
-            async def stop_without_parent(worker: WorkerLink) -> None:
-                await worker.parent_gone()
-                nursery.cancel_scope.cancel()
-
-            async with trio.open_nursery() as nursery:
-                if worker is not None:
-                    nursery.start_soon(stop_without_parent, worker)
-                async for number in signals:
-                    if number in _STOP_SIGNALS or (worker is None and terminal.was_closed()):
-                        break
-                    nursery.start_soon(reload)
-                nursery.cancel_scope.cancel()
-        # From here on a second signal kills the process, whatever the server does.
-        for number in _STOP_SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
-        manager.stopping()
-        with suppress(OSError):
-            # The terminal may have been closed.
+            try:
+                await _serve_until_signal(server, reloader, terminal, worker, manager)
+            finally:
+                # Also if the server ends by itself. From here on a second signal kills the process, whatever it does.
+                for number in _STOP_SIGNALS:
+                    signal.signal(number, signal.SIG_DFL)
+                last_resort.start()
+                manager.stopping()
             if worker is None:
-                _print_stopping(reloader.settings)
-        last_resort.start()
-    last_resort.cancel()
+                with suppress(OSError):
+                    # The terminal may have been closed.
+                    _print_stopping(reloader.settings)
+    finally:
+        last_resort.cancel()
     return server.drained
+
+
+async def _serve_until_signal(
+    server: Server, reloader: Reloader, terminal: Terminal, worker: WorkerLink | None, manager: ServiceManager
+) -> None:
+    """Tell that the server serves, reload settings at each SIGHUP, and return at a signal that stops it."""
+    # The objects that exist now, mostly modules, live until the exit: exclude them from garbage collection.
+    gc.freeze()
+    received = _STOP_SIGNALS if _HANGUP is None else (*_STOP_SIGNALS, _HANGUP)
+    with trio.open_signal_receiver(*received) as signals:
+        if worker is None:
+            _print_welcome(server.url, server.settings, server.console_link)
+            manager.ready(f"serves {server.url}")
+        else:
+            worker.ready()
+
+        async def reload() -> None:
+            manager.reloading()
+            await reloader.reload()
+            manager.ready(f"serves {server.url}")
+
+        async def stop_without_parent(worker: WorkerLink) -> None:
+            await worker.parent_gone()
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            if worker is not None:
+                nursery.start_soon(stop_without_parent, worker)
+            async for number in signals:
+                if number in _STOP_SIGNALS or (worker is None and terminal.was_closed()):
+                    break
+                nursery.start_soon(reload)
+            nursery.cancel_scope.cancel()
 
 
 def worker_environment(settings: Settings, worker: WorkerLink) -> Environment:
@@ -274,7 +286,7 @@ async def _stop_workers(workers: Workers, signals: AsyncIterator[int], settings:
     async def stop_at_once() -> None:
         async for number in signals:
             if number in _STOP_SIGNALS:
-                workers.kill()
+                workers.stop_at_once()
 
     with suppress(OSError):
         # The terminal may have been closed.

@@ -94,7 +94,8 @@ def worker_link() -> WorkerLink | None:
 class _Process:
     """A running worker. `ready` is set when it serves, `ended` when it has ended, with `status`.
 
-    `starting` is the scope in which its start is awaited; `since` the time at which it served.
+    `starting` is the scope in which its start is awaited; `since` the time at which it served. `asked_to_end`: its end
+    is no reason to start another one.
     """
 
     number: int
@@ -104,7 +105,7 @@ class _Process:
     ended: trio.Event = attrs.Factory(trio.Event)
     starting: trio.CancelScope = attrs.Factory(trio.CancelScope)
     since: float = 0.0
-    replaced: bool = False
+    asked_to_end: bool = False
     status: int = 0
 
     async def follow(self) -> None:
@@ -131,10 +132,12 @@ class _Process:
             await _either(self.ready.wait, self.ended.wait)
         if self.starting.cancelled_caught:
             _log.error("worker %d takes too long to start: it is killed", self.number)
+            # It may serve in the meantime.
+            self.asked_to_end = True
             self.signal(signal.SIGKILL)
             await self.ended.wait()
             return False
-        if not self.ready.is_set() and self.status < 0 and not self.replaced:
+        if not self.ready.is_set() and self.status < 0 and not self.asked_to_end:
             # Otherwise it has told why.
             _log.error("worker %d %s before it served", self.number, self.end_shown)
         return self.ready.is_set()
@@ -151,7 +154,7 @@ class _Process:
 
     async def end(self, number: int = signal.SIGTERM) -> None:
         """Send a signal, and wait for the end; after `_END_SECONDS`, kill it."""
-        self.replaced = True
+        self.asked_to_end = True
         self.signal(number)
         with trio.move_on_after(_END_SECONDS):
             await self.ended.wait()
@@ -185,20 +188,24 @@ class Workers:
         self._live: set[_Process] = set()
         # How long each number waited before its last start.
         self._pauses = dict.fromkeys(range(len(sockets)), 0.0)
-        # Held while workers start.
-        self._starting = trio.Lock()
+        # Held while all workers start or are replaced.
+        self._all = trio.Lock()
+        # Held while one worker of the number starts. So a worker that crashes while others are replaced starts at once.
+        self._starting = [trio.Lock() for _ in sockets]
         self._roll_waits = False
         self.stopping: bool = False
 
     async def start(self) -> bool:
         """Start all. Returns True when they serve, False if one does not start; then no more are started."""
-        async with self._starting:
+        async with self._all:
             # The first one makes what all of them need, such as the tables and the secret.
-            started = {0: await self._start(0)}
+            started: dict[int, bool] = {}
 
             async def start(number: int) -> None:
-                started[number] = await self._start(number)
+                async with self._starting[number]:
+                    started[number] = await self._start(number)
 
+            await start(0)
             if started[0]:
                 async with trio.open_nursery() as nursery:
                     for number in range(1, len(self._sockets)):
@@ -214,13 +221,15 @@ class Workers:
         if self._roll_waits:
             return
         self._roll_waits = True
-        async with self._starting:
+        async with self._all:
             self._roll_waits = False
             for number in range(len(self._sockets)):
                 if self.stopping:
                     return
-                before = self._running[number]
-                if not await self._start(number):
+                async with self._starting[number]:
+                    before = self._running[number]
+                    started = await self._start(number)
+                if not started:
                     if not self.stopping:
                         _log.error("worker %d can't be replaced: the old ones stay", number)
                     return
@@ -234,8 +243,8 @@ class Workers:
             for process in self._live:
                 nursery.start_soon(process.end)
 
-    def kill(self) -> None:
-        """Tell all workers again to stop, which ends them at once."""
+    def stop_at_once(self) -> None:
+        """Tell all workers to stop a second time. Then they end without storing what they have accepted."""
         for process in self._live:
             process.signal(signal.SIGTERM)
 
@@ -245,7 +254,10 @@ class Workers:
         return all(process.status == 0 for process in self._running.values())
 
     async def _start(self, number: int) -> bool:
-        """Start a worker. Returns True when it serves; otherwise it has ended, and the reason is in the log."""
+        """Start a worker. Returns True when it serves; otherwise it has ended, and the reason is in the log.
+
+        The caller holds the lock of this number.
+        """
         if self.stopping:
             return False
         try:
@@ -289,14 +301,15 @@ class Workers:
         if trio.current_time() - process.since >= STABLE_SECONDS:
             self._pauses[number] = 0.0
         happened = process.end_shown
-        while not process.replaced and not self.stopping:
+        while not process.asked_to_end and not self.stopping:
             pause = self._pauses[number]
             self._pauses[number] = min(max(pause * 2, _FIRST_PAUSE), _LAST_PAUSE)
             when = f" in {pause:g} s" if pause else ""
             _log.error("worker %d %s: another one starts%s", number, happened, when)
             await trio.sleep(pause)
-            async with self._starting:
-                if self._running[number] is not process or await self._start(number):
+            async with self._starting[number]:
+                # It may have been replaced in the meantime.
+                if self._running.get(number) is not process or await self._start(number):
                     return
             happened = "has not started"
 

@@ -6,13 +6,39 @@ import logging
 import os
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import trio
 
 from actorchat.cli.service_manager import ServiceManager
-from tests.cli.server_process import open_server_process
+from tests.cli.server_process import environment, open_server_process
+
+ENDS_AND_HANGS = """
+from contextlib import asynccontextmanager
+import trio
+from actorchat.cli import main, serve
+from actorchat.server import serving
+from actorchat.server.bootstrap import ServerEnded
+
+open_server = serving.open_server
+
+@asynccontextmanager
+async def open_ended(*arguments, **options):
+    async with open_server(*arguments, **options) as server:
+        server._state.end(ServerEnded("its name was taken over"))
+        yield server
+
+async def hang(server):
+    with trio.CancelScope(shield=True):
+        await trio.sleep_forever()
+
+serving.open_server, serving.Server.drain, serving.DRAIN_SECONDS = open_ended, hang, 0.0
+main(["serve", "--port", "0", "--storage", "memory://"])
+"""
+"""A server that ends by itself, and whose database hangs then."""
 
 
 def notifications(path: str) -> socket.socket:
@@ -42,6 +68,23 @@ async def test_systemd_learns_of_start_reload_and_stop(tmp_path: Path) -> None:
             server.process.send_signal(signal.SIGTERM)
             assert (await receive())[0] == "STOPPING=1"
             assert await server.process.wait() == 0
+
+
+@pytest.mark.slow
+def test_systemd_learns_that_a_server_ends_by_itself_which_does_not_hang(tmp_path: Path) -> None:
+    with notifications(str(tmp_path / "notify")) as sock:
+        variables = environment({"NOTIFY_SOCKET": str(tmp_path / "notify")})
+        ended = subprocess.run(
+            [sys.executable, "-c", ENDS_AND_HANGS],
+            cwd=tmp_path,
+            env=variables,
+            timeout=60,
+            capture_output=True,
+            check=False,
+        )
+        assert ended.returncode == 1
+        assert sock.recv(4096).startswith(b"READY=1")
+        assert sock.recv(4096).startswith(b"STOPPING=1")
 
 
 @pytest.mark.slow

@@ -44,9 +44,11 @@ for step in steps:
             time.sleep(0.01)
     else:
         sock.send(step.encode())
+open(f"{folder}/done", "w").close()
 sock.recv(1)
 """
-"""A worker that tells its parent what `steps` say. At `_` it waits, and at `!` it ends, while a file is there."""
+"""A worker that tells its parent what `steps` say. At `_` it waits, and at `!` it ends, while a file is there. It makes
+the file `done` after the last step."""
 
 
 @pytest.fixture
@@ -59,7 +61,7 @@ class StandIns:
     """Workers that are small programs, controlled with files in `folder`."""
 
     def __init__(self, nursery: trio.Nursery, folder: Path, steps: str, count: int) -> None:
-        self.hold, self.crash, self.kill = (folder / name for name in ("hold", "crash", "kill"))
+        self.hold, self.crash, self.kill, self.done = (folder / name for name in ("hold", "crash", "kill", "done"))
         self._started = folder / "started"
         command = [sys.executable, "-S", "-c", STAND_IN, str(folder), steps]
         self.workers = Workers(nursery, [()] * count, command)
@@ -115,14 +117,43 @@ async def test_sighup_in_the_middle_of_a_roll_is_one_more_roll_after_it(tmp_path
         async with trio.open_nursery() as nursery:
             nursery.start_soon(made.workers.roll)
             await made.until_started(3)
-            # It waits for its restart until the roll is over.
-            made.kill_first(1)
-            await until(lambda: made.alive == 2)
             nursery.start_soon(made.workers.roll)
             nursery.start_soon(made.workers.roll)
             await wait_all_tasks_blocked()
             made.hold.unlink()
         assert [number for number, _ in made.started[2:]] == [0, 1, 0, 1]
+
+
+@pytest.mark.slow
+async def test_a_worker_that_crashes_while_another_one_is_replaced_is_restarted_at_once(
+    tmp_path: Path, clock: MockClock
+) -> None:
+    async with stand_ins(tmp_path, "_r") as made:
+        assert await made.workers.start()
+        made.hold.touch()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(made.workers.roll)
+            await made.until_started(3)
+            made.kill_first(1)
+            await made.until_started(4)
+            made.hold.unlink()
+        # The restarted one is replaced in its turn.
+        assert [number for number, _ in made.started[2:]] == [0, 1, 1]
+        await until(lambda: made.alive == 2)
+
+
+@pytest.mark.slow
+async def test_a_worker_that_crashes_while_it_is_replaced_is_not_restarted(tmp_path: Path, clock: MockClock) -> None:
+    async with stand_ins(tmp_path, "_r") as made:
+        assert await made.workers.start()
+        made.hold.touch()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(made.workers.roll)
+            await made.until_started(3)
+            made.kill_first(0)
+            await until(lambda: made.alive == 2)
+            made.hold.unlink()
+        assert [number for number, _ in made.started[2:]] == [0, 1]
 
 
 @pytest.mark.slow
@@ -172,6 +203,32 @@ async def test_a_worker_that_hangs_while_it_starts_is_killed(
             clock.jump(seconds + 1)
         assert made.alive == 0
         assert "worker 0 takes too long to start: it is killed" in caplog.messages
+
+
+@pytest.mark.slow
+async def test_a_worker_that_serves_when_its_time_to_start_is_over_is_killed_and_not_restarted(
+    tmp_path: Path, clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with stand_ins(tmp_path, "_r", count=1) as made:
+        made.hold.touch()
+        started: list[bool] = []
+
+        async def start() -> None:
+            started.append(await made.workers.start())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(start)
+            await made.until_started(1)
+            made.hold.unlink()
+            deadline = time.monotonic() + PATIENCE
+            while not made.done.exists():
+                assert time.monotonic() < deadline
+                # No task of the test reads the link meanwhile.
+                time.sleep(0.01)  # noqa: ASYNC251
+            clock.jump(START_SECONDS + 1)
+        assert started == [False]
+        await wait_all_tasks_blocked()
+        assert caplog.messages == ["worker 0 takes too long to start: it is killed"]
 
 
 @pytest.mark.slow
