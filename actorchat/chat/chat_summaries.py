@@ -16,7 +16,7 @@ __all__ = ["Summaries", "Viewers"]
 
 
 class Viewers:
-    """The operators that have a room open, with the number of their sockets. `profile` returns a user as shown now."""
+    """Counts the sockets of operators in each room. `profile` returns a user as shown now."""
 
     def __init__(self, profile: Callable[[User], User]) -> None:
         self._profile = profile
@@ -48,7 +48,7 @@ class Viewers:
 
 
 class Summaries:
-    """The summaries of all chats. `viewers` are the operators on this node; `profile` returns a user as shown now.
+    """Reads the summaries of chats. `viewers` are the operators on this node; `profile` returns a user as shown now.
 
     `remote` are the people on other nodes, None if there are none.
     """

@@ -45,7 +45,7 @@ _ANNOUNCED_LOOK = 0.02
 
 
 class Joining:
-    """The rooms and feeds of a server, for its sockets."""
+    """Lets sockets join rooms and feeds. They leave with the receiver that they get."""
 
     def __init__(
         self,

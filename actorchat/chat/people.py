@@ -54,8 +54,9 @@ MOST_RENAMED = 10_000
 
 
 class People:
-    """The users of a server. `perform` performs an operation in a chat's room; `tell_room` shows an event in a room.
+    """Stores changes of users and accounts, and shows them in rooms and consoles.
 
+    `perform` performs an operation in a chat's room; `tell_room` shows an event in a room.
     `remote` are the people on other nodes, None if there are none.
     """
 

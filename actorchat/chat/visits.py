@@ -22,7 +22,10 @@ PAGES = Limits(messages_per_second=0.5, burst=20)
 
 
 class Visits:
-    """The pages of all visitors. `clock` returns epoch seconds; `kept_parameters` stay in the pages' addresses."""
+    """Stores and reads the pages that visitors view.
+
+    `clock` returns epoch seconds; `kept_parameters` stay in the pages' addresses.
+    """
 
     def __init__(
         self,

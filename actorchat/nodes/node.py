@@ -17,7 +17,7 @@ from actorchat.nodes.ports import Bus
 from actorchat.nodes.presence import KIND as PRESENCE
 from actorchat.nodes.presence import Presence
 from actorchat.nodes.process import name_process
-from actorchat.nodes.registry import LIFE, Registry
+from actorchat.nodes.registry import LIFE, PERIOD, Registry
 from actorchat.nodes.tables import NodeRow, Tables
 from actorchat.nodes.whispers import RATES, TYPING, Whispers
 from actorchat.storage.async_log import AsyncNodeLog
@@ -96,6 +96,11 @@ class Node:
     def reaches_database(self) -> bool:
         """Whether the other nodes know that this one lives."""
         return trio.current_time() - self.registry.reached_at < LIFE
+
+    @property
+    def database_answers(self) -> bool:
+        """Whether the database has answered one of the latest looks at the other nodes."""
+        return trio.current_time() - self.registry.reached_at < 3 * PERIOD
 
     @property
     def lag(self) -> float:

@@ -17,11 +17,7 @@ from actorchat.nodes.node import Node
 from actorchat.nodes.registry import NameTaken
 from actorchat.server.attachment_store import AttachmentStore, open_attachment_store
 from actorchat.server.auth import Tokens
-from actorchat.server.bootstrap import (
-    StartFailed,
-    new_folder,
-    prepare_tokens,
-)
+from actorchat.server.bootstrap import StartFailed, new_folder, prepare_tokens
 from actorchat.server.environment import Environment
 from actorchat.server.node import check_secrets, open_node, replaced_by
 from actorchat.server.restore_plan import BackupFailed, complete_restore

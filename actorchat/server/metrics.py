@@ -101,8 +101,8 @@ class Metrics:
             raise Problem("not_allowed", "metrics are not shown through a proxy; use the setting metrics.token")
         state = request.scope.get("state", {})
         if UNIX_USER in state and not forwarded:
-            # A proxy that adds no headers runs as another user.
-            client = _LOOPBACK if state[UNIX_USER] in (os.geteuid(), 0) else None
+            # Another user may be a proxy that adds no headers. So may be this one, if both run as root.
+            client = _LOOPBACK if state[UNIX_USER] == os.geteuid() else None
         else:
             client = _address(request)
             if UNIX_USER in state and client is not None and client.is_loopback:

@@ -11,15 +11,15 @@ from actorchat.actors import ActorSystem
 from actorchat.brokers import MemoryBroker, Relays
 from actorchat.chat.console_documents import ConsoleDocuments
 from actorchat.chat.service import ChatService
+from actorchat.http.origins import AllowedOrigins
+from actorchat.http.proxies import Proxies
 from actorchat.nodes.node import Node
 from actorchat.server.access_control import AccessControl
 from actorchat.server.accounts import Accounts
 from actorchat.server.attachments import Attachments
 from actorchat.server.auth import Tokens
 from actorchat.server.blocks import Blocks
-from actorchat.server.bootstrap import (
-    ServerEnded,
-)
+from actorchat.server.bootstrap import ServerEnded
 from actorchat.server.embedded import EmbeddedSockets
 from actorchat.server.jwks import KeySet
 from actorchat.server.privacy import Privacy
@@ -41,7 +41,10 @@ __all__ = ["Parts", "State"]
 
 @attrs.frozen(kw_only=True)
 class Parts:
-    """The parts of a server below its HTTP side. The optional ones are None if the settings need none."""
+    """The parts of a server below its HTTP side. The optional ones are None if the settings need none.
+
+    `origins` are those of all sources.
+    """
 
     system: ActorSystem
     chats: ChatService
@@ -55,6 +58,8 @@ class Parts:
     blocks: Blocks
     tokens: Tokens
     key_set: KeySet
+    origins: AllowedOrigins
+    proxies: Proxies
     attachments: Attachments
     privacy: Privacy
     memory: MemoryTransport

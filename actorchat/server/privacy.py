@@ -83,7 +83,8 @@ class Privacy:
                 async for chat in chats:
                     counts["chats"] += 1
                     if chat.active:
-                        await self._close(chat, nobody)
+                        # An export before had none of these messages.
+                        counts["messages"] -= await self._close(chat, nobody)
                     await self._erase_messages(self._messages_of(chat.uuid), nobody, counts)
         else:
             await self._erase_messages(self._written_by(person), nobody, counts)
@@ -129,13 +130,16 @@ class Privacy:
             for name, text in await self._chats.chat_reader.documents(kind, scope):
                 yield DocumentKey(kind, scope, name), text
 
-    async def _close(self, chat: ChatState, nobody: User) -> None:
+    async def _close(self, chat: ChatState, nobody: User) -> int:
+        """Close a chat. Returns the number of messages that say so."""
         try:
-            await self._chats.perform(CloseChat(chat.uuid, nobody))
+            decision = await self._chats.perform(CloseChat(chat.uuid, nobody))
         except ChatRefused as refused:
             # Somebody has closed it meanwhile.
             if refused.code != "chat_closed":
                 raise
+            return 0
+        return len(decision.messages) if isinstance(decision, Changed) else 0
 
     async def _chats_of(self, person: Identity) -> AsyncGenerator[ChatState, None]:
         which: ChatFilter | None = ChatFilter(owner_id=person.id, limit=ERASABLE_CHATS)

@@ -22,11 +22,7 @@ from actorchat.http.ports import Caller
 from actorchat.protocol import BrokerChannel, BrokerMessage, CloseCode, Profile, User
 from actorchat.server.account_administration import AccountAnswer, AccountRequest, administer
 from actorchat.server.auth import read_secret
-from actorchat.server.bootstrap import (
-    StartFailed,
-    previous_secrets,
-    tls_context,
-)
+from actorchat.server.bootstrap import StartFailed, previous_secrets, tls_context
 from actorchat.server.embedded import LocalSocket
 from actorchat.server.embedded_api import LocalApi
 from actorchat.server.environment import Environment
@@ -39,7 +35,6 @@ from actorchat.storage import JournalStatistics
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
-
 
 __all__ = [
     "DRAIN_SECONDS",
@@ -88,8 +83,10 @@ class Server:
         self._state = state
 
     async def drain(self) -> None:
-        """Stop accepting, finish pending operations, close all connections. Takes at most `DRAIN_SECONDS`.
+        """Stop accepting, finish pending operations, close all connections. That takes at most `DRAIN_SECONDS`.
 
+        Then a node takes itself off the list of nodes, if it has finished in time and the database answers: that call
+        can't be cancelled, and so takes ten seconds at most if the database has just ceased to answer.
         Sockets are closed with 1001 after the last commit, or after `COMMIT_SECONDS`: while storage is unavailable, a
         commit may stay in doubt for longer. Its outcome may still arrive until `DRAIN_SECONDS` have passed.
         """
@@ -115,8 +112,8 @@ class Server:
         if not state.drained:
             _log.error("draining took longer than %.0f s: the remaining connections are cut", DRAIN_SECONDS)
             self._http.abort()
-        if parts.node is not None and parts.node.reaches_database:
-            # Otherwise the others find out in a few seconds.
+        elif parts.node is not None and parts.node.database_answers:
+            # Otherwise its lease runs out in a few seconds. So it does if commits may still arrive.
             with suppress(StorageUnavailable):
                 await parts.node.registry.leave()
 

@@ -44,11 +44,7 @@ from actorchat.server.auth import Tokens
 from actorchat.server.base import Base, open_base
 from actorchat.server.binding import bind_sockets
 from actorchat.server.blocks import Blocks
-from actorchat.server.bootstrap import (
-    StartFailed,
-    check_public_keys,
-    tls_context,
-)
+from actorchat.server.bootstrap import StartFailed, check_public_keys, tls_context
 from actorchat.server.embedded import EmbeddedSockets
 from actorchat.server.environment import Environment
 from actorchat.server.inspection import serve_inspection
@@ -188,6 +184,8 @@ async def _open_parts(
         blocks=blocks,
         tokens=tokens,
         key_set=key_set,
+        origins=AllowedOrigins([*settings.origins, *chain.from_iterable(settings.source_origins.values())]),
+        proxies=Proxies(settings.http.trusted_proxies, settings.http.proxy_headers),
         attachments=attachments,
         privacy=Privacy(chats, accounts, attachments, wall),
         memory=memory,
@@ -292,6 +290,7 @@ def _make_http(
 ) -> HttpServer:
     node, relays, access_control = parts.node, parts.relays, parts.access_control
     counts = RequestCounts()
+    # The metrics count the connections of `http`, which serves the app that shows them.
     numbers = _sources(parts, state, counts, lambda: len(http))
     source = settings.sources[0] if settings.sources else "lk"
     administration = AccountAdministration(parts.chats, parts.accounts, environment.wall)
@@ -302,9 +301,9 @@ def _make_http(
         parts.documents,
         parts.accounts,
         parts.blocks,
-        origins=_origins(settings),
+        origins=parts.origins,
         cors_headers=settings.http.cors_headers,
-        proxies=_proxies(settings),
+        proxies=parts.proxies,
         unready=Readiness(state, parts.journal, parts.storage.chat_reader, node).problem,
         brokers=None if relays is None else partial(_broker_states, settings, relays),
         bus=None if node is None else lambda: "ok" if node.bus.problem is None else "unavailable",
@@ -344,14 +343,6 @@ def _sources(parts: Parts, state: State, counts: RequestCounts, http_connections
         draining=lambda: state.draining,
         storage_readable=lambda: not parts.storage.chat_reader.unreadable,
     )
-
-
-def _origins(settings: Settings) -> AllowedOrigins:
-    return AllowedOrigins([*settings.origins, *chain.from_iterable(settings.source_origins.values())])
-
-
-def _proxies(settings: Settings) -> Proxies:
-    return Proxies(settings.http.trusted_proxies, settings.http.proxy_headers)
 
 
 async def _join_nodes(nursery: trio.Nursery, node: Node, parts: Parts, state: State, actors: ActorTree) -> None:
@@ -402,8 +393,8 @@ def _make_listener(
 ) -> Listener:
     access = WebsocketAccess(
         parts.access_control,
-        _origins(settings),
-        _proxies(settings),
+        parts.origins,
+        parts.proxies,
         max_sockets={
             Role.USER: settings.limits.visitor_sockets,
             Role.OPERATOR: settings.limits.operator_sockets,

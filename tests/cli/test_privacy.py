@@ -46,7 +46,7 @@ async def test_a_person_is_exported_and_erased(tmp_path: Path, running: bool) ->
         refused = await run("erase", *person, stdin=b"n\n")
         assert refused.returncode == 1
         erased = await run("erase", *person, "--yes")
-        assert (erased.returncode, erased.stdout) == (0, b"Erased the user 7: 1 chat, 2 messages, 0 files.\n")
+        assert (erased.returncode, erased.stdout) == (0, b"Erased the user 7: 1 chat, 1 message, 0 files.\n")
 
     async with open_server(settings) as server:
         await write(server, "hello")

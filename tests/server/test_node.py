@@ -15,6 +15,7 @@ import trio
 from actorchat.chat.accounts import Rights
 from actorchat.http.ports import Caller
 from actorchat.nodes import registry
+from actorchat.nodes.node import Node
 from actorchat.nodes.postgres_tables import PostgresTables
 from actorchat.nodes.tables import NodeRow
 from actorchat.protocol import CloseCode, MessageAdded, Role, User, WidgetConfig
@@ -235,7 +236,7 @@ async def test_a_server_that_stops_is_listed_as_draining_at_once_and_then_no_mor
         assert tables.nodes() == []
 
 
-async def test_a_server_that_drains_for_too_long_is_not_listed_either(
+async def test_a_server_that_drains_for_too_long_stays_listed_until_its_lease_ends(
     tmp_path: Path, new_postgres: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = await trio.to_thread.run_sync(new_postgres)
@@ -243,8 +244,21 @@ async def test_a_server_that_drains_for_too_long_is_not_listed_either(
     with trio.fail_after(CAP), closing(PostgresTables(url)) as tables:
         async with open_server(Settings(storage=url, port=None, data=tmp_path, secret=SECRET)) as server:
             monkeypatch.setattr(server._parts.chats, "drain", trio.sleep_forever)
+            before = [(row.node, row.epoch) for row in tables.nodes()]
         assert not server.drained
-        assert tables.nodes() == []
+        assert [(row.node, row.epoch) for row in tables.nodes()] == before != []
+
+
+async def test_a_server_whose_database_does_not_answer_stops_without_asking_it(
+    tmp_path: Path, new_postgres: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = await trio.to_thread.run_sync(new_postgres)
+    with trio.fail_after(CAP), closing(PostgresTables(url)) as tables:
+        async with open_server(Settings(storage=url, port=None, data=tmp_path, secret=SECRET)) as server:
+            monkeypatch.setattr(Node, "database_answers", False)
+            before = [(row.node, row.epoch) for row in tables.nodes()]
+        assert server.drained
+        assert [(row.node, row.epoch) for row in tables.nodes()] == before != []
 
 
 async def test_a_server_that_does_not_start_is_not_listed(

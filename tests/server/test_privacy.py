@@ -83,7 +83,7 @@ async def test_an_erased_visitor_is_gone_everywhere_and_counters_are_right(api: 
     async with api.socket(f"/ws/chats/{chat}", ann) as socket:
         answer = await erase(api, chief())
         assert answer.status_code == 200, answer.text
-        assert answer.json() == {"chats": 1, "messages": 4, "files": 2}
+        assert answer.json() == {"chats": 1, "messages": 3, "files": 2}
         with trio.fail_after(10):
             assert await close_code(socket) == 4410
     assert error_of(await api.call("GET", f"/api/chats/{chat}", ann))[0] == 401

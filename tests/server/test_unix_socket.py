@@ -87,11 +87,12 @@ async def test_the_servers_user_may_read_metrics(tmp_path: Path, transport: str)
         assert (await http.get("/metrics")).status_code == 403
 
 
-@pytest.mark.parametrize("user", [1, None])
+@pytest.mark.parametrize("user", [1, 0, None])
 async def test_a_proxy_without_headers_and_another_user_does_not_open_metrics(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: int | None
 ) -> None:
     monkeypatch.setattr("actorchat.http.connection.unix_user", lambda sock: user)
+    monkeypatch.setattr("os.geteuid", lambda: 1017)
     async with serving(tmp_path / "s") as (_, http):
         answer = await http.get("/metrics")
         assert (answer.status_code, answer.json()["error"]["code"]) == (403, "not_allowed")
