@@ -15,7 +15,6 @@ from actorchat.chat import Limits, open_chats, settle_dead_letter
 from actorchat.chat.model import Policy
 from actorchat.nodes import Bus, MemoryBus, Note
 from actorchat.nodes.node import Node, NodeState
-from actorchat.nodes.tables import MemoryTables
 from actorchat.storage import open_journal
 from actorchat.storage.async_log import AsyncNodeLog
 from actorchat.storage.async_reader import AsyncReader
@@ -23,6 +22,7 @@ from actorchat.storage.memory import MemoryStore
 from actorchat.storage.worker_threads import InPlace
 from actorchat.testing import DelayedRunner
 from tests.chat.harness import LINKS, ChatHarness
+from tests.nodes.memory_tables import MemoryTables
 
 
 @attrs.define

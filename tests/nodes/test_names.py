@@ -17,8 +17,9 @@ from actorchat.chat.ports import StorageUnavailable
 from actorchat.nodes import process
 from actorchat.nodes.process import has_ended, name_process
 from actorchat.nodes.registry import LIFE, PATIENCE, PERIOD, NameTaken, Registry
-from actorchat.nodes.tables import MemoryTables, NodeRow, Tables
+from actorchat.nodes.tables import NodeRow, Tables
 from actorchat.storage.worker_threads import InPlace
+from tests.nodes.memory_tables import MemoryTables
 
 T = TypeVar("T")
 

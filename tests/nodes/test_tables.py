@@ -15,9 +15,10 @@ from actorchat.chat.elsewhere import CONSOLES, Place
 from actorchat.chat.model import Identity, Policy
 from actorchat.chat.ports import StorageUnavailable
 from actorchat.nodes.postgres_tables import PostgresTables
-from actorchat.nodes.tables import MOST_INQUIRIES, Inquiry, MemoryTables, NodeRow, Tables
+from actorchat.nodes.tables import MOST_INQUIRIES, Inquiry, NodeRow, Tables
 from actorchat.protocol import Role
 from actorchat.storage.postgres.store import PostgresStore
+from tests.nodes.memory_tables import MemoryTables
 
 ROW = NodeRow(node="one", epoch=0, version="1.0", state="ready", address="here", statistics="{}", process="first")
 SECOND = attrs.evolve(ROW, process="second")

@@ -15,13 +15,14 @@ import trio
 from actorchat.actor_tree import InspectionRequest
 from actorchat.chat.model import Policy
 from actorchat.nodes.postgres_tables import PostgresTables
-from actorchat.nodes.tables import MOST_INQUIRIES, Inquiry, MemoryTables, NodeRow
+from actorchat.nodes.tables import MOST_INQUIRIES, Inquiry, NodeRow
 from actorchat.server import node_inspection
 from actorchat.server.inspection import InspectionFailed
 from actorchat.server.node_inspection import inspect_node
 from actorchat.server.serving import Server, open_server
 from actorchat.server.settings import Settings
 from actorchat.storage.postgres.store import PostgresStore
+from tests.nodes.memory_tables import MemoryTables
 
 CAP = 120.0
 SECRET = "a-secret-for-tests-of-enough-bytes"

@@ -21,7 +21,6 @@ from actorchat.chat.commands import FeedReceiver, RoomReceiver
 from actorchat.chat.model import Policy
 from actorchat.nodes import MemoryBus
 from actorchat.nodes.node import Node, NodeState
-from actorchat.nodes.tables import MemoryTables
 from actorchat.protocol import Frames, Malformed, Profile, UnknownType, User, asyncapi_document, decode_command
 from actorchat.storage import InPlace, Runner, Store, open_journal, open_store
 from actorchat.storage.async_log import AsyncNodeLog
@@ -29,6 +28,7 @@ from actorchat.storage.async_reader import AsyncReader
 from actorchat.storage.journal import Journal
 from actorchat.storage.memory import MemoryStore
 from actorchat.storage.postgres.store import PostgresStore
+from tests.nodes.memory_tables import MemoryTables
 
 T = TypeVar("T")
 Json = dict[str, Any]
