@@ -162,7 +162,7 @@ class LoggedPerson(msgspec.Struct, array_like=True, frozen=True):
 
 
 class LoggedForNodes(msgspec.Struct, array_like=True, frozen=True):
-    """What other nodes have to read again, or to forget.
+    """The records that other nodes have to read again, or to forget.
 
     `removed` are deleted chats. `accounts` and `blocks`: at least one has changed. `widgets` are the sources whose
     widget has another configuration. `takers` are visitors who got the chats of others.

@@ -29,7 +29,7 @@ KNOWN_CHATS: Final = 10_000
 
 @attrs.define
 class NodeCaches:
-    """What has to be read again after another node's commit. Each function returns at once.
+    """The caches to read again after another node's commit. Each function returns at once.
 
     `is_known(identity)`: the record of that person is in memory here. `forget_widget` gets a source, or None for all.
     `owners_changed` gets visitors who own other chats now.

@@ -27,7 +27,7 @@ RECENT: Final = 10.0
 
 @attrs.define
 class PersonNews:
-    """What is known of a change. `signed_out`: tokens have become worthless. `renamed`: the profile has changed."""
+    """The kind of a change. `signed_out`: tokens have become worthless. `renamed`: the profile has changed."""
 
     signed_out: bool = False
     renamed: bool = False

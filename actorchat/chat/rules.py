@@ -154,7 +154,7 @@ _TEXTS_OF_SERVER = frozenset(
 
 
 CLOSING_TEXTS = frozenset({_CLOSED, _IDLE})
-"""What the owner of a chat is told when it is closed, unless it continues in another one."""
+"""The message to the owner of a chat when it is closed, unless it continues in another one."""
 
 _NOT_PARTICIPANT = Refused(RefusalCode.NOT_PARTICIPANT, "the chat belongs to another visitor")
 

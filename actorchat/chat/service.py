@@ -212,7 +212,7 @@ class ChatService:
         )
         """How sockets get into rooms and feeds."""
         self.caches: NodeCaches = NodeCaches()
-        """What has to be read again after another node's commit."""
+        """The caches to read again after another node's commit."""
         self.foreign_commits: ForeignCommits = ForeignCommits(
             self._rooms, self._feeds, self._count, self.people.foreign, self.caches
         )

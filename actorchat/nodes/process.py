@@ -34,7 +34,7 @@ def has_ended(process: str) -> bool:
 
 
 def _machine() -> str:
-    """What processes have in common that see each other's pids: a boot of a machine, and a container. Linux only."""
+    """The place where processes see each other's pids: a boot of a machine, and a container. Linux only."""
     try:
         return f"{_BOOT.read_text().strip()}/{os.readlink(_NAMESPACE)}"
     except OSError:

@@ -321,7 +321,7 @@ class _Decider:
         return [draft for draft in drafts if draft.state.owner.id == owner]
 
     def _parts(self, given: Sequence[Draft], to: User) -> list[tuple[Draft, GiveChat]]:
-        """What happens to each chat: of several that are not closed at one source, the newest one goes on."""
+        """Return what happens to each chat: of several that are not closed at one source, the newest one goes on."""
         parts = {draft.state.uuid: (draft, GiveChat(draft.state.uuid, to)) for draft in given}
         active = [draft for draft in given if draft.state.active]
         for source in dict.fromkeys([draft.state.source for draft in active]):

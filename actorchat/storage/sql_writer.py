@@ -175,7 +175,7 @@ class SqlWriter:
             self._know_owned(self._all(self._statements.chats_of_owners, (keys(owners),)))
 
     def _questions(self, needs: Preload) -> list[Question]:
-        """What to ask for the rows of `needs`, in any order."""
+        """The statements that read the rows of `needs`, in any order."""
         statements, rows = self._statements, self.rows
         asked: list[Question] = []
         if needs.people:

@@ -70,7 +70,7 @@ class Batch:
 
 
 class SearchableMessage(msgspec.Struct, frozen=True):
-    """What the search index needs of one message.
+    """One message as the search index needs it.
 
     `number` is what it was asked for by: its id, or the place of its last edit. `chat` is the uuid of its chat in
     hexadecimal digits. `hidden` is the role that may not see it. `files` are the names of its files.

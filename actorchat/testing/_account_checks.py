@@ -176,7 +176,7 @@ def store_accounts(commit: Commit) -> None:
 
 
 def check_stored_accounts(store: Store, commit: Commit) -> None:
-    """What `store_accounts` has stored is there."""
+    """Everything that `store_accounts` has stored is there."""
     assert store.accounts() == (SIGNED_IN,)
     assert [block.network for block in store.blocks()] == ["10.0.0.0/8"]
     operator = store.person(Identity(Role.OPERATOR, 71))

@@ -62,7 +62,7 @@ async def _check_round_trip(broker: Broker, open_reader: OpenReader) -> None:
 
 
 async def _check_order(broker: Broker, open_reader: OpenReader) -> None:
-    """What is published arrives in order, over several calls and over a new connection."""
+    """Messages arrive in the order in which they were published, over several calls and over a new connection."""
     messages = _messages("order", 1_500)
     async with open_reader(BrokerChannel.MESSAGE) as reader:
         for start in range(0, len(messages), 500):

@@ -40,7 +40,7 @@ async def check_bus(open_bus: OpenBus, cut: Callable[[], Awaitable[object]] | No
 
 @attrs.define
 class _Ear:
-    """What one node has heard."""
+    """The notes that one node has heard."""
 
     heard: list[Note] = attrs.Factory(list)
     _changed: trio.Event = attrs.Factory(trio.Event)

@@ -1,4 +1,4 @@
-"""What the transport checks use: an application that records everything, and the interface of a client."""
+"""The tools of the transport checks: an application that records everything, and the interface of a client."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def chat_title(view: ChatView) -> str:
 
 
 def _disconnected_text(connection: ConnectionState, reason: str) -> str:
-    """What the title says while there is no connection; empty while there is one."""
+    """The title's words while there is no connection; empty while there is one."""
     if connection is ConnectionState.CONNECTING:
         return "reconnecting" if reason else "connecting"
     return "" if connection is ConnectionState.LIVE else "disconnected"

@@ -33,7 +33,7 @@ _NOTHING = RowCache()
 
 @attrs.define(eq=False)
 class Wanted:
-    """What a batch locks.
+    """The rows that a batch locks.
 
     `people` are those whose records may change; `locks` are for them and for what has no row. `counted` are operators
     whose counters decide or are shown though no chat of theirs changes. `new_chats` is how many chats it may create.
@@ -55,7 +55,7 @@ class Wanted:
 
 
 def wanted_locks(operations: Sequence[Operation]) -> Wanted:
-    """What `operations` lock."""
+    """Return the rows that `operations` lock."""
     wanted = Wanted(missing_chats(operations, _NOTHING), set(), {}, set(), set())
     for operation in operations:
         # Most operations by far, which lock nothing but their chat.

@@ -53,7 +53,7 @@ class LockFirst(Exception):  # noqa: N818 - named as what to do
 
 @attrs.frozen
 class _Shift:
-    """What has to be added to counters that were decided on another value than the stored one."""
+    """The amounts to add to counters that were decided on another value than the stored one."""
 
     first: int
     second: int

@@ -26,7 +26,7 @@ _COMMIT_SECONDS: Final = 3.0
 
 
 class Part(Enum):
-    """What a fault breaks. At most one fault breaks the same part of the same server at a time."""
+    """The part that a fault breaks. At most one fault breaks the same part of the same server at a time."""
 
     PROCESS = auto()
     DATABASE_LINE = auto()
@@ -37,7 +37,7 @@ class Part(Enum):
 
 @attrs.frozen
 class Scene:
-    """What there is to break."""
+    """The servers, the database and the bus that faults break."""
 
     nodes: Sequence[NodeProcess]
     database: Machine | None = None

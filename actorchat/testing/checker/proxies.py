@@ -181,7 +181,7 @@ class Proxy:
         link.scope.cancel()
 
     def _choose(self, frames: FrameEnd, data: bytes) -> tuple[bytes, bytes]:
-        """What of `data` is sent now, and the incomplete frame at its end."""
+        """Split `data` into the part that is sent now, and the incomplete frame at its end."""
         sent: list[bytes] = []
         late: list[bytes] = []
         start = 0

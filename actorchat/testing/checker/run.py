@@ -42,7 +42,7 @@ class CheckFailed(Exception):  # noqa: N818 - a result
 
 @attrs.frozen(kw_only=True)
 class CheckOptions:
-    """What to check. `storage` is the URL of an empty PostgreSQL database, on this machine.
+    """The options of a run. `storage` is the URL of an empty PostgreSQL database, on this machine.
 
     `bus` is the setting of that name; `options` are further options of `actorchat serve`. `database_machine` and
     `bus_machine` are the servers of both, if the checker may kill them.
@@ -75,7 +75,7 @@ class CheckOptions:
 
 @attrs.frozen(kw_only=True)
 class CheckReport:
-    """What was played. `faults` has how often each was; `starts` and `failed_starts` are of servers.
+    """The faults that were played. `faults` has how often each was; `starts` and `failed_starts` are of servers.
 
     `messages` are stored; `shown` counts how often one was shown to a client. `repeated` counts messages that clients
     sent again, `refused` those that were refused while servers could not store them, and `given_up` those of them that
@@ -187,7 +187,7 @@ class _Check:
         )
 
     def describe(self, broken: Sequence[BaseException]) -> str:
-        """What was broken, what the clients saw, which faults were played, and the ends of the logs."""
+        """Tell what was broken, what the clients saw, which faults were played, and the ends of the logs."""
         lines = sorted({str(error) for error in broken})
         clients = [error.client for error in broken if isinstance(error, Violation)]
         for client in clients[:_LONGEST_HISTORIES]:
@@ -357,7 +357,7 @@ class _Check:
         return broken
 
     async def _compare_console(self, console: Console, last: Mapping[UUID, int]) -> list[Exception]:
-        """What a console shows of the chats that it does not show as it is stored."""
+        """The chats that a console does not show as they are stored."""
         broken: list[Exception] = []
         for chat, index in last.items():
             if not await self._settle(partial(console.shows, chat, index)):

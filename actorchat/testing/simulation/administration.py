@@ -1,4 +1,4 @@
-"""What operators do besides chatting: sign in with an account, go away, block visitors, and erase people."""
+"""Simulates what operators do besides chatting: sign in with an account, go away, block visitors, and erase people."""
 
 from __future__ import annotations
 

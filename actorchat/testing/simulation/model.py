@@ -41,7 +41,7 @@ class Nothing:
 
 @attrs.frozen(eq=False)
 class Commit:
-    """What one commit broadcasts: `messages` and `updated` as on the wire, `receipts` as (role, delivered, read)."""
+    """One commit as it is broadcast: `messages` and `updated` as on the wire, `receipts` as (role, delivered, read)."""
 
     chat: UUID
     wire: Json
@@ -202,7 +202,7 @@ class Model:
         return [self.message_wire(chat, each) for each in chat.messages if each["index"] > after and sees(role, each)]
 
     def resume(self, chat: Chat, who: Person, after: int) -> list[Json]:
-        """What a socket opened with `after` gets before live events."""
+        """The events that a socket opened with `after` gets before live ones."""
         events = [self.added(chat, each, who) for each in chat.messages if each["index"] > after and sees(who[0], each)]
         receipts = [receipt(chat.uuid, role, *chat.marks[role]) for role in ("user", "operator")]
         return [*events, *receipts, {"type": "chat_updated", "data": {"chat": self.chat_wire(chat)}}]

@@ -23,11 +23,11 @@ _decode: Final = msgspec.json.decode
 _LESS_EXACT: Final = frozenset({"feed-order", "chat-order", "incomplete", "counters-first", "outcome"})
 """Kinds of violations that have a name of their own in chats in which a broadcast crashed."""
 _RESERVED: Final[Look] = ("new", None)
-"""What a chat looks like before its first change."""
+"""The state of a chat before its first change."""
 
 
 class Watcher(Protocol):
-    """What the watches of one run share. `shaken` are the chats in which a broadcast crashed."""
+    """The state that the watches of one run share. `shaken` are the chats in which a broadcast crashed."""
 
     truth: Truth
     watches: list[Watch]
