@@ -175,7 +175,7 @@ def test_telemetry_without_the_extra_is_a_fault_that_names_it(
         if found is not None:
             raise found
 
-    monkeypatch.setattr("actorchat.server.settings.find_spec", find_spec)
+    monkeypatch.setattr("actorchat.server.setting_values.find_spec", find_spec)
     with pytest.raises(InvalidSettings) as caught:
         Settings(telemetry={"enabled": True})  # type: ignore[arg-type]
     assert str(caught.value) == (
