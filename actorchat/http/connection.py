@@ -385,7 +385,9 @@ class _Connection(TCPServer):
                 old.pop(self, None)
                 new[self] = None
                 self._busy_since = trio.current_time()
-            await super().protocol_send(event)
+            # Starlette cancels a streamed response at its last part. Then the keep-alive timer would not start.
+            with trio.CancelScope(shield=isinstance(event, Updated)):
+                await super().protocol_send(event)
 
     @property
     def is_stalled(self) -> bool:

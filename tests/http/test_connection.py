@@ -105,7 +105,24 @@ async def _echo(scope: Scope, receive: Receive, send: Send) -> None:
         text += bytes(LARGE)
     length = (b"content-length", str(len(text)).encode())
     await send({"type": "http.response.start", "status": 200, "headers": [length]})
-    await send({"type": "http.response.body", "body": text})
+    if scope["path"] == "/streamed":
+        await _stream(text, receive, send)
+    else:
+        await send({"type": "http.response.body", "body": text})
+
+
+async def _stream(text: bytes, receive: Receive, send: Send) -> None:
+    """Send the body as Starlette's streamed responses do, which are cancelled when nothing is left to be sent."""
+    async with trio.open_nursery() as nursery:
+
+        async def cancel_at_the_end() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(cancel_at_the_end)
+        await send({"type": "http.response.body", "body": text, "more_body": True})
+        await send({"type": "http.response.body"})
 
 
 class _Client:
@@ -181,6 +198,18 @@ async def test_an_idle_connection_is_closed_after_keep_alive(autojump_clock: Moc
         answered = trio.current_time()
         assert await client.is_closed()
         assert trio.current_time() - answered == keep_alive
+
+
+@pytest.mark.parametrize("_", range(10), ids=lambda number: f"schedule {number}")
+async def test_a_connection_is_closed_after_keep_alive_after_a_streamed_response(
+    autojump_clock: MockClock, _: int
+) -> None:
+    async with connected() as client:
+        await client.send(b"GET /streamed HTTP/1.1\r\nHost: x\r\n\r\n")
+        await client.answer()
+        answered = trio.current_time()
+        assert await client.is_closed()
+        assert trio.current_time() - answered == KEEP_ALIVE_SECONDS
 
 
 def test_an_idle_connection_outlives_the_60_seconds_of_common_proxies() -> None:
