@@ -11,9 +11,16 @@ import pytest
 from tests.simulation.planted_faults import MOST_SEEDS, PLANTED, run_planted
 
 FIRST: Final[Mapping[str, int]] = {
+    "bytes-of-redacted-files-kept": 23,
     "client-forgets-marks": 4,
+    "counters-before-their-chat": 44,
+    "disabled-account-works": 16,
+    "expired-though-used": 217,
     "lost-control-message": 23,
     "new-key-in-doubt": 3,
+    "places-leak": 29,
+    "redacted-text-in-resume": 9,
+    "refused-before-the-key": 13,
     "silent-peers-kept": 15,
     "snapshot-and-live-overlap": 45,
 }
