@@ -439,16 +439,16 @@ def test_a_page_to_which_the_visitor_goes_back_is_live_again(
 
 
 def test_a_page_of_another_origin_uses_the_sdk(page: Page, server: ServerProcess, operator: Operator) -> None:
-    text = page.evaluate(
+    stored = page.evaluate(
         """async server => {
             const { openChat } = await import(`${server}/sdk.js`)
             window.chat = openChat({ storage: "memory" })
-            return (await chat.send("From the SDK").stored).text
+            return await chat.send("From the SDK").stored
         }""",
         server.url,
     )
-    assert text == "From the SDK"
-    operator.say(operator.newest_chat(), "To the SDK")
+    assert stored["text"] == "From the SDK"
+    operator.say(stored["chat"]["uuid"], "To the SDK")
     eventually(lambda: page.evaluate("chat.messages.map(m => m.text)") == ["From the SDK", "To the SDK"])
     eventually(lambda: page.evaluate("[chat.state, chat.unread, chat.leads]") == ["live", 1, True])
     page.evaluate("chat.stop()")
