@@ -7,6 +7,7 @@ from typing import Final
 from sqlalchemy import Table
 
 from actorchat.storage.dialects import PostgresDialect
+from actorchat.storage.row_cache import KEY_HORIZON
 from actorchat.storage.schema import people, uploads
 from actorchat.storage.statements import Statements
 
@@ -56,6 +57,15 @@ class PostgresStatements(Statements):
         self.forget_writers: str = """
             DELETE FROM writers WHERE "time" < %s
             AND NOT EXISTS (SELECT FROM commits WHERE commits.writer = writers.writer)"""
+
+        # With the statement of SQLite, PostgreSQL would look for the oldest key anew for each message of the chat.
+        self.recent_keys: str = f"""
+            SELECT found.* FROM json_array_elements(%s::json) asked, LATERAL (
+                SELECT chat, author_role, author_id, client_id, message_index FROM messages
+                WHERE chat = (asked ->> 0)::bigint AND author_role = asked ->> 1
+                AND author_id = (asked ->> 2)::bigint AND client_id IS NOT NULL
+                ORDER BY message_index DESC LIMIT {KEY_HORIZON}
+            ) AS found ORDER BY chat, message_index"""  # noqa: S608 - constants
 
         # By a column that only PostgreSQL has, see `actorchat.storage.postgres.tables`.
         self.unused: str = """
