@@ -40,7 +40,7 @@ class RemoteTyping:
 
 
 class RemotePeople:
-    """Who is where on other nodes that live. A person may be at one place on several of them.
+    """The people present on other live nodes. A person may be at one place on several of them.
 
     `arrived(chat, user)` and `departed(chat, user)` are called for the first and the last of these nodes; `chat` is
     `CONSOLES` for an operator's consoles. `on_here(chat, user)` and `on_gone(chat, identity)` are called for the people
@@ -108,7 +108,7 @@ class RemotePeople:
         return tuple(self._nodes)
 
     def at(self, chat: UUID) -> tuple[User, ...]:
-        """Who is there."""
+        """The people who are there."""
         return tuple(self._chats.get(chat, {}).values())
 
     def is_at(self, chat: UUID, identity: Identity) -> bool:

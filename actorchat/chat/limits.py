@@ -143,7 +143,7 @@ class RateLimiter:
         return bucket.take(now)
 
     def spent(self, since: float, now: float) -> list[tuple[Identity, float]]:
-        """Who has taken more than half of what a user may in the time between, and how much."""
+        """Return the users who have taken more than half of their allowance in the time between, with the amounts."""
         found: list[tuple[Identity, float]] = []
         for identity, bucket in reversed(self._buckets.items()):
             if bucket.used_at < since:

@@ -147,7 +147,7 @@ class ChatService:
         profiles = RenamedUsers()
         self.consoles: Consoles = Consoles()
         self.remote: RemotePeople | None = None if elsewhere is None else RemotePeople()
-        """Who is where on other nodes, None if there are none."""
+        """The people present on other nodes, None if there are no others."""
         self.people: People = People(
             submitter=self.submitter,
             chat_reader=chat_reader,

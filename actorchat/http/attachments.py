@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Final
 from urllib.parse import quote
 from uuid import UUID
 
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
 from actorchat.chat.model import Identity, identity_of
@@ -19,6 +19,7 @@ from actorchat.http.multipart import FilePart
 from actorchat.http.ports import Access, FileAnswer, Files
 from actorchat.http.problems import Problem, ResponseCutOff, json_response
 from actorchat.http.requests import Query, sender_of
+from actorchat.http.streamed_response import StreamedResponse
 
 __all__ = ["AttachmentRoutes"]
 
@@ -113,10 +114,10 @@ class AttachmentRoutes:
             return Response(None, status, headers, answer.media_type)
         # Read before the status is sent, so that a missing file can still be answered with an error.
         first = await answer.read(start, min(answer.read_bytes, stop - start))
-        return StreamingResponse(_chunks(answer, first, start, stop), status, headers, answer.media_type)
+        return StreamedResponse(_chunks(answer, first, start, stop), status, headers, answer.media_type)
 
 
-async def _chunks(answer: FileAnswer, first: bytes, start: int, stop: int) -> AsyncIterator[bytes]:
+async def _chunks(answer: FileAnswer, first: bytes, start: int, stop: int) -> AsyncGenerator[bytes, None]:
     yield first
     offset = start + len(first)
     while offset < stop:

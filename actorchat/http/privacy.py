@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
 import trio
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -23,6 +22,7 @@ from actorchat.http.answers import AuditAnswer, ErasedAnswer
 from actorchat.http.ports import Access, Caller
 from actorchat.http.problems import Problem, json_response
 from actorchat.http.requests import Query, read_body, sender_of
+from actorchat.http.streamed_response import StreamedResponse
 from actorchat.protocol import MAX_SAFE_INTEGER, Role, wire_time
 
 __all__ = ["People", "PrivacyRoutes"]
@@ -126,7 +126,7 @@ def _remove(target: Path) -> None:
     target.parent.rmdir()
 
 
-class _SentOnce(StreamingResponse):
+class _SentOnce(StreamedResponse):
     """Sends a zip file and removes it with its folder, also if the client has left before the first byte."""
 
     def __init__(self, target: Path, filename: str) -> None:
@@ -137,13 +137,11 @@ class _SentOnce(StreamingResponse):
             "X-Content-Type-Options": "nosniff",
         }
         self._target = target
-        self._chunks = _chunks(target)
-        super().__init__(self._chunks, headers=headers, media_type="application/zip")
+        super().__init__(_chunks(target), headers=headers, media_type="application/zip")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async with aclosing(self._chunks):
-                await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, send)
         finally:
             _remove(self._target)
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from enum import StrEnum
 from html import escape
 from typing import Final
 
-from starlette.responses import StreamingResponse
-
 from actorchat.chat.model import ChatState, StoredMessage
 from actorchat.chat.ports import Page, StorageUnavailable
+from actorchat.http.streamed_response import StreamedResponse
 from actorchat.protocol import Message, MessageType, Role, User, encode_entity, wire_time
 
 __all__ = ["TranscriptFormat", "transcript_parts", "transcript_response"]
@@ -53,10 +53,14 @@ _MEDIA_TYPES: Final = {
 
 async def transcript_response(
     chat: ChatState, format: TranscriptFormat, read: ReadPage, wire: Wire
-) -> StreamingResponse:
+) -> StreamedResponse:
     """Return a response that streams the transcript. Raises `StorageUnavailable` if the first page can't be read."""
-    parts = transcript_parts(chat, format, read, wire)
-    begun = [await anext(parts)]
+    first = await read(-1)
+
+    async def read_on(after: int) -> Page | None:
+        return first if after == -1 else await read(after)
+
+    parts = _encoded(transcript_parts(chat, format, read_on, wire))
     media_type, extension = _MEDIA_TYPES[format]
     headers = {
         "Cache-Control": "no-store",
@@ -65,21 +69,22 @@ async def transcript_response(
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "no-referrer",
     }
-    return StreamingResponse(_streamed(begun, parts), headers=headers, media_type=media_type)
+    return StreamedResponse(parts, headers=headers, media_type=media_type)
 
 
-async def _streamed(begun: list[str], parts: AsyncIterator[str]) -> AsyncIterator[bytes]:
-    for part in begun:
-        yield part.encode()
-    try:
-        async for part in parts:
-            yield part.encode()
-    except StorageUnavailable as error:
-        # Closes the connection, so that nobody takes the transcript for complete.
-        raise OSError(f"the transcript can't be read on: {error}") from error
+async def _encoded(parts: AsyncGenerator[str, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(parts):
+        try:
+            async for part in parts:
+                yield part.encode()
+        except StorageUnavailable as error:
+            # Closes the connection, so that nobody takes the transcript for complete.
+            raise OSError(f"the transcript can't be read on: {error}") from error
 
 
-async def transcript_parts(chat: ChatState, format: TranscriptFormat, read: ReadPage, wire: Wire) -> AsyncIterator[str]:
+async def transcript_parts(
+    chat: ChatState, format: TranscriptFormat, read: ReadPage, wire: Wire
+) -> AsyncGenerator[str, None]:
     """Yield the transcript in parts, with all messages that `read` returns. Raises `StorageUnavailable`."""
     page, index, separator = await read(-1), -1, ""
     yield _head(chat, format)

@@ -64,7 +64,7 @@ class Whispers:
         self._whisper, self._limiter, self._show = whisper, limiter, show
         self._due: dict[tuple[UUID, Identity], RemoteTyping] = {}
         self._wake = trio.Event()
-        # Who types on other nodes, and when they are taken to have stopped.
+        # The people who type on other nodes, and when they are taken to have stopped.
         self._typists: dict[tuple[UUID, Identity], tuple[float, RemoteTyping]] = {}
         remote.on_typing = self._typed
 

@@ -194,7 +194,8 @@ class Attachments:
             try:
                 return await self._blobs.read(key, start, size)
             except BlobMissing:
-                _log.error("file %s is missing in %s", file, self._blobs.place)
+                if await self._is_recorded(file):
+                    _log.error("file %s is missing in %s", file, self._blobs.place)
                 raise Problem("not_found", "the file is missing") from None
             except BlobsUnavailable as error:
                 raise files_unavailable(error) from None
@@ -209,6 +210,13 @@ class Attachments:
         return FileAnswer(
             upload.file.filename, media_type, upload.file.size, inline, seconds, self._blobs.read_bytes, read
         )
+
+    async def _is_recorded(self, file: UUID) -> bool:
+        """Whether the file should exist. It may have been erased, or have expired, since a download began."""
+        try:
+            return bool(await self._chats.chat_reader.uploads((file,)))
+        except StorageUnavailable:
+            return False
 
     async def read_file(self, file: StoredAttachment) -> AsyncGenerator[bytes, None]:
         """Yield the bytes of a stored file; none if they are missing. Raises OSError if they can't be read now."""

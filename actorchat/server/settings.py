@@ -284,8 +284,8 @@ class AttachmentSettings:
 
 @attrs.frozen(kw_only=True)
 class MetricsSettings:
-    """Who may read `/metrics`: clients at the addresses in `networks` without a proxy in between, and everybody with
-    the header `Authorization: Bearer` and `token`.
+    """The clients that may read `/metrics`: those at the addresses in `networks` without a proxy in between, and those
+    with the header `Authorization: Bearer` and `token`.
     """
 
     networks: tuple[str, ...] = setting(

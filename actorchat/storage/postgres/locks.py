@@ -95,5 +95,5 @@ def wanted_locks(operations: Sequence[Operation]) -> Wanted:
 
 
 def person_lock(person: PersonKey) -> int:
-    """The number of the lock of a person, whose record may not exist yet. Who changes a record holds it."""
+    """The number of the lock of a person, whose record may not exist yet. A change of the record holds it."""
     return lock_number("person", *person)

@@ -106,7 +106,7 @@ Table(
     Column("expires_at", DateTime(timezone=True), nullable=False),
 )
 
-# Who has open sockets, and on which server. Consoles have a chat of zeros. It need not survive a crash.
+# The people with open sockets, and the server of each. Consoles have a chat of zeros. It need not survive a crash.
 _presence = Table(
     "presence",
     metadata,

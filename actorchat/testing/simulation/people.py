@@ -287,9 +287,21 @@ class Person(ABC):
             raise
         truth.settle_attempt(chat, self.who, key)
         stored = truth.message(chat, message.message_index)
-        same = stored is not None and (stored.id, stored.client_id) == (message.id, key)
-        same = same and self._was(chat, message.message_index, text)
-        world.check(same, "durable-before-visible", f"HTTP answered {message}, stored is {stored}")
+        world.check(
+            self._answers(chat, key, text, message),
+            "durable-before-visible",
+            f"HTTP answered {message}, stored is {stored}",
+        )
+
+    def _answers(self, chat: str, key: str, text: str, answer: Message) -> bool:
+        """Whether `answer` is the stored message of this key and text."""
+        whole = self.world.truth.chat(chat)
+        stored = self.world.truth.message(chat, answer.message_index)
+        if whole is None or stored is None or (stored.id, stored.client_id) != (answer.id, key):
+            return False
+        # An edited message answers every text under its client_id, because its first text is gone.
+        edited = key in self.again and len(whole.versions(stored.index)) > 1
+        return edited or whole.original(stored.index).text == text
 
     def _was(self, chat: str, index: int, text: str) -> bool:
         """Whether the message was stored with this text. It may have been edited since."""
@@ -489,15 +501,10 @@ class Person(ABC):
         elif isinstance(outcome, NotAdded):
             if outcome.code != "conflict" and stored is not None and key not in self.again:
                 world.fail("refused-though-stored", f"{what}: {outcome} and stored as {stored.index}")
-        elif isinstance(outcome, Message):
-            told, edited = truth.message(chat, outcome.message_index), False
-            if whole is not None and told is not None:
-                # An edited message answers every text under its client_id.
-                edited = key in self.again and len(whole.versions(told.index)) > 1
-            same = told is not None and (told.id, told.client_id) == (outcome.id, key)
-            if not same or not (edited or self._was(chat, outcome.message_index, text)):
-                kind = "key-reuse" if key in self.again else "delivery"
-                world.fail(kind, f"{what} was answered with {outcome.message_index}, which is {told}")
+        elif isinstance(outcome, Message) and not self._answers(chat, key, text, outcome):
+            told = truth.message(chat, outcome.message_index)
+            kind = "key-reuse" if key in self.again else "delivery"
+            world.fail(kind, f"{what} was answered with {outcome.message_index}, which is {told}")
 
     def _wrote(self, author: User | None) -> bool:
         return author is not None and person_of(author) == self.who

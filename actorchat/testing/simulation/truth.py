@@ -351,7 +351,7 @@ class Truth:
         who = (subject.role.value, subject.id)
         self._record(decision.person, now)
         self._expect(not decision.person.user.firstname, "erased", f"{who} is still {decision.person.user.firstname!r}")
-        # Who has signed in again meanwhile may have written again.
+        # A person who has signed in again meanwhile may have written again.
         is_back, lengths = self.has_new_token(who), self._lengths.get(who, {})
         for chat in self.chats.values():
             own = [each.index for each in chat.messages if each.author is not None and person_of(each.author) == who]
