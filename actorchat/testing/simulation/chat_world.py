@@ -138,8 +138,11 @@ class ChatWorld(World):
         late = enabled_at is not None and max(enabled_at, self._uncertain_until) > since - _UNKNOWN
         return late or who in truth.disabled
 
-    def _has_new_token(self, who: tuple[str, int]) -> bool:
-        return any(person.who == who and not person.is_signed_out(person.issued) for person in self.people.values())
+    def _has_new_token(self, who: tuple[str, int], since: float) -> bool:
+        return any(
+            person.who == who and (person.signed_in_at >= since or not person.is_signed_out(person.issued))
+            for person in self.people.values()
+        )
 
     # The run
 

@@ -19,6 +19,8 @@ from actorchat.testing.simulation.wrong_frames import Fault, fault_of
 __all__ = ["FeedWatch", "RoomWatch", "Watch", "Watcher"]
 
 T = TypeVar("T")
+Edit = tuple[str | None, bool]
+"""When a message was last edited, and whether it is redacted."""
 _decode: Final = msgspec.json.decode
 _LESS_EXACT: Final = frozenset({"feed-order", "chat-order", "incomplete", "counters-first", "outcome"})
 """Kinds of violations that have a name of their own in chats in which a broadcast crashed."""
@@ -54,6 +56,11 @@ def content_of(message: Json) -> tuple[str, list[str]]:
 def stored_content(version: Version) -> tuple[str, list[str]]:
     message = version.message
     return (message.text, [str(file.uuid) for file in message.attachments])
+
+
+def edit_of(version: Version) -> Edit:
+    edited_at = version.message.edited_at
+    return (None if edited_at is None else wire_time(edited_at), version.message.redacted)
 
 
 def who_of(user: Json) -> Person:
@@ -115,8 +122,11 @@ class Watch:
     def at_rest(self) -> None:
         """Check that this open socket has received everything, now that the world is at rest."""
 
-    def judge_message(self, chat: str, message: Json) -> StoredMessage | None:
-        """Return the stored message, and check that `message` shows it as it was committed."""
+    def judge_message(self, chat: str, message: Json, edit: Edit | None = None) -> StoredMessage | None:
+        """Return the stored message, and check that `message` shows it as it was committed.
+
+        `edit` is when the message was last edited and whether it is redacted, if the socket was told.
+        """
         stored, truth = self.truth.message(chat, message["message_index"]), self.truth.chat(chat)
         if stored is None or truth is None:
             self.bad("durable-before-visible", f"message {message['message_index']} of {chat} is not committed")
@@ -126,30 +136,38 @@ class Watch:
         told = (message["id"], message["type"], message["type_role"], author)
         if told != (stored.id, stored.type.value, stored.type_role.value, stored_author):
             self.bad("content", f"{message} was stored as {stored}")
-        self._judge_version(truth, message)
+        self._judge_version(truth, message, edit)
         if RANK[message["status"]] > RANK[truth.status(stored)]:
             self.bad("status", f"message {stored.index} is shown as {message['status']}")
         return stored
 
-    def _judge_version(self, chat: ChatTruth, message: Json) -> None:
+    def _judge_version(self, chat: ChatTruth, message: Json, edit: Edit | None) -> None:
         """Check that a message is not shown as it was before an edit that is older than this socket or was shown."""
         index, told = message["message_index"], content_of(message)
         place, versions = (chat.uuid, index), chat.versions(index)
         known = [each.number for each in versions if self.truth.was_known(each.number, self._known_before)]
         oldest = max([*known, self._versions.get(place, 0)], default=0)
-        fitting = [version.number for version in versions if told == stored_content(version)]
+        fitting = [version for version in versions if told == stored_content(version)]
         if not fitting:
             self.bad("content", f"message {index} is shown as {told}, it was {list(map(stored_content, versions))}")
-        elif fitting[-1] < oldest:
+        elif fitting[-1].number < oldest:
             self.bad("edits", f"message {index} is shown as {told} after edit {oldest}")
-        self._versions[place] = next((number for number in fitting if number >= oldest), oldest)
+        shown = [version for version in fitting if version.number >= oldest]
+        if edit is not None:
+            # Tells versions of the same content apart.
+            edits = list(map(edit_of, shown))
+            shown = [version for version in shown if edit_of(version) == edit]
+            if edits and not shown:
+                self.bad("edits", f"message {index}: {edit} instead of {edits}")
+        self._versions[place] = shown[0].number if shown else oldest
 
     def _judge_newest(self, chat: ChatTruth) -> None:
         """Check that the edits of all messages that the socket has shown have arrived."""
         for index in chat.edited_indexes:
-            told = self._versions.get((chat.uuid, index))
-            newest = chat.versions(index)[-1].number
-            if told is not None and told != newest:
+            told, newest = self._versions.get((chat.uuid, index)), chat.versions(index)[-1]
+            shown = next((each for each in chat.versions(index) if each.number == told), None)
+            # A strict socket can't tell versions of the same content apart.
+            if shown is not None and stored_content(shown) != stored_content(newest):
                 self.bad("edits", f"message {index} is shown as of edit {told}, the newest is {newest}", chat.uuid)
 
 
@@ -329,9 +347,12 @@ class RoomWatch(Watch):
         return self._echoed[outcome] + self._answered[outcome] < self._sent[outcome]
 
     def _on_message_updated(self, data: Json) -> None:
-        stored = self.judge_message(self.chat, data["message"])
+        edit = (data.get("edited_at"), data.get("redacted", False))
+        stored = self.judge_message(self.chat, data["message"], edit if self.extended else None)
         if stored is None:
             return
+        if not self.extended and data.keys() != {"message"}:
+            self.bad("strict", f"message_updated on a strict socket has {sorted(data)}")
         if stored.type.value == "system" and stored.type_role.value != self.who[0]:
             self.bad("notes", f"an edit of a system message for {stored.type_role}")
         # A replay may show a new text before the event of its edit, so what `message_added` showed does not count.
@@ -352,21 +373,7 @@ class RoomWatch(Watch):
         # After a crash the room can't know which edits it had sent.
         if repeated and self.chat not in self.watcher.shaken:
             self.bad("status-repeat", f"message {stored.index} is {status} after {before}, with the same text")
-        self._judge_edit(data, stored)
         self._statuses[stored.index] = status
-
-    def _judge_edit(self, data: Json, stored: StoredMessage) -> None:
-        """Check that only extended sockets are told when a message was edited and that it is redacted."""
-        told = (data.get("edited_at"), data.get("redacted", False))
-        if not self.extended:
-            if data.keys() != {"message"}:
-                self.bad("strict", f"message_updated on a strict socket has {sorted(data)}")
-            return
-        number = self._versions[self.chat, stored.index]
-        version = next(each.message for each in self.truth_of_chat.versions(stored.index) if each.number == number)
-        at = None if version.edited_at is None else wire_time(version.edited_at)
-        if told != (at, version.redacted):
-            self.bad("edits", f"message {stored.index}: {told} instead of {(at, version.redacted)}")
 
     def _on_message_not_added(self, data: Json) -> None:
         if data["code"] == "malformed":

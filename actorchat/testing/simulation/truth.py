@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Final, NamedTuple
 from unittest.mock import ANY
 from uuid import UUID
@@ -169,8 +170,8 @@ class Truth:
     and the sends that were refused while nothing was stored under that `client_id`. `edits` is the number of edits and
     redactions so far; `known_edits` has those that the server has announced, in this order. `blocks` and `accounts` are
     the stored ones by their id. These have times of Trio's clock: `gone` of each file's deletion, `signed_out` of
-    everybody's last sign-out, `blocked` of each visitor's last block, `disabled` of the end of each account, and
-    `enabled_at` of its return.
+    everybody's last sign-out, `blocked` of each visitor's last block, `disabled` of the end of each account,
+    `enabled_at` of its return, and `erasures` of the requests to erase a person that were not answered yet.
     """
 
     def __init__(
@@ -200,9 +201,10 @@ class Truth:
         self.disabled: dict[Person, float] = {}
         self.enabled_at: dict[Person, float] = {}
         self.signed_out: dict[Person, float] = {}
-        self.has_new_token: Callable[[Person], bool] = lambda who: False
-        """Whether a person has a token that is newer than their last sign-out."""
-        # The number of messages in each chat of a visitor at their last sign-out.
+        self.erasures: dict[Person, list[float]] = defaultdict(list)
+        self.has_new_token: Callable[[Person, float], bool] = lambda who, since: False
+        """Whether a person has a token that is newer than their last sign-out, or that they got after `since`."""
+        # The number of messages in each chat of a visitor at their last sign-out, if they have not come back before.
         self._lengths: dict[Person, dict[str, int]] = {}
         # Each operator's counters after each commit, with the chat and the number of events in its feed.
         self.loads: dict[int, list[tuple[tuple[int, int], str, int]]] = defaultdict(lambda: [((0, 0), "", 0)])
@@ -339,8 +341,13 @@ class Truth:
 
     def _sign_out(self, who: Person) -> None:
         self.signed_out[who] = trio.current_time()
-        theirs = [chat for chat in self.chats.values() if chat.model.owner == who]
-        self._lengths[who] = {chat.uuid: len(chat.messages) for chat in theirs}
+        if not self._may_be_back(who):
+            theirs = [chat for chat in self.chats.values() if chat.model.owner == who]
+            self._lengths[who] = {chat.uuid: len(chat.messages) for chat in theirs}
+
+    def _may_be_back(self, who: Person) -> bool:
+        """Whether a person may have written again since an erasure signed them out."""
+        return self.has_new_token(who, min(self.erasures[who], default=inf))
 
     def _erased(self, operation: ErasePerson, decision: Decision, now: float) -> None:
         """Check that nothing of an erased person's texts and files is left."""
@@ -351,8 +358,7 @@ class Truth:
         who = (subject.role.value, subject.id)
         self._record(decision.person, now)
         self._expect(not decision.person.user.firstname, "erased", f"{who} is still {decision.person.user.firstname!r}")
-        # A person who has signed in again meanwhile may have written again.
-        is_back, lengths = self.has_new_token(who), self._lengths.get(who, {})
+        is_back, lengths = self._may_be_back(who), self._lengths.get(who, {})
         for chat in self.chats.values():
             own = [each.index for each in chat.messages if each.author is not None and person_of(each.author) == who]
             erased = [*range(lengths.get(chat.uuid, 0)), *([] if is_back else own)]
