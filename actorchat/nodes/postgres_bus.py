@@ -45,6 +45,8 @@ class PostgresBus:
         self._wake = trio.Event()
         self._sent = trio.Event()
         self._sent.set()
+        # One attempt at a time: an abandoned one occupies its thread until the server answers.
+        self._connecting = trio.CapacityLimiter(1)
 
     @property
     def problem(self) -> str | None:
@@ -67,7 +69,8 @@ class PostgresBus:
 
     async def _use_connection(self, heard: Callable[[Note], object]) -> None:
         try:
-            connection = await _in_thread(self._connect)
+            with trio.fail_after(_ANSWER_SECONDS):
+                connection = await _in_thread(self._connect, self._connecting)
             try:
                 self._line.up()
                 answers = _Answers(connection.pgconn)
@@ -160,7 +163,7 @@ class _Answers:
                 raise psycopg.OperationalError(result.error_message.decode(errors="replace"))
 
 
-async def _in_thread(connect: Callable[[], Connection]) -> Connection:
+async def _in_thread(connect: Callable[[], Connection], limiter: trio.CapacityLimiter) -> Connection:
     """Run `connect` in a thread. If this is cancelled, a connection that is made later is closed at once."""
     lock, made = Lock(), list[Connection]()
     abandoned = False
@@ -174,7 +177,7 @@ async def _in_thread(connect: Callable[[], Connection]) -> Connection:
         connection.close()
 
     try:
-        await trio.to_thread.run_sync(work, abandon_on_cancel=True)
+        await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter)
     except BaseException:
         with lock:
             abandoned = True

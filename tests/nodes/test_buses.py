@@ -5,17 +5,21 @@ from base64 import b64encode
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
+import pytest
 import trio
 import trio.testing
 
 from actorchat.brokers.urls import parse_broker_url
-from actorchat.nodes import MemoryBus, Note, Told
+from actorchat.nodes import MemoryBus, Note, Told, postgres_bus
 from actorchat.nodes.notes import encode_frame, encode_note
 from actorchat.nodes.postgres_bus import PostgresBus
 from actorchat.nodes.redis_bus import RedisBus
+from actorchat.storage.postgres.connecting import Connection
 from actorchat.testing import check_bus
+from actorchat.testing.checker.proxies import Proxy
 from tests.brokers.servers import Valkey
 from tests.postgres_server import PostgresServer
 
@@ -100,6 +104,35 @@ async def test_notes_that_a_lost_connection_has_left_are_sent_over_the_next_one(
                 nursery.start_soon(one.run, lambda _: None)
                 await heard.wait()
                 nursery.cancel_scope.cancel()
+
+
+async def test_a_server_that_hangs_after_the_connect_is_a_problem_until_it_answers(
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_bus, "_ANSWER_SECONDS", 1.0)
+    url = await trio.to_thread.run_sync(postgres_server.new_database)
+    port = int(urlsplit(url).port or 0)
+    proxy = Proxy(lambda: port)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(proxy.run)
+            bus = PostgresBus(url.replace(f":{port}/", f":{proxy.port}/"), "actorchat test")
+            opened = bus._connector.open
+
+            def open_and_hang(seconds: int) -> Connection:
+                connection = opened(seconds)
+                trio.from_thread.run_sync(proxy.stall)
+                return connection
+
+            monkeypatch.setattr(bus._connector, "open", open_and_hang)
+            await nursery.start(bus.run, lambda _: None)
+            assert "no answer within 1 s" in (bus.problem or "")
+            monkeypatch.setattr(bus._connector, "open", opened)
+            proxy.flow()
+            while bus.problem is not None:
+                bus.tell(Told("one", 1, 0))
+                await trio.sleep(0.05)
+            nursery.cancel_scope.cancel()
 
 
 async def test_nobody_waits_for_a_bus_whose_first_connection_fails(postgres_server: PostgresServer) -> None:

@@ -28,6 +28,7 @@ from actorchat.client import (
 )
 from actorchat.protocol import ChatStatus, Message, MessageType, Role, User
 from actorchat.testing.simulation.administration import Administration
+from actorchat.testing.simulation.chat_truth import ChatTruth, person_of
 from actorchat.testing.simulation.consoles import Consoles
 from actorchat.testing.simulation.files import Files
 from actorchat.testing.simulation.http import SimulatedTransport
@@ -36,7 +37,6 @@ from actorchat.testing.simulation.plan import Step
 from actorchat.testing.simulation.raw_sockets import RawSockets
 from actorchat.testing.simulation.socket_watch import stored_content
 from actorchat.testing.simulation.tabs import Tabs
-from actorchat.testing.simulation.truth import ChatTruth, person_of
 
 if TYPE_CHECKING:
     from actorchat.testing.simulation.chat_world import ChatWorld

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import Final, NamedTuple
+from typing import Final
 from unittest.mock import ANY
 from uuid import UUID
 
@@ -15,16 +14,7 @@ import trio
 from actorchat.chat.accounts import Account, AccountOperation, AccountStored, ChangeAccount, SignOut
 from actorchat.chat.blocks import Block, BlockRemoved, BlockStored
 from actorchat.chat.documents import ChangeDocument
-from actorchat.chat.model import (
-    ChatState,
-    OperatorCounters,
-    PersonRecord,
-    Policy,
-    SourceCounters,
-    Stage,
-    StoredMessage,
-    message_status,
-)
+from actorchat.chat.model import OperatorCounters, PersonRecord, Policy, SourceCounters, Stage, StoredMessage
 from actorchat.chat.operations import (
     AcceptChat,
     AddMessage,
@@ -62,9 +52,9 @@ from actorchat.chat.operations import (
 from actorchat.chat.privacy import ErasePerson, RecordAudit
 from actorchat.protocol import MessageType, Role, User
 from actorchat.storage import Batch, DecisionAndCounters, Store
+from actorchat.testing.simulation.chat_truth import ChatTruth, person_of
 from actorchat.testing.simulation.model import (
     Answer,
-    Chat,
     Commit,
     Model,
     Nothing,
@@ -75,12 +65,8 @@ from actorchat.testing.simulation.model import (
     sees,
 )
 
-__all__ = ["RANK", "ChatTruth", "Look", "Truth", "Version", "person_of"]
+__all__ = ["Truth"]
 
-RANK: Final = {"new": 0, "delivered": 1, "read": 2}
-"""The order of a message's statuses."""
-
-_ROLES: Final = ("user", "operator")
 
 _EDITS: Final = frozenset({"EditMessage", "RedactMessage"})
 
@@ -89,78 +75,6 @@ _COMPARED: Final = (
     *("visitor_delivered", "visitor_read", "operators_delivered", "operators_read"),
 )
 """The columns of a chat that are compared with storage."""
-
-Look = tuple[str, int | None]
-"""The part of `chat_updated` that is checked: the status and the operator's id."""
-
-FeedEvent = tuple[str, str, int | None] | tuple[str, int]
-
-
-def person_of(user: User) -> Person:
-    return (user.role.value, user.id)
-
-
-class Version(NamedTuple):
-    """A message after the edit with this `number`; 0 stands for the message as it was stored."""
-
-    number: int
-    message: StoredMessage
-
-
-class ChatTruth:
-    """One chat as committed.
-
-    `looks` has its look after each change that lists show. `feed` are the events that its source's feed must send.
-    `announced` is the highest index that any socket got in order. `assigned_at` is when its operator got it, and
-    `used_at` when it was last requested while it was reserved. `messages` are as they are now; `versions` returns all
-    that a message ever was.
-    """
-
-    def __init__(self, uuid: str, model: Chat, state: ChatState) -> None:
-        self.uuid = uuid
-        self.model = model
-        self.state = state
-        self.messages: list[StoredMessage] = []
-        self._edits: dict[int, list[Version]] = {}
-        self.visible: dict[str, list[int]] = {role: [] for role in _ROLES}
-        self.looks: list[Look] = []
-        self.feed: list[FeedEvent] = []
-        self.announced = -1
-        self.assigned_at: float = 0.0
-        self.customer_waits = False
-        self.used_at: float = 0.0
-
-    @property
-    def look(self) -> Look:
-        return (self.state.wire().status.value, None if self.state.operator is None else self.state.operator.id)
-
-    def versions(self, index: int) -> Sequence[Version]:
-        """The message as it was stored, and after each edit and redaction."""
-        return self._edits.get(index) or (Version(0, self.messages[index]),)
-
-    def original(self, index: int) -> StoredMessage:
-        return self.versions(index)[0].message
-
-    def edited(self, message: StoredMessage, number: int) -> None:
-        """Record that a message was changed by the edit with that `number`."""
-        self._edits[message.index] = [*self.versions(message.index), Version(number, message)]
-        self.messages[message.index] = message
-
-    @property
-    def edited_indexes(self) -> Sequence[int]:
-        return tuple(self._edits)
-
-    def next_visible(self, role: str, last: int) -> int | None:
-        """The index of the first message after `last` that the role may see."""
-        visible = self.visible[role]
-        place = bisect_right(visible, last)
-        return visible[place] if place < len(visible) else None
-
-    def last_visible(self, role: str) -> int:
-        return self.visible[role][-1] if self.visible[role] else -1
-
-    def status(self, message: StoredMessage) -> str:
-        return message_status(self.state, message).value
 
 
 class Truth:
@@ -562,7 +476,7 @@ class Truth:
         self._expect(same and theirs["text"] in (ANY, message.text), "rules", f"{name}: message {index}")
         self._ids[message.id] = (chat.uuid, index)
         chat.messages.append(message)
-        for role in _ROLES:
+        for role in chat.visible:
             if sees(role, theirs):
                 chat.visible[role].append(index)
 

@@ -10,9 +10,11 @@ from urllib.parse import parse_qs, urlsplit
 import attrs
 import msgspec
 
+from actorchat.testing.simulation.feed_watch import FeedWatch
 from actorchat.testing.simulation.model import Person
 from actorchat.testing.simulation.network import Connection
-from actorchat.testing.simulation.socket_watch import FeedWatch, RoomWatch, Watch, Watcher
+from actorchat.testing.simulation.room_watch import RoomWatch
+from actorchat.testing.simulation.socket_watch import Watch, Watcher
 from actorchat.testing.simulation.tokens import claims_of
 from actorchat.testing.simulation.wrong_frames import Fault
 
