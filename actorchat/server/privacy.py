@@ -201,11 +201,15 @@ class Privacy:
                 counts["files"] += len(decision.removed)
 
         async with aclosing(messages), trio.open_nursery() as nursery:
-            async for chat, message_id in messages:
-                await slots.acquire()
-                if failed:
-                    break
-                nursery.start_soon(erase, chat, message_id)
+            try:
+                async for chat, message_id in messages:
+                    await slots.acquire()
+                    if failed:
+                        break
+                    nursery.start_soon(erase, chat, message_id)
+            except Exception as error:
+                # The nursery would raise it in a group.
+                failed.append(error)
         if failed:
             raise failed[0]
 

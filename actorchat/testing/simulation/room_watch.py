@@ -169,7 +169,10 @@ class RoomWatch(Watch):
             # Messages committed before it joined may be missing here; all later ones must come.
             joined = self.joined_at
             first = None if joined is None else chat.next_visible(self.who[0], joined - 1)
-            ordered = joined is not None and (stored.index == first or self._announced_before < stored.index < joined)
+            late = joined is not None and self._announced_before < stored.index < joined
+            # The answer to a repeated `client_id` says nothing about what the socket got before.
+            repeated = expected_key is not None and self._open_under(expected_key) is not None
+            ordered = joined is not None and (stored.index == first or (late and not repeated))
         else:
             ordered = stored.index == chat.next_visible(self.who[0], self.last)
         outcome = self._outcome_of(stored, expected_key, ordered=ordered)
@@ -193,7 +196,11 @@ class RoomWatch(Watch):
         outcome = (key, versions[0].message.text)
         if ordered or len(versions) == 1 or self._is_open(outcome):
             return outcome
-        return next((each for each in self._sent if each[0] == key and self._is_open(each)), outcome)
+        return self._open_under(key) or outcome
+
+    def _open_under(self, key: str | None) -> tuple[str | None, str] | None:
+        """A send under this `client_id` that is not answered yet, if there is one."""
+        return next((each for each in self._sent if each[0] == key and self._is_open(each)), None)
 
     def _is_open(self, outcome: tuple[str | None, str]) -> bool:
         return self._echoed[outcome] + self._answered[outcome] < self._sent[outcome]
