@@ -34,7 +34,7 @@ from actorchat.chat.privacy import ErasePerson, RecordAudit
 from actorchat.protocol import Role, User
 from actorchat.storage.row_cache import PersonKey, RowCache, person_key
 
-__all__ = ["Preload", "acting_user", "missing_chats", "missing_rest", "owners", "people_of", "reservations"]
+__all__ = ["Preload", "acting_user", "missing_chats", "missing_rest", "owners", "people_of"]
 
 
 @attrs.define(eq=False)
@@ -56,37 +56,44 @@ def missing_chats(operations: Iterable[Operation], rows: RowCache) -> set[UUID]:
     return {
         operation.chat
         for operation in operations
-        if not isinstance(
-            operation,
-            (
-                RecordPerson,
-                SetOnline,
-                EndLeaving,
-                HandOver,
-                RecordUpload,
-                ExpireUploads,
-                AccountOperation,
-                ErasePerson,
-                RecordAudit,
-                ChangeDocument,
-            ),
+        # Most are messages, so that question comes first.
+        if (
+            isinstance(operation, AddMessage)
+            or not isinstance(
+                operation,
+                (
+                    RecordPerson,
+                    SetOnline,
+                    EndLeaving,
+                    HandOver,
+                    RecordUpload,
+                    ExpireUploads,
+                    AccountOperation,
+                    ErasePerson,
+                    RecordAudit,
+                    ChangeDocument,
+                ),
+            )
         )
         and operation.chat not in chats
     }
 
 
-def reservations(operations: Iterable[Operation]) -> set[tuple[int, str]]:
-    """The pairs (owner id, source) whose chats have to be loaded, unless they are closed."""
-    return {(operation.owner.id, operation.source) for operation in operations if isinstance(operation, ReserveChat)}
+def owners(operations: Iterable[Operation]) -> tuple[set[tuple[int, str]], set[tuple[int, int]]]:
+    """The owners whose chats have to be loaded: pairs (owner id, source), and pairs (owner id, 1 or 0) at all sources.
 
-
-def owners(operations: Iterable[Operation]) -> set[tuple[int, int]]:
-    """The pairs (owner id, 1 or 0) of owners whose chats have to be loaded at all sources; with 0 unless closed."""
-    found: set[tuple[int, int]] = set()
+    Closed chats are loaded only for pairs with 1.
+    """
+    at_source: set[tuple[int, str]] = set()
+    everywhere: set[tuple[int, int]] = set()
     for operation in operations:
-        if isinstance(operation, HandOver):
-            found |= {(operation.anonymous, 1), (operation.to.id, 0)}
-    return found
+        if isinstance(operation, AddMessage):
+            continue
+        if isinstance(operation, ReserveChat):
+            at_source.add((operation.owner.id, operation.source))
+        elif isinstance(operation, HandOver):
+            everywhere |= {(operation.anonymous, 1), (operation.to.id, 0)}
+    return at_source, everywhere
 
 
 def missing_rest(operations: Iterable[Operation], rows: RowCache) -> Preload:

@@ -6,6 +6,7 @@ The memory store has all its rows here. For a SQL store this is a bounded cache,
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Final, Protocol, TypeVar
 from uuid import UUID
 
@@ -28,6 +29,7 @@ __all__ = [
     "RowCache",
     "cut_page",
     "person_key",
+    "trim_table",
     "with_known_people",
 ]
 
@@ -165,16 +167,19 @@ class RowCache:
 
     def trim(self) -> None:
         """Forget the rows that were loaded first until the cache is within its bounds."""
-        _trim(self.people, _MAX_CACHED)
-        _trim(self.operators, _MAX_CACHED)
-        _trim(self.sources, _MAX_CACHED)
+        trim_table(self.people, _MAX_CACHED)
+        trim_table(self.operators, _MAX_CACHED)
+        trim_table(self.sources, _MAX_CACHED)
         while len(self.chats) > _MAX_CACHED or self.key_count > _MAX_CACHED_KEYS:
             self.forget_chat(next(iter(self.chats)))
 
 
-def _trim(table: dict[T, V], limit: int) -> None:
-    while len(table) > limit:
-        del table[next(iter(table))]
+def trim_table(table: dict[T, V], limit: int) -> None:
+    """Delete the entries that were added first until `limit` are left."""
+    surplus = len(table) - limit
+    if surplus > 0:
+        for key in list(islice(table, surplus)):
+            del table[key]
 
 
 def with_known_people(chat: ChatState, owner: PersonRecord | None, operator: PersonRecord | None) -> ChatState:

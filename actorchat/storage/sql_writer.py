@@ -14,11 +14,11 @@ from actorchat.chat.model import ANONYMOUS_IDS, OperatorCounters, Policy, Source
 from actorchat.chat.operations import Operation, RefuseMessage, ReplaceTag
 from actorchat.chat.privacy import AuditAction
 from actorchat.chat.rules import MarkedMessage
-from actorchat.protocol import Role
+from actorchat.protocol import MessageType, Role
 from actorchat.storage.changes import Changes, apply_changes
 from actorchat.storage.decider import decide_batch
-from actorchat.storage.preload import Preload, missing_chats, missing_rest, owners, reservations
-from actorchat.storage.row_cache import ChatRow, PersonKey, RecentKeys, RowCache, person_key
+from actorchat.storage.preload import Preload, missing_chats, missing_rest, owners
+from actorchat.storage.row_cache import ChatRow, PersonKey, RecentKeys, RowCache, person_key, trim_table
 from actorchat.storage.row_mapping import (
     ROLES,
     TYPES,
@@ -81,7 +81,8 @@ class SqlWriter:
         self._statements = statements
         self._policy = policy
         self._has_timers = bool(policy.idle_timeout or policy.answer_timeout)
-        self._markable: dict[int, tuple[int, MarkedMessage]] = {}
+        # By the id of a message: the number of its chat, its index, type and role.
+        self._markable: dict[int, tuple[int, int, MessageType, Role]] = {}
         self._cursor: BatchCursor
 
     def forget(self, cursor: BatchCursor) -> None:
@@ -133,19 +134,18 @@ class SqlWriter:
             # A new chat may get the number of a deleted one.
             gone = {draft.number for draft in changes.deleted}
             self._markable = {id_: known for id_, known in self._markable.items() if known[0] not in gone}
+        markable = self._markable
         for draft, message in changes.messages:
-            marked = MarkedMessage(message.index, message.type, message.type_role)
-            self._markable[message.id] = (draft.number, marked)
-        while len(self._markable) > _MAX_MARKABLE:
-            del self._markable[next(iter(self._markable))]
+            markable[message.id] = (draft.number, message.index, message.type, message.type_role)
+        trim_table(markable, _MAX_MARKABLE)
         self.rows.trim()
 
     def at(self, row: ChatRow, index: int) -> StoredMessage:
         return read_message(self._cursor, self._statements, row.number, index)
 
     def find(self, row: ChatRow, message_id: int) -> MarkedMessage | None:
-        number, marked = self._markable.get(message_id, (None, None))
-        return marked if number == row.number else None
+        known = self._markable.get(message_id)
+        return MarkedMessage(*known[1:]) if known is not None and known[0] == row.number else None
 
     def files(self, row: ChatRow) -> tuple[UUID, ...]:
         rows = self._all(self._statements.files_of_chat, (row.number,))
@@ -158,7 +158,7 @@ class SqlWriter:
             rows.uploads.clear()
         if rows.documents:
             rows.documents.clear()
-        self._load_chats(missing_chats(operations, rows), reservations(operations), owners(operations))
+        self._load_chats(missing_chats(operations, rows), *owners(operations))
         needs = missing_rest(operations, rows)
         for statement, parameters, take in self._questions(needs):
             take(self._all(statement, parameters))
@@ -234,7 +234,7 @@ class SqlWriter:
 
     def _know_marked(self, found: list[Row]) -> None:
         for id_, number, index, type_, role in found:
-            self._markable[id_] = (number, MarkedMessage(index, TYPES[type_], ROLES[role]))
+            self._markable[id_] = (number, index, TYPES[type_], ROLES[role])
 
     def _question_of_keys(self, asked: set[tuple[UUID, PersonKey]]) -> Question:
         rows = {self.rows.chats[uuid].number: self.rows.chats[uuid] for uuid, _ in asked}

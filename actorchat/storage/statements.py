@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from msgspec import Struct, defstruct
 from sqlalchemy import (
     Column,
     ColumnElement,
@@ -91,12 +92,12 @@ class Statements:
     """The statements for one dialect. Parameters are positional, in the order of the names after each statement.
 
     A `keys` parameter is a JSON array, so that one statement with a constant text can read any number of rows.
-    `row_names` has the names of the values of each statement that takes written rows as one JSON array.
+    `row_types` has, for each statement that takes written rows as one JSON array, the type of these rows.
     """
 
     def __init__(self, dialect: SqlDialect | None = None) -> None:
         self._dialect: SqlDialect = SqliteDialect() if dialect is None else dialect
-        self.row_names: dict[str, tuple[str, ...]] = {}
+        self.row_types: dict[str, type[Struct]] = {}
         self._filtered: dict[tuple[frozenset[str], bool], str] = {}
         text_, many, among = self._text, self._many, self._dialect.among
 
@@ -602,7 +603,7 @@ class Statements:
             return self._text(statement, *columns)
         text = self._text(statement, "rows")
         # SQLAlchemy's names are of a type of their own.
-        self.row_names[text] = tuple(map(str, columns))
+        self.row_types[text] = defstruct("WrittenRow", list(map(str, columns)), gc=False)
         return text
 
     def _insert(self, table: Table, leave: Sequence[str] = ()) -> str:

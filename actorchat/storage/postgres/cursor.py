@@ -3,40 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from itertools import starmap
+from typing import Any, Final
 
-import orjson
+import msgspec
 import psycopg
+from msgspec import Struct
 
 from actorchat.storage.postgres.connecting import Connection
 from actorchat.storage.row_mapping import Row
 
 __all__ = ["PostgresCursor"]
 
+_encode: Final = msgspec.json.encode
+
 
 class PostgresCursor:
-    """A cursor whose statements take written rows as one JSON array; `row_names` says which ones, and their names.
+    """A cursor on which the statements of `row_types` take written rows as one JSON array of objects of that type.
 
     In a pipeline, a statement is sent at once, and its result is awaited only when it is fetched.
     """
 
-    def __init__(self, connection: Connection, row_names: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, connection: Connection, row_types: Mapping[str, type[Struct]]) -> None:
         self.connection: Connection = connection
-        self._row_names = row_names
+        self._row_types = row_types
         self._cursor: psycopg.Cursor[tuple[Any, ...]] = connection.cursor()
 
     def execute(self, statement: str, parameters: Row = (), /) -> object:
-        if statement in self._row_names:
+        if statement in self._row_types:
             return self.executemany(statement, (parameters,))
         # A cursor of its own: otherwise, in a pipeline, it would get the results of earlier statements too.
         self._cursor = self.connection.cursor()
         return self._cursor.execute(statement.encode(), parameters)
 
     def executemany(self, statement: str, rows: Iterable[Row], /) -> object:
-        names = self._row_names[statement]
-        objects = [dict(zip(names, row, strict=True)) for row in rows]
+        # Encoded five times as fast as dictionaries.
+        objects = list(starmap(self._row_types[statement], rows))
         self._cursor = self.connection.cursor()
-        return self._cursor.execute(statement.encode(), (orjson.dumps(objects).decode(),)) if objects else None
+        return self._cursor.execute(statement.encode(), (_encode(objects).decode(),)) if objects else None
 
     def fetchone(self) -> Row | None:
         return self._cursor.fetchone()

@@ -54,7 +54,7 @@ def stored_epoch(
             _log.warning("new messages get ids above %d, so that none of a lost message is given again", number)
         # Higher than any that a lost later state of the database has had.
         epoch = max(now, epoch + 1)
-        cursor = PostgresCursor(connection, statements.row_names)
+        cursor = PostgresCursor(connection, statements.row_types)
         cursor.execute(statements.put_setting, (HISTORY, history))
         cursor.execute(statements.put_setting, (EPOCH, str(epoch)))
         return epoch
@@ -62,7 +62,7 @@ def stored_epoch(
 
 def _known(connection: Connection, statements: PostgresStatements, history: str) -> tuple[int, bool]:
     """The stored epoch, 0 if there is none, and whether `history` is the stored one."""
-    cursor = PostgresCursor(connection, statements.row_names)
+    cursor = PostgresCursor(connection, statements.row_types)
     known: dict[str, str] = {}
     # In this order, so that an epoch is at least as new as the history that another server stores with it.
     for name in (HISTORY, EPOCH):

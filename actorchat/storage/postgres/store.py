@@ -216,7 +216,7 @@ class PostgresStore(StoredReads):
         with self._outages_reported():
             connection = self._connected()
             with connection.transaction():
-                cursor = PostgresCursor(connection, self._statements.row_names)
+                cursor = PostgresCursor(connection, self._statements.row_types)
                 return trim_log(cursor, self._statements, positions, expired)
 
     def close(self) -> None:
@@ -294,7 +294,7 @@ class PostgresStore(StoredReads):
         return self._write_each(connection, operations, batch, fences)
 
     def _write(self, connection: Connection, operations: Sequence[Operation], batch: Batch, fences: int) -> _Prepared:
-        cursor = PostgresCursor(connection, self._statements.row_names)
+        cursor = PostgresCursor(connection, self._statements.row_types)
         recorder = CommitRecorder(batch.now, self._epoch, nodes=True)
         try:
             self._begin(connection, operations, batch, fences)
@@ -315,7 +315,7 @@ class PostgresStore(StoredReads):
         """Store each operation as a whole or not at all. All locks are taken before the first one."""
         sound = list(filter(self._batches.can_lock, operations))
         self._begin(connection, sound, batch, fences, waits=True)
-        cursor = PostgresCursor(connection, self._statements.row_names)
+        cursor = PostgresCursor(connection, self._statements.row_types)
         recorder = CommitRecorder(batch.now, self._epoch, nodes=True)
 
         def alone(operation: Operation) -> DecisionAndCounters:
@@ -516,7 +516,7 @@ class PostgresStore(StoredReads):
         ):
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             connection.set_limits()
-            yield PostgresCursor(connection, self._statements.row_names)
+            yield PostgresCursor(connection, self._statements.row_types)
             connection.execute("COMMIT")
 
     @contextmanager
@@ -554,7 +554,7 @@ class PostgresStore(StoredReads):
                     if attempt == _START_TRIES - 1:
                         raise StorageUnavailable(f"{self._name}: other servers write too much to start now")
                 with connection.transaction():
-                    cursor = PostgresCursor(connection, self._statements.row_names)
+                    cursor = PostgresCursor(connection, self._statements.row_types)
                     prepare_places(cursor, self._statements, brokers)
                     old = self.now() - LOG_SECONDS
                     connection.execute(self._statements.trim_old_commits.encode(), (old, int(old) - WRITER_SECONDS))
@@ -566,7 +566,7 @@ class PostgresStore(StoredReads):
 
     def _put_in_order(self, connection: Connection) -> None:
         take_start(connection)
-        cursor = PostgresCursor(connection, self._statements.row_names)
+        cursor = PostgresCursor(connection, self._statements.row_types)
         try:
             self.identity = database_identity(cursor, self._statements)
             self.corrected_counters = prepare_start(cursor, self._statements, self._policy, int(self.now()))

@@ -22,7 +22,7 @@ from actorchat.storage.postgres.connecting import Connection
 from actorchat.storage.postgres.cursor import PostgresCursor
 from actorchat.storage.postgres.locks import Wanted, wanted_locks
 from actorchat.storage.postgres.statements import BLOCK, PostgresStatements
-from actorchat.storage.preload import Preload, acting_user, missing_chats, missing_rest, owners, reservations
+from actorchat.storage.preload import Preload, acting_user, missing_chats, missing_rest, owners
 from actorchat.storage.row_cache import ChatRow, PersonKey, person_key
 from actorchat.storage.row_mapping import Row, chat_of, keys, person_of, read_row, role_text
 from actorchat.storage.sql_writer import Question, SqlWriter
@@ -113,13 +113,13 @@ class PostgresWriter(SqlWriter):
             self._want_owners(connection, wanted)
         cached = {row.number: row for uuid in wanted.chats if (row := rows.chats.get(uuid)) is not None}
         unknown = [uuid.hex for uuid in wanted.chats if uuid not in rows.chats]
-        pairs, all_of = reservations(operations), owners(operations)
+        pairs, all_of = owners(operations)
         wanted.lock_people(_holders(cached.values()), shared=True)
         for number, exclusive in self._first.items():
             wanted.locks[number] = wanted.locks.get(number, False) or exclusive
         self._first = {}
         people = self._profiles(operations, cached.values()) | wanted.people
-        cursor = PostgresCursor(connection, sql.row_names)
+        cursor = PostgresCursor(connection, sql.row_types)
         questions: list[tuple[str, Row]] = [
             ("BEGIN", ()),
             *((statement, ()) for statement in connection.limits),
@@ -244,7 +244,7 @@ class PostgresWriter(SqlWriter):
         rows.owned.clear()
         rows.uploads.clear()
         rows.documents.clear()
-        self._load_chats(missing_chats(operations, rows), reservations(operations), owners(operations))
+        self._load_chats(missing_chats(operations, rows), *owners(operations))
         needs = missing_rest(operations, rows)
         needs.people -= self._wanted.people
         decides = self._narrow(needs)
