@@ -75,9 +75,18 @@ class Privacy:
         chats keep their uuids and indexes. An erasure that fails half way is completed by the next one.
         """
         await self.sources_of(person)
-        nobody = User(person.id, person.role)
         counts: Counter[str] = Counter(chats=0, messages=0, files=0)
-        await self._accounts.sign_out(Caller(nobody, frozenset(), inf))
+        await self._accounts.sign_out(Caller(User(person.id, person.role), frozenset(), inf))
+        last = await self._erase_content(person, counts)
+        await self._chats.people.erase(self._entry(AuditAction.ERASE, person, by, counts))
+        # What was sent before the sign-out may have been stored meanwhile.
+        late: Counter[str] = Counter()
+        await self._erase_content(person, late, after=last)
+        return {**counts, "messages": counts["messages"] + late["messages"], "files": counts["files"] + late["files"]}
+
+    async def _erase_content(self, person: Identity, counts: Counter[str], after: int = 0) -> int:
+        """Remove content; of an operator, only messages with an id above `after`. Returns the last message's id."""
+        nobody, last = User(person.id, person.role), after
         if person.role is Role.USER:
             async with aclosing(self._chats_of(person)) as chats:
                 async for chat in chats:
@@ -87,7 +96,7 @@ class Privacy:
                         counts["messages"] -= await self._close(chat, nobody)
                     await self._erase_messages(self._messages_of(chat.uuid), nobody, counts)
         else:
-            await self._erase_messages(self._written_by(person), nobody, counts)
+            last = await self._erase_messages(self._written_by(person, after), nobody, counts) or after
         uploads = await self._chats.chat_reader.uploads_of(person)
         if uploads:
             unused = await self._chats.expire_uploads(uploads, self._clock())
@@ -95,8 +104,7 @@ class Privacy:
             counts["files"] += len(unused)
         for key in [key async for key, _ in self._documents_of(person)]:
             await self._chats.change_document(key, lambda _: None)
-        await self._chats.people.erase(self._entry(AuditAction.ERASE, person, by, counts))
-        return dict(counts)
+        return last
 
     async def export(self, person: Identity, by: str, target: Path) -> dict[str, int]:
         """Write everything about a person to the new zip file `target`, and return counts.
@@ -174,8 +182,7 @@ class Privacy:
                 return
             rev = messages[-1].rev
 
-    async def _written_by(self, person: Identity) -> AsyncGenerator[tuple[UUID, int], None]:
-        after = 0
+    async def _written_by(self, person: Identity, after: int = 0) -> AsyncGenerator[tuple[UUID, int], None]:
         while found := await self._chats.chat_reader.written_by(person, after, PAGE):
             for chat, message_id in found:
                 yield chat, message_id
@@ -183,7 +190,9 @@ class Privacy:
 
     async def _erase_messages(
         self, messages: AsyncGenerator[tuple[UUID, int], None], nobody: User, counts: Counter[str]
-    ) -> None:
+    ) -> int:
+        """Redact messages, several at once. Returns the id of the last one, 0 if there were none."""
+        last = 0
         slots = trio.Semaphore(AT_ONCE)
         failed: list[Exception] = []
 
@@ -202,16 +211,17 @@ class Privacy:
 
         async with aclosing(messages), trio.open_nursery() as nursery:
             try:
-                async for chat, message_id in messages:
+                async for chat, last in messages:
                     await slots.acquire()
                     if failed:
                         break
-                    nursery.start_soon(erase, chat, message_id)
+                    nursery.start_soon(erase, chat, last)
             except Exception as error:
                 # The nursery would raise it in a group.
                 failed.append(error)
         if failed:
             raise failed[0]
+        return last
 
     async def _write(self, person: Identity, file: IO[bytes]) -> Counter[str]:
         counts: Counter[str] = Counter(chats=0, messages=0, files=0)

@@ -386,14 +386,14 @@ def _bound_again(whole: Function) -> Function:
 def _erase_some(whole: Function) -> Function:
     """An erasure leaves one message in four."""
 
-    async def erase(self: Any, messages: Any, *rest: Any) -> None:
+    async def erase(self: Any, messages: Any, *rest: Any) -> int:
         async def most() -> Any:
             number = count(1)
             async for message in messages:
                 if next(number) % 4:
                     yield message
 
-        await whole(self, most(), *rest)
+        return int(await whole(self, most(), *rest))
 
     return erase
 

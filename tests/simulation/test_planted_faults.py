@@ -15,6 +15,7 @@ FIRST: Final[Mapping[str, int]] = {
     "client-forgets-marks": 4,
     "counters-before-their-chat": 44,
     "disabled-account-works": 16,
+    "erasure-leaves-messages": 22,
     "expired-though-used": 217,
     "lost-control-message": 23,
     "new-key-in-doubt": 3,

@@ -99,7 +99,6 @@ class ChatWorld(World):
         self.truth: Truth = Truth(
             self.fail, self.log, settings_of(setup).policy, int(setup.bounds.get("key_horizon", _KEY_HORIZON))
         )
-        self.truth.has_new_token = self._has_new_token
         self.storage: FaultyStorage = FaultyStorage(
             self.random("disk"),
             self.log,
@@ -137,12 +136,6 @@ class ChatWorld(World):
         # While the commit that enabled it is in doubt, the server does not know of it.
         late = enabled_at is not None and max(enabled_at, self._uncertain_until) > since - _UNKNOWN
         return late or who in truth.disabled
-
-    def _has_new_token(self, who: tuple[str, int], since: float) -> bool:
-        return any(
-            person.who == who and (person.signed_in_at >= since or not person.is_signed_out(person.issued))
-            for person in self.people.values()
-        )
 
     # The run
 

@@ -106,8 +106,6 @@ class Person(ABC):
         self.current: str = ""
         self.expires: float = 0.0
         self.issued: float = 0.0
-        self.signed_in_at: float = 0.0
-        """The time of Trio's clock since which the current token is used."""
         self.rights: Rights | None = None
         self.http: httpx.AsyncClient = httpx.AsyncClient(
             base_url=URL, transport=SimulatedTransport(world.network), timeout=15.0, trust_env=False
@@ -199,7 +197,6 @@ class Person(ABC):
     def use(self, token: str, *, issued: float, expires: float, rights: Rights | None) -> None:
         """Use this token from now on."""
         self.current, self.issued, self.expires, self.rights = token, issued, expires, rights
-        self.signed_in_at = trio.current_time()
         self.http.headers["Authorization"] = f"Bearer {token}"
 
     def token_use(self) -> TokenUse:

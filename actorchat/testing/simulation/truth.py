@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from math import inf
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple
 from unittest.mock import ANY
 from uuid import UUID
 
@@ -77,6 +76,14 @@ _COMPARED: Final = (
 """The columns of a chat that are compared with storage."""
 
 
+class Erasure(NamedTuple):
+    """The commit that erases a person: its time by Trio's clock, and what was stored of the person."""
+
+    at: float
+    messages: Mapping[str, Sequence[int]]
+    files: Sequence[UUID]
+
+
 class Truth:
     """Everything that was committed. `committed` must be called with each commit; faults are reported to `fail`.
 
@@ -84,8 +91,8 @@ class Truth:
     and the sends that were refused while nothing was stored under that `client_id`. `edits` is the number of edits and
     redactions so far; `known_edits` has those that the server has announced, in this order. `blocks` and `accounts` are
     the stored ones by their id. These have times of Trio's clock: `gone` of each file's deletion, `signed_out` of
-    everybody's last sign-out, `blocked` of each visitor's last block, `disabled` of the end of each account,
-    `enabled_at` of its return, and `erasures` of the requests to erase a person that were not answered yet.
+    everybody's last sign-out, `blocked` of each visitor's last block, `disabled` of the end of each account, and
+    `enabled_at` of its return.
     """
 
     def __init__(
@@ -115,11 +122,7 @@ class Truth:
         self.disabled: dict[Person, float] = {}
         self.enabled_at: dict[Person, float] = {}
         self.signed_out: dict[Person, float] = {}
-        self.erasures: dict[Person, list[float]] = defaultdict(list)
-        self.has_new_token: Callable[[Person, float], bool] = lambda who, since: False
-        """Whether a person has a token that is newer than their last sign-out, or that they got after `since`."""
-        # The number of messages in each chat of a visitor at their last sign-out, if they have not come back before.
-        self._lengths: dict[Person, dict[str, int]] = {}
+        self._erasures: dict[Person, list[Erasure]] = defaultdict(list)
         # Each operator's counters after each commit, with the chat and the number of events in its feed.
         self.loads: dict[int, list[tuple[tuple[int, int], str, int]]] = defaultdict(lambda: [((0, 0), "", 0)])
         self.unread: dict[str, list[int]] = defaultdict(lambda: [0])
@@ -237,7 +240,7 @@ class Truth:
         if isinstance(decision, PersonRecorded | AccountStored):
             self._record(decision.person, now)
             if isinstance(operation, SignOut) or (isinstance(operation, ChangeAccount) and operation.sign_out_at):
-                self._sign_out(person_of(decision.person.user))
+                self.signed_out[person_of(decision.person.user)] = trio.current_time()
         if isinstance(decision, AccountStored):
             account = self.accounts[decision.account.id] = decision.account
             if account.disabled:
@@ -253,18 +256,7 @@ class Truth:
         elif isinstance(decision, BlockRemoved):
             del self.blocks[decision.block.id]
 
-    def _sign_out(self, who: Person) -> None:
-        self.signed_out[who] = trio.current_time()
-        if not self._may_be_back(who):
-            theirs = [chat for chat in self.chats.values() if chat.model.owner == who]
-            self._lengths[who] = {chat.uuid: len(chat.messages) for chat in theirs}
-
-    def _may_be_back(self, who: Person) -> bool:
-        """Whether a person may have written again since an erasure signed them out."""
-        return self.has_new_token(who, min(self.erasures[who], default=inf))
-
     def _erased(self, operation: ErasePerson, decision: Decision, now: float) -> None:
-        """Check that nothing of an erased person's texts and files is left."""
         subject = operation.audit.subject
         if not isinstance(decision, PersonRecorded) or subject is None:
             self._fail("erased", f"{operation}: {_brief(decision)}")
@@ -272,14 +264,35 @@ class Truth:
         who = (subject.role.value, subject.id)
         self._record(decision.person, now)
         self._expect(not decision.person.user.firstname, "erased", f"{who} is still {decision.person.user.firstname!r}")
-        is_back, lengths = self._may_be_back(who), self._lengths.get(who, {})
-        for chat in self.chats.values():
-            own = [each.index for each in chat.messages if each.author is not None and person_of(each.author) == who]
-            erased = [*range(lengths.get(chat.uuid, 0)), *([] if is_back else own)]
-            left = [index for index in erased if not chat.messages[index].redacted]
-            self._expect(not left, "erased", f"{who}: messages {left} of {chat.uuid} are left")
+        messages = {chat.uuid: self._messages_of(chat, who) for chat in self.chats.values()}
         files = [file for file, upload in self.model.uploads.items() if upload.uploader == who and not upload.bound]
-        self._expect(is_back or not files, "erased", f"{who}: files {files} are left")
+        self._erasures[who].append(Erasure(trio.current_time(), messages, files))
+
+    def _messages_of(self, chat: ChatTruth, who: Person) -> list[int]:
+        """The indexes of the messages that an erasure of `who` removes."""
+        if chat.model.owner == who:
+            return [*range(len(chat.messages))]
+        return [each.index for each in chat.messages if each.author is not None and person_of(each.author) == who]
+
+    def judge_erased(self, who: Person, began: float) -> None:
+        """Check, once a request to erase a person is answered, that nothing is left of what was stored at its commit.
+
+        `began` is when the request was sent, by Trio's clock.
+        """
+        erasure = next((each for each in self._erasures[who] if each.at >= began), None)
+        if erasure is None:
+            self._fail("erased", f"the erasure of {who} is not committed")
+            return
+        for uuid, indexes in erasure.messages.items():
+            chat = self.chats.get(uuid)
+            # Who gets chats of somebody else keeps them.
+            if chat is None or (who[0] == "user" and chat.model.owner != who):
+                continue
+            left = [index for index in indexes if not chat.messages[index].redacted]
+            self._expect(not left, "erased", f"{who}: messages {left} of {uuid} are left")
+        uploads = self.model.uploads
+        files = [file for file in erasure.files if (upload := uploads.get(file)) is not None and not upload.bound]
+        self._expect(not files, "erased", f"{who}: files {files} are left")
 
     def _expire_uploads(self, operation: ExpireUploads, decision: Decision, now: float) -> None:
         owners = {upload.uploader for file in operation.files if (upload := self.model.uploads.get(file)) is not None}
