@@ -63,7 +63,8 @@ _WRONG_REQUESTS: Final = (
 _UNJUDGED: Final = frozenset({"conflict", "not_authenticated", "blocked"})
 """Refusals of a message after which it may still be stored."""
 
-_ALWAYS_POSSIBLE: Final = frozenset({401, 403, 429, 503})
+_ALWAYS_POSSIBLE: Final = frozenset({401, 403, 408, 429, 503})
+"""Statuses that any request may get: its token or its user's rights have ended, or the network or storage is slow."""
 
 
 def make_people(world: ChatWorld) -> dict[str, Person]:
