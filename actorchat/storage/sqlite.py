@@ -255,6 +255,8 @@ class SqliteStore(StoredReads):
             cursor.execute("COMMIT")
         stored = bool(known) and known[0][0] == batch.number
         if stored:
+            # The cache lacks this batch until the next commit reads it, and that may fail.
+            self._rows_hold = False
             self._last = batch
             self.messages_stored += self._in_doubt
         self._in_doubt = 0

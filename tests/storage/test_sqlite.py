@@ -163,6 +163,21 @@ def test_a_locked_database_is_an_outage_until_it_is_released(store: SqliteStore,
     assert codes(store.commit([say("yes")], batch(3))) == [None]
 
 
+def test_a_key_that_was_stored_in_doubt_is_never_taken_for_new(store: SqliteStore, disk: Disk) -> None:
+    def fail(sql: str) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    disk.after = lambda sql: fail(sql) if sql == "COMMIT" else None
+    with pytest.raises(CommitInDoubt):
+        store.commit([say("doubt")], batch(2))
+    disk.after = lambda sql: None
+    assert store.recover(batch(2))
+    disk.before = fail
+    with pytest.raises(StorageUnavailable):
+        store.commit([say("next")], batch(3))
+    assert not store.is_new(RefuseMessage(say("doubt"), LIMITED))
+
+
 @pytest.mark.parametrize("durable", [True, False])
 def test_a_failed_commit_is_uncertain_until_recovery(store: SqliteStore, disk: Disk, durable: bool) -> None:
     def fail(sql: str) -> None:
