@@ -55,12 +55,7 @@ async def transcript_response(
     chat: ChatState, format: TranscriptFormat, read: ReadPage, wire: Wire
 ) -> StreamedResponse:
     """Return a response that streams the transcript. Raises `StorageUnavailable` if the first page can't be read."""
-    first = await read(-1)
-
-    async def read_on(after: int) -> Page | None:
-        return first if after == -1 else await read(after)
-
-    parts = _encoded(transcript_parts(chat, format, read_on, wire))
+    parts = _encoded(transcript_parts(chat, format, await read(-1), read, wire))
     media_type, extension = _MEDIA_TYPES[format]
     headers = {
         "Cache-Control": "no-store",
@@ -83,10 +78,13 @@ async def _encoded(parts: AsyncGenerator[str, None]) -> AsyncGenerator[bytes, No
 
 
 async def transcript_parts(
-    chat: ChatState, format: TranscriptFormat, read: ReadPage, wire: Wire
+    chat: ChatState, format: TranscriptFormat, page: Page | None, read: ReadPage, wire: Wire
 ) -> AsyncGenerator[str, None]:
-    """Yield the transcript in parts, with all messages that `read` returns. Raises `StorageUnavailable`."""
-    page, index, separator = await read(-1), -1, ""
+    """Yield the transcript in parts: the messages of the first `page`, and those that `read` returns after it.
+
+    Raises `StorageUnavailable`.
+    """
+    index, separator = -1, ""
     yield _head(chat, format)
     while page is not None and page.messages:
         written: list[str] = []

@@ -216,7 +216,8 @@ class Attachments:
         try:
             return bool(await self._chats.chat_reader.uploads((file,)))
         except StorageUnavailable:
-            return False
+            # Not known, and a lost file has to be reported.
+            return True
 
     async def read_file(self, file: StoredAttachment) -> AsyncGenerator[bytes, None]:
         """Yield the bytes of a stored file; none if they are missing. Raises OSError if they can't be read now."""

@@ -297,7 +297,7 @@ class LocalApi:
         async def read(after: int) -> Page | None:
             return await self._chats.chat_reader.after(chat, self.user.role, after=after, limit=MAX_LIMIT)
 
-        return "".join([part async for part in transcript_parts(state, form, read, self._wire)])
+        return "".join([part async for part in transcript_parts(state, form, await read(-1), read, self._wire)])
 
     async def search_messages(
         self,

@@ -110,3 +110,24 @@ def test_seeds_can_run_in_other_processes() -> None:
     here = {result.seed: result.digest for result in run_seeds([8, 12], jobs=1)}
     there = {result.seed: result.digest for result in run_seeds([8, 12], jobs=2)}
     assert here == there
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--seed", "3", "--seeds", "4"], "--seed and --plan play one plan"),
+        (["--trace", "--seeds", "3"], "--trace and --save take one plan"),
+        (["--seed", "3", "--ignore", "nonsense"], "no violation is called nonsense; there are: after-close,"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options: list[str], reason: str) -> None:
+    refused = CliRunner().invoke(command.main, options)
+    assert (refused.exit_code, reason in refused.output) == (2, True), refused.output
+
+
+@pytest.mark.parametrize("text", ["[project]", "{}", "[1]"])
+def test_a_file_that_is_no_plan_is_named_as_such(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "wrong.json"
+    path.write_text(text)
+    refused = CliRunner().invoke(command.main, ["--plan", str(path)])
+    assert (refused.exit_code, "is no plan that --save has written" in refused.output) == (2, True), refused.output

@@ -58,15 +58,6 @@ class PostgresStatements(Statements):
             DELETE FROM writers WHERE "time" < %s
             AND NOT EXISTS (SELECT FROM commits WHERE commits.writer = writers.writer)"""
 
-        # With the statement of SQLite, PostgreSQL would look for the oldest key anew for each message of the chat.
-        self.recent_keys: str = f"""
-            SELECT found.* FROM json_array_elements(%s::json) asked, LATERAL (
-                SELECT chat, author_role, author_id, client_id, message_index FROM messages
-                WHERE chat = (asked ->> 0)::bigint AND author_role = asked ->> 1
-                AND author_id = (asked ->> 2)::bigint AND client_id IS NOT NULL
-                ORDER BY message_index DESC LIMIT {KEY_HORIZON}
-            ) AS found ORDER BY chat, message_index"""  # noqa: S608 - constants
-
         # By a column that only PostgreSQL has, see `actorchat.storage.postgres.tables`.
         self.unused: str = """
             SELECT uuid FROM chats WHERE stage = 'reserved' AND inactive_since <= %s
@@ -188,3 +179,13 @@ class PostgresStatements(Statements):
         self.drawn_so_far: str = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM message_blocks"
         self.newest_transaction: str = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
         self.oldest_transaction: str = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
+
+    def _recent_keys(self) -> str:
+        # With the statement of SQLite, PostgreSQL would look for the oldest key anew for each message of the chat.
+        return f"""
+            SELECT found.* FROM json_array_elements(%s::json) asked, LATERAL (
+                SELECT chat, author_role, author_id, client_id, message_index FROM messages
+                WHERE chat = (asked ->> 0)::bigint AND author_role = asked ->> 1
+                AND author_id = (asked ->> 2)::bigint AND client_id IS NOT NULL
+                ORDER BY message_index DESC LIMIT {KEY_HORIZON}
+            ) AS found ORDER BY chat, message_index"""  # noqa: S608 - constants

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from actorchat.testing.simulation.campaign import SeedResult, Totals, run_seeds
 from actorchat.testing.simulation.chat_world import ChatVerdict, play
 from actorchat.testing.simulation.coverage import coverage_table
+from actorchat.testing.simulation.invariants import INVARIANTS
 from actorchat.testing.simulation.plan import FAULTS, OPERATOR, VISITOR, Plan, load_plan, make_plan, save_plan
 from actorchat.testing.simulation.report import describe, describe_failure, describe_plan
 from actorchat.testing.simulation.shrink import shrink
@@ -26,7 +27,7 @@ _MOST_FAILURES = 10
 @click.command()
 @click.option("--seed", type=int, help="Run this seed, and shrink it if it fails.")
 @click.option("--plan", "path", type=click.Path(exists=True, path_type=Path), help="Run the plan in this JSON file.")
-@click.option("--trace", is_flag=True, help="Print every event of the run. A failing plan is not shrunk.")
+@click.option("--trace", is_flag=True, help="Print every event of --seed or --plan. A failing plan is not shrunk.")
 @click.option("--seeds", type=click.IntRange(1), help="Run this many seeds.")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Run seeds for this many minutes.")
 @click.option("--first", type=int, help="The first seed of --seeds or --minutes; random if not given.")
@@ -34,8 +35,16 @@ _MOST_FAILURES = 10
 @click.option(
     "--only", multiple=True, type=click.Choice(sorted(FAULTS)), help="Plan this kind of fault only (repeatable)."
 )
-@click.option("--ignore", multiple=True, metavar="KIND", help="Count violations of this kind, and go on (repeatable).")
-@click.option("--save", type=click.Path(path_type=Path), help="Write the shrunk plan of a failing --seed to this file.")
+@click.option(
+    "--ignore",
+    multiple=True,
+    metavar="KIND",
+    callback=lambda _, __, kinds: _known(kinds),
+    help="Count violations of this kind, and go on (repeatable).",
+)
+@click.option(
+    "--save", type=click.Path(path_type=Path), help="Write the shrunk plan of a failing --seed or --plan to this file."
+)
 def main(
     seed: int | None,
     path: Path | None,
@@ -54,12 +63,32 @@ def main(
     seeds are run. Exits with 1 if a promise was broken.
     """
     if seed is not None or path is not None:
-        plan = load_plan(path) if path is not None else make_plan(seed or 0, faults=only or None)
+        if (seeds, minutes, first, jobs) != (None, None, None, None):
+            raise click.UsageError("--seed and --plan play one plan: leave out --seeds, --minutes, --first and --jobs")
+        plan = _load(path) if path is not None else make_plan(seed or 0, faults=only or None)
         sys.exit(_one(plan, ignore, trace=trace, save=save))
+    if trace or save is not None:
+        raise click.UsageError("--trace and --save take one plan: name it with --seed or --plan")
     begin = secrets.randbelow(2**40) if first is None else first
     chosen = islice(count(begin), seeds) if seeds or not minutes else count(begin)
     most = None if minutes is None else minutes * 60
     sys.exit(_many(chosen if seeds or minutes else islice(count(begin), 100), seeds, most, jobs, only, ignore, begin))
+
+
+def _known(kinds: Sequence[str]) -> Sequence[str]:
+    unknown = [kind for kind in kinds if kind not in INVARIANTS]
+    if unknown:
+        raise click.BadParameter(
+            f"no violation is called {', '.join(unknown)}; there are: {', '.join(sorted(INVARIANTS))}"
+        )
+    return kinds
+
+
+def _load(path: Path) -> Plan:
+    try:
+        return load_plan(path)
+    except (ValueError, LookupError, TypeError) as error:
+        raise click.BadParameter(f"{path} is no plan that --save has written: {error!r}", param_hint="--plan") from None
 
 
 def _one(plan: Plan, ignore: Sequence[str], *, trace: bool, save: Path | None) -> int:

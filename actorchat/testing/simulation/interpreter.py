@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from heapq import heappush
 from itertools import count
 from random import Random
@@ -60,9 +61,9 @@ def sealed(entropy: Random, wall: Callable[[], float], monotonic: Callable[[], f
         replace(random, "_urandom", entropy.randbytes)
         stack.callback(random.setstate, random.getstate())
         random.seed(entropy.getrandbits(64))
-        replace(time, "time", wall)
-        replace(time, "monotonic", monotonic)
-        replace(time, "perf_counter", monotonic)
+        for name, clock in (("time", wall), ("monotonic", monotonic), ("perf_counter", monotonic)):
+            replace(time, name, clock)
+            replace(time, f"{name}_ns", partial(_nanoseconds, clock))
         replace(trio.to_thread, "run_sync", _run_in_place)
         replace(trio_path, "run_sync", _run_in_place)
         replace(threading.Thread, "start", _refuse("start a thread"))
@@ -87,6 +88,10 @@ def _add_deadline() -> Callable[[trio_run.Deadlines, float, trio.CancelScope], N
         self._active += 1
 
     return add
+
+
+def _nanoseconds(clock: Callable[[], float]) -> int:
+    return round(clock() * 1e9)
 
 
 async def _run_in_place(
