@@ -45,8 +45,6 @@ class PostgresBus:
         self._wake = trio.Event()
         self._sent = trio.Event()
         self._sent.set()
-        # One attempt at a time: an abandoned one occupies its thread until the server answers.
-        self._connecting = trio.CapacityLimiter(1)
 
     @property
     def problem(self) -> str | None:
@@ -69,14 +67,15 @@ class PostgresBus:
 
     async def _use_connection(self, heard: Callable[[Note], object]) -> None:
         try:
-            with trio.fail_after(_ANSWER_SECONDS):
-                connection = await _in_thread(self._connect, self._connecting)
+            # Without a limit of its own: each host of the URL has the time that the URL gives it.
+            connection = await _in_thread(self._connect)
             try:
-                self._line.up()
                 answers = _Answers(connection.pgconn)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._receive, connection.pgconn, answers, heard)
-                    nursery.start_soon(self._send, answers)
+                    await self._listen(connection, answers)
+                    self._line.up()
+                    await self._send(answers)
             finally:
                 connection.close()
         except BaseException as error:
@@ -93,15 +92,15 @@ class PostgresBus:
 
     def _connect(self) -> Connection:
         # No transaction is open for long here: a node that listens waits between them.
-        connection = self._connector.open(int(_ANSWER_SECONDS))
-        try:
-            connection.execute("SET application_name = 'actorchat bus'")
-            connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._channel)))
-        except BaseException:
-            connection.close()
-            raise
+        connection = self._connector.connect(int(_ANSWER_SECONDS))
         connection.pgconn.nonblocking = 1
         return connection
+
+    async def _listen(self, connection: Connection, answers: _Answers) -> None:
+        # Not in the thread, which would wait for ever for a server that hangs.
+        listen = sql.SQL("LISTEN {}").format(sql.Identifier(self._channel))
+        await answers.query(b"SET application_name = 'actorchat bus'", [])
+        await answers.query(listen.as_bytes(connection), [])
 
     async def _receive(self, pgconn: pq.abc.PGconn, answers: _Answers, heard: Callable[[Note], object]) -> None:
         while True:
@@ -163,7 +162,7 @@ class _Answers:
                 raise psycopg.OperationalError(result.error_message.decode(errors="replace"))
 
 
-async def _in_thread(connect: Callable[[], Connection], limiter: trio.CapacityLimiter) -> Connection:
+async def _in_thread(connect: Callable[[], Connection]) -> Connection:
     """Run `connect` in a thread. If this is cancelled, a connection that is made later is closed at once."""
     lock, made = Lock(), list[Connection]()
     abandoned = False
@@ -177,7 +176,7 @@ async def _in_thread(connect: Callable[[], Connection], limiter: trio.CapacityLi
         connection.close()
 
     try:
-        await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter)
+        await trio.to_thread.run_sync(work, abandon_on_cancel=True)
     except BaseException:
         with lock:
             abandoned = True

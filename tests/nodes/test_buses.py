@@ -1,11 +1,12 @@
 """Every bus passes the conformance checks, on a real server where it has one."""
 
+import socket
 import time
 from base64 import b64encode
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
 
 import psycopg
 import pytest
@@ -111,27 +112,64 @@ async def test_a_server_that_hangs_after_the_connect_is_a_problem_until_it_answe
 ) -> None:
     monkeypatch.setattr(postgres_bus, "_ANSWER_SECONDS", 1.0)
     url = await trio.to_thread.run_sync(postgres_server.new_database)
-    port = int(urlsplit(url).port or 0)
-    proxy = Proxy(lambda: port)
+    proxy = Proxy(lambda: postgres_server.port)
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             await nursery.start(proxy.run)
-            bus = PostgresBus(url.replace(f":{port}/", f":{proxy.port}/"), "actorchat test")
-            opened = bus._connector.open
-
-            def open_and_hang(seconds: int) -> Connection:
-                connection = opened(seconds)
-                trio.from_thread.run_sync(proxy.stall)
-                return connection
-
-            monkeypatch.setattr(bus._connector, "open", open_and_hang)
+            bus = PostgresBus(url.replace(f":{postgres_server.port}/", f":{proxy.port}/"), "actorchat test")
+            stall_after_connecting(proxy, monkeypatch)
             await nursery.start(bus.run, lambda _: None)
             assert "no answer within 1 s" in (bus.problem or "")
-            monkeypatch.setattr(bus._connector, "open", opened)
             proxy.flow()
             while bus.problem is not None:
                 bus.tell(Told("one", 1, 0))
                 await trio.sleep(0.05)
+            nursery.cancel_scope.cancel()
+
+
+def stall_after_connecting(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hold back what `proxy` forwards from the moment in which the next connection is open."""
+    connect = Connection.connect
+
+    def connect_and_stall(**parameters: Any) -> Connection:  # Any: of psycopg
+        connection = connect(**parameters)
+        monkeypatch.setattr(Connection, "connect", connect)
+        trio.from_thread.run_sync(proxy.stall)
+        return connection
+
+    monkeypatch.setattr(Connection, "connect", connect_and_stall)
+
+
+async def test_a_bus_whose_first_host_hangs_after_the_connect_goes_to_the_next_host(
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_bus, "_ANSWER_SECONDS", 1.0)
+    url = await trio.to_thread.run_sync(postgres_server.new_database)
+    proxy = Proxy(lambda: postgres_server.port)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(proxy.run)
+            hosts = f":{proxy.port},127.0.0.1:{postgres_server.port}/"
+            bus = PostgresBus(url.replace(f":{postgres_server.port}/", hosts) + "?connect_timeout=2", "actorchat test")
+            stall_after_connecting(proxy, monkeypatch)
+            await nursery.start(bus.run, lambda _: None)
+            assert "no answer within 1 s" in (bus.problem or "")
+            while bus.problem is not None:  # noqa: ASYNC110 - the bus reconnects by itself
+                await trio.sleep(0.05)
+            nursery.cancel_scope.cancel()
+
+
+async def test_each_host_has_the_time_to_connect_that_the_url_gives_it(
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_bus, "_ANSWER_SECONDS", 1.0)
+    url = await trio.to_thread.run_sync(postgres_server.new_database)
+    with socket.create_server(("127.0.0.1", 0)) as silent, trio.fail_after(30):
+        hosts = f":{silent.getsockname()[1]},127.0.0.1:{postgres_server.port}/"
+        bus = PostgresBus(url.replace(f":{postgres_server.port}/", hosts) + "?connect_timeout=2", "actorchat test")
+        async with trio.open_nursery() as nursery:
+            await nursery.start(bus.run, lambda _: None)
+            assert bus.problem is None
             nursery.cancel_scope.cancel()
 
 

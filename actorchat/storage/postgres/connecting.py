@@ -92,20 +92,7 @@ class Connector:
 
         Raises `psycopg.Error`, and `StoreUrlError` if the server is too old.
         """
-        options = (
-            f"-c {_NEW_OPTION}={seconds}s -c lock_timeout={min(seconds, _LOCK_SECONDS)}s -c jit=off"
-            " -c timezone=UTC -c client_encoding=UTF8"
-        )
-        given: str | None = self._parameters.get("options")
-        parameters = {**self._parameters, "options": options if given is None else f"{options} {given}"}
-        # Statements are prepared at once: they are few, and each one runs again and again.
-        try:
-            connection = Connection.connect(**parameters, autocommit=True, prepare_threshold=0, context=_ADAPTERS)
-        except psycopg.OperationalError as error:
-            # In whatever language the server speaks, unless it is about an option of the URL.
-            if _NEW_OPTION in str(error) and _NEW_OPTION not in (given or ""):
-                raise _too_old(self.name, f"a PostgreSQL older than {_OLDEST}") from None
-            raise
+        connection = self.connect(seconds)
         try:
             if connection.execute(_LIMIT).fetchall() != [(seconds,)]:
                 # Zero first, because a timer that is running does not change.
@@ -115,6 +102,26 @@ class Connector:
             close(connection)
             raise
         return connection
+
+    def connect(self, seconds: int) -> Connection:
+        """Open a connection as `open` does, but ask it nothing, so that this takes `connect_timeout` per host at most.
+
+        Behind a pooler that drops the options of a connection, its transactions have no limit.
+        """
+        options = (
+            f"-c {_NEW_OPTION}={seconds}s -c lock_timeout={min(seconds, _LOCK_SECONDS)}s -c jit=off"
+            " -c timezone=UTC -c client_encoding=UTF8"
+        )
+        given: str | None = self._parameters.get("options")
+        parameters = {**self._parameters, "options": options if given is None else f"{options} {given}"}
+        # Statements are prepared at once: they are few, and each one runs again and again.
+        try:
+            return Connection.connect(**parameters, autocommit=True, prepare_threshold=0, context=_ADAPTERS)
+        except psycopg.OperationalError as error:
+            # In whatever language the server speaks, unless it is about an option of the URL.
+            if _NEW_OPTION in str(error) and _NEW_OPTION not in (given or ""):
+                raise _too_old(self.name, f"a PostgreSQL older than {_OLDEST}") from None
+            raise
 
 
 def check_version(connection: Connection, name: str) -> None:
