@@ -62,6 +62,7 @@ class Line:
         now = trio.current_time()
         if now - self._warned_at >= WARNING_PERIOD:
             self._warned_at = now
-            _log.error("%s can't be reached, nodes hear of each other a second later: %s", self._name, reason)
+            effect = "nodes hear of each other a second later, from the database, if it can be reached"
+            _log.error("%s can't be reached, %s: %s", self._name, effect, reason)
         self.problem = reason
         self._listening.set()

@@ -80,6 +80,8 @@ async def inspect_node(tables: Tables, node: str, request: InspectionRequest) ->
                 if answer is not None:
                     return _tree(node, answer)
                 await trio.sleep(_LOOK)
+        # It may have ended just before, or meanwhile: that is known when its lease has run out.
+        _check_alive(await trio.to_thread.run_sync(tables.nodes), node)
     except StorageUnavailable as error:
         raise InspectionFailed(str(error)) from None
     raise InspectionFailed(

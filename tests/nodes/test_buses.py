@@ -193,7 +193,9 @@ async def test_the_redis_bus_passes_on_valkey(valkey: Valkey) -> None:
     await check_bus(partial(RedisBus, parse_broker_url(valkey.url), "actorchat test"), cut)
 
 
-async def test_a_bus_whose_server_is_away_says_why_and_comes_back(tmp_path: Path) -> None:
+async def test_a_bus_whose_server_is_away_says_why_and_comes_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     server = Valkey(tmp_path)
     one, two = (RedisBus(parse_broker_url(server.url), "actorchat test") for _ in range(2))
     heard: list[Note] = []
@@ -204,6 +206,8 @@ async def test_a_bus_whose_server_is_away_says_why_and_comes_back(tmp_path: Path
                 await nursery.start(one.run, heard.append)
                 await nursery.start(two.run, heard.append)
                 assert "connection" in (one.problem or "")
+                # The database may be away, too.
+                assert "from the database, if it can be reached" in caplog.text
                 await one.flush()
                 for _ in range(2):
                     await trio.to_thread.run_sync(server.start)

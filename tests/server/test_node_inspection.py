@@ -112,6 +112,15 @@ async def test_a_silent_node_is_given_up_and_its_inquiry_expires(
             await trio.sleep(0.05)
 
 
+async def test_a_node_that_ends_before_it_answers_is_told_to_be_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_inspection, "NODE_SECONDS", 0.5)
+    tables = MemoryTables(time.monotonic)
+    # Its process was killed a moment ago, so its lease still runs.
+    tables.register(TWO, 0.2)
+    with pytest.raises(InspectionFailed, match=r"^the node two is dead: it has not been heard of for 10 s$"):
+        await inspect_node(tables, "two", ROOMS)
+
+
 async def test_only_so_many_wait_for_answers_at_a_time() -> None:
     tables = MemoryTables(time.monotonic)
     tables.register(TWO, 60)
