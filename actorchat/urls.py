@@ -9,11 +9,11 @@ __all__ = ["is_host", "names_postgres", "without_secrets"]
 
 _MAX_HOST_BYTES: Final = 253
 
-_CREDENTIALS: Final = re.compile(r"(?<=://)([^\s/?#:@]*)(:?).*@", re.DOTALL)
+_CREDENTIALS: Final = re.compile(r"(\bpostgres(?:ql)?)?://([^\s/?#:@]*)(:?)(.*)@", re.DOTALL)
 """Matches up to the last @, because a password that was not percent-encoded may contain any character."""
 
 _SECRET_PARAMETER: Final = re.compile(
-    r"(?i)((?:^|[?&;\s])[\w.-]*(?:pass|pwd|secret|token|key|credential)[\w.-]*=)[^&;\s]*"
+    r"(?i)((?:^|[?&;\s])[\w.-]*(?:pass|pwd|secret|token|key|credential)[\w.-]*=)[^&;\s]+"
 )
 
 
@@ -34,7 +34,14 @@ def names_postgres(url: str) -> bool:
 def without_secrets(text: str) -> str:
     """Return `text` with `***` in place of passwords in URLs and of parameters named like `token` or `secret`.
 
-    A user name stays if a password follows it; without one it is hidden too, because it may be a token.
+    A user name stays if a password follows it; without one it is hidden too, because it may be a token, unless the URL
+    is one of PostgreSQL, which has no tokens.
     """
-    shown = _CREDENTIALS.sub(lambda match: f"{match[1]}:***@" if match[1] and match[2] else "***@", text)
-    return _SECRET_PARAMETER.sub(r"\1***", shown)
+    return _SECRET_PARAMETER.sub(r"\1***", _CREDENTIALS.sub(_hide_credentials, text))
+
+
+def _hide_credentials(match: re.Match[str]) -> str:
+    postgres, user, colon, password = match.groups(default="")
+    if postgres and not password:
+        return match[0]
+    return f"{postgres}://{user}:***@" if user and colon else f"{postgres}://***@"
