@@ -11,7 +11,7 @@ import attrs
 import click
 import trio
 
-from actorchat.cli.errors import BAD_SETTINGS, FAILED, fail
+from actorchat.cli.errors import BAD_SETTINGS, FAILED, fail, warn
 from actorchat.cli.options import config_option, data_option
 from actorchat.cli.output import echo
 from actorchat.cli.text import counted
@@ -110,10 +110,11 @@ def _carry_out(settings: Settings, request: PrivacyRequest) -> PrivacyAnswer:
     """Carry out the request, also without a server. Exits with a message if that fails."""
     from actorchat.server.bootstrap import StartFailed
     from actorchat.server.inspection import InspectionFailed
+    from actorchat.storage import StoreUrlError
 
     try:
         answer = trio.run(partial(_ask, settings, request))
-    except (InspectionFailed, StartFailed) as error:
+    except (InspectionFailed, StartFailed, StoreUrlError) as error:
         fail((error,), FAILED)
     except InvalidSettings as error:
         fail(error.faults, BAD_SETTINGS)
@@ -136,10 +137,19 @@ async def _ask(settings: Settings, request: PrivacyRequest) -> PrivacyAnswer:
         if database is not None and not await trio.Path(database).exists():
             detail = "no server runs on it: is --data the right folder?"
             raise StartFailed(f"{folder} has no database, and {detail}") from None
+    from actorchat.chat.privacy import AuditAction
+    from actorchat.server.environment import Environment
     from actorchat.server.serving import open_server, serve_privacy
+    from actorchat.storage import open_store
+    from actorchat.storage.move_record import moved_to
 
     # The lock of the file excludes a server that starts meanwhile. On PostgreSQL there may be others,
     # and one of them may have the name of the settings.
     alone = attrs.evolve(settings, port=None, tls_cert=None, tls_key=None, transport="auto", workers=1, node_name="")
-    async with open_server(alone) as server:
+    exports = request.action is AuditAction.EXPORT
+    if exports and database is not None and (target := moved_to(database)) is not None:
+        warn((f"the chats of {database} were moved to {target}: this export lacks what was written since then",))
+    # An erasure in a database that no server uses any more would leave everything in the new one.
+    environment = Environment(open_store=partial(open_store, also_moved=exports))
+    async with open_server(alone, environment=environment) as server:
         return await serve_privacy(server, request)

@@ -33,6 +33,7 @@ from actorchat.server.restore_plan import PLAN_FILE
 from actorchat.server.settings import DEFAULT_DATA, InvalidSettings, Settings, broker_urls
 from actorchat.storage.connections import connect
 from actorchat.storage.error_messages import describe_os_error, describe_sqlite_error
+from actorchat.storage.move_record import moved_to
 from actorchat.storage.schema import HEAD
 from actorchat.storage.schema_upgrade import check_owner
 from actorchat.storage.store import StoreUrlError
@@ -241,6 +242,7 @@ def _database(settings: Settings, now: float) -> Iterator[Finding]:
         return
     restore = "stop the server and restore a backup: actorchat restore FILE --force"
     try:
+        target = moved_to(path)
         with closing(connect(path, read_only=True)) as connection:
             version = check_owner(connection, path)
             results = [row[0] for row in connection.execute("PRAGMA quick_check(3)")]
@@ -256,6 +258,8 @@ def _database(settings: Settings, now: float) -> Iterator[Finding]:
     elif version is not None and version > HEAD:
         found = f"{path} has schema {version}, but this version knows schemas up to {HEAD}"
         yield _fail("database", found, "use the newer version of actorchat that wrote it")
+    elif target is not None:
+        yield _fail("database", f"the chats of {path} were moved to {target}", "make that URL the setting `storage`")
     else:
         upgrade = "" if version in (None, HEAD) else f", which the next start upgrades to {HEAD}"
         yield _ok("database", f"{path} is intact, schema {version}{upgrade}")

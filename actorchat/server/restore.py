@@ -27,6 +27,7 @@ from actorchat.server.settings import DEFAULT_DATA, Settings
 from actorchat.storage.database_lock import DatabaseLock, lock_database
 from actorchat.storage.error_messages import describe_os_error
 from actorchat.storage.factory import search_path
+from actorchat.storage.move_record import record_path
 from actorchat.storage.snapshot import check_copy
 from actorchat.storage.store import StoreUrlError
 
@@ -189,7 +190,8 @@ def _plan(targets: dict[str, _Target], stages: set[Path]) -> RestorePlan:
     # The search index belongs to the old content. The server makes a new one.
     for path in (database, search_path(database)):
         away += [path.with_name(path.name + suffix) for suffix in _LOGS]
-    away.append(search_path(database))
+    # The record of a move is about the old content, too.
+    away += [search_path(database), record_path(database)]
     # An empty database is only that of the lock, and is deleted before the renames.
     replaced = [path for path in away if os.path.lexists(path) and (path != database or _holds_something(path))]
     moves = [(path, path.parent / aside / path.name) for path in replaced]

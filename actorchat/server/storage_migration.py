@@ -1,6 +1,7 @@
 """Moves the chats of a stopped server from SQLite to PostgreSQL.
 
-The SQLite database is locked meanwhile, and not changed unless its schema is older, which is then upgraded.
+The SQLite database is locked meanwhile, and not changed unless its schema is older, which is then upgraded. A record
+beside it keeps servers from opening it again.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from pathlib import Path
 from actorchat.chat.model import Policy
 from actorchat.chat.ports import StorageUnavailable
 from actorchat.server.backup import BackupProgress
+from actorchat.server.restore_plan import sync_folder
 from actorchat.server.settings import Settings
 from actorchat.storage.connections import connect
 from actorchat.storage.database_lock import DatabaseLock, lock_database
-from actorchat.storage.error_messages import describe_sqlite_error
+from actorchat.storage.error_messages import describe_os_error, describe_sqlite_error
+from actorchat.storage.move_record import record_move
 from actorchat.storage.schema import HEAD
 from actorchat.storage.schema_upgrade import check_owner
 from actorchat.storage.sqlite import SqliteStore
@@ -68,6 +71,9 @@ def migrate_storage(settings: Settings, target: str, *, skip_unpublished: bool, 
                 moved.begin()
                 moved.copy(progress.begin("copying"))
                 rows = moved.compare(progress.begin("comparing"))
+                # Before servers may open the new database, so that they never may open both.
+                record_move(lock.path, connector.name)
+                sync_folder(lock.path.parent)
                 moved.finish()
                 return rows
     except ImportMismatch as error:
@@ -77,6 +83,8 @@ def migrate_storage(settings: Settings, target: str, *, skip_unpublished: bool, 
     except psycopg.Error as error:
         reason = " ".join(str(error).split())
         raise MigrationFailed(f"{connector.name}: {reason}; the next run goes on from here") from None
+    except OSError as error:
+        raise MigrationFailed(describe_os_error(Path(error.filename or path), error)) from None
     except sqlite3.Error as error:
         raise MigrationFailed(str(describe_sqlite_error(Path(path), error))) from None
     except (StoreUrlError, StorageUnavailable) as error:

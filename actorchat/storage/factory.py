@@ -17,6 +17,7 @@ from actorchat.storage.async_log import AsyncLog, AsyncNodeLog
 from actorchat.storage.async_reader import AsyncReader
 from actorchat.storage.database_lock import DatabaseLock, lock_database
 from actorchat.storage.memory import MemoryStore
+from actorchat.storage.move_record import check_not_moved
 from actorchat.storage.search import StoreSearch
 from actorchat.storage.search_index import SearchIndex
 from actorchat.storage.store import Store, StoreUrlError
@@ -67,14 +68,16 @@ async def open_store(
     clock: Callable[[], float] = time.time,
     brokers: Collection[str] = (),
     folder: Path | None = None,
+    also_moved: bool = False,
 ) -> AsyncIterator[Storage]:
     """Open `memory://`, `sqlite:///path/to/file` (four slashes for an absolute path) or `postgresql://host/database`;
     leaving the block closes it.
 
     `brokers` are the names of message brokers; with any, every commit is logged for them. `clock` returns epoch
-    seconds. `folder` is for the search index of a PostgreSQL database, None for memory. Raises `StoreUrlError` if the
-    URL is not valid or its database cannot be used, and `StorageUnavailable` if it cannot be opened at the moment, for
-    example while another server uses the file.
+    seconds. `folder` is for the search index of a PostgreSQL database, None for memory. `also_moved` allows a SQLite
+    database whose chats were moved to PostgreSQL. Raises `StoreUrlError` if the URL is not valid or its database cannot
+    be used, and `StorageUnavailable` if it cannot be opened at the moment, for example while another server uses the
+    file.
     """
     scheme, _, rest = url.partition("://")
     if rest == "/:memory:":
@@ -87,7 +90,7 @@ async def open_store(
         reader = AsyncReader(memory, in_place)
         yield Storage(memory, in_place, reader, log=log, messages=lambda: memory.messages_stored, search=search)
     elif scheme == "sqlite" and len(rest) > 1 and rest[0] == "/":
-        async with _open_sqlite(_sqlite_path(rest[1:]), policy, clock, brokers) as storage:
+        async with _open_sqlite(_sqlite_path(rest[1:]), policy, clock, brokers, also_moved) as storage:
             yield storage
     elif names_postgres(url) and rest:
         async with _open_postgres(url, policy, clock, brokers, folder) as storage:
@@ -111,7 +114,7 @@ def _sqlite_path(given: str) -> Path:
 
 @asynccontextmanager
 async def _open_sqlite(
-    path: Path, policy: Policy, clock: Callable[[], float], brokers: Collection[str]
+    path: Path, policy: Policy, clock: Callable[[], float], brokers: Collection[str], also_moved: bool
 ) -> AsyncIterator[Storage]:
     async with (
         open_workers("storage-reader", READERS) as readers,
@@ -120,7 +123,7 @@ async def _open_sqlite(
     ):
         lock = await writer.run(partial(lock_database, path))
         try:
-            store = await writer.run(partial(_open_sqlite_store, lock, policy, clock, brokers))
+            store = await writer.run(partial(_open_sqlite_store, lock, policy, clock, brokers, also_moved))
             try:
                 log = AsyncLog(store, readers, writer) if brokers else None
                 reader = AsyncReader(store, readers)
@@ -192,13 +195,15 @@ def search_path(path: Path) -> Path:
 
 
 def _open_sqlite_store(
-    lock: DatabaseLock, policy: Policy, clock: Callable[[], float], brokers: Collection[str]
+    lock: DatabaseLock, policy: Policy, clock: Callable[[], float], brokers: Collection[str], also_moved: bool
 ) -> SqliteStore:
     """Open the store in a locked file. If that fails, the files that this start has created are deleted."""
     # Imported here: SQLAlchemy takes a fifth of a second to import, and memory:// does not need it.
     from actorchat.storage.sqlite import SqliteStore
 
     try:
+        if not also_moved:
+            check_not_moved(lock.path)
         return SqliteStore(lock.path, policy, clock=clock, claim=lock, brokers=brokers)
     except BaseException:
         lock.discard()

@@ -9,8 +9,10 @@ from itertools import islice
 from pathlib import Path
 from uuid import UUID
 
+import attrs
 import psycopg
 import pytest
+import trio
 
 from actorchat.chat.accounts import Account, AddAccount
 from actorchat.chat.documents import ChangeDocument, DocumentKey, DocumentKind
@@ -18,9 +20,14 @@ from actorchat.chat.model import Policy
 from actorchat.chat.operations import AddMessage, Changed, EditMessage, Operation, ReserveChat, SetTags
 from actorchat.protocol import Role, User
 from actorchat.server.backup import BackupProgress
+from actorchat.server.bootstrap import StartFailed
+from actorchat.server.diagnosis import Verdict, diagnose
+from actorchat.server.restore import restore_backup
+from actorchat.server.serving import open_server
 from actorchat.server.settings import Settings
 from actorchat.server.storage_migration import MigrationFailed, migrate_storage
 from actorchat.storage import StoreUrlError
+from actorchat.storage.move_record import record_move, record_path
 from actorchat.storage.postgres.sqlite_import import TABLES
 from actorchat.storage.postgres.store import PostgresStore
 from actorchat.storage.sqlite import SqliteStore
@@ -251,3 +258,75 @@ def test_a_running_server_and_wrong_urls_are_named(settings: Settings, url: str,
 def test_every_table_with_content_is_moved() -> None:
     names = {table.name for table in TABLES}
     assert {"chats", "messages", "uploads", "people", "accounts", "sessions", "blocks", "audit", "documents"} <= names
+
+
+def sqlite_of(settings: Settings) -> Path:
+    return Path(settings.storage_url.removeprefix("sqlite:///"))
+
+
+def actorchat(*arguments: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "actorchat", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return done.returncode, done.stdout + done.stderr
+
+
+async def started(settings: Settings) -> None:
+    async with open_server(attrs.evolve(settings, port=None)):
+        pass
+
+
+@pytest.mark.slow
+async def test_no_server_starts_with_a_database_whose_chats_were_moved(settings: Settings, tmp_path: Path) -> None:
+    fill(settings)
+    record_move(sqlite_of(settings), "postgresql://actorchat:***@db/chat")
+    with pytest.raises(StartFailed) as refused:
+        await started(settings)
+    record = tmp_path / "actorchat.db.moved"
+    assert "were moved to postgresql://actorchat:***@db/chat: start the server with that URL as" in str(refused.value)
+    assert f"delete {record}" in str(refused.value)
+    [found] = [finding async for finding in diagnose(settings) if finding.check == "database"]
+    assert (found.verdict, "were moved to postgresql://" in found.found) == (Verdict.FAIL, True)
+    record.unlink()
+    await started(settings)
+
+
+async def test_a_missing_database_whose_chats_were_moved_is_not_made_anew(settings: Settings) -> None:
+    record_move(sqlite_of(settings), "postgresql://db/chat")
+    with pytest.raises(StartFailed, match="were moved to postgresql://db/chat"):
+        await started(settings)
+    assert not sqlite_of(settings).exists()
+
+
+@pytest.mark.slow
+def test_a_move_leaves_a_record_and_the_database_can_still_be_read(
+    settings: Settings, url: str, tmp_path: Path
+) -> None:
+    fill(settings)
+    with pytest.raises(StoppedError):
+        migrate_storage(settings, url, skip_unpublished=False, progress=Interrupting(1))
+    assert not record_path(sqlite_of(settings)).exists()
+    moved(settings, url)
+    with pytest.raises(StartFailed, match=f"were moved to {url}"):
+        trio.run(started, settings)
+    person, data = ("--role", "user", "--user-id", "50"), ("--data", str(tmp_path))
+    status, said = actorchat("export", *person, *data, "--output", str(tmp_path / "bob.zip"))
+    assert (status, "Exported 1 chat" in said, "this export lacks what was written since" in said) == (0, True, True)
+    status, said = actorchat("erase", *person, *data, "--yes")
+    assert (status, f"were moved to {url}" in said) == (1, True)
+    status, said = actorchat("backup", str(tmp_path / "b.tar"), *data)
+    assert status == 0, said
+    for folder in (tmp_path, tmp_path / "new"):
+        restored = Settings(data=folder)
+        restore_backup(restored, tmp_path / "b.tar", force=True, progress=BackupProgress())
+        trio.run(started, restored)
+
+
+def test_a_move_that_cannot_be_recorded_is_not_completed(settings: Settings, url: str, tmp_path: Path) -> None:
+    fill(settings)
+    (tmp_path / "actorchat.db.moved").mkdir()
+    with pytest.raises(MigrationFailed, match=r"actorchat\.db\.moved"):
+        moved(settings, url)
+    with pytest.raises(StoreUrlError, match="run actorchat migrate again"):
+        PostgresStore(url, Policy())
+    (tmp_path / "actorchat.db.moved").rmdir()
+    assert moved(settings, url)
