@@ -11,7 +11,7 @@ from actorchat.nodes.notes import Note
 from actorchat.nodes.ports import Bus
 from actorchat.urls import names_postgres
 
-__all__ = ["open_bus"]
+__all__ = ["kind_of_bus", "open_bus"]
 
 
 class _NoBus:
@@ -32,15 +32,23 @@ class _NoBus:
         await trio.lowlevel.checkpoint()
 
 
+def kind_of_bus(setting: str) -> str:
+    """`postgres`, `redis` or `local`. Nodes whose buses are of different kinds don't hear each other on them."""
+    if setting == "local":
+        return "local"
+    return "postgres" if setting == "postgres" or names_postgres(setting) else "redis"
+
+
 def open_bus(setting: str, storage_url: str, channel: str) -> Bus:
     """The bus between the nodes on the database at `storage_url`, not connected yet.
 
     `setting` is `postgres` for that database, a `postgresql://` URL that leads to it, a `redis://` URL, or `local` for
     none. `channel` names the deployment. Libraries are imported here: they are extras.
     """
-    if setting == "local":
+    kind = kind_of_bus(setting)
+    if kind == "local":
         return _NoBus()
-    if setting == "postgres" or names_postgres(setting):
+    if kind == "postgres":
         from actorchat.nodes.postgres_bus import PostgresBus
 
         return PostgresBus(storage_url if setting == "postgres" else setting, channel)

@@ -36,13 +36,14 @@ START_OVER_RETRY = 1.0
 class NodeState:
     """The state of this node that other nodes and the operators of the deployment see.
 
-    `statistics()` returns JSON. `cut_off()` is called when the database was away for long, `replaced(holder)` when
-    another process has taken over the name.
+    `bus` is the kind of its bus. `statistics()` returns JSON. `cut_off()` is called when the database was away for
+    long, `replaced(holder)` when another process has taken over the name.
     """
 
     name: str
     version: str
     address: str = ""
+    bus: str = ""
     state: str = "starting"
     statistics: Callable[[], str] = lambda: "{}"
     cut_off: Callable[[], object] = lambda: None

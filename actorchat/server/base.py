@@ -19,7 +19,7 @@ from actorchat.server.attachment_store import AttachmentStore, open_attachment_s
 from actorchat.server.auth import Tokens
 from actorchat.server.bootstrap import StartFailed, new_folder, prepare_tokens
 from actorchat.server.environment import Environment
-from actorchat.server.node import check_secrets, open_node, replaced_by
+from actorchat.server.node import check_secrets, open_node, replaced_by, warn_of_other_buses
 from actorchat.server.restore_plan import BackupFailed, complete_restore
 from actorchat.server.settings import Settings, broker_urls
 from actorchat.storage import Storage, StoreUrlError
@@ -72,6 +72,7 @@ async def open_base(
         tokens = make_tokens()
         if node is not None:
             await check_secrets(node, tokens)
+            warn_of_other_buses(node)
     return Base(storage=storage, files=files, tokens=tokens, writer=writer, node=node, accounts=accounts, blocks=blocks)
 
 

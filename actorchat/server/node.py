@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from importlib.metadata import version
 from typing import Final
 
+import msgspec
 import trio
 
 from actorchat.chat.foreign_commits import NodeCaches
 from actorchat.chat.ports import ChatReader, StorageUnavailable
-from actorchat.nodes.factory import open_bus
+from actorchat.nodes.factory import kind_of_bus, open_bus
 from actorchat.nodes.node import Node, NodeState
 from actorchat.nodes.registry import NameTaken
 from actorchat.nodes.tables import NodeRow
@@ -27,7 +29,9 @@ from actorchat.server.user_cache import UserCache
 from actorchat.storage import Storage
 from actorchat.storage.worker_threads import open_workers
 
-__all__ = ["CacheReloader", "check_secrets", "encode_statistics", "open_node", "replaced_by"]
+__all__ = ["CacheReloader", "check_secrets", "encode_statistics", "open_node", "replaced_by", "warn_of_other_buses"]
+
+_log: Final = logging.getLogger("actorchat.nodes")
 
 RETRY: Final = 0.5
 """Seconds before storage is read again after a failure."""
@@ -58,7 +62,7 @@ async def open_node(
     if not name or settings.workers > 1:
         # Different after each start, and on machines with one host name.
         name = f"{name or socket.gethostname()[:40]}-{environment.random.getrandbits(40):010x}"
-    state = NodeState(name, version("actorchat"), _address(settings, sockets))
+    state = NodeState(name, version("actorchat"), _address(settings, sockets), kind_of_bus(settings.bus_url))
     bus = open_bus(settings.bus_url, settings.storage_url, f"actorchat {storage.identity}")
     node = Node(state, writer, log=storage.node_log, tables=tables, runner=runner, bus=bus)
     stack.push_async_callback(_leave_unless_ready, node)
@@ -99,9 +103,23 @@ def _where(node: NodeRow) -> str:
     return f" at {node.address}" if node.address else ""
 
 
-def encode_statistics(*, sockets: int, lag: float, losses: int, secrets: Sequence[str]) -> str:
-    """The numbers of a node that others are shown, as JSON. `secrets` are the fingerprints of those that it accepts."""
-    return json.dumps({"sockets": sockets, "lag": round(lag, 3), "losses": losses, "secrets": secrets})
+def encode_statistics(*, sockets: int, lag: float, losses: int, secrets: Sequence[str], bus: str) -> str:
+    """What others are shown of a node, as JSON. `secrets` are the fingerprints of those that it accepts."""
+    return json.dumps({"sockets": sockets, "lag": round(lag, 3), "losses": losses, "secrets": secrets, "bus": bus})
+
+
+class _Compared(msgspec.Struct):
+    """The statistics that nodes compare with their own. Older versions don't tell all of them."""
+
+    secrets: frozenset[str] = frozenset()
+    bus: str | None = None
+
+
+def _compared(row: NodeRow) -> _Compared:
+    try:
+        return msgspec.json.decode(row.statistics, type=_Compared)
+    except msgspec.MsgspecError:
+        return _Compared()
 
 
 async def check_secrets(node: Node, tokens: Tokens) -> None:
@@ -110,12 +128,14 @@ async def check_secrets(node: Node, tokens: Tokens) -> None:
     Raises `NameTaken`, `StartFailed` and `StorageUnavailable`.
     """
     own = frozenset(tokens.fingerprints())
-    node.state.statistics = lambda: encode_statistics(sockets=0, lag=0.0, losses=0, secrets=tokens.fingerprints())
+    node.state.statistics = lambda: encode_statistics(
+        sockets=0, lag=0.0, losses=0, secrets=tokens.fingerprints(), bus=node.state.bus
+    )
     registry = node.registry
     await registry.renew()
     await registry.look()
     for row in registry.others:
-        secrets = _secrets_of(row.statistics)
+        secrets = _compared(row).secrets
         # Of two that start at once, one goes on.
         if row.alive and secrets and own.isdisjoint(secrets) and (row.state != "starting" or row.node < registry.name):
             raise StartFailed(
@@ -124,12 +144,18 @@ async def check_secrets(node: Node, tokens: Tokens) -> None:
             )
 
 
-def _secrets_of(statistics: str) -> frozenset[str]:
-    """The fingerprints that a node tells, none if it runs an older version."""
-    try:
-        return frozenset(map(str, json.loads(statistics).get("secrets", ())))
-    except (ValueError, AttributeError, TypeError):
-        return frozenset()
+def warn_of_other_buses(node: Node) -> None:
+    """Log which nodes have a bus of another kind. Of two nodes, the later one says so, after `check_secrets`."""
+    own = node.state.bus
+    buses = [(row.node, _compared(row).bus or own) for row in node.registry.others if row.alive]
+    others = ", ".join([f"{name} ({bus})" for name, bus in buses if bus != own])
+    if others:
+        _log.warning(
+            "the bus of this node is %s, but that of other nodes is not: %s. They hear of each other a second later:"
+            " give all nodes the same `bus` (ACTORCHAT_BUS)",
+            own,
+            others,
+        )
 
 
 class CacheReloader:

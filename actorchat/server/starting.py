@@ -359,6 +359,7 @@ async def _join_nodes(nursery: trio.Nursery, node: Node, parts: Parts, state: St
         lag=node.lag,
         losses=node.losses,
         secrets=parts.tokens.fingerprints(),
+        bus=node.state.bus,
     )
     node.state.cut_off = parts.endings.end_all
     node.state.replaced = lambda holder: state.end(replaced_by(holder))

@@ -126,6 +126,28 @@ async def test_a_server_with_another_secret_than_the_nodes_that_run_does_not_sta
                 assert [row.node for row in two._parts.node.registry.others] == ["one"]
 
 
+async def test_a_server_whose_bus_differs_from_that_of_others_says_so(
+    tmp_path: Path, new_postgres: Callable[[], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    url = await trio.to_thread.run_sync(new_postgres)
+
+    def settings(name: str, bus: str) -> Settings:
+        return Settings(storage=url, port=None, data=tmp_path / name, secret=SECRET, node_name=name, bus=bus)
+
+    async with AsyncExitStack() as stack:
+        stack.enter_context(trio.fail_after(CAP))
+        await stack.enter_async_context(open_server(settings("one", "auto")))
+        # Its `url` is another way to the same bus.
+        await stack.enter_async_context(open_server(settings("two", url)))
+        assert "ACTORCHAT_BUS" not in caplog.text
+        await stack.enter_async_context(open_server(settings("three", "local")))
+    [warning] = [record.getMessage() for record in caplog.records if "ACTORCHAT_BUS" in record.getMessage()]
+    assert warning == (
+        "the bus of this node is local, but that of other nodes is not: one (postgres), two (postgres). They hear of"
+        " each other a second later: give all nodes the same `bus` (ACTORCHAT_BUS)"
+    )
+
+
 def listed(server: Server) -> list[NodeRow]:
     node = server._parts.node
     assert node is not None
