@@ -101,8 +101,7 @@ class Registry:
         ended = 0
         deadline = trio.current_time() + PATIENCE
         while not self._left and not await self._claim(ended):
-            rows = await self.runner.run(self.tables.nodes)
-            holder = next((row for row in rows if row.node == self.name), None)
+            holder = await self._holder()
             if holder is not None:
                 if first is None:
                     first = holder
@@ -114,6 +113,11 @@ class Registry:
                 if (lives and holder.state != "draining") or trio.current_time() >= deadline:
                     raise NameTaken(holder)
             await trio.sleep(CLAIM_PERIOD)
+
+    async def _holder(self) -> NodeRow | None:
+        """The node that has this one's name, whatever its process is."""
+        rows = await self.runner.run(self.tables.nodes)
+        return next((row for row in rows if row.node == self.name), None)
 
     async def _claim(self, ended: int) -> bool:
         state, statistics = self._describe()
@@ -173,9 +177,19 @@ class Registry:
             if row.epoch == self.epoch:
                 self._row, self._renewed_at = row, trio.current_time()
         elif not self._left:
-            reasons = "it was taken for dead, another one has its name, or the database has crashed"
-            _log.warning("this node registers again: %s", reasons)
+            _log.warning("this node registers again: %s", await self._loss())
             await self.register()
+
+    async def _loss(self) -> str:
+        """Why the tables don't have this registration any more."""
+        holder = await self._holder()
+        if holder is None:
+            return "it was taken for dead"
+        if holder.process != self._row.process:
+            return "another server has its name"
+        if holder.epoch != self.epoch:
+            return "its last registration was not answered"
+        return "the database has crashed and has lost who is present"
 
     async def hold(self, lease: str) -> bool:
         """Whether this node has the lease now, which it then keeps for `LIFE`, by its own clock a little less."""

@@ -16,7 +16,7 @@ from trio.testing import MockClock
 from actorchat.chat.ports import StorageUnavailable
 from actorchat.nodes import process
 from actorchat.nodes.process import has_ended, name_process
-from actorchat.nodes.registry import LIFE, PATIENCE, PERIOD, NameTaken, Registry
+from actorchat.nodes.registry import BURIAL, LIFE, PATIENCE, PERIOD, NameTaken, Registry
 from actorchat.nodes.tables import NodeRow, Tables
 from actorchat.storage.worker_threads import InPlace
 from tests.nodes.memory_tables import MemoryTables
@@ -185,6 +185,34 @@ async def test_a_node_that_was_frozen_goes_on_if_the_one_that_had_its_name_has_c
         await frozen.registry.run()
     assert frozen.replaced_by == []
     assert [(row.process, row.alive) for row in tables.nodes()] == [(frozen.process, True)]
+
+
+async def test_a_node_that_registers_again_says_why(
+    tables: MemoryTables, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, newer = Candidate(tables), Candidate(tables)
+    await one.registry.register()
+
+    def bury() -> None:
+        assert tables.bury(BURIAL) == ["one"]
+
+    def register_unanswered() -> None:
+        assert tables.register(one.registry._row, LIFE) is not None
+
+    def take_over() -> None:
+        assert tables.register(newer.registry._row, LIFE) is not None
+
+    for silence, happen, reason in (
+        (LIFE + BURIAL, bury, "it was taken for dead"),
+        (0, register_unanswered, "its last registration was not answered"),
+        (0, tables.lose_presence, "the database has crashed and has lost who is present"),
+        (LIFE, take_over, "another server has its name"),
+    ):
+        await trio.sleep(silence)
+        happen()
+        caplog.clear()
+        await one.registry.renew()
+        assert caplog.messages[0] == f"this node registers again: {reason}"
 
 
 async def test_a_new_state_is_stored_at_once(tables: MemoryTables, autojump_clock: MockClock) -> None:
