@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
+import attrs
 import click
 
 from actorchat.cli.errors import BAD_SETTINGS, FAILED, fail, warn
 from actorchat.cli.options import config_option, data_option, storage_option
 from actorchat.cli.output import echo
 from actorchat.cli.text import counted
-from actorchat.server.settings import InvalidSettings
+from actorchat.server.settings import DEFAULT_DATA, InvalidSettings
 from actorchat.server.settings_loader import load_settings
 from actorchat.urls import without_secrets
 
@@ -26,8 +28,9 @@ __all__ = ["migrate"]
 def migrate(target: str, data: Path | None, storage: str | None, config: Path | None, skip_unpublished: bool) -> None:
     """Copy everything in the SQLite database of a stopped server to an empty PostgreSQL database, and compare both.
 
-    Stop the server first; the command locks its database. The database stays where it is. If the command is
-    interrupted, run it again: it goes on where it was. No server opens the new database before both are the same.
+    Stop the server first; the command locks its database. The old database stays, but no server starts with it again.
+    If the command is interrupted, run it again: it goes on where it was. No server opens the new database before both
+    are the same.
     The data folder is still needed: it has the secret and the files of chats.
 
     \b
@@ -40,15 +43,21 @@ def migrate(target: str, data: Path | None, storage: str | None, config: Path | 
 
     try:
         settings = load_settings(config, {"data": data, "storage": storage})
+        if data is not None and storage is None and settings.database_file is None:
+            # The environment or the file names the new storage already, and --data the old one.
+            settings = attrs.evolve(settings, storage=None, bus="auto", workers=1)
     except InvalidSettings as error:
         fail(error.faults, BAD_SETTINGS)
     try:
         with show_progress(rows=True) as progress:
-            rows = migrate_storage(settings, target, skip_unpublished=skip_unpublished, progress=progress)
+            moved = migrate_storage(settings, target, skip_unpublished=skip_unpublished, progress=progress)
     except MigrationFailed as error:
         fail((error,), FAILED)
     except KeyboardInterrupt:
         fail(("interrupted: run the command again, and it goes on where it was",), FAILED)
-    echo(f"{counted(rows, 'row')} copied and compared. Start the server with --storage {without_secrets(target)}")
-    if not settings.attachments.store:
-        warn(("the files of chats are still in the data folder: several servers need one bucket for them",))
+    shown = without_secrets(target)
+    named = shlex.quote(target) if shown == target else f"and this URL, with the password that is hidden here: {shown}"
+    echo(f"{counted(moved.rows, 'row')} copied and compared. Start the server with --storage {named}")
+    if moved.files and not settings.attachments.store:
+        where = (settings.folder or DEFAULT_DATA) / "attachments"
+        warn((f"the files of chats are still in {where}: several servers need them in a bucket or a shared folder",))

@@ -12,6 +12,8 @@ from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+import attrs
+
 from actorchat.chat.model import Policy
 from actorchat.chat.ports import StorageUnavailable
 from actorchat.server.backup import BackupProgress
@@ -26,27 +28,38 @@ from actorchat.storage.schema_upgrade import check_owner
 from actorchat.storage.sqlite import SqliteStore
 from actorchat.storage.startup_repair import IDENTITY
 from actorchat.storage.store import StoreUrlError
-from actorchat.urls import names_postgres
+from actorchat.urls import names_postgres, without_secrets
 
-__all__ = ["MigrationFailed", "migrate_storage"]
+__all__ = ["MigrationFailed", "Moved", "migrate_storage"]
 
 
 class MigrationFailed(Exception):  # noqa: N818 - a result, not a bug
     """The chats were not moved. The text says why, and what to do."""
 
 
-def migrate_storage(settings: Settings, target: str, *, skip_unpublished: bool, progress: BackupProgress) -> int:
-    """Copy the database of `settings` to the database `target`, a postgresql:// URL. Returns the number of rows.
+@attrs.frozen
+class Moved:
+    """How many rows were moved. `files` is how many files of chats they name, whose bytes stay where they are."""
+
+    rows: int
+    files: int
+
+
+def migrate_storage(settings: Settings, target: str, *, skip_unpublished: bool, progress: BackupProgress) -> Moved:
+    """Copy the database of `settings` to the database `target`, a postgresql:// URL.
 
     An interrupted copy goes on where it was. `skip_unpublished` allows it although message brokers have not confirmed
     all that was committed, which they then never get. Raises `MigrationFailed`.
     """
-    scheme, _, path = settings.storage_url.partition(":///")
-    if scheme != "sqlite":
-        raise MigrationFailed("only a SQLite database can be moved: name it with --data or --storage")
+    path = settings.database_file
+    if path is None:
+        raise MigrationFailed(
+            f"only a SQLite database can be moved, but `storage` is {without_secrets(settings.storage_url)}: name the"
+            " old one with --storage sqlite:///path/to/file"
+        )
     if not names_postgres(target):
         raise MigrationFailed("the chats can be moved to PostgreSQL only: postgresql://user@host/database")
-    if not Path(path).is_file():
+    if not path.is_file():
         raise MigrationFailed(f"{path} does not exist: is --data the folder of the server?")
     if find_spec("psycopg") is None:
         raise MigrationFailed('postgresql:// needs a library: type pip install "actorchat[postgres]"')
@@ -60,8 +73,9 @@ def migrate_storage(settings: Settings, target: str, *, skip_unpublished: bool, 
         connector = Connector(target)
     except StoreUrlError as error:
         raise MigrationFailed(str(error)) from None
+    has_begun = False
     try:
-        with _locked(Path(path)) as lock, closing(connector.open(0)) as connection:
+        with _locked(path) as lock, closing(connector.open(0)) as connection:
             check_server(connection, connector.name)
             with closing(connect(lock.path, read_only=True)) as source:
                 brokers = _brokers(source, lock.path, skip_unpublished=skip_unpublished)
@@ -69,24 +83,28 @@ def migrate_storage(settings: Settings, target: str, *, skip_unpublished: bool, 
                 identity = _identity(source, lock, settings.policy, brokers)
                 moved = SqliteImport(source, connection, identity, connector.name)
                 moved.begin()
+                has_begun = True
                 moved.copy(progress.begin("copying"))
                 rows = moved.compare(progress.begin("comparing"))
                 # Before servers may open the new database, so that they never may open both.
                 record_move(lock.path, connector.name)
                 sync_folder(lock.path.parent)
+                [(files,)] = source.execute("SELECT count(*) FROM uploads").fetchall()
                 moved.finish()
-                return rows
+                return Moved(rows, files)
     except ImportMismatch as error:
         raise MigrationFailed(
             f"{error}: something else has changed one of the databases; empty the new one and begin again"
         ) from None
     except psycopg.Error as error:
         reason = " ".join(str(error).split())
-        raise MigrationFailed(f"{connector.name}: {reason}; the next run goes on from here") from None
+        raise MigrationFailed(
+            f"{connector.name}: {reason}{'; the next run goes on from here' if has_begun else ''}"
+        ) from None
     except OSError as error:
         raise MigrationFailed(describe_os_error(Path(error.filename or path), error)) from None
     except sqlite3.Error as error:
-        raise MigrationFailed(str(describe_sqlite_error(Path(path), error))) from None
+        raise MigrationFailed(str(describe_sqlite_error(path, error))) from None
     except (StoreUrlError, StorageUnavailable) as error:
         raise MigrationFailed(str(error)) from None
 

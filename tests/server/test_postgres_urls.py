@@ -59,7 +59,7 @@ async def test_a_server_a_move_and_a_diagnosis_take_either(
     before = Settings(data=tmp_path)
     SqliteStore(Path(before.storage_url.removeprefix("sqlite:///")), Policy()).close()
     move = migrate_storage(before, url, skip_unpublished=False, progress=BackupProgress())
-    assert move == 0
+    assert move.rows == 0
     settings = Settings(data=tmp_path, storage=url, port=0)
     async with run_server(settings) as api:
         await api.talk()

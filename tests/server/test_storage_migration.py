@@ -1,5 +1,6 @@
 """`actorchat migrate` moves all rows to PostgreSQL, also when it is interrupted, and nothing that is not the same."""
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -16,9 +17,9 @@ import trio
 
 from actorchat.chat.accounts import Account, AddAccount
 from actorchat.chat.documents import ChangeDocument, DocumentKey, DocumentKind
-from actorchat.chat.model import Policy
-from actorchat.chat.operations import AddMessage, Changed, EditMessage, Operation, ReserveChat, SetTags
-from actorchat.protocol import Role, User
+from actorchat.chat.model import Policy, StoredAttachment, Upload, identity_of
+from actorchat.chat.operations import AddMessage, Changed, EditMessage, Operation, RecordUpload, ReserveChat, SetTags
+from actorchat.protocol import AttachmentType, Role, User
 from actorchat.server.backup import BackupProgress
 from actorchat.server.bootstrap import StartFailed
 from actorchat.server.diagnosis import Verdict, diagnose
@@ -93,7 +94,7 @@ class Interrupting(BackupProgress):
 
 
 def moved(settings: Settings, url: str, *, skip: bool = False) -> int:
-    return migrate_storage(settings, url, skip_unpublished=skip, progress=BackupProgress())
+    return migrate_storage(settings, url, skip_unpublished=skip, progress=BackupProgress()).rows
 
 
 def contents(store: Store) -> object:
@@ -174,8 +175,10 @@ def test_only_an_empty_database_that_no_server_uses_is_filled(settings: Settings
         with pytest.raises(MigrationFailed, match="a part of the chats of another SQLite database"):
             moved(other, url)
     moved(settings, url)
-    with pytest.raises(MigrationFailed, match="is not empty"):
+    with pytest.raises(MigrationFailed, match=f"these chats were moved to {url} already"):
         moved(settings, url)
+    with pytest.raises(MigrationFailed, match="is not empty"):
+        moved(other, url)
 
 
 def test_commits_that_a_broker_lacks_are_not_lost_unasked(tmp_path: Path, url: str) -> None:
@@ -228,10 +231,16 @@ def test_a_running_server_and_wrong_urls_are_named(settings: Settings, url: str,
         moved(settings, url)
     fill(settings)
     path = Path(settings.storage_url.removeprefix("sqlite:///"))
-    for target, said in (("mysql://x", "to PostgreSQL only"), ("postgresql://127.0.0.1:1/x", "refused")):
-        with pytest.raises(MigrationFailed, match=said):
+    for target, said in (
+        ("mysql://x", "to PostgreSQL only"),
+        ("postgresql://127.0.0.1:1/x", "refused"),
+        (f"postgresql:///x?host={tmp_path}", "No such file"),
+        (f"{url}_missing", "does not exist"),
+    ):
+        with pytest.raises(MigrationFailed, match=said) as failed:
             moved(settings, target)
-    with pytest.raises(MigrationFailed, match="only a SQLite database"):
+        assert "the next run" not in str(failed.value)
+    with pytest.raises(MigrationFailed, match=r"`storage` is memory://: name the old one with --storage sqlite:///"):
         moved(Settings(storage="memory://"), url)
     command = [sys.executable, "-m", "actorchat", "migrate", url, "--data", str(tmp_path)]
     with closing(SqliteStore(path, Policy())):
@@ -250,9 +259,6 @@ def test_a_running_server_and_wrong_urls_are_named(settings: Settings, url: str,
         )
     assert held.returncode == 1
     assert "uses" in held.stderr or "in use" in held.stderr
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, "rows copied and compared" in done.stdout) == (0, True), done.stderr
-    assert "the files of chats are still in the data folder" in done.stderr
 
 
 def test_every_table_with_content_is_moved() -> None:
@@ -264,9 +270,11 @@ def sqlite_of(settings: Settings) -> Path:
     return Path(settings.storage_url.removeprefix("sqlite:///"))
 
 
-def actorchat(*arguments: str) -> tuple[int, str]:
+def actorchat(*arguments: str, **environment: str) -> tuple[int, str]:
     command = [sys.executable, "-m", "actorchat", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=60, env={**os.environ, **environment}
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -330,3 +338,55 @@ def test_a_move_that_cannot_be_recorded_is_not_completed(settings: Settings, url
         PostgresStore(url, Policy())
     (tmp_path / "actorchat.db.moved").rmdir()
     assert moved(settings, url)
+
+
+def test_a_move_whose_connection_is_lost_says_that_the_next_run_goes_on(
+    settings: Settings, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actorchat.storage.postgres.sqlite_import._PAGE", 100)
+    fill(settings)
+
+    class Ending(BackupProgress):
+        def begin(self, step: str) -> Callable[[int, int], None]:
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            return super().begin(step)
+
+    with pytest.raises(MigrationFailed, match="the next run goes on from here"):
+        migrate_storage(settings, url, skip_unpublished=False, progress=Ending())
+    assert moved(settings, url)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("password", ["", "pa55word"])
+@pytest.mark.parametrize("file", [True, False])
+def test_the_command_ends_with_what_to_do_next(
+    password: str, file: bool, settings: Settings, url: str, tmp_path: Path
+) -> None:
+    with closing(SqliteStore(sqlite_of(settings), Policy())) as store:
+        operations: list[Operation] = [ReserveChat(UUID(int=99), "lk", EVE)]
+        if file:
+            stored = StoredAttachment(UUID(int=9), AttachmentType.FILE, "a.txt", "txt", 5)
+            operations.append(RecordUpload(Upload(stored, identity_of(EVE), "lk", "text/plain", NOW)))
+        store.commit(operations, Batch("test", 1, NOW))
+    target = url.replace("@", f":{password}@") if password else f"{url}?application_name=a&connect_timeout=9"
+    # Two nodes on the new database have these in their environment, and --data names the old one.
+    nodes = {"ACTORCHAT_STORAGE": target, "ACTORCHAT_BUS": "postgres", "ACTORCHAT_WORKERS": "2"}
+    status, said = actorchat("migrate", target, "--data", str(tmp_path), **nodes)
+    assert (status, "copied and compared. Start the server with --storage" in said) == (0, True), said
+    if password:
+        shown = target.replace(password, "***")
+        assert f"--storage and this URL, with the password that is hidden here: {shown}\n" in said
+    else:
+        assert f"--storage '{target}'\n" in said
+    where = f"the files of chats are still in {tmp_path}/attachments: several servers need them in a bucket or a shared"
+    assert (where in said, "files of chats" in said) == (file, file)
+
+
+def test_the_reason_is_named_if_the_storage_is_not_sqlite(tmp_path: Path) -> None:
+    nodes = {"ACTORCHAT_STORAGE": "postgresql://ann:pa55word@db/chat", "ACTORCHAT_DATA": str(tmp_path)}
+    status, said = actorchat("migrate", "postgresql://ann@db/chat", **nodes)
+    assert (status, "`storage` is postgresql://ann:***@db/chat: name the old one with" in said) == (1, True), said

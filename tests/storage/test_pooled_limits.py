@@ -13,7 +13,7 @@ from actorchat.chat.operations import AddMessage
 from actorchat.chat.ports import StorageUnavailable
 from actorchat.server.backup import BackupProgress
 from actorchat.server.settings import Settings
-from actorchat.server.storage_migration import migrate_storage
+from actorchat.server.storage_migration import Moved, migrate_storage
 from actorchat.storage.postgres.advisory import START, TAKE, in_order
 from actorchat.storage.postgres.store import PostgresStore
 from actorchat.storage.sqlite import SqliteStore
@@ -80,11 +80,11 @@ def test_a_move_may_take_longer_than_the_users_limit(
     with closing(SqliteStore(Path(settings.storage_url.removeprefix("sqlite:///")), Policy())) as source:
         source.commit([RESERVE], Batch("w", 1, NOW))
 
-    def move() -> int:
+    def move() -> Moved:
         return migrate_storage(settings, pooled(url), skip_unpublished=False, progress=BackupProgress())
 
     with held(url, "LOCK TABLE chats") as holder:
-        assert finish_later(thread.submit(move), holder)
+        assert finish_later(thread.submit(move), holder) == Moved(rows=2, files=0)
 
 
 def test_a_batch_is_ended_after_its_own_time_if_the_user_has_no_limit(

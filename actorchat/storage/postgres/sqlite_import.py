@@ -23,6 +23,7 @@ from actorchat.storage.postgres.connecting import Connection
 from actorchat.storage.postgres.history import EPOCH, HISTORY
 from actorchat.storage.postgres.statements import BLOCK
 from actorchat.storage.row_mapping import Row
+from actorchat.storage.startup_repair import IDENTITY
 from actorchat.storage.store import StoreUrlError
 
 __all__ = ["IMPORT", "ImportMismatch", "SqliteImport", "check_imported"]
@@ -99,6 +100,11 @@ class SqliteImport:
             for table in TABLES:
                 found = sql.SQL("SELECT 1 FROM {} LIMIT 1").format(sql.Identifier(table.name))
                 if self.target.execute(found).fetchall():
+                    if self._has_identity():
+                        raise StoreUrlError(
+                            f"these chats were moved to {self.name} already: start the server with that URL as"
+                            " --storage, or name an empty database to move them again"
+                        )
                     raise StoreUrlError(f"{self.name} is not empty (it has {table.name}): name an empty database")
             self.target.execute("DELETE FROM settings")
             self._put_place(_Place(self.identity))
@@ -174,6 +180,9 @@ class SqliteImport:
         )
         chat = self._highest(("chats", "number"), ("messages", "chat"), ("uploads", "chat"))
         with self.target.transaction():
+            self.target.execute("ANALYZE")
+        # Last, because the move is complete with it.
+        with self.target.transaction():
             with self.target.cursor() as cursor:
                 cursor.executemany(
                     "INSERT INTO settings (name, value) VALUES (%s, %s)",
@@ -183,12 +192,14 @@ class SqliteImport:
             self.target.execute("SELECT setval('message_blocks', %s)", (number // BLOCK * BLOCK + 1,))
             self.target.execute("SELECT setval('chat_numbers', %s, false)", (chat + 1,))
             self.target.execute("DELETE FROM settings WHERE name = %s", (IMPORT,))
-        with self.target.transaction():
-            self.target.execute("ANALYZE")
 
     def _highest(self, *columns: tuple[str, str]) -> int:
         newest = (self.source.execute(f"SELECT max({column}) FROM {table}").fetchone()[0] for table, column in columns)  # noqa: S608 - constants
         return max(number or 0 for number in newest)
+
+    def _has_identity(self) -> bool:
+        found = self.target.execute("SELECT value FROM settings WHERE name = %s", (IDENTITY,)).fetchall()
+        return found == [(self.identity,)]
 
     def _place(self) -> _Place | None:
         for (value,) in self.target.execute("SELECT value FROM settings WHERE name = %s", (IMPORT,)).fetchall():
