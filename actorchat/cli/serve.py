@@ -54,6 +54,9 @@ _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _HANGUP: Final = getattr(signal, "SIGHUP", None)
 """Service managers send it to reload settings, and a terminal sends it when it is closed. Windows does not have it."""
 
+_FIXED_FOR_WORKERS: Final = ("host", "port", "workers")
+"""Settings that later workers share with the first ones, whatever the settings file says: the sockets are open."""
+
 LAST_RESORT_SECONDS: Final = 3.0
 """How long after the drain's own deadline the process exits with a failure, whatever still runs."""
 
@@ -257,7 +260,9 @@ async def _serve_with_workers(settings: Settings, terminal: Terminal) -> bool:
         signals = stack.enter_context(trio.open_signal_receiver(*_STOP_SIGNALS, signal.SIGHUP))
         async with trio.open_nursery() as nursery:
             command = [sys.executable, "-m", "actorchat", *sys.argv[1:]]
-            workers, serving = Workers(nursery, sockets, command), trio.CancelScope()
+            # Variables win over the settings file, and options are the same for all workers.
+            fixed = {f"ACTORCHAT_{name.upper()}": str(getattr(settings, name)) for name in _FIXED_FOR_WORKERS}
+            workers, serving = Workers(nursery, sockets, command, fixed), trio.CancelScope()
 
             async def start() -> None:
                 if await workers.start():

@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -171,7 +171,8 @@ class _Process:
 class Workers:
     """The workers of a server. `sockets` are the listening sockets of each, `command` starts one.
 
-    `nursery` gets a task for each worker.
+    `environment` has variables that all of them get besides those of this process. `nursery` gets a task for each
+    worker.
     """
 
     def __init__(
@@ -179,10 +180,12 @@ class Workers:
         nursery: trio.Nursery,
         sockets: Sequence[tuple[socket.socket, ...]],
         command: Sequence[str],
+        environment: Mapping[str, str],
     ) -> None:
         self._nursery = nursery
         self._sockets = sockets
         self._command = command
+        self._environment = environment
         # The newest worker of each number that has served, and all that have not ended.
         self._running: dict[int, _Process] = {}
         self._live: set[_Process] = set()
@@ -276,7 +279,7 @@ class Workers:
         """Start the process of a worker. Raises OSError."""
         ours, theirs = socket.socketpair()
         handles = [theirs.fileno(), *(sock.fileno() for sock in self._sockets[number])]
-        environment = {**os.environ, WORKER: ",".join(map(str, [number, *handles]))}
+        environment = {**os.environ, **self._environment, WORKER: ",".join(map(str, [number, *handles]))}
         with theirs:
             try:
                 # In a group of its own, because Ctrl-C in a terminal signals all processes of a group.

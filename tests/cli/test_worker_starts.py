@@ -40,6 +40,7 @@ for step in steps:
         if os.path.exists(f"{folder}/crash"):
             sys.exit(3)
     elif step == "_":
+        open(f"{folder}/waiting", "w").close()
         while os.path.exists(f"{folder}/hold"):
             time.sleep(0.01)
     else:
@@ -48,7 +49,7 @@ open(f"{folder}/done", "w").close()
 sock.recv(1)
 """
 """A worker that tells its parent what `steps` say. At `_` it waits, and at `!` it ends, while a file is there. It makes
-the file `done` after the last step."""
+the file `waiting` when it gets to `_`, and `done` after the last step."""
 
 
 @pytest.fixture
@@ -62,9 +63,10 @@ class StandIns:
 
     def __init__(self, nursery: trio.Nursery, folder: Path, steps: str, count: int) -> None:
         self.hold, self.crash, self.kill, self.done = (folder / name for name in ("hold", "crash", "kill", "done"))
+        self.waiting = folder / "waiting"
         self._started = folder / "started"
         command = [sys.executable, "-S", "-c", STAND_IN, str(folder), steps]
-        self.workers = Workers(nursery, [()] * count, command)
+        self.workers = Workers(nursery, [()] * count, command, {})
 
     @property
     def started(self) -> list[tuple[int, int]]:
@@ -179,7 +181,7 @@ async def test_a_worker_that_opens_the_storage_may_take_longer(tmp_path: Path, c
             started.append(await made.workers.start())
 
         nursery.start_soon(start)
-        await made.until_started(1)
+        await until(made.waiting.exists)
         clock.jump(STORAGE_SECONDS - 1)
         await wait_all_tasks_blocked()
         assert started == []
@@ -199,7 +201,7 @@ async def test_a_worker_that_hangs_while_it_starts_is_killed(
         made.hold.touch()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(made.workers.start)
-            await made.until_started(1)
+            await until(made.waiting.exists)
             clock.jump(seconds + 1)
         assert made.alive == 0
         assert "worker 0 takes too long to start: it is killed" in caplog.messages

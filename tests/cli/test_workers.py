@@ -1,5 +1,6 @@
 """`actorchat serve --workers`: several processes serve one port, and are replaced without a refused connection."""
 
+import json
 import os
 import re
 import signal
@@ -21,19 +22,21 @@ PATIENCE = 90.0
 
 
 class Parent:
-    """`actorchat serve --workers 2` with PostgreSQL."""
+    """`actorchat serve` with two workers, by its settings file in `folder`, and PostgreSQL."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self.log = folder / "log.txt"
-        command = [sys.executable, "-m", "actorchat", "serve", "--port", "0", "--workers", "2"]
-        environment = {
+        self._settings = folder / "settings.toml"
+        self.write_settings()
+        self.environment = {
             **os.environ,
             "ACTORCHAT_STORAGE": url,
             "ACTORCHAT_DATA": str(folder / "data"),
             "ACTORCHAT_NONSENSE": "1",
         }
+        command = [sys.executable, "-m", "actorchat", "serve", "--config", str(self._settings)]
         with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
         self.url = self.until(lambda: re.search(r"serves (\S+) with 2 workers", self.text))[1]
 
     @property
@@ -43,6 +46,23 @@ class Parent:
     @property
     def workers(self) -> set[int]:
         return {child.pid for child in psutil.Process(self.process.pid).children()}
+
+    def write_settings(self, **settings: object) -> None:
+        values = {"node_name": "shop", "port": 0, "workers": 2, **settings}
+        self._settings.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items()))
+
+    def run(self, *command: str) -> str:
+        """Run a command of `actorchat` with the environment of the server, and return what it prints."""
+        done = subprocess.run(
+            [sys.executable, "-m", "actorchat", *command],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def until(self, look: Callable[[], T | None]) -> T:
         deadline = time.monotonic() + PATIENCE
@@ -99,6 +119,21 @@ def test_workers_are_restarted_replaced_and_stopped(parent: Parent) -> None:
     assert "is killed" not in parent.text
     assert "another server uses" not in parent.text
     assert parent.text.count("ACTORCHAT_NONSENSE is ignored") == 1
+
+
+@pytest.mark.slow
+def test_what_can_not_change_while_workers_run_stays_as_it_was(parent: Parent) -> None:
+    parent.write_settings(host="localhost", port=1, workers=1)
+    parent.process.send_signal(signal.SIGHUP)
+    parent.until(lambda: "all workers are replaced" in parent.text)
+    nodes = [json.loads(line) for line in parent.run("nodes", "--json").splitlines()]
+    assert len(nodes) == 2
+    for node in nodes:
+        # The digits make the name of each worker unique.
+        assert re.fullmatch(r"shop-[0-9a-f]{10}", node["node"])
+        assert f"http://{node['address']}" == parent.url
+    assert parent.stop() == 0
+    assert "another one starts" not in parent.text
 
 
 @pytest.mark.slow
