@@ -127,8 +127,7 @@ def test_the_table_of_settings_has_each_with_its_variable_and_default() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text()
     rows = [line.strip("| ").split(" | ") for line in page.splitlines() if "| `ACTORCHAT_" in line]
     stated = {name: (row[1], row[2]) for row in rows for name in re.findall(r"`([\w.]+)`", row[0])}
-    # It has one legal value until a server can have several processes.
-    fields = {name: default for name, default in settings_fields() if name != "workers"}
+    fields = dict(settings_fields())
     assert set(stated) == set(fields)
     for name, (variable, default) in stated.items():
         assert variable.startswith(f"`ACTORCHAT_{name.replace('.', '_').upper()}`") or name == "tls_key", name
