@@ -23,11 +23,11 @@ from actorchat.cli.errors import BAD_SETTINGS, FAILED, fail, warn
 from actorchat.cli.options import settings_options
 from actorchat.cli.output import discard_unwritable_output, echo
 from actorchat.cli.service_manager import ServiceManager
-from actorchat.cli.settings_reload import Reloader, Terminal
+from actorchat.cli.settings_reload import Reloader, Terminal, reload_beside_workers
 from actorchat.cli.workers import WorkerLink, Workers, worker_link
 from actorchat.server.bootstrap import ServerEnded, StartFailed, file_warnings
 from actorchat.server.file_descriptors import raise_open_file_limit
-from actorchat.server.operator_command import operator_options
+from actorchat.server.operator_command import folder_option, operator_options
 from actorchat.server.settings import DEFAULT_DATA, InvalidSettings, Settings
 from actorchat.server.settings_loader import load_settings, unknown_variables, wanted_log_format
 
@@ -131,7 +131,7 @@ def _run(config: Path | None, options: Mapping[str, object], terminal: Terminal)
     try:
         load = partial(_load, config, options)
         if settings.workers > 1 and worker is None:
-            drained = trio.run(_serve_with_workers, settings, terminal)
+            drained = trio.run(_serve_with_workers, settings, load, terminal)
         else:
             drained = trio.run(_serve, settings, load, terminal, worker, clock=SteadyClock())
     except InvalidSettings as error:
@@ -250,7 +250,7 @@ def worker_environment(settings: Settings, worker: WorkerLink) -> Environment:
     return Environment(listen=listen, open_store=open_announced, process_folder=folder)
 
 
-async def _serve_with_workers(settings: Settings, terminal: Terminal) -> bool:
+async def _serve_with_workers(settings: Settings, load: Callable[[], Settings], terminal: Terminal) -> bool:
     """Run `settings.workers` servers, each in a process of its own. Returns whether all have stored everything."""
     from actorchat.server.binding import bind_for_workers
 
@@ -271,13 +271,18 @@ async def _serve_with_workers(settings: Settings, terminal: Terminal) -> bool:
                 else:
                     serving.cancel()
 
+            async def roll() -> None:
+                nonlocal settings
+                settings = await reload_beside_workers(settings, load, _FIXED_FOR_WORKERS)
+                await workers.roll()
+
             nursery.start_soon(start)
             try:
                 with serving:
                     async for number in signals:
                         if number in _STOP_SIGNALS or terminal.was_closed():
                             break
-                        nursery.start_soon(workers.roll)
+                        nursery.start_soon(roll)
             finally:
                 manager.stopping()
                 # Bounded: a worker that does not end is killed.
@@ -312,7 +317,7 @@ def _print_workers(settings: Settings, port: int) -> str:
         lines = (
             f"actorchat serves {url} with {settings.workers} workers",
             "",
-            f"Sign in to the console with a link from: actorchat operators link {operator_options(settings)}",
+            f"Sign in to the console with a link from: actorchat operators link {folder_option(settings)}",
             "SIGHUP replaces the workers one at a time. Ctrl-C stops them.",
         )
         echo("\n".join(lines))

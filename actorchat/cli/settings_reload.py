@@ -1,11 +1,11 @@
-"""Reloads settings in a running server after SIGHUP, and detects a SIGHUP that comes from a closed terminal."""
+"""Reloads settings after SIGHUP, and detects a SIGHUP that comes from a closed terminal."""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -16,7 +16,7 @@ from actorchat.server.settings import InvalidSettings, Settings
 if TYPE_CHECKING:
     from actorchat.server.serving import Server
 
-__all__ = ["Reloader", "Terminal"]
+__all__ = ["Reloader", "Terminal", "reload_beside_workers"]
 
 _log: Final = logging.getLogger("actorchat.cli")
 
@@ -93,8 +93,7 @@ class Reloader:
             ignored = list(_not_reloadable(self.settings, new))
             if (self.settings.tls_cert is None) != (new.tls_cert is None):
                 ignored.append("tls_cert")
-            if ignored:
-                _log.warning("these settings changed but need a restart of the server: %s", ", ".join(ignored))
+            _warn_of_ignored(ignored)
 
     async def _reload_certificate(self, new: Settings) -> None:
         if self.settings.tls_cert is None or new.tls_cert is None:
@@ -126,6 +125,31 @@ class Reloader:
             _log.error("the keys are not reloaded, the old ones stay: %s", error)
         else:
             self.settings = changed
+
+
+async def reload_beside_workers(settings: Settings, load: Callable[[], Settings], fixed: Collection[str]) -> Settings:
+    """Apply the log format and level to the process that runs workers, and warn if those in `fixed` have changed.
+
+    Returns the settings that hold now. Raises only `Cancelled`.
+    """
+    from actorchat.server.logging_setup import configure_logging
+
+    try:
+        new = await trio.to_thread.run_sync(load, abandon_on_cancel=True)
+    except InvalidSettings:
+        # A new worker reports this, or knows the setting because it has a newer version.
+        return settings
+    except Exception:
+        _log.exception("the settings can't be read")
+        return settings
+    configure_logging(new.log_format, new.log_level)
+    _warn_of_ignored([name for name in fixed if getattr(settings, name) != getattr(new, name)])
+    return attrs.evolve(settings, log_format=new.log_format, log_level=new.log_level)
+
+
+def _warn_of_ignored(names: Collection[str]) -> None:
+    if names:
+        _log.warning("these settings changed but need a restart of the server: %s", ", ".join(names))
 
 
 def _not_reloadable(old: attrs.AttrsInstance, new: attrs.AttrsInstance, prefix: str = "") -> Iterator[str]:

@@ -234,7 +234,12 @@ class Workers:
                     started = await self._start(number)
                 if not started:
                     if not self.stopping:
-                        _log.error("worker %d can't be replaced: the old ones stay", number)
+                        _log.error(
+                            "worker %d can't be replaced: it and those after it stay as they were (replaced: %d of %d)",
+                            number,
+                            number,
+                            len(self._sockets),
+                        )
                     return
                 await before.end()
             _log.info("all workers are replaced")

@@ -37,7 +37,7 @@ for step in steps:
     if step == "!":
         if os.path.exists(f"{folder}/kill"):
             os.kill(os.getpid(), signal.SIGKILL)
-        if os.path.exists(f"{folder}/crash"):
+        if os.path.exists(f"{folder}/crash") or os.path.exists(f"{folder}/crash-{number}"):
             sys.exit(3)
     elif step == "_":
         open(f"{folder}/waiting", "w").close()
@@ -48,8 +48,8 @@ for step in steps:
 open(f"{folder}/done", "w").close()
 sock.recv(1)
 """
-"""A worker that tells its parent what `steps` say. At `_` it waits, and at `!` it ends, while a file is there. It makes
-the file `waiting` when it gets to `_`, and `done` after the last step."""
+"""A worker that tells its parent what `steps` say. At `_` it waits, and at `!` it ends, while a file is there; with
+`crash-1` only worker 1 ends. It makes the file `waiting` when it gets to `_`, and `done` after the last step."""
 
 
 @pytest.fixture
@@ -159,6 +159,19 @@ async def test_a_worker_that_crashes_while_it_is_replaced_is_not_restarted(tmp_p
 
 
 @pytest.mark.slow
+async def test_a_worker_that_can_not_be_replaced_ends_the_roll_which_says_how_far_it_got(
+    tmp_path: Path, clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with stand_ins(tmp_path, "!r") as made:
+        assert await made.workers.start()
+        (tmp_path / "crash-1").touch()
+        await made.workers.roll()
+        kept = "it and those after it stay as they were (replaced: 1 of 2)"
+        assert f"worker 1 can't be replaced: {kept}" in caplog.messages
+        assert made.alive == 2
+
+
+@pytest.mark.slow
 async def test_sighup_while_the_first_workers_start_replaces_them_afterwards(tmp_path: Path, clock: MockClock) -> None:
     async with stand_ins(tmp_path, "_r") as made:
         made.hold.touch()
@@ -250,7 +263,8 @@ async def test_a_worker_that_can_not_be_forked_is_tried_again_and_the_others_sta
             clock.jump(0.6)
             await until(logged(caplog, "has not started: another one starts in 1 s"))
             await made.workers.roll()
-            assert "worker 0 can't be replaced: the old ones stay" in caplog.messages
+            kept = "it and those after it stay as they were (replaced: 0 of 2)"
+            assert f"worker 0 can't be replaced: {kept}" in caplog.messages
             assert made.alive == 1
         clock.jump(1.1)
         await made.until_started(3)

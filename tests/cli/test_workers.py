@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from typing import TypeVar
 import httpx
 import psutil  # type: ignore[import-untyped] # it has no types
 import pytest
+
+from tests.server.server_under_test import SECRET
 
 T = TypeVar("T")
 
@@ -31,7 +34,8 @@ class Parent:
         self.environment = {
             **os.environ,
             "ACTORCHAT_STORAGE": url,
-            "ACTORCHAT_DATA": str(folder / "data"),
+            "ACTORCHAT_DATA": str(folder / "data of the shop"),
+            "ACTORCHAT_SECRET": SECRET,
             "ACTORCHAT_NONSENSE": "1",
         }
         command = [sys.executable, "-m", "actorchat", "serve", "--config", str(self._settings)]
@@ -123,9 +127,14 @@ def test_workers_are_restarted_replaced_and_stopped(parent: Parent) -> None:
 
 @pytest.mark.slow
 def test_what_can_not_change_while_workers_run_stays_as_it_was(parent: Parent) -> None:
-    parent.write_settings(host="localhost", port=1, workers=1)
+    parent.write_settings(host="localhost", port=1, workers=1, log_format="json")
     parent.process.send_signal(signal.SIGHUP)
     parent.until(lambda: "all workers are replaced" in parent.text)
+    lines = [json.loads(line) for line in parent.text.splitlines() if line.startswith("{")]
+    assert [line["event"] for line in lines if line["logger"] == "actorchat.cli"] == [
+        "these settings changed but need a restart of the server: host, port, workers",
+        "all workers are replaced",
+    ]
     nodes = [json.loads(line) for line in parent.run("nodes", "--json").splitlines()]
     assert len(nodes) == 2
     for node in nodes:
@@ -134,6 +143,15 @@ def test_what_can_not_change_while_workers_run_stays_as_it_was(parent: Parent) -
         assert f"http://{node['address']}" == parent.url
     assert parent.stop() == 0
     assert "another one starts" not in parent.text
+
+
+@pytest.mark.slow
+def test_the_command_of_the_start_message_prints_a_code_that_signs_in(parent: Parent) -> None:
+    printed = parent.until(lambda: re.search(r"with a link from: actorchat (.+)", parent.text))[1]
+    code = re.search(r"#sign-in=(\S+)", parent.run(*shlex.split(printed)))
+    assert code
+    answer = httpx.post(f"{parent.url}/api/login/once", json={"code": code[1]}, timeout=PATIENCE)
+    assert answer.status_code == 200, answer.text
 
 
 @pytest.mark.slow
