@@ -97,7 +97,8 @@ class Tree:
     """The answer to an `InspectionRequest`.
 
     `page` is the last page if the request asked for a later one. `matched` counts the rows of all pages. `lost` counts
-    the system's dead letters by reason. `families` are in start order.
+    the system's dead letters by reason. `families` are in start order. `node` is the name of the server among those of
+    its PostgreSQL database, "" with another storage.
     """
 
     pid: int
@@ -107,6 +108,7 @@ class Tree:
     page: int
     pages: int
     lost: dict[str, int]
+    node: str = ""
 
 
 _SORT_KEYS: Final[dict[SortOrder, Callable[[ActorRow], tuple[float, float] | str]]] = {
@@ -186,10 +188,14 @@ def _row(info: ActorInfo) -> ActorRow:
 
 
 class ActorTree:
-    """The actors of `system`, for readers that must not slow down each other and the actors."""
+    """The actors of `system`, for readers that must not slow down each other and the actors.
 
-    def __init__(self, system: ActorSystem) -> None:
+    `node` is the name of the server for `Tree`.
+    """
+
+    def __init__(self, system: ActorSystem, node: str = "") -> None:
         self._system = system
+        self._node = node
         self._one_at_a_time = trio.Lock()
 
     @property
@@ -202,4 +208,4 @@ class ActorTree:
         """Return the page that `request` asks for, after those of earlier readers."""
         async with self._one_at_a_time:
             lost = {loss.value: count for loss, count in self._system.dead_letters.counts.items()}
-            return await make_page(self._system.walk(), request, lost)
+            return attrs.evolve(await make_page(self._system.walk(), request, lost), node=self._node)

@@ -19,9 +19,14 @@ SLOW: Final = 1.0
 STUCK: Final = 10.0
 """Seconds an actor may spend on one message before its row is shown in yellow (`SLOW`) or bold red (`STUCK`)."""
 
+_OTHERS: Final = "`actorchat nodes` lists the nodes of the same database, such as other workers; --node NAME shows one"
 
-def draw(tree: Tree, request: InspectionRequest, server: str) -> RenderableType:
-    """Draw `tree`, the answer of `server` (its folder or node) to `request`. Empty columns are left out."""
+
+def draw(tree: Tree, request: InspectionRequest, folder: str | None) -> RenderableType:
+    """Draw `tree`, the answer to `request` of the server on `folder`; None if a node was asked by its name.
+
+    Empty columns are left out.
+    """
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     rows = _rows_with_branches(tree)
     columns = [column for column in _COLUMNS if any(column.cell(entry).plain for _, entry in rows)]
@@ -32,7 +37,10 @@ def draw(tree: Tree, request: InspectionRequest, server: str) -> RenderableType:
         cells = [column.cell(entry) for column in columns]
         cells[0] = Text.assemble((branch, "dim"), cells[0], no_wrap=True, overflow="ellipsis")
         table.add_row(*cells)
-    return Group(_header(tree, server), "", table, "", _footer(tree, request))
+    parts: list[RenderableType] = [_header(tree, folder), "", table, "", _footer(tree, request)]
+    if folder and tree.node:
+        parts.append(Text(_OTHERS, "dim"))
+    return Group(*parts)
 
 
 def _rows_with_branches(tree: Tree) -> list[tuple[str, Family | ActorRow]]:
@@ -53,9 +61,10 @@ def _rows_with_branches(tree: Tree) -> list[tuple[str, Family | ActorRow]]:
     return rows
 
 
-def _header(tree: Tree, server: str) -> Text:
+def _header(tree: Tree, folder: str | None) -> Text:
     queued = sum(family.queued for family in tree.families)
     busy = sum(family.busy for family in tree.families)
+    server = " · ".join(filter(None, (folder, tree.node and f"node {tree.node}")))
     line = Text.assemble(("actorchat ", "bold"), one_line(server), (f" · pid {tree.pid}", "dim"))
     line.append(f" · {counted(sum(family.actors for family in tree.families), 'actor')}")
     line.append(f" · {busy:,} busy · {queued:,} queued", "yellow" if queued else "")

@@ -126,7 +126,7 @@ def tree(
             ask: _Ask = partial(_ask_server, folder)
             if node is not None:
                 ask = partial(inspect_node, stack.enter_context(closing(open_tables(settings))), node)
-            trio.run(partial(show, ask, request, console, str(folder) if node is None else f"node {node}", as_json))
+            trio.run(partial(show, ask, request, console, str(folder) if node is None else None, as_json))
     except InspectionFailed as error:
         fail((error,), FAILED)
     except KeyboardInterrupt:
@@ -134,18 +134,20 @@ def tree(
         return
 
 
-async def _show_once(ask: _Ask, request: InspectionRequest, console: Console, server: str, as_json: bool) -> None:
+async def _show_once(
+    ask: _Ask, request: InspectionRequest, console: Console, folder: str | None, as_json: bool
+) -> None:
     from actorchat.cli.actor_tree_table import draw
 
     answer = await ask(request)
     if as_json:
         echo_json(attrs.asdict(answer), indent=2)
     else:
-        console.print(draw(answer, request, server))
+        console.print(draw(answer, request, folder))
 
 
 @trio.lowlevel.enable_ki_protection  # Ctrl-C is raised at the sleep: while drawing it would leave half a screen
-async def _watch(ask: _Ask, request: InspectionRequest, console: Console, server: str, as_json: bool) -> None:
+async def _watch(ask: _Ask, request: InspectionRequest, console: Console, folder: str | None, as_json: bool) -> None:
     from rich.live import Live
 
     from actorchat.cli.actor_tree_table import draw
@@ -156,15 +158,15 @@ async def _watch(ask: _Ask, request: InspectionRequest, console: Console, server
             if as_json:
                 echo_json(attrs.asdict(answer))
             else:
-                console.print(draw(answer, request, server), "")
+                console.print(draw(answer, request, folder), "")
             await trio.sleep(WATCH_SECONDS)
-    drawing = draw(await ask(request), request, server)
+    drawing = draw(await ask(request), request, folder)
     # No auto-refresh: it would start a thread that redraws an unchanged table.
     with Live(drawing, console=console, screen=True, auto_refresh=False) as live:
         while True:
             live.update(drawing, refresh=True)
             await trio.sleep(WATCH_SECONDS)
-            drawing = draw(await ask(request), request, server)
+            drawing = draw(await ask(request), request, folder)
 
 
 async def _ask_server(folder: Path, request: InspectionRequest) -> Tree:

@@ -110,4 +110,5 @@ def _tree(node: str, answer: bytes) -> Tree:
         raise InspectionFailed(f"the node {node} runs a version with another answer format") from None
     if decoded.tree is None:
         raise InspectionFailed(f"the node {node} refused the request: {decoded.refusal}")
-    return decoded.tree
+    # One of an older version does not tell its name.
+    return attrs.evolve(decoded.tree, node=node)

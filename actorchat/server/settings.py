@@ -453,16 +453,17 @@ class Settings:
             yield SettingFault("transport", detail)
 
     def _worker_conflicts(self) -> Iterator[SettingFault]:
+        storage: object = self.storage
         if not hasattr(socket, "SO_REUSEPORT"):
             yield SettingFault("workers", "this system has no ports that several processes share; use 1")
         elif self.unix is not None or self.port is None:
             yield SettingFault("workers", "several workers listen on a port, not on a Unix socket")
-        elif not names_postgres(str(self.storage)):
-            yield SettingFault(
-                "workers",
-                "several workers need --storage postgresql://…: SQLite's one writer is most of the work of a chat, so"
-                " other processes would wait for one that is busy already",
-            )
+        elif storage == "memory://":
+            detail = "memory:// keeps the chats in the memory of one process"
+            yield SettingFault("workers", f"several workers need --storage postgresql://…: {detail}")
+        elif not isinstance(storage, Invalid) and not names_postgres(str(storage)):
+            detail = f"{storage or 'the default'} is SQLite, whose one writer is most of the work of a chat"
+            yield SettingFault("workers", f"several workers need --storage postgresql://…: {detail}")
 
     @property
     def policy(self) -> Policy:

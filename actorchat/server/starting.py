@@ -95,7 +95,7 @@ async def start_parts(
     base = await open_base(stack, settings, environment, sockets)
     state = State()
     parts = await _open_parts(stack, settings, environment, base, tracing)
-    actors = ActorTree(parts.system)
+    actors = ActorTree(parts.system, "" if parts.node is None else parts.node.registry.name)
     http = _make_http(settings, environment, parts, state, actors)
     nursery = await stack.enter_async_context(trio.open_nursery())
     stack.callback(nursery.cancel_scope.cancel)

@@ -50,10 +50,12 @@ ROOMS = Family(name="room", actors=2000, busy=3, queued=12, handled=1234567, dro
 TREE = Tree(pid=7, families=(ROOMS,), rows=(ROW,), matched=1, page=1, pages=1, lost={})
 
 
-def picture(tree: Tree, question: InspectionRequest | None = None, width: int = 200) -> str:
+def picture(
+    tree: Tree, question: InspectionRequest | None = None, width: int = 200, folder: str | None = "data"
+) -> str:
     console = Console(file=StringIO(), width=width, highlight=False)
     with console.capture() as captured:
-        console.print(draw(tree, question or InspectionRequest(), "data"))
+        console.print(draw(tree, question or InspectionRequest(), folder))
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
@@ -100,6 +102,18 @@ def test_families_have_their_actors_below_and_their_totals_in_the_columns() -> N
         "",
         "1 to 2 of 2 actors · sorted by inbox",
     ]
+
+
+def test_a_node_is_named_and_if_it_was_found_by_its_folder_the_others_are_mentioned() -> None:
+    tree = attrs.evolve(TREE, node="shop-1")
+    first, *_, last = picture(tree).splitlines()
+    assert first.startswith("actorchat data · node shop-1 · pid 7 · ")
+    assert (
+        last == "`actorchat nodes` lists the nodes of the same database, such as other workers; --node NAME shows one"
+    )
+    first, *_, last = picture(tree, folder=None).splitlines()
+    assert first.startswith("actorchat node shop-1 · pid 7 · ")
+    assert "other workers" not in last
 
 
 def test_a_column_is_there_as_soon_as_it_tells_something() -> None:

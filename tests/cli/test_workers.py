@@ -146,6 +146,14 @@ def test_what_can_not_change_while_workers_run_stays_as_it_was(parent: Parent) -
 
 
 @pytest.mark.slow
+def test_the_actors_of_the_folder_are_those_of_a_worker_that_is_named(parent: Parent) -> None:
+    tree = json.loads(parent.run("actors", "tree", "--json"))
+    names = [json.loads(line)["node"] for line in parent.run("nodes", "--json").splitlines()]
+    assert tree["node"] in names
+    assert {json.loads(parent.run("actors", "tree", "--json", "--node", name))["node"] for name in names} == set(names)
+
+
+@pytest.mark.slow
 def test_the_command_of_the_start_message_prints_a_code_that_signs_in(parent: Parent) -> None:
     printed = parent.until(lambda: re.search(r"with a link from: actorchat (.+)", parent.text))[1]
     code = re.search(r"#sign-in=(\S+)", parent.run(*shlex.split(printed)))
@@ -175,8 +183,9 @@ def test_a_worker_that_can_not_start_ends_the_parent_with_its_reason(tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--workers", "2"], "several workers need --storage postgresql://…: SQLite's one writer"),
-        (["--workers", "2", "--storage", "memory://"], "several workers need --storage postgresql"),
+        (["--workers", "2"], "several workers need --storage postgresql://…: the default is SQLite"),
+        (["--workers", "2", "--storage", "sqlite:///a.db"], "postgresql://…: sqlite:///a.db is SQLite"),
+        (["--workers", "2", "--storage", "memory://"], "memory:// keeps the chats in the memory of one process"),
         (["--workers", "2", "--storage", "postgresql://x/y", "--unix", "a.sock"], "listen on a port"),
         (["--workers", "0"], "1 to 64"),
     ],
