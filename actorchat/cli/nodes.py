@@ -43,7 +43,6 @@ def nodes(data: Path | None, storage: str | None, config: Path | None, as_json: 
       actorchat nodes --storage postgresql://chat@db.example/chat
     """
     from actorchat.chat.ports import StorageUnavailable
-    from actorchat.storage import StoreUrlError
 
     try:
         settings = load_settings(config, {"data": data, "storage": storage})
@@ -52,7 +51,7 @@ def nodes(data: Path | None, storage: str | None, config: Path | None, as_json: 
     try:
         with closing(open_tables(settings)) as tables:
             rows = tables.nodes()
-    except (StorageUnavailable, StoreUrlError) as error:
+    except StorageUnavailable as error:
         fail((error,), FAILED)
     if as_json:
         for row in rows:
@@ -65,16 +64,19 @@ def nodes(data: Path | None, storage: str | None, config: Path | None, as_json: 
 
 
 def open_tables(settings: Settings) -> PostgresTables:
-    """The tables that the nodes of a deployment share, not connected yet. Exits if its chats are not in PostgreSQL."""
+    """The tables that the nodes of a deployment share. Exits with a message if they can't be used."""
     if not names_postgres(settings.storage_url):
         fail(("only servers whose chats are in PostgreSQL have nodes: set --storage postgresql://…",), FAILED)
+    from actorchat.chat.ports import StorageUnavailable
     from actorchat.nodes.postgres_tables import PostgresTables
     from actorchat.storage import StoreUrlError
 
     try:
-        return PostgresTables(settings.storage_url)
-    except StoreUrlError as error:
+        tables = PostgresTables(settings.storage_url)
+        tables.check_owner()
+    except (StorageUnavailable, StoreUrlError) as error:
         fail((error,), FAILED)
+    return tables
 
 
 def _values(row: NodeRow) -> dict[str, Any]:  # Any: texts and numbers

@@ -16,6 +16,7 @@ from actorchat.nodes.tables import MOST_INQUIRIES, Inquiry, NodeRow
 from actorchat.protocol import Role
 from actorchat.storage.postgres.connecting import Connection, Connector, is_alive
 from actorchat.storage.postgres.errors import outages_named
+from actorchat.storage.postgres.upgrade import schema_version
 
 __all__ = ["PostgresTables"]
 
@@ -85,6 +86,11 @@ class PostgresTables:
     def __init__(self, url: str) -> None:
         self._connector = Connector(url)
         self._connection: Connection | None = None
+
+    def check_owner(self) -> None:
+        """Raise `StoreUrlError` if the database belongs to another program, with the message of a server's start."""
+        with self._using() as connection:
+            schema_version(connection, self._connector.name)
 
     def register(self, row: NodeRow, seconds: float, ended: int = 0) -> int | None:
         values = (row.node, row.version, row.state, row.address, row.statistics, row.process, float(seconds), ended)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import count
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -155,6 +156,19 @@ def test_a_command_before_the_first_start_says_so(command: tuple[str, ...], post
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert line.endswith("has no tables of actorchat: no server has used this database yet")
+
+
+@pytest.mark.parametrize("command", [("serve",), ("nodes",), ("actors", "tree", "--node", "one")])
+def test_commands_refuse_the_database_of_another_program(
+    command: tuple[str, ...], postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    url = postgres_server.new_database()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE orders (id bigint)")
+    arguments = [sys.executable, "-m", "actorchat", *command, "--storage", url]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.endswith("belongs to another program (its tables are orders): name another database\n")
 
 
 def test_the_schema_of_a_newer_version_is_refused(url: str) -> None:
