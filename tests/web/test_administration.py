@@ -421,8 +421,9 @@ def test_a_page_that_cannot_be_loaded_says_so_and_the_chats_go_on(
     expect(page.get_by_role("alert")).to_contain_text("This page could not be loaded.")
     page.get_by_role("button", name=re.compile("^Chats")).click()
     expect(page.locator(".list")).to_be_visible()
-    page.unroute("**/console-pages-*")
     page.get_by_role("button", name="Saved replies").click()
+    expect(page.get_by_role("alert")).to_contain_text("This page could not be loaded.")
+    page.unroute("**/console-pages-*")
     page.get_by_role("button", name="Reload").click()
     expect(page.get_by_role("heading", name="Saved replies")).to_be_visible()
 
