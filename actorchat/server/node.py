@@ -104,7 +104,7 @@ def _where(node: NodeRow) -> str:
 
 
 def encode_statistics(*, sockets: int, lag: float, losses: int, secrets: Sequence[str], bus: str) -> str:
-    """What others are shown of a node, as JSON. `secrets` are the fingerprints of those that it accepts."""
+    """The statistics that a node shows to others, as JSON. `secrets` are the fingerprints of those that it accepts."""
     return json.dumps({"sockets": sockets, "lag": round(lag, 3), "losses": losses, "secrets": secrets, "bus": bus})
 
 

@@ -99,7 +99,7 @@ class Privacy:
             last = await self._erase_messages(self._written_by(person, after), nobody, counts) or after
         uploads = await self._chats.chat_reader.uploads_of(person)
         if uploads:
-            # At any time: the clock may have been set back since they came.
+            # Of any age, because the clock may have been set back since they were uploaded.
             unused = await self._chats.expire_uploads(uploads, inf)
             self._attachments.remove_soon(unused)
             counts["files"] += len(unused)

@@ -3,7 +3,8 @@
 import socket
 import time
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -107,26 +108,6 @@ async def test_notes_that_a_lost_connection_has_left_are_sent_over_the_next_one(
                 nursery.cancel_scope.cancel()
 
 
-async def test_a_server_that_hangs_after_the_connect_is_a_problem_until_it_answers(
-    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(postgres_bus, "_ANSWER_SECONDS", 1.0)
-    url = await trio.to_thread.run_sync(postgres_server.new_database)
-    proxy = Proxy(lambda: postgres_server.port)
-    with trio.fail_after(30):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(proxy.run)
-            bus = PostgresBus(url.replace(f":{postgres_server.port}/", f":{proxy.port}/"), "actorchat test")
-            stall_after_connecting(proxy, monkeypatch)
-            await nursery.start(bus.run, lambda _: None)
-            assert "no answer within 1 s" in (bus.problem or "")
-            proxy.flow()
-            while bus.problem is not None:
-                bus.tell(Told("one", 1, 0))
-                await trio.sleep(0.05)
-            nursery.cancel_scope.cancel()
-
-
 def stall_after_connecting(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hold back what `proxy` forwards from the moment in which the next connection is open."""
     connect = Connection.connect
@@ -140,23 +121,42 @@ def stall_after_connecting(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Connection, "connect", connect_and_stall)
 
 
-async def test_a_bus_whose_first_host_hangs_after_the_connect_goes_to_the_next_host(
-    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@asynccontextmanager
+async def stalled_bus(
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch, more_hosts: str = ""
+) -> AsyncIterator[tuple[PostgresBus, Proxy]]:
+    """A bus that has noticed that its first host hung after the connect, and the proxy that holds back the bytes."""
     monkeypatch.setattr(postgres_bus, "_ANSWER_SECONDS", 1.0)
-    url = await trio.to_thread.run_sync(postgres_server.new_database)
-    proxy = Proxy(lambda: postgres_server.port)
+    url = await trio.to_thread.run_sync(server.new_database)
+    proxy = Proxy(lambda: server.port)
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             await nursery.start(proxy.run)
-            hosts = f":{proxy.port},127.0.0.1:{postgres_server.port}/"
-            bus = PostgresBus(url.replace(f":{postgres_server.port}/", hosts) + "?connect_timeout=2", "actorchat test")
+            hosts = f":{proxy.port}{more_hosts}/"
+            bus = PostgresBus(url.replace(f":{server.port}/", hosts) + "?connect_timeout=2", "actorchat test")
             stall_after_connecting(proxy, monkeypatch)
             await nursery.start(bus.run, lambda _: None)
             assert "no answer within 1 s" in (bus.problem or "")
-            while bus.problem is not None:  # noqa: ASYNC110 - the bus reconnects by itself
-                await trio.sleep(0.05)
+            yield bus, proxy
             nursery.cancel_scope.cancel()
+
+
+async def test_a_server_that_hangs_after_the_connect_is_a_problem_until_it_answers(
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with stalled_bus(postgres_server, monkeypatch) as (bus, proxy):
+        proxy.flow()
+        while bus.problem is not None:
+            bus.tell(Told("one", 1, 0))
+            await trio.sleep(0.05)
+
+
+async def test_a_bus_whose_first_host_hangs_after_the_connect_goes_to_the_next_host(
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with stalled_bus(postgres_server, monkeypatch, f",127.0.0.1:{postgres_server.port}") as (bus, _):
+        while bus.problem is not None:  # noqa: ASYNC110 - the bus reconnects by itself
+            await trio.sleep(0.05)
 
 
 async def test_each_host_has_the_time_to_connect_that_the_url_gives_it(

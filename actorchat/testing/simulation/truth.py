@@ -285,7 +285,7 @@ class Truth:
             return
         for uuid, indexes in erasure.messages.items():
             chat = self.chats.get(uuid)
-            # Who gets chats of somebody else keeps them.
+            # A hand-over has given the chat to another visitor, who keeps it.
             if chat is None or (who[0] == "user" and chat.model.owner != who):
                 continue
             left = [index for index in indexes if not chat.messages[index].redacted]
